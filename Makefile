@@ -1,0 +1,108 @@
+# Works with GNU make 3.81, the one of macOS, and with any path of the checkout. `make` lists the targets.
+
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# PYTHON=… names the interpreter of a new .venv; otherwise the newest of these that works is taken.
+PYTHON ?=
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
+
+# UPGRADE=1 lets `make lock` raise what is locked already to the newest versions.
+UPGRADE ?=
+
+CA_BUNDLES := /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
+  /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem
+
+.PHONY: help setup demo dev test lint types imports pytest unit store api e2e lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9 ]*\):.*## \(.*\)$$/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## make .venv and install everything into it
+
+$(STAMP): requirements-dev.lock pyproject.toml $(BIN)/python
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
+	@$(trust_the_system); set -ex; \
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock; \
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# An interpreter must run (pyenv's shims may not), have wheels among the locked ones, and be able to make a venv.
+$(BIN)/python:
+	@version() { \
+	  "$$1" -c 'import ensurepip, sys, venv; v = sys.version_info; \
+	print(v[1]) if (3, 11) <= v[:2] < (3, 15) else sys.exit(1)' 2>/dev/null; \
+	}; \
+	newest=0; chosen=; \
+	if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; else set -- $(PYTHONS); fi; \
+	for candidate in "$$@"; do \
+	  if found=$$(version "$$candidate") && [ "$$found" -gt "$$newest" ]; then newest=$$found; chosen=$$candidate; fi; \
+	done; \
+	if [ -z "$$chosen" ]; then \
+	  echo "No Python of 3.11 to 3.14 that can make a venv among: $$*. Install one, or name it: make PYTHON=..." >&2; \
+	  exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$chosen" --version)"; \
+	"$$chosen" -m venv --clear $(VENV)
+
+# Hospitals sit behind proxies that re-sign TLS, and an older pip trusts its own list: unless pip was told what to
+# trust, let it trust what the system does.
+define trust_the_system
+if [ -z "$$PIP_CERT$$REQUESTS_CA_BUNDLE$$CURL_CA_BUNDLE" ] \
+    && ! $(BIN)/python -m pip config get global.cert >/dev/null 2>&1; then \
+  for bundle in "$$SSL_CERT_FILE" $(CA_BUNDLES); do \
+    if [ -f "$$bundle" ]; then PIP_CERT=$$bundle; export PIP_CERT; break; fi; \
+  done; \
+fi; \
+PIP_DISABLE_PIP_VERSION_CHECK=1; export PIP_DISABLE_PIP_VERSION_CHECK
+endef
+
+demo: $(STAMP) ## one dictation from start to a forwarded document, on this machine
+	$(BIN)/ekabridge demo
+
+dev: $(STAMP) ## everything on this machine, until Ctrl-C
+	$(BIN)/ekabridge dev
+
+test: lint types imports pytest ## what the CI runs
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(STAMP) ## mypy
+	$(BIN)/mypy
+
+imports: $(STAMP) ## who may import whom
+	$(BIN)/lint-imports
+
+pytest: $(STAMP) ## all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+unit store api e2e: $(STAMP) ## the tests of one folder
+	$(BIN)/python -m pytest tests/$@
+
+# Names, versions and hashes, and no index: an installation asks whichever index its pip is set to. Packages that
+# are locked keep their versions while these fit pyproject.toml; UPGRADE=1 takes the newest.
+LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
+
+lock: ## make the files of pinned requirements again (UPGRADE=1: with the newest versions)
+	@set -e; \
+	uv=$$(command -v uv || true); \
+	if [ -z "$$uv" ]; then $(MAKE) --no-print-directory build/uv/bin/uv; uv=build/uv/bin/uv; fi; \
+	UV_SYSTEM_CERTS=1; export UV_SYSTEM_CERTS; set -x; \
+	"$$uv" $(LOCK) pyproject.toml -o requirements.lock >/dev/null; \
+	printf 'hatchling\neditables\n' | "$$uv" $(LOCK) pyproject.toml - --extra embedded --group dev \
+	  -c requirements.lock -o requirements-dev.lock >/dev/null
+
+build/uv/bin/uv: | $(BIN)/python
+	@$(trust_the_system); set -ex; \
+	$(BIN)/python -m venv build/uv; \
+	build/uv/bin/python -m pip install --quiet uv
+
+clean: ## remove what was made, the .venv too
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,77 @@
+"""EkaScribe's wire, as the seeds show it and as its on-prem server was seen to speak (facts.md, Sessions).
+
+Decoding is lenient on purpose: a field that is missing, null or new must not cost a finished dictation.
+"""
+
+from typing import Any
+
+from msgspec import Struct, field
+
+
+class CreateSession(Struct, kw_only=True, omit_defaults=True):
+    """Body of `POST /voice/v1/sessions` (seed 000)."""
+
+    session_id: str
+    session_mode: str
+    templates: list[str]
+    model: str
+    language_hint: list[str]
+    upload_type: str
+    communication_protocol: str
+    transcript_language: str | None = None
+    additional_data: dict[str, Any] | None = None
+    patient_details: dict[str, Any] | None = None
+
+
+class SessionCreated(Struct, kw_only=True):
+    """Answer to create; `upload_url` is a string unless a client asks for form posts."""
+
+    session_id: str
+    upload_url: str | dict[str, Any] | None = None
+    expires_at: str | None = None
+
+
+class EndSession(Struct, kw_only=True):
+    """Body of `POST …/end` (seed 003)."""
+
+    audio_files_sent: int
+
+
+class SessionEnded(Struct, kw_only=True):
+    """Answer to end: what the vendor holds."""
+
+    audio_files_received: int | None = None
+
+
+class TemplateResult(Struct, kw_only=True):
+    """One document; `failure` and `failed` both occur, `data` can be null either way."""
+
+    status: str | None = None
+    document_id: str | None = None
+    document_type: str | None = None
+    data: Any = None
+
+
+class SessionAnswer(Struct, kw_only=True):
+    """Body of Get Session in any of its states (seed 001)."""
+
+    session_id: str | None = None
+    status: str | None = None
+    created_at: str | None = None
+    completed_at: str | None = None
+    expires_at: str | None = None
+    upload_url: Any = None
+    model_used: str | None = None
+    language_detected: str | None = None
+    audio_files_received: int | None = None
+    transcript: str | None = None
+    templates: list[dict[str, TemplateResult | None]] | None = field(default=None)
+
+
+class Tokens(Struct, kw_only=True):
+    """Answer to login and refresh; seconds of life, from the moment of the answer."""
+
+    access_token: str
+    expires_in: float | None = None
+    refresh_token: str | None = None
+    refresh_expires_in: float | None = None

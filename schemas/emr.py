@@ -1,0 +1,239 @@
+"""What an EMR backend sends and receives under /v1 (contract, "For EMR backends").
+
+Every time is UTC; every size is in bytes. Unknown fields in a request are refused.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+T = TypeVar("T")
+
+SessionStatus = Literal[
+    "created", "recording", "processing", "completed", "partial", "failed", "expired", "cancelled"
+]
+DeliveryStatus = Literal["pending", "delivered", "filed", "dead", "paused"]
+EventType = Literal["document.ready", "document.failed", "session.failed", "session.expired", "ping"]
+Mode = Literal["dictation", "consultation"]
+Model = Literal["lite", "pro"]
+Upload = Literal["chunked", "stream"]
+Role = Literal["emr", "admin"]
+
+TemplateName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
+Language = Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
+Templates = Annotated[
+    list[TemplateName],
+    Meta(min_length=1, max_length=2, description="Ids of the templates to extract", examples=[["eka_emr_template"]]),
+]
+Languages = Annotated[
+    list[Language], Meta(max_length=10, description="Spoken languages, ISO 639-1", examples=[["en", "hi"]])
+]
+
+
+class SessionCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The start of a dictation; what is left out comes from the tenant's defaults."""
+
+    templates: Templates | None = None
+    mode: Mode | None = None
+    model: Model | None = None
+    languages: Languages | None = None
+    transcript_language: Language | None = None
+    upload: Upload = "chunked"
+    patient: (
+        Annotated[
+            dict[str, Any],
+            Meta(
+                description="`id` and `name` as text, and whatever else the EMR wants EkaScribe to know",
+                examples=[{"id": "PAT-12345", "name": "Asha Rao"}],
+            ),
+        ]
+        | None
+    ) = None
+    reference: (
+        Annotated[
+            str, Meta(min_length=1, max_length=256, description="The EMR's own encounter id", examples=["ENC-1"])
+        ]
+        | None
+    ) = None
+    metadata: Annotated[dict[str, Any], Meta(description="Anything, up to 4 KB; handed back with each document")] | None = (
+        None
+    )
+
+
+class SessionEnd(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The end of a dictation: how many chunks were sent, and whether holes are accepted."""
+
+    chunks: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    force: bool = False
+
+
+class ErrorInfo(Struct, frozen=True):
+    """Why something ended badly: a stable code and a sentence."""
+
+    code: str
+    message: str
+
+
+class DocumentSummary(Struct, kw_only=True, frozen=True):
+    """A document as it stands in its session."""
+
+    id: str
+    template_id: str
+    status: Literal["success", "failed"]
+    type: str | None
+    received_at: datetime
+
+
+class Document(Struct, kw_only=True, frozen=True):
+    """A structured note that EkaScribe made of one template."""
+
+    id: str
+    session_id: str
+    reference: str | None
+    template_id: str
+    type: str | None
+    status: Literal["success", "failed"]
+    data: Any
+    error: ErrorInfo | None
+    version: int
+    upstream_id: str
+    received_at: datetime
+
+
+class DeliveryCounts(Struct, frozen=True):
+    """How many deliveries of a session stand where; paused ones count as pending."""
+
+    pending: int = 0
+    delivered: int = 0
+    dead: int = 0
+
+
+class Session(Struct, kw_only=True, frozen=True):
+    """One dictation, from its start to its documents."""
+
+    id: str
+    status: SessionStatus
+    upload: Upload
+    templates: list[str]
+    mode: Mode
+    model: Model
+    languages: list[str]
+    transcript_language: str | None
+    patient: dict[str, Any] | None
+    reference: str | None
+    metadata: dict[str, Any]
+    audio_url: str | UnsetType = UNSET
+    chunks_received: int
+    created_at: datetime
+    expires_at: datetime
+    ended_at: datetime | None
+    completed_at: datetime | None
+    transcript: str | None
+    documents: list[DocumentSummary]
+    deliveries: DeliveryCounts
+    error: ErrorInfo | None
+
+
+class ChunkStored(Struct, kw_only=True, frozen=True):
+    """EkaScribe has the chunk, and we have its row."""
+
+    sequence: int
+    bytes: int
+    sha256: str
+    file_name: str
+
+
+class TimelineEntry(Struct, kw_only=True, frozen=True):
+    """One thing that happened to a session; `data` carries its ids, sizes and classes, never content."""
+
+    at: datetime
+    type: str
+    data: dict[str, Any]
+
+
+class Page(Struct, Generic[T], kw_only=True, frozen=True):
+    """One page of a list, newest first; `next_cursor` is null on the last one."""
+
+    items: list[T]
+    next_cursor: str | None = None
+
+
+class TenantDefaults(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What fills the fields that a create call leaves out."""
+
+    templates: Templates | None = None
+    mode: Mode = "dictation"
+    model: Model = "pro"
+    languages: Languages = field(default_factory=lambda: ["en"])
+    transcript_language: Language | None = None
+
+
+class Tenant(Struct, kw_only=True, frozen=True):
+    """One hospital, or one product of an EMR vendor."""
+
+    id: str
+    name: str
+    defaults: TenantDefaults
+    created_at: datetime
+
+
+class ApiKey(Struct, kw_only=True, frozen=True):
+    """A key's record; `key` itself is there once, in the answer that made it."""
+
+    id: str
+    tenant_id: str
+    role: Role
+    created_at: datetime
+    revoked_at: datetime | None = None
+    key: str | UnsetType = UNSET
+
+
+class DestinationCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where documents shall go."""
+
+    url: Annotated[str, Meta(min_length=8, max_length=2048, examples=["https://emr.example/hooks/notes"])]
+    events: list[Literal["document.ready", "document.failed", "session.failed", "session.expired"]] = []
+    templates: list[TemplateName] = []
+
+
+class Destination(Struct, kw_only=True, frozen=True):
+    """Where documents go; `secret` is there once, in the answer that made it."""
+
+    id: str
+    url: str
+    events: list[str]
+    templates: list[str]
+    payload: Literal["full", "reference"]
+    format: Literal["ekabridge", "fhir-r4"]
+    timeout_seconds: float | None
+    rate_per_second: float | None
+    enabled: bool
+    paused_reason: str | None
+    created_at: datetime
+    secret: str | UnsetType = UNSET
+
+
+class Attempt(Struct, kw_only=True, frozen=True):
+    """One call to a destination and how it went."""
+
+    at: datetime
+    status_code: int | None
+    error_class: str | None
+    duration_ms: int
+
+
+class Delivery(Struct, kw_only=True, frozen=True):
+    """One event on its way to one destination; `id` is the webhook-id that the EMR sees."""
+
+    id: str
+    session_id: str | None
+    document_id: str | None
+    destination_id: str
+    type: EventType
+    status: DeliveryStatus
+    attempts: int | list[Attempt]
+    next_attempt_at: datetime | None
+    reason: str | None
+    record_id: str | None
+    created_at: datetime

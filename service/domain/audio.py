@@ -1,0 +1,150 @@
+"""How a chunk gets to the vendor: reserved, sent, recorded; the same bytes as often as anybody likes."""
+
+import asyncio
+from uuid import uuid4
+
+from schemas.emr import ChunkStored
+from service.domain.errors import (
+    AudioEmpty,
+    ChunkConflict,
+    NotFound,
+    SessionEnded,
+    SessionExpired,
+    SessionNotReady,
+    VendorError,
+    VendorRefused,
+    VendorTimeout,
+    WrongUpload,
+)
+from service.domain.ids import Lease, SessionId
+from service.domain.ports import Audio, SessionStore, Vendor
+from service.domain.records import AudioFormat, ChunkClaim, Principal
+
+_UPLOAD_DEADLINE_SECONDS = 50.0
+_LEASE_SECONDS = 60.0
+_ENDED_AT_VENDOR = frozenset({"session_ended", "session_completed"})
+
+
+def chunk_file_name(sequence: int, audio_format: AudioFormat) -> str:
+    """Name a chunk as the vendor wants it, `<base>_<sequence>.<ext>` (seed 002).
+
+    One base for all: the vendor stores by number only, so another base would overwrite (facts.md, Audio).
+    """
+    return f"audio_{sequence}.{audio_format.extension}"
+
+
+class AudioIntake:
+    """Takes chunks of a session and answers only when the vendor has them and our row says so."""
+
+    def __init__(self, *, store: SessionStore, vendor: Vendor) -> None:
+        self._store = store
+        self._vendor = vendor
+
+    async def take(
+        self, who: Principal, session_id: SessionId, sequence: int, audio_format: AudioFormat, audio: Audio
+    ) -> ChunkStored:
+        """Store one chunk; repeating the same bytes answers the same and calls nobody.
+
+        Raises NotFound, SessionEnded, SessionExpired, WrongUpload, ChunkConflict, AudioEmpty or VendorError.
+        """
+        if audio.size == 0:
+            raise AudioEmpty("the chunk has no bytes")
+        file_name = chunk_file_name(sequence, audio_format)
+        lease = Lease(uuid4())
+        claim = await self._claim(who, session_id, sequence, audio_format, audio, file_name, lease)
+        if claim.lease is None:
+            return _repeated(claim, sequence, audio)
+        await self._send(claim, session_id, sequence, audio_format, audio, file_name, lease)
+        if not await self._store.record_chunk(session_id, sequence, audio.sha256):
+            raise SessionEnded("the session was ended while this chunk was being uploaded")
+        return ChunkStored(sequence=sequence, bytes=audio.size, sha256=audio.sha256, file_name=file_name)
+
+    async def _claim(
+        self,
+        who: Principal,
+        session_id: SessionId,
+        sequence: int,
+        audio_format: AudioFormat,
+        audio: Audio,
+        file_name: str,
+        lease: Lease,
+    ) -> ChunkClaim:
+        # Twice, because a rival's row that is newer than the first statement's snapshot shows in the second.
+        claim = None
+        for _ in range(2):
+            claim = await self._store.claim_chunk(
+                who.tenant_id,
+                session_id,
+                sequence,
+                sha256=audio.sha256,
+                size=audio.size,
+                content_type=audio_format.media_type,
+                file_name=file_name,
+                lease=lease,
+                lease_seconds=_LEASE_SECONDS,
+            )
+            if claim is None:
+                raise NotFound("no such session")
+            if claim.lease is not None or claim.stored_sha256 is not None:
+                break
+            _check_takes_audio(claim)
+        if claim is None:  # pragma: no cover - the loop ran
+            raise NotFound("no such session")
+        return claim
+
+    async def _send(
+        self,
+        claim: ChunkClaim,
+        session_id: SessionId,
+        sequence: int,
+        audio_format: AudioFormat,
+        audio: Audio,
+        file_name: str,
+        lease: Lease,
+    ) -> None:
+        try:
+            async with asyncio.timeout(_UPLOAD_DEADLINE_SECONDS):
+                await self._vendor.upload_audio(claim.account, session_id, file_name, audio_format, audio)
+        except VendorRefused as refused:
+            await self._store.release_chunk(session_id, sequence, lease)
+            if refused.vendor_code in _ENDED_AT_VENDOR:
+                raise SessionEnded("EkaScribe takes no more audio for this session") from refused
+            raise
+        except TimeoutError:
+            await self._store.expire_chunk_lease(session_id, sequence, lease)
+            raise VendorTimeout("EkaScribe did not take the chunk in time", sent=True) from None
+        except VendorError:
+            await self._store.expire_chunk_lease(session_id, sequence, lease)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(self._store.expire_chunk_lease(session_id, sequence, lease))
+            raise
+
+
+def _check_takes_audio(claim: ChunkClaim) -> None:
+    if claim.upload == "stream":
+        raise WrongUpload("this session was created with upload: stream; it takes no chunks")
+    if not claim.is_created:
+        raise SessionNotReady("EkaScribe has not confirmed this session yet")
+    if claim.session_status == "expired" or (
+        claim.is_past and claim.session_status in {"created", "recording"}
+    ):
+        raise SessionExpired("the session expired before it was ended")
+    if claim.session_status not in {"created", "recording"}:
+        raise SessionEnded("the session takes no more audio")
+
+
+def _repeated(claim: ChunkClaim, sequence: int, audio: Audio) -> ChunkStored:
+    _check_takes_audio(claim)
+    same = claim.stored_sha256 == audio.sha256
+    if claim.is_stored and same and claim.stored_file_name is not None:
+        return ChunkStored(
+            sequence=sequence, bytes=audio.size, sha256=audio.sha256, file_name=claim.stored_file_name
+        )
+    if claim.is_stored:
+        raise ChunkConflict("other bytes are already stored under this sequence")
+    if same:
+        raise ChunkConflict(
+            f"this sequence was begun as {claim.stored_file_name}; send it again in the same format"
+        )
+    raise ChunkConflict("other bytes are being uploaded under this sequence at this moment")

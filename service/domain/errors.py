@@ -1,0 +1,224 @@
+"""Everything that can go wrong, typed by who has to do something about it.
+
+BridgeError
+├── CallerMistake            the EMR can mend it
+│   ├── InvalidRequest, Unauthenticated, Forbidden, NotFound, SignatureInvalid
+│   ├── Conflict             the object is in another state: SessionEnded, ChunkConflict, AudioIncomplete …
+│   └── AudioRefused         AudioEmpty, AudioFormatInvalid, ChunkTooLarge …
+├── VendorError
+│   ├── VendorRefused        it answered, and means no; again will not help
+│   └── VendorUnreachable    VendorUnavailable, VendorTimeout, VendorFailure; again may help
+├── DestinationForbidden     a URL that must not be called
+└── StoreUnavailable         PostgreSQL is away; again will help
+
+`code` is stable and part of the API; `retryable` says whether the same call can succeed later.
+The HTTP status of each code stands in one table at the door: service/api/problems.py.
+"""
+
+from typing import Any, ClassVar
+
+
+class BridgeError(Exception):
+    """The root; `detail` is a sentence for a developer and never holds patient data or a secret."""
+
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra = extra
+
+
+class CallerMistake(BridgeError):
+    """The request cannot be carried out as it is."""
+
+    code = "invalid_request"
+
+
+class InvalidRequest(CallerMistake):
+    """The body, a parameter or a header breaks the contract; `errors` lists {field, message}."""
+
+
+class Unauthenticated(CallerMistake):
+    """No API key, or one that is unknown or revoked."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(CallerMistake):
+    """The key is good, its role is not enough."""
+
+    code = "forbidden"
+
+
+class NotFound(CallerMistake):
+    """No such object of this tenant."""
+
+    code = "not_found"
+
+
+class IdempotencyKeyReused(CallerMistake):
+    """The same Idempotency-Key came with another body."""
+
+    code = "idempotency_key_reused"
+
+
+class IdempotencyInProgress(CallerMistake):
+    """The first call with this Idempotency-Key is still running."""
+
+    code = "idempotency_in_progress"
+    retryable = True
+
+
+class SessionEnded(CallerMistake):
+    """The session takes no more audio."""
+
+    code = "session_ended"
+
+
+class SessionExpired(CallerMistake):
+    """The session was not ended in time."""
+
+    code = "session_expired"
+
+
+class SessionNotReady(CallerMistake):
+    """EkaScribe is not known to have the session yet."""
+
+    code = "session_not_ready"
+    retryable = True
+
+
+class WrongUpload(CallerMistake):
+    """Chunks for a streaming session."""
+
+    code = "wrong_upload_type"
+
+
+class ChunkConflict(CallerMistake):
+    """Other bytes are, or are about to be, stored under this sequence."""
+
+    code = "chunk_conflict"
+
+
+class AudioIncomplete(CallerMistake):
+    """Sequences are missing; `missing` lists them."""
+
+    code = "audio_incomplete"
+
+
+class AudioMissing(CallerMistake):
+    """Nothing was uploaded."""
+
+    code = "audio_missing"
+
+
+class AudioEmpty(CallerMistake):
+    """A chunk of no bytes."""
+
+    code = "audio_empty"
+
+
+class AudioTruncated(CallerMistake):
+    """The body ended before the length that its header announced."""
+
+    code = "audio_truncated"
+    retryable = True
+
+
+class AudioFormatInvalid(CallerMistake):
+    """A Content-Type that EkaScribe does not take; `supported` lists what it does."""
+
+    code = "invalid_audio_format"
+
+
+class ChunkTooLarge(CallerMistake):
+    """More bytes than CHUNK_MAX_BYTES."""
+
+    code = "chunk_too_large"
+
+
+class BodyTooLarge(CallerMistake):
+    """A JSON body beyond the limit."""
+
+    code = "body_too_large"
+
+
+class BodyTimeout(CallerMistake):
+    """The client stopped sending in the middle of a body."""
+
+    code = "body_timeout"
+    retryable = True
+
+
+class SignatureInvalid(CallerMistake):
+    """A webhook without a signature that is both right and fresh."""
+
+    code = "signature_invalid"
+
+
+class DestinationForbidden(CallerMistake):
+    """A destination that must not be called: a private address, credentials in the URL, an odd scheme."""
+
+    code = "destination_forbidden"
+
+
+class DeliverySettled(CallerMistake):
+    """The delivery needs no retry."""
+
+    code = "delivery_settled"
+
+
+class VendorError(BridgeError):
+    """EkaScribe did not do what we asked."""
+
+    code = "vendor_error"
+
+
+class VendorRefused(VendorError):
+    """It answered and means no. `status` is its HTTP status, `vendor_code` its code, where it had one."""
+
+    def __init__(self, detail: str, *, status: int, vendor_code: str | None) -> None:
+        super().__init__(detail, vendor_status=status, vendor_code=vendor_code)
+        self.status = status
+        self.vendor_code = vendor_code
+
+
+class VendorUnreachable(VendorError):
+    """It could not be asked, or its answer did not come. `sent`: the request may have taken effect."""
+
+    code = "vendor_unavailable"
+    retryable = True
+
+    def __init__(self, detail: str, *, sent: bool, retry_after_seconds: float | None = None) -> None:
+        super().__init__(detail)
+        self.sent = sent
+        self.retry_after_seconds = retry_after_seconds
+
+
+# A vendor that asks for more patience than this while an EMR waits is reported, not waited for.
+LONGEST_WAIT_SECONDS = 5.0
+
+
+class VendorUnavailable(VendorUnreachable):
+    """Refused connections, resets, 429 and 503."""
+
+
+class VendorFailure(VendorUnreachable):
+    """It broke over our request: another 5xx, or an answer that cannot be read."""
+
+    code = "vendor_error"
+
+
+class VendorTimeout(VendorUnreachable):
+    """No answer in time."""
+
+    code = "vendor_timeout"
+
+
+class StoreUnavailable(BridgeError):
+    """PostgreSQL cannot be reached."""
+
+    code = "store_unavailable"
+    retryable = True

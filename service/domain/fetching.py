@@ -1,0 +1,291 @@
+"""How a finished result gets from the vendor into our rows and the outbox, each template fetched once.
+
+A fetch is a row per (session, template). A webhook or the clock makes it due, one worker leases it, calls
+Get Session with no transaction open, and records everything that follows in one transaction.
+"""
+
+import asyncio
+
+import structlog
+from msgspec import UNSET
+
+from schemas.deliveries import Event, EventData, EventDocument, EventPatient
+from schemas.emr import ErrorInfo, EventType, SessionStatus
+from service.domain import schedule
+from service.domain.errors import VendorError, VendorRefused, VendorUnreachable
+from service.domain.ids import UNFILTERED, SessionId
+from service.domain.ports import Clock, ResultStore, SettleUnit, Vendor
+from service.domain.records import FetchJob, StoredDocument, VendorResult
+
+log = structlog.get_logger()
+
+# Get Session may hold a request for 14 s (facts.md, Sessions); a login may come before it.
+CALL_DEADLINE_SECONDS = 40.0
+LEASE_SECONDS = 45.0
+# The vendor keeps audio for 24 h (facts.md, Audio): what is not there by then never will be.
+GIVE_UP_SECONDS = 86_400.0
+# "No such document" and "no such session" end a dictation, so they are believed only when they are said
+# again: for about 10 seconds, and for about 4 minutes.
+_BELIEVE_NO_DOCUMENT_AFTER = 5
+_BELIEVE_MISSING_AFTER = 8
+# Documents wait for the transcript that goes with them, but not for an outage.
+_TRANSCRIPT_TRIES = 3
+_WARN_BEFORE_EXPIRY_SECONDS = 300.0
+
+_MESSAGES = {
+    "vendor_failed": "EkaScribe could not process this session",
+    "vendor_session_missing": "EkaScribe does not know this session any more",
+    "vendor_gave_no_result": "EkaScribe had no result within 24 hours",
+    "session_expired": "the session expired before it was ended",
+    "template_failed": "EkaScribe could not make this document",
+    "document_missing": "EkaScribe made no document of this template",
+}
+
+
+class Fetching:
+    """Fetches results that are due and records what follows from them."""
+
+    def __init__(self, *, store: ResultStore, vendor: Vendor, clock: Clock) -> None:
+        self._store = store
+        self._vendor = vendor
+        self._clock = clock
+
+    async def claim(self, session_id: SessionId | None, limit: int) -> list[FetchJob]:
+        """Lease calls that are due, of one session or of any."""
+        return await self._store.claim_fetches(session_id, limit, LEASE_SECONDS)
+
+    async def fetch(self, job: FetchJob) -> bool:
+        """Make one leased call and record its outcome; true when it may have put deliveries into the outbox."""
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
+                result = await self._vendor.get_session(job.account, job.session_id, job.template_id)
+        except TimeoutError:
+            return await self._failed(job, "vendor_timeout", None)
+        except VendorUnreachable as error:
+            return await self._failed(job, error.code, error.retry_after_seconds)
+        except VendorRefused as error:
+            return await self._failed(job, f"vendor_refused_{error.status}", None)
+        except VendorError as error:
+            return await self._failed(job, error.code, None)
+        return await self._record(job, result)
+
+    async def _expire(self, session_id: SessionId) -> None:
+        # By our own clock: some servers never say so themselves (facts.md, Sessions).
+        async with self._store.settling(session_id) as unit:
+            if unit is not None and unit.is_past and unit.status in {"created", "recording"}:
+                await _settle(unit, "expired", "session_expired")
+                await _emit_ending(unit, "session.expired", "session_expired", self._clock)
+
+    async def expire_past(self, limit: int) -> None:
+        """Expire what is over, and say in the log, once, which dictations are about to be."""
+        for session_id in await self._store.past_sessions(limit):
+            await self._expire(session_id)
+        for session_id in await self._store.warn_expiring(_WARN_BEFORE_EXPIRY_SECONDS):
+            log.warning("session_expires_unended", session_id=session_id)
+
+    async def _failed(self, job: FetchJob, reason: str, retry_after_seconds: float | None) -> bool:
+        if job.ended_seconds_ago >= GIVE_UP_SECONDS:
+            return await self._give_up(job)
+        wait = schedule.error_wait(
+            job.attempts, retry_after_seconds=retry_after_seconds, chance=self._clock.chance()
+        )
+        await self._postpone(job, wait, reason)
+        return job.template_id == UNFILTERED and await self._release_without_transcript(job)
+
+    async def _record(self, job: FetchJob, result: VendorResult) -> bool:
+        if result.state in {"failed", "expired"}:
+            return await self._end_badly(job, result)
+        if result.state == "missing":
+            if job.attempts >= _BELIEVE_MISSING_AFTER:
+                return await self._give_up(job, "vendor_session_missing")
+            return await self._failed(job, "vendor_session_missing", None)
+        if _is_ready(job, result):
+            return await self._record_result(job, result)
+        if job.ended_seconds_ago >= GIVE_UP_SECONDS:
+            return await self._give_up(job)
+        await self._postpone(job, schedule.pending_wait(job.attempts, self._clock.chance()), result.state)
+        if job.template_id == UNFILTERED:
+            return await self._release_without_transcript(job)
+        await self._ask_for_transcript(job)
+        return False
+
+    async def _postpone(self, job: FetchJob, wait_seconds: float, reason: str) -> None:
+        log.info(
+            "fetch_postponed",
+            session_id=job.session_id,
+            template_id=job.template_id,
+            attempts=job.attempts,
+            reason=reason,
+            wait_seconds=round(wait_seconds, 3),
+        )
+        await self._store.postpone_fetch(job, wait_seconds, reason)
+
+    async def _record_result(self, job: FetchJob, result: VendorResult) -> bool:
+        async with self._store.settling(job.session_id) as unit:
+            if unit is None or not await unit.settle_fetch(job, result.state):
+                log.warning("fetch_lease_lost", session_id=job.session_id, template_id=job.template_id)
+                return False
+            await unit.record_result(result)
+            await _add_documents(unit, job, result)
+            if not await _owe_transcript(unit):
+                fetches = await unit.fetches()
+                await _settle_by_documents(unit, all_settled=all(fetch.is_settled for fetch in fetches))
+            if unit.transcript or job.template_id == UNFILTERED:
+                await _release(unit, self._clock)
+        log.info(
+            "fetch_settled", session_id=job.session_id, template_id=job.template_id, attempts=job.attempts
+        )
+        return True
+
+    async def _ask_for_transcript(self, job: FetchJob) -> None:
+        """One template is late: do not let the others wait for the transcript until it comes."""
+        async with self._store.settling(job.session_id) as unit:
+            if unit is not None:
+                await _owe_transcript(unit)
+
+    async def _release_without_transcript(self, job: FetchJob) -> bool:
+        if job.attempts < _TRANSCRIPT_TRIES:
+            return False
+        async with self._store.settling(job.session_id) as unit:
+            if unit is None or unit.status not in {"processing", "partial", "completed"}:
+                return False
+            await _release(unit, self._clock)
+        return True
+
+    async def _end_badly(self, job: FetchJob, result: VendorResult) -> bool:
+        status: SessionStatus = "expired" if result.state == "expired" else "failed"
+        code = "session_expired" if status == "expired" else "vendor_failed"
+        return await self._close(job, status, code, result)
+
+    async def _give_up(self, job: FetchJob, code: str = "vendor_gave_no_result") -> bool:
+        return await self._close(job, "failed", code, None)
+
+    async def _close(
+        self, job: FetchJob, status: SessionStatus, code: str, result: VendorResult | None
+    ) -> bool:
+        """End the session badly, unless some of its documents are here already: then it ends partial."""
+        async with self._store.settling(job.session_id) as unit:
+            if unit is None or not await unit.settle_fetch(job, code):
+                return False
+            if result is not None:
+                await unit.record_result(result)
+            await unit.settle_other_fetches(code)
+            if any(state == "success" for _, state in await unit.document_statuses()):
+                await _settle(unit, "partial", code)
+            else:
+                await _settle(unit, status, code)
+                ending: EventType = "session.expired" if status == "expired" else "session.failed"
+                await _emit_ending(unit, ending, code, self._clock)
+            await _release(unit, self._clock)
+        log.warning("session_ended_badly", session_id=job.session_id, status=status, error=code)
+        return True
+
+
+def _is_ready(job: FetchJob, result: VendorResult) -> bool:
+    """Whether an answer settles what was asked for."""
+    if result.state not in {"completed", "partial", "no_document"}:
+        return False
+    wanted = [d for d in result.documents if job.template_id in {UNFILTERED, d.template_id}]
+    if any(document.status == "pending" for document in wanted):
+        return False
+    if job.template_id == UNFILTERED or wanted:
+        return True
+    # The session is over and the filter brought nothing.
+    return job.attempts >= _BELIEVE_NO_DOCUMENT_AFTER
+
+
+async def _add_documents(unit: SettleUnit, job: FetchJob, result: VendorResult) -> None:
+    if job.template_id == UNFILTERED and unit.templates:
+        return  # that call was for the transcript; each template has its own
+    found = [d for d in result.documents if job.template_id in {UNFILTERED, d.template_id}]
+    for document in found:
+        await unit.add_document(document, "template_failed" if document.status == "failed" else None)
+    if not found and job.template_id != UNFILTERED:
+        await unit.add_missing_document(job.template_id, "document_missing")
+
+
+async def _owe_transcript(unit: SettleUnit) -> bool:
+    """Owe the one call without the filter, if every filtered one was answered and none carried a transcript."""
+    if unit.transcript:
+        return False
+    fetches = await unit.fetches()
+    if any(fetch.template_id == UNFILTERED for fetch in fetches):
+        return False
+    if not any(fetch.is_settled for fetch in fetches):
+        return False
+    if any(not fetch.is_settled and not fetch.was_answered for fetch in fetches):
+        return False
+    await unit.owe_fetch(UNFILTERED)
+    return True
+
+
+async def _settle_by_documents(unit: SettleUnit, *, all_settled: bool) -> None:
+    """Derive the session's status from how its documents stand."""
+    states = [state for _, state in await unit.document_statuses()]
+    if not all_settled:
+        # File what is ready now; the rest keeps being asked for.
+        status: SessionStatus = "processing"
+    elif all(state == "success" for state in states):
+        status = "completed"
+    else:
+        status = "partial"
+    if status != unit.status and status != "processing":
+        await _settle(unit, status, None)
+
+
+async def _settle(unit: SettleUnit, status: SessionStatus, code: str | None) -> None:
+    await unit.settle_session(
+        status, error_code=code, error_message=_MESSAGES[code] if code else None
+    )
+
+
+async def _release(unit: SettleUnit, clock: Clock) -> None:
+    """Make the event of every document that has none yet."""
+    for document in await unit.unreleased_documents():
+        ready = document.status == "success"
+        event = _event(unit, "document.ready" if ready else "document.failed", clock, document=document)
+        await unit.emit(event, document.id, document.template_id)
+
+
+async def _emit_ending(unit: SettleUnit, event_type: EventType, code: str, clock: Clock) -> None:
+    error = ErrorInfo(code=code, message=_MESSAGES[code])
+    await unit.emit(_event(unit, event_type, clock, error=error), None, None)
+
+
+def _event(
+    unit: SettleUnit,
+    event_type: EventType,
+    clock: Clock,
+    *,
+    document: StoredDocument | None = None,
+    error: ErrorInfo | None = None,
+) -> Event:
+    patient = unit.details.patient
+    data = EventData(
+        session_id=unit.session_id,
+        reference=unit.details.reference,
+        patient=EventPatient(id=patient.get("id")) if patient else None,
+        metadata=unit.details.metadata,
+        session_status=unit.status,
+        transcript=unit.transcript,
+        document=_event_document(document) if document is not None else UNSET,
+        error=error if error is not None else UNSET,
+    )
+    return Event(type=event_type, timestamp=clock.now(), data=data)
+
+
+def _event_document(document: StoredDocument) -> EventDocument:
+    return EventDocument(
+        id=document.id,
+        template_id=document.template_id,
+        type=document.type,
+        status=document.status,
+        data=document.data,
+        version=document.version,
+        error=document_error(document.error_code) or UNSET,
+    )
+
+
+def document_error(code: str | None) -> ErrorInfo | None:
+    """Return what a document's error code means, for whoever reads it."""
+    return ErrorInfo(code=code, message=_MESSAGES[code]) if code else None

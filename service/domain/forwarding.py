@@ -1,0 +1,154 @@
+"""How a delivery gets to the EMR, and what each way of failing means.
+
+The stage and the answer decide, not one retry for all (contract, "For the EMR's own endpoint").
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from service.domain import schedule
+from service.domain.ids import DeliveryId, SessionId
+from service.domain.ports import Clock, DeliveryStore, Sender
+from service.domain.records import Answer, DeliveryJob, NoAnswer
+
+log = structlog.get_logger()
+
+_RETRIED = frozenset({408, 425, 429})
+_AUTHORISATION = frozenset({401, 403})
+_HAS_IT_ALREADY = frozenset({"duplicate", "already_exists"})
+# Room after the call's own limit for connecting, reading and recording.
+_LEASE_MARGIN_SECONDS = 15.0
+_MOST_RECORD_ID = 256
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What one attempt means for its delivery; `error_class` is None when the EMR has it."""
+
+    kind: Literal["delivered", "retry", "dead", "pause", "disable"]
+    error_class: str | None = None
+    record_id: str | None = None
+    retry_after_seconds: float | None = None
+
+
+def judge(outcome: Answer | NoAnswer, delivery_id: DeliveryId) -> Verdict:
+    """Decide what an attempt's outcome means; a pure function."""
+    if isinstance(outcome, NoAnswer):
+        return Verdict(kind="dead" if outcome.is_forbidden else "retry", error_class=outcome.error_class)
+    status = outcome.status_code
+    if 200 <= status < 300:  # noqa: PLR2004
+        return Verdict(kind="delivered", record_id=_record_id(outcome))
+    if status == 410:  # noqa: PLR2004
+        return Verdict(kind="disable", error_class="gone")
+    if status in _AUTHORISATION:
+        return Verdict(kind="pause", error_class="unauthorized" if status == 401 else "forbidden")  # noqa: PLR2004
+    if status == 409 and _says_duplicate(outcome, delivery_id):  # noqa: PLR2004
+        return Verdict(kind="delivered", record_id=_record_id(outcome))
+    if status in _RETRIED or status >= 500:  # noqa: PLR2004
+        return Verdict(
+            kind="retry", error_class=f"http_{status}", retry_after_seconds=outcome.retry_after_seconds
+        )
+    if 300 <= status < 400:  # noqa: PLR2004
+        return Verdict(kind="dead", error_class="redirect")
+    return Verdict(kind="dead", error_class=f"http_{status}")
+
+
+class Forwarding:
+    """Attempts deliveries that are due and records how it went."""
+
+    def __init__(
+        self,
+        *,
+        store: DeliveryStore,
+        sender: Sender,
+        clock: Clock,
+        schedule_seconds: Sequence[float],
+        timeout_seconds: float,
+    ) -> None:
+        self._store = store
+        self._sender = sender
+        self._clock = clock
+        self._schedule_seconds = schedule_seconds
+        self._lease_seconds = timeout_seconds + _LEASE_MARGIN_SECONDS
+
+    async def claim(self, session_id: SessionId | None, limit: int) -> list[DeliveryJob]:
+        """Lease deliveries that are due, of one session or of any."""
+        return await self._store.claim_deliveries(session_id, limit, self._lease_seconds)
+
+    async def forward(self, job: DeliveryJob) -> None:
+        """Make one attempt at a leased delivery and record it."""
+        outcome = await self._sender.send(job)
+        verdict = judge(outcome, job.id)
+        status, wait, reason = self._consequence(job, verdict)
+        recorded = await self._store.record_attempt(
+            job,
+            outcome,
+            status=status,
+            wait_seconds=wait,
+            spends_schedule=verdict.kind == "retry",
+            reason=reason,
+            error_class=verdict.error_class,
+            record_id=verdict.record_id,
+            pause_destination=verdict.kind in {"pause", "disable"},
+        )
+        log.info(
+            "delivery_attempted",
+            delivery_id=job.id,
+            session_id=job.session_id,
+            destination_id=job.destination_id,
+            type=job.type,
+            attempt=job.attempts + 1,
+            status_code=outcome.status_code if isinstance(outcome, Answer) else None,
+            error_class=verdict.error_class,
+            duration_ms=outcome.duration_ms,
+            status=status,
+            wait_seconds=None if wait is None else round(wait, 3),
+            lease_lost=not recorded,
+        )
+
+    def _consequence(self, job: DeliveryJob, verdict: Verdict) -> tuple[str, float | None, str | None]:
+        """Return the delivery's next status, seconds until its next attempt, and the reason to show."""
+        if verdict.kind == "delivered":
+            return ("filed" if verdict.record_id else "delivered"), None, None
+        if verdict.kind in {"pause", "disable"}:
+            return "paused", None, verdict.error_class
+        if verdict.kind == "dead":
+            return "dead", None, verdict.error_class
+        wait = schedule.forward_wait(
+            self._schedule_seconds,
+            job.scheduled + 1,
+            retry_after_seconds=verdict.retry_after_seconds,
+            chance=self._clock.chance(),
+        )
+        if wait is None:
+            return "dead", None, f"schedule_used_up: {verdict.error_class}"
+        return "pending", wait, verdict.error_class
+
+
+def _body(outcome: Answer) -> dict[str, Any]:
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+        decoded = msgspec.json.decode(outcome.excerpt)
+        if isinstance(decoded, dict):
+            return decoded
+    return {}
+
+
+def _record_id(outcome: Answer) -> str | None:
+    """Return the EMR's own id of the note, from `Location` or a body `{"id": …}`."""
+    found = outcome.location or _body(outcome).get("id")
+    if isinstance(found, int) and not isinstance(found, bool):
+        found = str(found)
+    return found[:_MOST_RECORD_ID] if isinstance(found, str) and found else None
+
+
+def _says_duplicate(outcome: Answer, delivery_id: DeliveryId) -> bool:
+    body = _body(outcome)
+    error = body.get("error")
+    codes = (body.get("code"), error.get("code") if isinstance(error, dict) else error)
+    if any(isinstance(code, str) and code in _HAS_IT_ALREADY for code in codes):
+        return True
+    return outcome.echoed_id == delivery_id or delivery_id.encode() in outcome.excerpt

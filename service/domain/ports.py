@@ -1,0 +1,309 @@
+"""What the rules need from the rest of the house; eka, store, forwarding and jobs provide it."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Protocol
+
+from schemas.deliveries import Event
+from schemas.emr import SessionStatus
+from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
+from service.domain.records import (
+    Answer,
+    AudioFormat,
+    ChunkClaim,
+    DeliveryJob,
+    EndState,
+    FetchJob,
+    FetchState,
+    NoAnswer,
+    OwedCall,
+    SessionDetails,
+    SessionPlan,
+    StoredDocument,
+    TokenState,
+    VendorDocument,
+    VendorEnd,
+    VendorResult,
+    VendorSession,
+)
+
+
+class Clock(Protocol):
+    """Time and chance, so that a test can choose both."""
+
+    def now(self) -> datetime:
+        """The time, UTC."""
+        ...
+
+    def chance(self) -> float:
+        """A random number from 0 to 1."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class Audio(Protocol):
+    """A chunk's bytes, spooled, that can be read more than once."""
+
+    @property
+    def size(self) -> int:
+        """Their number, in bytes."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Their SHA-256, hexadecimal."""
+        ...
+
+    def read(self) -> AsyncIterator[bytes]:
+        """The bytes from the start, in pieces."""
+        ...
+
+
+class Vendor(Protocol):
+    """EkaScribe. Each call raises VendorRefused, VendorUnavailable or VendorTimeout."""
+
+    async def create_session(self, plan: SessionPlan) -> VendorSession:
+        """Create the session, once: never repeats on its own (facts.md: a repeat damages the first)."""
+        ...
+
+    async def upload_audio(
+        self, account: Account, session_id: SessionId, file_name: str, audio_format: AudioFormat, audio: Audio
+    ) -> None:
+        """Upload a chunk; repeated within bounds, since the same bytes under one name are harmless."""
+        ...
+
+    async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
+        """End the session, once: never repeats on its own (a repeat is processed again)."""
+        ...
+
+    async def get_session(
+        self, account: Account, session_id: SessionId, template_id: TemplateId
+    ) -> VendorResult:
+        """Get the session's state and result, filtered by the template unless it is UNFILTERED."""
+        ...
+
+
+class SessionStore(Protocol):
+    """Rows of sessions and chunks."""
+
+    async def insert_session(
+        self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
+    ) -> None:
+        """Insert the session, its create call owed."""
+        ...
+
+    async def claim_owed_create(
+        self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
+    ) -> bool:
+        """Take over a create call that nobody is making."""
+        ...
+
+    async def record_created(self, session_id: SessionId, lease: Lease, found: VendorSession) -> bool:
+        """The vendor has it; false when the lease was lost."""
+        ...
+
+    async def record_never_created(self, session_id: SessionId, lease: Lease, code: str, message: str) -> None:
+        """The vendor does not have it: failed."""
+        ...
+
+    async def postpone_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+        """It is not known: look again later."""
+        ...
+
+    async def claim_chunk(
+        self,
+        tenant_id: TenantId,
+        session_id: SessionId,
+        sequence: int,
+        *,
+        sha256: str,
+        size: int,
+        content_type: str,
+        file_name: str,
+        lease: Lease,
+        lease_seconds: float,
+    ) -> ChunkClaim | None:
+        """Reserve a sequence; None when the tenant has no such session."""
+        ...
+
+    async def record_chunk(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
+        """The vendor has the bytes; false when the session takes no more audio."""
+        ...
+
+    async def release_chunk(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        """The vendor refused them."""
+        ...
+
+    async def expire_chunk_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        """It is not known whether the vendor has them."""
+        ...
+
+    def ending(
+        self, tenant_id: TenantId, session_id: SessionId
+    ) -> AbstractAsyncContextManager["EndUnit | None"]:
+        """Lock a session in order to end it; None when the tenant has no such session."""
+        ...
+
+    async def record_end_told(self, session_id: SessionId, lease: Lease, files_received: int | None) -> bool:
+        """The vendor knows of the end."""
+        ...
+
+    async def claim_owed(self, limit: int, lease_seconds: float) -> list[OwedCall]:
+        """Lease owed calls that are due."""
+        ...
+
+
+class EndUnit(Protocol):
+    """A session's row, locked, while it is decided whether it ends."""
+
+    state: EndState
+
+    async def begin(self, lease: Lease, *, lease_seconds: float, reconcile_seconds: float) -> None:
+        """End it: the end call is owed and ours, each template's result is owed after the wait."""
+        ...
+
+    async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:
+        """Make the end call that somebody else did not finish."""
+        ...
+
+
+class ResultStore(Protocol):
+    """Rows of fetches, documents and the outbox."""
+
+    async def claim_fetches(
+        self, session_id: SessionId | None, limit: int, lease_seconds: float
+    ) -> list[FetchJob]:
+        """Lease Get Session calls that are due."""
+        ...
+
+    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str) -> None:
+        """Ask again later."""
+        ...
+
+    def settling(self, session_id: SessionId) -> AbstractAsyncContextManager["SettleUnit | None"]:
+        """Lock a session in order to record a result; None when it does not exist any more."""
+        ...
+
+    async def past_sessions(self, limit: int) -> list[SessionId]:
+        """Sessions that were never ended and whose time is over."""
+        ...
+
+    async def warn_expiring(self, within_seconds: float) -> list[SessionId]:
+        """Mark and return sessions with audio that expire soon and were not ended; each one once."""
+        ...
+
+
+class SettleUnit(Protocol):
+    """A session's row, locked, while a result is recorded: all of it is committed together or not at all."""
+
+    session_id: SessionId
+    tenant_id: TenantId
+    status: SessionStatus
+    is_past: bool
+    templates: list[str]
+    details: SessionDetails
+    transcript: str | None
+
+    async def settle_fetch(self, job: FetchJob, outcome: str) -> bool:
+        """This call is done with; false when the lease was lost, and then nothing may be recorded."""
+        ...
+
+    async def settle_other_fetches(self, outcome: str) -> None:
+        """Calls that were still to be made are not."""
+        ...
+
+    async def owe_fetch(self, template_id: TemplateId) -> None:
+        """Another call, at once."""
+        ...
+
+    async def record_result(self, result: VendorResult) -> None:
+        """What the answer says of the session as a whole."""
+        ...
+
+    async def add_document(self, document: VendorDocument, error_code: str | None) -> None:
+        """A document, or a new version if it differs from the newest one."""
+        ...
+
+    async def add_missing_document(self, template_id: TemplateId, error_code: str) -> None:
+        """A failed document in the place of one that was asked for and never made."""
+        ...
+
+    async def fetches(self) -> list[FetchState]:
+        """How all calls stand."""
+        ...
+
+    async def document_statuses(self) -> list[tuple[TemplateId, str]]:
+        """How all documents stand."""
+        ...
+
+    async def unreleased_documents(self) -> list[StoredDocument]:
+        """Documents of which no event was made yet."""
+        ...
+
+    async def settle_session(
+        self, status: SessionStatus, *, error_code: str | None, error_message: str | None
+    ) -> None:
+        """The session's ending; nothing more is owed to the vendor for it."""
+        ...
+
+    async def emit(self, event: Event, document_id: DocumentId | None, template_id: TemplateId | None) -> None:
+        """Put the event and one delivery per matching destination into the outbox."""
+        ...
+
+
+class DeliveryStore(Protocol):
+    """Rows of deliveries and attempts."""
+
+    async def claim_deliveries(
+        self, session_id: SessionId | None, limit: int, lease_seconds: float
+    ) -> list[DeliveryJob]:
+        """Lease deliveries that are due."""
+        ...
+
+    async def record_attempt(
+        self,
+        job: DeliveryJob,
+        outcome: Answer | NoAnswer,
+        *,
+        status: str,
+        wait_seconds: float | None,
+        spends_schedule: bool,
+        reason: str | None,
+        error_class: str | None,
+        record_id: str | None,
+        pause_destination: bool,
+    ) -> bool:
+        """Record one attempt and where the delivery stands now; false when the lease was lost."""
+        ...
+
+
+class Sender(Protocol):
+    """Makes the call to a destination."""
+
+    async def send(self, job: DeliveryJob) -> Answer | NoAnswer:
+        """POST the body, signed; every failure comes back as a NoAnswer with its stage."""
+        ...
+
+
+class TokenStore(Protocol):
+    """Vendor tokens that all replicas share, and the right to get new ones."""
+
+    async def read(self, account: Account) -> TokenState:
+        """The tokens of an account."""
+        ...
+
+    async def lease(self, account: Account, lease: Lease, *, seconds: float, generation: int) -> bool:
+        """Take the right to replace the tokens of that generation; false when somebody has it or did it."""
+        ...
+
+    async def store(self, account: Account, lease: Lease, tokens: bytes) -> bool:
+        """Store new tokens; false when the lease was lost meanwhile."""
+        ...
+
+    async def release(self, account: Account, lease: Lease) -> None:
+        """Give the right back."""
+        ...

@@ -1,0 +1,221 @@
+"""What the rules work on: plain values, no driver, no wire."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from schemas.emr import Mode, Model, Role, TenantDefaults, Upload
+from service.domain.ids import (
+    Account,
+    DeliveryId,
+    DestinationId,
+    DocumentId,
+    KeyId,
+    Lease,
+    SessionId,
+    TemplateId,
+    TenantId,
+)
+
+
+class Principal(Struct, frozen=True, kw_only=True):
+    """Who calls: a key, its tenant, and what the tenant's sessions start from."""
+
+    key_id: KeyId
+    tenant_id: TenantId
+    role: Role
+    defaults: TenantDefaults
+    account: Account
+
+
+class SessionDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What identifies a patient or an encounter; stored sealed."""
+
+    patient: dict[str, Any] | None = None
+    reference: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class SessionPlan(Struct, frozen=True, kw_only=True):
+    """A session as it shall be created, every default filled in."""
+
+    id: SessionId
+    tenant_id: TenantId
+    account: Account
+    upload: Upload
+    mode: Mode
+    model: Model
+    templates: list[str]
+    languages: list[str]
+    transcript_language: str | None
+    details: SessionDetails
+
+
+class VendorSession(Struct, frozen=True, kw_only=True):
+    """The vendor has the session: where its audio goes and until when."""
+
+    upload_url: str | None
+    expires_at: datetime | None
+
+
+class VendorEnd(Struct, frozen=True, kw_only=True):
+    """The vendor knows of the end; how many audio files it holds, where it said so."""
+
+    files_received: int | None
+
+
+VendorState = Literal["open", "processing", "completed", "partial", "failed", "expired", "missing", "no_document"]
+
+
+class VendorDocument(Struct, frozen=True, kw_only=True):
+    """One document of an answer. `pending`: announced, but not made yet."""
+
+    template_id: TemplateId
+    upstream_id: str
+    type: str | None
+    status: Literal["success", "failed", "pending"]
+    data: Any
+
+
+class VendorResult(Struct, frozen=True, kw_only=True):
+    """What Get Session said, in our terms.
+
+    `open`: not ended yet; `missing`: no such session; `no_document`: the filter hit nothing.
+    """
+
+    state: VendorState
+    transcript: str | None = None
+    documents: list[VendorDocument] = field(default_factory=list)
+    model_used: str | None = None
+    language_detected: str | None = None
+    upload_url: str | None = None
+    expires_at: datetime | None = None
+
+
+class AudioFormat(Struct, frozen=True):
+    """A format as the vendor spells it, and the file extension it goes with."""
+
+    media_type: str
+    extension: str
+
+
+class ChunkClaim(Struct, frozen=True, kw_only=True):
+    """What became of the attempt to reserve a sequence, and what stood there before."""
+
+    account: Account
+    session_status: str
+    upload: Upload
+    is_created: bool
+    is_past: bool
+    lease: Lease | None
+    stored_sha256: str | None
+    stored_bytes: int | None
+    stored_file_name: str | None
+    is_stored: bool
+
+
+class EndState(Struct, frozen=True, kw_only=True):
+    """A session's row as the end of it finds it, locked."""
+
+    account: Account
+    status: str
+    upload: Upload
+    templates: list[str]
+    owed: Literal["create", "end"] | None
+    owed_is_free: bool
+    is_past: bool
+    sequences: list[int]
+
+
+class OwedCall(Struct, frozen=True, kw_only=True):
+    """A create or end call of which it is not known whether the vendor got it."""
+
+    session_id: SessionId
+    account: Account
+    call: Literal["create", "end"]
+    lease: Lease
+    attempts: int
+    upload: Upload
+    chunks: int
+
+
+class FetchJob(Struct, frozen=True, kw_only=True):
+    """A Get Session call that is ours to make until the lease ends."""
+
+    id: int
+    lease: Lease
+    tenant_id: TenantId
+    session_id: SessionId
+    template_id: TemplateId
+    account: Account
+    attempts: int
+    ended_seconds_ago: float
+
+
+class FetchState(Struct, frozen=True, kw_only=True):
+    """One of a session's Get Session calls and how it stands."""
+
+    template_id: TemplateId
+    is_settled: bool
+    was_answered: bool
+
+
+class StoredDocument(Struct, frozen=True, kw_only=True):
+    """A document that has its row and, so far, no event."""
+
+    id: DocumentId
+    template_id: TemplateId
+    upstream_id: str
+    version: int
+    type: str | None
+    status: Literal["success", "failed"]
+    data: Any
+    error_code: str | None
+
+
+class DeliveryJob(Struct, frozen=True, kw_only=True):
+    """A delivery that is ours to attempt until the lease ends, with all that the call needs."""
+
+    id: DeliveryId
+    lease: Lease
+    tenant_id: TenantId
+    session_id: SessionId | None
+    destination_id: DestinationId
+    type: str
+    attempts: int
+    scheduled: int
+    body: bytes
+    url: str
+    headers: dict[str, str]
+    secrets: list[str]
+    timeout_seconds: float | None
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """What a destination answered. `excerpt` is read for a record id or an error code, never kept."""
+
+    status_code: int
+    retry_after_seconds: float | None
+    location: str | None
+    echoed_id: str | None
+    excerpt: bytes
+    size: int
+    sha256: bytes
+    duration_ms: int
+
+
+class NoAnswer(Struct, frozen=True, kw_only=True):
+    """A destination that did not answer: at which stage it failed."""
+
+    error_class: str
+    duration_ms: int
+    is_forbidden: bool = False
+
+
+class TokenState(Struct, frozen=True, kw_only=True):
+    """An account's tokens as all replicas see them; `generation` grows with each login or refresh."""
+
+    tokens: bytes | None
+    generation: int
+    is_leased: bool

@@ -1,0 +1,45 @@
+"""When to try again: pure functions of the attempt, what went wrong and the clock's random number.
+
+`chance` is always a number from 0 to 1 that the caller draws, so that a test can draw it too.
+"""
+
+from collections.abc import Sequence
+
+_JITTER = 0.1
+_MOST_RETRY_AFTER_SECONDS = 86_400.0
+
+# A fetch: asked too early (202) is a matter of seconds; an error may be an outage.
+_PENDING_SECONDS = (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0)
+_ERROR_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+def jittered(seconds: float, chance: float) -> float:
+    """Spread a wait by at most 10 % to either side, so that a thousand failures do not return as one."""
+    return seconds * (1 - _JITTER + 2 * _JITTER * chance)
+
+
+def forward_wait(
+    schedule: Sequence[float], used: int, *, retry_after_seconds: float | None, chance: float
+) -> float | None:
+    """Seconds until the next attempt at a delivery, or None when the schedule is used up.
+
+    `used` counts the attempts that took a place in the schedule, from 1. A destination's Retry-After can
+    only lengthen the wait, and by no more than a day: it may slow us, it may not make us forget.
+    """
+    if used > len(schedule):
+        return None
+    wait = jittered(schedule[used - 1], chance)
+    if retry_after_seconds is not None:
+        wait = max(wait, min(retry_after_seconds, _MOST_RETRY_AFTER_SECONDS))
+    return wait
+
+
+def pending_wait(attempts: int, chance: float) -> float:
+    """Seconds until a result that was not ready is asked for again; `attempts` counts from 1."""
+    return jittered(_PENDING_SECONDS[min(attempts, len(_PENDING_SECONDS)) - 1], chance)
+
+
+def error_wait(attempts: int, *, retry_after_seconds: float | None, chance: float) -> float:
+    """Seconds until a vendor call that failed is made again; `attempts` counts from 1."""
+    wait = jittered(_ERROR_SECONDS[min(attempts, len(_ERROR_SECONDS)) - 1], chance)
+    return max(wait, min(retry_after_seconds or 0.0, _MOST_RETRY_AFTER_SECONDS))

@@ -1,0 +1,297 @@
+"""How a session starts and ends, and what the vendor is owed in between.
+
+A create or an end that was sent without an answer may have taken effect, and repeating it does harm
+(facts.md: a second create damages the first session, a second end is processed twice). So each is a debt in
+the session's row; whoever holds its lease asks Get Session before sending again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+from uuid import uuid4
+
+import structlog
+
+from schemas.emr import SessionCreate, SessionEnd
+from service.domain import schedule
+from service.domain.errors import (
+    LONGEST_WAIT_SECONDS,
+    AudioIncomplete,
+    AudioMissing,
+    NotFound,
+    SessionEnded,
+    SessionExpired,
+    SessionNotReady,
+    VendorError,
+    VendorRefused,
+    VendorTimeout,
+    VendorUnavailable,
+    VendorUnreachable,
+)
+from service.domain.ids import UNFILTERED, Lease, SessionId
+from service.domain.ports import Clock, EndUnit, SessionStore, Vendor
+from service.domain.records import (
+    EndState,
+    OwedCall,
+    Principal,
+    SessionDetails,
+    SessionPlan,
+    VendorEnd,
+    VendorSession,
+)
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+# The EMR's call must be answered within 60 s, whatever the vendor does.
+CALL_DEADLINE_SECONDS = 50.0
+# Longer than the deadline, so that a lease ends only when its holder is gone.
+OWED_LEASE_SECONDS = 60.0
+# Sessions expire about an hour after creation (seed 000); the vendor's own word replaces this.
+SESSION_LIFE_SECONDS = 3600.0
+_TRIES = 3
+_MOST_MISSING_LISTED = 1000
+# A create that nobody could make for so long is not made any more.
+_MOST_OWED_TRIES = 20
+
+
+def plan_session(who: Principal, request: SessionCreate, session_id: SessionId) -> SessionPlan:
+    """Fill a request with the tenant's defaults."""
+    defaults = who.defaults
+    return SessionPlan(
+        id=session_id,
+        tenant_id=who.tenant_id,
+        account=who.account,
+        upload=request.upload,
+        mode=request.mode or defaults.mode,
+        model=request.model or defaults.model,
+        templates=list(request.templates or defaults.templates or []),
+        languages=list(request.languages or defaults.languages),
+        transcript_language=request.transcript_language or defaults.transcript_language,
+        details=SessionDetails(
+            patient=request.patient, reference=request.reference, metadata=request.metadata or {}
+        ),
+    )
+
+
+def missing_sequences(stored: list[int], announced: int | None) -> list[int]:
+    """Return the holes: every sequence below the last one, and below `announced`, that is not stored."""
+    expected = max((stored[-1] + 1) if stored else 0, announced or 0)
+    have = set(stored)
+    return [sequence for sequence in range(expected) if sequence not in have]
+
+
+class SessionLife:
+    """Creates and ends sessions at the vendor, exactly once each."""
+
+    def __init__(
+        self, *, store: SessionStore, vendor: Vendor, clock: Clock, reconcile_after_seconds: float
+    ) -> None:
+        self._store = store
+        self._vendor = vendor
+        self._clock = clock
+        self._reconcile_after_seconds = reconcile_after_seconds
+
+    async def establish(self, plan: SessionPlan, lease: Lease, *, maybe_sent: bool) -> None:
+        """Make the vendor have the session whose create call is ours, or fail and leave the row saying so.
+
+        `maybe_sent`: an earlier call may have reached the vendor, so it is asked first. Raises VendorError;
+        after VendorUnreachable the debt stays, and the same Idempotency-Key or the sweep takes it up.
+        """
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
+                created = await self._create_at_vendor(plan, maybe_sent=maybe_sent)
+        except VendorRefused as refused:
+            await self._store.record_never_created(plan.id, lease, refused.code, refused.detail)
+            raise
+        except TimeoutError:
+            await self._postpone(plan.id, lease, 1)
+            raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
+        except VendorUnreachable:
+            await self._postpone(plan.id, lease, 1)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(self._postpone(plan.id, lease, 1))
+            raise
+        if not await self._store.record_created(plan.id, lease, created):
+            raise VendorUnavailable("another call took this session over", sent=True)
+
+    async def _create_at_vendor(self, plan: SessionPlan, *, maybe_sent: bool) -> VendorSession:
+        async def look() -> VendorSession | None:
+            found = await self._vendor.get_session(plan.account, plan.id, UNFILTERED)
+            if found.state == "missing":
+                return None
+            return VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
+
+        return await self._once(lambda: self._vendor.create_session(plan), look, maybe_sent=maybe_sent)
+
+    async def _once(
+        self,
+        call: Callable[[], Awaitable[T]],
+        look: Callable[[], Awaitable[T | None]],
+        *,
+        maybe_sent: bool,
+    ) -> T:
+        """Make a call that must not take effect twice: after an unclear try, look before it is repeated."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                if maybe_sent:
+                    found = await look()
+                    if found is not None:
+                        return found
+                    maybe_sent = False
+                try:
+                    return await call()
+                except VendorUnreachable as error:
+                    maybe_sent = error.sent
+                    raise
+            except VendorUnreachable as error:
+                if attempt == _TRIES or (error.retry_after_seconds or 0.0) > LONGEST_WAIT_SECONDS:
+                    raise
+                await self._wait(attempt, error)
+        raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
+
+    async def end(self, who: Principal, session_id: SessionId, request: SessionEnd) -> None:
+        """End a session: check that the audio is whole, then tell the vendor, once however often we are asked.
+
+        Raises AudioIncomplete, AudioMissing, SessionExpired, NotFound, or VendorError; after a VendorError
+        the session stays ended here and the sweep goes on telling the vendor.
+        """
+        lease = Lease(uuid4())
+        async with self._store.ending(who.tenant_id, session_id) as unit:
+            if unit is None:
+                raise NotFound("no such session")
+            if not await self._claim_end(unit, request, lease):
+                return
+            state = unit.state
+        await self._tell_end(
+            OwedCall(
+                session_id=session_id,
+                account=state.account,
+                call="end",
+                lease=lease,
+                attempts=1,
+                upload=state.upload,
+                chunks=len(state.sequences),
+            ),
+            maybe_sent=state.owed == "end",
+        )
+
+    async def _claim_end(self, unit: EndUnit, request: SessionEnd, lease: Lease) -> bool:
+        state = unit.state
+        if state.status in {"created", "recording"}:
+            _check_endable(state, request)
+            await unit.begin(
+                lease, lease_seconds=OWED_LEASE_SECONDS, reconcile_seconds=self._reconcile_after_seconds
+            )
+            return True
+        if state.status == "expired":
+            raise SessionExpired("the session expired before it was ended")
+        if state.status == "cancelled":
+            raise SessionEnded("the session was cancelled")
+        if state.owed == "end" and state.owed_is_free:
+            await unit.take_over(lease, lease_seconds=OWED_LEASE_SECONDS)
+            return True
+        return False
+
+    async def _tell_end(self, owed: OwedCall, *, maybe_sent: bool) -> None:
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
+                told = await self._end_at_vendor(owed, maybe_sent=maybe_sent)
+        except TimeoutError:
+            await self._postpone(owed.session_id, owed.lease, owed.attempts)
+            raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
+        except VendorError:
+            await self._postpone(owed.session_id, owed.lease, owed.attempts)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(self._postpone(owed.session_id, owed.lease, owed.attempts))
+            raise
+        received = told.files_received
+        await self._store.record_end_told(owed.session_id, owed.lease, received)
+        if received is not None and received < owed.chunks:
+            log.warning(
+                "vendor_holds_fewer_files",
+                session_id=owed.session_id,
+                chunks=owed.chunks,
+                vendor_files=received,
+            )
+
+    async def _end_at_vendor(self, owed: OwedCall, *, maybe_sent: bool) -> VendorEnd:
+        # A stream's audio never was in files of ours: its clients send 0 (facts.md, End).
+        files_sent = 0 if owed.upload == "stream" else owed.chunks
+
+        async def look() -> VendorEnd | None:
+            found = await self._vendor.get_session(owed.account, owed.session_id, UNFILTERED)
+            return None if found.state in {"open", "missing"} else VendorEnd(files_received=None)
+
+        return await self._once(
+            lambda: self._vendor.end_session(owed.account, owed.session_id, files_sent),
+            look,
+            maybe_sent=maybe_sent,
+        )
+
+    async def pay(self, owed: OwedCall) -> None:
+        """Settle a debt that its caller left behind; the sweep's way in. Never raises a VendorError."""
+        try:
+            if owed.call == "end":
+                await self._tell_end(owed, maybe_sent=True)
+            else:
+                await self._resolve_create(owed)
+        except VendorError as error:
+            log.warning(
+                "owed_call_failed",
+                session_id=owed.session_id,
+                call=owed.call,
+                attempts=owed.attempts,
+                error=error.code,
+            )
+
+    async def _resolve_create(self, owed: OwedCall) -> None:
+        # The EMR never learnt this session's id, so nobody waits for it: it is looked for, not made.
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
+                found = await self._vendor.get_session(owed.account, owed.session_id, UNFILTERED)
+        except (TimeoutError, VendorError):
+            if owed.attempts >= _MOST_OWED_TRIES:
+                await self._give_up_create(owed)
+            else:
+                await self._postpone(owed.session_id, owed.lease, owed.attempts)
+            return
+        if found.state == "missing":
+            await self._give_up_create(owed)
+        else:
+            created = VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
+            await self._store.record_created(owed.session_id, owed.lease, created)
+
+    async def _give_up_create(self, owed: OwedCall) -> None:
+        await self._store.record_never_created(
+            owed.session_id, owed.lease, "vendor_unavailable", "EkaScribe never had this session"
+        )
+
+    async def _postpone(self, session_id: SessionId, lease: Lease, attempts: int) -> None:
+        wait = schedule.error_wait(attempts + 2, retry_after_seconds=None, chance=self._clock.chance())
+        await self._store.postpone_owed(session_id, lease, wait)
+
+    async def _wait(self, attempt: int, error: VendorUnreachable) -> None:
+        wait = schedule.jittered(0.2 * 3.0 ** (attempt - 1), self._clock.chance())
+        await self._clock.sleep(max(wait, error.retry_after_seconds or 0.0))
+
+
+def _check_endable(state: EndState, request: SessionEnd) -> None:
+    if state.is_past:
+        raise SessionExpired("the session expired before it was ended")
+    if state.owed == "create":
+        raise SessionNotReady("EkaScribe has not confirmed this session yet")
+    if state.upload == "stream":
+        return
+    if not state.sequences and not request.chunks:
+        raise AudioMissing("no audio was uploaded")
+    missing = missing_sequences(state.sequences, request.chunks)
+    if not state.sequences:
+        raise AudioMissing("no audio was uploaded", missing=missing[:_MOST_MISSING_LISTED])
+    if missing and not request.force:
+        raise AudioIncomplete(
+            f'{len(missing)} of the chunks are missing; upload them, or end with "force": true',
+            missing=missing[:_MOST_MISSING_LISTED],
+        )

@@ -1,0 +1,67 @@
+"""The audio formats EkaScribe takes, and the spellings of them that the world uses.
+
+The vendor compares the MIME type letter by letter (facts.md, Audio), so what clients send is normalised
+to the list of seed 002.
+"""
+
+from service.domain.records import AudioFormat
+
+SUPPORTED = (
+    "audio/webm;codecs=opus",
+    "audio/wav",
+    "audio/ogg",
+    "audio/ogg;codecs=opus",
+    "audio/mp4",
+    "audio/m4a",
+    "audio/mp3",
+)
+
+# Spelling of the type alone → (type of the list, file extension).
+_TYPES = {
+    "audio/webm": ("audio/webm", "webm"),
+    "audio/wav": ("audio/wav", "wav"),
+    "audio/wave": ("audio/wav", "wav"),
+    "audio/x-wav": ("audio/wav", "wav"),
+    "audio/vnd.wave": ("audio/wav", "wav"),
+    "audio/ogg": ("audio/ogg", "ogg"),
+    "application/ogg": ("audio/ogg", "ogg"),
+    "audio/opus": ("audio/ogg", "ogg"),
+    "audio/mp4": ("audio/mp4", "mp4"),
+    "audio/m4a": ("audio/m4a", "m4a"),
+    "audio/x-m4a": ("audio/m4a", "m4a"),
+    "audio/mp3": ("audio/mp3", "mp3"),
+    "audio/x-mp3": ("audio/mp3", "mp3"),
+    "audio/mpeg": ("audio/mp3", "mp3"),
+    "audio/x-mpeg": ("audio/mp3", "mp3"),
+    "audio/mpeg3": ("audio/mp3", "mp3"),
+}
+
+
+def normalise_audio_format(content_type: str) -> AudioFormat | None:
+    """Return the vendor's spelling of a Content-Type, or None when it is none of its formats.
+
+    Case, spaces, quotes and parameters that say nothing about the codec do not matter. WebM always holds
+    Opus here; another codec in it, or in Ogg, is refused rather than mislabelled.
+    """
+    media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    known = _TYPES.get(media_type)
+    if known is None:
+        return None
+    base, extension = known
+    codecs = _codecs(parameters)
+    if base == "audio/webm":
+        return AudioFormat(SUPPORTED[0], extension) if codecs in {None, "opus"} else None
+    if base == "audio/ogg":
+        if codecs not in {None, "opus"}:
+            return None
+        is_opus = codecs == "opus" or media_type == "audio/opus"
+        return AudioFormat("audio/ogg;codecs=opus" if is_opus else "audio/ogg", extension)
+    return AudioFormat(base, extension)
+
+
+def _codecs(parameters: list[str]) -> str | None:
+    for parameter in parameters:
+        name, separator, value = parameter.partition("=")
+        if separator and name.strip() == "codecs":
+            return value.strip().strip("\"'").strip()
+    return None

@@ -1,0 +1,160 @@
+"""EkaScribe's protocol API as the domain's Vendor: seeds 000 to 003, with the dangers of facts.md in mind."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx2
+import msgspec
+import stamina
+
+from schemas.eka import CreateSession, EndSession, SessionAnswer, SessionCreated, SessionEnded
+from service.domain.errors import LONGEST_WAIT_SECONDS, VendorFailure, VendorRefused, VendorUnreachable
+from service.domain.ids import UNFILTERED, Account, SessionId, TemplateId
+from service.domain.ports import Audio
+from service.domain.records import (
+    AudioFormat,
+    SessionPlan,
+    VendorEnd,
+    VendorResult,
+    VendorSession,
+)
+from service.eka.answers import read_session, read_time
+from service.eka.tokens import HeldToken, TokenKeeper
+from service.eka.wire import WireAnswer, check, exchange
+
+T = TypeVar("T")
+
+_SESSIONS = "/voice/v1/sessions"
+_JSON = {"content-type": "application/json"}
+_UPLOAD_TRIES = 3
+_ALREADY_ENDED = frozenset({"session_ended", "session_completed", "session_already_committed"})
+_NO_SUCH_DOCUMENT = frozenset({"resource_not_found", "document_not_found", "template_not_found"})
+
+Content = Callable[[], bytes | AsyncIterator[bytes]]
+
+
+class EkaClient:
+    """The vendor's calls; one login for all, one repeat after a 401, bounded connections."""
+
+    def __init__(self, *, http: httpx2.AsyncClient, tokens: TokenKeeper, base_url: str) -> None:
+        self._http = http
+        self._tokens = tokens
+        self._base_url = base_url
+
+    async def create_session(self, plan: SessionPlan) -> VendorSession:
+        """`POST /voice/v1/sessions` with our id; never repeated here."""
+        patient = plan.details.patient
+        body = CreateSession(
+            session_id=plan.id,
+            session_mode=plan.mode,
+            templates=plan.templates,
+            model=plan.model,
+            language_hint=plan.languages,
+            upload_type=plan.upload,
+            communication_protocol="websocket" if plan.upload == "stream" else "http",
+            transcript_language=plan.transcript_language,
+            additional_data=plan.details.metadata or None,
+            patient_details=_patient_details(patient) if patient else None,
+        )
+        encoded = msgspec.json.encode(body)
+        answer = await self._call(plan.account, "POST", _SESSIONS, content=lambda: encoded, headers=_JSON)
+        created = _decoded(check(answer, 200, 201), SessionCreated)
+        url = created.upload_url
+        return VendorSession(
+            upload_url=url if isinstance(url, str) else None, expires_at=read_time(created.expires_at)
+        )
+
+    async def upload_audio(
+        self, account: Account, session_id: SessionId, file_name: str, audio_format: AudioFormat, audio: Audio
+    ) -> None:
+        """`POST …/audio/{file_name}`, raw; repeated within bounds: the same bytes overwrite themselves."""
+        headers = {"content-type": audio_format.media_type, "content-length": str(audio.size)}
+        path = f"{_SESSIONS}/{quote(session_id)}/audio/{quote(file_name)}"
+        async for attempt in stamina.retry_context(
+            on=_wait_before_repeat, attempts=_UPLOAD_TRIES, timeout=45.0, wait_initial=0.2, wait_max=3.0
+        ):
+            with attempt:
+                if attempt.num > 1:
+                    # A 401 in the middle of a body arrives as a broken connection (pitfalls, HTTP client):
+                    # a call without a body sees it, and renews the token.
+                    await self.get_session(account, session_id, UNFILTERED)
+                answer = await self._call(account, "POST", path, content=audio.read, headers=headers)
+                check(answer, 200, 201)
+
+    async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
+        """`POST …/end`; never repeated here. A session that has ended already is ended."""
+        encoded = msgspec.json.encode(EndSession(audio_files_sent=files_sent))
+        path = f"{_SESSIONS}/{quote(session_id)}/end"
+        answer = await self._call(account, "POST", path, content=lambda: encoded, headers=_JSON)
+        try:
+            check(answer, 200, 202)
+        except VendorRefused as refused:
+            if refused.vendor_code in _ALREADY_ENDED:
+                return VendorEnd(files_received=None)
+            raise
+        return VendorEnd(files_received=_decoded(answer, SessionEnded).audio_files_received)
+
+    async def get_session(
+        self, account: Account, session_id: SessionId, template_id: TemplateId
+    ) -> VendorResult:
+        """`GET /voice/v1/sessions/{id}[?template_id=]`; may be held by the vendor for 14 s."""
+        params: dict[str, str] = {} if template_id == UNFILTERED else {"template_id": template_id}
+        answer = await self._call(account, "GET", f"{_SESSIONS}/{quote(session_id)}", params=params)
+        if answer.status == 404:  # noqa: PLR2004
+            no_document = template_id != UNFILTERED and answer.code in _NO_SUCH_DOCUMENT
+            return VendorResult(state="no_document" if no_document else "missing")
+        check(answer, 200, 202, 206, 410)
+        return read_session(answer.status, _decoded(answer, SessionAnswer))
+
+    async def _call(
+        self,
+        account: Account,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
+        content: Content | None = None,
+    ) -> WireAnswer:
+        """Make one call with the account's token; a 401 renews the token and repeats the call once."""
+        token = await self._tokens.token(account)
+
+        async def once(held: HeldToken) -> WireAnswer:
+            return await exchange(
+                self._http,
+                method,
+                self._base_url + path,
+                headers=(headers or {}) | {"authorization": f"Bearer {held.access_token}"},
+                params=params,
+                content=content() if content else None,
+            )
+
+        answer = await once(token)
+        if answer.status != 401:  # noqa: PLR2004
+            return answer
+        renewed = await self._tokens.renew(account, token)
+        return answer if renewed is None else await once(renewed)
+
+
+def _patient_details(patient: dict[str, Any]) -> dict[str, Any]:
+    """Name the patient's id as the vendor does: it indexes by `oid` (seed 000)."""
+    details = {name: value for name, value in patient.items() if name != "id"}
+    return {"oid": patient["id"]} | details if "id" in patient else details
+
+
+def _wait_before_repeat(error: Exception) -> bool | float:
+    """Whether an upload is worth repeating, or for how long to wait when the vendor said so."""
+    if not isinstance(error, VendorUnreachable):
+        return False
+    wait = error.retry_after_seconds
+    if wait is None:
+        return True
+    return wait if wait <= LONGEST_WAIT_SECONDS else False
+
+
+def _decoded(answer: WireAnswer, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer.body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise VendorFailure("EkaScribe's answer cannot be read", sent=True) from error

@@ -1,0 +1,84 @@
+"""The vendor's webhook signature: `t=<unix>,v1=<hex>`, HMAC-SHA256 over `{t}.{body}` (facts.md, Webhooks)."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+# Enough for a rotation with room to spare; more is an attack on our CPU.
+_MOST_SIGNATURES = 8
+_MOST_HEADER_BYTES = 1024
+_MOST_TIMESTAMP_DIGITS = 12
+
+
+class SignatureHeader(Struct, frozen=True):
+    """A signature header, taken apart: seconds since 1970 as they were written, and the signatures."""
+
+    timestamp: str
+    signatures: tuple[bytes, ...]
+
+
+def parse_signature(header: str) -> SignatureHeader | None:
+    """Take a header apart; None when it is not one. Unknown parts (v0=…, later versions) are passed over."""
+    if len(header) > _MOST_HEADER_BYTES:
+        return None
+    timestamps, signatures = [], []
+    for part in header.split(","):
+        name, separator, value = part.strip().partition("=")
+        if not separator:
+            return None
+        if name == "t":
+            timestamps.append(value)
+        elif name == "v1":
+            signatures.append(value.lower().encode("utf-8"))
+    if len(timestamps) != 1 or not 1 <= len(signatures) <= _MOST_SIGNATURES:
+        return None
+    timestamp = timestamps[0]
+    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _MOST_TIMESTAMP_DIGITS):
+        return None
+    return SignatureHeader(timestamp, tuple(signatures))
+
+
+def is_signed(
+    headers: Iterable[str], body: bytes, secrets: Sequence[str], *, now: float, tolerance_seconds: float
+) -> bool:
+    """Return whether any header signs this body with any of the secrets, and is fresh.
+
+    The raw bytes are tried first. The vendor's own samples hash the compact re-serialised JSON instead, which
+    differs for some senders and for non-ASCII text, so both compact forms are accepted too.
+    """
+    parsed = [found for header in headers if (found := parse_signature(header))]
+    fresh = [found for found in parsed if abs(now - int(found.timestamp)) <= tolerance_seconds]
+    if not fresh or not secrets:
+        return False
+    if _any_matches(fresh, [body], secrets):
+        return True
+    return _any_matches(fresh, _compact_forms(body), secrets)
+
+
+def _any_matches(
+    headers: Sequence[SignatureHeader], bodies: Sequence[bytes], secrets: Sequence[str]
+) -> bool:
+    matches = False
+    for header in headers:
+        for body in bodies:
+            signed = header.timestamp.encode() + b"." + body
+            for secret in secrets:
+                expected = hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest().encode()
+                for signature in header.signatures:
+                    matches |= hmac.compare_digest(expected, signature)
+    return matches
+
+
+def _compact_forms(body: bytes) -> list[bytes]:
+    try:
+        decoded = json.loads(body)
+        forms = [
+            json.dumps(decoded, separators=(",", ":"), ensure_ascii=ascii_only).encode()
+            for ascii_only in (True, False)
+        ]
+    except (ValueError, RecursionError):
+        return []
+    return [form for form in dict.fromkeys(forms) if form != body]

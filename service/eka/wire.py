@@ -1,0 +1,122 @@
+"""One HTTP exchange with the vendor: bounded in time and size, its failures told apart by whether it was sent."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+from msgspec import Struct
+
+from service.domain.errors import (
+    VendorFailure,
+    VendorRefused,
+    VendorTimeout,
+    VendorUnavailable,
+    VendorUnreachable,
+)
+from service.eka.answers import read_error_code
+
+# Get Session holds a request for up to 14 s (facts.md, Sessions): reading must wait longer than that.
+TIMEOUT = httpx2.Timeout(connect=5.0, read=25.0, write=20.0, pool=5.0)
+LIMITS = httpx2.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=30.0)
+
+_MOST_ANSWER_BYTES = 32 * 1024 * 1024
+_MOST_RETRY_AFTER_SECONDS = 86_400.0
+_NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+
+
+class WireAnswer(Struct, frozen=True):
+    """A whole answer: HTTP status, the wait its Retry-After asks for, its body."""
+
+    status: int
+    retry_after_seconds: float | None
+    body: bytes
+
+    @property
+    def code(self) -> str | None:
+        """The vendor's error code, if the body has one."""
+        return read_error_code(self.body)
+
+
+def make_http_client() -> httpx2.AsyncClient:
+    """Make the client for all vendor calls; no redirects, so that a token goes nowhere else."""
+    return httpx2.AsyncClient(timeout=TIMEOUT, limits=LIMITS, follow_redirects=False)
+
+
+async def exchange(
+    http: httpx2.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    content: bytes | AsyncIterator[bytes] | None = None,
+    params: Mapping[str, str] | None = None,
+) -> WireAnswer:
+    """Make one call and read the whole answer.
+
+    Raises VendorUnavailable or VendorTimeout; their `sent` says whether the request may have taken effect.
+    """
+    with_body: dict[str, Any] = {} if content is None else {"content": content}
+    async with (
+        _told_apart(),
+        http.stream(method, url, headers=dict(headers), params=params, **with_body) as answer,
+    ):
+        body = bytearray()
+        async for piece in answer.aiter_bytes():
+            body += piece
+            if len(body) > _MOST_ANSWER_BYTES:
+                raise VendorFailure("EkaScribe's answer is too large", sent=True)
+        retry_after = read_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
+        return WireAnswer(answer.status_code, retry_after, bytes(body))
+
+
+@asynccontextmanager
+async def _told_apart() -> AsyncIterator[None]:
+    try:
+        yield
+    except _NEVER_SENT as error:
+        kind = VendorTimeout if isinstance(error, httpx2.TimeoutException) else VendorUnavailable
+        raise kind("EkaScribe cannot be reached", sent=False) from error
+    except httpx2.TimeoutException as error:
+        raise VendorTimeout("EkaScribe did not answer in time", sent=True) from error
+    except httpx2.HTTPError as error:
+        raise VendorUnavailable("the connection to EkaScribe broke", sent=True) from error
+
+
+def check(answer: WireAnswer, *accepted: int) -> WireAnswer:
+    """Return the answer if its status is one of these; raises VendorRefused or VendorUnreachable."""
+    if answer.status in accepted:
+        return answer
+    if answer.status == 429:  # noqa: PLR2004
+        raise VendorUnavailable(
+            "EkaScribe is limiting our calls", sent=False, retry_after_seconds=answer.retry_after_seconds
+        )
+    if answer.status >= 500:  # noqa: PLR2004
+        kind: type[VendorUnreachable] = VendorUnavailable if answer.status == 503 else VendorFailure  # noqa: PLR2004
+        raise kind(
+            f"EkaScribe answered {answer.status}", sent=True, retry_after_seconds=answer.retry_after_seconds
+        )
+    code = answer.code
+    raise VendorRefused(
+        f"EkaScribe answered {answer.status}{f' {code}' if code else ''}",
+        status=answer.status,
+        vendor_code=code,
+    )
+
+
+def read_retry_after(value: str | None, now: datetime) -> float | None:
+    """Return the seconds that a Retry-After header asks for, at most a day; None when it says nothing."""
+    if not value:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), _MOST_RETRY_AFTER_SECONDS)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return min(max((moment - now).total_seconds(), 0.0), _MOST_RETRY_AFTER_SECONDS)

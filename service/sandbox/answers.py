@@ -1,0 +1,63 @@
+"""The vendor's error bodies; three shapes occur (facts, Sessions)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+AUDIO_FORMATS = {
+    "audio/webm;codecs=opus": "webm",
+    "audio/wav": "wav",
+    "audio/ogg": "ogg",
+    "audio/ogg;codecs=opus": "ogg",
+    "audio/mp4": "mp4",
+    "audio/m4a": "m4a",
+    "audio/mp3": "mp3",
+}
+BUSINESS_ID = "onprem-workspace"
+
+
+class VendorError(Exception):
+    """An answer of the vendor that is an error: its HTTP status and its JSON body."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(f"{status}: {body}")
+        self.status = status
+        self.body = body
+
+
+def transaction_error(status: int, code: str, message: str, session_id: str) -> VendorError:
+    """Make the envelope with `txn_id` and `b_id`, for errors about one session."""
+    error = {"code": code, "message": message, "display_message": message}
+    return VendorError(
+        status, {"status": "failed", "error": error, "txn_id": session_id, "b_id": BUSINESS_ID}
+    )
+
+
+def plain_error(status: int, code: str, message: str, details: dict[str, Any] | None = None) -> VendorError:
+    """Make the short envelope `{"error": {code, message, details?}}`."""
+    error: dict[str, Any] = {"code": code, "message": message}
+    if details is not None:
+        error["details"] = details
+    return VendorError(status, {"error": error})
+
+
+def field_error(name: str, message: str) -> VendorError:
+    """400 for one field of a request body."""
+    return plain_error(400, "BAD_REQUEST", f"Field 'body -> {name}': {message}")
+
+
+def session_not_found(session_id: str) -> VendorError:
+    """404 for an unknown session."""
+    return transaction_error(404, "transaction_not_found", "Transaction not found", session_id)
+
+
+def unexpected_error(session_id: str) -> VendorError:
+    """500, which the vendor answers to audio names without a number, among others."""
+    return transaction_error(500, "unexpected_error", "An unexpected error occurred", session_id)
+
+
+def unsupported_audio(content_type: str) -> VendorError:
+    """400 for a MIME type that is not on the list letter by letter (facts, Audio)."""
+    message = f"Audio format '{content_type}' is not supported"
+    details = {"provided_format": content_type, "supported_formats": list(AUDIO_FORMATS)}
+    return plain_error(400, "invalid_audio_format", message, details)

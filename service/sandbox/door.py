@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.sandbox.faults import FaultPlayer
+from service.sandbox.journal import Call
+from service.sandbox.vendor_state import VendorState
+
+CONTROL_PREFIX = "/_control"
+
+
+@dataclass
+class _CountedReceive:
+    """ASGI `receive` that counts body bytes; `inner` keeps the way to the transport open."""
+
+    inner: Receive
+    call: Call
+
+    async def __call__(self) -> Any:
+        message = await self.inner()
+        if message["type"] == "http.request":
+            self.call.body_bytes += len(message.get("body", b""))
+        elif message["type"] == "websocket.receive":
+            self.call.body_bytes += len(message.get("bytes") or message.get("text") or b"")
+        return message
+
+
+@dataclass
+class _WatchedSend:
+    """ASGI `send` that notes the status."""
+
+    inner: Send
+    call: Call
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] in {"http.response.start", "websocket.http.response.start"}:
+            self.call.status = message["status"]
+        elif message["type"] == "websocket.accept":
+            self.call.status = 101
+        elif message["type"] == "websocket.close" and self.call.status is None:
+            self.call.status = 403
+        await self.inner(message)
+
+
+@dataclass
+class VendorDoor:
+    """ASGI middleware around the vendor that writes the journal and plays the faults, control calls aside."""
+
+    app: ASGIApp
+    vendor: VendorState
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one ASGI call through."""
+        if scope["path"].startswith(CONTROL_PREFIX):
+            await self.app(scope, receive, send)
+            return
+        call = self.vendor.journal.open(scope)
+        fault = self.vendor.faults.pick(call.method, call.path, call.query)
+        app, started = self.app, time.perf_counter()
+        if fault is not None:
+            call.fault = f"{fault.mode}/{fault.when}"
+            app = FaultPlayer(fault, self.vendor.faults, app).play
+        try:
+            await app(scope, _CountedReceive(receive, call), _WatchedSend(send, call))
+        finally:
+            state: dict[str, Any] = scope.get("state") or {}
+            call.session_id = state.get("sandbox_session_id", call.session_id)
+            call.duration_ms = (time.perf_counter() - started) * 1000
+            call.done = True

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import click
+import uvicorn
+
+from service.sandbox.vendor import create_vendor
+
+_GRACE_SECONDS = 1
+_USAGE = """\
+ekabridge sandbox: a stand-in EkaScribe at {url}
+  token          Authorization: Bearer sandbox-token   (or log in as sandbox / sandbox-secret)
+  settings       curl {url}/_control/settings
+  change one     curl -X PATCH {url}/_control/settings -d '{{"processing_seconds": 5}}'
+  add a fault    curl -X POST {url}/_control/faults -d '{{"path_regex": "/end$", "status": 503, "times": 2}}'
+  journal        curl {url}/_control/calls
+  start afresh   curl -X POST {url}/_control/reset
+Ctrl-C stops it."""
+
+
+class _EmbeddedServer(uvicorn.Server):
+    """Uvicorn without signal handlers, which says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+@contextlib.asynccontextmanager
+async def serve_app(app: Any, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Serve an ASGI app in this event loop and yield its base URL; port 0 lets the system choose.
+
+    Raises `OSError` when the address is taken. On exit it stops listening, gives open calls one second, then
+    cancels them and runs the app's shutdown.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=2048)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        lifespan="on",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    server = _EmbeddedServer(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    listening = asyncio.create_task(server.listening.wait())
+    try:
+        await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            await serving
+            raise RuntimeError("the server stopped before it listened")
+        name = f"[{host}]" if family == socket.AF_INET6 else host
+        yield f"http://{name}:{listener.getsockname()[1]}"
+    finally:
+        listening.cancel()
+        server.should_exit = True
+        await asyncio.wait({serving})
+        listener.close()
+
+
+def run_sandbox(host: str = "127.0.0.1", port: int = 8090) -> None:
+    """Serve the stand-in vendor until SIGINT or SIGTERM.
+
+    Raises `ValueError` for an address that is not loopback, since the control API has no authorization, and
+    `OSError` when the port is taken.
+    """
+    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+        raise ValueError("the sandbox listens on loopback addresses only")
+    asyncio.run(_serve_sandbox("127.0.0.1" if host == "localhost" else host, port))
+
+
+async def _serve_sandbox(host: str, port: int) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    async with serve_app(create_vendor(), host, port) as url:
+        click.echo(_USAGE.format(url=url))
+        await stopped.wait()

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Style = Literal["hosted", "onprem"]
+Outcome = Literal["completed", "partial", "failed", "expired", "never"]
+Shape = Literal["nested", "flat", "flat-event-type", "v2", "protocol"]
+Signing = Literal["raw", "compact", "compact-ascii", "wrong", "none"]
+SignatureHeader = Literal["Eka-Webhook-Signature", "X-MSA-Signature"]
+
+
+class Endpoint(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A webhook receiver that needs no registration; without a `secret` its events are unsigned."""
+
+    url: str
+    secret: str | None = None
+
+
+class VendorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How the stand-in vendor behaves; every field can be changed while it runs.
+
+    `style` "hosted" follows the seeds, "onprem" the recordings of the vendor's on-prem server. Durations are
+    seconds, sizes bytes. `transcript_with_filter` None means: as the style does (hosted yes, on-prem no).
+    `outcomes` maps session ids to an outcome and wins over `outcome`. Template ids starting with "fail" fail,
+    with "slow" become ready `slow_template_seconds` after their session, with "no_such" do not exist.
+    """
+
+    style: Style = "hosted"
+    clients: dict[str, str] = msgspec.field(default_factory=lambda: {"sandbox": "sandbox-secret"})
+    static_tokens: list[str] = msgspec.field(default_factory=lambda: ["sandbox-token"])
+    access_token_seconds: int = 1800
+    refresh_token_seconds: int = 2_592_000
+
+    require_language_hint: bool = True
+    chunk_max_bytes: int | None = None
+    session_seconds: float = 3600.0
+    answer_410: bool = True
+
+    processing_seconds: float = 0.2
+    slow_template_seconds: float = 1.0
+    damage_seconds: float = 120.0
+    long_poll_seconds: float = 0.0
+    outcome: Outcome = "completed"
+    outcomes: dict[str, Outcome] = msgspec.field(default_factory=dict)
+    transcript_with_filter: bool | None = None
+    completed_at_null_first: bool = False
+
+    stream_flush_seconds: float = 0.0
+    stream_frame_delay_seconds: float = 0.0
+
+    webhooks_enabled: bool = True
+    webhook_endpoints: list[Endpoint] = msgspec.field(default_factory=list)
+    webhook_shape: Shape = "v2"
+    webhook_header: SignatureHeader = "Eka-Webhook-Signature"
+    webhook_sign: Signing = "raw"
+    webhook_copies: int = 1
+    webhook_delay_seconds: float = 0.0
+    webhook_timeout_seconds: float = 10.0
+    webhook_all_outcomes: bool = False
+    webhook_on_document: bool = False
+
+    @property
+    def filtered_answers_carry_transcript(self) -> bool:
+        """Whether Get Session with a `template_id` repeats the transcript (facts, Sessions)."""
+        if self.transcript_with_filter is None:
+            return self.style == "hosted"
+        return self.transcript_with_filter
+
+
+def copy_settings(settings: VendorSettings) -> VendorSettings:
+    """Make a deep copy, so that two vendors never share a list."""
+    return msgspec.convert(msgspec.to_builtins(settings), VendorSettings)
+
+
+def merge_settings(settings: VendorSettings, changes: dict[str, object]) -> None:
+    """Change `settings` in place; raises `msgspec.ValidationError` and changes nothing on a bad field."""
+    merged = msgspec.convert({**msgspec.to_builtins(settings), **changes}, VendorSettings)
+    for name in VendorSettings.__struct_fields__:
+        setattr(settings, name, getattr(merged, name))

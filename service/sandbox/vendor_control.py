@@ -1,0 +1,294 @@
+"""The control API under `/_control`: for tests and developers, without authorization, on loopback only."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from typing import Any
+
+import msgspec
+from litestar import Router, delete, get, patch, post
+from litestar.datastructures import State
+from litestar.exceptions import ClientException, NotFoundException
+from litestar.params import FromPath, FromQuery
+
+from service.sandbox.control_bodies import read_struct
+from service.sandbox.faults import Fault
+from service.sandbox.journal import Call
+from service.sandbox.processing import finish, read_audio
+from service.sandbox.settings import Outcome, Shape, SignatureHeader, Signing, VendorSettings, merge_settings
+from service.sandbox.vendor_sessions import VendorRequest, read_object, vendor_of
+from service.sandbox.vendor_state import Chunk, Recording, Session, VendorState, timestamp
+from service.sandbox.vendor_webhooks import Target, name_event, open_client, post_event, write_event
+
+
+class Finish(msgspec.Struct, forbid_unknown_fields=True):
+    """How a session is to end, at once."""
+
+    outcome: Outcome = "completed"
+
+
+class SendWebhook(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Webhooks to send now, `copies` of them at once.
+
+    `event` defaults to completed in the shape's own spelling; `timestamp` (Unix seconds) and `sign` make
+    stale and wrong signatures; `body` replaces the event's JSON by these characters.
+    """
+
+    url: str
+    session_id: str
+    secret: str | None = None
+    shape: Shape = "v2"
+    event: str | None = None
+    data: dict[str, Any] = {}
+    copies: int = 1
+    header: SignatureHeader = "Eka-Webhook-Signature"
+    headers: dict[str, str] = {}
+    timestamp: int | None = None
+    sign: Signing = "raw"
+    body: str | None = None
+    timeout_seconds: float = 30.0
+
+
+class ExpireTokens(msgspec.Struct, forbid_unknown_fields=True):
+    """Whether the long-lived tokens expire too."""
+
+    static: bool = False
+
+
+class StreamFrame(msgspec.Struct, forbid_unknown_fields=True):
+    """A frame, or a close, from the vendor to every open stream of a session."""
+
+    text: str | None = None
+    base64: str | None = None
+    close: int | None = None
+
+
+@get("/settings")
+async def read_settings(request: VendorRequest) -> VendorSettings:
+    """All settings."""
+    return vendor_of(request).settings
+
+
+@patch("/settings")
+async def change_settings(request: VendorRequest) -> VendorSettings:
+    """Change some settings; 400 for an unknown field or a bad value."""
+    settings = vendor_of(request).settings
+    try:
+        merge_settings(settings, await read_object(request))
+    except msgspec.ValidationError as error:
+        raise ClientException(str(error)) from error
+    return settings
+
+
+@post("/faults")
+async def add_fault(request: VendorRequest) -> Fault:
+    """Put a fault in force."""
+    data = await read_struct(request, Fault)
+    try:
+        return vendor_of(request).faults.add(data)
+    except re.error as error:
+        raise ClientException(f"path_regex: {error}") from error
+
+
+@get("/faults")
+async def list_faults(request: VendorRequest) -> list[Fault]:
+    """List the faults in force, with how often each was played."""
+    return vendor_of(request).faults.faults
+
+
+@delete("/faults", status_code=204)
+async def clear_faults(request: VendorRequest) -> None:
+    """End all faults; calls that hang are cut."""
+    vendor_of(request).faults.clear()
+
+
+@get("/calls")
+async def list_calls(
+    request: VendorRequest,
+    method: FromQuery[str | None] = None,
+    path_regex: FromQuery[str | None] = None,
+    session_id: FromQuery[str | None] = None,
+    status: FromQuery[int | None] = None,
+    after: FromQuery[int] = 0,
+) -> list[Call]:
+    """List the journal, oldest first."""
+    journal = vendor_of(request).journal
+    return journal.find(
+        method=method, path_regex=path_regex, session_id=session_id, status=status, after=after
+    )
+
+
+@get("/calls/count")
+async def count_calls(
+    request: VendorRequest,
+    method: FromQuery[str | None] = None,
+    path_regex: FromQuery[str | None] = None,
+    session_id: FromQuery[str | None] = None,
+    status: FromQuery[int | None] = None,
+    after: FromQuery[int] = 0,
+) -> dict[str, int]:
+    """How many journal entries match."""
+    journal = vendor_of(request).journal
+    found = journal.find(
+        method=method, path_regex=path_regex, session_id=session_id, status=status, after=after
+    )
+    return {"count": len(found)}
+
+
+@get("/sessions")
+async def list_sessions(request: VendorRequest) -> list[dict[str, Any]]:
+    """Ids and states of all sessions."""
+    sessions = vendor_of(request).sessions.values()
+    return [{"session_id": each.session_id, "status": each.status} for each in sessions]
+
+
+@get("/sessions/{session_id:str}")
+async def witness_session(request: VendorRequest, session_id: FromPath[str]) -> dict[str, Any]:
+    """Say what truly arrived for one session."""
+    session = _find(vendor_of(request), session_id)
+    audio = await asyncio.to_thread(read_audio, session)
+    return {
+        "session_id": session_id,
+        "status": session.status,
+        "created_at": timestamp(session.created_at),
+        "templates": session.templates,
+        "patient": session.patient,
+        "additional_data": session.additional_data,
+        "languages": session.languages,
+        "model": session.model,
+        "mode": session.session_mode,
+        "creates": session.creates,
+        "damaged": session.damaged,
+        "files": [_view_chunk(chunk) for chunk in session.ordered_chunks()],
+        "audio": audio.view(),
+        "transcript": session.transcript,
+        "end_calls": len(session.end_bodies),
+        "end_counts": session.end_bodies,
+        "runs": session.runs,
+        "get_calls": dict(session.gets),
+        "stream": session.stream.view() if session.stream else None,
+        "documents": [
+            {
+                "document_id": each.document_id,
+                "template_id": each.template_id,
+                "status": each.status,
+                "current": each.current,
+            }
+            for each in session.documents
+        ],
+    }
+
+
+@post("/sessions/{session_id:str}/finish", status_code=200)
+async def finish_session(request: VendorRequest, session_id: FromPath[str]) -> dict[str, str]:
+    """End a session now, whatever it was doing; its webhooks go out."""
+    data = await read_struct(request, Finish)
+    vendor = vendor_of(request)
+    session = _find(vendor, session_id)
+    for task in list(session.tasks):
+        task.cancel()
+    await finish(vendor, session, data.outcome)
+    return {"session_id": session_id, "status": session.status}
+
+
+@post("/sessions/{session_id:str}/stream", status_code=200)
+async def send_to_stream(request: VendorRequest, session_id: FromPath[str]) -> dict[str, int]:
+    """Send a frame to the open streams of a session; answers how many there were."""
+    data = await read_struct(request, StreamFrame)
+    sockets = list(vendor_of(request).sockets.get(session_id, ()))
+    for socket in sockets:
+        if data.text is not None:
+            await socket.send_text(data.text)
+        if data.base64 is not None:
+            await socket.send_bytes(base64.b64decode(data.base64))
+        if data.close is not None:
+            await socket.close(code=data.close)
+    return {"sockets": len(sockets)}
+
+
+@get("/webhooks")
+async def list_deliveries(
+    request: VendorRequest, session_id: FromQuery[str | None] = None
+) -> list[dict[str, Any]]:
+    """List the webhooks that were sent by themselves, and what was answered."""
+    deliveries = vendor_of(request).deliveries
+    return [each for each in deliveries if session_id in {None, each["session_id"]}]
+
+
+@post("/webhooks/send", status_code=200)
+async def send_webhooks(request: VendorRequest) -> dict[str, Any]:
+    """Send webhooks at once and answer what the receiver said to each."""
+    data = await read_struct(request, SendWebhook)
+    target = Target(
+        data.url,
+        data.secret,
+        data.shape,
+        data.header,
+        data.sign,
+        at=data.timestamp,
+        extra_headers=data.headers,
+    )
+    name = data.event or name_event(data.shape, "completed")
+    event = write_event(data.shape, name, data.session_id, data.data or {"status": "completed"})
+    async with open_client(data.timeout_seconds) as client:
+        sends = (post_event(client, target, event, data.body) for _ in range(data.copies))
+        return {"answers": await asyncio.gather(*sends)}
+
+
+@post("/tokens/expire", status_code=200)
+async def expire_tokens(request: VendorRequest) -> dict[str, int]:
+    """Expire every access token; the static ones only with `{"static": true}`."""
+    data = await read_struct(request, ExpireTokens)
+    return {"expired": vendor_of(request).tokens.expire(static=data.static)}
+
+
+@post("/reset", status_code=204)
+async def reset(request: VendorRequest) -> None:
+    """Forget everything and return to the settings of the start."""
+    await vendor_of(request).reset()
+
+
+def _find(vendor: VendorState, session_id: str) -> Session:
+    session = vendor.sessions.get(session_id)
+    if session is None:
+        raise NotFoundException(f"no session {session_id}")
+    return session
+
+
+def _view_chunk(chunk: Chunk) -> dict[str, Any]:
+    return {
+        "name": chunk.name,
+        "original_name": chunk.original_name,
+        "content_type": chunk.content_type,
+        "uploads": chunk.uploads,
+        **_view_recording(chunk.first),
+        "latest": _view_recording(chunk.latest),
+    }
+
+
+def _view_recording(recording: Recording) -> dict[str, Any]:
+    return {"bytes": recording.size, "sha256": recording.sha256, "seconds": recording.seconds}
+
+
+def create_control_router() -> Router:
+    """All control handlers under `/_control`."""
+    handlers = [
+        read_settings,
+        change_settings,
+        add_fault,
+        list_faults,
+        clear_faults,
+        list_calls,
+        count_calls,
+        list_sessions,
+        witness_session,
+        finish_session,
+        send_to_stream,
+        list_deliveries,
+        send_webhooks,
+        expire_tokens,
+        reset,
+    ]
+    return Router("/_control", route_handlers=handlers, signature_types=[State])

@@ -1,0 +1,222 @@
+"""Everything an operator can set: environment variables with the prefix EKABRIDGE_, checked as a whole."""
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+PREFIX = "EKABRIDGE_"
+_T = TypeVar("_T")
+_UNSAFE_IN_HEADERS = frozenset("\r\n\0")
+_SECRET_FIELDS = frozenset(
+    {
+        "database_url",
+        "redis_url",
+        "eka_token",
+        "eka_client_secret",
+        "eka_sharing_key",
+        "webhook_secrets",
+        "encryption_keys",
+    }
+)
+
+DATABASE = frozenset({"DATABASE_URL"})
+STORE = DATABASE | {"ENCRYPTION_KEYS"}
+WORKER = STORE | {"REDIS_URL"}
+SERVICE = WORKER | {"WEBHOOK_SECRETS"}
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; `problems` names every one of them, never a value."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One process's settings. Times in seconds, sizes in bytes; docs/configuration.md is the manual."""
+
+    database_url: str = ""
+    redis_url: str = ""
+    public_url: str | None = None
+    eka_base_url: str = "https://api.eka.care"
+    eka_token: str | None = None
+    eka_client_id: str | None = None
+    eka_client_secret: str | None = None
+    eka_sharing_key: str | None = None
+    webhook_secrets: tuple[str, ...] = ()
+    webhook_allow_unsigned: bool = False
+    webhook_tolerance_seconds: int = 300
+    encryption_keys: tuple[bytes, ...] = ()
+    reconcile_after_seconds: float = 120.0
+    # 13 attempts over 3 days and 3 hours: quick at first, for a restart; long enough for a weekend's outage.
+    forward_schedule_seconds: tuple[float, ...] = (
+        5,
+        30,
+        120,
+        600,
+        1800,
+        3600,
+        7200,
+        14400,
+        28800,
+        43200,
+        86400,
+        86400,
+    )
+    forward_timeout_seconds: float = 20.0
+    allow_private_destinations: bool = False
+    chunk_max_bytes: int = 10_485_760
+    database_pool_size: int = 10
+    database_statement_cache_size: int = 100
+    sweep_interval_seconds: float = 1.0
+    log_level: str = "info"
+
+    def __repr__(self) -> str:
+        shown = {
+            name: ("set" if getattr(self, name) else "not set")
+            if name in _SECRET_FIELDS
+            else getattr(self, name)
+            for name in self.__struct_fields__
+        }
+        return f"Settings({shown})"
+
+
+def load_settings(environment: Mapping[str, str], *, needs: frozenset[str]) -> Settings:
+    """Read the settings and check them together.
+
+    `needs` is what this process cannot do without: DATABASE, STORE, WORKER or SERVICE of this module.
+    An empty variable counts as absent. Raises SettingsError with every problem at once.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for name, parse in _PARSERS.items():
+        raw = environment.get(PREFIX + name.upper(), "").strip()
+        if not raw:
+            continue
+        try:
+            values[name] = parse(raw)
+        except ValueError as error:
+            problems.append(f"{PREFIX}{name.upper()} {error}")
+    problems += [
+        f"{PREFIX}{name} is missing"
+        for name in sorted(needs - {"WEBHOOK_SECRETS"})
+        if not environment.get(PREFIX + name, "").strip()
+    ]
+    settings = Settings(**values)
+    problems += _combined_problems(environment, settings, needs)
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _combined_problems(
+    environment: Mapping[str, str], settings: Settings, needs: frozenset[str]
+) -> list[str]:
+    problems = []
+    if (
+        "WEBHOOK_SECRETS" in needs
+        and not environment.get(f"{PREFIX}WEBHOOK_SECRETS", "").strip()
+        and not settings.webhook_allow_unsigned
+    ):
+        problems.append(
+            f"{PREFIX}WEBHOOK_SECRETS is missing (or set {PREFIX}WEBHOOK_ALLOW_UNSIGNED=true, never in production)"
+        )
+    if (settings.eka_client_id is None) != (settings.eka_client_secret is None):
+        problems.append(f"{PREFIX}EKA_CLIENT_ID and {PREFIX}EKA_CLIENT_SECRET go together: one is missing")
+    return problems
+
+
+def _text(raw: str) -> str:
+    if not raw.isascii() or _UNSAFE_IN_HEADERS & set(raw):
+        raise ValueError("must be printable ASCII text")
+    return raw
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(raw: str) -> str:
+        try:
+            parts = urlsplit(raw)
+        except ValueError:
+            raise ValueError("is not a URL") from None
+        if parts.scheme not in schemes:
+            raise ValueError(f"must be a URL that starts with {' or '.join(f'{s}://' for s in schemes)}")
+        if schemes[0].startswith("http") and not parts.hostname:
+            raise ValueError("names no host")
+        return raw.rstrip("/") if schemes[0].startswith("http") else raw
+
+    return parse
+
+
+def _boolean(raw: str) -> bool:
+    lowered = raw.lower()
+    if lowered in {"true", "1", "yes", "on"}:
+        return True
+    if lowered in {"false", "0", "no", "off"}:
+        return False
+    raise ValueError("must be true or false")
+
+
+def _number(kind: Callable[[str], _T], least: float, most: float) -> Callable[[str], _T]:
+    def parse(raw: str) -> _T:
+        try:
+            value = kind(raw)
+        except ValueError:
+            raise ValueError("must be a number") from None
+        if not least <= value <= most:  # type: ignore[operator]
+            raise ValueError(f"must be between {least:g} and {most:g}")
+        return value
+
+    return parse
+
+
+def _listed(parse: Callable[[str], _T]) -> Callable[[str], tuple[_T, ...]]:
+    def parse_all(raw: str) -> tuple[_T, ...]:
+        return tuple(parse(part.strip()) for part in raw.split(",") if part.strip())
+
+    return parse_all
+
+
+def _encryption_key(raw: str) -> bytes:
+    try:
+        key = base64.b64decode(raw, validate=True)
+    except binascii.Error:
+        raise ValueError("has a key that is not base64") from None
+    if len(key) != 32:  # noqa: PLR2004 - AES-256
+        raise ValueError("has a key that is not 32 bytes long")
+    return key
+
+
+def _log_level(raw: str) -> str:
+    if raw.lower() not in {"debug", "info", "warning", "error"}:
+        raise ValueError("must be debug, info, warning or error")
+    return raw.lower()
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "database_url": _url("postgresql", "postgres"),
+    "redis_url": _url("redis", "rediss", "unix"),
+    "public_url": _url("http", "https"),
+    "eka_base_url": _url("https", "http"),
+    "eka_token": _text,
+    "eka_client_id": _text,
+    "eka_client_secret": _text,
+    "eka_sharing_key": _text,
+    "webhook_secrets": _listed(str),
+    "webhook_allow_unsigned": _boolean,
+    "webhook_tolerance_seconds": _number(int, 1, 86_400),
+    "encryption_keys": _listed(_encryption_key),
+    "reconcile_after_seconds": _number(float, 0.05, 86_400),
+    "forward_schedule_seconds": _listed(_number(float, 0, 2_592_000)),
+    "forward_timeout_seconds": _number(float, 0.1, 120),
+    "allow_private_destinations": _boolean,
+    "chunk_max_bytes": _number(int, 1, 104_857_600),
+    "database_pool_size": _number(int, 2, 1000),
+    "database_statement_cache_size": _number(int, 0, 10_000),
+    "sweep_interval_seconds": _number(float, 0.05, 60),
+    "log_level": _log_level,
+}

@@ -1,0 +1,116 @@
+"""Rows of tenants, API keys and the audit trail."""
+
+import secrets
+from typing import Any
+
+import msgspec
+from asyncpg import Record
+
+from schemas.emr import ApiKey, Role, Tenant, TenantDefaults
+from service.domain.errors import NotFound
+from service.domain.ids import (
+    DEFAULT_ACCOUNT,
+    Account,
+    KeyId,
+    TenantId,
+    new_key_id,
+    new_tenant_id,
+)
+from service.domain.records import Principal
+from service.store.database import Database
+from service.store.queries import sql
+from service.store.sealing import Hasher
+
+_KEY_PREFIX = "ekb_"
+_KEY_PURPOSE = "api_key"
+
+
+class AccessRows:
+    """Who may do what."""
+
+    def __init__(self, database: Database, hasher: Hasher) -> None:
+        self._database = database
+        self._hasher = hasher
+
+    async def add_tenant(self, name: str, defaults: TenantDefaults) -> Tenant:
+        """Insert a tenant that shares the default vendor account."""
+        row = await self._database.fetchrow(
+            sql("access.insert_tenant"), new_tenant_id(), name, msgspec.to_builtins(defaults), None
+        )
+        return _tenant(row) if row else _vanished("tenant")
+
+    async def list_tenants(self) -> list[Tenant]:
+        """Return every tenant, oldest first."""
+        return [_tenant(row) for row in await self._database.fetch(sql("access.list_tenants"))]
+
+    async def add_key(self, tenant_id: TenantId, role: Role) -> ApiKey:
+        """Insert a key; the answer is the only place where `key` ever stands. Raises NotFound."""
+        key = _KEY_PREFIX + secrets.token_urlsafe(32)
+        row = await self._database.fetchrow(
+            sql("access.insert_key"),
+            new_key_id(),
+            tenant_id,
+            role,
+            await self._hasher.hash(_KEY_PURPOSE, key.encode()),
+        )
+        if row is None:
+            raise NotFound("no such tenant")
+        return msgspec.structs.replace(_api_key(row), key=key)
+
+    async def list_keys(self, tenant_id: TenantId) -> list[ApiKey]:
+        """Return a tenant's keys, oldest first, revoked ones included."""
+        return [_api_key(row) for row in await self._database.fetch(sql("access.list_keys"), tenant_id)]
+
+    async def revoke_key(self, tenant_id: TenantId, key_id: KeyId) -> ApiKey:
+        """Revoke a key, at once and on every pod. Raises NotFound."""
+        row = await self._database.fetchrow(sql("access.revoke_key"), tenant_id, key_id)
+        if row is None:
+            raise NotFound("no such key of this tenant")
+        return _api_key(row)
+
+    async def principal(self, key: str) -> Principal | None:
+        """Return who that key is, or None when it is unknown or revoked."""
+        if not key.startswith(_KEY_PREFIX) or not key.isascii():
+            return None
+        hashed = await self._hasher.hash(_KEY_PURPOSE, key.encode())
+        row = await self._database.fetchrow(sql("access.principal_by_key"), hashed)
+        if row is None:
+            return None
+        return Principal(
+            key_id=KeyId(row["key_id"]),
+            tenant_id=TenantId(row["tenant_id"]),
+            role=row["role"],
+            defaults=msgspec.convert(row["defaults"], TenantDefaults),
+            account=Account(row["tenant_id"]) if row["own_account"] else DEFAULT_ACCOUNT,
+        )
+
+    async def audit(
+        self, tenant_id: TenantId, actor: str, action: str, object_id: str, **facts: Any
+    ) -> None:
+        """Record who did what; the facts carry no content."""
+        await self._database.execute(
+            sql("access.insert_audit"), tenant_id, actor, action, object_id, facts
+        )
+
+
+def _tenant(row: Record) -> Tenant:
+    return Tenant(
+        id=row["id"],
+        name=row["name"],
+        defaults=msgspec.convert(row["defaults"], TenantDefaults),
+        created_at=row["created_at"],
+    )
+
+
+def _api_key(row: Record) -> ApiKey:
+    return ApiKey(
+        id=row["id"],
+        tenant_id=row["tenant_id"],
+        role=row["role"],
+        created_at=row["created_at"],
+        revoked_at=row["revoked_at"],
+    )
+
+
+def _vanished(what: str) -> Any:  # pragma: no cover - INSERT … RETURNING always returns its row
+    raise AssertionError(f"the new {what} returned no row")

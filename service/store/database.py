@@ -1,0 +1,124 @@
+"""The pool of PostgreSQL connections, and the one place where a driver's error becomes ours."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import msgspec
+from asyncpg import Connection, Record
+from asyncpg.pool import PoolConnectionProxy
+
+from service.domain.errors import StoreUnavailable
+from service.store.queries import sql
+
+
+_COMMAND_TIMEOUT_SECONDS = 15.0
+_ACQUIRE_TIMEOUT_SECONDS = 5.0
+_IDLE_SECONDS = 300.0
+
+# Each means "the server is away or going away", none "the statement is wrong".
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+
+
+async def _prepare(connection: "Connection[Record]") -> None:
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=_encode_jsonb, decoder=_decode_jsonb, format="binary"
+    )
+
+
+def _encode_jsonb(value: Any) -> bytes:
+    return b"\x01" + msgspec.json.encode(value)  # the version byte of the binary format
+
+
+def _decode_jsonb(value: bytes) -> Any:
+    return msgspec.json.decode(value[1:])
+
+
+async def _keep(_: "Connection[Record]") -> None:
+    """Spare the round trip that resets a connection: no session state is ever set (pitfalls)."""
+
+
+class Database:
+    """A pool that opens its connections when they are needed, so that a process can start before its database."""
+
+    def __init__(self, url: str, *, size: int, statement_cache_size: int) -> None:
+        self._url = url
+        self._size = size
+        self._statement_cache_size = statement_cache_size
+        self._pool: asyncpg.Pool[Record] | None = None
+
+    async def open(self) -> None:
+        """Make the pool; connects to nothing yet."""
+        self._pool = await asyncpg.create_pool(
+            self._url,
+            min_size=0,
+            max_size=self._size,
+            command_timeout=_COMMAND_TIMEOUT_SECONDS,
+            max_inactive_connection_lifetime=_IDLE_SECONDS,
+            statement_cache_size=self._statement_cache_size,
+            timeout=_ACQUIRE_TIMEOUT_SECONDS,
+            init=_prepare,
+            reset=_keep,
+        )
+
+    async def close(self) -> None:
+        """Close every connection; those in use get 5 s to finish."""
+        if self._pool is None:
+            return
+        try:
+            async with asyncio.timeout(_ACQUIRE_TIMEOUT_SECONDS):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[PoolConnectionProxy[Record]]:
+        """Lend a connection; raises StoreUnavailable when there is none or it breaks."""
+        if self._pool is None:
+            raise StoreUnavailable("the database is not open")
+        try:
+            async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_SECONDS) as connection:
+                yield connection
+        except _AWAY as error:
+            raise StoreUnavailable("the database cannot be reached") from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[PoolConnectionProxy[Record]]:
+        """Lend a connection inside a transaction that commits when the block ends well."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def fetch(self, query: str, *arguments: Any) -> list[Record]:
+        """Run one statement and return its rows."""
+        async with self.connection() as connection:
+            return await connection.fetch(query, *arguments)
+
+    async def fetchrow(self, query: str, *arguments: Any) -> Record | None:
+        """Run one statement and return its first row."""
+        async with self.connection() as connection:
+            return await connection.fetchrow(query, *arguments)
+
+    async def execute(self, query: str, *arguments: Any) -> None:
+        """Run one statement."""
+        async with self.connection() as connection:
+            await connection.execute(query, *arguments)
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless the database answers and has our schema."""
+        try:
+            await self.fetchrow(sql("coordination.ping"))
+        except asyncpg.UndefinedTableError as error:
+            raise StoreUnavailable("the database has no schema: run `ekabridge migrate`") from error

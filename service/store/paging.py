@@ -1,0 +1,43 @@
+"""Keyset pages: a cursor names the last row that was seen, so that no page repeats or skips one."""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from asyncpg import Record
+
+from schemas.emr import Page
+from service.domain.errors import InvalidRequest
+
+T = TypeVar("T")
+
+PageAfter = tuple[datetime, str]
+
+
+def cursor_of(row: Record) -> str:
+    """Return the cursor that continues after this row."""
+    return base64.urlsafe_b64encode(f"{row['created_at'].isoformat()}|{row['id']}".encode()).decode()
+
+
+def after_cursor(cursor: str | None) -> PageAfter | None:
+    """Return where a cursor continues. Raises InvalidRequest when it is none of ours."""
+    if cursor is None:
+        return None
+    try:
+        at, _, last = base64.urlsafe_b64decode(cursor.encode("ascii")).decode().partition("|")
+        moment = datetime.fromisoformat(at)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("the cursor is not one of ours", field="cursor") from None
+    if moment.tzinfo is None or not last:
+        raise InvalidRequest("the cursor is not one of ours", field="cursor")
+    return moment, last
+
+
+def page_of(rows: Sequence[Record], limit: int, read: Callable[[Record], T]) -> Page[T]:
+    """Make a page of rows that were asked for with `limit + 1`, so that the next page is known to exist."""
+    shown = rows[:limit]
+    return Page(
+        items=[read(row) for row in shown], next_cursor=cursor_of(shown[-1]) if len(rows) > limit else None
+    )

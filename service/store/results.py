@@ -1,0 +1,264 @@
+"""Rows of fetches, documents and the outbox: what is recorded together with a result."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+from asyncpg import Record
+from asyncpg.pool import PoolConnectionProxy
+
+from schemas.deliveries import Event
+from schemas.emr import SessionStatus
+from service.domain.ids import (
+    Account,
+    DocumentId,
+    Lease,
+    SessionId,
+    TemplateId,
+    TenantId,
+    new_delivery_id,
+    new_document_id,
+)
+from service.domain.records import (
+    FetchJob,
+    FetchState,
+    SessionDetails,
+    StoredDocument,
+    VendorDocument,
+    VendorResult,
+)
+from service.store.database import Database
+from service.store.queries import sql
+from service.store.sealing import Keyring
+from service.store.sessions import details_place
+
+
+def transcript_place(session_id: str) -> str:
+    """Name the place for which a transcript is sealed."""
+    return f"session.transcript:{session_id}"
+
+
+def document_place(document_id: str) -> str:
+    """Name the place for which a document's data is sealed."""
+    return f"document.data:{document_id}"
+
+
+class ResultRows:
+    """The domain's ResultStore over PostgreSQL."""
+
+    def __init__(self, database: Database, keyring: Keyring) -> None:
+        self._database = database
+        self._keyring = keyring
+
+    async def claim_fetches(
+        self, session_id: SessionId | None, limit: int, lease_seconds: float
+    ) -> list[FetchJob]:
+        """Lease Get Session calls that are due."""
+        rows = await self._database.fetch(sql("fetches.claim"), session_id, limit, lease_seconds)
+        return [
+            FetchJob(
+                id=row["id"],
+                lease=Lease(row["lease"]),
+                tenant_id=TenantId(row["tenant_id"]),
+                session_id=SessionId(row["session_id"]),
+                template_id=TemplateId(row["template_id"]),
+                account=Account(row["account"]),
+                attempts=row["attempts"],
+                ended_seconds_ago=row["ended_seconds_ago"] or 0.0,
+            )
+            for row in rows
+        ]
+
+    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str) -> None:
+        """Ask again later."""
+        await self._database.execute(sql("fetches.postpone"), job.id, job.lease, seconds, reason)
+
+    @asynccontextmanager
+    async def settling(self, session_id: SessionId) -> AsyncIterator["SettleRows | None"]:
+        """Lock a session in order to record a result; None when it does not exist any more."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(sql("sessions.lock"), session_id, None)
+            yield SettleRows(connection, self._keyring, row) if row else None
+
+    async def past_sessions(self, limit: int) -> list[SessionId]:
+        """Sessions that were never ended and whose time is over."""
+        rows = await self._database.fetch(sql("sessions.past"), limit)
+        return [SessionId(row["id"]) for row in rows]
+
+    async def warn_expiring(self, within_seconds: float) -> list[SessionId]:
+        """Mark and return sessions with audio that expire soon and were not ended; each one once."""
+        rows = await self._database.fetch(sql("sessions.warn_expiring"), within_seconds)
+        return [SessionId(row["id"]) for row in rows]
+
+
+class SettleRows:
+    """The domain's SettleUnit over PostgreSQL: one transaction, the session's row locked."""
+
+    def __init__(self, connection: PoolConnectionProxy[Record], keyring: Keyring, row: Record) -> None:
+        self._connection = connection
+        self._keyring = keyring
+        self.session_id = SessionId(row["id"])
+        self.tenant_id = TenantId(row["tenant_id"])
+        self.status: SessionStatus = row["status"]
+        self.is_past: bool = row["is_past"]
+        self.templates: list[str] = row["templates"]
+        details, transcript = row["details_sealed"], row["transcript_sealed"]
+        self.details = (
+            keyring.open_json(details, details_place(self.session_id), SessionDetails)
+            if details
+            else SessionDetails()
+        )
+        self.transcript = (
+            keyring.open(transcript, transcript_place(self.session_id)).decode() if transcript else None
+        )
+
+    async def settle_fetch(self, job: FetchJob, outcome: str) -> bool:
+        """This call is done with; false when the lease was lost, and then nothing may be recorded."""
+        row = await self._connection.fetchrow(sql("fetches.settle"), job.id, job.lease, outcome)
+        return row is not None
+
+    async def settle_other_fetches(self, outcome: str) -> None:
+        """Calls that were still to be made are not."""
+        await self._connection.execute(sql("fetches.settle_rest"), self.session_id, outcome)
+
+    async def owe_fetch(self, template_id: TemplateId) -> None:
+        """Another call, at once."""
+        await self._connection.execute(
+            sql("fetches.owe"), self.tenant_id, self.session_id, [template_id], 0.0
+        )
+
+    async def record_result(self, result: VendorResult) -> None:
+        """What the answer says of the session as a whole."""
+        transcript = result.transcript or None
+        if self.transcript is None:
+            self.transcript = transcript
+        await self._connection.execute(
+            sql("sessions.record_result"),
+            self.session_id,
+            self._keyring.seal(transcript.encode(), transcript_place(self.session_id)) if transcript else None,
+            result.model_used,
+            result.language_detected,
+        )
+
+    async def add_document(self, document: VendorDocument, error_code: str | None) -> None:
+        """A document, or a new version if it differs from the newest one."""
+        latest = await self._connection.fetchrow(
+            sql("documents.latest"), self.session_id, document.template_id, document.upstream_id
+        )
+        data = msgspec.json.encode(document.data)
+        status = "success" if document.status == "success" else "failed"
+        if latest is not None and latest["status"] == status:
+            sealed = latest["data_sealed"]
+            if sealed is not None and self._keyring.open(sealed, document_place(latest["id"])) == data:
+                return
+        document_id = new_document_id()
+        await self._connection.execute(
+            sql("documents.insert"),
+            document_id,
+            self.tenant_id,
+            self.session_id,
+            document.template_id,
+            document.upstream_id,
+            latest["version"] + 1 if latest else 1,
+            document.type,
+            status,
+            self._keyring.seal(data, document_place(document_id)),
+            error_code,
+        )
+
+    async def add_missing_document(self, template_id: TemplateId, error_code: str) -> None:
+        """A failed document in the place of one that was asked for and never made."""
+        made = VendorDocument(template_id=template_id, upstream_id="", type=None, status="failed", data=None)
+        await self.add_document(made, error_code)
+
+    async def fetches(self) -> list[FetchState]:
+        """How all calls stand."""
+        rows = await self._connection.fetch(sql("fetches.of_session"), self.session_id)
+        return [
+            FetchState(
+                template_id=TemplateId(row["template_id"]),
+                is_settled=row["is_settled"],
+                was_answered=row["was_answered"],
+            )
+            for row in rows
+        ]
+
+    async def document_statuses(self) -> list[tuple[TemplateId, str]]:
+        """How all documents stand."""
+        rows = await self._connection.fetch(sql("documents.statuses"), self.session_id)
+        return [(TemplateId(row["template_id"]), row["status"]) for row in rows]
+
+    async def unreleased_documents(self) -> list[StoredDocument]:
+        """Documents of which no event was made yet."""
+        rows = await self._connection.fetch(sql("documents.unreleased"), self.session_id)
+        return [
+            StoredDocument(
+                id=DocumentId(row["id"]),
+                template_id=TemplateId(row["template_id"]),
+                upstream_id=row["upstream_id"],
+                version=row["version"],
+                type=row["type"],
+                status=row["status"],
+                data=open_data(self._keyring, row),
+                error_code=row["error_code"],
+            )
+            for row in rows
+        ]
+
+    async def settle_session(
+        self, status: SessionStatus, *, error_code: str | None, error_message: str | None
+    ) -> None:
+        """The session's ending; nothing more is owed to the vendor for it."""
+        await self._connection.execute(
+            sql("sessions.settle"), self.session_id, status, error_code, error_message
+        )
+        self.status = status
+
+    async def emit(self, event: Event, document_id: DocumentId | None, template_id: TemplateId | None) -> None:
+        """Put the event and one delivery per matching destination into the outbox."""
+        row = await self._connection.fetchrow(
+            sql("deliveries.insert_event"),
+            self.tenant_id,
+            self.session_id,
+            document_id,
+            event.type,
+            template_id,
+            self._keyring.seal_json(event, event_place(self.session_id)),
+        )
+        if row is None:  # pragma: no cover - INSERT … RETURNING always returns its row
+            raise AssertionError("the new event returned no row")
+        destinations = await self._connection.fetch(
+            sql("deliveries.destinations_for"), self.tenant_id, event.type, template_id or None
+        )
+        if destinations:
+            await self._connection.executemany(
+                sql("deliveries.insert"),
+                [
+                    (
+                        new_delivery_id(),
+                        self.tenant_id,
+                        row["id"],
+                        self.session_id,
+                        document_id,
+                        destination["id"],
+                        event.type,
+                        destination["enabled"],
+                    )
+                    for destination in destinations
+                ],
+            )
+        if document_id is not None:
+            await self._connection.execute(sql("documents.mark_released"), [document_id])
+
+
+def event_place(session_id: str | None) -> str:
+    """Name the place for which an event's body is sealed."""
+    return f"event.body:{session_id or ''}"
+
+
+def open_data(keyring: Keyring, row: Record) -> object:
+    """Open the data of a document's row."""
+    sealed = row["data_sealed"]
+    return msgspec.json.decode(keyring.open(sealed, document_place(row["id"]))) if sealed else None
+
+

@@ -1,0 +1,100 @@
+"""Encryption of what must not be read in the database, and keyed hashes of what must be found in it.
+
+A sealed value is: one byte of format, four bytes of key id, twelve of nonce, then AES-256-GCM's ciphertext
+and tag. What it belongs to (its column and row) is authenticated with it, so that a value moved to another
+row does not open.
+"""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from service.domain.errors import StoreUnavailable
+from service.store.database import Database
+from service.store.queries import sql
+
+T = TypeVar("T")
+
+_FORMAT = b"\x01"
+_KEY_ID_BYTES = 4
+_NONCE_BYTES = 12
+_HEAD = len(_FORMAT) + _KEY_ID_BYTES + _NONCE_BYTES
+_HASH_KEY = "hash_key"
+
+
+class SealError(Exception):
+    """A sealed value cannot be opened: its key is not among ENCRYPTION_KEYS, or it was changed."""
+
+
+class Keyring:
+    """The keys of ENCRYPTION_KEYS: the first seals, all of them open."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        if not keys:
+            raise SealError("there is no encryption key")
+        self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
+        self._first = _key_id(keys[0])
+
+    def seal(self, plain: bytes, place: str) -> bytes:
+        """Encrypt bytes for one place, such as `session.details:ses_…`."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return _FORMAT + self._first + nonce + self._ciphers[self._first].encrypt(nonce, plain, place.encode())
+
+    def open(self, sealed: bytes, place: str) -> bytes:
+        """Decrypt what was sealed for that place; raises SealError."""
+        cipher = self._ciphers.get(sealed[1 : 1 + _KEY_ID_BYTES])
+        if sealed[:1] != _FORMAT or cipher is None:
+            raise SealError(f"{place}: its key is not among ENCRYPTION_KEYS")
+        try:
+            return cipher.decrypt(sealed[1 + _KEY_ID_BYTES : _HEAD], sealed[_HEAD:], place.encode())
+        except InvalidTag:
+            raise SealError(f"{place}: the value was changed or moved") from None
+
+    def seal_json(self, value: Any, place: str) -> bytes:
+        """Encrypt a value as JSON."""
+        return self.seal(msgspec.json.encode(value), place)
+
+    def open_json(self, sealed: bytes, place: str, kind: type[T]) -> T:
+        """Decrypt JSON into a type."""
+        return msgspec.json.decode(self.open(sealed, place), type=kind)
+
+
+class Hasher:
+    """Keyed hashes (HMAC-SHA256) under one secret of the installation, which outlives encryption keys.
+
+    The secret is made by the first process that needs it and kept sealed in the database.
+    """
+
+    def __init__(self, database: Database, keyring: Keyring) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._key: bytes | None = None
+
+    async def load(self) -> None:
+        """Have the secret; raises StoreUnavailable, or SealError when its encryption key is gone."""
+        if self._key is not None:
+            return
+        row = await self._database.fetchrow(sql("access.server_secret"), _HASH_KEY)
+        if row is None:
+            made = self._keyring.seal(os.urandom(32), f"server_secret:{_HASH_KEY}")
+            await self._database.execute(sql("access.insert_server_secret"), _HASH_KEY, made)
+            row = await self._database.fetchrow(sql("access.server_secret"), _HASH_KEY)
+        if row is None:
+            raise StoreUnavailable("the installation's secret could not be stored")
+        self._key = self._keyring.open(row["value_sealed"], f"server_secret:{_HASH_KEY}")
+
+    async def hash(self, purpose: str, value: bytes) -> bytes:
+        """Return 32 bytes that equal values of one purpose share."""
+        await self.load()
+        assert self._key is not None  # noqa: S101 - load() raises otherwise
+        return hmac.digest(self._key, purpose.encode() + b"\0" + value, hashlib.sha256)
+
+
+def _key_id(key: bytes) -> bytes:
+    return hashlib.sha256(b"ekabridge key id\0" + key).digest()[:_KEY_ID_BYTES]

@@ -1,0 +1,237 @@
+"""Rows of sessions and their chunks."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from asyncpg import Record
+from asyncpg.pool import PoolConnectionProxy
+
+from service.domain.ids import Account, Lease, SessionId, TemplateId, TenantId, UNFILTERED
+from service.domain.records import ChunkClaim, EndState, OwedCall, SessionPlan, VendorSession
+from service.store.database import Database
+from service.store.queries import sql
+from service.store.sealing import Hasher, Keyring
+
+_PATIENT_ID = "patient_id"
+_REFERENCE = "reference"
+
+
+def details_place(session_id: str) -> str:
+    """Name the place for which a session's details are sealed."""
+    return f"session.details:{session_id}"
+
+
+class SessionRows:
+    """The domain's SessionStore over PostgreSQL."""
+
+    def __init__(self, database: Database, keyring: Keyring, hasher: Hasher) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._hasher = hasher
+
+    async def insert_session(
+        self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
+    ) -> None:
+        """Insert the session, its create call owed."""
+        arguments = await self.insert_arguments(
+            plan, lease, lease_seconds=lease_seconds, life_seconds=life_seconds
+        )
+        await self._database.execute(sql("sessions.insert"), *arguments)
+
+    async def insert_arguments(
+        self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
+    ) -> list[Any]:
+        """Return what the insert statement takes, sealed and hashed."""
+        details = plan.details
+        patient_id = (details.patient or {}).get("id")
+        return [
+            plan.id,
+            plan.tenant_id,
+            plan.account,
+            plan.upload,
+            plan.mode,
+            plan.model,
+            plan.templates,
+            plan.languages,
+            plan.transcript_language,
+            self._keyring.seal_json(details, details_place(plan.id)),
+            await self.patient_hash(plan.tenant_id, patient_id),
+            await self.reference_hash(plan.tenant_id, details.reference),
+            life_seconds,
+            lease_seconds,
+            lease,
+        ]
+
+    async def patient_hash(self, tenant_id: TenantId, patient_id: str | None) -> bytes | None:
+        """Return the hash by which a tenant's patient is found."""
+        return await self._hash(_PATIENT_ID, tenant_id, patient_id)
+
+    async def reference_hash(self, tenant_id: TenantId, reference: str | None) -> bytes | None:
+        """Return the hash by which a tenant's encounter is found."""
+        return await self._hash(_REFERENCE, tenant_id, reference)
+
+    async def _hash(self, purpose: str, tenant_id: TenantId, value: str | None) -> bytes | None:
+        if value is None:
+            return None
+        return await self._hasher.hash(purpose, f"{tenant_id}\0{value}".encode())
+
+    async def claim_owed_create(
+        self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
+    ) -> bool:
+        """Take over a create call that nobody is making."""
+        row = await self._database.fetchrow(
+            sql("sessions.claim_owed_create"), tenant_id, session_id, lease, lease_seconds
+        )
+        return row is not None
+
+    async def record_created(self, session_id: SessionId, lease: Lease, found: VendorSession) -> bool:
+        """The vendor has it; false when the lease was lost."""
+        url = found.upload_url
+        row = await self._database.fetchrow(
+            sql("sessions.record_created"),
+            session_id,
+            lease,
+            self._keyring.seal(url.encode(), f"session.upload_url:{session_id}") if url else None,
+            found.expires_at,
+        )
+        return row is not None
+
+    async def record_never_created(self, session_id: SessionId, lease: Lease, code: str, message: str) -> None:
+        """The vendor does not have it: failed."""
+        await self._database.execute(sql("sessions.record_never_created"), session_id, lease, code, message)
+
+    async def postpone_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+        """It is not known: look again later."""
+        await self._database.execute(sql("sessions.postpone_owed"), session_id, lease, seconds)
+
+    async def claim_chunk(
+        self,
+        tenant_id: TenantId,
+        session_id: SessionId,
+        sequence: int,
+        *,
+        sha256: str,
+        size: int,
+        content_type: str,
+        file_name: str,
+        lease: Lease,
+        lease_seconds: float,
+    ) -> ChunkClaim | None:
+        """Reserve a sequence; None when the tenant has no such session."""
+        row = await self._database.fetchrow(
+            sql("chunks.claim"),
+            session_id,
+            tenant_id,
+            sequence,
+            bytes.fromhex(sha256),
+            size,
+            content_type,
+            file_name,
+            lease,
+            lease_seconds,
+        )
+        return _claim(row) if row else None
+
+    async def record_chunk(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
+        """The vendor has the bytes; false when the session takes no more audio."""
+        row = await self._database.fetchrow(
+            sql("chunks.record"), session_id, sequence, bytes.fromhex(sha256)
+        )
+        return row is not None
+
+    async def release_chunk(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        """The vendor refused them."""
+        await self._database.execute(sql("chunks.release"), session_id, sequence, lease)
+
+    async def expire_chunk_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        """It is not known whether the vendor has them."""
+        await self._database.execute(sql("chunks.expire_lease"), session_id, sequence, lease)
+
+    @asynccontextmanager
+    async def ending(self, tenant_id: TenantId, session_id: SessionId) -> AsyncIterator["EndRows | None"]:
+        """Lock a session in order to end it; None when the tenant has no such session."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(sql("sessions.lock"), session_id, tenant_id)
+            if row is None:
+                yield None
+                return
+            sequences = await connection.fetch(sql("chunks.stored_sequences"), session_id)
+            yield EndRows(connection, row, [found["sequence"] for found in sequences])
+
+    async def record_end_told(self, session_id: SessionId, lease: Lease, files_received: int | None) -> bool:
+        """The vendor knows of the end."""
+        row = await self._database.fetchrow(
+            sql("sessions.record_end_told"), session_id, lease, files_received
+        )
+        return row is not None
+
+    async def claim_owed(self, limit: int, lease_seconds: float) -> list[OwedCall]:
+        """Lease owed calls that are due."""
+        rows = await self._database.fetch(sql("sessions.claim_owed"), limit, lease_seconds)
+        return [
+            OwedCall(
+                session_id=SessionId(row["id"]),
+                account=Account(row["account"]),
+                call=row["owed"],
+                lease=Lease(row["owed_lease"]),
+                attempts=row["owed_attempts"],
+                upload=row["upload"],
+                chunks=row["chunks"],
+            )
+            for row in rows
+        ]
+
+    async def statuses(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
+        """Return the status of each of these sessions, in one statement for all who wait."""
+        rows = await self._database.fetch(sql("sessions.statuses"), session_ids)
+        return {SessionId(row["id"]): row["status"] for row in rows}
+
+
+class EndRows:
+    """The domain's EndUnit over PostgreSQL."""
+
+    def __init__(self, connection: PoolConnectionProxy[Record], row: Record, sequences: list[int]) -> None:
+        self._connection = connection
+        self._session_id = SessionId(row["id"])
+        self._tenant_id = TenantId(row["tenant_id"])
+        self.state = EndState(
+            account=Account(row["account"]),
+            status=row["status"],
+            upload=row["upload"],
+            templates=row["templates"],
+            owed=row["owed"],
+            owed_is_free=row["owed_lease"] is None or bool(row["owed_due"]),
+            is_past=row["is_past"],
+            sequences=sequences,
+        )
+
+    async def begin(self, lease: Lease, *, lease_seconds: float, reconcile_seconds: float) -> None:
+        """End it: the end call is owed and ours, each template's result is owed after the wait."""
+        await self._connection.execute(sql("sessions.begin_end"), self._session_id, lease, lease_seconds)
+        templates: list[TemplateId] = [TemplateId(name) for name in self.state.templates] or [UNFILTERED]
+        await self._connection.execute(
+            sql("fetches.owe"), self._tenant_id, self._session_id, templates, reconcile_seconds
+        )
+
+    async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:
+        """Make the end call that somebody else did not finish."""
+        await self._connection.execute(
+            sql("sessions.claim_owed_end"), self._session_id, lease, lease_seconds
+        )
+
+
+def _claim(row: Record) -> ChunkClaim:
+    sha256 = row["chunk_sha256"]
+    return ChunkClaim(
+        account=Account(row["account"]),
+        session_status=row["status"],
+        upload=row["upload"],
+        is_created=row["owed"] != "create",
+        is_past=row["is_past"],
+        lease=row["lease"],
+        stored_sha256=sha256.hex() if sha256 else None,
+        stored_bytes=row["chunk_bytes"],
+        stored_file_name=row["chunk_file_name"],
+        is_stored=row["chunk_status"] == "stored",
+    )

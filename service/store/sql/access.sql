@@ -1,0 +1,47 @@
+-- name: insert_tenant
+-- A new tenant.
+INSERT INTO tenants (id, name, defaults, account_sealed)
+VALUES ($1, $2, $3, $4)
+RETURNING id, name, defaults, created_at;
+
+-- name: list_tenants
+-- All tenants, oldest first.
+SELECT id, name, defaults, created_at FROM tenants ORDER BY created_at, id;
+
+-- name: insert_key
+-- A new API key of an existing tenant; no row when there is no such tenant.
+INSERT INTO api_keys (id, tenant_id, role, key_hash)
+SELECT $1, id, $3, $4 FROM tenants WHERE id = $2
+RETURNING id, tenant_id, role, created_at, revoked_at;
+
+-- name: list_keys
+-- The keys of a tenant, oldest first, revoked ones included.
+SELECT id, tenant_id, role, created_at, revoked_at FROM api_keys WHERE tenant_id = $1 ORDER BY created_at, id;
+
+-- name: revoke_key
+-- Revokes a key; the time of the first revocation stays.
+UPDATE api_keys SET revoked_at = coalesce(revoked_at, now())
+WHERE tenant_id = $1 AND id = $2
+RETURNING id, tenant_id, role, created_at, revoked_at;
+
+-- name: principal_by_key
+-- Who an API key is; asked on each request, so that a revocation counts at once on every pod.
+SELECT k.id AS key_id, k.tenant_id, k.role, t.defaults, t.account_sealed IS NOT NULL AS own_account
+FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
+WHERE k.key_hash = $1 AND k.revoked_at IS NULL;
+
+-- name: account_of_tenant
+-- A tenant's own vendor account, sealed.
+SELECT account_sealed FROM tenants WHERE id = $1;
+
+-- name: server_secret
+-- A secret of the installation itself, sealed.
+SELECT value_sealed FROM server_secrets WHERE name = $1;
+
+-- name: insert_server_secret
+-- Makes such a secret unless another process was first.
+INSERT INTO server_secrets (name, value_sealed) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING;
+
+-- name: insert_audit
+-- One entry of who did what; no content.
+INSERT INTO audit (tenant_id, actor, action, object_id, facts) VALUES ($1, $2, $3, $4, $5);

@@ -1,0 +1,182 @@
+-- name: insert
+-- A new session, before the vendor is asked for it: the create call is owed and leased to us.
+INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages,
+                      transcript_language, details_sealed, patient_id_hash, reference_hash, expires_at,
+                      owed, owed_next_at, owed_lease, owed_attempts)
+VALUES ($1, $2, $3, 'created', $4, $5, $6, $7, $8, $9, $10, $11, $12, now() + make_interval(secs => $13),
+        'create', now() + make_interval(secs => $14), $15, 1);
+
+-- name: claim_owed_create
+-- Takes over a create call whose caller gave up or died.
+UPDATE sessions SET owed_lease = $3, owed_next_at = now() + make_interval(secs => $4),
+                    owed_attempts = owed_attempts + 1
+WHERE tenant_id = $1 AND id = $2 AND owed = 'create' AND (owed_lease IS NULL OR owed_next_at <= now())
+RETURNING id;
+
+-- name: record_created
+-- The vendor has the session.
+UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, upload_url_sealed = $3,
+                    expires_at = coalesce($4, expires_at)
+WHERE id = $1 AND owed_lease = $2
+RETURNING id;
+
+-- name: record_never_created
+-- The vendor does not have the session and will not.
+UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, status = 'failed',
+                    error_code = $3, error_message = $4
+WHERE id = $1 AND owed_lease = $2 AND owed = 'create'
+RETURNING id;
+
+-- name: postpone_owed
+-- A vendor call that is still owed: when to look again.
+UPDATE sessions SET owed_lease = NULL, owed_next_at = now() + make_interval(secs => $3)
+WHERE id = $1 AND owed_lease = $2;
+
+-- name: record_end_told
+-- The vendor knows that the session has ended.
+UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3
+WHERE id = $1 AND owed_lease = $2 AND owed = 'end'
+RETURNING id;
+
+-- name: lock
+-- A session's row, held until the transaction ends; the tenant is checked where there is one.
+SELECT id, tenant_id, account, status, upload, templates, details_sealed, transcript_sealed, owed, owed_lease,
+       owed_next_at <= now() AS owed_due, ended_at, expires_at <= now() AS is_past
+FROM sessions WHERE id = $1 AND ($2::text IS NULL OR tenant_id = $2)
+FOR UPDATE;
+
+-- name: begin_end
+-- The one transition that ends a session; the end call is owed and leased to us.
+UPDATE sessions SET status = 'processing', ended_at = now(), owed = 'end', owed_lease = $2, owed_attempts = 1,
+                    owed_next_at = now() + make_interval(secs => $3)
+WHERE id = $1;
+
+-- name: claim_owed_end
+-- Takes over an end call whose caller gave up or died.
+UPDATE sessions SET owed_lease = $2, owed_next_at = now() + make_interval(secs => $3),
+                    owed_attempts = owed_attempts + 1
+WHERE id = $1;
+
+-- name: claim_owed
+-- Vendor calls that are owed and due, for the sweep.
+WITH due AS (
+    SELECT id FROM sessions WHERE owed IS NOT NULL AND owed_next_at <= now()
+    ORDER BY owed_next_at LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+UPDATE sessions s SET owed_lease = gen_random_uuid(), owed_next_at = now() + make_interval(secs => $2),
+                      owed_attempts = owed_attempts + 1
+FROM due WHERE s.id = due.id
+RETURNING s.id, s.account, s.owed, s.owed_lease, s.owed_attempts, s.upload,
+          (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks;
+
+-- name: settle
+-- A session's ending; nothing more is owed to the vendor for it.
+UPDATE sessions SET status = $2, owed = NULL, owed_next_at = NULL, owed_lease = NULL, error_code = $3, error_message = $4,
+                    settled_at = now()
+WHERE id = $1;
+
+-- name: record_result
+-- What an answer said about the session as a whole; the first transcript stays.
+UPDATE sessions SET transcript_sealed = coalesce(transcript_sealed, $2), model_used = coalesce($3, model_used),
+                    language_detected = coalesce($4, language_detected)
+WHERE id = $1;
+
+-- name: past
+-- Sessions that were never ended and whose time is over.
+SELECT id FROM sessions
+WHERE status IN ('created', 'recording') AND expires_at <= now() AND owed IS NULL
+ORDER BY expires_at LIMIT $1;
+
+-- name: warn_expiring
+-- Sessions that hold audio, were not ended and soon expire: each is told of once.
+UPDATE sessions SET expiry_warned_at = now()
+WHERE id IN (SELECT id FROM sessions
+             WHERE status = 'recording' AND expires_at <= now() + make_interval(secs => $1)
+               AND expires_at > now() AND expiry_warned_at IS NULL
+             ORDER BY expires_at LIMIT 100 FOR UPDATE SKIP LOCKED)
+RETURNING id, tenant_id, expires_at;
+
+-- name: statuses
+-- The status of each session that somebody waits for.
+SELECT id, status FROM sessions WHERE id = ANY($1);
+
+-- name: view
+-- One session as the EMR sees it.
+SELECT s.*,
+       (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks_received
+FROM sessions s WHERE s.tenant_id = $1 AND s.id = $2;
+
+-- name: page
+-- One page of a tenant's sessions, newest first, from where the last page ended.
+SELECT s.*,
+       (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks_received
+FROM sessions s
+WHERE s.tenant_id = $1
+  AND ($2::text IS NULL OR s.status = $2)
+  AND ($3::bytea IS NULL OR s.reference_hash = $3)
+  AND ($4::bytea IS NULL OR s.patient_id_hash = $4)
+  AND ($5::timestamptz IS NULL OR s.created_at > $5)
+  AND ($6::timestamptz IS NULL OR (s.created_at, s.id) < ($6, $7))
+ORDER BY s.created_at DESC, s.id DESC
+LIMIT $8;
+
+-- name: document_summaries
+-- The newest version of each document of these sessions.
+SELECT DISTINCT ON (session_id, template_id, upstream_id)
+       id, session_id, template_id, status, type, received_at
+FROM documents WHERE session_id = ANY($1)
+ORDER BY session_id, template_id, upstream_id, version DESC;
+
+-- name: delivery_counts
+-- How many deliveries of these sessions stand where.
+SELECT session_id,
+       count(*) FILTER (WHERE status IN ('pending', 'paused')) AS pending,
+       count(*) FILTER (WHERE status IN ('delivered', 'filed')) AS delivered,
+       count(*) FILTER (WHERE status = 'dead') AS dead
+FROM deliveries WHERE session_id = ANY($1)
+GROUP BY session_id;
+
+-- name: exists
+-- Whether the tenant has that session.
+SELECT 1 FROM sessions WHERE tenant_id = $1 AND id = $2;
+
+-- name: timeline
+-- What happened to a session and when, from the rows themselves.
+SELECT created_at AS at, 'session.created' AS type,
+       jsonb_build_object('upload', upload, 'templates', to_jsonb(templates)) AS data
+FROM sessions WHERE id = $1
+UNION ALL
+SELECT stored_at, 'chunk.stored',
+       jsonb_build_object('sequence', sequence, 'bytes', bytes, 'sha256', encode(sha256, 'hex'))
+FROM chunks WHERE session_id = $1 AND status = 'stored'
+UNION ALL
+SELECT ended_at, 'session.ended',
+       jsonb_build_object('chunks', (SELECT count(*) FROM chunks WHERE session_id = $1 AND status = 'stored'),
+                          'vendor_files', vendor_files, 'told_vendor', owed IS DISTINCT FROM 'end')
+FROM sessions WHERE id = $1 AND ended_at IS NOT NULL
+UNION ALL
+SELECT w.received_at, 'webhook.received',
+       jsonb_build_object('event', w.kind, 'shape', w.shape, 'before_end', w.phase = 'early', 'repeats', w.repeats)
+FROM webhook_events w JOIN sessions s ON s.id = w.session_id AND s.account = w.account WHERE w.session_id = $1
+UNION ALL
+SELECT settled_at, 'result.fetched',
+       jsonb_build_object('template_id', nullif(template_id, ''), 'outcome', outcome, 'attempts', attempts)
+FROM fetches WHERE session_id = $1 AND status = 'settled'
+UNION ALL
+SELECT received_at, 'document.received',
+       jsonb_build_object('document_id', id, 'template_id', template_id, 'status', status, 'version', version)
+FROM documents WHERE session_id = $1
+UNION ALL
+SELECT a.at, 'delivery.attempted',
+       jsonb_build_object('delivery_id', d.id, 'type', d.type, 'destination_id', d.destination_id,
+                          'document_id', d.document_id, 'status_code', a.status_code,
+                          'error_class', a.error_class, 'duration_ms', a.duration_ms)
+FROM deliveries d JOIN attempts a ON a.delivery_id = d.id WHERE d.session_id = $1
+UNION ALL
+SELECT d.settled_at, 'delivery.' || d.status,
+       jsonb_build_object('delivery_id', d.id, 'destination_id', d.destination_id, 'reason', d.reason)
+FROM deliveries d WHERE d.session_id = $1 AND d.settled_at IS NOT NULL
+UNION ALL
+SELECT settled_at, 'session.' || status, jsonb_build_object('error', error_code)
+FROM sessions WHERE id = $1 AND settled_at IS NOT NULL
+ORDER BY at, type;

@@ -1,0 +1,179 @@
+"""Sessions and documents as the EMR sees them; reads only."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from asyncpg import Record
+from msgspec import UNSET, Struct
+
+from schemas.emr import (
+    DeliveryCounts,
+    Document,
+    DocumentSummary,
+    ErrorInfo,
+    Page,
+    Session,
+    TimelineEntry,
+)
+from service.domain.errors import NotFound
+from service.domain.fetching import document_error
+from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId
+from service.domain.records import SessionDetails
+from service.store.database import Database
+from service.store.paging import PageAfter, page_of
+from service.store.queries import sql
+from service.store.results import open_data, transcript_place
+from service.store.sealing import Keyring
+from service.store.sessions import SessionRows, details_place
+
+
+class SessionFilter(Struct, frozen=True, kw_only=True):
+    """Which sessions a list shall hold; None does not filter."""
+
+    status: str | None = None
+    reference: str | None = None
+    patient_id: str | None = None
+    created_after: datetime | None = None
+
+
+class SessionViews:
+    """Reads sessions with their documents, deliveries and timeline."""
+
+    def __init__(
+        self, database: Database, keyring: Keyring, sessions: SessionRows, public_url: str
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._sessions = sessions
+        self._public_url = public_url
+
+    async def session(self, tenant_id: TenantId, session_id: SessionId) -> Session:
+        """Return a session. Raises NotFound."""
+        row = await self._database.fetchrow(sql("sessions.view"), tenant_id, session_id)
+        if row is None:
+            raise NotFound("no such session")
+        return (await self._assemble([row]))[0]
+
+    async def page(
+        self, tenant_id: TenantId, wanted: SessionFilter, after: PageAfter | None, limit: int
+    ) -> Page[Session]:
+        """Return one page of a tenant's sessions, newest first."""
+        at, last = after or (None, None)
+        rows = await self._database.fetch(
+            sql("sessions.page"),
+            tenant_id,
+            wanted.status,
+            await self._sessions.reference_hash(tenant_id, wanted.reference),
+            await self._sessions.patient_hash(tenant_id, wanted.patient_id),
+            wanted.created_after,
+            at,
+            last,
+            limit + 1,
+        )
+        sessions = {session.id: session for session in await self._assemble(rows[:limit])}
+        return page_of(rows, limit, lambda row: sessions[row["id"]])
+
+    async def timeline(self, tenant_id: TenantId, session_id: SessionId) -> list[TimelineEntry]:
+        """Return what happened to a session, in order. Raises NotFound."""
+        if await self._database.fetchrow(sql("sessions.exists"), tenant_id, session_id) is None:
+            raise NotFound("no such session")
+        rows = await self._database.fetch(sql("sessions.timeline"), session_id)
+        return [TimelineEntry(at=row["at"], type=row["type"], data=row["data"]) for row in rows]
+
+    async def documents(
+        self, tenant_id: TenantId, session_id: SessionId, template_id: TemplateId | None
+    ) -> list[Document]:
+        """Return the newest version of each document of a session. Raises NotFound."""
+        details = await self._database.fetchrow(sql("documents.session_details"), tenant_id, session_id)
+        if details is None:
+            raise NotFound("no such session")
+        rows = await self._database.fetch(sql("documents.of_session"), tenant_id, session_id, template_id)
+        reference = self._details(session_id, details).reference
+        return [self._document(row, reference) for row in rows]
+
+    async def document(self, tenant_id: TenantId, document_id: DocumentId) -> Document:
+        """Return one document, whichever version it is. Raises NotFound."""
+        row = await self._database.fetchrow(sql("documents.one"), tenant_id, document_id)
+        if row is None:
+            raise NotFound("no such document")
+        return self._document(row, self._details(row["session_id"], row).reference)
+
+    async def _assemble(self, rows: Sequence[Record]) -> list[Session]:
+        ids = [row["id"] for row in rows]
+        settled = [row["id"] for row in rows if row["ended_at"] or row["settled_at"]]
+        documents: dict[str, list[DocumentSummary]] = {session_id: [] for session_id in ids}
+        counts: dict[str, DeliveryCounts] = {}
+        if settled:
+            for found in await self._database.fetch(sql("sessions.document_summaries"), settled):
+                documents[found["session_id"]].append(_summary(found))
+            for found in await self._database.fetch(sql("sessions.delivery_counts"), settled):
+                counts[found["session_id"]] = DeliveryCounts(
+                    pending=found["pending"], delivered=found["delivered"], dead=found["dead"]
+                )
+        return [
+            self._session(row, documents[row["id"]], counts.get(row["id"], DeliveryCounts())) for row in rows
+        ]
+
+    def _session(self, row: Record, documents: list[DocumentSummary], counts: DeliveryCounts) -> Session:
+        details = self._details(row["id"], row)
+        transcript = row["transcript_sealed"]
+        chunked = row["upload"] == "chunked"
+        has_result = row["status"] in {"completed", "partial"}
+        return Session(
+            id=row["id"],
+            status=row["status"],
+            upload=row["upload"],
+            templates=row["templates"],
+            mode=row["mode"],
+            model=row["model"],
+            languages=row["languages"],
+            transcript_language=row["transcript_language"],
+            patient=details.patient,
+            reference=details.reference,
+            metadata=details.metadata,
+            audio_url=f"{self._public_url}/v1/sessions/{row['id']}/audio" if chunked else UNSET,
+            chunks_received=row["chunks_received"],
+            created_at=row["created_at"],
+            expires_at=row["expires_at"],
+            ended_at=row["ended_at"],
+            completed_at=row["settled_at"] if has_result else None,
+            transcript=self._keyring.open(transcript, transcript_place(row["id"])).decode()
+            if transcript
+            else None,
+            documents=documents,
+            deliveries=counts,
+            error=ErrorInfo(code=row["error_code"], message=row["error_message"] or "")
+            if row["error_code"]
+            else None,
+        )
+
+    def _details(self, session_id: str, row: Record) -> SessionDetails:
+        sealed = row["details_sealed"]
+        if sealed is None:
+            return SessionDetails()
+        return self._keyring.open_json(sealed, details_place(session_id), SessionDetails)
+
+    def _document(self, row: Record, reference: str | None) -> Document:
+        return Document(
+            id=row["id"],
+            session_id=row["session_id"],
+            reference=reference,
+            template_id=row["template_id"],
+            type=row["type"],
+            status=row["status"],
+            data=open_data(self._keyring, row),
+            error=document_error(row["error_code"]),
+            version=row["version"],
+            upstream_id=row["upstream_id"],
+            received_at=row["received_at"],
+        )
+
+
+def _summary(row: Record) -> DocumentSummary:
+    return DocumentSummary(
+        id=row["id"],
+        template_id=row["template_id"],
+        status=row["status"],
+        type=row["type"],
+        received_at=row["received_at"],
+    )
