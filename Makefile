@@ -84,8 +84,9 @@ pytest: $(STAMP) ## all tests
 unit store api e2e: $(STAMP) ## the tests of one folder
 	$(BIN)/python -m pytest tests/$@
 
-# Names, versions and hashes, and no index: an installation asks whichever index its pip is set to. Packages that
-# are locked keep their versions while these fit pyproject.toml; UPGRADE=1 takes the newest.
+# requirements.lock is what production installs, -build.lock what makes the wheel, -dev.lock both and the tools.
+# They hold names, versions and hashes but no index: an installation asks whichever its pip is set to. Packages
+# that are locked keep their versions while these fit pyproject.toml; UPGRADE=1 takes the newest.
 LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
@@ -93,9 +94,10 @@ lock: ## make the files of pinned requirements again (UPGRADE=1: with the newest
 	@set -e; \
 	uv=$$(command -v uv || true); \
 	if [ -z "$$uv" ]; then $(MAKE) --no-print-directory build/uv/bin/uv; uv=build/uv/bin/uv; fi; \
-	UV_SYSTEM_CERTS=1; export UV_SYSTEM_CERTS; set -x; \
+	UV_SYSTEM_CERTS=1; export UV_SYSTEM_CERTS; \
 	"$$uv" $(LOCK) pyproject.toml -o requirements.lock >/dev/null; \
-	printf 'hatchling\neditables\n' | "$$uv" $(LOCK) pyproject.toml - --extra embedded --group dev \
+	printf 'hatchling>=1.27\neditables\n' | "$$uv" $(LOCK) - -o requirements-build.lock >/dev/null; \
+	"$$uv" $(LOCK) pyproject.toml requirements-build.lock --extra embedded --group dev \
 	  -c requirements.lock -o requirements-dev.lock >/dev/null
 
 build/uv/bin/uv: | $(BIN)/python

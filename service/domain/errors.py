@@ -64,6 +64,12 @@ class IdempotencyKeyReused(CallerMistake):
     code = "idempotency_key_reused"
 
 
+class IdempotencyKeyInvalid(CallerMistake):
+    """An Idempotency-Key that no header should hold."""
+
+    code = "idempotency_key_invalid"
+
+
 class IdempotencyInProgress(CallerMistake):
     """The first call with this Idempotency-Key is still running."""
 
@@ -143,6 +149,13 @@ class BodyTooLarge(CallerMistake):
     """A JSON body beyond the limit."""
 
     code = "body_too_large"
+
+
+class ClientDisconnected(CallerMistake):
+    """The client went away in the middle of a body; nobody reads this answer, the log does."""
+
+    code = "client_disconnected"
+    retryable = True
 
 
 class BodyTimeout(CallerMistake):

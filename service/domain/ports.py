@@ -87,6 +87,18 @@ class Vendor(Protocol):
         ...
 
 
+class Nudges(Protocol):
+    """Says to some worker "look now"; may be lost, and then the sweep finds what is due."""
+
+    def results_due(self, session_id: SessionId) -> None:
+        """Results of this session can be fetched."""
+        ...
+
+    def deliveries_due(self, session_id: SessionId) -> None:
+        """Deliveries of this session can be made."""
+        ...
+
+
 class SessionStore(Protocol):
     """Rows of sessions and chunks."""
 

@@ -219,3 +219,11 @@ class TokenState(Struct, frozen=True, kw_only=True):
     tokens: bytes | None
     generation: int
     is_leased: bool
+
+
+class Received(Struct, frozen=True, kw_only=True):
+    """What became of a webhook: which state its session was in, whether it was new, how many fetches it made due."""
+
+    phase: Literal["unknown", "early", "ended"]
+    is_first: bool
+    due: int

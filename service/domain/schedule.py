@@ -4,6 +4,8 @@
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 _JITTER = 0.1
 _MOST_RETRY_AFTER_SECONDS = 86_400.0
@@ -24,13 +26,13 @@ def forward_wait(
     """Seconds until the next attempt at a delivery, or None when the schedule is used up.
 
     `used` counts the attempts that took a place in the schedule, from 1. A destination's Retry-After can
-    only lengthen the wait, and by no more than a day: it may slow us, it may not make us forget.
+    only lengthen the wait: it may slow us, it may not make us forget.
     """
     if used > len(schedule):
         return None
     wait = jittered(schedule[used - 1], chance)
     if retry_after_seconds is not None:
-        wait = max(wait, min(retry_after_seconds, _MOST_RETRY_AFTER_SECONDS))
+        wait = max(wait, retry_after_seconds)
     return wait
 
 
@@ -42,4 +44,20 @@ def pending_wait(attempts: int, chance: float) -> float:
 def error_wait(attempts: int, *, retry_after_seconds: float | None, chance: float) -> float:
     """Seconds until a vendor call that failed is made again; `attempts` counts from 1."""
     wait = jittered(_ERROR_SECONDS[min(attempts, len(_ERROR_SECONDS)) - 1], chance)
-    return max(wait, min(retry_after_seconds or 0.0, _MOST_RETRY_AFTER_SECONDS))
+    return max(wait, retry_after_seconds or 0.0)
+
+
+def read_retry_after(value: str | None, now: datetime) -> float | None:
+    """Return the seconds that a Retry-After header asks for, at most a day; None when it says nothing."""
+    if not value:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), _MOST_RETRY_AFTER_SECONDS)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return min(max((moment - now).total_seconds(), 0.0), _MOST_RETRY_AFTER_SECONDS)

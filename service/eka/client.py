@@ -26,6 +26,7 @@ from service.eka.wire import WireAnswer, check, exchange
 T = TypeVar("T")
 
 _SESSIONS = "/voice/v1/sessions"
+_SUBSCRIPTIONS = "/notification/v1/connect/webhook/subscriptions"
 _JSON = {"content-type": "application/json"}
 _UPLOAD_TRIES = 3
 _ALREADY_ENDED = frozenset({"session_ended", "session_completed", "session_already_committed"})
@@ -106,6 +107,14 @@ class EkaClient:
             return VendorResult(state="no_document" if no_document else "missing")
         check(answer, 200, 202, 206, 410)
         return read_session(answer.status, _decoded(answer, SessionAnswer))
+
+    async def webhook_endpoints(self, account: Account) -> list[str]:
+        """Return the addresses that the account's Connect subscriptions send to (facts.md, Webhooks)."""
+        answer = check(await self._call(account, "GET", _SUBSCRIPTIONS), 200)
+        found = _decoded(answer, Any)
+        listed = found.get("data", found.get("subscriptions")) if isinstance(found, dict) else found
+        entries = listed if isinstance(listed, list) else []
+        return [str(entry["endpoint"]) for entry in entries if isinstance(entry, dict) and "endpoint" in entry]
 
     async def _call(
         self,

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
@@ -16,6 +15,7 @@ from service.domain.errors import (
     VendorUnavailable,
     VendorUnreachable,
 )
+from service.domain.schedule import read_retry_after
 from service.eka.answers import read_error_code
 
 # Get Session holds a request for up to 14 s (facts.md, Sessions): reading must wait longer than that.
@@ -23,7 +23,6 @@ TIMEOUT = httpx2.Timeout(connect=5.0, read=25.0, write=20.0, pool=5.0)
 LIMITS = httpx2.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=30.0)
 
 _MOST_ANSWER_BYTES = 32 * 1024 * 1024
-_MOST_RETRY_AFTER_SECONDS = 86_400.0
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 
 
@@ -104,19 +103,3 @@ def check(answer: WireAnswer, *accepted: int) -> WireAnswer:
         status=answer.status,
         vendor_code=code,
     )
-
-
-def read_retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds that a Retry-After header asks for, at most a day; None when it says nothing."""
-    if not value:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text), _MOST_RETRY_AFTER_SECONDS)
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max((moment - now).total_seconds(), 0.0), _MOST_RETRY_AFTER_SECONDS)

@@ -115,7 +115,7 @@ def webm_seconds(data: bytes) -> float | None:
         else:
             track.read(element, payload)
     seconds = track.seconds()
-    return total + (seconds or 0.0) if known or seconds is not None else None
+    return round(total + (seconds or 0.0), 6) if known or seconds is not None else None
 
 
 def opus_packet_seconds(packet: bytes) -> float:

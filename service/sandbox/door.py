@@ -26,6 +26,8 @@ class _CountedReceive:
             self.call.body_bytes += len(message.get("body", b""))
         elif message["type"] == "websocket.receive":
             self.call.body_bytes += len(message.get("bytes") or message.get("text") or b"")
+        elif message["type"] == "http.disconnect" and self.call.status is None:
+            self.call.client_left = True
         return message
 
 
@@ -37,6 +39,8 @@ class _WatchedSend:
     call: Call
 
     async def __call__(self, message: Message) -> None:
+        if self.call.client_left:
+            return
         if message["type"] in {"http.response.start", "websocket.http.response.start"}:
             self.call.status = message["status"]
         elif message["type"] == "websocket.accept":

@@ -38,10 +38,13 @@ class EmbeddedUrls:
 
 
 class Embedded:
-    """A running pair of servers: their `urls`, and the `pids` of the guardian, PostgreSQL and Valkey."""
+    """A running pair of servers: their `urls`, data `folder`, and the `pids` of guardian, PostgreSQL, Valkey."""
 
-    def __init__(self, guardian: subprocess.Popen[bytes], urls: EmbeddedUrls, pids: tuple[int, ...]) -> None:
+    def __init__(
+        self, guardian: subprocess.Popen[bytes], urls: EmbeddedUrls, folder: Path, pids: tuple[int, ...]
+    ) -> None:
         self.urls = urls
+        self.folder = folder
         self.pids = pids
         self._guardian = guardian
 
@@ -61,6 +64,8 @@ def start_embedded(data: Path | None = None, *, temporary: bool = False) -> Embe
 
     PostgreSQL's data is kept in `data`, by default in a folder of the user's cache, from one run to the next.
     With `temporary` it is a throw-away folder, tuned for tests and deleted at the end. Valkey keeps nothing.
+
+    They end with this process, and with its children that were forked without exec, which hold the pipe, too.
 
     Raises EmbeddedUnavailable when the extra `embedded` is not installed, EmbeddedFailed when a server does
     not start or the data folder is in use, ValueError for `data` together with `temporary`.
@@ -92,7 +97,7 @@ def _greet(guardian: subprocess.Popen[bytes]) -> Embedded:
     if "error" in answer:
         raise (EmbeddedUnavailable if answer["unavailable"] else EmbeddedFailed)(answer["error"])
     urls = EmbeddedUrls(answer["database_url"], answer["redis_url"])
-    return Embedded(guardian, urls, tuple(answer["pids"]))
+    return Embedded(guardian, urls, Path(answer["folder"]), tuple(answer["pids"]))
 
 
 def _end_guardian(guardian: subprocess.Popen[bytes]) -> None:
@@ -107,9 +112,9 @@ def _end_guardian(guardian: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[int]:
-    """Yield a pipe that turns readable at SIGTERM or SIGINT: neither may cut a start or a stop short."""
+    """Yield a pipe that turns readable at a stop signal: none may cut a start or a stop short."""
     reader, writer = os.pipe()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: os.write(writer, b"."))
     yield reader
 
@@ -140,6 +145,7 @@ def _guard(data: Path | None, *, temporary: bool) -> None:
             {
                 "database_url": f"postgresql://postgres@/postgres?host={quote(str(servers.postgres_socket_folder))}",
                 "redis_url": f"redis://127.0.0.1:{servers.valkey_port}/0",
+                "folder": str(folder),
                 "pids": [os.getpid(), servers.postgres.pid, servers.valkey.pid],
             }
         )
@@ -153,10 +159,10 @@ def main() -> int:
     where.add_argument("--data", type=Path, help="folder of the data; by default one in the user's cache")
     where.add_argument("--temporary", action="store_true", help="a throw-away folder, deleted at the end")
     options = parser.parse_args()
-    os.umask(0o077)
+    os.umask(0o066)  # root's folders must let the servers' account through
     try:
         _guard(options.data, temporary=options.temporary)
-    except (EmbeddedUnavailable, EmbeddedFailed) as failure:
+    except (EmbeddedUnavailable, EmbeddedFailed, OSError) as failure:
         _say({"error": str(failure), "unavailable": isinstance(failure, EmbeddedUnavailable)})
         return 1
     return 0

@@ -133,8 +133,8 @@ def _make_folder(folder: Path) -> None:
     missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
         for path in reversed(missing):
-            path.mkdir(mode=0o700)
-            path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+            with contextlib.suppress(FileExistsError):  # another guardian was quicker
+                path.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700)
         status = folder.lstat()
     except OSError as failure:
         raise EmbeddedFailed(f"the folder {folder} cannot be made: {failure.strerror}") from failure
@@ -168,7 +168,8 @@ def _stop_leftovers(folder: Path) -> None:
         *folder.glob(f"{POSTGRES_FOLDER}/*/postmaster.pid"),
         *folder.glob(f"{VALKEY_FOLDER}/valkey.pid"),
     ):
-        with contextlib.suppress(OSError, ValueError, IndexError):  # gone meanwhile, or half written
+        # Gone meanwhile, half written, or the extra was removed since, which the next step tells.
+        with contextlib.suppress(OSError, ValueError, IndexError, ImportError):
             _stop_leftover(int(pid_file.read_text().split()[0]), str(folder))
 
 

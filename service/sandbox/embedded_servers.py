@@ -114,7 +114,7 @@ def running_servers(folder: Path, *, durable: bool) -> Iterator[Servers]:
 
 
 def end_child(child: subprocess.Popen[bytes], ask: signal.Signals, *, grace_seconds: float) -> None:
-    """Asks a child to end by a signal, waits for it, and kills it when the grace is over."""
+    """Ask a child to end by a signal, wait for it, and kill it when the grace is over."""
     if child.poll() is None:
         child.send_signal(ask)
     try:
@@ -177,7 +177,10 @@ def _readable_programs(folder: Path) -> _Programs:
 def _account() -> _Account:
     if os.geteuid() != 0:
         return {}
-    entry = pwd.getpwnam("nobody")
+    try:
+        entry = pwd.getpwnam("nobody")
+    except KeyError as missing:
+        raise EmbeddedFailed("PostgreSQL refuses to run as root, and there is no user `nobody`") from missing
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 

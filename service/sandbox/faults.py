@@ -48,6 +48,11 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             return False
         return any(re.search(self.path_regex, text) for text in target)
 
+    def only_delays(self) -> bool:
+        """Whether the call is let through unchanged after `delay_seconds`."""
+        silent = self.status is None and self.body is None
+        return self.mode == "respond" and self.when == "before" and silent
+
 
 @dataclass
 class FaultBook:
@@ -128,7 +133,7 @@ class FaultPlayer:
         await asyncio.sleep(fault.delay_seconds)
         if scope["type"] == ScopeType.WEBSOCKET:
             await self._play_handshake(receive, send, scope, released)
-        elif fault.mode == "respond" and fault.status is None and fault.body is None:
+        elif fault.only_delays():
             await self.app(scope, receive, send)
         else:
             answer = await self._find_answer(scope, receive)

@@ -24,8 +24,8 @@ _SESSION_IN_PATH = re.compile(r"^/voice/v1/sessions/([^/]+)")
 class Call(msgspec.Struct, kw_only=True):
     """One call to the vendor: `at` in Unix seconds, `body_bytes` as received; no body and no credential.
 
-    `method` is "WS" for a WebSocket. `status` None means that no answer was sent (yet); `fault` names the
-    misbehaviour that was played.
+    `method` is "WS" for a WebSocket. `status` None means that no answer was sent (yet), `client_left` that
+    the client hung up before one; `fault` names the misbehaviour that was played.
     """
 
     seq: int
@@ -40,6 +40,7 @@ class Call(msgspec.Struct, kw_only=True):
     body_bytes: int = 0
     duration_ms: float | None = None
     fault: str | None = None
+    client_left: bool = False
     done: bool = False
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import json
+import ssl
 import time
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -100,10 +102,16 @@ def open_client(timeout_seconds: float) -> httpx2.AsyncClient:
     """Open a client with every wait bounded, blind to proxies and redirects."""
     return httpx2.AsyncClient(
         timeout=timeout_seconds,
+        verify=_load_certificates(),
         trust_env=False,
         follow_redirects=False,
         limits=httpx2.Limits(max_connections=None),
     )
+
+
+@functools.cache
+def _load_certificates() -> ssl.SSLContext:
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 def announce_outcome(vendor: VendorState, session: Session) -> None:

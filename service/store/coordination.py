@@ -1,11 +1,8 @@
 """Rows by which replicas agree: idempotency keys, vendor tokens, leases, and received webhooks."""
 
-from typing import Literal
-
-from msgspec import Struct
-
+from service.domain.creation import Reservation
 from service.domain.ids import Account, Lease, SessionId, TenantId
-from service.domain.records import SessionPlan, TokenState
+from service.domain.records import Received, SessionPlan, TokenState
 from service.store.database import Database
 from service.store.queries import sql
 from service.store.sealing import Hasher, Keyring
@@ -13,20 +10,6 @@ from service.store.sessions import SessionRows
 
 # A repeat is recognised for a week: longer than any client's queue of unsent calls should live.
 IDEMPOTENCY_KEPT_SECONDS = 7 * 86_400.0
-
-
-class Reservation(Struct, frozen=True, kw_only=True):
-    """What became of a call that came with an Idempotency-Key.
-
-    `new`: it runs now, for the session of the plan; `resumed`: it runs now, for the session of an earlier
-    try, which may have reached the vendor; `established`: the vendor has that earlier session, only the
-    answer was lost; `replayed`: `answer` is what the first one got; `reused`: the
-    body differs; `running`: the first one is still under way.
-    """
-
-    kind: Literal["new", "resumed", "established", "replayed", "reused", "running"]
-    session_id: SessionId
-    answer: bytes | None = None
 
 
 class IdempotencyRows:
@@ -183,7 +166,7 @@ class WebhookRows:
         body_sha256: bytes,
         body_bytes: int,
         is_ending: bool,
-    ) -> "Received":
+    ) -> Received:
         """Record an event and make the session's results due, in one statement: one round trip, one commit."""
         row = await self._database.fetchrow(
             sql("webhooks.receive"), account, session_id, kind, shape, body_sha256, body_bytes, is_ending
@@ -191,12 +174,3 @@ class WebhookRows:
         if row is None:  # pragma: no cover - the statement always returns its row
             raise AssertionError("the recorded webhook returned no row")
         return Received(phase=row["phase"], is_first=row["is_first"], due=row["due"])
-
-
-class Received(Struct, frozen=True, kw_only=True):
-    """What became of a webhook: which state its session was in, whether it was new, how many fetches it made due."""
-
-    phase: Literal["unknown", "early", "ended"]
-    is_first: bool
-    due: int
-

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import msgspec
@@ -13,6 +13,11 @@ from asyncpg.pool import PoolConnectionProxy
 from service.domain.errors import StoreUnavailable
 from service.store.queries import sql
 
+
+if TYPE_CHECKING:  # the stubs make it generic; the class itself is not
+    LentConnection = PoolConnectionProxy[Record]
+else:
+    LentConnection = PoolConnectionProxy
 
 _COMMAND_TIMEOUT_SECONDS = 15.0
 _ACQUIRE_TIMEOUT_SECONDS = 5.0
@@ -85,7 +90,7 @@ class Database:
             self._pool.terminate()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[PoolConnectionProxy[Record]]:
+    async def connection(self) -> AsyncIterator[LentConnection]:
         """Lend a connection; raises StoreUnavailable when there is none or it breaks."""
         if self._pool is None:
             raise StoreUnavailable("the database is not open")
@@ -96,7 +101,7 @@ class Database:
             raise StoreUnavailable("the database cannot be reached") from error
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[PoolConnectionProxy[Record]]:
+    async def transaction(self) -> AsyncIterator[LentConnection]:
         """Lend a connection inside a transaction that commits when the block ends well."""
         async with self.connection() as connection, connection.transaction():
             yield connection
@@ -115,6 +120,11 @@ class Database:
         """Run one statement."""
         async with self.connection() as connection:
             await connection.execute(query, *arguments)
+
+    async def revision(self) -> str | None:
+        """Return the revision of the schema."""
+        row = await self.fetchrow(sql("coordination.revision"))
+        return row["version_num"] if row else None
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the database answers and has our schema."""

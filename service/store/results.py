@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 import msgspec
 from asyncpg import Record
-from asyncpg.pool import PoolConnectionProxy
 
 from schemas.deliveries import Event
 from schemas.emr import SessionStatus
@@ -27,7 +26,7 @@ from service.domain.records import (
     VendorDocument,
     VendorResult,
 )
-from service.store.database import Database
+from service.store.database import Database, LentConnection
 from service.store.queries import sql
 from service.store.sealing import Keyring
 from service.store.sessions import details_place
@@ -94,7 +93,7 @@ class ResultRows:
 class SettleRows:
     """The domain's SettleUnit over PostgreSQL: one transaction, the session's row locked."""
 
-    def __init__(self, connection: PoolConnectionProxy[Record], keyring: Keyring, row: Record) -> None:
+    def __init__(self, connection: LentConnection, keyring: Keyring, row: Record) -> None:
         self._connection = connection
         self._keyring = keyring
         self.session_id = SessionId(row["id"])

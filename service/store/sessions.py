@@ -5,11 +5,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from asyncpg import Record
-from asyncpg.pool import PoolConnectionProxy
 
 from service.domain.ids import Account, Lease, SessionId, TemplateId, TenantId, UNFILTERED
 from service.domain.records import ChunkClaim, EndState, OwedCall, SessionPlan, VendorSession
-from service.store.database import Database
+from service.store.database import Database, LentConnection
 from service.store.queries import sql
 from service.store.sealing import Hasher, Keyring
 
@@ -191,7 +190,7 @@ class SessionRows:
 class EndRows:
     """The domain's EndUnit over PostgreSQL."""
 
-    def __init__(self, connection: PoolConnectionProxy[Record], row: Record, sequences: list[int]) -> None:
+    def __init__(self, connection: LentConnection, row: Record, sequences: list[int]) -> None:
         self._connection = connection
         self._session_id = SessionId(row["id"])
         self._tenant_id = TenantId(row["tenant_id"])

@@ -224,3 +224,24 @@ async def test_discovery_names_the_host_that_was_asked(bench):
     body = (await bench.client.get("/voice/v1/.well-known/medscribealliance")).json()
     assert body["endpoints"]["base_url"] == f"{bench.url}/voice/v1"
     assert body["capabilities"]["upload_methods"] == ["chunked", "single", "stream"]
+
+
+async def test_an_upload_cut_short_leaves_nothing(bench):
+    session_id = (await bench.create())["session_id"]
+    host, port = bench.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    path = f"/voice/v1/sessions/{session_id}/audio/audio_0.wav"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {bench.client.headers['authorization']}\r\n"
+    writer.write(f"{head}Content-Type: audio/wav\r\nContent-Length: 1000\r\n\r\nRIFF".encode())
+    await writer.drain()
+    query = {"path_regex": "/audio/"}
+    while not any(
+        call["body_bytes"] for call in (await bench.client.get("/_control/calls", params=query)).json()
+    ):
+        pass
+    writer.close()
+    await writer.wait_closed()
+    while not (call := (await bench.client.get("/_control/calls", params=query)).json()[0])["done"]:
+        pass
+    assert (call["status"], call["client_left"], call["body_bytes"]) == (None, True, 4)
+    assert (await bench.witness(session_id))["files"] == []

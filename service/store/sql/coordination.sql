@@ -65,3 +65,7 @@ RETURNING name;
 -- name: ping
 -- Whether the database answers and has our schema.
 SELECT 1 FROM leases LIMIT 1;
+
+-- name: revision
+-- The revision of the schema, as the migration tool left it.
+SELECT version_num FROM alembic_version;

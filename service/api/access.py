@@ -1,0 +1,43 @@
+"""Who may come in: API keys, and roles where a route names one."""
+
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.handlers import BaseRouteHandler
+
+from service.api.services import Services
+from service.domain.errors import Forbidden, Unauthenticated
+from service.domain.records import Principal
+
+_SCHEME = "bearer "
+_MOST_KEY_CHARACTERS = 256
+
+
+async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Let in whoever shows a good key of a sufficient role. Raises Unauthenticated or Forbidden."""
+    header = connection.headers.get("authorization", "")
+    key = header[len(_SCHEME) :].strip() if header[: len(_SCHEME)].lower() == _SCHEME else ""
+    if not key or len(key) > _MOST_KEY_CHARACTERS:
+        raise Unauthenticated("an API key is needed: Authorization: Bearer <key>")
+    services: Services = connection.app.state.services
+    who = await services.access.principal(key)
+    if who is None:
+        raise Unauthenticated("the API key is unknown or was revoked")
+    if handler.opt.get("role") == "admin" and who.role != "admin":
+        raise Forbidden("this needs an admin key")
+    connection.scope["state"]["who"] = who
+
+
+def provide_who(scope: dict[str, Any]) -> Principal:
+    """Return who the guard let in."""
+    who = scope["state"]["who"]
+    assert isinstance(who, Principal)  # noqa: S101 - every route of /v1 stands behind the guard
+    return who
+
+
+def provide_services(state: State) -> Services:
+    """Return what the composition root wired."""
+    services = state.services
+    assert isinstance(services, Services)  # noqa: S101 - set before the first request is taken
+    return services

@@ -1,0 +1,76 @@
+"""The door for audio: PUT /v1/sessions/{id}/audio/{sequence}."""
+
+from typing import Annotated, Any
+
+from litestar import Request, put
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
+from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
+from litestar.params import Parameter
+
+from schemas.emr import ChunkStored
+from service.api.problems import documented
+from service.api.services import Services
+from service.api.spool import spool_body
+from service.domain.errors import AudioFormatInvalid, InvalidRequest
+from service.domain.ids import SessionId
+from service.domain.records import AudioFormat, Principal
+from service.eka.audio_formats import SUPPORTED, normalise_audio_format
+
+MOST_SEQUENCE = 99_999
+
+
+class AudioOperation(Operation):
+    """Says in the OpenAPI document that the body is the audio itself."""
+
+    def __post_init__(self) -> None:
+        binary = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+        self.request_body = RequestBody(
+            content={media_type: OpenAPIMediaType(schema=binary) for media_type in SUPPORTED},
+            description="The chunk's bytes, raw: no form, no JSON.",
+            required=True,
+        )
+
+
+@put(
+    "/sessions/{session_id:str}/audio/{sequence:str}",
+    operation_id="putAudio",
+    operation_class=AudioOperation,
+    summary="Send one chunk of audio",
+    tags=["Sessions"],
+    request_max_body_size=None,
+    responses={
+        200: ResponseSpec(ChunkStored, description="EkaScribe has the chunk", generate_examples=False),
+        **documented(400, 401, 404, 408, 409, 413, 415, 502, 503, 504),
+    },
+)
+async def put_audio(
+    request: Request[Any, Any, Any],
+    services: Services,
+    who: Principal,
+    session_id: str,
+    sequence: Annotated[str, Parameter(description="The chunk's place, counted from 0", pattern=r"^\d{1,5}$")],
+) -> ChunkStored:
+    """Store one chunk; the same bytes may be sent again at will."""
+    place = _sequence(sequence)
+    audio_format = _audio_format(request.headers.get("content-type", ""))
+    audio = await spool_body(request, services.settings.chunk_max_bytes)
+    try:
+        return await services.audio.take(who, SessionId(session_id), place, audio_format, audio)
+    finally:
+        audio.close()
+
+
+def _sequence(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MOST_SEQUENCE)):
+        raise InvalidRequest(f"must be a whole number from 0 to {MOST_SEQUENCE}", field="sequence")
+    return int(text)
+
+
+def _audio_format(content_type: str) -> AudioFormat:
+    audio_format = normalise_audio_format(content_type)
+    if audio_format is None:
+        raise AudioFormatInvalid(
+            "Content-Type must name one of EkaScribe's audio formats; see `supported`", supported=list(SUPPORTED)
+        )
+    return audio_format

@@ -1,0 +1,136 @@
+"""The doors of /v1/destinations and /v1/deliveries."""
+
+from litestar import Router, delete, get, post
+
+from schemas.emr import Delivery, DeliveryStatus, Destination, DestinationCreate, Page
+from service.api.problems import documented
+from service.api.services import Services
+from service.api.sessions import Cursor, Limit
+from service.domain.ids import DeliveryId, DestinationId
+from service.domain.records import Principal
+from service.store.paging import after_cursor
+
+_JSON_BYTES = 65_536
+
+
+@post(
+    "/destinations",
+    operation_id="createDestination",
+    summary="Say where documents shall go",
+    request_max_body_size=_JSON_BYTES,
+    responses=documented(400, 401, 413),
+    tags=["Destinations"],
+)
+async def create_destination(services: Services, who: Principal, data: DestinationCreate) -> Destination:
+    """Register an endpoint; `secret` is shown this once."""
+    await services.check_url(data.url)
+    destination = await services.destinations.add(who.tenant_id, data)
+    await services.access.audit(who.tenant_id, who.key_id, "destination.created", destination.id)
+    return destination
+
+
+@get(
+    "/destinations",
+    operation_id="listDestinations",
+    summary="List destinations, newest first",
+    responses=documented(400, 401),
+    tags=["Destinations"],
+)
+async def list_destinations(
+    services: Services, who: Principal, limit: Limit = 20, cursor: Cursor = None
+) -> Page[Destination]:
+    """Return one page."""
+    return await services.destinations.page(who.tenant_id, after_cursor(cursor), limit)
+
+
+@get(
+    "/destinations/{destination_id:str}",
+    operation_id="getDestination",
+    summary="One destination",
+    responses=documented(401, 404),
+    tags=["Destinations"],
+)
+async def get_destination(services: Services, who: Principal, destination_id: str) -> Destination:
+    """Return a destination, without its secret."""
+    return await services.destinations.one(who.tenant_id, DestinationId(destination_id))
+
+
+@delete(
+    "/destinations/{destination_id:str}",
+    operation_id="removeDestination",
+    summary="Take a destination out of use",
+    responses=documented(401, 404),
+    tags=["Destinations"],
+)
+async def remove_destination(services: Services, who: Principal, destination_id: str) -> None:
+    """Remove it; what still waits for it is given up."""
+    await services.destinations.remove(who.tenant_id, DestinationId(destination_id))
+    await services.access.audit(who.tenant_id, who.key_id, "destination.removed", destination_id)
+
+
+@get(
+    "/deliveries",
+    operation_id="listDeliveries",
+    summary="List deliveries, newest first",
+    responses=documented(400, 401),
+    tags=["Deliveries"],
+)
+async def list_deliveries(
+    services: Services,
+    who: Principal,
+    status: DeliveryStatus | None = None,
+    destination_id: str | None = None,
+    session_id: str | None = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+) -> Page[Delivery]:
+    """Return one page; `attempts` is their number."""
+    return await services.deliveries.page(
+        who.tenant_id,
+        status=status,
+        destination_id=destination_id,
+        session_id=session_id,
+        after=after_cursor(cursor),
+        limit=limit,
+    )
+
+
+@get(
+    "/deliveries/{delivery_id:str}",
+    operation_id="getDelivery",
+    summary="One delivery with its attempts",
+    responses=documented(401, 404),
+    tags=["Deliveries"],
+)
+async def get_delivery(services: Services, who: Principal, delivery_id: str) -> Delivery:
+    """Return a delivery; `attempts` lists them."""
+    return await services.deliveries.one(who.tenant_id, DeliveryId(delivery_id))
+
+
+@post(
+    "/deliveries/{delivery_id:str}/retry",
+    status_code=202,
+    operation_id="retryDelivery",
+    summary="Send a dead delivery again",
+    responses=documented(401, 404, 409),
+    tags=["Deliveries"],
+)
+async def retry_delivery(services: Services, who: Principal, delivery_id: str) -> Delivery:
+    """Make it due now, with the same webhook-id."""
+    delivery = await services.deliveries.retry(who.tenant_id, DeliveryId(delivery_id))
+    await services.access.audit(who.tenant_id, who.key_id, "delivery.retried", delivery_id)
+    return delivery
+
+
+deliveries_router = Router(
+    "",
+    route_handlers=[
+        create_destination,
+        list_destinations,
+        get_destination,
+        remove_destination,
+        list_deliveries,
+        get_delivery,
+        retry_delivery,
+    ],
+)

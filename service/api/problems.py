@@ -1,0 +1,177 @@
+"""Errors as the EMR sees them: one table from code to HTTP status, one form for all."""
+
+import re
+from typing import Any
+
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.types import ExceptionHandlersMap
+
+from schemas.problems import MEDIA_TYPE, FieldError, Problem
+from service.api.request_ids import request_id_of
+from service.domain.errors import BridgeError, VendorUnreachable
+from service.logs import failure
+
+log = structlog.get_logger()
+
+STATUS_OF_CODE = {
+    "invalid_request": 400,
+    "audio_empty": 400,
+    "audio_truncated": 400,
+    "destination_forbidden": 400,
+    "idempotency_key_invalid": 400,
+    "unauthenticated": 401,
+    "signature_invalid": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "body_timeout": 408,
+    "session_ended": 409,
+    "session_expired": 409,
+    "session_not_ready": 409,
+    "wrong_upload_type": 409,
+    "chunk_conflict": 409,
+    "audio_incomplete": 409,
+    "audio_missing": 409,
+    "delivery_settled": 409,
+    "idempotency_in_progress": 409,
+    "body_too_large": 413,
+    "chunk_too_large": 413,
+    "invalid_audio_format": 415,
+    "idempotency_key_reused": 422,
+    "client_disconnected": 499,
+    "internal_error": 500,
+    "vendor_error": 502,
+    "vendor_unavailable": 503,
+    "store_unavailable": 503,
+    "vendor_timeout": 504,
+}
+
+TITLES = {
+    400: "Bad request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    408: "Request timeout",
+    409: "Conflict",
+    413: "Content too large",
+    415: "Unsupported media type",
+    422: "Unprocessable content",
+    499: "Client closed the request",
+    500: "Internal error",
+    502: "Bad gateway",
+    503: "Service unavailable",
+    504: "Gateway timeout",
+}
+
+_CODE_OF_STATUS = {401: "unauthenticated", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_RETRY_AFTER_SECONDS = 5
+_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`")
+_AT_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
+
+
+def documented(*statuses: int) -> dict[int, ResponseSpec]:
+    """Return what the OpenAPI document says of these statuses."""
+    return {
+        status: ResponseSpec(
+            data_container=Problem, description=TITLES[status], media_type=MEDIA_TYPE, generate_examples=False
+        )
+        for status in statuses
+    }
+
+
+def problem_response(
+    request: Request[Any, Any, Any], code: str, detail: str, *, headers: dict[str, str] | None = None, **more: Any
+) -> Response[Problem]:
+    """Make the answer for a code."""
+    status = STATUS_OF_CODE[code]
+    problem = Problem(
+        type=f"https://github.com/ekabridge/ekabridge/blob/main/docs/errors.md#{code}",
+        title=TITLES[status],
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request_id_of(request.scope),
+        **{name: value for name, value in more.items() if name in Problem.__struct_fields__},
+    )
+    return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def on_bridge_error(request: Request[Any, Any, Any], error: BridgeError) -> Response[Problem]:
+    """Answer for any of our own errors."""
+    headers = {}
+    status = STATUS_OF_CODE[error.code]
+    if status == 401:  # noqa: PLR2004
+        headers["WWW-Authenticate"] = "Bearer"
+    if status == 503:  # noqa: PLR2004
+        asked = error.retry_after_seconds if isinstance(error, VendorUnreachable) else None
+        headers["Retry-After"] = str(max(1, round(asked or _RETRY_AFTER_SECONDS)))
+    more = dict(error.extra)
+    if "field" in more:
+        more["errors"] = [FieldError(more.pop("field"), error.detail)]
+    return problem_response(request, error.code, error.detail, headers=headers, **more)
+
+
+def on_validation_error(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
+    """Answer for a body or a parameter that breaks its schema, each field named."""
+    found = error.extra if isinstance(error.extra, list) else []
+    errors = [_field_error(entry) for entry in found if isinstance(entry, dict)]
+    return problem_response(
+        request, "invalid_request", "the request breaks its schema; see `errors`", errors=errors
+    )
+
+
+def _field_error(entry: dict[str, Any]) -> FieldError:
+    message = str(entry.get("message", "is not valid"))
+    field = str(entry.get("key") or "")
+    unknown = _UNKNOWN_FIELD.search(message)
+    if unknown:
+        parent = "" if field in {"", "data"} else f"{field}."
+        return FieldError(f"{parent}{unknown.group(1)}", "is not a field of this request")
+    at = _AT_PATH.search(message)
+    if at:
+        return FieldError(field or at.group(1), message[: at.start()])
+    return FieldError(field or "body", message)
+
+
+def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
+    """Answer for what the framework refuses by itself."""
+    code = _CODE_OF_STATUS.get(error.status_code)
+    if code is None:
+        code = "invalid_request" if error.status_code < 500 else "internal_error"  # noqa: PLR2004
+    details = {
+        "not_found": "there is nothing at this address",
+        "method_not_allowed": "this address does not take this method",
+        "body_too_large": "the body is too large for this address",
+        "invalid_request": "the body is not valid JSON, or a parameter cannot be read",
+        "unauthenticated": "an API key is needed",
+        "internal_error": "something went wrong on our side; the request id finds it in our log",
+    }
+    return problem_response(request, code, details[code], headers=dict(error.headers or {}))
+
+
+def on_too_deep(request: Request[Any, Any, Any], _: RecursionError) -> Response[Problem]:
+    """Answer for JSON that is nested beyond reason."""
+    return problem_response(request, "invalid_request", "the JSON is nested too deeply")
+
+
+def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    """Answer for a bug: logged by class and place, told without its message."""
+    log.error("request_failed", request_id=request_id_of(request.scope), **failure(error))
+    return problem_response(
+        request,
+        "internal_error",
+        "something went wrong on our side; the request id finds it in our log",
+    )
+
+
+HANDLERS: ExceptionHandlersMap = {
+    BridgeError: on_bridge_error,
+    ValidationException: on_validation_error,
+    HTTPException: on_http_exception,
+    RecursionError: on_too_deep,
+    Exception: on_unexpected,
+}

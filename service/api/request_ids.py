@@ -1,0 +1,93 @@
+"""The outermost layer: a request id in and out, one log line and one measurement per request."""
+
+import re
+import secrets
+import time
+from typing import Any
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import Counter, Histogram
+
+log = structlog.get_logger()
+
+_SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_HEADER = b"x-request-id"
+_KEY = "ekabridge.request_id"
+
+REQUESTS = Counter(
+    "ekabridge_http_requests", "Requests answered, by route.", ("method", "route", "status")
+)
+SECONDS = Histogram(
+    "ekabridge_http_request_duration_seconds",
+    "Seconds from a request's first byte to its answer's last.",
+    ("method", "route"),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
+
+def request_id_of(scope: Any) -> str:
+    """Return the request's id."""
+    return str(scope.get(_KEY, ""))
+
+
+class Edge:
+    """Wraps the whole application, so that what no route matches is seen too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope[_KEY] = request_id  # type: ignore[literal-required]
+        status, size, started = 499, 0, time.perf_counter()
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (_HEADER, request_id.encode())]
+            elif message["type"] == "http.response.body":
+                size += len(message.get("body", b""))
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_marked)
+            finally:
+                _record(scope, status, size, time.perf_counter() - started)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == _HEADER and _SANE.fullmatch(value):
+            return value.decode()
+    return f"req_{secrets.token_hex(12)}"
+
+
+def _record(scope: Any, status: int, size: int, seconds: float) -> None:
+    # The route's template and never the path or the query: those hold ids that a caller chose.
+    route = scope.get("path_template") or "unmatched"
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    REQUESTS.labels(method, route, str(status)).inc()
+    SECONDS.labels(method, route).observe(seconds)
+    if route.startswith(("/health", "/metrics")):
+        return
+    who = scope.get("state", {}).get("who")
+    log.info(
+        "request",
+        method=method,
+        route=route,
+        status=status,
+        bytes=size,
+        duration_ms=round(seconds * 1000, 1),
+        tenant_id=who.tenant_id if who else None,
+        key_id=who.key_id if who else None,
+        session_id=(scope.get("path_params") or {}).get("session_id") if who else None,
+    )

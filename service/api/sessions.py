@@ -1,0 +1,173 @@
+"""The doors of /v1/sessions and /v1/documents."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from litestar import Response, Router, get, post
+from litestar.enums import MediaType
+from litestar.exceptions import ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Body, Parameter
+
+from schemas.emr import Document, Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
+from service.api.problems import documented
+from service.api.services import Services
+from service.domain.ids import DocumentId, SessionId, TemplateId
+from service.domain.records import Principal
+from service.store.paging import after_cursor
+from service.store.views import SessionFilter
+
+_JSON_BYTES = 65_536
+_LONGEST_WAIT_SECONDS = 30
+
+SessionPath = Annotated[str, Parameter(description="A session's id", examples=[])]
+Limit = Annotated[int, Parameter(ge=1, le=100, description="How many to a page")]
+Cursor = Annotated[str | None, Parameter(description="`next_cursor` of the page before")]
+IdempotencyKey = Annotated[
+    str | None,
+    Parameter(
+        header="Idempotency-Key",
+        description="Any text of your own, up to 255 characters. The same key with the same body gets the same "
+        "answer, for a week; make one per dictation and reuse it when you repeat the call.",
+    ),
+]
+
+
+@post(
+    "/sessions",
+    operation_id="createSession",
+    summary="Start a dictation",
+    request_max_body_size=_JSON_BYTES,
+    responses={
+        201: ResponseSpec(Session, description="The session; send audio to `audio_url`", generate_examples=False),
+        **documented(400, 401, 409, 413, 422, 502, 503, 504),
+    },
+)
+async def create_session(
+    services: Services,
+    who: Principal,
+    idempotency_key: IdempotencyKey = None,
+    data: Annotated[
+        SessionCreate | None, Body(description="Every field is optional; the tenant's defaults fill the rest.")
+    ] = None,
+) -> Response[Any]:
+    """Create a session here and at EkaScribe."""
+    created = await services.desk.create(who, data or SessionCreate(), idempotency_key)
+    headers = {"Idempotency-Replayed": "true"} if created.is_replayed else {}
+    return Response(created.body, status_code=201, media_type=MediaType.JSON, headers=headers)
+
+
+@post(
+    "/sessions/{session_id:str}/end",
+    status_code=202,
+    operation_id="endSession",
+    summary="End a dictation",
+    request_max_body_size=_JSON_BYTES,
+    responses=documented(400, 401, 404, 409, 413, 502, 503, 504),
+)
+async def end_session(
+    services: Services, who: Principal, session_id: SessionPath, data: SessionEnd | None = None
+) -> Session:
+    """Check that the audio is whole and start processing; repeating it answers the same."""
+    await services.life.end(who, SessionId(session_id), data or SessionEnd())
+    return await services.views.session(who.tenant_id, SessionId(session_id))
+
+
+@get(
+    "/sessions/{session_id:str}",
+    operation_id="getSession",
+    summary="Read a session, or wait for it to change",
+    responses=documented(400, 401, 404),
+)
+async def get_session(
+    services: Services,
+    who: Principal,
+    session_id: SessionPath,
+    wait: Annotated[
+        float,
+        Parameter(
+            ge=0, le=_LONGEST_WAIT_SECONDS, description="Seconds to wait for the status to change, at most 30"
+        ),
+    ] = 0,
+) -> Session:
+    """Answer from our own database; EkaScribe is never called."""
+    session = await services.views.session(who.tenant_id, SessionId(session_id))
+    if wait > 0:
+        await services.watch.changed(SessionId(session_id), session.status, wait)
+        session = await services.views.session(who.tenant_id, SessionId(session_id))
+    return session
+
+
+@get(
+    "/sessions", operation_id="listSessions", summary="List sessions, newest first", responses=documented(400, 401)
+)
+async def list_sessions(
+    services: Services,
+    who: Principal,
+    status: SessionStatus | None = None,
+    reference: str | None = None,
+    patient_id: str | None = None,
+    created_after: datetime | None = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+) -> Page[Session]:
+    """Return one page."""
+    if created_after is not None and created_after.tzinfo is None:
+        raise ValidationException(
+            extra=[{"key": "created_after", "message": "needs a time zone, such as a Z at its end"}]
+        )
+    wanted = SessionFilter(
+        status=status, reference=reference, patient_id=patient_id, created_after=created_after
+    )
+    return await services.views.page(who.tenant_id, wanted, after_cursor(cursor), limit)
+
+
+@get(
+    "/sessions/{session_id:str}/timeline",
+    operation_id="getTimeline",
+    summary="What happened to a session, and when",
+    responses=documented(401, 404),
+)
+async def get_timeline(services: Services, who: Principal, session_id: SessionPath) -> Page[TimelineEntry]:
+    """Return every step in order, oldest first."""
+    return Page(items=await services.views.timeline(who.tenant_id, SessionId(session_id)))
+
+
+@get(
+    "/sessions/{session_id:str}/documents",
+    operation_id="listDocuments",
+    summary="The documents of a session, with their data",
+    responses=documented(401, 404),
+)
+async def list_documents(
+    services: Services, who: Principal, session_id: SessionPath, template_id: str | None = None
+) -> Page[Document]:
+    """Return the newest version of each document."""
+    wanted = TemplateId(template_id) if template_id is not None else None
+    return Page(items=await services.views.documents(who.tenant_id, SessionId(session_id), wanted))
+
+
+@get(
+    "/documents/{document_id:str}",
+    operation_id="getDocument",
+    summary="One document, with its data",
+    responses=documented(401, 404),
+)
+async def get_document(services: Services, who: Principal, document_id: str) -> Document:
+    """Return a document, whichever version it is."""
+    return await services.views.document(who.tenant_id, DocumentId(document_id))
+
+
+sessions_router = Router(
+    "",
+    route_handlers=[
+        create_session,
+        end_session,
+        get_session,
+        list_sessions,
+        get_timeline,
+        list_documents,
+        get_document,
+    ],
+    tags=["Sessions"],
+)

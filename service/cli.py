@@ -1,0 +1,318 @@
+"""The command line: `ekabridge`. Each command reads the settings that it needs, and says all that is wrong."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, get_args
+
+import click
+import msgspec
+
+from schemas.emr import (
+    ApiKey,
+    Destination,
+    DestinationCreate,
+    EventType,
+    Mode,
+    Model,
+    Page,
+    Role,
+    Tenant,
+    TenantDefaults,
+)
+from service.domain.errors import BridgeError
+from service.domain.ids import DestinationId, KeyId, TenantId
+from service.logs import configure_logs
+from service.settings import DATABASE, SERVICE, STORE, WORKER, Settings, SettingsError, load_settings
+
+T = TypeVar("T")
+_DESTINATION_EVENTS = [name for name in get_args(EventType) if name != "ping"]
+
+
+def main() -> None:
+    """Run the command that was asked for."""
+    cli(prog_name="ekabridge")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ekabridge")
+def cli() -> None:
+    """The gateway between hospital software and EkaScribe."""
+
+
+def _settings(needs: frozenset[str]) -> Settings:
+    try:
+        settings = load_settings(os.environ, needs=needs)
+    except SettingsError as error:
+        for problem in error.problems:
+            click.echo(f"ekabridge: {problem}", err=True)
+        raise SystemExit(2) from None
+    configure_logs(settings.log_level)
+    return settings
+
+
+def _run(work: Callable[[], Awaitable[T]]) -> T:
+    try:
+        return asyncio.run(_awaited(work))
+    except BridgeError as error:
+        raise click.ClickException(f"{error.detail} ({error.code})") from None
+    except OSError as error:
+        raise click.ClickException(f"cannot connect: {error.strerror or type(error).__name__}") from None
+
+
+async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
+    return await work()
+
+
+def _print(found: object, *, as_json: bool, text: str) -> None:
+    click.echo(msgspec.json.encode(found).decode() if as_json else text)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's object, on one line.")
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes.")
+def serve(host: str, port: int, workers: int) -> None:
+    """Run the HTTP service."""
+    settings = _settings(SERVICE)
+    if settings.public_url is None:
+        # Child processes read the environment again: tell them what we would say ourselves.
+        shown = f"[{host}]" if ":" in host else host
+        os.environ["EKABRIDGE_PUBLIC_URL"] = f"http://{shown}:{port}"
+    from service.serving import serve as run  # noqa: PLC0415 - the other commands start without a server
+
+    try:
+        run(host, port, workers)
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from None
+
+
+@cli.command()
+@click.option("--port", default=8081, show_default=True, type=click.IntRange(1, 65535), help="Health and metrics.")
+def worker(port: int) -> None:
+    """Fetch results, forward documents, sweep."""
+    settings = _settings(WORKER)
+    import uvloop  # noqa: PLC0415 - the other commands start without it
+
+    from service.worker import WorkerProcess  # noqa: PLC0415
+
+    uvloop.run(WorkerProcess(settings, port=port).run())
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    settings = _settings(DATABASE)
+    from service.store.migrate import migrate as run  # noqa: PLC0415 - brings SQLAlchemy
+
+    revision = _run(lambda: run(settings.database_url))
+    click.echo(f"the database is at revision {revision}")
+
+
+@cli.group()
+def tenant() -> None:
+    """Hospitals, or products of an EMR vendor."""
+
+
+@tenant.command("add")
+@click.argument("name")
+@click.option("--template", "templates", multiple=True, help="Default template; up to two.")
+@click.option("--language", "languages", multiple=True, help="Default spoken language; repeatable.")
+@click.option("--transcript-language", default=None)
+@click.option("--mode", type=click.Choice(get_args(Mode)), default="dictation", show_default=True)
+@click.option("--model", type=click.Choice(get_args(Model)), default="pro", show_default=True)
+@json_option
+def tenant_add(name: str, as_json: bool, **defaults: Any) -> None:
+    """Add a tenant; its sessions start from these defaults."""
+    given = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items() if value}
+    try:
+        made = msgspec.convert(given, TenantDefaults)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(str(error)) from None
+
+    async def work(rows: Any) -> Tenant:
+        added: Tenant = await rows.access.add_tenant(name, made)
+        await rows.access.audit(TenantId(added.id), "cli", "tenant.created", added.id)
+        return added
+
+    added = _with_rows(work)
+    _print(added, as_json=as_json, text=f"{added.id}  {added.name}")
+
+
+@tenant.command("list")
+@json_option
+def tenant_list(as_json: bool) -> None:
+    """List tenants, oldest first."""
+    found: list[Tenant] = _with_rows(lambda rows: rows.access.list_tenants())
+    _print(Page(items=found), as_json=as_json, text="\n".join(f"{item.id}  {item.name}" for item in found))
+
+
+@cli.group()
+def key() -> None:
+    """API keys."""
+
+
+@key.command("add")
+@click.argument("tenant")
+@click.option("--role", type=click.Choice(get_args(Role)), default="emr", show_default=True)
+@json_option
+def key_add(tenant: str, role: Role, as_json: bool) -> None:
+    """Add a key; it is shown this once."""
+
+    async def work(rows: Any) -> ApiKey:
+        added: ApiKey = await rows.access.add_key(TenantId(tenant), role)
+        await rows.access.audit(TenantId(tenant), "cli", "key.created", added.id, role=role)
+        return added
+
+    added = _with_rows(work)
+    _print(added, as_json=as_json, text=f"{added.id}  {added.role}\n{added.key}\nKeep it: it is not shown again.")
+
+
+@key.command("list")
+@click.argument("tenant")
+@json_option
+def key_list(tenant: str, as_json: bool) -> None:
+    """List a tenant's keys, oldest first."""
+    found: list[ApiKey] = _with_rows(lambda rows: rows.access.list_keys(TenantId(tenant)))
+    lines = [f"{item.id}  {item.role}{'  revoked' if item.revoked_at else ''}" for item in found]
+    _print(Page(items=found), as_json=as_json, text="\n".join(lines))
+
+
+@key.command("revoke")
+@click.argument("tenant")
+@click.argument("key")
+@json_option
+def key_revoke(tenant: str, key: str, as_json: bool) -> None:
+    """Revoke a key by its id; it stops working at once, everywhere."""
+
+    async def work(rows: Any) -> ApiKey:
+        revoked: ApiKey = await rows.access.revoke_key(TenantId(tenant), KeyId(key))
+        await rows.access.audit(TenantId(tenant), "cli", "key.revoked", key)
+        return revoked
+
+    revoked = _with_rows(work)
+    _print(revoked, as_json=as_json, text=f"{revoked.id}  revoked")
+
+
+@cli.group()
+def destination() -> None:
+    """Where a tenant's documents go."""
+
+
+@destination.command("add")
+@click.argument("tenant")
+@click.argument("url")
+@click.option("--event", "events", multiple=True, type=click.Choice(_DESTINATION_EVENTS), help="Only these; repeatable.")
+@click.option("--template", "templates", multiple=True, help="Only these; repeatable.")
+@json_option
+def destination_add(tenant: str, url: str, events: tuple[str, ...], templates: tuple[str, ...], as_json: bool) -> None:
+    """Add a destination; its signing secret is shown this once."""
+    try:
+        request = msgspec.convert(
+            {"url": url, "events": list(events), "templates": list(templates)}, DestinationCreate
+        )
+    except msgspec.ValidationError as error:
+        raise click.UsageError(str(error)) from None
+    allow_private = _settings(STORE).allow_private_destinations
+
+    async def work(rows: Any) -> Destination:
+        from service.forwarding.guard import check_destination  # noqa: PLC0415 - brings the HTTP client
+
+        await check_destination(url, allow_private=allow_private)
+        added: Destination = await rows.destinations.add(TenantId(tenant), request)
+        await rows.access.audit(TenantId(tenant), "cli", "destination.created", added.id)
+        return added
+
+    added = _with_rows(work)
+    _print(
+        added, as_json=as_json, text=f"{added.id}  {added.url}\n{added.secret}\nKeep it: it is not shown again."
+    )
+
+
+@destination.command("list")
+@click.argument("tenant")
+@json_option
+def destination_list(tenant: str, as_json: bool) -> None:
+    """List a tenant's destinations, newest first."""
+    found: Page[Destination] = _with_rows(lambda rows: rows.destinations.page(TenantId(tenant), None, 1000))
+    lines = [
+        f"{item.id}  {item.url}{'' if item.enabled else f'  off: {item.paused_reason}'}" for item in found.items
+    ]
+    _print(found, as_json=as_json, text="\n".join(lines))
+
+
+@destination.command("remove")
+@click.argument("tenant")
+@click.argument("destination")
+@json_option
+def destination_remove(tenant: str, destination: str, as_json: bool) -> None:
+    """Take a destination out of use; what still waits for it is given up."""
+
+    async def work(rows: Any) -> Destination:
+        found: Destination = await rows.destinations.one(TenantId(tenant), DestinationId(destination))
+        await rows.destinations.remove(TenantId(tenant), DestinationId(destination))
+        await rows.access.audit(TenantId(tenant), "cli", "destination.removed", destination)
+        return found
+
+    removed = _with_rows(work)
+    _print(removed, as_json=as_json, text=f"{removed.id}  removed")
+
+
+def _with_rows(work: Callable[[Any], Awaitable[T]]) -> T:
+    settings = _settings(STORE)
+    from service.wiring import open_rows  # noqa: PLC0415 - brings the HTTP client
+
+    async def opened() -> T:
+        async with open_rows(settings) as rows:
+            return await work(rows)
+
+    return _run(opened)
+
+
+@cli.command()
+def doctor() -> None:
+    """Check everything that a first installation can get wrong."""
+    from service.doctor import examine  # noqa: PLC0415 - brings the HTTP client
+
+    def report(name: str, problem: str | None) -> None:
+        click.echo(f"{'ok  ' if problem is None else 'FAIL'}  {name}{'' if problem is None else f': {problem}'}")
+
+    if not asyncio.run(examine(os.environ, report)):
+        raise SystemExit(1)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8090, show_default=True, type=click.IntRange(1, 65535))
+def sandbox(host: str, port: int) -> None:
+    """Run a stand-in EkaScribe on loopback, for development and tests."""
+    from service.sandbox.serving import run_sandbox  # noqa: PLC0415 - production never loads the sandbox
+
+    try:
+        run_sandbox(host, port)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@cli.command()
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
+def dev(port: int) -> None:
+    """Run everything on this machine with nothing installed; Ctrl-C stops all of it."""
+    from service.sandbox.dev import run_dev  # noqa: PLC0415 - production never loads the sandbox
+
+    raise SystemExit(run_dev(port))
+
+
+@cli.command()
+def demo() -> None:
+    """Play one dictation from its start to the document in an EMR's hands."""
+    from service.sandbox.demo import run_demo  # noqa: PLC0415 - production never loads the sandbox
+
+    raise SystemExit(run_demo())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The create call as a whole: one session per Idempotency-Key, whatever dies in the middle."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
+from uuid import uuid4
+
+import msgspec
+from msgspec import Struct
+
+from schemas.emr import Session, SessionCreate
+from service.domain.errors import (
+    BridgeError,
+    IdempotencyInProgress,
+    IdempotencyKeyInvalid,
+    IdempotencyKeyReused,
+    InvalidRequest,
+)
+from service.domain.ids import Lease, SessionId, TenantId, new_session_id
+from service.domain.ports import SessionStore
+from service.domain.records import Principal, SessionPlan
+from service.domain.sessions import OWED_LEASE_SECONDS, SESSION_LIFE_SECONDS, SessionLife, plan_session
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_MOST_OBJECT_BYTES = 4096
+
+
+class Reservation(Struct, frozen=True, kw_only=True):
+    """What became of a call that came with an Idempotency-Key.
+
+    `new`: it runs now, for the session of the plan; `resumed`: it runs now, for the session of an earlier
+    try, which may have reached the vendor; `established`: the vendor has that earlier session, only the
+    answer was lost; `replayed`: `answer` is what the first one got; `reused`: the body differs; `running`:
+    the first one is still under way.
+    """
+
+    kind: Literal["new", "resumed", "established", "replayed", "reused", "running"]
+    session_id: SessionId
+    answer: bytes | None = None
+
+
+class IdempotencyStore(Protocol):
+    """Rows of Idempotency-Keys."""
+
+    async def reserve(
+        self,
+        key: str,
+        request: bytes,
+        plan: SessionPlan,
+        lease: Lease,
+        *,
+        lease_seconds: float,
+        life_seconds: float,
+    ) -> Reservation:
+        """Reserve the key and insert the session together, or say what the key stands for already."""
+        ...
+
+    async def finish(self, tenant_id: TenantId, key: str, session_id: SessionId, answer: bytes) -> None:
+        """Keep the answer that every repeat will get."""
+        ...
+
+    async def abandon(self, tenant_id: TenantId, key: str, lease: Lease) -> None:
+        """The call failed: the same key may try again at once."""
+        ...
+
+
+class Created(Struct, frozen=True):
+    """The answer, encoded, and whether it is one that was given before."""
+
+    body: bytes
+    is_replayed: bool
+
+
+class SessionDesk:
+    """Creates sessions for EMRs."""
+
+    def __init__(
+        self,
+        *,
+        store: SessionStore,
+        idempotency: IdempotencyStore,
+        life: SessionLife,
+        read: Callable[[TenantId, SessionId], Awaitable[Session]],
+    ) -> None:
+        self._store = store
+        self._idempotency = idempotency
+        self._life = life
+        self._read = read
+
+    async def create(self, who: Principal, request: SessionCreate, key: str | None) -> Created:
+        """Create a session, or give the answer that this key was given before.
+
+        Raises InvalidRequest, IdempotencyKeyReused, IdempotencyInProgress, or VendorError; after one of the
+        last the same call with the same key may be made again.
+        """
+        check_create(request)
+        if key is not None and not _KEY.fullmatch(key):
+            raise IdempotencyKeyInvalid("Idempotency-Key must be 1 to 255 printable characters without spaces")
+        lease = Lease(uuid4())
+        plan = plan_session(who, request, new_session_id())
+        if key is None:
+            await self._store.insert_session(
+                plan, lease, lease_seconds=OWED_LEASE_SECONDS, life_seconds=SESSION_LIFE_SECONDS
+            )
+            await self._life.establish(plan, lease, maybe_sent=False)
+            return Created(await self._answer(who, plan.id), is_replayed=False)
+        return await self._create_once(who, request, key, plan, lease)
+
+    async def _create_once(
+        self, who: Principal, request: SessionCreate, key: str, plan: SessionPlan, lease: Lease
+    ) -> Created:
+        reserved = await self._idempotency.reserve(
+            key,
+            msgspec.json.encode(request, order="deterministic"),
+            plan,
+            lease,
+            lease_seconds=OWED_LEASE_SECONDS,
+            life_seconds=SESSION_LIFE_SECONDS,
+        )
+        if reserved.kind == "reused":
+            raise IdempotencyKeyReused("this Idempotency-Key was used with another body")
+        if reserved.kind == "running":
+            raise IdempotencyInProgress("the first call with this Idempotency-Key is still running")
+        if reserved.answer is not None:
+            return Created(reserved.answer, is_replayed=True)
+        try:
+            await self._establish(who, plan, lease, reserved)
+        except BridgeError:
+            await self._idempotency.abandon(who.tenant_id, key, lease)
+            raise
+        body = await self._answer(who, reserved.session_id)
+        await self._idempotency.finish(who.tenant_id, key, reserved.session_id, body)
+        return Created(body, is_replayed=False)
+
+    async def _establish(
+        self, who: Principal, plan: SessionPlan, lease: Lease, reserved: Reservation
+    ) -> None:
+        if reserved.kind == "established":
+            return
+        resumed = reserved.kind == "resumed"
+        if resumed and not await self._store.claim_owed_create(
+            who.tenant_id, reserved.session_id, lease, lease_seconds=OWED_LEASE_SECONDS
+        ):
+            raise IdempotencyInProgress("this session is being looked for at EkaScribe at this moment")
+        await self._life.establish(
+            msgspec.structs.replace(plan, id=reserved.session_id), lease, maybe_sent=resumed
+        )
+
+    async def _answer(self, who: Principal, session_id: SessionId) -> bytes:
+        return msgspec.json.encode(await self._read(who.tenant_id, session_id))
+
+
+def check_create(request: SessionCreate) -> None:
+    """Check what the schema cannot say. Raises InvalidRequest."""
+    if request.templates and len(set(request.templates)) != len(request.templates):
+        raise InvalidRequest("names a template twice", field="templates")
+    patient = request.patient
+    if patient is not None:
+        for name in ("id", "name"):
+            if name in patient and not (isinstance(patient[name], str) and patient[name].strip()):
+                raise InvalidRequest("must be text, and not empty", field=f"patient.{name}")
+    for name, value in (("patient", patient), ("metadata", request.metadata)):
+        if value is not None and len(msgspec.json.encode(value)) > _MOST_OBJECT_BYTES:
+            raise InvalidRequest(f"must be at most {_MOST_OBJECT_BYTES} bytes of JSON", field=name)

@@ -1,0 +1,161 @@
+"""Keeps calls to destinations out of our own network, at the moment of connecting.
+
+The name is resolved here, every address is checked, and the connection goes to an address that was checked,
+so that DNS cannot change between check and use. Redirects and literals pass through the same door.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Protocol
+
+import httpcore2
+import httpx2
+
+from service.domain.errors import DestinationForbidden
+
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+_NAT64 = IPv6Network("64:ff9b::/96")
+_DNS_SECONDS = 5.0
+_KEEPALIVE_SECONDS = 15.0
+_MOST_CONNECTIONS = 200
+
+
+class AddressForbiddenError(Exception):
+    """The name resolves to an address that destinations may not have."""
+
+
+class NameUnresolvedError(Exception):
+    """The name has no address."""
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Return whether an address belongs to the public Internet, tunnels unwrapped.
+
+    `is_global` alone is not enough: it is true for NAT64-wrapped loopback, site-local, IPv4-compatible and
+    multicast addresses (pitfalls, Calling destinations). What is not known to be public is refused.
+    """
+    if isinstance(address, IPv4Address):
+        return address.is_global and not address.is_multicast and not address.is_reserved
+    inner = _tunnelled(address)
+    if inner is not None:
+        return is_public(inner)
+    return address in _GLOBAL_UNICAST and address.is_global and not address.is_multicast
+
+
+def _tunnelled(address: IPv6Address) -> IPv4Address | None:
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address.teredo is not None:
+        return address.teredo[1]
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """Return the addresses of a name, as text. Raises NameUnresolvedError."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_DNS_SECONDS):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError, TimeoutError) as error:
+        raise NameUnresolvedError(host) from error
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def check_addresses(addresses: Iterable[str]) -> None:
+    """Raise AddressForbiddenError unless every one of them is public: a name with one bad address is bad."""
+    for text in addresses:
+        if not is_public(ip_address(text.partition("%")[0])) or "%" in text:
+            raise AddressForbiddenError(text)
+
+
+async def check_destination(url: str, *, allow_private: bool) -> None:
+    """Refuse a destination's URL when it is registered. Raises DestinationForbidden.
+
+    A name that does not resolve just now is let through: it is checked again at each connection.
+    """
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        raise DestinationForbidden("the URL cannot be read") from None
+    if parsed.scheme != "https" and not (allow_private and parsed.scheme == "http"):
+        raise DestinationForbidden("the URL must start with https://")
+    if parsed.userinfo:
+        raise DestinationForbidden("the URL must not hold credentials; use headers")
+    if parsed.fragment or not parsed.host:
+        raise DestinationForbidden("the URL must name a host and have no fragment")
+    if allow_private:
+        return
+    try:
+        check_addresses(await resolve(parsed.host, parsed.port or 443))
+    except AddressForbiddenError:
+        raise DestinationForbidden("the URL leads to a private, loopback or reserved address") from None
+    except NameUnresolvedError:
+        return
+
+
+class Resolver(Protocol):
+    """How names become addresses; a test brings its own."""
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """Return the addresses of a name."""
+        ...
+
+
+class GuardedBackend(httpcore2.AsyncNetworkBackend):
+    """Connects to checked addresses only."""
+
+    def __init__(self, *, allow_private: bool, resolver: Resolver = resolve) -> None:
+        self._inner = httpcore2.AnyIOBackend()
+        self._allow_private = allow_private
+        self._resolve = resolver
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the interface's own name
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Resolve, check, and connect to the first of the checked addresses that answers."""
+        addresses = await self._resolve(host, port)
+        if not self._allow_private:
+            check_addresses(addresses)
+        failure: Exception = NameUnresolvedError(host)
+        for address in addresses:
+            try:
+                return await self._inner.connect_tcp(
+                    address,
+                    port,
+                    timeout=timeout,
+                    local_address=local_address,
+                    socket_options=socket_options,
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, as the interface demands."""
+        await self._inner.sleep(seconds)
+
+
+class GuardedTransport(httpx2.AsyncHTTPTransport):
+    """httpx2's own transport with our network beneath it; no proxy, which would connect in our place."""
+
+    def __init__(self, backend: GuardedBackend) -> None:
+        super().__init__(trust_env=False)
+        # httpx2 has no parameter for the network backend; its pool has.
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=httpx2.create_ssl_context(),
+            max_connections=_MOST_CONNECTIONS,
+            max_keepalive_connections=_MOST_CONNECTIONS // 4,
+            keepalive_expiry=_KEEPALIVE_SECONDS,
+            network_backend=backend,
+        )

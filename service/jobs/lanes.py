@@ -1,0 +1,85 @@
+"""Runs leased work, so many at a time; what finds no room stays due in its row."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import structlog
+
+from service.domain.ids import SessionId
+from service.logs import failure
+
+log = structlog.get_logger()
+Job = TypeVar("Job")
+
+
+class Lane(Generic[Job]):
+    """Claims due rows and runs each in a task of its own, up to `size` at once."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        size: int,
+        claim: Callable[[SessionId | None, int], Awaitable[list[Job]]],
+        run: Callable[[Job], Awaitable[None]],
+    ) -> None:
+        self._name = name
+        self._size = size
+        self._claim = claim
+        self._run = run
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._claiming = asyncio.Lock()
+        self._is_closing = False
+        self._has_more = False
+
+    @property
+    def busy(self) -> int:
+        """How many jobs run."""
+        return len(self._tasks)
+
+    async def poke(self, session_id: SessionId | None) -> None:
+        """Claim and start what is due, of one session or of any; without room, remember that there is more."""
+        async with self._claiming:
+            room = self._size - len(self._tasks)
+            if room <= 0 or self._is_closing:
+                self._has_more = True
+                return
+            jobs = await self._claim(session_id, room)
+            if len(jobs) == room:
+                self._has_more = True
+            for job in jobs:
+                self._start(self._guarded(job))
+
+    def _start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._has_more and not self._is_closing:
+            self._has_more = False
+            self._start(self._poke_any())
+
+    async def _poke_any(self) -> None:
+        try:
+            await self.poke(None)
+        except Exception as error:  # noqa: BLE001 - a process boundary; the sweep will look again
+            log.warning("claim_failed", lane=self._name, **failure(error))
+
+    async def _guarded(self, job: Job) -> None:
+        try:
+            await self._run(job)
+        except Exception as error:  # noqa: BLE001 - a process boundary: the lease ends, and the row is due again
+            log.error("job_failed", lane=self._name, **failure(error))
+
+    async def drain(self, seconds: float) -> None:
+        """Start nothing more and wait for what runs; what is not done by then is cancelled, its lease ends."""
+        self._is_closing = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+

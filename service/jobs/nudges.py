@@ -1,0 +1,111 @@
+"""arq as the nudge: "look at session X now", from any process to some worker.
+
+A nudge carries a session's id and nothing else, may be lost, doubled or late, and is never waited for: the
+rows say what is due, and the sweep reads them.
+"""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import msgspec
+import structlog
+from arq.connections import ArqRedis
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
+
+from service.domain.ids import SessionId
+
+log = structlog.get_logger()
+
+QUEUE = "ekabridge:nudges"
+RESULTS_DUE = "results_due"
+DELIVERIES_DUE = "deliveries_due"
+
+_SOCKET_SECONDS = 2.0
+_ENQUEUE_SECONDS = 1.0
+_MOST_WAITING = 1000
+# A nudge that is older than this was overtaken by the sweep long ago.
+_EXPIRES_MS = 60_000
+
+
+def encode(job: dict[str, Any]) -> bytes:
+    """Write a job; never pickle, which runs what it reads."""
+    return msgspec.msgpack.encode(job, enc_hook=lambda value: type(value).__name__)
+
+
+def decode(job: bytes) -> dict[str, Any]:
+    """Read a job."""
+    return msgspec.msgpack.decode(job, type=dict[str, Any])
+
+
+def open_redis(url: str) -> ArqRedis:
+    """Make a client that connects when it is first used and never waits long (pitfalls, arq)."""
+    pool = ConnectionPool.from_url(
+        url,
+        max_connections=32,
+        socket_timeout=_SOCKET_SECONDS,
+        socket_connect_timeout=_SOCKET_SECONDS,
+        health_check_interval=15,
+    )
+    return ArqRedis(
+        pool,
+        job_serializer=encode,
+        job_deserializer=decode,
+        default_queue_name=QUEUE,
+        expires_extra_ms=_EXPIRES_MS,
+    )
+
+
+async def ping_redis(redis: ArqRedis) -> bool:
+    """Return whether Redis answers, within a second."""
+    try:
+        async with asyncio.timeout(1.0):
+            await redis.ping()
+    except (RedisError, OSError, TimeoutError):
+        return False
+    return True
+
+
+class ArqNudges:
+    """The domain's Nudges: queued in memory, sent by one task, dropped when Redis cannot take them."""
+
+    def __init__(self, redis: ArqRedis) -> None:
+        self._redis = redis
+        self._waiting: asyncio.Queue[tuple[str, SessionId]] = asyncio.Queue(_MOST_WAITING)
+        self._task: asyncio.Task[None] | None = None
+
+    def results_due(self, session_id: SessionId) -> None:
+        """Results of this session can be fetched."""
+        self._put(RESULTS_DUE, session_id)
+
+    def deliveries_due(self, session_id: SessionId) -> None:
+        """Deliveries of this session can be made."""
+        self._put(DELIVERIES_DUE, session_id)
+
+    def _put(self, name: str, session_id: SessionId) -> None:
+        try:
+            self._waiting.put_nowait((name, session_id))
+        except asyncio.QueueFull:
+            log.warning("nudge_dropped", session_id=session_id, reason="queue_full")
+
+    async def start(self) -> None:
+        """Start sending."""
+        self._task = asyncio.create_task(self._send_all())
+
+    async def stop(self) -> None:
+        """Stop; what was not sent is found by the sweep."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._redis.aclose()
+
+    async def _send_all(self) -> None:
+        while True:
+            name, session_id = await self._waiting.get()
+            try:
+                async with asyncio.timeout(_ENQUEUE_SECONDS):
+                    await self._redis.enqueue_job(name, session_id)
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("nudge_dropped", session_id=session_id, reason=type(error).__name__)

@@ -1,0 +1,73 @@
+"""Finds what is due although nobody said so: lost nudges, leases that ran out, late webhooks, expiry."""
+
+import asyncio
+import contextlib
+import time
+from uuid import uuid4
+
+import structlog
+
+from service.domain.errors import StoreUnavailable
+from service.domain.fetching import Fetching
+from service.domain.ids import Lease
+from service.domain.records import DeliveryJob, FetchJob, OwedCall
+from service.jobs.lanes import Lane
+from service.logs import failure
+from service.store.coordination import IdempotencyRows, LeaseRows
+
+log = structlog.get_logger()
+
+_LEASE_SECONDS = 15.0
+_HOUSEKEEPING_SECONDS = 600.0
+_MOST_EXPIRED_AT_ONCE = 100
+
+
+class Sweep:
+    """Runs at an interval, in one process at a time; another takes over when that one is gone."""
+
+    def __init__(
+        self,
+        *,
+        leases: LeaseRows,
+        idempotency: IdempotencyRows,
+        fetching: Fetching,
+        fetches: Lane[FetchJob],
+        deliveries: Lane[DeliveryJob],
+        owed: Lane[OwedCall],
+        interval_seconds: float,
+    ) -> None:
+        self._leases = leases
+        self._idempotency = idempotency
+        self._fetching = fetching
+        self._fetches = fetches
+        self._deliveries = deliveries
+        self._owed = owed
+        self._interval_seconds = interval_seconds
+        self._lease = Lease(uuid4())
+        self._housekeeping_due = 0.0
+        self.last_beat = time.monotonic()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Sweep until told to stop; a database that is away is waited for."""
+        while not stopping.is_set():
+            try:
+                if await self._leases.take("sweep", self._lease, _LEASE_SECONDS):
+                    await self.once()
+            except StoreUnavailable:
+                log.warning("sweep_waits", reason="store_unavailable")
+            except Exception as error:  # noqa: BLE001 - a process boundary: the next round is a second away
+                log.error("sweep_failed", **failure(error))
+            self.last_beat = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_seconds):
+                    await stopping.wait()
+
+    async def once(self) -> None:
+        """Start everything that is due now."""
+        await self._fetching.expire_past(_MOST_EXPIRED_AT_ONCE)
+        await self._owed.poke(None)
+        await self._fetches.poke(None)
+        await self._deliveries.poke(None)
+        if time.monotonic() >= self._housekeeping_due:
+            await self._idempotency.forget_old()
+            self._housekeeping_due = time.monotonic() + _HOUSEKEEPING_SECONDS

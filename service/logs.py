@@ -1,0 +1,54 @@
+"""Structured logs: one JSON object a line, ids, sizes and classes, never content."""
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+# Libraries whose messages are about themselves (an address in use, a bad setting), never about a request.
+_SPEAKS_OF_ITSELF = frozenset({"uvicorn.error"})
+
+
+def configure_logs(level: str) -> None:
+    """Send our events, and the warnings of libraries, to standard error as JSON."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LibraryFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+class _LibraryFormatter(logging.Formatter):
+    """Names the library and the error's class; a message may quote what it stumbled over."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {"event": "library", "logger": record.name, "level": record.levelname.lower()}
+        if record.exc_info and record.exc_info[0]:
+            entry["error"] = record.exc_info[0].__name__
+        elif record.name in _SPEAKS_OF_ITSELF:
+            entry["message"] = record.getMessage()
+        return msgspec.json.encode(entry).decode()
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """Describe an unexpected error for the log: its class and where, not its message.
+
+    A driver's or a parser's message may quote the value it stumbled over, and that may be a patient's.
+    """
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    where = [f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno}" for frame in frames]
+    return {"error": type(error).__name__, "where": where}

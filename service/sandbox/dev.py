@@ -1,0 +1,56 @@
+"""`ekabridge dev`: everything on this machine until Ctrl-C."""
+
+import signal
+import threading
+
+import click
+
+from service.sandbox.embedded import EmbeddedFailed, EmbeddedUnavailable
+from service.sandbox.stack import Stack, StackFailed, running_stack
+
+_POLL_SECONDS = 0.5
+_GREETING = """
+ekabridge runs. Ctrl-C stops all of it; the data is kept for the next time.
+
+  API         {service}/v1
+  API docs    {service}/docs
+  key         {key}
+  tenant      {tenant}
+  vendor      {vendor} (stand-in; control API under /_control)
+  worker      {worker}/health/ready
+  database    {database}
+
+Start a dictation:
+
+  curl -s {service}/v1/sessions -H "Authorization: Bearer {key}" -X POST -d '{{"reference": "ENC-1"}}'
+"""
+
+
+def run_dev(port: int) -> int:
+    """Run the stack until SIGINT, SIGTERM or SIGHUP; return the exit status."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        with running_stack(port=port, temporary=False, log=None) as stack:
+            click.echo(_greeting(stack))
+            while not stopping.wait(_POLL_SECONDS):
+                ended = stack.ended_part()
+                if ended is not None:
+                    raise StackFailed(f"`ekabridge {ended}` ended by itself")
+            click.echo("stopping")
+    except (StackFailed, EmbeddedFailed, EmbeddedUnavailable) as error:
+        click.echo(f"ekabridge dev: {error}", err=True)
+        return 1
+    return 0
+
+
+def _greeting(stack: Stack) -> str:
+    return _GREETING.format(
+        service=stack.service_url,
+        worker=stack.worker_url,
+        vendor=stack.vendor_url,
+        key=stack.api_key,
+        tenant=stack.tenant_id,
+        database=stack.environment["EKABRIDGE_DATABASE_URL"],
+    )
