@@ -24,7 +24,12 @@ TemplateName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$
 Language = Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
 Templates = Annotated[
     list[TemplateName],
-    Meta(min_length=1, max_length=2, description="Ids of the templates to extract", examples=[["eka_emr_template"]]),
+    Meta(
+        min_length=1,
+        max_length=2,
+        description="Ids of the templates to extract",
+        examples=[["eka_emr_template"]],
+    ),
 ]
 Languages = Annotated[
     list[Language], Meta(max_length=10, description="Spoken languages, ISO 639-1", examples=[["en", "hi"]])
@@ -52,13 +57,15 @@ class SessionCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     ) = None
     reference: (
         Annotated[
-            str, Meta(min_length=1, max_length=256, description="The EMR's own encounter id", examples=["ENC-1"])
+            str,
+            Meta(min_length=1, max_length=256, description="The EMR's own encounter id", examples=["ENC-1"]),
         ]
         | None
     ) = None
-    metadata: Annotated[dict[str, Any], Meta(description="Anything, up to 4 KB; handed back with each document")] | None = (
-        None
-    )
+    metadata: (
+        Annotated[dict[str, Any], Meta(description="Anything, up to 4 KB; handed back with each document")]
+        | None
+    ) = None
 
 
 class SessionEnd(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

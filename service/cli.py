@@ -91,15 +91,17 @@ def serve(host: str, port: int, workers: int) -> None:
 
 
 @cli.command()
-@click.option("--port", default=8081, show_default=True, type=click.IntRange(1, 65535), help="Health and metrics.")
+@click.option(
+    "--port", default=8081, show_default=True, type=click.IntRange(1, 65535), help="Health and metrics."
+)
 def worker(port: int) -> None:
     """Fetch results, forward documents, sweep."""
     settings = _settings(WORKER)
     import uvloop  # noqa: PLC0415 - the other commands start without it
 
-    from service.worker import WorkerProcess  # noqa: PLC0415
+    from service.worker import run_worker  # noqa: PLC0415
 
-    uvloop.run(WorkerProcess(settings, port=port).run())
+    uvloop.run(run_worker(settings, port=port))
 
 
 @cli.command()
@@ -127,7 +129,9 @@ def tenant() -> None:
 @json_option
 def tenant_add(name: str, as_json: bool, **defaults: Any) -> None:
     """Add a tenant; its sessions start from these defaults."""
-    given = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items() if value}
+    given = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items() if value
+    }
     try:
         made = msgspec.convert(given, TenantDefaults)
     except msgspec.ValidationError as error:
@@ -168,7 +172,9 @@ def key_add(tenant: str, role: Role, as_json: bool) -> None:
         return added
 
     added = _with_rows(work)
-    _print(added, as_json=as_json, text=f"{added.id}  {added.role}\n{added.key}\nKeep it: it is not shown again.")
+    _print(
+        added, as_json=as_json, text=f"{added.id}  {added.role}\n{added.key}\nKeep it: it is not shown again."
+    )
 
 
 @key.command("list")
@@ -205,10 +211,14 @@ def destination() -> None:
 @destination.command("add")
 @click.argument("tenant")
 @click.argument("url")
-@click.option("--event", "events", multiple=True, type=click.Choice(_DESTINATION_EVENTS), help="Only these; repeatable.")
+@click.option(
+    "--event", "events", multiple=True, type=click.Choice(_DESTINATION_EVENTS), help="Only these; repeatable."
+)
 @click.option("--template", "templates", multiple=True, help="Only these; repeatable.")
 @json_option
-def destination_add(tenant: str, url: str, events: tuple[str, ...], templates: tuple[str, ...], as_json: bool) -> None:
+def destination_add(
+    tenant: str, url: str, events: tuple[str, ...], templates: tuple[str, ...], as_json: bool
+) -> None:
     """Add a destination; its signing secret is shown this once."""
     try:
         request = msgspec.convert(
@@ -228,7 +238,9 @@ def destination_add(tenant: str, url: str, events: tuple[str, ...], templates: t
 
     added = _with_rows(work)
     _print(
-        added, as_json=as_json, text=f"{added.id}  {added.url}\n{added.secret}\nKeep it: it is not shown again."
+        added,
+        as_json=as_json,
+        text=f"{added.id}  {added.url}\n{added.secret}\nKeep it: it is not shown again.",
     )
 
 
@@ -239,7 +251,8 @@ def destination_list(tenant: str, as_json: bool) -> None:
     """List a tenant's destinations, newest first."""
     found: Page[Destination] = _with_rows(lambda rows: rows.destinations.page(TenantId(tenant), None, 1000))
     lines = [
-        f"{item.id}  {item.url}{'' if item.enabled else f'  off: {item.paused_reason}'}" for item in found.items
+        f"{item.id}  {item.url}{'' if item.enabled else f'  off: {item.paused_reason}'}"
+        for item in found.items
     ]
     _print(found, as_json=as_json, text="\n".join(lines))
 
@@ -278,7 +291,9 @@ def doctor() -> None:
     from service.doctor import examine  # noqa: PLC0415 - brings the HTTP client
 
     def report(name: str, problem: str | None) -> None:
-        click.echo(f"{'ok  ' if problem is None else 'FAIL'}  {name}{'' if problem is None else f': {problem}'}")
+        click.echo(
+            f"{'ok  ' if problem is None else 'FAIL'}  {name}{'' if problem is None else f': {problem}'}"
+        )
 
     if not asyncio.run(examine(os.environ, report)):
         raise SystemExit(1)

@@ -13,7 +13,7 @@ from service.forwarding.guard import (
     check_destination,
     resolve,
 )
-from service.jobs.nudges import open_redis, ping_redis
+from service.jobs.nudges import close_redis, open_redis, ping_redis
 from service.settings import SERVICE, Settings, SettingsError, load_settings
 from service.store.migrate import newest_revision
 from service.store.sealing import SealError
@@ -68,7 +68,9 @@ async def _database(rows: Rows) -> str | None:
     await ping_store(rows)
     found = await rows.database.revision()
     wanted = newest_revision()
-    return None if found == wanted else f"its schema is {found}, this version wants {wanted}: ekabridge migrate"
+    return (
+        None if found == wanted else f"its schema is {found}, this version wants {wanted}: ekabridge migrate"
+    )
 
 
 async def _redis(settings: Settings) -> str | None:
@@ -76,7 +78,7 @@ async def _redis(settings: Settings) -> str | None:
     try:
         return None if await ping_redis(redis) else "does not answer; nudges wait for the sweep"
     finally:
-        await redis.aclose()
+        await close_redis(redis)
 
 
 async def _vendor(vendor: EkaClient) -> str | None:

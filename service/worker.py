@@ -23,7 +23,7 @@ from service.domain.sessions import OWED_LEASE_SECONDS, SessionLife
 from service.forwarding.guard import GuardedBackend
 from service.forwarding.sender import HttpSender
 from service.jobs.lanes import Lane
-from service.jobs.nudges import DELIVERIES_DUE, QUEUE, RESULTS_DUE, decode, encode, open_redis, ping_redis
+from service.jobs.nudges import DELIVERIES_DUE, QUEUE, RESULTS_DUE, close_redis, decode, encode, open_redis, ping_redis
 from service.jobs.sweep import Sweep
 from service.logs import failure
 from service.settings import Settings
@@ -42,19 +42,25 @@ _RECONNECT_SECONDS = 1.0
 _DRAIN_SECONDS = 22.0
 
 
+async def run_worker(settings: Settings, *, port: int) -> None:
+    """Run a worker until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await WorkerProcess(settings, port=port, stopping=stopping).run()
+
+
 class WorkerProcess:
     """Everything that one worker runs."""
 
-    def __init__(self, settings: Settings, *, port: int) -> None:
+    def __init__(self, settings: Settings, *, port: int, stopping: asyncio.Event) -> None:
         self._settings = settings
         self._port = port
-        self._stopping = asyncio.Event()
+        self._stopping = stopping
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT; then finish what is in hand."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+        """Run until told to stop; then finish what is in hand."""
         async with AsyncExitStack() as stack:
             await self._run(stack)
         log.info("worker_stopped")
@@ -94,9 +100,7 @@ class WorkerProcess:
             if job.template_id != UNFILTERED:
                 await fetches.poke(job.session_id)
 
-        fetches = Lane[FetchJob](
-            "fetches", size=_FETCHES_AT_ONCE, claim=fetching.claim, run=fetch_and_follow
-        )
+        fetches = Lane[FetchJob]("fetches", size=_FETCHES_AT_ONCE, claim=fetching.claim, run=fetch_and_follow)
 
         async def claim_owed(_: SessionId | None, limit: int) -> list[OwedCall]:
             return await rows.sessions.claim_owed(limit, OWED_LEASE_SECONDS)
@@ -112,7 +116,7 @@ class WorkerProcess:
             interval_seconds=settings.sweep_interval_seconds,
         )
         redis = open_redis(settings.redis_url)
-        stack.push_async_callback(redis.aclose)
+        stack.push_async_callback(close_redis, redis)
         health = WorkerHealth(
             ping_database=partial(ping_store, rows),
             ping_redis=partial(ping_redis, redis),
@@ -159,7 +163,7 @@ class WorkerProcess:
             for task in (listening, stop):
                 task.cancel()
             results = await asyncio.gather(listening, stop, return_exceptions=True)
-            await redis.aclose()
+            await close_redis(redis)
             if listening in done:
                 await self._wait_for_redis(results[0])
 

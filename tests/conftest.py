@@ -22,6 +22,7 @@ from service.sandbox.embedded import (
     start_embedded,
 )
 from service.store.migrate import migrate
+from tests.bridge import Bridge, open_bridge
 
 _embedded = pytest.StashKey[Embedded]()
 
@@ -119,6 +120,13 @@ async def redis_url(servers: EmbeddedUrls, worker_id: str) -> str:
     async with Redis.from_url(url) as client:
         await client.flushdb()
     return url
+
+
+@pytest.fixture
+async def bridge(database_url: str, redis_url: str) -> AsyncIterator[Bridge]:
+    """A whole bridge without a worker; `await bridge.start_worker()` adds one."""
+    async with open_bridge(database_url, redis_url) as opened:
+        yield opened
 
 
 async def _run(servers: EmbeddedUrls, statement: str) -> None:

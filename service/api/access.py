@@ -5,6 +5,7 @@ from typing import Any
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
+from litestar.types import Scope
 
 from service.api.services import Services
 from service.domain.errors import Forbidden, Unauthenticated
@@ -29,7 +30,7 @@ async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: 
     connection.scope["state"]["who"] = who
 
 
-def provide_who(scope: dict[str, Any]) -> Principal:
+def provide_who(scope: Scope) -> Principal:
     """Return who the guard let in."""
     who = scope["state"]["who"]
     assert isinstance(who, Principal)  # noqa: S101 - every route of /v1 stands behind the guard

@@ -3,10 +3,11 @@
 from typing import Annotated, Any
 
 from litestar import Request, put
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
-from litestar.params import Parameter
+from litestar.params import FromPath, PathParameter
 
 from schemas.emr import ChunkStored
 from service.api.problems import documented
@@ -46,10 +47,10 @@ class AudioOperation(Operation):
 )
 async def put_audio(
     request: Request[Any, Any, Any],
-    services: Services,
-    who: Principal,
-    session_id: str,
-    sequence: Annotated[str, Parameter(description="The chunk's place, counted from 0", pattern=r"^\d{1,5}$")],
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: FromPath[str],
+    sequence: Annotated[str, PathParameter(description="The chunk's place, counted from 0, up to 99999")],
 ) -> ChunkStored:
     """Store one chunk; the same bytes may be sent again at will."""
     place = _sequence(sequence)
@@ -71,6 +72,7 @@ def _audio_format(content_type: str) -> AudioFormat:
     audio_format = normalise_audio_format(content_type)
     if audio_format is None:
         raise AudioFormatInvalid(
-            "Content-Type must name one of EkaScribe's audio formats; see `supported`", supported=list(SUPPORTED)
+            "Content-Type must name one of EkaScribe's audio formats; see `supported`",
+            supported=list(SUPPORTED),
         )
     return audio_format

@@ -1,6 +1,8 @@
 """The doors of /v1/destinations and /v1/deliveries."""
 
 from litestar import Router, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody
 
 from schemas.emr import Delivery, DeliveryStatus, Destination, DestinationCreate, Page
 from service.api.problems import documented
@@ -21,7 +23,9 @@ _JSON_BYTES = 65_536
     responses=documented(400, 401, 413),
     tags=["Destinations"],
 )
-async def create_destination(services: Services, who: Principal, data: DestinationCreate) -> Destination:
+async def create_destination(
+    services: NamedDependency[Services], who: NamedDependency[Principal], data: JSONBody[DestinationCreate]
+) -> Destination:
     """Register an endpoint; `secret` is shown this once."""
     await services.check_url(data.url)
     destination = await services.destinations.add(who.tenant_id, data)
@@ -37,7 +41,10 @@ async def create_destination(services: Services, who: Principal, data: Destinati
     tags=["Destinations"],
 )
 async def list_destinations(
-    services: Services, who: Principal, limit: Limit = 20, cursor: Cursor = None
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    limit: Limit = 20,
+    cursor: Cursor = None,
 ) -> Page[Destination]:
     """Return one page."""
     return await services.destinations.page(who.tenant_id, after_cursor(cursor), limit)
@@ -50,7 +57,9 @@ async def list_destinations(
     responses=documented(401, 404),
     tags=["Destinations"],
 )
-async def get_destination(services: Services, who: Principal, destination_id: str) -> Destination:
+async def get_destination(
+    services: NamedDependency[Services], who: NamedDependency[Principal], destination_id: FromPath[str]
+) -> Destination:
     """Return a destination, without its secret."""
     return await services.destinations.one(who.tenant_id, DestinationId(destination_id))
 
@@ -62,7 +71,9 @@ async def get_destination(services: Services, who: Principal, destination_id: st
     responses=documented(401, 404),
     tags=["Destinations"],
 )
-async def remove_destination(services: Services, who: Principal, destination_id: str) -> None:
+async def remove_destination(
+    services: NamedDependency[Services], who: NamedDependency[Principal], destination_id: FromPath[str]
+) -> None:
     """Remove it; what still waits for it is given up."""
     await services.destinations.remove(who.tenant_id, DestinationId(destination_id))
     await services.access.audit(who.tenant_id, who.key_id, "destination.removed", destination_id)
@@ -76,11 +87,11 @@ async def remove_destination(services: Services, who: Principal, destination_id:
     tags=["Deliveries"],
 )
 async def list_deliveries(
-    services: Services,
-    who: Principal,
-    status: DeliveryStatus | None = None,
-    destination_id: str | None = None,
-    session_id: str | None = None,
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    status: FromQuery[DeliveryStatus | None] = None,
+    destination_id: FromQuery[str | None] = None,
+    session_id: FromQuery[str | None] = None,
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[Delivery]:
@@ -102,7 +113,9 @@ async def list_deliveries(
     responses=documented(401, 404),
     tags=["Deliveries"],
 )
-async def get_delivery(services: Services, who: Principal, delivery_id: str) -> Delivery:
+async def get_delivery(
+    services: NamedDependency[Services], who: NamedDependency[Principal], delivery_id: FromPath[str]
+) -> Delivery:
     """Return a delivery; `attempts` lists them."""
     return await services.deliveries.one(who.tenant_id, DeliveryId(delivery_id))
 
@@ -115,7 +128,9 @@ async def get_delivery(services: Services, who: Principal, delivery_id: str) -> 
     responses=documented(401, 404, 409),
     tags=["Deliveries"],
 )
-async def retry_delivery(services: Services, who: Principal, delivery_id: str) -> Delivery:
+async def retry_delivery(
+    services: NamedDependency[Services], who: NamedDependency[Principal], delivery_id: FromPath[str]
+) -> Delivery:
     """Make it due now, with the same webhook-id."""
     delivery = await services.deliveries.retry(who.tenant_id, DeliveryId(delivery_id))
     await services.access.audit(who.tenant_id, who.key_id, "delivery.retried", delivery_id)

@@ -7,6 +7,7 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, License, SecurityScheme, Tag
+from litestar.params import FromPath
 
 _ASSETS = {
     "swagger-ui-bundle.js": ("javascripts", "text/javascript"),
@@ -17,7 +18,7 @@ _BASE = "/docs/assets"
 
 
 @get("/docs/assets/{name:str}", include_in_schema=False, cache_control=None, sync_to_thread=True)
-def documentation_asset(name: str) -> Response[bytes]:
+def documentation_asset(name: FromPath[str]) -> Response[bytes]:
     """Serve Swagger UI's files from the installed package."""
     if name not in _ASSETS:
         raise NotFoundException

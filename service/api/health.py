@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from litestar import Response, get
+from litestar.di import NamedDependency
 from litestar.enums import MediaType
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -50,7 +51,7 @@ async def live() -> Live:
 
 
 @get("/health/ready", operation_id="ready", summary="Can it serve", tags=["Operators"])
-async def ready(services: Services) -> Response[Ready]:
+async def ready(services: NamedDependency[Services]) -> Response[Ready]:
     """Ask the database and Redis."""
     return await readiness(services.ping_database, services.ping_redis)
 

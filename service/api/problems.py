@@ -84,7 +84,12 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
 
 
 def problem_response(
-    request: Request[Any, Any, Any], code: str, detail: str, *, headers: dict[str, str] | None = None, **more: Any
+    request: Request[Any, Any, Any],
+    code: str,
+    detail: str,
+    *,
+    headers: dict[str, str] | None = None,
+    **more: Any,
 ) -> Response[Problem]:
     """Make the answer for a code."""
     status = STATUS_OF_CODE[code]

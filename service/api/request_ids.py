@@ -16,9 +16,7 @@ _SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADER = b"x-request-id"
 _KEY = "ekabridge.request_id"
 
-REQUESTS = Counter(
-    "ekabridge_http_requests", "Requests answered, by route.", ("method", "route", "status")
-)
+REQUESTS = Counter("ekabridge_http_requests", "Requests answered, by route.", ("method", "route", "status"))
 SECONDS = Histogram(
     "ekabridge_http_request_duration_seconds",
     "Seconds from a request's first byte to its answer's last.",

@@ -4,10 +4,11 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import Response, Router, get, post
+from litestar.di import NamedDependency
 from litestar.enums import MediaType
 from litestar.exceptions import ValidationException
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Body, Parameter
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, PathParameter, QueryParameter
 
 from schemas.emr import Document, Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
 from service.api.problems import documented
@@ -20,13 +21,13 @@ from service.store.views import SessionFilter
 _JSON_BYTES = 65_536
 _LONGEST_WAIT_SECONDS = 30
 
-SessionPath = Annotated[str, Parameter(description="A session's id", examples=[])]
-Limit = Annotated[int, Parameter(ge=1, le=100, description="How many to a page")]
-Cursor = Annotated[str | None, Parameter(description="`next_cursor` of the page before")]
+SessionPath = Annotated[str, PathParameter(description="A session's id")]
+Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many to a page")]
+Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before")]
 IdempotencyKey = Annotated[
     str | None,
-    Parameter(
-        header="Idempotency-Key",
+    HeaderParameter(
+        name="Idempotency-Key",
         description="Any text of your own, up to 255 characters. The same key with the same body gets the same "
         "answer, for a week; make one per dictation and reuse it when you repeat the call.",
     ),
@@ -39,17 +40,17 @@ IdempotencyKey = Annotated[
     summary="Start a dictation",
     request_max_body_size=_JSON_BYTES,
     responses={
-        201: ResponseSpec(Session, description="The session; send audio to `audio_url`", generate_examples=False),
+        201: ResponseSpec(
+            Session, description="The session; send audio to `audio_url`", generate_examples=False
+        ),
         **documented(400, 401, 409, 413, 422, 502, 503, 504),
     },
 )
 async def create_session(
-    services: Services,
-    who: Principal,
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
     idempotency_key: IdempotencyKey = None,
-    data: Annotated[
-        SessionCreate | None, Body(description="Every field is optional; the tenant's defaults fill the rest.")
-    ] = None,
+    data: JSONBody[SessionCreate | None] = None,
 ) -> Response[Any]:
     """Create a session here and at EkaScribe."""
     created = await services.desk.create(who, data or SessionCreate(), idempotency_key)
@@ -66,7 +67,10 @@ async def create_session(
     responses=documented(400, 401, 404, 409, 413, 502, 503, 504),
 )
 async def end_session(
-    services: Services, who: Principal, session_id: SessionPath, data: SessionEnd | None = None
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: SessionPath,
+    data: JSONBody[SessionEnd | None] = None,
 ) -> Session:
     """Check that the audio is whole and start processing; repeating it answers the same."""
     await services.life.end(who, SessionId(session_id), data or SessionEnd())
@@ -80,12 +84,12 @@ async def end_session(
     responses=documented(400, 401, 404),
 )
 async def get_session(
-    services: Services,
-    who: Principal,
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
     session_id: SessionPath,
     wait: Annotated[
         float,
-        Parameter(
+        QueryParameter(
             ge=0, le=_LONGEST_WAIT_SECONDS, description="Seconds to wait for the status to change, at most 30"
         ),
     ] = 0,
@@ -99,15 +103,18 @@ async def get_session(
 
 
 @get(
-    "/sessions", operation_id="listSessions", summary="List sessions, newest first", responses=documented(400, 401)
+    "/sessions",
+    operation_id="listSessions",
+    summary="List sessions, newest first",
+    responses=documented(400, 401),
 )
 async def list_sessions(
-    services: Services,
-    who: Principal,
-    status: SessionStatus | None = None,
-    reference: str | None = None,
-    patient_id: str | None = None,
-    created_after: datetime | None = None,
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    status: FromQuery[SessionStatus | None] = None,
+    reference: FromQuery[str | None] = None,
+    patient_id: FromQuery[str | None] = None,
+    created_after: FromQuery[datetime | None] = None,
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[Session]:
@@ -128,7 +135,9 @@ async def list_sessions(
     summary="What happened to a session, and when",
     responses=documented(401, 404),
 )
-async def get_timeline(services: Services, who: Principal, session_id: SessionPath) -> Page[TimelineEntry]:
+async def get_timeline(
+    services: NamedDependency[Services], who: NamedDependency[Principal], session_id: SessionPath
+) -> Page[TimelineEntry]:
     """Return every step in order, oldest first."""
     return Page(items=await services.views.timeline(who.tenant_id, SessionId(session_id)))
 
@@ -140,7 +149,10 @@ async def get_timeline(services: Services, who: Principal, session_id: SessionPa
     responses=documented(401, 404),
 )
 async def list_documents(
-    services: Services, who: Principal, session_id: SessionPath, template_id: str | None = None
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: SessionPath,
+    template_id: FromQuery[str | None] = None,
 ) -> Page[Document]:
     """Return the newest version of each document."""
     wanted = TemplateId(template_id) if template_id is not None else None
@@ -153,7 +165,9 @@ async def list_documents(
     summary="One document, with its data",
     responses=documented(401, 404),
 )
-async def get_document(services: Services, who: Principal, document_id: str) -> Document:
+async def get_document(
+    services: NamedDependency[Services], who: NamedDependency[Principal], document_id: FromPath[str]
+) -> Document:
     """Return a document, whichever version it is."""
     return await services.views.document(who.tenant_id, DocumentId(document_id))
 

@@ -4,6 +4,7 @@ import time
 from typing import Any, Literal
 
 from litestar import Request, post
+from litestar.di import NamedDependency
 from msgspec import Struct
 
 from service.api.problems import documented
@@ -32,7 +33,9 @@ class WebhookReceived(Struct, frozen=True):
     request_max_body_size=_MOST_BYTES,
     responses=documented(400, 401, 413, 503),
 )
-async def receive_webhook(request: Request[Any, Any, Any], services: Services) -> WebhookReceived:
+async def receive_webhook(
+    request: Request[Any, Any, Any], services: NamedDependency[Services]
+) -> WebhookReceived:
     """Verify the raw bytes, then read them, record, commit, answer."""
     body = await request.body()
     secrets = await services.webhook_secrets(DEFAULT_ACCOUNT)

@@ -95,7 +95,9 @@ class SessionDesk:
         """
         check_create(request)
         if key is not None and not _KEY.fullmatch(key):
-            raise IdempotencyKeyInvalid("Idempotency-Key must be 1 to 255 printable characters without spaces")
+            raise IdempotencyKeyInvalid(
+                "Idempotency-Key must be 1 to 255 printable characters without spaces"
+            )
         lease = Lease(uuid4())
         plan = plan_session(who, request, new_session_id())
         if key is None:

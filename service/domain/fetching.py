@@ -234,9 +234,7 @@ async def _settle_by_documents(unit: SettleUnit, *, all_settled: bool) -> None:
 
 
 async def _settle(unit: SettleUnit, status: SessionStatus, code: str | None) -> None:
-    await unit.settle_session(
-        status, error_code=code, error_message=_MESSAGES[code] if code else None
-    )
+    await unit.settle_session(status, error_code=code, error_message=_MESSAGES[code] if code else None)
 
 
 async def _release(unit: SettleUnit, clock: Clock) -> None:

@@ -118,7 +118,9 @@ class SessionStore(Protocol):
         """The vendor has it; false when the lease was lost."""
         ...
 
-    async def record_never_created(self, session_id: SessionId, lease: Lease, code: str, message: str) -> None:
+    async def record_never_created(
+        self, session_id: SessionId, lease: Lease, code: str, message: str
+    ) -> None:
         """The vendor does not have it: failed."""
         ...
 
@@ -262,7 +264,9 @@ class SettleUnit(Protocol):
         """The session's ending; nothing more is owed to the vendor for it."""
         ...
 
-    async def emit(self, event: Event, document_id: DocumentId | None, template_id: TemplateId | None) -> None:
+    async def emit(
+        self, event: Event, document_id: DocumentId | None, template_id: TemplateId | None
+    ) -> None:
         """Put the event and one delivery per matching destination into the outbox."""
         ...
 

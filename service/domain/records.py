@@ -65,7 +65,9 @@ class VendorEnd(Struct, frozen=True, kw_only=True):
     files_received: int | None
 
 
-VendorState = Literal["open", "processing", "completed", "partial", "failed", "expired", "missing", "no_document"]
+VendorState = Literal[
+    "open", "processing", "completed", "partial", "failed", "expired", "missing", "no_document"
+]
 
 
 class VendorDocument(Struct, frozen=True, kw_only=True):

@@ -95,4 +95,3 @@ class WebhookIntake:
             due=received.due,
         )
         return outcome
-

@@ -114,7 +114,9 @@ class EkaClient:
         found = _decoded(answer, Any)
         listed = found.get("data", found.get("subscriptions")) if isinstance(found, dict) else found
         entries = listed if isinstance(listed, list) else []
-        return [str(entry["endpoint"]) for entry in entries if isinstance(entry, dict) and "endpoint" in entry]
+        return [
+            str(entry["endpoint"]) for entry in entries if isinstance(entry, dict) and "endpoint" in entry
+        ]
 
     async def _call(
         self,

@@ -58,9 +58,7 @@ def is_signed(
     return _any_matches(fresh, _compact_forms(body), secrets)
 
 
-def _any_matches(
-    headers: Sequence[SignatureHeader], bodies: Sequence[bytes], secrets: Sequence[str]
-) -> bool:
+def _any_matches(headers: Sequence[SignatureHeader], bodies: Sequence[bytes], secrets: Sequence[str]) -> bool:
     matches = False
     for header in headers:
         for body in bodies:

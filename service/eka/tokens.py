@@ -74,9 +74,7 @@ class TokenKeeper:
     async def token(self, account: Account) -> HeldToken:
         """Return a token that serves now. Raises VendorError when none can be had."""
         if self._credentials.token is not None:
-            return HeldToken(
-                access_token=self._credentials.token, generation=0, usable_until=float("inf")
-            )
+            return HeldToken(access_token=self._credentials.token, generation=0, usable_until=float("inf"))
         held = self._held.get(account)
         if held is not None and self._now() < held.usable_until:
             return held
@@ -91,11 +89,7 @@ class TokenKeeper:
     async def _obtain(self, account: Account, *, after_generation: int) -> HeldToken:
         async with self._lock:
             held = self._held.get(account)
-            if (
-                held is not None
-                and held.generation > after_generation
-                and self._now() < held.usable_until
-            ):
+            if held is not None and held.generation > after_generation and self._now() < held.usable_until:
                 return held
             try:
                 async with asyncio.timeout(_WAIT_SECONDS):

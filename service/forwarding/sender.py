@@ -61,7 +61,13 @@ class HttpSender:
         try:
             async with asyncio.timeout(limit):
                 return await self._post(job, started)
-        except (httpx2.HTTPError, httpx2.InvalidURL, AddressForbiddenError, NameUnresolvedError, OSError) as error:
+        except (
+            httpx2.HTTPError,
+            httpx2.InvalidURL,
+            AddressForbiddenError,
+            NameUnresolvedError,
+            OSError,
+        ) as error:
             return NoAnswer(
                 error_class=_stage(error),
                 duration_ms=_elapsed_ms(started),

@@ -82,4 +82,3 @@ class Lane(Generic[Job]):
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-

@@ -57,6 +57,11 @@ def open_redis(url: str) -> ArqRedis:
     )
 
 
+async def close_redis(redis: ArqRedis) -> None:
+    """Close the client and the pool that was made for it, which it would otherwise leave open."""
+    await redis.aclose(close_connection_pool=True)
+
+
 async def ping_redis(redis: ArqRedis) -> bool:
     """Return whether Redis answers, within a second."""
     try:
@@ -99,7 +104,7 @@ class ArqNudges:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        await self._redis.aclose()
+        await close_redis(self._redis)
 
     async def _send_all(self) -> None:
         while True:

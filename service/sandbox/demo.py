@@ -93,7 +93,9 @@ async def _play(stack: Stack, steps: Steps) -> None:
         received = await _arrival(emr_http)
         steps.say(f"EMR      received {received['body']['type']}, signature {_verified(received)}")
         _check_document(received["body"], session_id, sent)
-        steps.say(f"check    the transcript names SHA-256 {hashlib.sha256(sent).hexdigest()}: the audio arrived whole")
+        steps.say(
+            f"check    the transcript names SHA-256 {hashlib.sha256(sent).hexdigest()}: the audio arrived whole"
+        )
         await _settled(api, session_id, steps)
         click.echo("\nThe document, as the EMR got it:\n")
         for name in ("webhook-id", "webhook-timestamp", "webhook-signature", "idempotency-key"):
@@ -121,7 +123,9 @@ async def _dictate(api: httpx2.AsyncClient, steps: Steps) -> tuple[str, bytes]:
             ),
             200,
         )
-        steps.say(f"EMR      PUT …/audio/{sequence}                   200 {stored['bytes']:>7} bytes of speech")
+        steps.say(
+            f"EMR      PUT …/audio/{sequence}                   200 {stored['bytes']:>7} bytes of speech"
+        )
     ended = _checked(await api.post(f"/v1/sessions/{session['id']}/end", json={"chunks": len(chunks)}), 202)
     steps.say(f"EMR      POST …/end                      202 {ended['status']}")
     return session["id"], b"".join(chunks)
@@ -167,6 +171,8 @@ async def _settled(api: httpx2.AsyncClient, session_id: str, steps: Steps) -> No
 
 def _checked(answer: httpx2.Response, status: int) -> dict[str, Any]:
     if answer.status_code != status:
-        raise DemoFailed(f"{answer.request.method} {answer.request.url.path}: {answer.status_code} {answer.text}")
+        raise DemoFailed(
+            f"{answer.request.method} {answer.request.url.path}: {answer.status_code} {answer.text}"
+        )
     body: dict[str, Any] = answer.json()
     return body

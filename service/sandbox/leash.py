@@ -14,7 +14,9 @@ import threading
 STOP_SECONDS = 35.0
 
 
-def start_on_leash(command: list[str], environment: dict[str, str], log: int | None) -> subprocess.Popen[bytes]:
+def start_on_leash(
+    command: list[str], environment: dict[str, str], log: int | None
+) -> subprocess.Popen[bytes]:
     """Start a command that ends with this process; `log` takes its standard error, None shares ours."""
     return subprocess.Popen(  # noqa: S603 - our own interpreter and commands
         [sys.executable, "-P", "-m", "service.sandbox.leash", *command],

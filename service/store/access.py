@@ -84,13 +84,9 @@ class AccessRows:
             account=Account(row["tenant_id"]) if row["own_account"] else DEFAULT_ACCOUNT,
         )
 
-    async def audit(
-        self, tenant_id: TenantId, actor: str, action: str, object_id: str, **facts: Any
-    ) -> None:
+    async def audit(self, tenant_id: TenantId, actor: str, action: str, object_id: str, **facts: Any) -> None:
         """Record who did what; the facts carry no content."""
-        await self._database.execute(
-            sql("access.insert_audit"), tenant_id, actor, action, object_id, facts
-        )
+        await self._database.execute(sql("access.insert_audit"), tenant_id, actor, action, object_id, facts)
 
 
 def _tenant(row: Record) -> Tenant:

@@ -13,7 +13,6 @@ from asyncpg.pool import PoolConnectionProxy
 from service.domain.errors import StoreUnavailable
 from service.store.queries import sql
 
-
 if TYPE_CHECKING:  # the stubs make it generic; the class itself is not
     LentConnection = PoolConnectionProxy[Record]
 else:

@@ -3,10 +3,10 @@
 import base64
 import secrets
 
+import msgspec
 from asyncpg import Record
 
-import msgspec
-from schemas.emr import Attempt, Delivery, Destination, DestinationCreate
+from schemas.emr import Attempt, Delivery, Destination, DestinationCreate, Page
 from service.domain.errors import DeliverySettled, NotFound
 from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId, new_destination_id
 from service.domain.records import Answer, DeliveryJob, NoAnswer
@@ -15,8 +15,6 @@ from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
 from service.store.results import event_place
 from service.store.sealing import Keyring
-
-from schemas.emr import Page
 
 
 def url_place(destination_id: str) -> str:

@@ -134,7 +134,9 @@ class SettleRows:
         await self._connection.execute(
             sql("sessions.record_result"),
             self.session_id,
-            self._keyring.seal(transcript.encode(), transcript_place(self.session_id)) if transcript else None,
+            self._keyring.seal(transcript.encode(), transcript_place(self.session_id))
+            if transcript
+            else None,
             result.model_used,
             result.language_detected,
         )
@@ -213,7 +215,9 @@ class SettleRows:
         )
         self.status = status
 
-    async def emit(self, event: Event, document_id: DocumentId | None, template_id: TemplateId | None) -> None:
+    async def emit(
+        self, event: Event, document_id: DocumentId | None, template_id: TemplateId | None
+    ) -> None:
         """Put the event and one delivery per matching destination into the outbox."""
         row = await self._connection.fetchrow(
             sql("deliveries.insert_event"),
@@ -259,5 +263,3 @@ def open_data(keyring: Keyring, row: Record) -> object:
     """Open the data of a document's row."""
     sealed = row["data_sealed"]
     return msgspec.json.decode(keyring.open(sealed, document_place(row["id"]))) if sealed else None
-
-

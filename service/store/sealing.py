@@ -44,7 +44,9 @@ class Keyring:
     def seal(self, plain: bytes, place: str) -> bytes:
         """Encrypt bytes for one place, such as `session.details:ses_…`."""
         nonce = os.urandom(_NONCE_BYTES)
-        return _FORMAT + self._first + nonce + self._ciphers[self._first].encrypt(nonce, plain, place.encode())
+        return (
+            _FORMAT + self._first + nonce + self._ciphers[self._first].encrypt(nonce, plain, place.encode())
+        )
 
     def open(self, sealed: bytes, place: str) -> bytes:
         """Decrypt what was sealed for that place; raises SealError."""

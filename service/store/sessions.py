@@ -6,7 +6,7 @@ from typing import Any
 
 from asyncpg import Record
 
-from service.domain.ids import Account, Lease, SessionId, TemplateId, TenantId, UNFILTERED
+from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId
 from service.domain.records import ChunkClaim, EndState, OwedCall, SessionPlan, VendorSession
 from service.store.database import Database, LentConnection
 from service.store.queries import sql
@@ -96,7 +96,9 @@ class SessionRows:
         )
         return row is not None
 
-    async def record_never_created(self, session_id: SessionId, lease: Lease, code: str, message: str) -> None:
+    async def record_never_created(
+        self, session_id: SessionId, lease: Lease, code: str, message: str
+    ) -> None:
         """The vendor does not have it: failed."""
         await self._database.execute(sql("sessions.record_never_created"), session_id, lease, code, message)
 
@@ -134,9 +136,7 @@ class SessionRows:
 
     async def record_chunk(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
         """The vendor has the bytes; false when the session takes no more audio."""
-        row = await self._database.fetchrow(
-            sql("chunks.record"), session_id, sequence, bytes.fromhex(sha256)
-        )
+        row = await self._database.fetchrow(sql("chunks.record"), session_id, sequence, bytes.fromhex(sha256))
         return row is not None
 
     async def release_chunk(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
@@ -215,9 +215,7 @@ class EndRows:
 
     async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:
         """Make the end call that somebody else did not finish."""
-        await self._connection.execute(
-            sql("sessions.claim_owed_end"), self._session_id, lease, lease_seconds
-        )
+        await self._connection.execute(sql("sessions.claim_owed_end"), self._session_id, lease, lease_seconds)
 
 
 def _claim(row: Record) -> ChunkClaim:

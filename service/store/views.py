@@ -39,9 +39,7 @@ class SessionFilter(Struct, frozen=True, kw_only=True):
 class SessionViews:
     """Reads sessions with their documents, deliveries and timeline."""
 
-    def __init__(
-        self, database: Database, keyring: Keyring, sessions: SessionRows, public_url: str
-    ) -> None:
+    def __init__(self, database: Database, keyring: Keyring, sessions: SessionRows, public_url: str) -> None:
         self._database = database
         self._keyring = keyring
         self._sessions = sessions
