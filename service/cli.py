@@ -1,4 +1,4 @@
-"""The command line: `ekabridge`. Each command reads the settings that it needs, and says all that is wrong."""
+"""The command line: `ekabridge`. Each command reads the settings that it needs and says all that is wrong."""
 
 import asyncio
 import os

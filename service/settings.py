@@ -124,7 +124,8 @@ def _combined_problems(
         and not settings.webhook_allow_unsigned
     ):
         problems.append(
-            f"{PREFIX}WEBHOOK_SECRETS is missing (or set {PREFIX}WEBHOOK_ALLOW_UNSIGNED=true, never in production)"
+            f"{PREFIX}WEBHOOK_SECRETS is missing"
+            f" (or set {PREFIX}WEBHOOK_ALLOW_UNSIGNED=true, never in production)"
         )
     if (settings.eka_client_id is None) != (settings.eka_client_secret is None):
         problems.append(f"{PREFIX}EKA_CLIENT_ID and {PREFIX}EKA_CLIENT_SECRET go together: one is missing")

@@ -23,7 +23,16 @@ from service.domain.sessions import OWED_LEASE_SECONDS, SessionLife
 from service.forwarding.guard import GuardedBackend
 from service.forwarding.sender import HttpSender
 from service.jobs.lanes import Lane
-from service.jobs.nudges import DELIVERIES_DUE, QUEUE, RESULTS_DUE, close_redis, decode, encode, open_redis, ping_redis
+from service.jobs.nudges import (
+    DELIVERIES_DUE,
+    QUEUE,
+    RESULTS_DUE,
+    close_redis,
+    decode,
+    encode,
+    open_redis,
+    ping_redis,
+)
 from service.jobs.sweep import Sweep
 from service.logs import failure
 from service.settings import Settings
@@ -167,7 +176,7 @@ class WorkerProcess:
             if listening in done:
                 await self._wait_for_redis(results[0])
 
-    async def _wait_for_redis(self, error: BaseException | None | bool) -> None:
+    async def _wait_for_redis(self, error: object) -> None:
         if isinstance(error, RedisError | OSError | TimeoutError):
             log.warning("redis_unreachable", error=type(error).__name__)
         elif isinstance(error, BaseException):

@@ -1,4 +1,4 @@
-"""A whole bridge for a test: real PostgreSQL and Redis, the stand-in vendor and EMR, the service, the worker."""
+"""A whole bridge for a test: real PostgreSQL and Redis, stand-in vendor and EMR, service, worker."""
 
 import asyncio
 import base64

@@ -55,7 +55,7 @@ class Fetching:
         return await self._store.claim_fetches(session_id, limit, LEASE_SECONDS)
 
     async def fetch(self, job: FetchJob) -> bool:
-        """Make one leased call and record its outcome; true when it may have put deliveries into the outbox."""
+        """Make one leased call and record its outcome; true when deliveries may be in the outbox."""
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 result = await self._vendor.get_session(job.account, job.session_id, job.template_id)
@@ -205,7 +205,7 @@ async def _add_documents(unit: SettleUnit, job: FetchJob, result: VendorResult) 
 
 
 async def _owe_transcript(unit: SettleUnit) -> bool:
-    """Owe the one call without the filter, if every filtered one was answered and none carried a transcript."""
+    """Owe the one call without the filter if every filtered one was answered without a transcript."""
     if unit.transcript:
         return False
     fetches = await unit.fetches()
@@ -229,7 +229,7 @@ async def _settle_by_documents(unit: SettleUnit, *, all_settled: bool) -> None:
         status = "completed"
     else:
         status = "partial"
-    if status != unit.status and status != "processing":
+    if status not in {unit.status, "processing"}:
         await _settle(unit, status, None)
 
 

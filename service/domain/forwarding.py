@@ -21,8 +21,8 @@ log = structlog.get_logger()
 _RETRIED = frozenset({408, 425, 429})
 _AUTHORISATION = frozenset({401, 403})
 _HAS_IT_ALREADY = frozenset({"duplicate", "already_exists"})
-# Room after the call's own limit for connecting, reading and recording.
-_LEASE_MARGIN_SECONDS = 15.0
+# Room after the call's own limit for recording what came of it.
+_LEASE_MARGIN_SECONDS = 5.0
 _MOST_RECORD_ID = 256
 
 

@@ -224,7 +224,7 @@ class TokenState(Struct, frozen=True, kw_only=True):
 
 
 class Received(Struct, frozen=True, kw_only=True):
-    """What became of a webhook: which state its session was in, whether it was new, how many fetches it made due."""
+    """What became of a webhook: its session's state, whether it was new, how many fetches it made due."""
 
     phase: Literal["unknown", "early", "ended"]
     is_first: bool

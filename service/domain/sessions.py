@@ -152,7 +152,7 @@ class SessionLife:
         raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
 
     async def end(self, who: Principal, session_id: SessionId, request: SessionEnd) -> None:
-        """End a session: check that the audio is whole, then tell the vendor, once however often we are asked.
+        """End a session: check that the audio is whole, then tell the vendor, once.
 
         Raises AudioIncomplete, AudioMissing, SessionExpired, NotFound, or VendorError; after a VendorError
         the session stays ended here and the sweep goes on telling the vendor.

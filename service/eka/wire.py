@@ -1,4 +1,4 @@
-"""One HTTP exchange with the vendor: bounded in time and size, its failures told apart by whether it was sent."""
+"""One HTTP exchange with the vendor: bounded in time and size, failures told apart by whether it was sent."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

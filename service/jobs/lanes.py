@@ -39,7 +39,7 @@ class Lane(Generic[Job]):
         return len(self._tasks)
 
     async def poke(self, session_id: SessionId | None) -> None:
-        """Claim and start what is due, of one session or of any; without room, remember that there is more."""
+        """Claim and start what is due, of one session or of any; without room, remember it."""
         async with self._claiming:
             room = self._size - len(self._tasks)
             if room <= 0 or self._is_closing:
@@ -75,7 +75,7 @@ class Lane(Generic[Job]):
             log.error("job_failed", lane=self._name, **failure(error))
 
     async def drain(self, seconds: float) -> None:
-        """Start nothing more and wait for what runs; what is not done by then is cancelled, its lease ends."""
+        """Start nothing more and wait for what runs; what is not done by then is cancelled."""
         self._is_closing = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)

@@ -26,7 +26,7 @@ _ARRIVAL_SECONDS = 30.0
 _TEMPLATE = "eka_emr_template"
 
 
-class DemoFailed(RuntimeError):  # noqa: N818 - reads like StackFailed
+class DemoFailed(RuntimeError):
     """A step did not do what it must; the message says which."""
 
 
@@ -64,7 +64,7 @@ def run_demo() -> int:
 
 
 def split_recording(recording: bytes, seconds: int) -> Iterator[bytes]:
-    """Split a WAV file into WAV files of so many seconds, as a recorder that uploads while it records does."""
+    """Split a WAV file into WAV files of so many seconds, as a recorder does that uploads meanwhile."""
     with wave.open(io.BytesIO(recording)) as whole:
         while frames := whole.readframes(whole.getframerate() * seconds):
             chunk = io.BytesIO()
@@ -94,7 +94,7 @@ async def _play(stack: Stack, steps: Steps) -> None:
         steps.say(f"EMR      received {received['body']['type']}, signature {_verified(received)}")
         _check_document(received["body"], session_id, sent)
         steps.say(
-            f"check    the transcript names SHA-256 {hashlib.sha256(sent).hexdigest()}: the audio arrived whole"
+            f"check    the transcript has our SHA-256, {hashlib.sha256(sent).hexdigest()}: it is all there"
         )
         await _settled(api, session_id, steps)
         click.echo("\nThe document, as the EMR got it:\n")

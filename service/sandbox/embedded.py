@@ -38,7 +38,7 @@ class EmbeddedUrls:
 
 
 class Embedded:
-    """A running pair of servers: their `urls`, data `folder`, and the `pids` of guardian, PostgreSQL, Valkey."""
+    """A running pair of servers: `urls`, data `folder`, and the `pids` of guardian, PostgreSQL, Valkey."""
 
     def __init__(
         self, guardian: subprocess.Popen[bytes], urls: EmbeddedUrls, folder: Path, pids: tuple[int, ...]

@@ -26,7 +26,7 @@ _SOCKET_NAME = ".s.PGSQL.5432"
 _LONGEST_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
 
 
-class EmbeddedFailed(RuntimeError):  # noqa: N818 - reads like EmbeddedUnavailable
+class EmbeddedFailed(RuntimeError):
     """The servers could not be started; the message says why, with the end of the log where there is one."""
 
 

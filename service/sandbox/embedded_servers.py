@@ -57,7 +57,7 @@ _VALKEY_SETTINGS = {
 }
 
 
-class EmbeddedUnavailable(RuntimeError):  # noqa: N818 - a state of the installation, not a mistake
+class EmbeddedUnavailable(RuntimeError):
     """The wheels with the servers are not installed, or hold none for this platform."""
 
 

@@ -27,7 +27,7 @@ _CLI = [sys.executable, "-P", "-m", "service.cli"]
 _KEY_FILE = "ekabridge.key"
 
 
-class StackFailed(RuntimeError):  # noqa: N818 - reads like EmbeddedFailed
+class StackFailed(RuntimeError):
     """A part did not start; the message says which."""
 
 

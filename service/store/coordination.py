@@ -167,7 +167,7 @@ class WebhookRows:
         body_bytes: int,
         is_ending: bool,
     ) -> Received:
-        """Record an event and make the session's results due, in one statement: one round trip, one commit."""
+        """Record an event and make its results due, in one statement: one round trip, one commit."""
         row = await self._database.fetchrow(
             sql("webhooks.receive"), account, session_id, kind, shape, body_sha256, body_bytes, is_ending
         )

@@ -56,7 +56,7 @@ async def _keep(_: "Connection[Record]") -> None:
 
 
 class Database:
-    """A pool that opens its connections when they are needed, so that a process can start before its database."""
+    """A pool that connects when it must, so that a process can start before its database."""
 
     def __init__(self, url: str, *, size: int, statement_cache_size: int) -> None:
         self._url = url
