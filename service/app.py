@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-import structlog
 from litestar import Litestar, Router
 from litestar.di import Provide
 
@@ -23,7 +22,6 @@ from service.api.webhooks import receive_webhook
 from service.clock import SystemClock
 from service.domain.audio import AudioIntake
 from service.domain.creation import SessionDesk
-from service.domain.errors import StoreUnavailable
 from service.domain.ids import Account
 from service.domain.sessions import SessionLife
 from service.domain.watch import StatusWatch
@@ -33,9 +31,7 @@ from service.jobs.nudges import ArqNudges, open_redis, ping_redis
 from service.logs import configure_logs
 from service.settings import SERVICE, Settings, load_settings
 from service.store.views import SessionViews
-from service.wiring import open_rows, open_vendor, ping_store
-
-log = structlog.get_logger()
+from service.wiring import check_at_start, open_rows, open_vendor, ping_store
 
 
 def create_app(settings: Settings) -> Edge:
@@ -89,10 +85,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             return settings.webhook_secrets
 
         await nudges.start()
-        try:
-            await ping_store(rows)
-        except StoreUnavailable as error:
-            log.warning("started_without_database", detail=error.detail)
+        await check_at_start(rows)
         try:
             yield Services(
                 settings=settings,

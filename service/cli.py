@@ -99,9 +99,13 @@ def worker(port: int) -> None:
     settings = _settings(WORKER)
     import uvloop  # noqa: PLC0415 - the other commands start without it
 
+    from service.store.sealing import SealError  # noqa: PLC0415
     from service.worker import run_worker  # noqa: PLC0415
 
-    uvloop.run(run_worker(settings, port=port))
+    try:
+        uvloop.run(run_worker(settings, port=port))
+    except SealError:
+        raise SystemExit(1) from None  # the log says which key is missing
 
 
 @cli.command()
@@ -289,6 +293,8 @@ def _with_rows(work: Callable[[Any], Awaitable[T]]) -> T:
 def doctor() -> None:
     """Check everything that a first installation can get wrong."""
     from service.doctor import examine  # noqa: PLC0415 - brings the HTTP client
+
+    configure_logs("error")
 
     def report(name: str, problem: str | None) -> None:
         click.echo(

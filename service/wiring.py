@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
 from msgspec import Struct
 
 from service.clock import SystemClock
+from service.domain.errors import StoreUnavailable
 from service.eka.client import EkaClient
 from service.eka.tokens import Credentials, TokenKeeper
 from service.eka.wire import make_http_client
@@ -15,8 +17,10 @@ from service.store.coordination import IdempotencyRows, LeaseRows, TokenRows, We
 from service.store.database import Database
 from service.store.deliveries import DeliveryRows, DestinationRows
 from service.store.results import ResultRows
-from service.store.sealing import Hasher, Keyring
+from service.store.sealing import Hasher, Keyring, SealError
 from service.store.sessions import SessionRows
+
+log = structlog.get_logger()
 
 
 class Rows(Struct, frozen=True, kw_only=True):
@@ -71,6 +75,20 @@ async def ping_store(rows: Rows) -> None:
     """Raise unless the database answers, has our schema, and its secret opens with our keys."""
     await rows.database.ping()
     await rows.hasher.load()
+
+
+async def check_at_start(rows: Rows) -> None:
+    """Look at the store once before work begins; one that is away is waited for.
+
+    Raises SealError when the database was made with a key that we were not given: better now than at 2 a.m.
+    """
+    try:
+        await ping_store(rows)
+    except StoreUnavailable as error:
+        log.warning("started_without_database", detail=error.detail)
+    except SealError as error:
+        log.error("encryption_key_missing", detail=str(error))
+        raise
 
 
 @asynccontextmanager

@@ -69,6 +69,8 @@ TITLES = {
 
 _CODE_OF_STATUS = {401: "unauthenticated", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _RETRY_AFTER_SECONDS = 5
+_QUOTED_VALUE = re.compile(r"'[^']*'|\"[^\"]*\"")
+_FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`")
 _AT_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 
@@ -130,12 +132,14 @@ def on_validation_error(request: Request[Any, Any, Any], error: ValidationExcept
 
 
 def _field_error(entry: dict[str, Any]) -> FieldError:
-    message = str(entry.get("message", "is not valid"))
+    # A message may quote the value it is about, and that may be a patient's name in the wrong place.
+    message = _QUOTED_VALUE.sub("given", str(entry.get("message", "is not valid")))
     field = str(entry.get("key") or "")
     unknown = _UNKNOWN_FIELD.search(message)
     if unknown:
         parent = "" if field in {"", "data"} else f"{field}."
-        return FieldError(f"{parent}{unknown.group(1)}", "is not a field of this request")
+        name = unknown.group(1) if _FIELD_NAME.fullmatch(unknown.group(1)) else "(a field)"
+        return FieldError(f"{parent}{name}", "is not a field of this request")
     at = _AT_PATH.search(message)
     if at:
         return FieldError(field or at.group(1), message[: at.start()])

@@ -13,6 +13,7 @@ from prometheus_client import Counter, Histogram
 log = structlog.get_logger()
 
 _SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_SESSION_ID = re.compile(r"ses_[A-Za-z0-9]{12,28}")
 _HEADER = b"x-request-id"
 _KEY = "ekabridge.request_id"
 
@@ -87,5 +88,11 @@ def _record(scope: Any, status: int, size: int, seconds: float) -> None:
         duration_ms=round(seconds * 1000, 1),
         tenant_id=who.tenant_id if who else None,
         key_id=who.key_id if who else None,
-        session_id=(scope.get("path_params") or {}).get("session_id") if who else None,
+        session_id=_session_id(scope),
     )
+
+
+def _session_id(scope: Any) -> str | None:
+    """Return the session of the path, if it looks like one of ours: a caller may have put anything there."""
+    named = (scope.get("path_params") or {}).get("session_id")
+    return named if isinstance(named, str) and _SESSION_ID.fullmatch(named) else None

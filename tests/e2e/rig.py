@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -62,23 +63,24 @@ class Rig:
     stack: AsyncExitStack
     vendor_app: Any
     running: list[Running] = field(default_factory=list)
-    log: list[bytes] = field(default_factory=list)
+    log: Path | None = None
 
-    async def serve(self, port: int | None = None, **settings: str) -> Running:
-        """Start a service process and wait until it is ready."""
-        return await self._start("serve", port or free_port(), settings)
+    async def serve(self, workers: int = 1, **settings: str) -> Running:
+        """Start a service of so many processes and wait until it answers."""
+        return await self._start("serve", settings, "--workers", str(workers))
 
     async def worker(self, **settings: str) -> Running:
-        """Start a worker process and wait until it is ready."""
-        return await self._start("worker", free_port(), settings)
+        """Start a worker process and wait until it answers."""
+        return await self._start("worker", settings)
 
-    async def _start(self, command: str, port: int, settings: dict[str, str]) -> Running:
+    async def _start(self, command: str, settings: dict[str, str], *options: str) -> Running:
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
         if command == "serve":
             self.vendor_app.state.vendor.settings.webhook_endpoints = [
                 Endpoint(url=f"{url}/webhooks/eka", secret=WEBHOOK_SECRET)
             ]
-        process = await self.run(command, "--port", str(port), **settings)
+        process = await self.run(command, "--port", str(port), *options, **settings)
         started = Running(process, url)
         self.running.append(started)
         async with httpx2.AsyncClient(trust_env=False, timeout=5) as http:
@@ -96,15 +98,16 @@ class Rig:
     async def run(self, *arguments: str, **settings: str) -> asyncio.subprocess.Process:
         """Start `ekabridge …` with these settings."""
         changed = {f"EKABRIDGE_{name.upper()}": value for name, value in settings.items()}
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "service.cli",
-            *arguments,
-            env=self.environment | changed,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        with open(self.log or os.devnull, "ab") as log:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "service.cli",
+                *arguments,
+                env=self.environment | changed,
+                stdout=log,
+                stderr=log,
+            )
 
     async def client(self, service: Running, timeout: float = 70) -> httpx2.AsyncClient:
         """A client of that service with the tenant's key."""

@@ -1,12 +1,14 @@
 """Nothing is lost and nothing is done twice, whatever is killed: real processes, real kill -9."""
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator
 
 import asyncpg
 import httpx2
+import psutil
 import pytest
 from redis.asyncio import Redis
 
@@ -91,9 +93,7 @@ async def test_a_service_killed_while_it_ends_a_session_ends_it_once(rig: Rig, d
     api = await rig.client(service)
     await rig.register_emr(api)
     created = (await api.post("/v1/sessions", json={})).json()["id"]
-    await api.put(
-        f"/v1/sessions/{created}/audio/0", content=b"sound", headers={"content-type": "audio/wav"}
-    )
+    await api.put(f"/v1/sessions/{created}/audio/0", content=b"sound", headers={"content-type": "audio/wav"})
     await rig.fault(f"/sessions/{created}/end", method="POST", mode="hang", when="after", times=1)
     ending = asyncio.create_task(api.post(f"/v1/sessions/{created}/end", json={"chunks": 1}))
 
@@ -112,9 +112,7 @@ async def test_a_service_killed_while_it_ends_a_session_ends_it_once(rig: Rig, d
     assert (await rig.seen(created))["end_calls"] == 1
 
 
-async def test_a_service_killed_while_it_creates_a_session_creates_one(
-    rig: Rig, database_url: str
-) -> None:
+async def test_a_service_killed_while_it_creates_a_session_creates_one(rig: Rig, database_url: str) -> None:
     service = await rig.serve()
     api = await rig.client(service)
     await rig.fault("/voice/v1/sessions$", method="POST", mode="hang", when="after", times=1)
@@ -220,12 +218,28 @@ async def test_sigterm_finishes_what_is_in_hand(rig: Rig) -> None:
     assert (await _delivered(api, session_id))["deliveries"]["delivered"] == 1
 
 
-async def test_many_workers_of_one_service_share_a_port(rig: Rig) -> None:
-    process = await rig.run("serve", "--port", "0", "--workers", "2")
-    assert await process.wait() == 2  # port 0 is no port to serve on
-    service = await rig.serve()
-    answers = [await (await rig.client(service)).get("/health/live") for _ in range(3)]
-    assert {answer.status_code for answer in answers} == {200}
+async def test_two_processes_behind_one_port_survive_the_death_of_one(rig: Rig) -> None:
+    service = await rig.serve(workers=2)
+    api = await rig.client(service)
+    await rig.register_emr(api)
+    await rig.worker()
+    children = [child for child in psutil.Process(service.process.pid).children() if _serves(child)]
+    assert len(children) == 2
+    children[0].kill()
+
+    async def dictates() -> str | None:
+        with contextlib.suppress(httpx2.HTTPError):
+            return await dictate(api)
+        return None
+
+    assert await until(dictates)
+    assert len(await rig.received(1)) >= 1
+    assert await service.stop() == 0
+
+
+def _serves(process: psutil.Process) -> bool:
+    """Whether it is one of the service's own, not the helper that multiprocessing starts."""
+    return "spawn_main" in " ".join(process.cmdline())
 
 
 async def _completed(api: httpx2.AsyncClient, session_id: str) -> None:

@@ -1,0 +1,130 @@
+"""No patient data where it must not be: logs, metrics, Redis, the database in clear, error messages."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import httpx2
+import pytest
+from redis.asyncio import Redis
+
+from tests.e2e.rig import Rig, dictate, open_rig, until
+
+PATIENT = "Zaphrandine Quillibrand"
+PATIENT_ID = "PAT-7731-QXZ"
+REFERENCE = "ENC-5519-QXZ"
+WARD = "ward-eleven-QXZ"
+SPOKEN = "Received 2 audio files"
+NOTED = "Acute bronchitis"
+
+
+@pytest.fixture
+async def rig(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Rig]:
+    async with open_rig(database_url, redis_url) as opened:
+        opened.log = tmp_path / "processes.log"
+        yield opened
+
+
+async def test_nothing_that_identifies_a_patient_leaves_its_place(
+    rig: Rig, database_url: str, redis_url: str
+) -> None:
+    service, worker = await rig.serve(log_level="debug"), await rig.worker(log_level="debug")
+    api = await rig.client(service)
+    await rig.register_emr(api)
+    await rig.emr.post("/_control/behaviour", json={"sequence": [{"status": 503, "body": PATIENT}]})
+    await rig.fault("/audio/", mode="respond", status=500, body={"detail": PATIENT}, times=1)
+    fields = {
+        "patient": {"id": PATIENT_ID, "name": PATIENT},
+        "reference": REFERENCE,
+        "metadata": {"ward": WARD},
+    }
+    session_id = await dictate(api, **fields)
+    received = await rig.received(2)
+    assert SPOKEN in received[1]["body"]["data"]["transcript"]
+    assert received[1]["body"]["data"]["document"]["data"]["diagnosis"] == [NOTED]
+    mistakes = await _make_mistakes(api, session_id)
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        metrics = "".join([(await http.get(f"{each.url}/metrics")).text for each in (service, worker)])
+    assert rig.log is not None
+    places = {
+        "log": await asyncio.to_thread(rig.log.read_text),
+        "metrics": metrics,
+        "redis": await _dump_redis(redis_url),
+        "database": await _dump_database(database_url),
+        "errors": mistakes,
+    }
+    assert session_id in places["log"]
+    assert session_id in places["database"]
+    secret_words = [
+        *(PATIENT, PATIENT_ID, REFERENCE, WARD, SPOKEN, NOTED),
+        *(rig.key, "sandbox-secret", "vendor-signing-key", "whsec_", "/hooks"),
+    ]
+    found = [
+        (place, word, line)
+        for place, text in places.items()
+        for word in secret_words
+        for line in text.splitlines()
+        if word in line
+    ]
+    assert found == []
+
+
+async def _make_mistakes(api: httpx2.AsyncClient, session_id: str) -> str:
+    """Send the patient where it does not belong, and return what we are told."""
+    calls = [
+        api.post("/v1/sessions", json={"patient": {"id": ["x"], "name": PATIENT}}),
+        api.post("/v1/sessions", json={"mode": PATIENT}),
+        api.post("/v1/sessions", json={"languages": [PATIENT]}),
+        api.post("/v1/sessions", content=f'{{"patient": "{PATIENT}"'.encode()),
+        api.get("/v1/sessions", params={"status": PATIENT}),
+        api.get("/v1/sessions", params={"cursor": PATIENT, "patient_id": PATIENT_ID}),
+        api.get(f"/v1/sessions/{PATIENT_ID}"),
+        api.get(f"/{PATIENT}"),
+        api.put(f"/v1/sessions/{session_id}/audio/{PATIENT_ID}", content=b"x"),
+        api.put(
+            f"/v1/sessions/{session_id}/audio/7", content=b"x", headers={"content-type": f"x/{PATIENT_ID}"}
+        ),
+        api.post("/v1/sessions", json={}, headers={"idempotency-key": f"{PATIENT_ID} {PATIENT_ID}"}),
+        api.post("/webhooks/eka", content=PATIENT.encode()),
+    ]
+    answers = await asyncio.gather(*calls)
+    assert all(400 <= answer.status_code < 500 for answer in answers)
+    return "".join(answer.text for answer in answers)
+
+
+async def _dump_redis(redis_url: str) -> str:
+    async with Redis.from_url(redis_url) as redis:
+        keys = await redis.keys("*")
+        dumped = [str(key) + str(await redis.dump(key)) for key in keys]
+    return "".join(dumped)
+
+
+async def _dump_database(database_url: str) -> str:
+    connection = await asyncpg.connect(database_url)
+    try:
+        names = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        dumped = []
+        for name in names:
+            rows = await connection.fetch(f'SELECT * FROM "{name["tablename"]}"')
+            for row in rows:
+                for value in row.values():
+                    dumped.append(value.decode("latin-1") if isinstance(value, bytes) else str(value))
+        return "\n".join(dumped)
+    finally:
+        await connection.close()
+
+
+async def test_the_answer_to_a_kept_key_is_sealed_too(rig: Rig, database_url: str) -> None:
+    api = await rig.client(await rig.serve())
+    fields = {"patient": {"id": PATIENT_ID, "name": PATIENT}}
+    headers = {"idempotency-key": REFERENCE}
+    created = await api.post("/v1/sessions", json=fields, headers=headers)
+    assert created.json()["patient"]["name"] == PATIENT
+    assert PATIENT not in await _dump_database(database_url)
+    assert REFERENCE not in await _dump_database(database_url)
+
+    async def is_kept() -> bool:
+        return (await api.post("/v1/sessions", json=fields, headers=headers)).content == created.content
+
+    assert await until(is_kept)
