@@ -16,7 +16,7 @@ UPGRADE ?=
 CA_BUNDLES := /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
   /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem
 
-.PHONY: help setup demo dev test lint types imports pytest unit store api e2e lock clean
+.PHONY: help setup demo dev test lint types imports pytest unit store api e2e bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9 ]*\):.*## \(.*\)$$/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
@@ -80,6 +80,9 @@ imports: $(STAMP) ## who may import whom
 
 pytest: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: $(STAMP) ## measure, and write docs/benchmarks.md
+	$(BIN)/python -m tests.bench.main_job
 
 unit store api e2e: $(STAMP) ## the tests of one folder
 	$(BIN)/python -m pytest tests/$@

@@ -4,12 +4,13 @@ from typing import Annotated, Any
 
 from litestar import Request, put
 from litestar.di import NamedDependency
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.params import FromPath, PathParameter
 
 from schemas.emr import ChunkStored
+from service.api import examples
+from service.api.examples import answer
 from service.api.problems import documented
 from service.api.services import Services
 from service.api.spool import spool_body
@@ -41,7 +42,7 @@ class AudioOperation(Operation):
     tags=["Sessions"],
     request_max_body_size=None,
     responses={
-        200: ResponseSpec(ChunkStored, description="EkaScribe has the chunk", generate_examples=False),
+        200: answer(examples.CHUNK, "EkaScribe has the chunk"),
         **documented(400, 401, 404, 408, 409, 413, 415, 502, 503, 504),
     },
 )

@@ -1,10 +1,14 @@
 """The doors of /v1/destinations and /v1/deliveries."""
 
+from typing import Annotated
+
 from litestar import Router, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.params import FromPath, FromQuery
 
 from schemas.emr import Delivery, DeliveryStatus, Destination, DestinationCreate, Page
+from service.api import examples
+from service.api.examples import answer, json_body
 from service.api.problems import documented
 from service.api.services import Services
 from service.api.sessions import Cursor, Limit
@@ -20,11 +24,16 @@ _JSON_BYTES = 65_536
     operation_id="createDestination",
     summary="Say where documents shall go",
     request_max_body_size=_JSON_BYTES,
-    responses=documented(400, 401, 413),
+    responses={
+        201: answer(examples.NEW_DESTINATION_ANSWER, "The destination, with its secret this once"),
+        **documented(400, 401, 413, 503),
+    },
     tags=["Destinations"],
 )
 async def create_destination(
-    services: NamedDependency[Services], who: NamedDependency[Principal], data: JSONBody[DestinationCreate]
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    data: Annotated[DestinationCreate, json_body(examples.NEW_DESTINATION)],
 ) -> Destination:
     """Register an endpoint; `secret` is shown this once."""
     await services.check_url(data.url)
@@ -37,7 +46,10 @@ async def create_destination(
     "/destinations",
     operation_id="listDestinations",
     summary="List destinations, newest first",
-    responses=documented(400, 401),
+    responses={
+        200: answer(Page(items=[examples.DESTINATION]), "One page", kind=Page[Destination]),
+        **documented(400, 401, 503),
+    },
     tags=["Destinations"],
 )
 async def list_destinations(
@@ -54,7 +66,7 @@ async def list_destinations(
     "/destinations/{destination_id:str}",
     operation_id="getDestination",
     summary="One destination",
-    responses=documented(401, 404),
+    responses={200: answer(examples.DESTINATION, "The destination"), **documented(401, 404, 503)},
     tags=["Destinations"],
 )
 async def get_destination(
@@ -68,7 +80,7 @@ async def get_destination(
     "/destinations/{destination_id:str}",
     operation_id="removeDestination",
     summary="Take a destination out of use",
-    responses=documented(401, 404),
+    responses=documented(401, 404, 503),
     tags=["Destinations"],
 )
 async def remove_destination(
@@ -83,7 +95,10 @@ async def remove_destination(
     "/deliveries",
     operation_id="listDeliveries",
     summary="List deliveries, newest first",
-    responses=documented(400, 401),
+    responses={
+        200: answer(Page(items=[examples.DELIVERY]), "One page", kind=Page[Delivery]),
+        **documented(400, 401, 503),
+    },
     tags=["Deliveries"],
 )
 async def list_deliveries(
@@ -110,7 +125,10 @@ async def list_deliveries(
     "/deliveries/{delivery_id:str}",
     operation_id="getDelivery",
     summary="One delivery with its attempts",
-    responses=documented(401, 404),
+    responses={
+        200: answer(examples.DELIVERY_WITH_ATTEMPTS, "The delivery"),
+        **documented(401, 404, 503),
+    },
     tags=["Deliveries"],
 )
 async def get_delivery(
@@ -125,7 +143,10 @@ async def get_delivery(
     status_code=202,
     operation_id="retryDelivery",
     summary="Send a dead delivery again",
-    responses=documented(401, 404, 409),
+    responses={
+        202: answer(examples.DELIVERY, "It is due now"),
+        **documented(401, 404, 409, 503),
+    },
     tags=["Deliveries"],
 )
 async def retry_delivery(

@@ -7,10 +7,11 @@ from litestar import Response, Router, get, post
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
 from litestar.exceptions import ValidationException
-from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, PathParameter, QueryParameter
+from litestar.params import FromPath, FromQuery, HeaderParameter, PathParameter, QueryParameter
 
 from schemas.emr import Document, Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
+from service.api import examples
+from service.api.examples import answer, json_body
 from service.api.problems import documented
 from service.api.services import Services
 from service.domain.ids import DocumentId, SessionId, TemplateId
@@ -40,9 +41,7 @@ IdempotencyKey = Annotated[
     summary="Start a dictation",
     request_max_body_size=_JSON_BYTES,
     responses={
-        201: ResponseSpec(
-            Session, description="The session; send audio to `audio_url`", generate_examples=False
-        ),
+        201: answer(examples.CREATED, "The session; send audio to `audio_url`"),
         **documented(400, 401, 409, 413, 422, 502, 503, 504),
     },
 )
@@ -50,7 +49,7 @@ async def create_session(
     services: NamedDependency[Services],
     who: NamedDependency[Principal],
     idempotency_key: IdempotencyKey = None,
-    data: JSONBody[SessionCreate | None] = None,
+    data: Annotated[SessionCreate | None, json_body(examples.NEW_SESSION)] = None,
 ) -> Response[Any]:
     """Create a session here and at EkaScribe."""
     created = await services.desk.create(who, data or SessionCreate(), idempotency_key)
@@ -64,13 +63,16 @@ async def create_session(
     operation_id="endSession",
     summary="End a dictation",
     request_max_body_size=_JSON_BYTES,
-    responses=documented(400, 401, 404, 409, 413, 502, 503, 504),
+    responses={
+        202: answer(examples.ENDED, "EkaScribe processes the audio"),
+        **documented(400, 401, 404, 409, 413, 502, 503, 504),
+    },
 )
 async def end_session(
     services: NamedDependency[Services],
     who: NamedDependency[Principal],
     session_id: SessionPath,
-    data: JSONBody[SessionEnd | None] = None,
+    data: Annotated[SessionEnd | None, json_body(examples.END)] = None,
 ) -> Session:
     """Check that the audio is whole and start processing; repeating it answers the same."""
     await services.life.end(who, SessionId(session_id), data or SessionEnd())
@@ -81,7 +83,10 @@ async def end_session(
     "/sessions/{session_id:str}",
     operation_id="getSession",
     summary="Read a session, or wait for it to change",
-    responses=documented(400, 401, 404),
+    responses={
+        200: answer(examples.COMPLETED, "The session as it stands"),
+        **documented(400, 401, 404, 503),
+    },
 )
 async def get_session(
     services: NamedDependency[Services],
@@ -106,7 +111,10 @@ async def get_session(
     "/sessions",
     operation_id="listSessions",
     summary="List sessions, newest first",
-    responses=documented(400, 401),
+    responses={
+        200: answer(Page(items=[examples.COMPLETED]), "One page", kind=Page[Session]),
+        **documented(400, 401, 503),
+    },
 )
 async def list_sessions(
     services: NamedDependency[Services],
@@ -133,7 +141,10 @@ async def list_sessions(
     "/sessions/{session_id:str}/timeline",
     operation_id="getTimeline",
     summary="What happened to a session, and when",
-    responses=documented(401, 404),
+    responses={
+        200: answer(examples.TIMELINE, "Every step, oldest first", kind=Page[TimelineEntry]),
+        **documented(401, 404, 503),
+    },
 )
 async def get_timeline(
     services: NamedDependency[Services], who: NamedDependency[Principal], session_id: SessionPath
@@ -146,7 +157,12 @@ async def get_timeline(
     "/sessions/{session_id:str}/documents",
     operation_id="listDocuments",
     summary="The documents of a session, with their data",
-    responses=documented(401, 404),
+    responses={
+        200: answer(
+            Page(items=[examples.DOCUMENT]), "The newest version of each document", kind=Page[Document]
+        ),
+        **documented(401, 404, 503),
+    },
 )
 async def list_documents(
     services: NamedDependency[Services],
@@ -163,7 +179,7 @@ async def list_documents(
     "/documents/{document_id:str}",
     operation_id="getDocument",
     summary="One document, with its data",
-    responses=documented(401, 404),
+    responses={200: answer(examples.DOCUMENT, "The document"), **documented(401, 404, 503)},
 )
 async def get_document(
     services: NamedDependency[Services], who: NamedDependency[Principal], document_id: FromPath[str]

@@ -98,7 +98,7 @@ class Rig:
     async def run(self, *arguments: str, **settings: str) -> asyncio.subprocess.Process:
         """Start `ekabridge …` with these settings."""
         changed = {f"EKABRIDGE_{name.upper()}": value for name, value in settings.items()}
-        with open(self.log or os.devnull, "ab") as log:
+        with (self.log or Path(os.devnull)).open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -109,13 +109,13 @@ class Rig:
                 stderr=log,
             )
 
-    async def client(self, service: Running, timeout: float = 70) -> httpx2.AsyncClient:
+    async def client(self, service: Running, seconds: float = 70) -> httpx2.AsyncClient:
         """A client of that service with the tenant's key."""
         return await self.stack.enter_async_context(
             httpx2.AsyncClient(
                 base_url=service.url,
                 headers={"authorization": f"Bearer {self.key}"},
-                timeout=timeout,
+                timeout=seconds,
                 trust_env=False,
             )
         )

@@ -30,7 +30,11 @@ async def ekabridge(environment: dict[str, str], *arguments: str) -> tuple[int, 
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+    except TimeoutError:
+        process.kill()
+        raise
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 

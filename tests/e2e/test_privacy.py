@@ -108,8 +108,10 @@ async def _dump_database(database_url: str) -> str:
         for name in names:
             rows = await connection.fetch(f'SELECT * FROM "{name["tablename"]}"')
             for row in rows:
-                for value in row.values():
-                    dumped.append(value.decode("latin-1") if isinstance(value, bytes) else str(value))
+                dumped += [
+                    value.decode("latin-1") if isinstance(value, bytes) else str(value)
+                    for value in row.values()
+                ]
         return "\n".join(dumped)
     finally:
         await connection.close()

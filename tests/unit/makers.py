@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -52,6 +53,7 @@ class TurnedClock:
 
     async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
+        await asyncio.sleep(0)  # others get their turn, as they would in a real wait
         self.at += timedelta(seconds=seconds)
 
 

@@ -126,14 +126,14 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
+names = st.text(max_size=5) | st.sampled_from(
+    ["event", "event_type", "event_id", "payload", "data", "transaction_id", "session_id", "service"]
+)
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
     leaves | st.text(max_size=10) | st.sampled_from([ID, "v2rx.completed", "session.failed", "completed"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=5),
     max_leaves=12,
-)
-names = st.text(max_size=5) | st.sampled_from(
-    ["event", "event_type", "event_id", "payload", "data", "transaction_id", "session_id", "service"]
 )
 
 

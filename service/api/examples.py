@@ -1,0 +1,153 @@
+"""The examples of the OpenAPI document, made of the real types so that they cannot drift from them."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from litestar.enums import RequestEncodingType
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+from litestar.params import BodyKwarg
+
+from schemas.emr import (
+    Attempt,
+    ChunkStored,
+    Delivery,
+    DeliveryCounts,
+    Destination,
+    Document,
+    DocumentSummary,
+    Page,
+    Session,
+    TimelineEntry,
+)
+
+_SESSION_ID = "ses_5f2c1b7a9d3e4c6081f2a3b4"
+_DOCUMENT_ID = "doc_0a1b2c3d4e5f60718293a4b5"
+_DESTINATION_ID = "dst_91a2b3c4d5e6f70819203a4b"
+_DELIVERY_ID = "msg_7c6d5e4f3a2b1c0d9e8f7a6b"
+_STARTED = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
+_ENDED = datetime(2026, 11, 21, 9, 34, tzinfo=UTC)
+_DONE = datetime(2026, 11, 21, 9, 34, 20, tzinfo=UTC)
+
+NEW_SESSION = {
+    "templates": ["eka_emr_template"],
+    "reference": "ENC-1",
+    "patient": {"id": "PAT-12345", "name": "Asha Rao"},
+    "metadata": {"ward": "7"},
+}
+END = {"chunks": 12}
+NEW_DESTINATION = {"url": "https://emr.example/hooks/notes", "events": ["document.ready", "document.failed"]}
+
+CREATED = Session(
+    id=_SESSION_ID,
+    status="created",
+    upload="chunked",
+    templates=["eka_emr_template"],
+    mode="dictation",
+    model="pro",
+    languages=["en"],
+    transcript_language=None,
+    patient={"id": "PAT-12345", "name": "Asha Rao"},
+    reference="ENC-1",
+    metadata={"ward": "7"},
+    audio_url=f"https://bridge.example/v1/sessions/{_SESSION_ID}/audio",
+    chunks_received=0,
+    created_at=_STARTED,
+    expires_at=_STARTED.replace(hour=10),
+    ended_at=None,
+    completed_at=None,
+    transcript=None,
+    documents=[],
+    deliveries=DeliveryCounts(),
+    error=None,
+)
+ENDED = msgspec.structs.replace(CREATED, status="processing", chunks_received=12, ended_at=_ENDED)
+COMPLETED = msgspec.structs.replace(
+    ENDED,
+    status="completed",
+    completed_at=_DONE,
+    transcript="Fever and cough for three days …",
+    documents=[
+        DocumentSummary(
+            id=_DOCUMENT_ID, template_id="eka_emr_template", status="success", type=None, received_at=_DONE
+        )
+    ],
+    deliveries=DeliveryCounts(delivered=1),
+)
+CHUNK = ChunkStored(
+    sequence=0,
+    bytes=160_044,
+    sha256="918c4f183ceeee8ac0f215cc9374863e7394ca38d0c7424e1bc96a47b9ba0d39",
+    file_name="audio_0.wav",
+)
+DOCUMENT = Document(
+    id=_DOCUMENT_ID,
+    session_id=_SESSION_ID,
+    reference="ENC-1",
+    template_id="eka_emr_template",
+    type=None,
+    status="success",
+    data={"chief_complaint": "cough and fever"},
+    error=None,
+    version=1,
+    upstream_id="doc_abc123",
+    received_at=_DONE,
+)
+TIMELINE = Page(
+    items=[
+        TimelineEntry(at=_STARTED, type="session.created", data={"upload": "chunked"}),
+        TimelineEntry(at=_ENDED, type="session.ended", data={"chunks": 12, "told_vendor": True}),
+        TimelineEntry(at=_DONE, type="webhook.received", data={"event": "completed", "repeats": 0}),
+    ]
+)
+DESTINATION = Destination(
+    id=_DESTINATION_ID,
+    url="https://emr.example/hooks/notes",
+    events=["document.ready", "document.failed"],
+    templates=[],
+    payload="full",
+    format="ekabridge",
+    timeout_seconds=None,
+    rate_per_second=None,
+    enabled=True,
+    paused_reason=None,
+    created_at=_STARTED,
+)
+NEW_DESTINATION_ANSWER = msgspec.structs.replace(DESTINATION, secret="whsec_" + "A" * 43 + "=")
+DELIVERY = Delivery(
+    id=_DELIVERY_ID,
+    session_id=_SESSION_ID,
+    document_id=_DOCUMENT_ID,
+    destination_id=_DESTINATION_ID,
+    type="document.ready",
+    status="delivered",
+    attempts=1,
+    next_attempt_at=None,
+    reason=None,
+    record_id=None,
+    created_at=_DONE,
+)
+DELIVERY_WITH_ATTEMPTS = msgspec.structs.replace(
+    DELIVERY, attempts=[Attempt(at=_DONE, status_code=200, error_class=None, duration_ms=42)]
+)
+
+
+def example(value: Any) -> list[Example]:
+    """Wrap a value as OpenAPI wants it."""
+    return [Example(summary="Example", value=msgspec.to_builtins(value))]
+
+
+def json_body(value: Any) -> BodyKwarg:
+    """Describe a JSON body by an example of it."""
+    return BodyKwarg(media_type=RequestEncodingType.JSON, examples=example(value))
+
+
+def answer(value: Any, description: str, *, kind: Any = None) -> ResponseSpec:
+    """Describe a successful answer by an example of it."""
+    return ResponseSpec(
+        data_container=kind or type(value),
+        description=description,
+        generate_examples=False,
+        examples=example(value),
+    )

@@ -1,0 +1,153 @@
+"""A tenant's rows, made by the code itself: short ways to the states that a test wants."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from schemas.emr import DestinationCreate, TenantDefaults
+from service.domain.fetching import Fetching
+from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Lease, SessionId, TemplateId, TenantId, new_session_id
+from service.domain.records import (
+    Answer,
+    DeliveryJob,
+    FetchJob,
+    NoAnswer,
+    Received,
+    SessionDetails,
+    SessionPlan,
+    VendorResult,
+    VendorSession,
+)
+from service.wiring import Rows
+from tests.unit.fakes import ScriptedVendor
+from tests.unit.makers import NOTE, TurnedClock, make_answer, make_document, make_lease, make_plan, make_result
+
+DETAILS = SessionDetails(patient={"id": "PAT-1", "name": "Asha Rao"}, reference="ENC-1", metadata={"ward": "7"})
+
+
+async def new_tenant(rows: Rows, name: str = "first") -> TenantId:
+    return TenantId((await rows.access.add_tenant(name, TenantDefaults())).id)
+
+
+@dataclass
+class House:
+    """What a test of the store works on."""
+
+    rows: Rows
+    connection: asyncpg.Connection
+    tenant_id: TenantId
+
+    def plan(self, **fields: Any) -> SessionPlan:
+        return make_plan(
+            **({"id": new_session_id(), "tenant_id": self.tenant_id, "details": DETAILS} | fields)
+        )
+
+    async def insert(self, lease: Lease | None = None, **fields: Any) -> SessionId:
+        """A session whose create call is owed and leased."""
+        plan = self.plan(**fields)
+        await self.rows.sessions.insert_session(plan, lease or make_lease(), lease_seconds=60, life_seconds=3600)
+        return plan.id
+
+    async def create(self, **fields: Any) -> SessionId:
+        """A session that the vendor has."""
+        lease = make_lease()
+        session_id = await self.insert(lease, **fields)
+        made = VendorSession(upload_url="https://api.eka.care/upload/u-1", expires_at=None)
+        assert await self.rows.sessions.record_created(session_id, lease, made)
+        return session_id
+
+    async def claim_chunk(self, session_id: SessionId, sequence: int, audio: bytes, **fields: Any) -> Any:
+        values: dict[str, Any] = {
+            "sha256": hashlib.sha256(audio).hexdigest(),
+            "size": len(audio),
+            "content_type": "audio/wav",
+            "file_name": f"audio_{sequence}.wav",
+            "lease": make_lease(),
+            "lease_seconds": 60,
+        }
+        tenant_id = fields.pop("tenant_id", self.tenant_id)
+        return await self.rows.sessions.claim_chunk(tenant_id, session_id, sequence, **(values | fields))
+
+    async def store_chunk(self, session_id: SessionId, sequence: int, audio: bytes = b"audio") -> bool:
+        await self.claim_chunk(session_id, sequence, audio)
+        sha256 = hashlib.sha256(audio).hexdigest()
+        return await self.rows.sessions.record_chunk(session_id, sequence, sha256)
+
+    async def begin_end(self, session_id: SessionId, *, reconcile_seconds: float = 0) -> Lease:
+        lease = make_lease()
+        async with self.rows.sessions.ending(self.tenant_id, session_id) as unit:
+            assert unit is not None
+            await unit.begin(lease, lease_seconds=60, reconcile_seconds=reconcile_seconds)
+        return lease
+
+    async def end(self, *templates: TemplateId, reconcile_seconds: float = 0, **fields: Any) -> SessionId:
+        """A session that was ended and of which the vendor was told; its results are due."""
+        session_id = await self.create(templates=list(templates), **fields)
+        lease = await self.begin_end(session_id, reconcile_seconds=reconcile_seconds)
+        assert await self.rows.sessions.record_end_told(session_id, lease, 1)
+        return session_id
+
+    async def claim_fetches(
+        self, session_id: SessionId | None = None, limit: int = 50, lease_seconds: float = 60
+    ) -> list[FetchJob]:
+        return await self.rows.results.claim_fetches(session_id, limit, lease_seconds)
+
+    async def fetch(self, job: FetchJob, result: VendorResult) -> bool:
+        vendor = ScriptedVendor()
+        vendor.answers = {job.template_id: [result]}
+        fetching = Fetching(store=self.rows.results, vendor=vendor, clock=TurnedClock())
+        return await fetching.fetch(job)
+
+    async def finish(self, *templates: TemplateId, transcript: str = "words", **fields: Any) -> SessionId:
+        """A session whose results are here: every document's event is in the outbox."""
+        session_id = await self.end(*templates, **fields)
+        for job in await self.claim_fetches(session_id):
+            wanted = NOTE if job.template_id == UNFILTERED else job.template_id
+            await self.fetch(job, make_result("completed", make_document(wanted), transcript=transcript))
+        return session_id
+
+    async def add_destination(self, url: str = "https://emr.example/hooks", **fields: Any) -> Any:
+        return await self.rows.destinations.add(self.tenant_id, DestinationCreate(url=url, **fields))
+
+    async def claim_deliveries(
+        self, session_id: SessionId | None = None, limit: int = 50, lease_seconds: float = 60
+    ) -> list[DeliveryJob]:
+        return await self.rows.deliveries.claim_deliveries(session_id, limit, lease_seconds)
+
+    async def record(
+        self, job: DeliveryJob, outcome: Answer | NoAnswer | None = None, **fields: Any
+    ) -> bool:
+        values: dict[str, Any] = {
+            "status": "delivered",
+            "wait_seconds": None,
+            "spends_schedule": False,
+            "reason": None,
+            "error_class": None,
+            "record_id": None,
+            "pause_destination": False,
+        }
+        return await self.rows.deliveries.record_attempt(job, outcome or make_answer(200), **(values | fields))
+
+    async def hear(self, session_id: str, kind: str = "completed", **fields: Any) -> Received:
+        """Receive a webhook."""
+        values: dict[str, Any] = {
+            "shape": "protocol",
+            "body_sha256": b"\0" * 32,
+            "body_bytes": 99,
+            "is_ending": kind in {"completed", "partial", "failed", "expired"},
+        }
+        account = fields.pop("account", DEFAULT_ACCOUNT)
+        return await self.rows.webhooks.receive(account, session_id=session_id, kind=kind, **(values | fields))
+
+    async def let_pass(self, table: str, column: str = "next_at") -> None:
+        """Let the time of every row be over, as if one had waited."""
+        await self.connection.execute(
+            f"UPDATE {table} SET {column} = now() - interval '1 second' WHERE {column} IS NOT NULL"
+        )
+
+    async def value(self, query: str, *arguments: Any) -> Any:
+        return await self.connection.fetchval(query, *arguments)

@@ -1,0 +1,120 @@
+"""What runs often uses the index that was made for it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from service.store.queries import sql
+
+NOW = datetime.now(UTC)
+H = b"\1" * 32
+
+FILL = """
+INSERT INTO tenants (id, name) SELECT 't' || n, 'x' FROM generate_series(1, 20) n;
+INSERT INTO api_keys (id, tenant_id, role, key_hash)
+SELECT 'k' || n, 't' || (n % 20 + 1), 'emr', sha256(n::text::bytea) FROM generate_series(1, 400) n;
+INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages, patient_id_hash,
+                      reference_hash, created_at, expires_at, owed, owed_next_at)
+SELECT 's' || n, 't' || (n % 20 + 1), 'default',
+       (array['completed', 'completed', 'completed', 'recording', 'processing'])[n % 5 + 1], 'chunked', 'd', 'p',
+       '{}', '{}', sha256(n::text::bytea), sha256(n::text::bytea), now() - n * interval '1 minute',
+       now() + n * interval '1 minute', CASE WHEN n % 9 = 0 THEN 'end' END, CASE WHEN n % 9 = 0 THEN now() END
+FROM generate_series(1, 2000) n;
+INSERT INTO chunks (session_id, sequence, tenant_id, status, sha256, bytes, content_type, file_name)
+SELECT 's' || n, 0, 't1', 'stored', '', 1, '', '' FROM generate_series(1, 2000) n;
+INSERT INTO fetches (tenant_id, session_id, template_id, status, next_at)
+SELECT 't1', 's' || n, 'a', CASE WHEN n % 9 = 0 THEN 'pending' ELSE 'settled' END,
+       CASE WHEN n % 9 = 0 THEN now() - interval '1 day' + n * interval '2 minutes' END
+FROM generate_series(1, 2000) n;
+INSERT INTO documents (id, tenant_id, session_id, template_id, upstream_id, version, status)
+SELECT 'd' || n, 't' || (n % 20 + 1), 's' || n, 'a', '', 1, 'success' FROM generate_series(1, 2000) n;
+INSERT INTO destinations (id, tenant_id, url_sealed, events, templates, secrets_sealed)
+SELECT 'x' || n, 't' || (n % 20 + 1), '', '{}', '{}', '' FROM generate_series(1, 200) n;
+INSERT INTO events (tenant_id, session_id, document_id, type, body_sealed)
+SELECT 't1', 's' || n, 'd' || n, 'document.ready', '' FROM generate_series(1, 2000) n;
+INSERT INTO deliveries (id, tenant_id, event_id, session_id, destination_id, type, status, next_at, created_at)
+SELECT 'm' || n, 't' || (n % 20 + 1), n, 's' || n, 'x' || (n % 200 + 1), 'document.ready',
+       CASE WHEN n % 9 = 0 THEN 'pending' ELSE 'delivered' END,
+       CASE WHEN n % 9 = 0 THEN now() - interval '1 day' + n * interval '2 minutes' END,
+       now() - n * interval '1 minute'
+FROM generate_series(1, 2000) n;
+INSERT INTO attempts (delivery_id, at, duration_ms) SELECT 'm' || n, now(), 1 FROM generate_series(1, 2000) n;
+INSERT INTO webhook_events (account, session_id, kind, phase, shape, body_sha256, body_bytes)
+SELECT 'default', 's' || n, 'completed', 'ended', 'v2', '', 1 FROM generate_series(1, 2000) n;
+INSERT INTO idempotency_keys (tenant_id, key_hash, request_hash, session_id)
+SELECT 't1', sha256(n::text::bytea), '', 's' || n FROM generate_series(1, 2000) n;
+ANALYZE;
+SET enable_seqscan = off;
+"""
+
+QUERIES: list[tuple[str, list[Any], set[str]]] = [
+    ("access.principal_by_key", [H], {"api_keys_key_hash_key"}),
+    ("access.list_keys", ["t1"], {"api_keys_by_tenant"}),
+    ("fetches.claim", [None, 10, 60.0], {"fetches_due"}),
+    ("fetches.of_session", ["s1"], {"fetches_session_id_template_id_key"}),
+    ("fetches.settle", [1, uuid4(), "x"], {"fetches_pkey"}),
+    ("deliveries.claim", [None, 10, 60.0], {"deliveries_due"}),
+    ("deliveries.page", ["t1", None, None, None, None, None, 11], {"deliveries_newest"}),
+    ("deliveries.page", ["t1", None, None, None, NOW, "m1", 11], {"deliveries_newest"}),
+    ("deliveries.attempts", ["m1"], {"attempts_by_delivery"}),
+    ("deliveries.destinations_for", ["t1", "document.ready", "a"], {"destinations_by_tenant"}),
+    ("destinations.list", ["t1", None, None, 11], {"destinations_by_tenant"}),
+    ("sessions.claim_owed", [10, 60.0], {"sessions_owed", "chunks_pkey"}),
+    ("sessions.past", [10], {"sessions_unended"}),
+    ("sessions.warn_expiring", [300.0], {"sessions_unended"}),
+    ("sessions.page", ["t1", None, None, None, None, None, None, 11], {"sessions_newest"}),
+    ("sessions.page", ["t1", None, None, None, NOW, NOW, "s1", 11], {"sessions_newest"}),
+    ("sessions.page", ["t1", "processing", None, None, None, None, None, 11], {"sessions_newest_by_status"}),
+    ("sessions.page", ["t1", None, H, None, None, None, None, 11], {"sessions_by_reference"}),
+    ("sessions.page", ["t1", None, None, H, None, None, None, 11], {"sessions_by_patient"}),
+    ("sessions.view", ["t1", "s1"], {"sessions_pkey", "chunks_pkey"}),
+    ("sessions.lock", ["s1", None], {"sessions_pkey"}),
+    ("sessions.statuses", [["s1", "s2"]], {"sessions_pkey"}),
+    ("sessions.delivery_counts", [["s1", "s2"]], {"deliveries_by_session"}),
+    ("sessions.document_summaries", [["s1", "s2"]], {"documents_"}),
+    ("sessions.timeline", ["s1"], {"webhook_events_by_session", "deliveries_by_session", "attempts_by_delivery"}),
+    ("chunks.stored_sequences", ["s1"], {"chunks_pkey"}),
+    ("documents.of_session", ["t1", "s1", None], {"documents_"}),
+    ("documents.unreleased", ["s1"], {"documents_"}),
+    ("documents.latest", ["s1", "a", ""], {"documents_"}),
+    ("webhooks.receive", ["default", "s1", "completed", "v2", H, 1, True],
+     {"sessions_pkey", "fetches_session_id_template_id_key"}),
+    ("coordination.forget_idempotent", [604_800.0], {"idempotency_keys_by_age"}),
+    ("coordination.lock_idempotent", ["t1", H], {"idempotency_keys_pkey"}),
+]
+
+
+def walk(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for inner in plan.get("Plans", []) for node in walk(inner))]
+
+
+@pytest.fixture
+async def filled(connection: asyncpg.Connection) -> asyncpg.Connection:
+    await connection.execute(FILL)
+    return connection
+
+
+async def test_what_runs_often_uses_the_index_that_was_made_for_it(filled):
+    surprises = {}
+    for number, (name, arguments, wanted) in enumerate(QUERIES):
+        found = await filled.fetchval(f"EXPLAIN (FORMAT JSON) {sql(name)}", *arguments)
+        nodes = walk(json.loads(found)[0]["Plan"])
+        used = {node["Index Name"] for node in nodes if "Index Name" in node}
+        scanned = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
+        missed = {index for index in wanted if not any(each.startswith(index) for each in used)}
+        if missed or scanned:
+            surprises[f"{number} {name}"] = (missed, used, scanned)
+    assert surprises == {}
+
+
+async def test_no_two_indexes_are_the_same(connection):
+    rows = await connection.fetch(
+        "SELECT indexname, regexp_replace(indexdef, '^.* ON ', '') AS what FROM pg_indexes WHERE schemaname = 'public'"
+    )
+    assert len({row["what"] for row in rows}) == len(rows) > 20

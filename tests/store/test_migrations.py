@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from service.domain.errors import StoreUnavailable
+from service.store.database import Database
+from service.store.migrate import migrate, newest_revision
+from service.wiring import open_rows, ping_store
+from tests.bridge import make_settings
+
+
+async def tables_of(url: str) -> dict[str, str]:
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch(
+            "SELECT table_name, string_agg(column_name || ' ' || data_type, ', ' ORDER BY ordinal_position) AS c "
+            "FROM information_schema.columns WHERE table_schema = 'public' GROUP BY table_name"
+        )
+        return {row["table_name"]: row["c"] for row in rows}
+    finally:
+        await connection.close()
+
+
+async def revision_of(url: str) -> str | None:
+    database = Database(url, size=2, statement_cache_size=10)
+    await database.open()
+    try:
+        return await database.revision()
+    finally:
+        await database.close()
+
+
+async def test_an_empty_database_is_brought_to_the_newest_schema(empty_database_url, database_url):
+    assert await tables_of(empty_database_url) == {}
+    assert await migrate(empty_database_url) == newest_revision()
+    assert await revision_of(empty_database_url) == newest_revision()
+    assert {"sessions", "fetches", "deliveries", "leases"} <= set(await tables_of(empty_database_url))
+    assert await tables_of(empty_database_url) == await tables_of(database_url)
+
+
+async def test_migrating_twice_changes_nothing(empty_database_url):
+    await migrate(empty_database_url)
+    before = await tables_of(empty_database_url)
+    connection = await asyncpg.connect(empty_database_url)
+    await connection.execute("INSERT INTO tenants (id, name) VALUES ('ten_1', 'kept')")
+    assert await migrate(empty_database_url) == newest_revision()
+    assert await connection.fetchval("SELECT name FROM tenants") == "kept"
+    await connection.close()
+    assert await tables_of(empty_database_url) == before
+
+
+async def test_two_pods_may_migrate_at_once(empty_database_url):
+    revisions = await asyncio.gather(*(migrate(empty_database_url) for _ in range(3)))
+    assert revisions == [newest_revision()] * 3
+    assert await revision_of(empty_database_url) == newest_revision()
+
+
+async def test_a_migration_that_fails_leaves_the_schema_as_it_was(empty_database_url):
+    connection = await asyncpg.connect(empty_database_url)
+    await connection.execute("CREATE TABLE deliveries (id text)")  # in the way of ours
+    with pytest.raises(Exception, match="deliveries"):
+        await migrate(empty_database_url)
+    await connection.close()
+    assert set(await tables_of(empty_database_url)) == {"deliveries"}
+
+
+async def test_a_url_that_asyncpg_takes_is_migrated_too(database_url):
+    # Managed databases hand out URLs with sslmode in them, and the service itself connects with those.
+    url = f"{database_url}{'&' if '?' in database_url else '?'}sslmode=disable"
+    assert await revision_of(url) == newest_revision()
+    assert await migrate(url) == newest_revision()
+
+
+@pytest.mark.parametrize("url", ["mysql://db/x", "ekabridge", ""])
+async def test_a_url_of_another_kind_is_refused_by_name(url):
+    with pytest.raises(ValueError, match="DATABASE_URL"):
+        await migrate(url)
+
+
+async def test_a_database_without_our_schema_is_not_ready_and_says_what_to_do(empty_database_url):
+    async with open_rows(make_settings(empty_database_url, "redis://unused")) as rows:
+        with pytest.raises(StoreUnavailable, match="ekabridge migrate"):
+            await ping_store(rows)
+
+
+async def test_a_database_that_is_away_is_told_as_such():
+    database = Database("postgresql://nobody@127.0.0.1:1/none", size=2, statement_cache_size=10)
+    with pytest.raises(StoreUnavailable):
+        await database.ping()
+    await database.open()
+    with pytest.raises(StoreUnavailable):
+        await database.ping()
+    await database.close()
+
+
+async def test_a_connection_that_was_cut_is_told_as_away_and_the_next_one_works(house):
+    with pytest.raises(StoreUnavailable):
+        async with house.rows.database.transaction() as connection:
+            pid = await connection.fetchval("SELECT pg_backend_pid()")
+            await house.connection.execute("SELECT pg_terminate_backend($1, 5000)", pid)
+            await connection.fetchval("SELECT 1")
+    await house.rows.database.ping()
+    assert await house.rows.database.revision() == newest_revision()

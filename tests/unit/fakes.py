@@ -1,0 +1,347 @@
+"""The domain's own ports in memory, small enough to be believed."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from schemas.deliveries import Event
+from service.domain.errors import VendorError
+from service.domain.ids import (
+    Account,
+    DocumentId,
+    Lease,
+    SessionId,
+    TemplateId,
+    TenantId,
+)
+from service.domain.records import (
+    AudioFormat,
+    ChunkClaim,
+    EndState,
+    FetchJob,
+    FetchState,
+    OwedCall,
+    SessionDetails,
+    SessionPlan,
+    StoredDocument,
+    TokenState,
+    VendorDocument,
+    VendorEnd,
+    VendorResult,
+    VendorSession,
+)
+from tests.unit.makers import SESSION, TENANT, make_fetch_job, make_lease
+
+
+class ScriptedVendor:
+    """The domain's Vendor: each call takes the next step of its script, a value or an error."""
+
+    def __init__(self) -> None:
+        self.creates: list[VendorSession | VendorError] = []
+        self.ends: list[VendorEnd | VendorError] = []
+        self.answers: dict[TemplateId, list[VendorResult | VendorError]] = {}
+        self.calls: list[str] = []
+        self.files_sent: list[int] = []
+        self.asked: Counter[TemplateId] = Counter()
+
+    async def create_session(self, plan: SessionPlan) -> VendorSession:
+        self.calls.append("create")
+        return _step(self.creates)
+
+    async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
+        self.calls.append("end")
+        self.files_sent.append(files_sent)
+        return _step(self.ends)
+
+    async def get_session(
+        self, account: Account, session_id: SessionId, template_id: TemplateId
+    ) -> VendorResult:
+        self.calls.append("ask")
+        self.asked[template_id] += 1
+        return _step(self.answers[template_id])
+
+    async def upload_audio(
+        self, account: Account, session_id: SessionId, file_name: str, audio_format: AudioFormat, audio: Any
+    ) -> None:
+        raise AssertionError("no audio is sent here")
+
+
+def _step(script: list[Any]) -> Any:
+    """Take the next step; the last one stays."""
+    step = script.pop(0) if len(script) > 1 else script[0]
+    if isinstance(step, Exception):
+        raise step
+    return step
+
+
+class MemorySessions:
+    """The domain's SessionStore for one session: what was recorded, in order."""
+
+    def __init__(self, state: EndState | None = None) -> None:
+        self.state = state
+        self.recorded: list[str] = []
+        self.created: VendorSession | None = None
+        self.error_code: str | None = None
+        self.files_received: int | None = None
+        self.postponed_seconds: list[float] = []
+        self.has_lease = True
+
+    async def insert_session(
+        self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
+    ) -> None:
+        self.recorded.append("inserted")
+
+    async def claim_owed_create(
+        self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
+    ) -> bool:
+        return self.has_lease
+
+    async def record_created(self, session_id: SessionId, lease: Lease, found: VendorSession) -> bool:
+        if self.has_lease:
+            self.recorded.append("created")
+            self.created = found
+        return self.has_lease
+
+    async def record_never_created(
+        self, session_id: SessionId, lease: Lease, code: str, message: str
+    ) -> None:
+        self.recorded.append("never_created")
+        self.error_code = code
+
+    async def postpone_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+        self.recorded.append("postponed")
+        self.postponed_seconds.append(seconds)
+
+    async def claim_chunk(self, *args: Any, **fields: Any) -> ChunkClaim | None:
+        return None
+
+    async def record_chunk(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
+        return False
+
+    async def release_chunk(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        self.recorded.append("chunk_released")
+
+    async def expire_chunk_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        self.recorded.append("chunk_lease_expired")
+
+    @asynccontextmanager
+    async def ending(self, tenant_id: TenantId, session_id: SessionId) -> AsyncIterator[MemoryEnd | None]:
+        yield MemoryEnd(self, self.state) if self.state is not None else None
+
+    async def record_end_told(self, session_id: SessionId, lease: Lease, files_received: int | None) -> bool:
+        self.recorded.append("end_told")
+        self.files_received = files_received
+        return True
+
+    async def claim_owed(self, limit: int, lease_seconds: float) -> list[OwedCall]:
+        return []
+
+
+class MemoryEnd:
+    """The domain's EndUnit over a MemorySessions."""
+
+    def __init__(self, store: MemorySessions, state: EndState) -> None:
+        self.state = state
+        self._store = store
+
+    async def begin(self, lease: Lease, *, lease_seconds: float, reconcile_seconds: float) -> None:
+        self._store.recorded.append("end_begun")
+        self._store.state = msgspec.structs.replace(
+            self.state, status="processing", owed="end", owed_is_free=False
+        )
+
+    async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:
+        self._store.recorded.append("end_taken_over")
+
+
+@dataclass
+class Owed:
+    """A row of fetches."""
+
+    template_id: TemplateId
+    lease: Lease | None = None
+    attempts: int = 0
+    outcome: str | None = None
+    last_error: str | None = None
+
+
+@dataclass
+class Kept:
+    """All rows of one session."""
+
+    status: str = "processing"
+    is_past: bool = False
+    templates: list[str] = field(default_factory=list)
+    transcript: str | None = None
+    fetches: dict[TemplateId, Owed] = field(default_factory=dict)
+    documents: list[tuple[StoredDocument, bool]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    error_code: str | None = None
+    settled: int = 0
+
+
+class MemoryResults:
+    """The domain's ResultStore for one session; a unit's changes are kept together or not at all."""
+
+    def __init__(self, *templates: TemplateId, **fields: Any) -> None:
+        owed = {each: Owed(each) for each in (templates or (TemplateId(""),))}
+        self.kept = Kept(templates=list(templates), fetches=owed, **fields)
+        self.waits: list[tuple[TemplateId, float, str]] = []
+        self.is_gone = False
+
+    async def claim_fetches(
+        self, session_id: SessionId | None, limit: int, lease_seconds: float
+    ) -> list[FetchJob]:
+        return [self.claim(each) for each, row in self.kept.fetches.items() if row.outcome is None]
+
+    def claim(self, template_id: TemplateId, **fields: Any) -> FetchJob:
+        row = self.kept.fetches[template_id]
+        row.lease = make_lease()
+        row.attempts += 1
+        return make_fetch_job(template_id, **({"lease": row.lease, "attempts": row.attempts} | fields))
+
+    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str) -> None:
+        row = self.kept.fetches[job.template_id]
+        if row.lease == job.lease and row.outcome is None:
+            row.lease, row.last_error = None, reason
+            self.waits.append((job.template_id, seconds, reason))
+
+    @asynccontextmanager
+    async def settling(self, session_id: SessionId) -> AsyncIterator[MemorySettle | None]:
+        if self.is_gone:
+            yield None
+            return
+        unit = MemorySettle(copy.deepcopy(self.kept))
+        yield unit
+        unit.kept.status = unit.status
+        unit.kept.transcript = unit.transcript
+        self.kept = unit.kept
+
+    async def past_sessions(self, limit: int) -> list[SessionId]:
+        return [SESSION] if self.kept.is_past else []
+
+    async def warn_expiring(self, within_seconds: float) -> list[SessionId]:
+        return []
+
+
+class MemorySettle:
+    """The domain's SettleUnit over a copy of the rows."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+        self.session_id = SESSION
+        self.tenant_id = TENANT
+        self.status: Any = kept.status
+        self.is_past = kept.is_past
+        self.templates = kept.templates
+        self.details = SessionDetails(patient={"id": "PAT-1", "name": "Asha Rao"}, reference="ENC-1")
+        self.transcript = kept.transcript
+
+    async def settle_fetch(self, job: FetchJob, outcome: str) -> bool:
+        row = self.kept.fetches[job.template_id]
+        if row.lease != job.lease or row.outcome is not None:
+            return False
+        row.outcome, row.lease = outcome, None
+        return True
+
+    async def settle_other_fetches(self, outcome: str) -> None:
+        for row in self.kept.fetches.values():
+            row.outcome = row.outcome or outcome
+
+    async def owe_fetch(self, template_id: TemplateId) -> None:
+        self.kept.fetches.setdefault(template_id, Owed(template_id))
+
+    async def record_result(self, result: VendorResult) -> None:
+        self.transcript = self.transcript or result.transcript
+
+    async def add_document(self, document: VendorDocument, error_code: str | None) -> None:
+        stored = StoredDocument(
+            id=DocumentId(f"doc_{len(self.kept.documents)}"),
+            template_id=document.template_id,
+            upstream_id=document.upstream_id,
+            version=1,
+            type=document.type,
+            status="success" if document.status == "success" else "failed",
+            data=document.data,
+            error_code=error_code,
+        )
+        self.kept.documents.append((stored, False))
+
+    async def add_missing_document(self, template_id: TemplateId, error_code: str) -> None:
+        made = VendorDocument(template_id=template_id, upstream_id="", type=None, status="failed", data=None)
+        await self.add_document(made, error_code)
+
+    async def fetches(self) -> list[FetchState]:
+        return [
+            FetchState(
+                template_id=row.template_id,
+                is_settled=row.outcome is not None,
+                was_answered=row.last_error is not None,
+            )
+            for row in self.kept.fetches.values()
+        ]
+
+    async def document_statuses(self) -> list[tuple[TemplateId, str]]:
+        return [(document.template_id, document.status) for document, _ in self.kept.documents]
+
+    async def unreleased_documents(self) -> list[StoredDocument]:
+        return [document for document, is_released in self.kept.documents if not is_released]
+
+    async def settle_session(
+        self, status: Any, *, error_code: str | None, error_message: str | None
+    ) -> None:
+        self.status = status
+        self.kept.error_code = error_code
+        self.kept.settled += 1
+
+    async def emit(
+        self, event: Event, document_id: DocumentId | None, template_id: TemplateId | None
+    ) -> None:
+        self.kept.events.append(event)
+        self.kept.documents = [
+            (document, is_released or document.id == document_id)
+            for document, is_released in self.kept.documents
+        ]
+
+
+class MemoryTokens:
+    """The domain's TokenStore, shared by as many replicas as a test makes."""
+
+    def __init__(self, tokens: bytes | None = None, *, when_leased: Callable[[], None] | None = None) -> None:
+        self.tokens = tokens
+        self.generation = 1 if tokens else 0
+        self.holder: Lease | None = None
+        self.released = 0
+        self._when_leased = when_leased or (lambda: None)
+
+    async def read(self, account: Account) -> TokenState:
+        if self.holder is not None:
+            self._when_leased()
+        return TokenState(
+            tokens=self.tokens, generation=self.generation, is_leased=self.holder is not None
+        )
+
+    async def lease(self, account: Account, lease: Lease, *, seconds: float, generation: int) -> bool:
+        if self.holder is not None or generation != self.generation:
+            return False
+        self.holder = lease
+        return True
+
+    async def store(self, account: Account, lease: Lease, tokens: bytes) -> bool:
+        if self.holder != lease:
+            return False
+        self.tokens, self.holder = tokens, None
+        self.generation += 1
+        return True
+
+    async def release(self, account: Account, lease: Lease) -> None:
+        if self.holder == lease:
+            self.holder = None
+            self.released += 1

@@ -1,0 +1,347 @@
+"""Each template once, one call more for the transcript, and what each ending means."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET
+
+from service.domain.errors import VendorRefused, VendorTimeout, VendorUnavailable
+from service.domain.fetching import Fetching
+from service.domain.ids import UNFILTERED, TemplateId
+from service.domain.records import VendorResult
+from tests.unit.fakes import MemoryResults, ScriptedVendor
+from tests.unit.makers import LETTER, NOTE, START, TurnedClock, make_document, make_result
+
+DAY = 86_400.0
+TIMEOUT = VendorTimeout("no answer", sent=True)
+
+
+class Desk:
+    """A Fetching with everything that it talks to."""
+
+    def __init__(self, *templates: TemplateId, **kept: Any) -> None:
+        self.store = MemoryResults(*templates, **kept)
+        self.vendor = ScriptedVendor()
+        self.fetching = Fetching(store=self.store, vendor=self.vendor, clock=TurnedClock())
+
+    def script(self, template_id: TemplateId, *answers: Any) -> None:
+        self.vendor.answers[template_id] = list(answers)
+
+    async def fetch(self, template_id: TemplateId, **fields: Any) -> bool:
+        return await self.fetching.fetch(self.store.claim(template_id, **fields))
+
+    async def run(self, most: int = 60) -> None:
+        """Fetch what is due until nothing is."""
+        for _ in range(most):
+            jobs = await self.fetching.claim(None, 10)
+            if not jobs:
+                return
+            for job in jobs:
+                await self.fetching.fetch(job)
+        raise AssertionError("it never ends")
+
+    @property
+    def event_types(self) -> list[str]:
+        return [event.type for event in self.store.kept.events]
+
+
+def done(template_id: TemplateId, transcript: str | None = "words", **fields: Any) -> VendorResult:
+    return make_result("completed", make_document(template_id, **fields), transcript=transcript)
+
+
+def pending(template_id: TemplateId | None = None) -> VendorResult:
+    return make_result("processing", *([make_document(template_id, status="pending")] if template_id else []))
+
+
+async def test_each_template_is_fetched_once_and_its_document_goes_out_with_the_transcript():
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, done(NOTE))
+    desk.script(LETTER, done(LETTER, None))
+    await desk.run()
+    assert desk.vendor.asked == {NOTE: 1, LETTER: 1}
+    assert desk.event_types == ["document.ready", "document.ready"]
+    assert {event.data.transcript for event in desk.store.kept.events} == {"words"}
+    assert (desk.store.kept.status, desk.store.kept.settled) == ("completed", 1)
+
+
+async def test_a_transcript_that_no_filtered_answer_carried_costs_exactly_one_unfiltered_call():
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, done(NOTE, None))
+    desk.script(LETTER, done(LETTER, None))
+    desk.script(UNFILTERED, make_result("completed", make_document(NOTE), make_document(LETTER), transcript="words"))
+    await desk.run()
+    assert desk.vendor.asked == {NOTE: 1, LETTER: 1, UNFILTERED: 1}
+    # The unfiltered answer is for the transcript: the documents in it are not stored a second time.
+    assert len(desk.store.kept.documents) == 2
+    assert [event.data.transcript for event in desk.store.kept.events] == ["words", "words"]
+    assert desk.store.kept.status == "completed"
+
+
+async def test_a_vendor_without_any_transcript_still_gets_one_unfiltered_call_and_the_documents_go_out():
+    desk = Desk(NOTE)
+    desk.script(NOTE, done(NOTE, None))
+    desk.script(UNFILTERED, make_result("completed", transcript=None))
+    await desk.run()
+    assert desk.vendor.asked == {NOTE: 1, UNFILTERED: 1}
+    assert desk.event_types == ["document.ready"]
+    assert desk.store.kept.events[0].data.transcript is None
+
+
+async def test_a_session_without_templates_is_fetched_by_one_unfiltered_call():
+    desk = Desk()
+    desk.script(UNFILTERED, make_result("completed", make_document(NOTE), transcript="words"))
+    await desk.run()
+    assert desk.vendor.asked == {UNFILTERED: 1}
+    assert desk.event_types == ["document.ready"]
+    assert (desk.store.kept.status, desk.store.kept.transcript) == ("completed", "words")
+
+
+async def test_a_session_that_made_only_a_transcript_is_completed_without_an_event():
+    desk = Desk()
+    desk.script(UNFILTERED, make_result("completed", transcript="words"))
+    await desk.run()
+    assert (desk.store.kept.status, desk.event_types) == ("completed", [])
+
+
+@pytest.mark.parametrize("answer", [pending(), make_result("open"), pending(NOTE)])
+async def test_asked_too_early_is_asked_again_later(answer):
+    desk = Desk(NOTE)
+    desk.script(NOTE, answer, answer, done(NOTE))
+    desk.script(UNFILTERED, make_result("processing"))
+    assert await desk.fetch(NOTE) is False
+    assert desk.store.kept.fetches[NOTE].outcome is None
+    assert [(each, reason) for each, _, reason in desk.store.waits] == [(NOTE, answer.state)]
+    assert 0 < desk.store.waits[0][1] < 10
+    assert desk.store.kept.status == "processing"
+
+
+async def test_a_completed_answer_with_the_document_still_pending_is_not_taken_for_the_result():
+    desk = Desk(NOTE)
+    desk.script(NOTE, make_result("partial", make_document(NOTE, status="pending"), transcript="w"), done(NOTE))
+    await desk.run()
+    assert desk.vendor.asked == {NOTE: 2}
+    assert desk.event_types == ["document.ready"]
+
+
+async def test_one_slow_template_does_not_hold_the_other_back():
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, done(NOTE))
+    desk.script(LETTER, pending())
+    await desk.fetch(NOTE)
+    await desk.fetch(LETTER)
+    assert desk.event_types == ["document.ready"]
+    assert desk.store.kept.status == "processing"
+    assert desk.store.kept.settled == 0
+
+
+async def test_a_document_does_not_wait_for_a_transcript_beyond_an_outage():
+    desk = Desk(NOTE)
+    desk.script(NOTE, done(NOTE, None))
+    desk.script(UNFILTERED, TIMEOUT)
+    await desk.fetch(NOTE)
+    assert desk.event_types == []
+    for _ in range(3):
+        await desk.fetch(UNFILTERED)
+    assert desk.event_types == ["document.ready"]
+    await desk.fetch(UNFILTERED)
+    assert desk.event_types == ["document.ready"]
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "code", "event"),
+    [
+        ("failed", "failed", "vendor_failed", "session.failed"),
+        ("expired", "expired", "session_expired", "session.expired"),
+    ],
+)
+async def test_a_bad_ending_ends_the_session_and_is_told_once(state, status, code, event):
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, make_result(state))
+    desk.script(LETTER, make_result(state))
+    await desk.run()
+    assert sum(desk.vendor.asked.values()) <= 2
+    assert (desk.store.kept.status, desk.store.kept.error_code) == (status, code)
+    assert desk.event_types == [event]
+    told = desk.store.kept.events[0]
+    assert told.data.error is not UNSET
+    assert told.data.error.code == code
+    assert told.data.document is UNSET
+
+
+async def test_a_bad_ending_after_a_good_document_is_partial_and_the_document_goes_out():
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, done(NOTE))
+    desk.script(LETTER, make_result("failed"))
+    await desk.run()
+    assert desk.store.kept.status == "partial"
+    assert desk.event_types == ["document.ready"]
+
+
+async def test_a_failed_template_makes_the_session_partial_and_is_told():
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, done(NOTE))
+    desk.script(LETTER, make_result("partial", make_document(LETTER, status="failed", data=None), transcript="w"))
+    await desk.run()
+    assert desk.store.kept.status == "partial"
+    assert desk.event_types == ["document.ready", "document.failed"]
+    failed = desk.store.kept.events[1].data.document
+    assert failed.error.code == "template_failed"
+
+
+async def test_a_partial_answer_is_not_shown_as_a_completed_one():
+    # 206 says that something failed (seed 001), even where no template of ours tells what.
+    desk = Desk()
+    desk.script(UNFILTERED, make_result("partial", make_document(NOTE), transcript="half of the words"))
+    await desk.run()
+    assert desk.store.kept.status == "partial"
+    assert desk.event_types == ["document.ready"]
+
+
+async def test_a_lost_lease_records_nothing():
+    for answer in (done(NOTE), make_result("failed"), make_result("processing"), TIMEOUT):
+        desk = Desk(NOTE)
+        desk.script(NOTE, answer)
+        late = desk.store.claim(NOTE)
+        desk.store.claim(NOTE)  # somebody else has it now
+        await desk.fetching.fetch(late)
+        kept = desk.store.kept
+        assert (kept.status, kept.documents, kept.events, kept.transcript) == ("processing", [], [], None)
+        assert kept.fetches[NOTE].outcome is None
+        assert desk.store.waits == []
+
+
+async def test_a_session_that_was_erased_meanwhile_records_nothing():
+    desk = Desk(NOTE)
+    desk.script(NOTE, done(NOTE))
+    desk.store.is_gone = True
+    assert await desk.fetch(NOTE) is False
+
+
+async def test_a_404_is_believed_only_when_it_is_said_again_and_again():
+    desk = Desk(NOTE)
+    desk.script(NOTE, make_result("missing"))
+    for _ in range(7):
+        await desk.fetch(NOTE)
+        assert desk.store.kept.status == "processing"
+    await desk.fetch(NOTE)
+    assert (desk.store.kept.status, desk.store.kept.error_code) == ("failed", "vendor_session_missing")
+    assert desk.event_types == ["session.failed"]
+
+
+async def test_a_404_that_was_a_hiccup_does_no_harm():
+    desk = Desk(NOTE)
+    desk.script(NOTE, *[make_result("missing")] * 5, done(NOTE))
+    await desk.run()
+    assert (desk.store.kept.status, desk.event_types) == ("completed", ["document.ready"])
+
+
+async def test_a_filter_that_hits_nothing_is_believed_after_five_times_and_becomes_a_failed_document():
+    desk = Desk(NOTE)
+    desk.script(NOTE, make_result("no_document"))
+    desk.script(UNFILTERED, make_result("completed", transcript="words"))
+    for _ in range(4):
+        await desk.fetch(NOTE)
+        assert desk.store.kept.documents == []
+    await desk.run()
+    assert desk.vendor.asked[NOTE] == 5
+    assert desk.event_types == ["document.failed"]
+    assert desk.store.kept.events[0].data.document.error.code == "document_missing"
+    assert desk.store.kept.status == "partial"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "least"),
+    [
+        (TIMEOUT, "vendor_timeout", 0.5),
+        (VendorUnavailable("429", sent=False, retry_after_seconds=90.0), "vendor_unavailable", 90),
+        (VendorRefused("403", status=403, vendor_code="x"), "vendor_refused_403", 0.5),
+    ],
+)
+async def test_an_error_is_tried_again_later(error, reason, least):
+    desk = Desk(NOTE)
+    desk.script(NOTE, error, done(NOTE))
+    await desk.fetch(NOTE)
+    (wait,) = desk.store.waits
+    assert (wait[0], wait[2]) == (NOTE, reason)
+    assert wait[1] >= least
+    await desk.run()
+    assert desk.store.kept.status == "completed"
+
+
+@pytest.mark.parametrize("answer", [TIMEOUT, make_result("processing"), make_result("open")])
+async def test_after_a_day_it_is_given_up(answer):
+    desk = Desk(NOTE)
+    desk.script(NOTE, answer)
+    await desk.fetch(NOTE, ended_seconds_ago=DAY - 1)
+    assert desk.store.kept.status == "processing"
+    await desk.fetch(NOTE, ended_seconds_ago=DAY)
+    assert (desk.store.kept.status, desk.store.kept.error_code) == ("failed", "vendor_gave_no_result")
+    assert desk.event_types == ["session.failed"]
+
+
+@pytest.mark.parametrize(("status", "is_past", "ends"), [
+    ("created", True, True), ("recording", True, True), ("processing", True, False), ("completed", True, False),
+])
+async def test_a_session_that_was_never_ended_expires_by_our_own_clock(status, is_past, ends):
+    desk = Desk(NOTE, status=status, is_past=is_past)
+    await desk.fetching.expire_past(10)
+    await desk.fetching.expire_past(10)
+    assert desk.store.kept.status == ("expired" if ends else status)
+    assert desk.event_types == (["session.expired"] if ends else [])
+
+
+async def test_an_event_carries_what_the_contract_lists_and_no_more_of_the_patient():
+    desk = Desk(NOTE)
+    desk.script(NOTE, done(NOTE))
+    await desk.run()
+    (event,) = desk.store.kept.events
+    assert (event.type, event.timestamp) == ("document.ready", START)
+    assert (event.data.reference, event.data.patient.id) == ("ENC-1", "PAT-1")
+    assert "Asha" not in repr(event)
+    assert event.data.document.data == {"note": NOTE}
+
+
+# Any order of too early, errors and late transcripts.
+
+hiccups = st.lists(
+    st.sampled_from([pending(), make_result("open"), TIMEOUT, make_result("missing")]), max_size=6
+)
+
+
+@given(
+    templates=st.sampled_from([(), (NOTE,), (NOTE, LETTER)]),
+    early=st.tuples(hiccups, hiccups, hiccups),
+    spoken=st.tuples(st.booleans(), st.booleans()),
+    order=st.randoms(use_true_random=False),
+)
+def test_whatever_comes_first_each_document_goes_out_once_and_the_session_ends_once(
+    templates, early, spoken, order
+):
+    desk = Desk(*templates)
+    for template_id, before, has_transcript in zip(templates, early, spoken, strict=False):
+        desk.script(template_id, *before, done(template_id, "words" if has_transcript else None))
+    whole = make_result("completed", *([] if templates else [make_document(NOTE)]), transcript="words")
+    desk.script(UNFILTERED, *early[2], whole)
+
+    async def run() -> None:
+        for _ in range(80):
+            due = [each for each, row in desk.store.kept.fetches.items() if row.outcome is None]
+            if not due:
+                return
+            await desk.fetch(order.choice(due))
+        raise AssertionError("it never ends")
+
+    asyncio.run(run())
+    kept = desk.store.kept
+    assert (kept.status, kept.settled) == ("completed", 1)
+    assert kept.transcript == "words"
+    assert desk.event_types == ["document.ready"] * max(1, len(templates))
+    sent = [event.data.document.id for event in kept.events]
+    assert len(set(sent)) == len(sent)
+    for template_id, before in zip(templates, early, strict=False):
+        assert desk.vendor.asked[template_id] == len(before) + 1

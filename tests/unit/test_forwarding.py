@@ -1,0 +1,218 @@
+"""What each outcome of an attempt means: the table of the contract, "For the EMR's own endpoint"."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.domain.forwarding import Forwarding, judge
+from service.domain.ids import DeliveryId, SessionId
+from service.domain.records import Answer, DeliveryJob, NoAnswer
+from tests.unit.makers import TurnedClock, make_answer, make_delivery_job
+
+ID = DeliveryId("msg_0123456789abcdef01234567")
+OTHER = "msg_ffffffffffffffffffffffff"
+
+
+def kind_of(outcome: Answer | NoAnswer) -> str:
+    return judge(outcome, ID).kind
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_any_2xx_is_delivered(status):
+    assert judge(make_answer(status), ID).kind == "delivered"
+    assert judge(make_answer(status), ID).error_class is None
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 507, 511, 599])
+def test_a_hiccup_is_tried_again_as_late_as_the_destination_asks(status):
+    verdict = judge(make_answer(status, retry_after_seconds=77.0), ID)
+    assert (verdict.kind, verdict.error_class) == ("retry", f"http_{status}")
+    assert verdict.retry_after_seconds == 77.0
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "error_class"),
+    [(410, "disable", "gone"), (401, "pause", "unauthorized"), (403, "pause", "forbidden")],
+)
+def test_gone_and_unauthorised_are_about_the_destination(status, kind, error_class):
+    verdict = judge(make_answer(status), ID)
+    assert (verdict.kind, verdict.error_class) == (kind, error_class)
+
+
+@pytest.mark.parametrize("status", sorted({*range(400, 500)} - {401, 403, 408, 410, 429}))
+def test_any_other_4xx_is_dead_at_once_with_its_reason(status):
+    verdict = judge(make_answer(status, b'{"code": "not_a_duplicate"}', retry_after_seconds=5.0), ID)
+    assert (verdict.kind, verdict.error_class) == ("dead", f"http_{status}")
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+def test_a_redirect_is_not_followed(status):
+    verdict = judge(make_answer(status, location="https://elsewhere.example/"), ID)
+    assert (verdict.kind, verdict.error_class, verdict.record_id) == ("dead", "redirect", None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        make_answer(409, b'{"code": "duplicate"}'),
+        make_answer(409, b'{"code": "already_exists", "id": "REC-9"}'),
+        make_answer(409, b'{"error": {"code": "duplicate"}}'),
+        make_answer(409, b'{"error": "already_exists"}'),
+        make_answer(409, b"", echoed_id=ID),
+        make_answer(409, f"we have {ID} already".encode()),
+        make_answer(409, json.dumps({"webhook-id": ID}).encode()),
+    ],
+)
+def test_a_conflict_that_says_that_it_is_there_already_is_delivered(answer):
+    assert kind_of(answer) == "delivered"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        make_answer(409),
+        make_answer(409, b'{"code": "locked"}'),
+        make_answer(409, b'{"code": ["duplicate"]}'),
+        make_answer(409, b'{"message": "duplicate"}'),
+        make_answer(409, b"duplicate"),
+        make_answer(409, b"", echoed_id=OTHER),
+        make_answer(409, OTHER.encode()),
+        make_answer(422, b'{"code": "duplicate"}'),
+        make_answer(400, b"", echoed_id=ID),
+    ],
+)
+def test_a_conflict_of_another_kind_is_dead(answer):
+    assert kind_of(answer) == "dead"
+
+
+def test_no_answer_is_tried_again_and_a_forbidden_address_is_not():
+    for error_class in ("timeout", "dns", "connect", "tls", "connection_broken", "protocol"):
+        verdict = judge(NoAnswer(error_class=error_class, duration_ms=3), ID)
+        assert (verdict.kind, verdict.error_class) == ("retry", error_class)
+    forbidden = NoAnswer(error_class="forbidden_address", duration_ms=3, is_forbidden=True)
+    assert judge(forbidden, ID).kind == "dead"
+
+
+@pytest.mark.parametrize(
+    ("answer", "record_id"),
+    [
+        (make_answer(201, location="https://emr.example/notes/9"), "https://emr.example/notes/9"),
+        (make_answer(201, b'{"id": "REC-1"}', location="/notes/9"), "/notes/9"),
+        (make_answer(200, b'{"id": "REC-1"}'), "REC-1"),
+        (make_answer(200, b'{"id": 17}'), "17"),
+        (make_answer(409, b'{"code": "duplicate", "id": "REC-1"}'), "REC-1"),
+        (make_answer(200, b'{"id": true}'), None),
+        (make_answer(200, b'{"id": null}'), None),
+        (make_answer(200, b'{"id": ""}'), None),
+        (make_answer(200, b'{"id": {"a": 1}}'), None),
+        (make_answer(200, b'["REC-1"]'), None),
+        (make_answer(200, b"REC-1"), None),
+        (make_answer(200, b"\xff\xfe"), None),
+        (make_answer(200, b'{"id": "' + b"x" * 300 + b'"}'), "x" * 256),
+        (make_answer(500, b'{"id": "REC-1"}'), None),
+    ],
+)
+def test_the_emr_s_own_id_comes_from_location_or_the_body(answer, record_id):
+    assert judge(answer, ID).record_id == record_id
+
+
+@pytest.mark.parametrize("status", [200, 409, 500])
+def test_an_answer_that_is_nested_beyond_reason_is_still_judged(status):
+    deep = judge(make_answer(status, b"[" * 60_000), ID)
+    assert deep == judge(make_answer(status), ID)
+
+
+def test_a_record_id_can_be_stored_as_text():
+    # PostgreSQL's text cannot hold NUL: such an id would fail each time it is recorded.
+    found = judge(make_answer(200, b'{"id": "REC\\u0000-1"}'), ID)
+    assert found.kind == "delivered"
+    assert "\0" not in (found.record_id or "")
+
+
+@given(status=st.integers(200, 599), excerpt=st.binary(max_size=80), echoed=st.none() | st.text(max_size=8))
+def test_every_answer_has_a_verdict_and_a_reason_unless_it_is_delivered(status, excerpt, echoed):
+    verdict = judge(make_answer(status, excerpt, echoed_id=echoed), ID)
+    assert (verdict.kind == "delivered") == (verdict.error_class is None)
+    assert verdict.record_id is None or verdict.kind == "delivered"
+    if 200 <= status < 300:
+        assert verdict.kind == "delivered"
+
+
+class WrittenDown:
+    """A DeliveryStore that keeps what was recorded, and a Sender with one answer."""
+
+    def __init__(self, outcome: Answer | NoAnswer, *, has_lease: bool = True) -> None:
+        self.outcome = outcome
+        self.has_lease = has_lease
+        self.recorded: dict[str, Any] = {}
+        self.claimed_for = 0.0
+
+    async def claim_deliveries(
+        self, session_id: SessionId | None, limit: int, lease_seconds: float
+    ) -> list[DeliveryJob]:
+        self.claimed_for = lease_seconds
+        return []
+
+    async def record_attempt(self, job: DeliveryJob, outcome: Answer | NoAnswer, **recorded: Any) -> bool:
+        self.recorded = recorded
+        return self.has_lease
+
+    async def send(self, job: DeliveryJob) -> Answer | NoAnswer:
+        return self.outcome
+
+
+def forwarding_with(desk: WrittenDown, *schedule: float) -> Forwarding:
+    return Forwarding(
+        store=desk, sender=desk, clock=TurnedClock(), schedule_seconds=schedule or (5, 30), timeout_seconds=20
+    )
+
+
+async def attempt(outcome: Answer | NoAnswer, **job: Any) -> dict[str, Any]:
+    desk = WrittenDown(outcome)
+    await forwarding_with(desk).forward(make_delivery_job(**job))
+    return desk.recorded
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "spends", "pauses"),
+    [
+        (make_answer(200), "delivered", False, False),
+        (make_answer(200, b'{"id": "R"}'), "filed", False, False),
+        (make_answer(500), "pending", True, False),
+        (make_answer(401), "paused", False, True),
+        (make_answer(410), "paused", False, True),
+        (make_answer(422), "dead", False, False),
+        (NoAnswer(error_class="timeout", duration_ms=1), "pending", True, False),
+    ],
+)
+async def test_the_verdict_decides_what_is_recorded(outcome, status, spends, pauses):
+    recorded = await attempt(outcome)
+    assert recorded["status"] == status
+    assert recorded["spends_schedule"] is spends
+    assert recorded["pause_destination"] is pauses
+    assert (recorded["wait_seconds"] is not None) == (status == "pending")
+    assert (recorded["reason"] is None) == (status in {"delivered", "filed"})
+
+
+async def test_the_schedule_counts_only_the_places_that_were_spent():
+    assert (await attempt(make_answer(503), attempts=9, scheduled=1))["wait_seconds"] == 30
+    used_up = await attempt(make_answer(503), attempts=2, scheduled=2)
+    assert used_up["status"] == "dead"
+    assert used_up["wait_seconds"] is None
+    assert "http_503" in used_up["reason"]
+
+
+async def test_retry_after_lengthens_the_wait_and_does_not_shorten_it():
+    assert (await attempt(make_answer(429, retry_after_seconds=1000.0)))["wait_seconds"] == 1000
+    assert (await attempt(make_answer(429, retry_after_seconds=0.0)))["wait_seconds"] == 5
+
+
+async def test_a_lease_is_longer_than_the_longest_call():
+    desk = WrittenDown(make_answer(200))
+    await forwarding_with(desk).claim(None, 5)
+    assert desk.claimed_for > 20
