@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from schemas.emr import TenantDefaults
 from service.wiring import open_rows
-from tests.api.asking import key_of, problem, request_head, wire
+from tests.api.asking import chunk_head, key_of, problem, request_head, wire
 from tests.bridge import Bridge, add_key
 
 ROUTES = [
@@ -74,7 +75,7 @@ def body_for(method: str, path: str) -> dict[str, Any]:
 async def test_no_door_opens_without_a_key(house: Bridge, method: str, path: str) -> None:
     address = path.format(session="ses_x", document="doc_x", destination="dst_x", delivery="msg_x")
     nobody = await house.client(None)
-    for given in ("", "Bearer", "Bearer ", "Bearer wrong", "Bearer ekb_wrong", "Basic ZWtiOng="):
+    for given in ("", "Bearer", "Bearer wrong", "Bearer ekb_wrong", "Basic ZWtiOng="):
         headers = {"authorization": given} if given else {}
         arguments = body_for(method, path)
         arguments["headers"] = arguments.get("headers", {}) | headers
@@ -128,15 +129,10 @@ async def test_a_revoked_key_opens_nothing_at_once(house: Bridge) -> None:
 
 
 async def test_the_key_is_asked_for_before_the_body(house: Bridge) -> None:
-    nobody = request_head(house, "POST", "/v1/sessions", Content_Length="9000").replace(
-        b"Bearer ekb_", b"Bearer x"
-    )
-    chunk = request_head(
-        house, "PUT", "/v1/sessions/x/audio/0", Content_Length="9000", Content_Type="audio/wav"
-    ).replace(b"Bearer ekb_", b"Bearer x")
-    for head in (nobody, chunk):
+    create = request_head(house, "POST", "/v1/sessions", Content_Length="9000")
+    for head in (create, chunk_head(house, "x", Content_Length="9000")):
         async with wire(house.url) as client:
-            await client.send(head)
+            await client.send(head.replace(b"Bearer ekb_", b"Bearer x"))
             answer = await client.answer()
         assert (answer.status, answer.json()["code"]) == (401, "unauthenticated")
 
@@ -163,14 +159,8 @@ async def test_for_another_tenant_it_does_not_exist(house: Bridge, method: str, 
 
 async def stranger_with_admin_key(house: Bridge) -> Any:
     async with open_rows(house.settings) as rows:
-        tenant = await rows.access.add_tenant("stranger", _no_defaults())
+        tenant = await rows.access.add_tenant("stranger", TenantDefaults())
     return await house.client(await add_key(house.settings, tenant.id, "admin"))  # type: ignore[arg-type]
-
-
-def _no_defaults() -> Any:
-    from schemas.emr import TenantDefaults  # noqa: PLC0415 - only this test makes one by hand
-
-    return TenantDefaults()
 
 
 async def test_lists_of_another_tenant_are_empty(house: Bridge) -> None:

@@ -62,12 +62,13 @@ async def test_an_odd_request_id_is_replaced(house: Bridge, given: str | bytes) 
 
 async def test_what_is_asked_is_not_repeated_in_the_answer(house: Bridge) -> None:
     for path in (
-        "/v1/sessions/Asha-Rao",
-        "/v1/Asha-Rao",
-        "/v1/sessions?limit=Asha-Rao",
-        "/v1/sessions?status=Asha-Rao",
+        "/Asha-Rao",
+        "?limit=Asha-Rao",
+        "?status=Asha-Rao",
+        "?Asha-Rao=1&limit=x",
+        "?cursor=Asha-Rao",
     ):
-        answer = await house.api.get(path)
+        answer = await house.api.get(f"/v1/sessions{path}")
         assert answer.status_code in {400, 404}
         assert "Asha" not in answer.text
 
