@@ -196,12 +196,23 @@ class ApiKey(Struct, kw_only=True, frozen=True):
     key: str | UnsetType = UNSET
 
 
+DestinationEvent = Literal["document.ready", "document.failed", "session.failed", "session.expired"]
+
+
 class DestinationCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Where documents shall go."""
+    """Where documents shall go; empty filters let everything through."""
 
     url: Annotated[str, Meta(min_length=8, max_length=2048, examples=["https://emr.example/hooks/notes"])]
-    events: list[Literal["document.ready", "document.failed", "session.failed", "session.expired"]] = []
+    events: list[DestinationEvent] = []
     templates: list[TemplateName] = []
+
+
+class DestinationChange(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What shall change of a destination; what is left out stays."""
+
+    enabled: bool | None = None
+    events: list[DestinationEvent] | None = None
+    templates: list[TemplateName] | None = None
 
 
 class Destination(Struct, kw_only=True, frozen=True):

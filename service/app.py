@@ -31,7 +31,7 @@ from service.jobs.nudges import ArqNudges, open_redis, ping_redis
 from service.logs import configure_logs
 from service.settings import SERVICE, Settings, load_settings
 from service.store.views import SessionViews
-from service.wiring import check_at_start, open_rows, open_vendor, ping_store
+from service.wiring import open_rows, open_vendor, ping_store
 
 
 def create_app(settings: Settings) -> Edge:
@@ -85,7 +85,6 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             return settings.webhook_secrets
 
         await nudges.start()
-        await check_at_start(rows)
         try:
             yield Services(
                 settings=settings,

@@ -11,6 +11,7 @@ import msgspec
 from schemas.emr import (
     ApiKey,
     Destination,
+    DestinationChange,
     DestinationCreate,
     EventType,
     Mode,
@@ -24,6 +25,7 @@ from service.domain.errors import BridgeError
 from service.domain.ids import DestinationId, KeyId, TenantId
 from service.logs import configure_logs
 from service.settings import DATABASE, SERVICE, STORE, WORKER, Settings, SettingsError, load_settings
+from service.store.sealing import SealError
 
 T = TypeVar("T")
 _DESTINATION_EVENTS = [name for name in get_args(EventType) if name != "ping"]
@@ -56,8 +58,8 @@ def _run(work: Callable[[], Awaitable[T]]) -> T:
         return asyncio.run(_awaited(work))
     except BridgeError as error:
         raise click.ClickException(f"{error.detail} ({error.code})") from None
-    except OSError as error:
-        raise click.ClickException(f"cannot connect: {error.strerror or type(error).__name__}") from None
+    except SealError as error:
+        raise click.ClickException(f"the encryption keys do not fit this database: {error}") from None
 
 
 async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
@@ -82,6 +84,7 @@ def serve(host: str, port: int, workers: int) -> None:
         # Child processes read the environment again: tell them what we would say ourselves.
         shown = f"[{host}]" if ":" in host else host
         os.environ["EKABRIDGE_PUBLIC_URL"] = f"http://{shown}:{port}"
+    _check_keys()
     from service.serving import serve as run  # noqa: PLC0415 - the other commands start without a server
 
     try:
@@ -97,15 +100,12 @@ def serve(host: str, port: int, workers: int) -> None:
 def worker(port: int) -> None:
     """Fetch results, forward documents, sweep."""
     settings = _settings(WORKER)
+    _check_keys()
     import uvloop  # noqa: PLC0415 - the other commands start without it
 
-    from service.store.sealing import SealError  # noqa: PLC0415
     from service.worker import run_worker  # noqa: PLC0415
 
-    try:
-        uvloop.run(run_worker(settings, port=port))
-    except SealError:
-        raise SystemExit(1) from None  # the log says which key is missing
+    uvloop.run(run_worker(settings, port=port))
 
 
 @cli.command()
@@ -261,6 +261,25 @@ def destination_list(tenant: str, as_json: bool) -> None:
     _print(found, as_json=as_json, text="\n".join(lines))
 
 
+@destination.command("enable")
+@click.argument("tenant")
+@click.argument("destination")
+@json_option
+def destination_enable(tenant: str, destination: str, as_json: bool) -> None:
+    """Turn a destination on again; what waited for it goes out."""
+
+    async def work(rows: Any) -> Destination:
+        change = DestinationChange(enabled=True)
+        changed: Destination = await rows.destinations.change(
+            TenantId(tenant), DestinationId(destination), change
+        )
+        await rows.access.audit(TenantId(tenant), "cli", "destination.changed", destination)
+        return changed
+
+    changed = _with_rows(work)
+    _print(changed, as_json=as_json, text=f"{changed.id}  on")
+
+
 @destination.command("remove")
 @click.argument("tenant")
 @click.argument("destination")
@@ -276,6 +295,13 @@ def destination_remove(tenant: str, destination: str, as_json: bool) -> None:
 
     removed = _with_rows(work)
     _print(removed, as_json=as_json, text=f"{removed.id}  removed")
+
+
+def _check_keys() -> None:
+    """Say at the start, in one sentence, that the encryption keys are not this database's."""
+    from service.wiring import check_at_start  # noqa: PLC0415 - brings the HTTP client
+
+    _with_rows(check_at_start)
 
 
 def _with_rows(work: Callable[[Any], Awaitable[T]]) -> T:

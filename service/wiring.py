@@ -17,7 +17,7 @@ from service.store.coordination import IdempotencyRows, LeaseRows, TokenRows, We
 from service.store.database import Database
 from service.store.deliveries import DeliveryRows, DestinationRows
 from service.store.results import ResultRows
-from service.store.sealing import Hasher, Keyring, SealError
+from service.store.sealing import Hasher, Keyring
 from service.store.sessions import SessionRows
 
 log = structlog.get_logger()
@@ -86,9 +86,6 @@ async def check_at_start(rows: Rows) -> None:
         await ping_store(rows)
     except StoreUnavailable as error:
         log.warning("started_without_database", detail=error.detail)
-    except SealError as error:
-        log.error("encryption_key_missing", detail=str(error))
-        raise
 
 
 @asynccontextmanager

@@ -36,7 +36,7 @@ from service.jobs.nudges import (
 from service.jobs.sweep import Sweep
 from service.logs import failure
 from service.settings import Settings
-from service.wiring import check_at_start, open_rows, open_vendor, ping_store
+from service.wiring import open_rows, open_vendor, ping_store
 
 log = structlog.get_logger()
 
@@ -77,7 +77,6 @@ class WorkerProcess:
     async def _run(self, stack: AsyncExitStack) -> None:
         settings, clock = self._settings, SystemClock()
         rows = await stack.enter_async_context(open_rows(settings))
-        await check_at_start(rows)
         vendor = await stack.enter_async_context(open_vendor(settings, rows))
         sender = HttpSender(
             backend=GuardedBackend(allow_private=settings.allow_private_destinations),

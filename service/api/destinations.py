@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from litestar import Router, delete, get, post
+from litestar import Router, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
-from schemas.emr import Delivery, DeliveryStatus, Destination, DestinationCreate, Page
+from schemas.emr import Delivery, DeliveryStatus, Destination, DestinationChange, DestinationCreate, Page
 from service.api import examples
 from service.api.examples import answer, json_body
 from service.api.problems import documented
@@ -74,6 +74,29 @@ async def get_destination(
 ) -> Destination:
     """Return a destination, without its secret."""
     return await services.destinations.one(who.tenant_id, DestinationId(destination_id))
+
+
+@patch(
+    "/destinations/{destination_id:str}",
+    operation_id="changeDestination",
+    summary="Turn a destination on or off, or change its filters",
+    request_max_body_size=_JSON_BYTES,
+    responses={
+        200: answer(examples.DESTINATION, "The destination"),
+        **documented(400, 401, 404, 413, 503),
+    },
+    tags=["Destinations"],
+)
+async def change_destination(
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    destination_id: FromPath[str],
+    data: Annotated[DestinationChange, json_body({"enabled": True})],
+) -> Destination:
+    """Change it; `enabled: true` sends what waited for it."""
+    changed = await services.destinations.change(who.tenant_id, DestinationId(destination_id), data)
+    await services.access.audit(who.tenant_id, who.key_id, "destination.changed", destination_id)
+    return changed
 
 
 @delete(
@@ -164,6 +187,7 @@ deliveries_router = Router(
         create_destination,
         list_destinations,
         get_destination,
+        change_destination,
         remove_destination,
         list_deliveries,
         get_delivery,

@@ -29,8 +29,9 @@ IdempotencyKey = Annotated[
     str | None,
     HeaderParameter(
         name="Idempotency-Key",
-        description="Any text of your own, up to 255 characters. The same key with the same body gets the "
-        "same answer, for a week; make one per dictation and reuse it when you repeat the call.",
+        description="Up to 255 printable characters without spaces, of your own making. The same key with "
+        "the same body gets the same answer, for a week; make one per dictation and reuse it when you "
+        "repeat the call.",
     ),
 ]
 

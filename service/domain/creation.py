@@ -154,6 +154,8 @@ class SessionDesk:
 
 def check_create(request: SessionCreate) -> None:
     """Check what the schema cannot say. Raises InvalidRequest."""
+    if request.upload == "stream":
+        raise InvalidRequest("streaming is not part of this version; use chunked", field="upload")
     if request.templates and len(set(request.templates)) != len(request.templates):
         raise InvalidRequest("names a template twice", field="templates")
     patient = request.patient

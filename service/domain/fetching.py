@@ -22,8 +22,10 @@ log = structlog.get_logger()
 # Get Session may hold a request for 14 s (facts.md, Sessions); a login may come before it.
 CALL_DEADLINE_SECONDS = 40.0
 LEASE_SECONDS = 45.0
-# The vendor keeps audio for 24 h (facts.md, Audio): what is not there by then never will be.
-GIVE_UP_SECONDS = 86_400.0
+# The vendor keeps audio for 24 h (facts.md, Audio): what it has not made by then it never will. A vendor that
+# cannot be asked is waited for longer: it may have made it.
+_GIVE_UP_PENDING_SECONDS = 86_400.0
+_GIVE_UP_UNREACHABLE_SECONDS = 3 * 86_400.0
 # "No such document" and "no such session" end a dictation, so they are believed only when they are said
 # again: for about 10 seconds, and for about 4 minutes.
 _BELIEVE_NO_DOCUMENT_AFTER = 5
@@ -35,7 +37,7 @@ _WARN_BEFORE_EXPIRY_SECONDS = 300.0
 _MESSAGES = {
     "vendor_failed": "EkaScribe could not process this session",
     "vendor_session_missing": "EkaScribe does not know this session any more",
-    "vendor_gave_no_result": "EkaScribe had no result within 24 hours",
+    "vendor_gave_no_result": "EkaScribe gave no result in time",
     "session_expired": "the session expired before it was ended",
     "template_failed": "EkaScribe could not make this document",
     "document_missing": "EkaScribe made no document of this template",
@@ -84,7 +86,7 @@ class Fetching:
             log.warning("session_expires_unended", session_id=session_id)
 
     async def _failed(self, job: FetchJob, reason: str, retry_after_seconds: float | None) -> bool:
-        if job.ended_seconds_ago >= GIVE_UP_SECONDS:
+        if job.ended_seconds_ago >= _GIVE_UP_UNREACHABLE_SECONDS:
             return await self._give_up(job)
         wait = schedule.error_wait(
             job.attempts, retry_after_seconds=retry_after_seconds, chance=self._clock.chance()
@@ -101,7 +103,7 @@ class Fetching:
             return await self._failed(job, "vendor_session_missing", None)
         if _is_ready(job, result):
             return await self._record_result(job, result)
-        if job.ended_seconds_ago >= GIVE_UP_SECONDS:
+        if job.ended_seconds_ago >= _GIVE_UP_PENDING_SECONDS:
             return await self._give_up(job)
         await self._postpone(job, schedule.pending_wait(job.attempts, self._clock.chance()), result.state)
         if job.template_id == UNFILTERED:

@@ -60,7 +60,13 @@ class EkaClient:
         )
         encoded = msgspec.json.encode(body)
         answer = await self._call(plan.account, "POST", _SESSIONS, content=lambda: encoded, headers=_JSON)
-        created = _decoded(check(answer, 200, 201), SessionCreated)
+        try:
+            check(answer, 200, 201)
+        except VendorRefused as refused:
+            if refused.status == 400:  # noqa: PLR2004
+                refused.detail += "; check templates, languages, transcript_language and model"
+            raise
+        created = _decoded(answer, SessionCreated)
         url = created.upload_url
         return VendorSession(
             upload_url=url if isinstance(url, str) else None, expires_at=read_time(created.expires_at)

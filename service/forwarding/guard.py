@@ -82,19 +82,19 @@ async def check_destination(url: str, *, allow_private: bool) -> None:
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL:
-        raise DestinationForbidden("the URL cannot be read") from None
+        raise DestinationForbidden("the URL cannot be read", field="url") from None
     if parsed.scheme != "https" and not (allow_private and parsed.scheme == "http"):
-        raise DestinationForbidden("the URL must start with https://")
+        raise DestinationForbidden("the URL must start with https://", field="url")
     if parsed.userinfo:
-        raise DestinationForbidden("the URL must not hold credentials; use headers")
+        raise DestinationForbidden("the URL must not hold credentials", field="url")
     if parsed.fragment or not parsed.host:
-        raise DestinationForbidden("the URL must name a host and have no fragment")
+        raise DestinationForbidden("the URL must name a host and have no fragment", field="url")
     if allow_private:
         return
     try:
         check_addresses(await resolve(parsed.host, parsed.port or 443))
     except AddressForbiddenError:
-        raise DestinationForbidden("the URL leads to a private, loopback or reserved address") from None
+        raise DestinationForbidden("the URL leads to a private or reserved address", field="url") from None
     except NameUnresolvedError:
         return
 

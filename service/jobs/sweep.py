@@ -17,7 +17,8 @@ from service.store.coordination import IdempotencyRows, LeaseRows
 
 log = structlog.get_logger()
 
-_LEASE_SECONDS = 15.0
+# Short, so that another process takes over soon; two at once would do no harm, only work twice.
+_LEASE_SECONDS = 5.0
 _HOUSEKEEPING_SECONDS = 600.0
 _MOST_EXPIRED_AT_ONCE = 100
 

@@ -23,6 +23,12 @@ ekabridge runs. Ctrl-C stops all of it; the data is kept for the next time.
 Start a dictation:
 
   curl -s {service}/v1/sessions -H "Authorization: Bearer {key}" -X POST -d '{{"reference": "ENC-1"}}'
+
+Send a chunk of audio and end it, with the session's id from that answer:
+
+  curl -s {service}/v1/sessions/SESSION/audio/0 -H "Authorization: Bearer {key}" \
+    -H "Content-Type: audio/wav" -T chunk.wav
+  curl -s {service}/v1/sessions/SESSION/end -H "Authorization: Bearer {key}" -X POST
 """
 
 

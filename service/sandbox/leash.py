@@ -21,7 +21,7 @@ def start_on_leash(
     return subprocess.Popen(  # noqa: S603 - our own interpreter and commands
         [sys.executable, "-P", "-m", "service.sandbox.leash", *command],
         stdin=subprocess.PIPE,
-        stdout=log,
+        stdout=subprocess.DEVNULL,
         stderr=log,
         env=environment,
         # The terminal's Ctrl-C reaches the starter alone, which stops its children in order.

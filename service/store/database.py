@@ -10,7 +10,7 @@ import msgspec
 from asyncpg import Connection, Record
 from asyncpg.pool import PoolConnectionProxy
 
-from service.domain.errors import StoreUnavailable
+from service.domain.errors import BridgeError, InvalidRequest, StoreUnavailable
 from service.store.queries import sql
 
 if TYPE_CHECKING:  # the stubs make it generic; the class itself is not
@@ -35,6 +35,29 @@ _AWAY = (
     asyncpg.InternalClientError,
     asyncpg.ReadOnlySQLTransactionError,
 )
+
+
+# Whoever sets up the database has to do something; until then it is as good as away.
+_UNFIT = {
+    asyncpg.InvalidCatalogNameError: "the database of DATABASE_URL does not exist",
+    asyncpg.InvalidAuthorizationSpecificationError: "the database refuses the user or the password",
+    asyncpg.InsufficientPrivilegeError: "the database's user may not use our tables",
+    asyncpg.UndefinedTableError: "the database has no schema: run `ekabridge migrate`",
+    asyncpg.UndefinedColumnError: "the database has an older schema: run `ekabridge migrate`",
+}
+
+
+def store_error(error: BaseException) -> BridgeError | None:
+    """Return our error for one of the driver's; None for a bug, which must be seen as one."""
+    for kind, detail in _UNFIT.items():
+        if isinstance(error, kind):
+            return StoreUnavailable(detail)
+    if isinstance(error, asyncpg.CharacterNotInRepertoireError):
+        # A NUL in a path or a query: PostgreSQL has no text that holds one.
+        return InvalidRequest("a text holds a character that cannot be stored")
+    if isinstance(error, _AWAY):
+        return StoreUnavailable(f"the database cannot be reached ({type(error).__name__})")
+    return None
 
 
 async def _prepare(connection: "Connection[Record]") -> None:
@@ -96,8 +119,11 @@ class Database:
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_SECONDS) as connection:
                 yield connection
-        except _AWAY as error:
-            raise StoreUnavailable("the database cannot be reached") from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+            ours = store_error(error)
+            if ours is None:
+                raise
+            raise ours from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[LentConnection]:
@@ -127,7 +153,4 @@ class Database:
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the database answers and has our schema."""
-        try:
-            await self.fetchrow(sql("coordination.ping"))
-        except asyncpg.UndefinedTableError as error:
-            raise StoreUnavailable("the database has no schema: run `ekabridge migrate`") from error
+        await self.fetchrow(sql("coordination.ping"))

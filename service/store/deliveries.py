@@ -6,7 +6,7 @@ import secrets
 import msgspec
 from asyncpg import Record
 
-from schemas.emr import Attempt, Delivery, Destination, DestinationCreate, Page
+from schemas.emr import Attempt, Delivery, Destination, DestinationChange, DestinationCreate, Page
 from service.domain.errors import DeliverySettled, NotFound
 from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId, new_destination_id
 from service.domain.records import Answer, DeliveryJob, NoAnswer
@@ -67,6 +67,30 @@ class DestinationRows:
         row = await self._database.fetchrow(sql("destinations.one"), tenant_id, destination_id)
         if row is None:
             raise NotFound("no such destination")
+        return self._destination(row)
+
+    async def change(
+        self, tenant_id: TenantId, destination_id: DestinationId, change: DestinationChange
+    ) -> Destination:
+        """Change a destination; what waited for it goes out when it is turned on, waits when it is off.
+
+        Raises NotFound.
+        """
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(
+                sql("destinations.change"),
+                tenant_id,
+                destination_id,
+                change.enabled,
+                change.events,
+                change.templates,
+            )
+            if row is None:
+                raise NotFound("no such destination")
+            if change.enabled is True:
+                await connection.execute(sql("deliveries.resume"), destination_id)
+            elif change.enabled is False:
+                await connection.execute(sql("deliveries.pause_deliveries"), destination_id, "disabled")
         return self._destination(row)
 
     async def remove(self, tenant_id: TenantId, destination_id: DestinationId) -> None:
@@ -185,6 +209,8 @@ class DeliveryRows:
         """Make a dead delivery due again, with the same id. Raises NotFound or DeliverySettled."""
         row = await self._database.fetchrow(sql("deliveries.retry"), tenant_id, delivery_id)
         delivery = await self.one(tenant_id, delivery_id)
+        if row is None and delivery.status == "dead":
+            raise DeliverySettled("the delivery's destination was removed or is off")
         if row is None and delivery.status != "pending":
             raise DeliverySettled(f"the delivery is {delivery.status}; only a dead one can be retried")
         return delivery

@@ -6,9 +6,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from asyncpg import PostgresError
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+
+from service.store.database import store_error
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 _LOCK = 0x656B61  # any number that nobody else locks; this one spells "eka"
@@ -18,13 +21,18 @@ async def migrate(database_url: str) -> str:
     """Apply every migration that is missing and return the revision that the database has now.
 
     All of it is one transaction under an advisory lock of that transaction: a second caller waits for the
-    first, then finds nothing to do; a failure leaves the schema as it was.
+    first, then finds nothing to do; a failure leaves the schema as it was. Raises StoreUnavailable.
     """
     engine = create_async_engine(_sqlalchemy_url(database_url), poolclass=NullPool)
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             return await connection.run_sync(_upgrade)
+    except (PostgresError, OSError) as error:
+        ours = store_error(error)
+        if ours is None:
+            raise
+        raise ours from error
     finally:
         await engine.dispose()
 

@@ -430,6 +430,15 @@ async def test_after_an_outage_the_same_key_succeeds(house: Bridge, name: str, t
     assert again.headers["idempotency-replayed"] == "true"
 
 
+@pytest.mark.parametrize("asked", ["soon", "-5", "", "Fri, 99 Foo 9999 99:99:99 GMT", "1" * 400, "\xe9"])
+async def test_an_odd_retry_after_of_the_vendor_does_no_harm(house: Bridge, asked: str) -> None:
+    fault = {"status": 503, "headers": {"Retry-After": asked}}
+    await house.fault("^/voice/v1/sessions", times=None, **fault)
+    answer = await house.api.post("/v1/sessions", json={})
+    problem(answer, 503, "vendor_unavailable")
+    assert 1 <= int(answer.headers["retry-after"]) <= 86_400
+
+
 async def test_a_create_that_failed_leaves_a_session_that_takes_nothing(house: Bridge) -> None:
     await house.fault("^/voice/v1/sessions", times=None, status=503, headers={"Retry-After": "9"})
     answer = await house.api.post("/v1/sessions", json={})

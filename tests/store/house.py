@@ -10,7 +10,15 @@ import asyncpg
 
 from schemas.emr import DestinationCreate, TenantDefaults
 from service.domain.fetching import Fetching
-from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Lease, SessionId, TemplateId, TenantId, new_session_id
+from service.domain.ids import (
+    DEFAULT_ACCOUNT,
+    UNFILTERED,
+    Lease,
+    SessionId,
+    TemplateId,
+    TenantId,
+    new_session_id,
+)
 from service.domain.records import (
     Answer,
     DeliveryJob,
@@ -24,9 +32,19 @@ from service.domain.records import (
 )
 from service.wiring import Rows
 from tests.unit.fakes import ScriptedVendor
-from tests.unit.makers import NOTE, TurnedClock, make_answer, make_document, make_lease, make_plan, make_result
+from tests.unit.makers import (
+    NOTE,
+    TurnedClock,
+    make_answer,
+    make_document,
+    make_lease,
+    make_plan,
+    make_result,
+)
 
-DETAILS = SessionDetails(patient={"id": "PAT-1", "name": "Asha Rao"}, reference="ENC-1", metadata={"ward": "7"})
+DETAILS = SessionDetails(
+    patient={"id": "PAT-1", "name": "Asha Rao"}, reference="ENC-1", metadata={"ward": "7"}
+)
 
 
 async def new_tenant(rows: Rows, name: str = "first") -> TenantId:
@@ -49,7 +67,9 @@ class House:
     async def insert(self, lease: Lease | None = None, **fields: Any) -> SessionId:
         """A session whose create call is owed and leased."""
         plan = self.plan(**fields)
-        await self.rows.sessions.insert_session(plan, lease or make_lease(), lease_seconds=60, life_seconds=3600)
+        await self.rows.sessions.insert_session(
+            plan, lease or make_lease(), lease_seconds=60, life_seconds=3600
+        )
         return plan.id
 
     async def create(self, **fields: Any) -> SessionId:
@@ -118,9 +138,7 @@ class House:
     ) -> list[DeliveryJob]:
         return await self.rows.deliveries.claim_deliveries(session_id, limit, lease_seconds)
 
-    async def record(
-        self, job: DeliveryJob, outcome: Answer | NoAnswer | None = None, **fields: Any
-    ) -> bool:
+    async def record(self, job: DeliveryJob, outcome: Answer | NoAnswer | None = None, **fields: Any) -> bool:
         values: dict[str, Any] = {
             "status": "delivered",
             "wait_seconds": None,
@@ -130,7 +148,9 @@ class House:
             "record_id": None,
             "pause_destination": False,
         }
-        return await self.rows.deliveries.record_attempt(job, outcome or make_answer(200), **(values | fields))
+        return await self.rows.deliveries.record_attempt(
+            job, outcome or make_answer(200), **(values | fields)
+        )
 
     async def hear(self, session_id: str, kind: str = "completed", **fields: Any) -> Received:
         """Receive a webhook."""
@@ -141,7 +161,9 @@ class House:
             "is_ending": kind in {"completed", "partial", "failed", "expired"},
         }
         account = fields.pop("account", DEFAULT_ACCOUNT)
-        return await self.rows.webhooks.receive(account, session_id=session_id, kind=kind, **(values | fields))
+        return await self.rows.webhooks.receive(
+            account, session_id=session_id, kind=kind, **(values | fields)
+        )
 
     async def let_pass(self, table: str, column: str = "next_at") -> None:
         """Let the time of every row be over, as if one had waited."""

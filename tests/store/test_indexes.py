@@ -19,11 +19,11 @@ FILL = """
 INSERT INTO tenants (id, name) SELECT 't' || n, 'x' FROM generate_series(1, 20) n;
 INSERT INTO api_keys (id, tenant_id, role, key_hash)
 SELECT 'k' || n, 't' || (n % 20 + 1), 'emr', sha256(n::text::bytea) FROM generate_series(1, 400) n;
-INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages, patient_id_hash,
-                      reference_hash, created_at, expires_at, owed, owed_next_at)
+INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages,
+                      patient_id_hash, reference_hash, created_at, expires_at, owed, owed_next_at)
 SELECT 's' || n, 't' || (n % 20 + 1), 'default',
-       (array['completed', 'completed', 'completed', 'recording', 'processing'])[n % 5 + 1], 'chunked', 'd', 'p',
-       '{}', '{}', sha256(n::text::bytea), sha256(n::text::bytea), now() - n * interval '1 minute',
+       (array['completed', 'completed', 'completed', 'recording', 'processing'])[n % 5 + 1], 'chunked', 'd',
+       'p', '{}', '{}', sha256(n::text::bytea), sha256(n::text::bytea), now() - n * interval '1 minute',
        now() + n * interval '1 minute', CASE WHEN n % 9 = 0 THEN 'end' END, CASE WHEN n % 9 = 0 THEN now() END
 FROM generate_series(1, 2000) n;
 INSERT INTO chunks (session_id, sequence, tenant_id, status, sha256, bytes, content_type, file_name)
@@ -38,7 +38,8 @@ INSERT INTO destinations (id, tenant_id, url_sealed, events, templates, secrets_
 SELECT 'x' || n, 't' || (n % 20 + 1), '', '{}', '{}', '' FROM generate_series(1, 200) n;
 INSERT INTO events (tenant_id, session_id, document_id, type, body_sealed)
 SELECT 't1', 's' || n, 'd' || n, 'document.ready', '' FROM generate_series(1, 2000) n;
-INSERT INTO deliveries (id, tenant_id, event_id, session_id, destination_id, type, status, next_at, created_at)
+INSERT INTO deliveries (id, tenant_id, event_id, session_id, destination_id, type, status, next_at,
+                        created_at)
 SELECT 'm' || n, 't' || (n % 20 + 1), n, 's' || n, 'x' || (n % 200 + 1), 'document.ready',
        CASE WHEN n % 9 = 0 THEN 'pending' ELSE 'delivered' END,
        CASE WHEN n % 9 = 0 THEN now() - interval '1 day' + n * interval '2 minutes' END,
@@ -78,13 +79,20 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("sessions.statuses", [["s1", "s2"]], {"sessions_pkey"}),
     ("sessions.delivery_counts", [["s1", "s2"]], {"deliveries_by_session"}),
     ("sessions.document_summaries", [["s1", "s2"]], {"documents_"}),
-    ("sessions.timeline", ["s1"], {"webhook_events_by_session", "deliveries_by_session", "attempts_by_delivery"}),
+    (
+        "sessions.timeline",
+        ["s1"],
+        {"webhook_events_by_session", "deliveries_by_session", "attempts_by_delivery"},
+    ),
     ("chunks.stored_sequences", ["s1"], {"chunks_pkey"}),
     ("documents.of_session", ["t1", "s1", None], {"documents_"}),
     ("documents.unreleased", ["s1"], {"documents_"}),
     ("documents.latest", ["s1", "a", ""], {"documents_"}),
-    ("webhooks.receive", ["default", "s1", "completed", "v2", H, 1, True],
-     {"sessions_pkey", "fetches_session_id_template_id_key"}),
+    (
+        "webhooks.receive",
+        ["default", "s1", "completed", "v2", H, 1, True],
+        {"sessions_pkey", "fetches_session_id_template_id_key"},
+    ),
     ("coordination.forget_idempotent", [604_800.0], {"idempotency_keys_by_age"}),
     ("coordination.lock_idempotent", ["t1", H], {"idempotency_keys_pkey"}),
 ]
@@ -115,6 +123,7 @@ async def test_what_runs_often_uses_the_index_that_was_made_for_it(filled):
 
 async def test_no_two_indexes_are_the_same(connection):
     rows = await connection.fetch(
-        "SELECT indexname, regexp_replace(indexdef, '^.* ON ', '') AS what FROM pg_indexes WHERE schemaname = 'public'"
+        "SELECT indexname, regexp_replace(indexdef, '^.* ON ', '') AS what FROM pg_indexes "
+        "WHERE schemaname = 'public'"
     )
     assert len({row["what"] for row in rows}) == len(rows) > 20

@@ -16,8 +16,8 @@ async def tables_of(url: str) -> dict[str, str]:
     connection = await asyncpg.connect(url)
     try:
         rows = await connection.fetch(
-            "SELECT table_name, string_agg(column_name || ' ' || data_type, ', ' ORDER BY ordinal_position) AS c "
-            "FROM information_schema.columns WHERE table_schema = 'public' GROUP BY table_name"
+            "SELECT table_name, string_agg(column_name || ' ' || data_type, ', ' ORDER BY ordinal_position) "
+            "AS c FROM information_schema.columns WHERE table_schema = 'public' GROUP BY table_name"
         )
         return {row["table_name"]: row["c"] for row in rows}
     finally:
@@ -97,7 +97,7 @@ async def test_a_database_that_is_away_is_told_as_such():
 
 
 async def test_a_connection_that_was_cut_is_told_as_away_and_the_next_one_works(house):
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable):  # noqa: PT012 - the block is what is interrupted
         async with house.rows.database.transaction() as connection:
             pid = await connection.fetchval("SELECT pg_backend_pid()")
             await house.connection.execute("SELECT pg_terminate_backend($1, 5000)", pid)

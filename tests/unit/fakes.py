@@ -294,9 +294,7 @@ class MemorySettle:
     async def unreleased_documents(self) -> list[StoredDocument]:
         return [document for document, is_released in self.kept.documents if not is_released]
 
-    async def settle_session(
-        self, status: Any, *, error_code: str | None, error_message: str | None
-    ) -> None:
+    async def settle_session(self, status: Any, *, error_code: str | None, error_message: str | None) -> None:
         self.status = status
         self.kept.error_code = error_code
         self.kept.settled += 1
@@ -324,9 +322,7 @@ class MemoryTokens:
     async def read(self, account: Account) -> TokenState:
         if self.holder is not None:
             self._when_leased()
-        return TokenState(
-            tokens=self.tokens, generation=self.generation, is_leased=self.holder is not None
-        )
+        return TokenState(tokens=self.tokens, generation=self.generation, is_leased=self.holder is not None)
 
     async def lease(self, account: Account, lease: Lease, *, seconds: float, generation: int) -> bool:
         if self.holder is not None or generation != self.generation:

@@ -81,7 +81,9 @@ def test_a_recorded_result_is_read_as_what_it_is(label):
     if real.get("expires_at"):
         assert found.expires_at == datetime.fromisoformat(real["expires_at"])
     for document in found.documents:
-        wire = next(entry[document.template_id] for entry in real["templates"] if document.template_id in entry)
+        wire = next(
+            entry[document.template_id] for entry in real["templates"] if document.template_id in entry
+        )
         assert (document.upstream_id, document.data) == (wire["document_id"], wire["data"])
 
 
@@ -177,7 +179,9 @@ def test_a_template_that_made_two_documents_has_both():
     assert all(isinstance(each, VendorDocument) for each in found)
 
 
-@pytest.mark.parametrize("body", [b"{}", b'{"templates": null, "transcript": null}', b'{"upload_url": {"url": "x"}}'])
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"templates": null, "transcript": null}', b'{"upload_url": {"url": "x"}}']
+)
 def test_a_missing_or_null_field_costs_nothing(body):
     found = read_session(200, msgspec.json.decode(body, type=SessionAnswer))
     assert (found.state, found.transcript, found.documents, found.upload_url) == ("completed", None, [], None)

@@ -87,7 +87,9 @@ def test_every_published_shape_is_understood(event, shape, kind):
     assert found.is_ending is (kind not in {"started", "ended"})
 
 
-@pytest.mark.parametrize("name", ["v2rx.started", "session.rejoiced", "other.completed", "x.v2rx.completed", ""])
+@pytest.mark.parametrize(
+    "name", ["v2rx.started", "session.rejoiced", "other.completed", "x.v2rx.completed", ""]
+)
 def test_a_kind_that_nobody_published_is_not_taken_for_one_that_is_known(name):
     found = parse_event(json.dumps({"event": name, "session_id": ID}).encode())
     assert found is not None
@@ -96,14 +98,18 @@ def test_a_kind_that_nobody_published_is_not_taken_for_one_that_is_known(name):
     assert not found.is_ending
 
 
-@pytest.mark.parametrize("session_id", ["", "../../etc", "a b", "é", "a" * 65, "a\x00", 7, None, [ID], {"a": 1}])
+@pytest.mark.parametrize(
+    "session_id", ["", "../../etc", "a b", "é", "a" * 65, "a\x00", 7, None, [ID], {"a": 1}]
+)
 def test_an_id_that_cannot_be_one_is_left_out(session_id):
     found = parse_event(json.dumps({"event": "session.completed", "session_id": session_id}).encode())
     assert found == VendorEvent(session_id="", kind="completed", shape="protocol")
     assert not found.is_known
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"completed", b"{'a': 1}", b'{"a": NaN}', b"[" * 60_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff\xfe", b"completed", b"{'a': 1}", b'{"a": NaN}', b"[" * 60_000]
+)
 def test_what_is_not_json_is_none(body):
     assert parse_event(body) is None
 

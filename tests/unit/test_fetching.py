@@ -73,7 +73,9 @@ async def test_a_transcript_that_no_filtered_answer_carried_costs_exactly_one_un
     desk = Desk(NOTE, LETTER)
     desk.script(NOTE, done(NOTE, None))
     desk.script(LETTER, done(LETTER, None))
-    desk.script(UNFILTERED, make_result("completed", make_document(NOTE), make_document(LETTER), transcript="words"))
+    desk.script(
+        UNFILTERED, make_result("completed", make_document(NOTE), make_document(LETTER), transcript="words")
+    )
     await desk.run()
     assert desk.vendor.asked == {NOTE: 1, LETTER: 1, UNFILTERED: 1}
     # The unfiltered answer is for the transcript: the documents in it are not stored a second time.
@@ -122,7 +124,9 @@ async def test_asked_too_early_is_asked_again_later(answer):
 
 async def test_a_completed_answer_with_the_document_still_pending_is_not_taken_for_the_result():
     desk = Desk(NOTE)
-    desk.script(NOTE, make_result("partial", make_document(NOTE, status="pending"), transcript="w"), done(NOTE))
+    desk.script(
+        NOTE, make_result("partial", make_document(NOTE, status="pending"), transcript="w"), done(NOTE)
+    )
     await desk.run()
     assert desk.vendor.asked == {NOTE: 2}
     assert desk.event_types == ["document.ready"]
@@ -185,7 +189,9 @@ async def test_a_bad_ending_after_a_good_document_is_partial_and_the_document_go
 async def test_a_failed_template_makes_the_session_partial_and_is_told():
     desk = Desk(NOTE, LETTER)
     desk.script(NOTE, done(NOTE))
-    desk.script(LETTER, make_result("partial", make_document(LETTER, status="failed", data=None), transcript="w"))
+    desk.script(
+        LETTER, make_result("partial", make_document(LETTER, status="failed", data=None), transcript="w")
+    )
     await desk.run()
     assert desk.store.kept.status == "partial"
     assert desk.event_types == ["document.ready", "document.failed"]
@@ -273,20 +279,29 @@ async def test_an_error_is_tried_again_later(error, reason, least):
     assert desk.store.kept.status == "completed"
 
 
-@pytest.mark.parametrize("answer", [TIMEOUT, make_result("processing"), make_result("open")])
-async def test_after_a_day_it_is_given_up(answer):
+@pytest.mark.parametrize(
+    ("answer", "days"),
+    [(make_result("processing"), 1), (make_result("open"), 1), (TIMEOUT, 3), (make_result("missing"), 3)],
+)
+async def test_what_is_not_there_after_a_day_is_given_up_and_an_outage_is_waited_for_longer(answer, days):
     desk = Desk(NOTE)
     desk.script(NOTE, answer)
-    await desk.fetch(NOTE, ended_seconds_ago=DAY - 1)
+    await desk.fetch(NOTE, ended_seconds_ago=days * DAY - 1)
     assert desk.store.kept.status == "processing"
-    await desk.fetch(NOTE, ended_seconds_ago=DAY)
+    await desk.fetch(NOTE, ended_seconds_ago=days * DAY)
     assert (desk.store.kept.status, desk.store.kept.error_code) == ("failed", "vendor_gave_no_result")
     assert desk.event_types == ["session.failed"]
 
 
-@pytest.mark.parametrize(("status", "is_past", "ends"), [
-    ("created", True, True), ("recording", True, True), ("processing", True, False), ("completed", True, False),
-])
+@pytest.mark.parametrize(
+    ("status", "is_past", "ends"),
+    [
+        ("created", True, True),
+        ("recording", True, True),
+        ("processing", True, False),
+        ("completed", True, False),
+    ],
+)
 async def test_a_session_that_was_never_ended_expires_by_our_own_clock(status, is_past, ends):
     desk = Desk(NOTE, status=status, is_past=is_past)
     await desk.fetching.expire_past(10)

@@ -45,7 +45,13 @@ PRIVATE = {
     "unspecified": ["0.0.0.0", "0.1.2.3", "::"],
     "loopback": ["127.0.0.1", "127.1.2.3", "127.255.255.255", "::1"],
     "private": ["10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "fc00::1", "fd12:3456::1"],
-    "link-local and metadata": ["169.254.0.1", "169.254.169.254", "169.254.170.2", "fe80::1", "fd00:ec2::254"],
+    "link-local and metadata": [
+        "169.254.0.1",
+        "169.254.169.254",
+        "169.254.170.2",
+        "fe80::1",
+        "fd00:ec2::254",
+    ],
     "carrier-grade NAT": ["100.64.0.1", "100.100.100.200", "100.127.255.255"],
     "multicast": ["224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"],
     "reserved": ["240.0.0.1", "255.255.255.255", "192.0.0.1", "198.18.0.1", "198.19.255.255"],
@@ -74,8 +80,6 @@ def test_what_is_not_the_public_internet_is_refused(address):
         check_addresses(["8.8.8.8", address])
 
 
-
-
 @given(st.ip_addresses(v=4))
 @example(IPv4Address("169.254.169.254"))
 def test_a_tunnel_is_as_public_as_what_it_leads_to(inner):
@@ -95,10 +99,9 @@ def test_nothing_outside_2000_3_is_public_but_a_tunnel(address):
         assert address.ipv4_mapped or address in IPv6Network("64:ff9b::/96")
 
 
-
-
-
-@pytest.mark.parametrize("address", ["fe80::1%eth0", "2606:4700::1111%eth0", "::1%lo", "2606:4700::1111%25eth0"])
+@pytest.mark.parametrize(
+    "address", ["fe80::1%eth0", "2606:4700::1111%eth0", "::1%lo", "2606:4700::1111%25eth0"]
+)
 def test_an_address_with_a_zone_is_local_by_its_nature(address):
     with pytest.raises(AddressForbiddenError):
         check_addresses([address])
@@ -144,7 +147,7 @@ def test_one_bad_address_spoils_a_name():
         "https://[::ffff:7f00:1]/",
         "https://[64:ff9b::7f00:1]/",
         "https://[fec0::1]/",
-        "https://１２７.0.0.1/",
+        "https://\uff11\uff12\uff17.0.0.1/",
         "https://127。0。0。1/",
         "https://\x00/",
         "https://8.8.8.8\t/",
@@ -289,7 +292,9 @@ async def test_a_name_without_addresses_and_a_port_without_a_server_are_told_apa
     async with listening() as listener:
         port = listener.port
     with pytest.raises(httpcore2.ConnectError):
-        await GuardedBackend(allow_private=True, resolver=Names(["127.0.0.1"])).connect_tcp("emr.example", port)
+        await GuardedBackend(allow_private=True, resolver=Names(["127.0.0.1"])).connect_tcp(
+            "emr.example", port
+        )
 
 
 @pytest.mark.parametrize("port", [99_999, 65_536])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,9 +19,7 @@ def encode(text: str) -> str:
 
 
 @given(
-    at=st.datetimes(
-        min_value=datetime(2020, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)  # noqa: DTZ001
-    ),
+    at=st.integers(0, 10**10).map(lambda number: AT + timedelta(milliseconds=number)),
     last=st.from_regex(r"[a-z]{3}_[0-9a-f]{24}", fullmatch=True),
 )
 def test_a_cursor_of_ours_comes_back_as_what_it_names(at, last):
@@ -29,13 +28,14 @@ def test_a_cursor_of_ours_comes_back_as_what_it_names(at, last):
     assert all(letter.isalnum() or letter in "-_=" for letter in cursor)
 
 
-@given(st.text(max_size=80) | st.text(max_size=40).map(encode) | st.binary(max_size=40).map(lambda b: base64.urlsafe_b64encode(b).decode()))
-def test_garbage_is_an_invalid_request_that_names_the_field(cursor):
-    try:
+@given(
+    st.text(max_size=80)
+    | st.text(max_size=40).map(encode)
+    | st.binary(max_size=40).map(lambda b: base64.urlsafe_b64encode(b).decode())
+)
+def test_garbage_is_an_invalid_request_and_nothing_else(cursor):
+    with suppress(InvalidRequest):
         at, last = after_cursor(cursor)
-    except InvalidRequest as refusal:
-        assert refusal.extra["field"] == "cursor"
-    else:
         assert at.tzinfo is not None
         assert last
 
@@ -56,8 +56,9 @@ def test_garbage_is_an_invalid_request_that_names_the_field(cursor):
     ],
 )
 def test_a_cursor_that_is_none_of_ours_is_refused(cursor):
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest) as refusal:
         after_cursor(cursor)
+    assert refusal.value.extra == {"field": "cursor"}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,11 @@ LOST = VendorTimeout("no answer", sent=True)
 BROKEN = VendorFailure("500", sent=True)
 UNSENT = VendorUnavailable("refused", sent=False)
 REFUSED = VendorRefused("no", status=400, vendor_code="bad_request")
-OPEN, MISSING, PROCESSING = make_result("open", upload_url="u"), make_result("missing"), make_result("processing")
+OPEN, MISSING, PROCESSING = (
+    make_result("open", upload_url="u"),
+    make_result("missing"),
+    make_result("processing"),
+)
 
 
 class Desk:

@@ -74,7 +74,11 @@ def test_each_variable_is_read(name, raw, value):
 
 def test_the_vendor_account_is_read_as_a_whole():
     found = load(EKA_CLIENT_ID="id", EKA_CLIENT_SECRET="secret", EKA_SHARING_KEY="sharing")
-    assert (found.eka_client_id, found.eka_client_secret, found.eka_sharing_key) == ("id", "secret", "sharing")
+    assert (found.eka_client_id, found.eka_client_secret, found.eka_sharing_key) == (
+        "id",
+        "secret",
+        "sharing",
+    )
     for lonely in ("EKA_CLIENT_ID", "EKA_CLIENT_SECRET"):
         (problem,) = problems_of(**{lonely: "x"})
         assert "EKA_CLIENT_ID" in problem
@@ -110,7 +114,7 @@ def test_all_problems_are_told_at_once_and_no_value_with_them():
     bad = BAD | {"EKA_CLIENT_SECRET": "hun\rter2", "EKA_SHARING_KEY": "hun\0ter2"}
     problems = problems_of(SERVICE, **bad)
     for name in BAD:
-        if name not in {"SWEEP_INTERVAL_SECONDS"}:
+        if name != "SWEEP_INTERVAL_SECONDS":
             assert any(problem.startswith(PREFIX + name + " ") for problem in problems), name
     assert any("WEBHOOK_SECRETS is missing" in problem for problem in problems)
     assert "hunter2" not in "; ".join(problems)
@@ -155,14 +159,10 @@ def test_a_list_of_nothing_counts_as_absent_where_it_is_needed(name, raw):
     assert [problem.split()[0] for problem in problems] == [PREFIX + name]
 
 
-def test_a_schedule_without_any_wait_is_refused_or_is_the_default():
+def test_a_schedule_without_any_wait_is_refused():
     # An empty one would make each delivery dead at its first hiccup.
-    try:
-        found = load(FORWARD_SCHEDULE_SECONDS=",")
-    except SettingsError as failure:
-        assert failure.problems[0].startswith(f"{PREFIX}FORWARD_SCHEDULE_SECONDS")
-    else:
-        assert found.forward_schedule_seconds == Settings().forward_schedule_seconds
+    (problem,) = problems_of(FORWARD_SCHEDULE_SECONDS=",")
+    assert problem.startswith(f"{PREFIX}FORWARD_SCHEDULE_SECONDS")
 
 
 def test_unsigned_webhooks_must_be_allowed_in_so_many_words():
@@ -171,14 +171,16 @@ def test_unsigned_webhooks_must_be_allowed_in_so_many_words():
     assert load(SERVICE, **without, WEBHOOK_ALLOW_UNSIGNED="true").webhook_secrets == ()
 
 
-@pytest.mark.parametrize("raw", [base64.b64encode(bytes(31)).decode(), base64.b64encode(bytes(33)).decode(), "é="])
+@pytest.mark.parametrize(
+    "raw", [base64.b64encode(bytes(31)).decode(), base64.b64encode(bytes(33)).decode(), "é="]
+)
 def test_an_encryption_key_is_32_bytes_of_base64(raw):
     (problem,) = problems_of(ENCRYPTION_KEYS=f"{KEY_TEXT},{raw}")
     assert raw not in problem
     assert KEY_TEXT not in problem
 
 
-secret_text = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=",'\\"), min_size=9)
+secret_text = st.text("0123456789!$%&()*+-./<=>?@^_{|}~", max_size=30).map("Zq".__add__)
 
 
 @given(secret_text)

@@ -114,7 +114,19 @@ def test_a_body_without_a_compact_form_is_checked_as_it_is(body):
 
 
 @pytest.mark.parametrize(
-    "at", ["²", "١٨٠٠٠٠٠٠٠٠", "１８００００００００", "+1800000000", "-1", " 1800000000", "1_8", "1e9", "", "9" * 13]
+    "at",
+    [
+        "²",
+        "١٨٠٠٠٠٠٠٠٠",
+        "\uff11\uff18\uff10\uff10\uff10\uff10\uff10\uff10\uff10\uff10",
+        "+1800000000",
+        "-1",
+        " 1800000000",
+        "1_8",
+        "1e9",
+        "",
+        "9" * 13,
+    ],
 )
 def test_a_time_in_other_digits_is_no_time(at):
     header = f"t={at},v1={signature_of(BODY, 'key', at)}"

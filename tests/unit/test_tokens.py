@@ -173,7 +173,10 @@ async def test_a_long_lived_token_is_used_as_it_is_and_never_renewed():
 
 async def test_without_an_account_the_error_says_what_to_set():
     accounts = Accounts()
-    async with keepers(accounts.take, MemoryTokens(), credentials=Credentials(base_url=BASE)) as ((keeper,), _):
+    async with keepers(accounts.take, MemoryTokens(), credentials=Credentials(base_url=BASE)) as (
+        (keeper,),
+        _,
+    ):
         with pytest.raises(VendorRefused, match="EKABRIDGE_EKA_TOKEN"):
             await keeper.token(DEFAULT_ACCOUNT)
     assert accounts.calls == []

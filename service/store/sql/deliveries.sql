@@ -28,7 +28,7 @@ WITH due AS (
 )
 UPDATE deliveries d SET lease = gen_random_uuid(), next_at = now() + make_interval(secs => $3)
 FROM due, events e, destinations t
-WHERE d.id = due.id AND e.id = d.event_id AND t.id = d.destination_id
+WHERE d.id = due.id AND e.id = d.event_id AND t.id = d.destination_id AND t.removed_at IS NULL
 RETURNING d.id, d.lease, d.tenant_id, d.session_id, d.destination_id, d.type, d.attempts, d.scheduled,
           e.id AS event_id, e.body_sealed, t.url_sealed, t.headers_sealed, t.secrets_sealed, t.timeout_seconds;
 
@@ -80,4 +80,10 @@ SELECT at, status_code, error_class, duration_ms FROM attempts WHERE delivery_id
 UPDATE deliveries SET status = 'pending', next_at = now(), lease = NULL, scheduled = 0, reason = NULL,
                       settled_at = NULL
 WHERE tenant_id = $1 AND id = $2 AND status = 'dead'
+  AND EXISTS (SELECT 1 FROM destinations t WHERE t.id = destination_id AND t.enabled)
 RETURNING id;
+
+-- name: resume
+-- What waited for a destination that is on again is due now, its schedule where it was.
+UPDATE deliveries SET status = 'pending', next_at = now(), reason = NULL
+WHERE destination_id = $1 AND status = 'paused';

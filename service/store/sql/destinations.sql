@@ -16,6 +16,14 @@ LIMIT $4;
 -- One destination.
 SELECT * FROM destinations WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL;
 
+-- name: change
+-- Changes what is given; turning it on forgets why it was off.
+UPDATE destinations
+SET enabled = coalesce($3, enabled), events = coalesce($4, events), templates = coalesce($5, templates),
+    paused_reason = CASE WHEN $3 THEN NULL WHEN $3 = false THEN 'disabled' ELSE paused_reason END
+WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL
+RETURNING *;
+
 -- name: remove
 -- Takes a destination out of use; its past deliveries stay.
 UPDATE destinations SET removed_at = now(), enabled = false WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL

@@ -1,0 +1,222 @@
+"""What must not be read in the database cannot be read in it, and survives the rotation of its keys."""
+
+from __future__ import annotations
+
+import base64
+
+import asyncpg
+import msgspec
+import pytest
+
+from service.domain.ids import DEFAULT_ACCOUNT
+from service.domain.records import SessionDetails
+from service.settings import Settings
+from service.store.sealing import SealError
+from service.store.views import SessionFilter, SessionViews
+from service.wiring import Rows, open_rows, ping_store
+from tests.bridge import make_settings
+from tests.store.house import House, new_tenant
+from tests.unit.makers import NOTE, make_answer, make_document, make_lease, make_result
+
+OLD, NEW, OTHER = bytes(range(32)), bytes(range(1, 33)), bytes(range(2, 34))
+NAME, PATIENT, REFERENCE = "Zanzibara Quillfeather", "PAT-Zx81Qq", "ENC-Vv77Ww"
+TRANSCRIPT, DOCUMENT, METADATA = "chest-pain-Kk42 since Tuesday", "bronchitis-Jj19", "ward-Hh23"
+URL_TOKEN, KEY, TOKENS = "urltoken-Pp55", "idempotency-Gg66", "vendortoken-Dd77"
+DETAILS = SessionDetails(
+    patient={"id": PATIENT, "name": NAME}, reference=REFERENCE, metadata={"ward": METADATA}
+)
+
+
+def settings_with(url: str, *keys: bytes) -> Settings:
+    return make_settings(url, "redis://unused", encryption_keys=keys)
+
+
+async def dump(connection: asyncpg.Connection) -> str:
+    """Every value of every table as text; bytea as its bytes, read as Latin-1, and as hexadecimal."""
+    tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    found = []
+    for table in tables:
+        for row in await connection.fetch(f'SELECT t.*, t::text AS whole FROM "{table["tablename"]}" t'):
+            found += [
+                value.decode("latin-1") if isinstance(value, bytes) else str(value) for value in row.values()
+            ]
+    return "\n".join(found)
+
+
+async def fill(house: House) -> dict[str, str]:
+    """One row at least in every table, from code that holds recognisable secrets."""
+    rows = house.rows
+    destination = await house.add_destination(f"https://emr.example/hooks?token={URL_TOKEN}")
+    key = await rows.access.add_key(house.tenant_id, "admin")
+    await rows.access.audit(house.tenant_id, key.id, "destination.created", destination.id)
+    lease, plan = make_lease(), house.plan(details=DETAILS)
+    await rows.idempotency.reserve(KEY, PATIENT.encode(), plan, lease, lease_seconds=60, life_seconds=3600)
+    await rows.idempotency.finish(house.tenant_id, KEY, plan.id, NAME.encode())
+    session_id = await house.end(NOTE, details=DETAILS)
+    (job,) = await house.claim_fetches()
+    document = make_document(NOTE, data={"assessment": DOCUMENT})
+    await house.fetch(job, make_result("completed", document, transcript=TRANSCRIPT))
+    await house.hear(session_id)
+    (delivery,) = await house.claim_deliveries()
+    await house.record(delivery, make_answer(200, NAME.encode()))
+    open_ = await house.create(details=DETAILS)
+    await house.store_chunk(open_, 0, NAME.encode())
+    token_lease = make_lease()
+    await rows.tokens.lease(DEFAULT_ACCOUNT, token_lease, seconds=30, generation=0)
+    await rows.tokens.store(DEFAULT_ACCOUNT, token_lease, TOKENS.encode())
+    await rows.leases.take("sweep", make_lease(), 15)
+    return {
+        "session": session_id,
+        "open": open_,
+        "key": str(key.key),
+        "secret": str(destination.secret),
+        "destination": destination.id,
+    }
+
+
+async def test_no_column_of_any_table_holds_a_secret_in_clear(house):
+    made = await fill(house)
+    for table in await house.connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
+        assert await house.value(f'SELECT count(*) FROM "{table["tablename"]}"') > 0, table["tablename"]
+    text = await dump(house.connection)
+    assert made["session"] in text  # the dump sees what is in clear
+    secret = made["secret"].removeprefix("whsec_")
+    needles = [
+        *NAME.split(),
+        PATIENT,
+        REFERENCE,
+        TRANSCRIPT,
+        "chest-pain",
+        DOCUMENT,
+        METADATA,
+        URL_TOKEN,
+        "emr.example",
+        "api.eka.care",
+        KEY,
+        TOKENS,
+        made["key"],
+        made["key"].removeprefix("ekb_"),
+        secret,
+        base64.b64decode(secret).decode("latin-1"),
+    ]
+    lowered = text.lower()
+    assert [
+        needle for needle in needles if needle.lower() in lowered or needle.encode("latin-1").hex() in lowered
+    ] == []
+
+
+def views_of(rows: Rows) -> SessionViews:
+    return SessionViews(rows.database, rows.keyring, rows.sessions, "https://bridge.example")
+
+
+async def ids_found(rows: Rows, tenant_id, **wanted: str) -> set[str]:
+    page = await views_of(rows).page(tenant_id, SessionFilter(**wanted), None, 10)
+    return {session.id for session in page.items}
+
+
+async def test_everything_is_found_and_opens_after_the_keys_were_rotated(database_url, connection):
+    async with open_rows(settings_with(database_url, OLD)) as rows:
+        house = House(rows=rows, connection=connection, tenant_id=await new_tenant(rows))
+        made = await fill(house)
+    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+        await ping_store(rows)
+        house = House(rows=rows, connection=connection, tenant_id=house.tenant_id)
+        later = await house.create(details=DETAILS)
+        # Equality is asked for by keyed hashes, which the rotation must not change.
+        for wanted in ({"patient_id": PATIENT}, {"reference": REFERENCE}):
+            found = await ids_found(rows, house.tenant_id, **wanted)
+            assert {made["session"], made["open"], later} <= found
+        session = await views_of(rows).session(house.tenant_id, made["session"])
+        assert session.patient == {"id": PATIENT, "name": NAME}
+        assert session.transcript == TRANSCRIPT
+        (document,) = await views_of(rows).documents(house.tenant_id, made["session"], None)
+        assert document.data == {"assessment": DOCUMENT}
+        assert (await rows.access.principal(made["key"])).tenant_id == house.tenant_id
+        assert URL_TOKEN in (await rows.destinations.one(house.tenant_id, made["destination"])).url
+        assert (await rows.tokens.read(DEFAULT_ACCOUNT)).tokens == TOKENS.encode()
+        again = await rows.idempotency.reserve(
+            KEY, PATIENT.encode(), house.plan(), make_lease(), lease_seconds=60, life_seconds=3600
+        )
+        assert (again.kind, again.answer) == ("replayed", NAME.encode())
+        # What is written now is under the first key alone.
+        sealed = await connection.fetchval("SELECT details_sealed FROM sessions WHERE id = $1", later)
+        old = await connection.fetchval("SELECT details_sealed FROM sessions WHERE id = $1", made["session"])
+        assert sealed[1:5] != old[1:5]
+
+
+@pytest.mark.parametrize("keys", [(OTHER,), (NEW,)])
+async def test_without_the_key_nothing_opens_and_the_error_says_so(database_url, connection, keys):
+    async with open_rows(settings_with(database_url, OLD)) as rows:
+        house = House(rows=rows, connection=connection, tenant_id=await new_tenant(rows))
+        made = await fill(house)
+    async with open_rows(settings_with(database_url, *keys)) as rows:
+        for call in (
+            ping_store(rows),
+            rows.hasher.hash("x", b"y"),
+            rows.access.principal(made["key"]),
+            views_of(rows).session(house.tenant_id, made["session"]),
+            rows.destinations.one(house.tenant_id, made["destination"]),
+            rows.tokens.read(DEFAULT_ACCOUNT),
+        ):
+            with pytest.raises(SealError, match="ENCRYPTION_KEYS"):
+                await call
+
+
+async def test_a_value_that_was_moved_to_another_row_does_not_open(house):
+    one = await house.create(details=DETAILS)
+    other = await house.create(details=msgspec.structs.replace(DETAILS, reference="other"))
+    await house.connection.execute(
+        "UPDATE sessions s SET details_sealed = o.details_sealed FROM sessions o "
+        "WHERE o.id = $1 AND s.id = $2",
+        one,
+        other,
+    )
+    with pytest.raises(SealError):
+        await views_of(house.rows).session(house.tenant_id, other)
+
+
+async def test_the_installation_s_secret_is_one_however_many_processes_make_it(database_url, connection):
+    async with (
+        open_rows(settings_with(database_url, OLD)) as one,
+        open_rows(settings_with(database_url, OLD)) as other,
+    ):
+        hashes = [await rows.hasher.hash("purpose", b"value") for rows in (one, other)]
+        assert hashes[0] == hashes[1]
+        assert await one.hasher.hash("another", b"value") != hashes[0]
+    assert await connection.fetchval("SELECT count(*) FROM server_secrets") == 1
+
+
+async def test_the_same_patient_of_two_tenants_has_two_hashes(house):
+    other = await new_tenant(house.rows, "other")
+    await house.create(details=DETAILS)
+    await house.insert(details=DETAILS, tenant_id=other)
+    assert await house.value("SELECT count(DISTINCT patient_id_hash) FROM sessions") == 2
+    assert await house.value("SELECT count(DISTINCT reference_hash) FROM sessions") == 2
+    assert await ids_found(house.rows, other, patient_id=PATIENT) != await ids_found(
+        house.rows, house.tenant_id, patient_id=PATIENT
+    )
+
+
+# API keys.
+
+
+async def test_a_key_is_known_until_it_is_revoked(house):
+    key = await house.rows.access.add_key(house.tenant_id, "emr")
+    who = await house.rows.access.principal(str(key.key))
+    assert (who.key_id, who.tenant_id, who.role, who.account) == (
+        key.id,
+        house.tenant_id,
+        "emr",
+        DEFAULT_ACCOUNT,
+    )
+    revoked = await house.rows.access.revoke_key(house.tenant_id, key.id)
+    assert await house.rows.access.principal(str(key.key)) is None
+    again = await house.rows.access.revoke_key(house.tenant_id, key.id)
+    assert again.revoked_at == revoked.revoked_at
+    assert [each.id for each in await house.rows.access.list_keys(house.tenant_id)] == [key.id]
+
+
+@pytest.mark.parametrize("key", ["", "ekb_", "ekb_unknown", "Bearer x", "ekb_é", "ekb_\0", "' OR 1=1 --"])
+async def test_an_unknown_key_is_nobody(house, key):
+    await house.rows.access.add_key(house.tenant_id, "emr")
+    assert await house.rows.access.principal(key) is None
