@@ -20,8 +20,9 @@ Model = Literal["lite", "pro"]
 Upload = Literal["chunked", "stream"]
 Role = Literal["emr", "admin"]
 
-TemplateName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
-Language = Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
+# `$` alone would let a final newline pass.
+TemplateName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$(?!\n)")]
+Language = Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$(?!\n)")]
 Templates = Annotated[
     list[TemplateName],
     Meta(

@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_tolerance_seconds: int = 300
     encryption_keys: tuple[bytes, ...] = ()
     reconcile_after_seconds: float = 120.0
-    # 13 attempts over 3 days and 3 hours: quick at first, for a restart; long enough for a weekend's outage.
+    # 14 attempts over three and a half days: quick at first, for a restart; enough for a weekend's outage.
     forward_schedule_seconds: tuple[float, ...] = (
         5,
         30,
@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         7200,
         14400,
         28800,
+        43200,
         43200,
         86400,
         86400,
@@ -177,7 +178,10 @@ def _number(kind: Callable[[str], _T], least: float, most: float) -> Callable[[s
 
 def _listed(parse: Callable[[str], _T]) -> Callable[[str], tuple[_T, ...]]:
     def parse_all(raw: str) -> tuple[_T, ...]:
-        return tuple(parse(part.strip()) for part in raw.split(",") if part.strip())
+        parts = [part.strip() for part in raw.split(",") if part.strip()]
+        if not parts:
+            raise ValueError("is a list of nothing")
+        return tuple(parse(part) for part in parts)
 
     return parse_all
 

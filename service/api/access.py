@@ -8,7 +8,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import Scope
 
 from service.api.services import Services
-from service.domain.errors import Forbidden, Unauthenticated
+from service.domain.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from service.domain.records import Principal
 
 _SCHEME = "bearer "
@@ -17,6 +17,7 @@ _MOST_KEY_CHARACTERS = 256
 
 async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Let in whoever shows a good key of a sufficient role. Raises Unauthenticated or Forbidden."""
+    _check_texts(connection)
     header = connection.headers.get("authorization", "")
     key = header[len(_SCHEME) :].strip() if header[: len(_SCHEME)].lower() == _SCHEME else ""
     if not key or len(key) > _MOST_KEY_CHARACTERS:
@@ -28,6 +29,15 @@ async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: 
     if handler.opt.get("role") == "admin" and who.role != "admin":
         raise Forbidden("this needs an admin key")
     connection.scope["state"]["who"] = who
+
+
+def _check_texts(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """Refuse NUL, which no text of PostgreSQL can hold: no id has one, no filter finds one."""
+    if any("\0" in str(value) for name, value in connection.path_params.items() if name.endswith("_id")):
+        raise NotFound("there is nothing of that name")
+    for name, value in connection.query_params.multi_items():
+        if "\0" in value:
+            raise InvalidRequest("holds a character that cannot be stored", field=name)
 
 
 def provide_who(scope: Scope) -> Principal:

@@ -1,5 +1,6 @@
 """The door for audio: PUT /v1/sessions/{id}/audio/{sequence}."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from litestar import Request, put
@@ -22,6 +23,7 @@ from service.eka.audio_formats import SUPPORTED, normalise_audio_format
 MOST_SEQUENCE = 99_999
 
 
+@dataclass
 class AudioOperation(Operation):
     """Says in the OpenAPI document that the body is the audio itself."""
 

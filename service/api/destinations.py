@@ -1,14 +1,13 @@
 """The doors of /v1/destinations and /v1/deliveries."""
 
-from typing import Annotated
-
 from litestar import Router, delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery
+from litestar.params import FromPath, FromQuery, RawBody
 
 from schemas.emr import Delivery, DeliveryStatus, Destination, DestinationChange, DestinationCreate, Page
 from service.api import examples
-from service.api.examples import answer, json_body
+from service.api.bodies import MOST_JSON_BYTES, json_operation, read_json
+from service.api.examples import answer
 from service.api.problems import documented
 from service.api.services import Services
 from service.api.sessions import Cursor, Limit
@@ -16,14 +15,13 @@ from service.domain.ids import DeliveryId, DestinationId
 from service.domain.records import Principal
 from service.store.paging import after_cursor
 
-_JSON_BYTES = 65_536
-
 
 @post(
     "/destinations",
     operation_id="createDestination",
+    operation_class=json_operation(DestinationCreate, examples.NEW_DESTINATION, required=True),
     summary="Say where documents shall go",
-    request_max_body_size=_JSON_BYTES,
+    request_max_body_size=MOST_JSON_BYTES,
     responses={
         201: answer(examples.NEW_DESTINATION_ANSWER, "The destination, with its secret this once"),
         **documented(400, 401, 413, 503),
@@ -33,11 +31,12 @@ _JSON_BYTES = 65_536
 async def create_destination(
     services: NamedDependency[Services],
     who: NamedDependency[Principal],
-    data: Annotated[DestinationCreate, json_body(examples.NEW_DESTINATION)],
+    body: RawBody,
 ) -> Destination:
     """Register an endpoint; `secret` is shown this once."""
-    await services.check_url(data.url)
-    destination = await services.destinations.add(who.tenant_id, data)
+    request = read_json(body, DestinationCreate)
+    await services.check_url(request.url)
+    destination = await services.destinations.add(who.tenant_id, request)
     await services.access.audit(who.tenant_id, who.key_id, "destination.created", destination.id)
     return destination
 
@@ -66,7 +65,7 @@ async def list_destinations(
     "/destinations/{destination_id:str}",
     operation_id="getDestination",
     summary="One destination",
-    responses={200: answer(examples.DESTINATION, "The destination"), **documented(401, 404, 503)},
+    responses={200: answer(examples.DESTINATION, "The destination"), **documented(400, 401, 404, 503)},
     tags=["Destinations"],
 )
 async def get_destination(
@@ -79,8 +78,9 @@ async def get_destination(
 @patch(
     "/destinations/{destination_id:str}",
     operation_id="changeDestination",
+    operation_class=json_operation(DestinationChange, {"enabled": True}, required=True),
     summary="Turn a destination on or off, or change its filters",
-    request_max_body_size=_JSON_BYTES,
+    request_max_body_size=MOST_JSON_BYTES,
     responses={
         200: answer(examples.DESTINATION, "The destination"),
         **documented(400, 401, 404, 413, 503),
@@ -91,10 +91,11 @@ async def change_destination(
     services: NamedDependency[Services],
     who: NamedDependency[Principal],
     destination_id: FromPath[str],
-    data: Annotated[DestinationChange, json_body({"enabled": True})],
+    body: RawBody,
 ) -> Destination:
     """Change it; `enabled: true` sends what waited for it."""
-    changed = await services.destinations.change(who.tenant_id, DestinationId(destination_id), data)
+    change = read_json(body, DestinationChange)
+    changed = await services.destinations.change(who.tenant_id, DestinationId(destination_id), change)
     await services.access.audit(who.tenant_id, who.key_id, "destination.changed", destination_id)
     return changed
 
@@ -103,7 +104,7 @@ async def change_destination(
     "/destinations/{destination_id:str}",
     operation_id="removeDestination",
     summary="Take a destination out of use",
-    responses=documented(401, 404, 503),
+    responses=documented(400, 401, 404, 503),
     tags=["Destinations"],
 )
 async def remove_destination(
@@ -150,7 +151,7 @@ async def list_deliveries(
     summary="One delivery with its attempts",
     responses={
         200: answer(examples.DELIVERY_WITH_ATTEMPTS, "The delivery"),
-        **documented(401, 404, 503),
+        **documented(400, 401, 404, 503),
     },
     tags=["Deliveries"],
 )
@@ -168,7 +169,7 @@ async def get_delivery(
     summary="Send a dead delivery again",
     responses={
         202: answer(examples.DELIVERY, "It is due now"),
-        **documented(401, 404, 409, 503),
+        **documented(400, 401, 404, 409, 503),
     },
     tags=["Deliveries"],
 )

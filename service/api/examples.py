@@ -4,10 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from litestar.enums import RequestEncodingType
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import BodyKwarg
 
 from schemas.emr import (
     Attempt,
@@ -136,11 +134,6 @@ DELIVERY_WITH_ATTEMPTS = msgspec.structs.replace(
 def example(value: Any) -> list[Example]:
     """Wrap a value as OpenAPI wants it."""
     return [Example(summary="Example", value=msgspec.to_builtins(value))]
-
-
-def json_body(value: Any) -> BodyKwarg:
-    """Describe a JSON body by an example of it."""
-    return BodyKwarg(media_type=RequestEncodingType.JSON, examples=example(value))
 
 
 def answer(value: Any, description: str, *, kind: Any = None) -> ResponseSpec:

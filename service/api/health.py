@@ -6,6 +6,7 @@ from typing import Literal
 from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
+from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -50,7 +51,13 @@ async def live() -> Live:
     return Live("alive")
 
 
-@get("/health/ready", operation_id="ready", summary="Can it serve", tags=["Operators"])
+@get(
+    "/health/ready",
+    operation_id="ready",
+    summary="Can it serve",
+    tags=["Operators"],
+    responses={503: ResponseSpec(Ready, description="It cannot", generate_examples=False)},
+)
 async def ready(services: NamedDependency[Services]) -> Response[Ready]:
     """Ask the database and Redis."""
     return await readiness(services.ping_database, services.ping_redis)

@@ -1,6 +1,5 @@
 """Errors as the EMR sees them: one table from code to HTTP status, one form for all."""
 
-import re
 from typing import Any
 
 import structlog
@@ -10,6 +9,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 
 from schemas.problems import MEDIA_TYPE, FieldError, Problem
+from service.api.field_errors import field_error
 from service.api.request_ids import request_id_of
 from service.domain.errors import BridgeError, VendorUnreachable
 from service.logs import failure
@@ -69,10 +69,6 @@ TITLES = {
 
 _CODE_OF_STATUS = {401: "unauthenticated", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _RETRY_AFTER_SECONDS = 5
-_QUOTED_VALUE = re.compile(r"'[^']*'|\"[^\"]*\"")
-_FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`")
-_AT_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 
 
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
@@ -125,25 +121,14 @@ def on_bridge_error(request: Request[Any, Any, Any], error: BridgeError) -> Resp
 def on_validation_error(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
     """Answer for a body or a parameter that breaks its schema, each field named."""
     found = error.extra if isinstance(error.extra, list) else []
-    errors = [_field_error(entry) for entry in found if isinstance(entry, dict)]
+    errors = [
+        field_error(str(entry.get("message", "is not valid")), str(entry.get("key") or ""))
+        for entry in found
+        if isinstance(entry, dict)
+    ]
     return problem_response(
         request, "invalid_request", "the request breaks its schema; see `errors`", errors=errors
     )
-
-
-def _field_error(entry: dict[str, Any]) -> FieldError:
-    # A message may quote the value it is about, and that may be a patient's name in the wrong place.
-    message = _QUOTED_VALUE.sub("given", str(entry.get("message", "is not valid")))
-    field = str(entry.get("key") or "")
-    unknown = _UNKNOWN_FIELD.search(message)
-    if unknown:
-        parent = "" if field in {"", "data"} else f"{field}."
-        name = unknown.group(1) if _FIELD_NAME.fullmatch(unknown.group(1)) else "(a field)"
-        return FieldError(f"{parent}{name}", "is not a field of this request")
-    at = _AT_PATH.search(message)
-    if at:
-        return FieldError(field or at.group(1), message[: at.start()])
-    return FieldError(field or "body", message)
 
 
 def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
@@ -162,11 +147,6 @@ def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> 
     return problem_response(request, code, details[code], headers=dict(error.headers or {}))
 
 
-def on_too_deep(request: Request[Any, Any, Any], _: RecursionError) -> Response[Problem]:
-    """Answer for JSON that is nested beyond reason."""
-    return problem_response(request, "invalid_request", "the JSON is nested too deeply")
-
-
 def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     """Answer for a bug: logged by class and place, told without its message."""
     log.error("request_failed", request_id=request_id_of(request.scope), **failure(error))
@@ -181,6 +161,5 @@ HANDLERS: ExceptionHandlersMap = {
     BridgeError: on_bridge_error,
     ValidationException: on_validation_error,
     HTTPException: on_http_exception,
-    RecursionError: on_too_deep,
     Exception: on_unexpected,
 }

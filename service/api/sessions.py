@@ -1,25 +1,25 @@
 """The doors of /v1/sessions and /v1/documents."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from litestar import Response, Router, get, post
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
-from litestar.exceptions import ValidationException
-from litestar.params import FromPath, FromQuery, HeaderParameter, PathParameter, QueryParameter
+from litestar.params import FromPath, FromQuery, HeaderParameter, PathParameter, QueryParameter, RawBody
 
 from schemas.emr import Document, Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
 from service.api import examples
-from service.api.examples import answer, json_body
+from service.api.bodies import MOST_JSON_BYTES, json_operation, read_json
+from service.api.examples import answer
 from service.api.problems import documented
 from service.api.services import Services
+from service.domain.errors import InvalidRequest
 from service.domain.ids import DocumentId, SessionId, TemplateId
 from service.domain.records import Principal
 from service.store.paging import after_cursor
 from service.store.views import SessionFilter
 
-_JSON_BYTES = 65_536
 _LONGEST_WAIT_SECONDS = 30
 
 SessionPath = Annotated[str, PathParameter(description="A session's id")]
@@ -39,8 +39,9 @@ IdempotencyKey = Annotated[
 @post(
     "/sessions",
     operation_id="createSession",
+    operation_class=json_operation(SessionCreate, examples.NEW_SESSION, required=False),
     summary="Start a dictation",
-    request_max_body_size=_JSON_BYTES,
+    request_max_body_size=MOST_JSON_BYTES,
     responses={
         201: answer(examples.CREATED, "The session; send audio to `audio_url`"),
         **documented(400, 401, 409, 413, 422, 502, 503, 504),
@@ -49,11 +50,11 @@ IdempotencyKey = Annotated[
 async def create_session(
     services: NamedDependency[Services],
     who: NamedDependency[Principal],
+    body: RawBody,
     idempotency_key: IdempotencyKey = None,
-    data: Annotated[SessionCreate | None, json_body(examples.NEW_SESSION)] = None,
 ) -> Response[Any]:
     """Create a session here and at EkaScribe."""
-    created = await services.desk.create(who, data or SessionCreate(), idempotency_key)
+    created = await services.desk.create(who, read_json(body, SessionCreate), idempotency_key)
     headers = {"Idempotency-Replayed": "true"} if created.is_replayed else {}
     return Response(created.body, status_code=201, media_type=MediaType.JSON, headers=headers)
 
@@ -62,8 +63,9 @@ async def create_session(
     "/sessions/{session_id:str}/end",
     status_code=202,
     operation_id="endSession",
+    operation_class=json_operation(SessionEnd, examples.END, required=False),
     summary="End a dictation",
-    request_max_body_size=_JSON_BYTES,
+    request_max_body_size=MOST_JSON_BYTES,
     responses={
         202: answer(examples.ENDED, "EkaScribe processes the audio"),
         **documented(400, 401, 404, 409, 413, 502, 503, 504),
@@ -73,10 +75,10 @@ async def end_session(
     services: NamedDependency[Services],
     who: NamedDependency[Principal],
     session_id: SessionPath,
-    data: Annotated[SessionEnd | None, json_body(examples.END)] = None,
+    body: RawBody,
 ) -> Session:
     """Check that the audio is whole and start processing; repeating it answers the same."""
-    await services.life.end(who, SessionId(session_id), data or SessionEnd())
+    await services.life.end(who, SessionId(session_id), read_json(body, SessionEnd))
     return await services.views.session(who.tenant_id, SessionId(session_id))
 
 
@@ -128,14 +130,20 @@ async def list_sessions(
     cursor: Cursor = None,
 ) -> Page[Session]:
     """Return one page."""
-    if created_after is not None and created_after.tzinfo is None:
-        raise ValidationException(
-            extra=[{"key": "created_after", "message": "needs a time zone, such as a Z at its end"}]
-        )
+    after_time = None if created_after is None else _utc(created_after)
     wanted = SessionFilter(
-        status=status, reference=reference, patient_id=patient_id, created_after=created_after
+        status=status, reference=reference, patient_id=patient_id, created_after=after_time
     )
     return await services.views.page(who.tenant_id, wanted, after_cursor(cursor), limit)
+
+
+def _utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise InvalidRequest("needs a time zone, such as a Z at its end", field="created_after")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidRequest("lies outside of the calendar", field="created_after") from None
 
 
 @get(
@@ -144,7 +152,7 @@ async def list_sessions(
     summary="What happened to a session, and when",
     responses={
         200: answer(examples.TIMELINE, "Every step, oldest first", kind=Page[TimelineEntry]),
-        **documented(401, 404, 503),
+        **documented(400, 401, 404, 503),
     },
 )
 async def get_timeline(
@@ -162,7 +170,7 @@ async def get_timeline(
         200: answer(
             Page(items=[examples.DOCUMENT]), "The newest version of each document", kind=Page[Document]
         ),
-        **documented(401, 404, 503),
+        **documented(400, 401, 404, 503),
     },
 )
 async def list_documents(
@@ -180,7 +188,7 @@ async def list_documents(
     "/documents/{document_id:str}",
     operation_id="getDocument",
     summary="One document, with its data",
-    responses={200: answer(examples.DOCUMENT, "The document"), **documented(401, 404, 503)},
+    responses={200: answer(examples.DOCUMENT, "The document"), **documented(400, 401, 404, 503)},
 )
 async def get_document(
     services: NamedDependency[Services], who: NamedDependency[Principal], document_id: FromPath[str]

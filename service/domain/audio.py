@@ -11,9 +11,9 @@ from service.domain.errors import (
     SessionEnded,
     SessionExpired,
     SessionNotReady,
-    VendorError,
     VendorRefused,
     VendorTimeout,
+    VendorUnreachable,
     WrongUpload,
 )
 from service.domain.ids import Lease, SessionId
@@ -53,7 +53,7 @@ class AudioIntake:
         lease = Lease(uuid4())
         claim = await self._claim(who, session_id, sequence, audio_format, audio, file_name, lease)
         if claim.lease is None:
-            return _repeated(claim, sequence, audio)
+            return _repeated(claim, sequence, audio, file_name)
         await self._send(claim, session_id, sequence, audio_format, audio, file_name, lease)
         if not await self._store.record_chunk(session_id, sequence, audio.sha256):
             raise SessionEnded("the session was ended while this chunk was being uploaded")
@@ -113,8 +113,11 @@ class AudioIntake:
         except TimeoutError:
             await self._store.expire_chunk_lease(session_id, sequence, lease)
             raise VendorTimeout("EkaScribe did not take the chunk in time", sent=True) from None
-        except VendorError:
-            await self._store.expire_chunk_lease(session_id, sequence, lease)
+        except VendorUnreachable as error:
+            if error.sent:
+                await self._store.expire_chunk_lease(session_id, sequence, lease)
+            else:
+                await self._store.release_chunk(session_id, sequence, lease)
             raise
         except asyncio.CancelledError:
             await asyncio.shield(self._store.expire_chunk_lease(session_id, sequence, lease))
@@ -134,7 +137,7 @@ def _check_takes_audio(claim: ChunkClaim) -> None:
         raise SessionEnded("the session takes no more audio")
 
 
-def _repeated(claim: ChunkClaim, sequence: int, audio: Audio) -> ChunkStored:
+def _repeated(claim: ChunkClaim, sequence: int, audio: Audio, file_name: str) -> ChunkStored:
     _check_takes_audio(claim)
     same = claim.stored_sha256 == audio.sha256
     if claim.is_stored and same and claim.stored_file_name is not None:
@@ -143,7 +146,7 @@ def _repeated(claim: ChunkClaim, sequence: int, audio: Audio) -> ChunkStored:
         )
     if claim.is_stored:
         raise ChunkConflict("other bytes are already stored under this sequence")
-    if same:
+    if claim.stored_file_name != file_name:
         raise ChunkConflict(
             f"this sequence was begun as {claim.stored_file_name}; send it again in the same format"
         )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -23,6 +23,7 @@ from service.domain.sessions import OWED_LEASE_SECONDS, SESSION_LIFE_SECONDS, Se
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _MOST_OBJECT_BYTES = 4096
+_MOST_LEVELS = 32
 
 
 class Reservation(Struct, frozen=True, kw_only=True):
@@ -163,6 +164,25 @@ def check_create(request: SessionCreate) -> None:
         for name in ("id", "name"):
             if name in patient and not (isinstance(patient[name], str) and patient[name].strip()):
                 raise InvalidRequest("must be text, and not empty", field=f"patient.{name}")
+    _check_objects(request)
+
+
+def _check_objects(request: SessionCreate) -> None:
+    patient = request.patient
+    for name, text in (("reference", request.reference), ("patient.id", (patient or {}).get("id"))):
+        if text is not None and "\0" in text:
+            raise InvalidRequest("must not hold NUL", field=name)
     for name, value in (("patient", patient), ("metadata", request.metadata)):
+        if _is_deeper(value, _MOST_LEVELS):
+            raise InvalidRequest(f"must not be nested deeper than {_MOST_LEVELS} levels", field=name)
         if value is not None and len(msgspec.json.encode(value)) > _MOST_OBJECT_BYTES:
             raise InvalidRequest(f"must be at most {_MOST_OBJECT_BYTES} bytes of JSON", field=name)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Return whether JSON is nested deeper than so many levels: deeper than any encoder may follow."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return False
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in value)

@@ -131,7 +131,9 @@ class Fetching:
             await _add_documents(unit, job, result)
             if not await _owe_transcript(unit):
                 fetches = await unit.fetches()
-                await _settle_by_documents(unit, all_settled=all(fetch.is_settled for fetch in fetches))
+                await _settle_by_documents(
+                    unit, result, all_settled=all(fetch.is_settled for fetch in fetches)
+                )
             if unit.transcript or job.template_id == UNFILTERED:
                 await _release(unit, self._clock)
         log.info(
@@ -221,12 +223,14 @@ async def _owe_transcript(unit: SettleUnit) -> bool:
     return True
 
 
-async def _settle_by_documents(unit: SettleUnit, *, all_settled: bool) -> None:
-    """Derive the session's status from how its documents stand."""
+async def _settle_by_documents(unit: SettleUnit, result: VendorResult, *, all_settled: bool) -> None:
+    """Derive the session's status from how its documents stand; without templates, from the vendor's word."""
     states = [state for _, state in await unit.document_statuses()]
     if not all_settled:
         # File what is ready now; the rest keeps being asked for.
         status: SessionStatus = "processing"
+    elif not unit.templates and result.state == "partial":
+        status = "partial"
     elif all(state == "success" for state in states):
         status = "completed"
     else:

@@ -18,7 +18,7 @@ from service.domain.records import Answer, DeliveryJob, NoAnswer
 
 log = structlog.get_logger()
 
-_RETRIED = frozenset({408, 425, 429})
+_RETRIED = frozenset({408, 429})
 _AUTHORISATION = frozenset({401, 403})
 _HAS_IT_ALREADY = frozenset({"duplicate", "already_exists"})
 # Room after the call's own limit for recording what came of it.
@@ -130,7 +130,7 @@ class Forwarding:
 
 
 def _body(outcome: Answer) -> dict[str, Any]:
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         decoded = msgspec.json.decode(outcome.excerpt)
         if isinstance(decoded, dict):
             return decoded
@@ -142,7 +142,8 @@ def _record_id(outcome: Answer) -> str | None:
     found = outcome.location or _body(outcome).get("id")
     if isinstance(found, int) and not isinstance(found, bool):
         found = str(found)
-    return found[:_MOST_RECORD_ID] if isinstance(found, str) and found else None
+    # One that cannot be stored or shown is none: the note arrived all the same.
+    return found[:_MOST_RECORD_ID] if isinstance(found, str) and found.isprintable() and found else None
 
 
 def _says_duplicate(outcome: Answer, delivery_id: DeliveryId) -> bool:

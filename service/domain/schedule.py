@@ -56,7 +56,7 @@ def read_retry_after(value: str | None, now: datetime) -> float | None:
         return min(float(text), _MOST_RETRY_AFTER_SECONDS)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -78,16 +78,21 @@ class EkaClient:
         """`POST …/audio/{file_name}`, raw; repeated within bounds: the same bytes overwrite themselves."""
         headers = {"content-type": audio_format.media_type, "content-length": str(audio.size)}
         path = f"{_SESSIONS}/{quote(session_id)}/audio/{quote(file_name)}"
+        maybe_sent = False
         async for attempt in stamina.retry_context(
             on=_wait_before_repeat, attempts=_UPLOAD_TRIES, timeout=45.0, wait_initial=0.2, wait_max=3.0
         ):
             with attempt:
-                if attempt.num > 1:
-                    # A 401 in the middle of a body arrives as a broken connection (pitfalls, HTTP client):
-                    # a call without a body sees it, and renews the token.
-                    await self.get_session(account, session_id, UNFILTERED)
-                answer = await self._call(account, "POST", path, content=audio.read, headers=headers)
-                check(answer, 200, 201)
+                try:
+                    if attempt.num > 1:
+                        # A 401 in the middle of a body arrives as a broken connection (pitfalls, HTTP
+                        # client): a call without a body sees it, and renews the token.
+                        await self.get_session(account, session_id, UNFILTERED)
+                    answer = await self._call(account, "POST", path, content=audio.read, headers=headers)
+                    check(answer, 200, 201)
+                except VendorUnreachable as error:
+                    error.sent = maybe_sent = maybe_sent or error.sent
+                    raise
 
     async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
         """`POST …/end`; never repeated here. A session that has ended already is ended."""
@@ -157,7 +162,7 @@ class EkaClient:
 def _patient_details(patient: dict[str, Any]) -> dict[str, Any]:
     """Name the patient's id as the vendor does: it indexes by `oid` (seed 000)."""
     details = {name: value for name, value in patient.items() if name != "id"}
-    return {"oid": patient["id"]} | details if "id" in patient else details
+    return details | {"oid": patient["id"]} if "id" in patient else details
 
 
 def _wait_before_repeat(error: Exception) -> bool | float:

@@ -5,6 +5,7 @@ so that DNS cannot change between check and use. Redirects and literals pass thr
 """
 
 import asyncio
+import re
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -17,7 +18,12 @@ from service.domain.errors import DestinationForbidden
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
+# Documentation (RFC 9637), which older Pythons take for public.
+_DOCUMENTATION = IPv6Network("3fff::/20")
 _DNS_SECONDS = 5.0
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_MOST_NAME = 253
+_MOST_PORT = 65_535
 _KEEPALIVE_SECONDS = 15.0
 _MOST_CONNECTIONS = 200
 
@@ -41,7 +47,12 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     inner = _tunnelled(address)
     if inner is not None:
         return is_public(inner)
-    return address in _GLOBAL_UNICAST and address.is_global and not address.is_multicast
+    return (
+        address in _GLOBAL_UNICAST
+        and address not in _DOCUMENTATION
+        and address.is_global
+        and not address.is_multicast
+    )
 
 
 def _tunnelled(address: IPv6Address) -> IPv4Address | None:
@@ -89,6 +100,10 @@ async def check_destination(url: str, *, allow_private: bool) -> None:
         raise DestinationForbidden("the URL must not hold credentials", field="url")
     if parsed.fragment or not parsed.host:
         raise DestinationForbidden("the URL must name a host and have no fragment", field="url")
+    if not _is_name(parsed.raw_host.decode("ascii", "replace")) and not _is_address(parsed.host):
+        raise DestinationForbidden("the URL's host is neither a name nor an address", field="url")
+    if parsed.port is not None and not 1 <= parsed.port <= _MOST_PORT:
+        raise DestinationForbidden("the URL's port is none", field="url")
     if allow_private:
         return
     try:
@@ -97,6 +112,19 @@ async def check_destination(url: str, *, allow_private: bool) -> None:
         raise DestinationForbidden("the URL leads to a private or reserved address", field="url") from None
     except NameUnresolvedError:
         return
+
+
+def _is_name(text: str) -> bool:
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= _MOST_NAME and all(_LABEL.fullmatch(label) for label in labels)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        # A zone names an interface of this machine: no business of a destination's.
+        return getattr(ip_address(text), "scope_id", None) is None
+    except ValueError:
+        return False
 
 
 class Resolver(Protocol):

@@ -23,6 +23,19 @@ from service.forwarding.guard import (
 # Enough for a record id or an error code; what an EMR answers beyond it is not read.
 _MOST_ANSWER_BYTES = 64 * 1024
 
+# ValueError and OverflowError: a destination that was stored before a check was made stricter, or a header
+# that no library foresaw. The attempt is recorded all the same; a job that raises would be due for ever.
+_FAILURES = (
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    AddressForbiddenError,
+    NameUnresolvedError,
+    OSError,
+    ValueError,
+    OverflowError,
+    ExceptionGroup,
+)
+
 
 def sign(delivery_id: DeliveryId, at: datetime, body: bytes, secrets: list[str]) -> dict[str, str]:
     """Return the headers of Standard Webhooks; during a rotation both secrets sign."""
@@ -61,13 +74,7 @@ class HttpSender:
         try:
             async with asyncio.timeout(limit):
                 return await self._post(job, started)
-        except (
-            httpx2.HTTPError,
-            httpx2.InvalidURL,
-            AddressForbiddenError,
-            NameUnresolvedError,
-            OSError,
-        ) as error:
+        except _FAILURES as error:
             return NoAnswer(
                 error_class=_stage(error),
                 duration_ms=_elapsed_ms(started),
@@ -112,7 +119,7 @@ def _stage(error: Exception) -> str:
         return "tls" if _is_tls(error) else "connect"
     if isinstance(error, httpx2.NetworkError):
         return "connection_broken"
-    return "protocol" if isinstance(error, httpx2.HTTPError) else "connect"
+    return "connect" if isinstance(error, OSError) else "protocol"
 
 
 def _is_tls(error: BaseException | None) -> bool:

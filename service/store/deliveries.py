@@ -147,8 +147,6 @@ class DeliveryRows:
         """Record one attempt and where the delivery stands now; false when the lease was lost."""
         answer = outcome if isinstance(outcome, Answer) else None
         async with self._database.transaction() as connection:
-            if pause_destination:
-                await connection.execute(sql("deliveries.pause_destination"), job.destination_id, reason)
             row = await connection.fetchrow(
                 sql("deliveries.record_attempt"),
                 job.id,
@@ -165,7 +163,8 @@ class DeliveryRows:
                 answer.size if answer else None,
                 answer.sha256 if answer else None,
             )
-            if pause_destination:
+            if pause_destination and row is not None:
+                await connection.execute(sql("deliveries.pause_destination"), job.destination_id, reason)
                 await connection.execute(sql("deliveries.pause_deliveries"), job.destination_id, reason)
         return row is not None
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from asyncpg import PostgresError
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -21,14 +21,20 @@ async def migrate(database_url: str) -> str:
     """Apply every migration that is missing and return the revision that the database has now.
 
     All of it is one transaction under an advisory lock of that transaction: a second caller waits for the
-    first, then finds nothing to do; a failure leaves the schema as it was. Raises StoreUnavailable.
+    first, then finds nothing to do; a failure leaves the schema as it was. Raises StoreUnavailable, or
+    ValueError for a URL of another kind.
     """
-    engine = create_async_engine(_sqlalchemy_url(database_url), poolclass=NullPool)
+    if not database_url.startswith(("postgresql://", "postgres://")):
+        raise ValueError("DATABASE_URL must start with postgresql://")
+    # asyncpg reads its own URL: SQLAlchemy would hand it query parameters that it does not take that way.
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(database_url), poolclass=NullPool
+    )
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             return await connection.run_sync(_upgrade)
-    except (PostgresError, OSError) as error:
+    except (asyncpg.PostgresError, OSError) as error:
         ours = store_error(error)
         if ours is None:
             raise
@@ -51,10 +57,3 @@ def _upgrade(connection: Connection) -> str:
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     return MigrationContext.configure(connection).get_current_revision() or ""
-
-
-def _sqlalchemy_url(database_url: str) -> str:
-    scheme, separator, rest = database_url.partition("://")
-    if not separator or scheme not in {"postgres", "postgresql"}:
-        raise ValueError("DATABASE_URL must start with postgresql://")
-    return f"postgresql+asyncpg://{rest}"

@@ -2,8 +2,9 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from asyncpg import Record
@@ -14,6 +15,7 @@ from service.domain.errors import InvalidRequest
 T = TypeVar("T")
 
 PageAfter = tuple[datetime, str]
+_ID = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
 def cursor_of(row: Record) -> str:
@@ -27,10 +29,11 @@ def after_cursor(cursor: str | None) -> PageAfter | None:
         return None
     try:
         at, _, last = base64.urlsafe_b64decode(cursor.encode("ascii")).decode().partition("|")
-        moment = datetime.fromisoformat(at)
-    except (binascii.Error, ValueError):
+        read = datetime.fromisoformat(at)
+        moment = read.astimezone(UTC)
+    except (binascii.Error, ValueError, OverflowError):
         raise InvalidRequest("the cursor is not one of ours", field="cursor") from None
-    if moment.tzinfo is None or not last:
+    if read.tzinfo is None or not _ID.fullmatch(last):
         raise InvalidRequest("the cursor is not one of ours", field="cursor")
     return moment, last
 

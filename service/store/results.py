@@ -137,14 +137,15 @@ class SettleRows:
             self._keyring.seal(transcript.encode(), transcript_place(self.session_id))
             if transcript
             else None,
-            result.model_used,
-            result.language_detected,
+            storable(result.model_used),
+            storable(result.language_detected),
         )
 
     async def add_document(self, document: VendorDocument, error_code: str | None) -> None:
         """A document, or a new version if it differs from the newest one."""
+        template_id, upstream_id = storable(document.template_id), storable(document.upstream_id)
         latest = await self._connection.fetchrow(
-            sql("documents.latest"), self.session_id, document.template_id, document.upstream_id
+            sql("documents.latest"), self.session_id, template_id, upstream_id
         )
         data = msgspec.json.encode(document.data)
         status = "success" if document.status == "success" else "failed"
@@ -158,10 +159,10 @@ class SettleRows:
             document_id,
             self.tenant_id,
             self.session_id,
-            document.template_id,
-            document.upstream_id,
+            template_id,
+            upstream_id,
             latest["version"] + 1 if latest else 1,
-            document.type,
+            storable(document.type),
             status,
             self._keyring.seal(data, document_place(document_id)),
             error_code,
@@ -252,6 +253,11 @@ class SettleRows:
             )
         if document_id is not None:
             await self._connection.execute(sql("documents.mark_released"), [document_id])
+
+
+def storable(text: str | None) -> str | None:
+    """Take out NUL, which no text of PostgreSQL can hold: the vendor's must not cost a finished dictation."""
+    return text.replace("\0", "") if text else text
 
 
 def event_place(session_id: str | None) -> str:

@@ -24,6 +24,7 @@ T = TypeVar("T")
 _FORMAT = b"\x01"
 _KEY_ID_BYTES = 4
 _NONCE_BYTES = 12
+_TAG_BYTES = 16
 _HEAD = len(_FORMAT) + _KEY_ID_BYTES + _NONCE_BYTES
 _HASH_KEY = "hash_key"
 
@@ -51,6 +52,8 @@ class Keyring:
     def open(self, sealed: bytes, place: str) -> bytes:
         """Decrypt what was sealed for that place; raises SealError."""
         cipher = self._ciphers.get(sealed[1 : 1 + _KEY_ID_BYTES])
+        if len(sealed) < _HEAD + _TAG_BYTES:
+            raise SealError(f"{place}: the value was cut short")
         if sealed[:1] != _FORMAT or cipher is None:
             raise SealError(f"{place}: its key is not among ENCRYPTION_KEYS")
         try:

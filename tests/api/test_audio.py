@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -271,7 +272,8 @@ async def test_after_the_hour_no_audio_is_taken(house: Bridge) -> None:
 
 
 async def test_a_streaming_session_takes_no_chunks(house: Bridge) -> None:
-    session_id = (await house.create(upload="stream"))["id"]
+    session_id = (await house.create())["id"]
+    await house.database.execute("UPDATE sessions SET upload = 'stream' WHERE id = $1", session_id)
     problem(await house.put(session_id, 0), 409, "wrong_upload_type")
 
 
@@ -412,6 +414,23 @@ async def test_an_upload_that_the_end_overtakes_is_told_so(house: Bridge) -> Non
     assert seen["end_counts"] == [1]
     assert len(seen["files"]) == 1
     assert [row["sequence"] for row in await chunks_of(house, session_id) if row["status"] == "stored"] == [0]
+
+
+async def test_an_upload_that_ends_after_the_end_is_told_so(house: Bridge) -> None:
+    session_id = (await house.create())["id"]
+    await house.put(session_id, 0)
+    # The vendor has the bytes, and its answer takes a second to arrive.
+    await house.fault("audio_1.wav", mode="drip", drip_seconds=0.01)
+    late = asyncio.create_task(house.put(session_id, 1, b"late"))
+    deadline = time.monotonic() + 5
+    while len((await house.seen(session_id))["files"]) < 2:
+        assert time.monotonic() < deadline
+    ended = await house.end(session_id)
+    assert ended.status_code == 202
+    assert not late.done()
+    problem(await late, 409, "session_ended")
+    assert (await house.session(session_id))["chunks_received"] == ended.json()["chunks_received"] == 1
+    assert (await house.seen(session_id))["end_counts"] == [1]
 
 
 async def test_an_end_that_counts_waits_for_the_upload_under_way(house: Bridge) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from schemas.emr import DestinationCreate
+from schemas.emr import DestinationChange, DestinationCreate
 from service.domain.errors import DeliverySettled, NotFound
 from service.domain.ids import TenantId
 from service.domain.records import NoAnswer
@@ -280,3 +280,32 @@ async def test_a_secret_is_shown_once(house):
     assert destination.secret.startswith("whsec_")
     shown = await house.rows.destinations.one(house.tenant_id, destination.id)
     assert not isinstance(shown.secret, str)
+
+
+async def test_a_destination_that_is_on_again_gets_what_waited_where_its_schedule_was(house):
+    destination = await house.add_destination()
+    for _ in range(2):
+        await house.finish(NOTE)
+    first, second = await house.claim_deliveries()
+    await house.record(second, make_answer(500), status="pending", wait_seconds=0, spends_schedule=True)
+    await pause(house, first)
+    turned = await house.rows.destinations.change(
+        house.tenant_id, destination.id, DestinationChange(enabled=True)
+    )
+    assert (turned.enabled, turned.paused_reason) == (True, None)
+    jobs = {job.id: job for job in await house.claim_deliveries()}
+    assert {each: job.scheduled for each, job in jobs.items()} == {first.id: 0, second.id: 1}
+
+
+async def test_an_operator_s_pause_and_a_change_of_filters_keep_the_rest_as_it_was(house):
+    destination = await house.add_destination(templates=[NOTE])
+    await house.finish(NOTE)
+    change = house.rows.destinations.change
+    off = await change(house.tenant_id, destination.id, DestinationChange(enabled=False))
+    assert (off.enabled, off.templates) == (False, [NOTE])
+    assert await statuses(house) == ["paused"]
+    narrowed = await change(house.tenant_id, destination.id, DestinationChange(templates=[LETTER]))
+    assert (narrowed.enabled, narrowed.templates, narrowed.url) == (False, [LETTER], destination.url)
+    assert await house.claim_deliveries() == []
+    with pytest.raises(NotFound):
+        await change(await new_tenant(house.rows, "other"), destination.id, DestinationChange(enabled=True))

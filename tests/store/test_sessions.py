@@ -315,7 +315,8 @@ async def test_the_rules_of_the_rows_hold_whatever_the_code_does(house):
         "UPDATE sessions SET owed = 'end'",
         """INSERT INTO fetches (tenant_id, session_id, template_id, status)
            SELECT 't', id, '', 'pending' FROM sessions""",
-        """INSERT INTO chunks (session_id, sequence, tenant_id, status, sha256, bytes, content_type, file_name)
+        """INSERT INTO chunks (session_id, sequence, tenant_id, status, sha256, bytes, content_type,
+                               file_name)
            SELECT id, -1, 't', 'stored', '', 1, '', '' FROM sessions""",
     ):
         with pytest.raises(asyncpg.CheckViolationError):

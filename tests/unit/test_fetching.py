@@ -84,6 +84,15 @@ async def test_a_transcript_that_no_filtered_answer_carried_costs_exactly_one_un
     assert desk.store.kept.status == "completed"
 
 
+async def test_a_transcript_that_any_filtered_answer_carried_costs_no_other_call():
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, done(NOTE, None))
+    desk.script(LETTER, done(LETTER))
+    await desk.run()
+    assert desk.vendor.asked == {NOTE: 1, LETTER: 1}
+    assert [event.data.transcript for event in desk.store.kept.events] == ["words", "words"]
+
+
 async def test_a_vendor_without_any_transcript_still_gets_one_unfiltered_call_and_the_documents_go_out():
     desk = Desk(NOTE)
     desk.script(NOTE, done(NOTE, None))

@@ -30,10 +30,6 @@ SELECT k.id AS key_id, k.tenant_id, k.role, t.defaults, t.account_sealed IS NOT 
 FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
 WHERE k.key_hash = $1 AND k.revoked_at IS NULL;
 
--- name: account_of_tenant
--- A tenant's own vendor account, sealed.
-SELECT account_sealed FROM tenants WHERE id = $1;
-
 -- name: server_secret
 -- A secret of the installation itself, sealed.
 SELECT value_sealed FROM server_secrets WHERE name = $1;

@@ -22,26 +22,31 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN 'pending' ELSE 'paused' EN
 -- name: claim
 -- Leases deliveries that are due, of one session or of any, with all that a call needs.
 WITH due AS (
-    SELECT id FROM deliveries
-    WHERE status = 'pending' AND next_at <= now() AND ($1::text IS NULL OR session_id = $1)
-    ORDER BY next_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    SELECT d.id FROM deliveries d JOIN destinations t ON t.id = d.destination_id
+    WHERE d.status = 'pending' AND d.next_at <= now() AND ($1::text IS NULL OR d.session_id = $1) AND t.enabled
+    ORDER BY d.next_at LIMIT $2 FOR UPDATE OF d SKIP LOCKED
 )
 UPDATE deliveries d SET lease = gen_random_uuid(), next_at = now() + make_interval(secs => $3)
 FROM due, events e, destinations t
-WHERE d.id = due.id AND e.id = d.event_id AND t.id = d.destination_id AND t.removed_at IS NULL
+WHERE d.id = due.id AND e.id = d.event_id AND t.id = d.destination_id
 RETURNING d.id, d.lease, d.tenant_id, d.session_id, d.destination_id, d.type, d.attempts, d.scheduled,
           e.id AS event_id, e.body_sealed, t.url_sealed, t.headers_sealed, t.secrets_sealed, t.timeout_seconds;
 
 -- name: record_attempt
 -- One call and how it went, and where the delivery stands now; fenced by the lease.
-WITH delivery AS (
-    UPDATE deliveries
-    SET status = $3, attempts = attempts + 1, scheduled = scheduled + $4, lease = NULL, reason = $6,
+WITH held AS (  -- what would be sent again to a destination that was turned off meanwhile waits instead
+    SELECT d.id, CASE WHEN $3 = 'pending' AND NOT t.enabled THEN 'paused' ELSE $3 END AS status
+    FROM deliveries d JOIN destinations t ON t.id = d.destination_id
+    WHERE d.id = $1 AND d.lease = $2
+    FOR UPDATE OF d
+), delivery AS (
+    UPDATE deliveries d
+    SET status = held.status, attempts = attempts + 1, scheduled = scheduled + $4, lease = NULL, reason = $6,
         record_id = coalesce($7, record_id),
-        next_at = CASE WHEN $3 = 'pending' THEN now() + make_interval(secs => $5) END,
-        settled_at = CASE WHEN $3 IN ('delivered', 'filed', 'dead') THEN now() END
-    WHERE id = $1 AND lease = $2
-    RETURNING id
+        next_at = CASE WHEN held.status = 'pending' THEN now() + make_interval(secs => $5) END,
+        settled_at = CASE WHEN held.status IN ('delivered', 'filed', 'dead') THEN now() END
+    FROM held WHERE d.id = held.id
+    RETURNING d.id
 )
 INSERT INTO attempts (delivery_id, at, status_code, error_class, duration_ms, response_bytes, response_sha256)
 SELECT id, now() - make_interval(secs => $8), $9, $10, $11, $12, $13 FROM delivery

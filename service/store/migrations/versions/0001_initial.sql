@@ -220,7 +220,6 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (tenant_id, key_hash)
 );
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
-CREATE INDEX idempotency_keys_by_session ON idempotency_keys (session_id);
 
 -- One vendor login at a time across all replicas, and its answer for all of them.
 CREATE TABLE vendor_tokens (
