@@ -116,15 +116,16 @@ async def main() -> int:
 
 Made by `make bench` in {monotonic() - started:.0f} s on {datetime.now(UTC):%Y-%m-%d}, {platform.system()}, \
 {psutil.cpu_count()} cores, Python {platform.python_version()}, {version}. Everything runs on that one
-machine: service, worker, PostgreSQL, Valkey, the stand-in EkaScribe and the stand-in EMR. Absolute times differ
-from machine to machine; the limits are ours.
+machine: service, worker, PostgreSQL, Valkey, the stand-in EkaScribe and the stand-in EMR. Absolute times
+differ from machine to machine; the limits are ours.
 
 | what | measured | limit |
 |---|---|---|
 | memory of the service at rest | {rest:.0f} MB | |
 | growth under {UPLOADS} uploads of {UPLOAD_BYTES / 1e6:.0f} MB at once, all stored: {stored == UPLOADS} \
 | {growth:.0f} MB | {MEMORY_LIMIT_MB} MB |
-| from webhook to the EMR's endpoint, at rest, median of {DICTATIONS} | {median:.0f} ms | {SHARE_LIMIT_MS} ms |
+| from webhook to the EMR's endpoint, at rest, median of {DICTATIONS} | {median:.0f} ms \
+| {SHARE_LIMIT_MS} ms |
 | the same, 95th percentile | {p95:.0f} ms | |
 | database round trips before a webhook is answered | 1 | 1 |
 
