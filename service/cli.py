@@ -1,8 +1,9 @@
 """The command line: `ekabridge`. Each command reads the settings that it needs and says all that is wrong."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar, get_args
 
 import click
@@ -85,27 +86,39 @@ def serve(host: str, port: int, workers: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         os.environ["EKABRIDGE_PUBLIC_URL"] = f"http://{shown}:{port}"
     _check_keys()
-    from service.serving import serve as run  # noqa: PLC0415 - the other commands start without a server
+    from service.serving import listen  # noqa: PLC0415 - the other commands start without a server
+    from service.serving import serve as run  # noqa: PLC0415
 
+    with _told_if_taken(host, port):
+        listening = listen(host, port)
+    run(listening, host=host, port=port, workers=workers)
+
+
+@contextlib.contextmanager
+def _told_if_taken(host: str, port: int) -> Iterator[None]:
     try:
-        run(host, port, workers)
+        yield
     except OSError as error:
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from None
 
 
 @cli.command()
+@click.option("--host", default="0.0.0.0", show_default=True)  # noqa: S104 - the kubelet asks from outside
 @click.option(
     "--port", default=8081, show_default=True, type=click.IntRange(1, 65535), help="Health and metrics."
 )
-def worker(port: int) -> None:
+def worker(host: str, port: int) -> None:
     """Fetch results, forward documents, sweep."""
     settings = _settings(WORKER)
     _check_keys()
     import uvloop  # noqa: PLC0415 - the other commands start without it
 
+    from service.serving import listen  # noqa: PLC0415
     from service.worker import run_worker  # noqa: PLC0415
 
-    uvloop.run(run_worker(settings, port=port))
+    with _told_if_taken(host, port):
+        listening = listen(host, port)
+    uvloop.run(run_worker(settings, listening))
 
 
 @cli.command()

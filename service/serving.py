@@ -17,9 +17,8 @@ _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
 
 
-def serve(host: str, port: int, workers: int) -> None:
+def serve(listening: socket.socket, *, host: str, port: int, workers: int) -> None:
     """Serve until SIGTERM or SIGINT; then stop accepting, finish what is in hand, return."""
-    listening = _listen(host, port)
     config = uvicorn.Config(
         _FACTORY,
         factory=True,
@@ -56,7 +55,7 @@ async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
     await server.serve(sockets=[listening])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Bind the port. Raises OSError.
 
     The protocol is named because asyncio turns Nagle's algorithm off only for sockets that name it; with it,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -51,21 +52,21 @@ _RECONNECT_SECONDS = 1.0
 _DRAIN_SECONDS = 22.0
 
 
-async def run_worker(settings: Settings, *, port: int) -> None:
-    """Run a worker until SIGTERM or SIGINT."""
+async def run_worker(settings: Settings, listening: socket.socket) -> None:
+    """Run a worker until SIGTERM or SIGINT; `listening` is where its health is asked."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    await WorkerProcess(settings, port=port, stopping=stopping).run()
+    await WorkerProcess(settings, listening=listening, stopping=stopping).run()
 
 
 class WorkerProcess:
     """Everything that one worker runs."""
 
-    def __init__(self, settings: Settings, *, port: int, stopping: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, *, listening: socket.socket, stopping: asyncio.Event) -> None:
         self._settings = settings
-        self._port = port
+        self._listening = listening
         self._stopping = stopping
 
     async def run(self) -> None:
@@ -137,22 +138,16 @@ class WorkerProcess:
     async def _work(
         self, health: WorkerHealth, sweep: Sweep, fetches: Lane[FetchJob], deliveries: Lane[DeliveryJob]
     ) -> None:
-        server = _health_server(health, self._port)
-        serving = asyncio.create_task(server.serve())
-        log.info("worker_started", port=self._port)
+        server = _health_server(health)
+        serving = asyncio.create_task(server.serve(sockets=[self._listening]))
+        log.info("worker_started", port=self._listening.getsockname()[1])
         tasks = [
             asyncio.create_task(sweep.run(self._stopping)),
             asyncio.create_task(self._listen(fetches, deliveries)),
         ]
-        stop = asyncio.create_task(self._stopping.wait())
-        # A health port that cannot be had ends the process: nobody would see it fail.
-        await asyncio.wait([stop, serving], return_when=asyncio.FIRST_COMPLETED)
-        self._stopping.set()
         await asyncio.gather(*tasks)
         server.should_exit = True
-        await asyncio.gather(stop, serving)
-        if not server.started:
-            raise SystemExit(1)
+        await serving
 
     async def _listen(self, fetches: Lane[FetchJob], deliveries: Lane[DeliveryJob]) -> None:
         """Listen for nudges; a Redis that is away, or hangs, is waited for while the sweep goes on."""
@@ -207,14 +202,9 @@ def _is_alive(sweep: Sweep) -> bool:
     return time.monotonic() - sweep.last_beat < 60.0  # noqa: PLR2004
 
 
-def _health_server(health: WorkerHealth, port: int) -> uvicorn.Server:
+def _health_server(health: WorkerHealth) -> uvicorn.Server:
     config = uvicorn.Config(
-        create_worker_app(health),
-        host="0.0.0.0",  # noqa: S104 - the kubelet and Prometheus ask from outside
-        port=port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
+        create_worker_app(health), log_config=None, access_log=False, timeout_graceful_shutdown=5
     )
     server = uvicorn.Server(config)
     # Signals are the worker's: the server must not take them from it.

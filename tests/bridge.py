@@ -20,6 +20,7 @@ from service.domain.ids import TenantId
 from service.sandbox.emr import create_emr
 from service.sandbox.serving import serve_app
 from service.sandbox.vendor import Endpoint, VendorSettings, create_vendor
+from service.serving import listen
 from service.settings import Settings
 from service.wiring import open_rows
 from service.worker import WorkerProcess
@@ -148,7 +149,7 @@ class RunningWorker:
 
     def __init__(self, settings: Settings) -> None:
         self._stopping = asyncio.Event()
-        process = WorkerProcess(settings, port=0, stopping=self._stopping)
+        process = WorkerProcess(settings, listening=listen("127.0.0.1", 0), stopping=self._stopping)
         self._task = asyncio.create_task(process.run())
 
     async def stop(self) -> None:

@@ -86,7 +86,7 @@ def running_stack(*, port: int | None, temporary: bool, log: int | None) -> Iter
             _wait_for(stack, "sandbox", f"{stack.vendor_url}/voice/v1/.well-known/medscribealliance")
             _subscribe(stack)
             _start(stack, "serve", ["serve", "--port", str(service)], log)
-            _start(stack, "worker", ["worker", "--port", str(worker)], log)
+            _start(stack, "worker", ["worker", "--host", "127.0.0.1", "--port", str(worker)], log)
             _wait_for(stack, "serve", f"{stack.service_url}/health/ready")
             _wait_for(stack, "worker", f"{stack.worker_url}/health/ready")
             _add_tenant(stack)
