@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
@@ -359,11 +360,12 @@ def sandbox(host: str, port: int) -> None:
 
 @cli.command()
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
-def dev(port: int) -> None:
+@click.option("--data", type=click.Path(path_type=Path), help="Where data is kept; by default in your cache.")
+def dev(port: int, data: Path | None) -> None:
     """Run everything on this machine with nothing installed; Ctrl-C stops all of it."""
     from service.sandbox.dev import run_dev  # noqa: PLC0415 - production never loads the sandbox
 
-    raise SystemExit(run_dev(port))
+    raise SystemExit(run_dev(port, data))
 
 
 @cli.command()

@@ -2,16 +2,21 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
-from functools import partial
+from collections.abc import Callable
 
+import structlog
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+log = structlog.get_logger()
+
 _FACTORY = "service.app:app_from_environment"
 # Kubernetes gives 30 s by default: leave it some.
-_GRACEFUL_SECONDS = 25
+_GRACEFUL_SECONDS = 24
+_LAST_SECONDS = 28
 # Longer than a load balancer keeps idle connections, so that it is not us who hang up on a request.
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
@@ -49,10 +54,28 @@ def serve(listening: socket.socket, *, host: str, port: int, workers: int) -> No
 async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
     # uvicorn raises the signal again when it is done, which would end the process with the signal's status.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, partial(server.handle_exit, number, None))
+    on_stop_signal(lambda: server.handle_exit(signal.SIGTERM, None))
     await server.serve(sockets=[listening])
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call `stop` at SIGTERM or SIGINT, and see to it that the process ends in time, whatever hangs.
+
+    Every state is a row and every lease ends: a process that does not get done in time may simply go.
+    """
+    loop = asyncio.get_running_loop()
+
+    def stopped() -> None:
+        stop()
+        loop.call_later(_LAST_SECONDS, _go)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped)
+
+
+def _go() -> None:
+    log.error("stopped_without_finishing")
+    os._exit(0)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -143,12 +143,15 @@ def _url(*schemes: str) -> Callable[[str], str]:
     def parse(raw: str) -> str:
         try:
             parts = urlsplit(raw)
+            _ = parts.port
         except ValueError:
-            raise ValueError("is not a URL") from None
+            raise ValueError("is not a URL; percent-encode special characters of a password") from None
         if parts.scheme not in schemes:
             raise ValueError(f"must be a URL that starts with {' or '.join(f'{s}://' for s in schemes)}")
         if schemes[0].startswith("http") and not parts.hostname:
             raise ValueError("names no host")
+        if schemes[0].startswith("http") and (parts.username or parts.password):
+            raise ValueError("must not hold credentials")
         return raw.rstrip("/") if schemes[0].startswith("http") else raw
 
     return parse

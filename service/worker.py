@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
 import time
 from contextlib import AsyncExitStack
@@ -16,6 +15,7 @@ from redis.exceptions import RedisError
 
 from service.api.worker_health import WorkerHealth, create_worker_app
 from service.clock import SystemClock
+from service.domain.errors import StoreUnavailable
 from service.domain.fetching import Fetching
 from service.domain.forwarding import Forwarding
 from service.domain.ids import UNFILTERED, SessionId
@@ -36,6 +36,7 @@ from service.jobs.nudges import (
 )
 from service.jobs.sweep import Sweep
 from service.logs import failure
+from service.serving import on_stop_signal
 from service.settings import Settings
 from service.wiring import open_rows, open_vendor, ping_store
 
@@ -49,15 +50,14 @@ _POLL_SECONDS = 0.02
 _NUDGES_AT_ONCE = 100
 _NUDGE_SECONDS = 20
 _RECONNECT_SECONDS = 1.0
-_DRAIN_SECONDS = 22.0
+_DRAIN_SECONDS = 20.0
+_CANCEL_SECONDS = 3.0
 
 
 async def run_worker(settings: Settings, listening: socket.socket) -> None:
     """Run a worker until SIGTERM or SIGINT; `listening` is where its health is asked."""
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    on_stop_signal(stopping.set)
     await WorkerProcess(settings, listening=listening, stopping=stopping).run()
 
 
@@ -105,7 +105,14 @@ class WorkerProcess:
 
         async def fetch_and_follow(job: FetchJob) -> None:
             # What a fetch brought is sent on at once, without a detour through Redis.
-            if await fetching.fetch(job):
+            try:
+                has_events = await fetching.fetch(job)
+            except StoreUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - a process boundary: what nobody foresaw must not repeat for ever
+                log.error("fetch_crashed", session_id=job.session_id, **failure(error))
+                has_events = await fetching.crashed(job)
+            if has_events:
                 await deliveries.poke(job.session_id)
             if job.template_id != UNFILTERED:
                 await fetches.poke(job.session_id)
@@ -166,10 +173,12 @@ class WorkerProcess:
             done, _ = await asyncio.wait([listening, stop], return_when=asyncio.FIRST_COMPLETED)
             for task in (listening, stop):
                 task.cancel()
-            results = await asyncio.gather(listening, stop, return_exceptions=True)
+            _, stuck = await asyncio.wait([listening, stop], timeout=_CANCEL_SECONDS)
+            if stuck:
+                log.error("listening_would_not_stop")
             await close_redis(redis)
             if listening in done:
-                await self._wait_for_redis(results[0])
+                await self._wait_for_redis(listening.exception())
 
     async def _wait_for_redis(self, error: object) -> None:
         if isinstance(error, RedisError | OSError | TimeoutError):
@@ -198,8 +207,8 @@ def _arq(redis: Any, functions: list[Any]) -> Worker:
 
 
 def _is_alive(sweep: Sweep) -> bool:
-    # The sweep beats every second, whatever happens to PostgreSQL or Redis; a minute of silence is a hang.
-    return time.monotonic() - sweep.last_beat < 60.0  # noqa: PLR2004
+    # The sweep beats every round, whatever happens to PostgreSQL or Redis; a minute of silence is a hang.
+    return time.monotonic() - sweep.last_beat < 60.0 + sweep.interval_seconds
 
 
 def _health_server(health: WorkerHealth) -> uvicorn.Server:

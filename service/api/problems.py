@@ -92,7 +92,7 @@ def problem_response(
     """Make the answer for a code."""
     status = STATUS_OF_CODE[code]
     problem = Problem(
-        type=f"https://github.com/ekabridge/ekabridge/blob/main/docs/errors.md#{code}",
+        type=f"urn:ekabridge:error:{code}",
         title=TITLES[status],
         status=status,
         detail=detail,

@@ -16,6 +16,8 @@ _SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _SESSION_ID = re.compile(r"ses_[A-Za-z0-9]{12,28}")
 _HEADER = b"x-request-id"
 _KEY = "ekabridge.request_id"
+# What a tenant reads is kept by nobody in between.
+_PRIVATE = ((b"cache-control", b"no-store"),)
 
 REQUESTS = Counter("ekabridge_http_requests", "Requests answered, by route.", ("method", "route", "status"))
 SECONDS = Histogram(
@@ -51,7 +53,12 @@ class Edge:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (_HEADER, request_id.encode())]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (_HEADER, request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    *(_PRIVATE if scope["path"].startswith("/v1/") else ()),
+                ]
             elif message["type"] == "http.response.body":
                 size += len(message.get("body", b""))
             await send(message)

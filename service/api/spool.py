@@ -18,6 +18,8 @@ _MEMORY_BYTES = 1024 * 1024
 _PIECE_BYTES = 64 * 1024
 # A client that sends nothing for so long is gone, or means harm.
 _IDLE_SECONDS = 20.0
+# And one that drips so slowly that 10 MB take longer than this is no dictation.
+_LONGEST_SECONDS = 300.0
 
 
 class Spool:
@@ -81,6 +83,7 @@ async def spool_body(request: Request[Any, Any, Any], most_bytes: int) -> Spool:
     try:
         async with asyncio.timeout(_IDLE_SECONDS) as idle:
             loop = asyncio.get_running_loop()
+            deadline = loop.time() + _LONGEST_SECONDS
             more = True
             while more:
                 message = await request.receive()
@@ -90,12 +93,12 @@ async def spool_body(request: Request[Any, Any, Any], most_bytes: int) -> Spool:
                 spool.write(message.get("body", b""))
                 if spool.size > most_bytes:
                     raise ChunkTooLarge(f"a chunk may have {most_bytes} bytes")
-                idle.reschedule(loop.time() + _IDLE_SECONDS)
+                idle.reschedule(min(loop.time() + _IDLE_SECONDS, deadline))
         if announced is not None and spool.size != announced:
             raise AudioTruncated(f"Content-Length says {announced} bytes, {spool.size} came")
     except TimeoutError:
         spool.close()
-        raise BodyTimeout(f"nothing came for {_IDLE_SECONDS:g} seconds") from None
+        raise BodyTimeout("the chunk came too slowly") from None
     except BaseException:
         spool.close()
         raise

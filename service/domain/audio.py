@@ -69,9 +69,10 @@ class AudioIntake:
         file_name: str,
         lease: Lease,
     ) -> ChunkClaim:
-        # Twice, because a rival's row that is newer than the first statement's snapshot shows in the second.
+        # Again, because what a rival did after a statement's snapshot shows in the next one only: a new row,
+        # or the same bytes that were being sent and are stored now.
         claim = None
-        for _ in range(2):
+        for _ in range(3):
             claim = await self._store.claim_chunk(
                 who.tenant_id,
                 session_id,
@@ -85,7 +86,8 @@ class AudioIntake:
             )
             if claim is None:
                 raise NotFound("no such session")
-            if claim.lease is not None or claim.stored_sha256 is not None:
+            overtaken = claim.stored_sha256 == audio.sha256 and claim.stored_file_name == file_name
+            if claim.lease is not None or claim.is_stored or (claim.stored_sha256 and not overtaken):
                 break
             _check_takes_audio(claim)
         if claim is None:  # pragma: no cover - the loop ran

@@ -15,7 +15,7 @@ from service.domain import schedule
 from service.domain.errors import VendorError, VendorRefused, VendorUnreachable
 from service.domain.ids import UNFILTERED, SessionId
 from service.domain.ports import Clock, ResultStore, SettleUnit, Vendor
-from service.domain.records import FetchJob, StoredDocument, VendorResult
+from service.domain.records import FetchJob, FetchState, StoredDocument, VendorDocument, VendorResult
 
 log = structlog.get_logger()
 
@@ -27,8 +27,10 @@ LEASE_SECONDS = 45.0
 _GIVE_UP_PENDING_SECONDS = 86_400.0
 _GIVE_UP_UNREACHABLE_SECONDS = 3 * 86_400.0
 # "No such document" and "no such session" end a dictation, so they are believed only when they are said
-# again: for about 10 seconds, and for about 4 minutes.
+# again and nothing else in between: for about 10 seconds, and for about 4 minutes.
 _BELIEVE_NO_DOCUMENT_AFTER = 5
+# However long we were away ourselves, nothing is given up before it was asked for so often.
+_GIVE_UP_AFTER_TRIES = 8
 _BELIEVE_MISSING_AFTER = 8
 # Documents wait for the transcript that goes with them, but not for an outage.
 _TRANSCRIPT_TRIES = 3
@@ -71,47 +73,54 @@ class Fetching:
             return await self._failed(job, error.code, None)
         return await self._record(job, result)
 
-    async def _expire(self, session_id: SessionId) -> None:
-        # By our own clock: some servers never say so themselves (facts.md, Sessions).
+    async def expire(self, session_id: SessionId) -> None:
+        """Expire a session whose time is over, by our own clock: some servers never say so (facts.md)."""
         async with self._store.settling(session_id) as unit:
             if unit is not None and unit.is_past and unit.status in {"created", "recording"}:
                 await _settle(unit, "expired", "session_expired")
                 await _emit_ending(unit, "session.expired", "session_expired", self._clock)
 
-    async def expire_past(self, limit: int) -> None:
-        """Expire what is over, and say in the log, once, which dictations are about to be."""
-        for session_id in await self._store.past_sessions(limit):
-            await self._expire(session_id)
+    async def past(self, limit: int) -> list[SessionId]:
+        """Return sessions that were never ended and whose time is over."""
+        return await self._store.past_sessions(limit)
+
+    async def warn_expiring(self) -> None:
+        """Say in the log, once, which dictations are about to expire unended."""
         for session_id in await self._store.warn_expiring(_WARN_BEFORE_EXPIRY_SECONDS):
             log.warning("session_expires_unended", session_id=session_id)
 
+    async def crashed(self, job: FetchJob) -> bool:
+        """Something that nobody foresaw went wrong with this call: it is asked again, later and later."""
+        return await self._failed(job, "internal_error", None)
+
     async def _failed(self, job: FetchJob, reason: str, retry_after_seconds: float | None) -> bool:
-        if job.ended_seconds_ago >= _GIVE_UP_UNREACHABLE_SECONDS:
+        if job.ended_seconds_ago >= _GIVE_UP_UNREACHABLE_SECONDS and job.attempts >= _GIVE_UP_AFTER_TRIES:
             return await self._give_up(job)
         wait = schedule.error_wait(
             job.attempts, retry_after_seconds=retry_after_seconds, chance=self._clock.chance()
         )
-        await self._postpone(job, wait, reason)
-        return job.template_id == UNFILTERED and await self._release_without_transcript(job)
+        return await self._postpone(job, wait, reason)
 
     async def _record(self, job: FetchJob, result: VendorResult) -> bool:
         if result.state in {"failed", "expired"}:
             return await self._end_badly(job, result)
         if result.state == "missing":
-            if job.attempts >= _BELIEVE_MISSING_AFTER:
+            if job.missing + 1 >= _BELIEVE_MISSING_AFTER:
                 return await self._give_up(job, "vendor_session_missing")
-            return await self._failed(job, "vendor_session_missing", None)
+            wait = schedule.error_wait(job.missing + 1, retry_after_seconds=None, chance=self._clock.chance())
+            return await self._postpone(job, wait, "vendor_session_missing", is_missing=True)
         if _is_ready(job, result):
             return await self._record_result(job, result)
-        if job.ended_seconds_ago >= _GIVE_UP_PENDING_SECONDS:
+        if job.ended_seconds_ago >= _GIVE_UP_PENDING_SECONDS and job.attempts >= _GIVE_UP_AFTER_TRIES:
             return await self._give_up(job)
-        await self._postpone(job, schedule.pending_wait(job.attempts, self._clock.chance()), result.state)
-        if job.template_id == UNFILTERED:
-            return await self._release_without_transcript(job)
-        await self._ask_for_transcript(job)
-        return False
+        is_missing = result.state != "processing" and not _wanted(job, result)
+        tries = job.missing + 1 if is_missing else job.attempts
+        wait = schedule.pending_wait(tries, self._clock.chance())
+        return await self._postpone(job, wait, result.state, is_missing=is_missing)
 
-    async def _postpone(self, job: FetchJob, wait_seconds: float, reason: str) -> None:
+    async def _postpone(
+        self, job: FetchJob, wait_seconds: float, reason: str, *, is_missing: bool = False
+    ) -> bool:
         log.info(
             "fetch_postponed",
             session_id=job.session_id,
@@ -120,7 +129,9 @@ class Fetching:
             reason=reason,
             wait_seconds=round(wait_seconds, 3),
         )
-        await self._store.postpone_fetch(job, wait_seconds, reason)
+        await self._store.postpone_fetch(job, wait_seconds, reason, is_missing=is_missing)
+        async with self._store.settling(job.session_id) as unit:
+            return unit is not None and await _conclude(unit, None, self._clock)
 
     async def _record_result(self, job: FetchJob, result: VendorResult) -> bool:
         async with self._store.settling(job.session_id) as unit:
@@ -129,31 +140,10 @@ class Fetching:
                 return False
             await unit.record_result(result)
             await _add_documents(unit, job, result)
-            if not await _owe_transcript(unit):
-                fetches = await unit.fetches()
-                await _settle_by_documents(
-                    unit, result, all_settled=all(fetch.is_settled for fetch in fetches)
-                )
-            if unit.transcript or job.template_id == UNFILTERED:
-                await _release(unit, self._clock)
+            await _conclude(unit, result, self._clock)
         log.info(
             "fetch_settled", session_id=job.session_id, template_id=job.template_id, attempts=job.attempts
         )
-        return True
-
-    async def _ask_for_transcript(self, job: FetchJob) -> None:
-        """One template is late: do not let the others wait for the transcript until it comes."""
-        async with self._store.settling(job.session_id) as unit:
-            if unit is not None:
-                await _owe_transcript(unit)
-
-    async def _release_without_transcript(self, job: FetchJob) -> bool:
-        if job.attempts < _TRANSCRIPT_TRIES:
-            return False
-        async with self._store.settling(job.session_id) as unit:
-            if unit is None or unit.status not in {"processing", "partial", "completed"}:
-                return False
-            await _release(unit, self._clock)
         return True
 
     async def _end_badly(self, job: FetchJob, result: VendorResult) -> bool:
@@ -173,6 +163,9 @@ class Fetching:
                 return False
             if result is not None:
                 await unit.record_result(result)
+            if job.template_id == UNFILTERED and unit.templates:
+                # It was for the transcript alone: the documents decide.
+                return await _conclude(unit, result, self._clock)
             await unit.settle_other_fetches(code)
             if any(state == "success" for _, state in await unit.document_statuses()):
                 await _settle(unit, "partial", code)
@@ -185,70 +178,86 @@ class Fetching:
         return True
 
 
+def _wanted(job: FetchJob, result: VendorResult) -> list[VendorDocument]:
+    """Return the documents that this call asked for."""
+    return [d for d in result.documents if job.template_id in {UNFILTERED, d.template_id}]
+
+
 def _is_ready(job: FetchJob, result: VendorResult) -> bool:
     """Whether an answer settles what was asked for."""
     if result.state not in {"completed", "partial", "no_document"}:
         return False
-    wanted = [d for d in result.documents if job.template_id in {UNFILTERED, d.template_id}]
+    wanted = _wanted(job, result)
     if any(document.status == "pending" for document in wanted):
         return False
     if job.template_id == UNFILTERED or wanted:
         return True
     # The session is over and the filter brought nothing.
-    return job.attempts >= _BELIEVE_NO_DOCUMENT_AFTER
+    return job.missing + 1 >= _BELIEVE_NO_DOCUMENT_AFTER
 
 
 async def _add_documents(unit: SettleUnit, job: FetchJob, result: VendorResult) -> None:
     if job.template_id == UNFILTERED and unit.templates:
         return  # that call was for the transcript; each template has its own
-    found = [d for d in result.documents if job.template_id in {UNFILTERED, d.template_id}]
+    found = _wanted(job, result)
     for document in found:
         await unit.add_document(document, "template_failed" if document.status == "failed" else None)
     if not found and job.template_id != UNFILTERED:
         await unit.add_missing_document(job.template_id, "document_missing")
 
 
-async def _owe_transcript(unit: SettleUnit) -> bool:
-    """Owe the one call without the filter if every filtered one was answered without a transcript."""
-    if unit.transcript:
-        return False
+async def _conclude(unit: SettleUnit, result: VendorResult | None, clock: Clock) -> bool:
+    """Do what follows from how the session's calls stand now, after any of them; true for events.
+
+    Documents wait for the transcript that goes with them: for the filtered answers, then for the one call
+    without the filter, but not for longer than a few tries of it. No call's outage holds back another's.
+    """
     fetches = await unit.fetches()
-    if any(fetch.template_id == UNFILTERED for fetch in fetches):
+    bare = next((fetch for fetch in fetches if fetch.template_id == UNFILTERED), None)
+    filtered = [fetch for fetch in fetches if fetch.template_id != UNFILTERED]
+    if bare is None and not unit.transcript:
+        if _lacks_transcript(filtered):
+            await unit.owe_fetch(UNFILTERED)
         return False
-    if not any(fetch.is_settled for fetch in fetches):
+    has_waited = bare is not None and (bare.is_settled or bare.attempts >= _TRANSCRIPT_TRIES)
+    if not unit.transcript and not has_waited:
         return False
-    if any(not fetch.is_settled and not fetch.was_answered for fetch in fetches):
-        return False
-    await unit.owe_fetch(UNFILTERED)
-    return True
+    if all(fetch.is_settled for fetch in filtered or fetches):
+        await _settle_by_documents(unit, result)
+    return await _release(unit, clock)
 
 
-async def _settle_by_documents(unit: SettleUnit, result: VendorResult, *, all_settled: bool) -> None:
+def _lacks_transcript(filtered: list[FetchState]) -> bool:
+    """Whether every filtered call was answered, one of them finally, and none brought a transcript."""
+    return any(fetch.is_settled for fetch in filtered) and all(
+        fetch.is_settled or fetch.was_answered for fetch in filtered
+    )
+
+
+async def _settle_by_documents(unit: SettleUnit, result: VendorResult | None) -> None:
     """Derive the session's status from how its documents stand; without templates, from the vendor's word."""
+    if unit.status != "processing":
+        return
     states = [state for _, state in await unit.document_statuses()]
-    if not all_settled:
-        # File what is ready now; the rest keeps being asked for.
-        status: SessionStatus = "processing"
-    elif not unit.templates and result.state == "partial":
-        status = "partial"
-    elif all(state == "success" for state in states):
-        status = "completed"
+    vendor_says_partial = not unit.templates and result is not None and result.state == "partial"
+    if vendor_says_partial or any(state != "success" for state in states):
+        await _settle(unit, "partial", None)
     else:
-        status = "partial"
-    if status not in {unit.status, "processing"}:
-        await _settle(unit, status, None)
+        await _settle(unit, "completed", None)
 
 
 async def _settle(unit: SettleUnit, status: SessionStatus, code: str | None) -> None:
     await unit.settle_session(status, error_code=code, error_message=_MESSAGES[code] if code else None)
 
 
-async def _release(unit: SettleUnit, clock: Clock) -> None:
-    """Make the event of every document that has none yet."""
-    for document in await unit.unreleased_documents():
+async def _release(unit: SettleUnit, clock: Clock) -> bool:
+    """Make the event of every document that has none yet; true if there was one."""
+    unreleased = await unit.unreleased_documents()
+    for document in unreleased:
         ready = document.status == "success"
         event = _event(unit, "document.ready" if ready else "document.failed", clock, document=document)
         await unit.emit(event, document.id, document.template_id)
+    return bool(unreleased)
 
 
 async def _emit_ending(unit: SettleUnit, event_type: EventType, code: str, clock: Clock) -> None:

@@ -4,6 +4,7 @@ The stage and the answer decide, not one retry for all (contract, "For the EMR's
 """
 
 import contextlib
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ _AUTHORISATION = frozenset({401, 403})
 _HAS_IT_ALREADY = frozenset({"duplicate", "already_exists"})
 # Room after the call's own limit for recording what came of it.
 _LEASE_MARGIN_SECONDS = 5.0
-_MOST_RECORD_ID = 256
+_RECORD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -139,11 +140,16 @@ def _body(outcome: Answer) -> dict[str, Any]:
 
 def _record_id(outcome: Answer) -> str | None:
     """Return the EMR's own id of the note, from `Location` or a body `{"id": …}`."""
-    found = outcome.location or _body(outcome).get("id")
+    found = _last_segment(outcome.location) if outcome.location else _body(outcome).get("id")
     if isinstance(found, int) and not isinstance(found, bool):
         found = str(found)
-    # One that cannot be stored or shown is none: the note arrived all the same.
-    return found[:_MOST_RECORD_ID] if isinstance(found, str) and found.isprintable() and found else None
+    # Only what looks like an id is kept: it stands in clear, and a path may name a patient.
+    return found if isinstance(found, str) and _RECORD_ID.fullmatch(found) else None
+
+
+def _last_segment(location: str) -> str:
+    """Return the id at the end of a Location; FHIR's ends with a version, which is not it."""
+    return location.partition("?")[0].partition("/_history")[0].rstrip("/").rpartition("/")[2]
 
 
 def _says_duplicate(outcome: Answer, delivery_id: DeliveryId) -> bool:

@@ -194,8 +194,8 @@ class ResultStore(Protocol):
         """Lease Get Session calls that are due."""
         ...
 
-    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str) -> None:
-        """Ask again later."""
+    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
+        """Ask again later; `is_missing`: the vendor said that there is no such thing."""
         ...
 
     def settling(self, session_id: SessionId) -> AbstractAsyncContextManager["SettleUnit | None"]:

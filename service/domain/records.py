@@ -152,6 +152,7 @@ class FetchJob(Struct, frozen=True, kw_only=True):
     template_id: TemplateId
     account: Account
     attempts: int
+    missing: int  # how often in a row the vendor said that there is no such thing
     ended_seconds_ago: float
 
 
@@ -161,6 +162,7 @@ class FetchState(Struct, frozen=True, kw_only=True):
     template_id: TemplateId
     is_settled: bool
     was_answered: bool
+    attempts: int
 
 
 class StoredDocument(Struct, frozen=True, kw_only=True):

@@ -13,7 +13,8 @@ from service.domain.records import VendorDocument, VendorResult, VendorState
 _NOT_ENDED = frozenset({"initialized", "initialised", "created", "recording"})
 _SUCCESS = frozenset({"success", "completed"})
 _FAILED = frozenset({"failed", "failure", "error"})
-_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+# Words joined by underscores: anything else might be somebody's name.
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+){1,8}")
 
 
 def read_session(status_code: int, answer: SessionAnswer) -> VendorResult:

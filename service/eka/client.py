@@ -178,5 +178,5 @@ def _wait_before_repeat(error: Exception) -> bool | float:
 def _decoded(answer: WireAnswer, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise VendorFailure("EkaScribe's answer cannot be read", sent=True) from error

@@ -13,7 +13,7 @@ import structlog
 from msgspec import Struct
 
 from schemas.eka import Tokens
-from service.domain.errors import VendorFailure, VendorRefused, VendorTimeout, VendorUnreachable
+from service.domain.errors import VendorError, VendorFailure, VendorRefused, VendorTimeout, VendorUnreachable
 from service.domain.ids import Account, Lease
 from service.domain.ports import Clock, TokenStore
 from service.eka.wire import WireAnswer, check, exchange
@@ -31,7 +31,16 @@ _DEFAULT_LIFE_SECONDS = 1800.0
 _JSON = {"content-type": "application/json"}
 
 
-class Credentials(Struct, frozen=True, kw_only=True):
+class _Secret:
+    """What must not be shown by accident: its fields are never printed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"
+
+
+class Credentials(_Secret, Struct, frozen=True, kw_only=True):
     """How we are known at the vendor: a long-lived token, or what to log in with; neither is no account."""
 
     base_url: str
@@ -41,7 +50,7 @@ class Credentials(Struct, frozen=True, kw_only=True):
     sharing_key: str | None = None
 
 
-class HeldToken(Struct, frozen=True, kw_only=True):
+class HeldToken(_Secret, Struct, frozen=True, kw_only=True):
     """An access token, which generation it is, and until when it serves, in seconds since 1970."""
 
     access_token: str
@@ -49,7 +58,7 @@ class HeldToken(Struct, frozen=True, kw_only=True):
     usable_until: float
 
 
-class _Kept(Struct, kw_only=True):
+class _Kept(_Secret, Struct, kw_only=True):
     """How tokens are kept in the database; times in seconds since 1970."""
 
     access_token: str
@@ -126,8 +135,9 @@ class TokenKeeper:
         if kept and kept.refresh_token and self._now() < (kept.refresh_until or 0):
             try:
                 return await self._refresh(kept)
-            except VendorRefused as refused:
-                log.info("vendor_refresh_refused", status=refused.status, vendor_code=refused.vendor_code)
+            except VendorError as error:
+                # Refused, or away: a login needs no refresh token, and may find what a refresh does not.
+                log.info("vendor_refresh_failed", error=error.code, **error.extra)
         return await self._login()
 
     async def _refresh(self, kept: _Kept) -> _Kept:
@@ -170,7 +180,7 @@ class TokenKeeper:
     def _kept(self, answer: WireAnswer) -> _Kept:
         try:
             tokens = msgspec.json.decode(answer.body, type=Tokens)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise VendorFailure("EkaScribe's login answer cannot be read", sent=False) from error
         now = self._now()
         life = tokens.expires_in or _DEFAULT_LIFE_SECONDS

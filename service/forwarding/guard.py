@@ -8,7 +8,9 @@ import asyncio
 import re
 import socket
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
 
 import httpcore2
@@ -18,9 +20,15 @@ from service.domain.errors import DestinationForbidden
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
-# Documentation (RFC 9637), which older Pythons take for public.
-_DOCUMENTATION = IPv6Network("3fff::/20")
+# What Pythons differ on, or cannot know: protocol assignments (a cloud's metadata among them), 6to4 relays,
+# Azure's host agent, and documentation (RFC 9637).
+_REFUSED_V4 = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
+_REFUSED_V6 = IPv6Network("3fff::/20")
+_ISATAP = frozenset({0x00005EFE, 0x02005EFE})
 _DNS_SECONDS = 5.0
+# Threads of their own: a nameserver that never answers holds one for long, and the loop's own resolver, which
+# the vendor's and the database's names need, has but few.
+_LOOKUPS = ThreadPoolExecutor(32, thread_name_prefix="destination-dns")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _MOST_NAME = 253
 _MOST_PORT = 65_535
@@ -43,13 +51,15 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     multicast addresses (pitfalls, Calling destinations). What is not known to be public is refused.
     """
     if isinstance(address, IPv4Address):
+        if any(address in network for network in _REFUSED_V4):
+            return False
         return address.is_global and not address.is_multicast and not address.is_reserved
     inner = _tunnelled(address)
     if inner is not None:
         return is_public(inner)
     return (
         address in _GLOBAL_UNICAST
-        and address not in _DOCUMENTATION
+        and address not in _REFUSED_V6
         and address.is_global
         and not address.is_multicast
     )
@@ -62,7 +72,7 @@ def _tunnelled(address: IPv6Address) -> IPv4Address | None:
         return address.sixtofour
     if address.teredo is not None:
         return address.teredo[1]
-    if address in _NAT64:
+    if address in _NAT64 or (int(address) >> 32) & 0xFFFFFFFF in _ISATAP:
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 
@@ -72,7 +82,9 @@ async def resolve(host: str, port: int) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_DNS_SECONDS):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await loop.run_in_executor(
+                _LOOKUPS, partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+            )
     except (OSError, UnicodeError, TimeoutError) as error:
         raise NameUnresolvedError(host) from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))

@@ -1,6 +1,7 @@
 """One signed POST to a destination, bounded in time and size; every failure named by its stage."""
 
 import asyncio
+import contextlib
 import hashlib
 import ssl
 import time
@@ -22,6 +23,7 @@ from service.forwarding.guard import (
 
 # Enough for a record id or an error code; what an EMR answers beyond it is not read.
 _MOST_ANSWER_BYTES = 64 * 1024
+_BODY_SECONDS = 2.0
 
 # ValueError and OverflowError: a destination that was stored before a check was made stricter, or a header
 # that no library foresaw. The attempt is recorded all the same; a job that raises would be due for ever.
@@ -86,22 +88,32 @@ class HttpSender:
         headers |= {"content-type": "application/json"}
         headers |= sign(job.id, self._clock.now(), job.body, job.secrets)
         async with self._http.stream("POST", job.url, content=job.body, headers=headers) as answer:
-            read = bytearray()
-            async for piece in answer.aiter_bytes():
-                read += piece
-                if len(read) > _MOST_ANSWER_BYTES:
-                    break
-            excerpt = bytes(read[:_MOST_ANSWER_BYTES])
+            excerpt = await _excerpt(answer)
             return Answer(
                 status_code=answer.status_code,
                 retry_after_seconds=read_retry_after(answer.headers.get("retry-after"), datetime.now(UTC)),
                 location=answer.headers.get("location") if answer.is_success else None,
                 echoed_id=answer.headers.get("webhook-id"),
                 excerpt=excerpt,
-                size=len(read),
+                size=len(excerpt),
                 sha256=hashlib.sha256(excerpt).digest(),
                 duration_ms=_elapsed_ms(started),
             )
+
+
+async def _excerpt(answer: httpx2.Response) -> bytes:
+    """Read the beginning of an answer's body; the status stands, whatever becomes of the body.
+
+    A note that was accepted with 200 must not be sent again because the words after it stall or are garbled.
+    """
+    read = bytearray()
+    with contextlib.suppress(httpx2.HTTPError, TimeoutError, OSError):
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for piece in answer.aiter_bytes():
+                read += piece
+                if len(read) >= _MOST_ANSWER_BYTES:
+                    break
+    return bytes(read[:_MOST_ANSWER_BYTES])
 
 
 def _elapsed_ms(started: float) -> int:

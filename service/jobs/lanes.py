@@ -29,6 +29,7 @@ class Lane(Generic[Job]):
         self._claim = claim
         self._run = run
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pokes: set[asyncio.Task[None]] = set()
         self._claiming = asyncio.Lock()
         self._is_closing = False
         self._has_more = False
@@ -49,18 +50,17 @@ class Lane(Generic[Job]):
             if len(jobs) == room:
                 self._has_more = True
             for job in jobs:
-                self._start(self._guarded(job))
-
-    def _start(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
+                task = asyncio.create_task(self._guarded(job))
+                self._tasks.add(task)
+                task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if self._has_more and not self._is_closing:
             self._has_more = False
-            self._start(self._poke_any())
+            poke = asyncio.create_task(self._poke_any())
+            self._pokes.add(poke)
+            poke.add_done_callback(self._pokes.discard)
 
     async def _poke_any(self) -> None:
         try:
@@ -77,6 +77,7 @@ class Lane(Generic[Job]):
     async def drain(self, seconds: float) -> None:
         """Start nothing more and wait for what runs; what is not done by then is cancelled."""
         self._is_closing = True
+        await asyncio.gather(*self._pokes)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         for task in list(self._tasks):

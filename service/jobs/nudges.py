@@ -59,7 +59,9 @@ def open_redis(url: str) -> ArqRedis:
 
 async def close_redis(redis: ArqRedis) -> None:
     """Close the client and the pool that was made for it, which it would otherwise leave open."""
-    await redis.aclose(close_connection_pool=True)
+    with contextlib.suppress(RedisError, OSError, TimeoutError):
+        async with asyncio.timeout(_SOCKET_SECONDS):
+            await redis.aclose(close_connection_pool=True)
 
 
 async def ping_redis(redis: ArqRedis) -> bool:
@@ -102,8 +104,7 @@ class ArqNudges:
         """Stop; what was not sent is found by the sweep."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task], timeout=_ENQUEUE_SECONDS)
         await close_redis(self._redis)
 
     async def _send_all(self) -> None:
@@ -112,5 +113,5 @@ class ArqNudges:
             try:
                 async with asyncio.timeout(_ENQUEUE_SECONDS):
                     await self._redis.enqueue_job(name, session_id)
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - a nudge may be lost, its sender may not
                 log.warning("nudge_dropped", session_id=session_id, reason=type(error).__name__)

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from uuid import uuid4
 
 import structlog
@@ -43,7 +45,7 @@ class Sweep:
         self._fetches = fetches
         self._deliveries = deliveries
         self._owed = owed
-        self._interval_seconds = interval_seconds
+        self.interval_seconds = interval_seconds
         self._lease = Lease(uuid4())
         self._housekeeping_due = 0.0
         self.last_beat = time.monotonic()
@@ -60,15 +62,32 @@ class Sweep:
                 log.error("sweep_failed", **failure(error))
             self.last_beat = time.monotonic()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_seconds):
+                async with asyncio.timeout(self.interval_seconds):
                     await stopping.wait()
 
     async def once(self) -> None:
         """Start everything that is due now."""
-        await self._fetching.expire_past(_MOST_EXPIRED_AT_ONCE)
-        await self._owed.poke(None)
-        await self._fetches.poke(None)
-        await self._deliveries.poke(None)
+        for step in (self._expire, self._fetching.warn_expiring, self._poke_all, self._keep_house):
+            await self._guarded(step)
+
+    async def _expire(self) -> None:
+        for session_id in await self._fetching.past(_MOST_EXPIRED_AT_ONCE):
+            await self._guarded(partial(self._fetching.expire, session_id))
+
+    async def _poke_all(self) -> None:
+        for lane in (self._owed, self._fetches, self._deliveries):
+            await self._guarded(partial(lane.poke, None))
+
+    async def _keep_house(self) -> None:
         if time.monotonic() >= self._housekeeping_due:
             await self._idempotency.forget_old()
             self._housekeeping_due = time.monotonic() + _HOUSEKEEPING_SECONDS
+
+    async def _guarded(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do a step so that its failure stops no other: a row that cannot be opened, for one."""
+        try:
+            await step()
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - a process boundary
+            log.error("sweep_step_failed", **failure(error))

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from pathlib import Path
 
 import click
 
@@ -32,13 +33,13 @@ Send a chunk of audio and end it, with the session's id from that answer:
 """
 
 
-def run_dev(port: int) -> int:
-    """Run the stack until SIGINT, SIGTERM or SIGHUP; return the exit status."""
+def run_dev(port: int, data: Path | None) -> int:
+    """Run the stack on that data until SIGINT, SIGTERM or SIGHUP; return the exit status."""
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
     try:
-        with running_stack(port=port, temporary=False, log=None) as stack:
+        with running_stack(port=port, data=data, log=None) as stack:
             click.echo(_greeting(stack))
             while not stopping.wait(_POLL_SECONDS):
                 ended = stack.ended_part()

@@ -65,13 +65,16 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running_stack(*, port: int | None, temporary: bool, log: int | None) -> Iterator[Stack]:
+def running_stack(
+    *, port: int | None, log: int | None, data: Path | None = None, temporary: bool = False
+) -> Iterator[Stack]:
     """Start everything, yield, and stop everything in order, however the block ends.
 
-    `port` is the service's, None for a free one; `temporary` throws the data away at the end; `log` takes
-    what the processes say. Raises StackFailed, or what `start_embedded` raises.
+    `port` is the service's, None for a free one; `data` is kept there, by default in the user's cache, and
+    with `temporary` thrown away at the end; `log` takes what the processes say. Raises StackFailed, or what
+    `start_embedded` raises.
     """
-    with start_embedded(temporary=temporary) as embedded:
+    with start_embedded(data, temporary=temporary) as embedded:
         service, vendor, worker = port or _free_port(), _free_port(), _free_port()
         stack = Stack(
             service_url=f"http://127.0.0.1:{service}",

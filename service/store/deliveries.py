@@ -4,6 +4,7 @@ import base64
 import secrets
 
 import msgspec
+import structlog
 from asyncpg import Record
 
 from schemas.emr import Attempt, Delivery, Destination, DestinationChange, DestinationCreate, Page
@@ -14,7 +15,9 @@ from service.store.database import Database
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
 from service.store.results import event_place
-from service.store.sealing import Keyring
+from service.store.sealing import Keyring, SealError
+
+log = structlog.get_logger()
 
 
 def url_place(destination_id: str) -> str:
@@ -129,7 +132,14 @@ class DeliveryRows:
     ) -> list[DeliveryJob]:
         """Lease deliveries that are due."""
         rows = await self._database.fetch(sql("deliveries.claim"), session_id, limit, lease_seconds)
-        return [self._job(row) for row in rows]
+        jobs = []
+        for row in rows:
+            try:
+                jobs.append(self._job(row))
+            except SealError as error:
+                # It stays leased and is due again: the others must not wait for a key that may come back.
+                log.error("delivery_cannot_be_opened", delivery_id=row["id"], detail=str(error))
+        return jobs
 
     async def record_attempt(
         self,
@@ -146,7 +156,10 @@ class DeliveryRows:
     ) -> bool:
         """Record one attempt and where the delivery stands now; false when the lease was lost."""
         answer = outcome if isinstance(outcome, Answer) else None
+        lock = sql("deliveries.lock_to_pause") if pause_destination else sql("deliveries.lock_destination")
         async with self._database.transaction() as connection:
+            # First of all, so that turning it on or off at this moment comes wholly before or after.
+            await connection.execute(lock, job.destination_id)
             row = await connection.fetchrow(
                 sql("deliveries.record_attempt"),
                 job.id,

@@ -63,14 +63,15 @@ class ResultRows:
                 template_id=TemplateId(row["template_id"]),
                 account=Account(row["account"]),
                 attempts=row["attempts"],
+                missing=row["missing"],
                 ended_seconds_ago=row["ended_seconds_ago"] or 0.0,
             )
             for row in rows
         ]
 
-    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str) -> None:
-        """Ask again later."""
-        await self._database.execute(sql("fetches.postpone"), job.id, job.lease, seconds, reason)
+    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
+        """Ask again later; `is_missing`: the vendor said that there is no such thing."""
+        await self._database.execute(sql("fetches.postpone"), job.id, job.lease, seconds, reason, is_missing)
 
     @asynccontextmanager
     async def settling(self, session_id: SessionId) -> AsyncIterator["SettleRows | None"]:
@@ -181,6 +182,7 @@ class SettleRows:
                 template_id=TemplateId(row["template_id"]),
                 is_settled=row["is_settled"],
                 was_answered=row["was_answered"],
+                attempts=row["attempts"],
             )
             for row in rows
         ]

@@ -34,7 +34,7 @@ def problem(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:
     assert found["status"] == status
     assert found["title"]
     assert found["detail"]
-    assert found["type"].startswith("https://")
+    assert found["type"] == f"urn:ekabridge:error:{found['code']}"
     assert found["request_id"] == answer.headers["x-request-id"] != ""
     return found
 

@@ -3,12 +3,15 @@
 import asyncio
 import io
 import re
+import secrets
+import shutil
 import signal
 import sys
 import wave
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 import httpx2
 import psutil
@@ -34,8 +37,10 @@ class Dev:
 
 
 @pytest.fixture
-async def dev(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Dev]:
+async def dev() -> AsyncIterator[Dev]:
     port = free_port()
+    # Outside any home: as root, PostgreSQL runs as another user, who must be able to enter.
+    data = Path("/var/tmp") / f"ekabridge-test-{secrets.token_hex(4)}"
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -43,7 +48,9 @@ async def dev(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Dev]:
         "dev",
         "--port",
         str(port),
-        env=bare_environment() | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))},
+        "--data",
+        str(data),
+        env=bare_environment(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
@@ -61,6 +68,7 @@ async def dev(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Dev]:
         process.kill()
         await process.wait()
     await until(lambda: _all_gone(family), 40)
+    await asyncio.to_thread(shutil.rmtree, data)
 
 
 async def _all_gone(family: list[psutil.Process]) -> bool:

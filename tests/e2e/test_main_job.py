@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from tests.bridge import Bridge
+from tests.bridge import Bridge, open_bridge
 
 
 async def test_a_dictation_reaches_the_emr(bridge: Bridge) -> None:
@@ -54,3 +54,38 @@ async def test_a_hundred_webhooks_make_one_call_per_template(bridge: Bridge) -> 
     seen = await bridge.seen(session_id)
     assert seen["get_calls"] == {"eka_emr_template": 1, "clinical_notes_template": 1}
     await asyncio.gather(*(worker.stop() for worker in bridge.workers))
+
+
+async def test_a_row_that_cannot_be_opened_stops_nobody_else(database_url: str, redis_url: str) -> None:
+    """One damaged session, first in every round of the sweep, and one damaged event in every claim."""
+    async with open_bridge(database_url, "redis://127.0.0.1:1/0") as bridge:
+        await bridge.add_destination()
+        damaged = (await bridge.create(reference="damaged"))["id"]
+        await bridge.database.execute(
+            "UPDATE sessions SET details_sealed = '\\x00', expires_at = now() - interval '1 hour'"
+            " WHERE id = $1",
+            damaged,
+        )
+        worker = await bridge.start_worker()
+        await bridge.dictate(reference="first")
+        assert (await bridge.received(1))[0]["body"]["data"]["reference"] == "first"
+        await worker.stop()
+        await bridge.database.execute("UPDATE events SET body_sealed = '\\x00'")
+        await bridge.database.execute(
+            "UPDATE deliveries SET status = 'pending', next_at = now() - interval '1 hour', settled_at = NULL"
+        )
+        await bridge.dictate(reference="second")
+        await bridge.start_worker()
+        assert (await bridge.received(2))[1]["body"]["data"]["reference"] == "second"
+
+
+async def test_an_answer_that_nobody_foresaw_is_asked_for_again_later(bridge: Bridge) -> None:
+    """JSON nested beyond what can be read: the fetch backs off and goes on, it does not spin or stop."""
+    await bridge.add_destination()
+    deep = '{"templates": ' + "[" * 5000 + "]" * 5000 + "}"
+    await bridge.fault("/sessions/ses_[^/]*$", method="GET", mode="respond", status=200, body=deep, times=1)
+    await bridge.start_worker()
+    session_id = await bridge.dictate()
+    assert (await bridge.received(1))[0]["body"]["data"]["session_id"] == session_id
+    row = await bridge.database.fetchrow("SELECT attempts, last_error FROM fetches")
+    assert (row["attempts"], row["last_error"]) == (2, "vendor_error")

@@ -41,7 +41,7 @@ async def test_a_lease_that_ran_out_is_due_again_and_its_old_holder_records_noth
 
     assert not await house.fetch(old, done())
     assert not await house.fetch(old, make_result("failed"))
-    await house.rows.results.postpone_fetch(old, 0, "late")
+    await house.rows.results.postpone_fetch(old, 0, "late", is_missing=False)
     row = await house.connection.fetchrow("SELECT status, settled_at, transcript_sealed FROM sessions")
     assert tuple(row) == ("processing", None, None)
     assert await house.value("SELECT count(*) FROM documents") == 0
@@ -77,7 +77,7 @@ async def test_templates_of_one_session_that_finish_at_once_complete_it_once(hou
 async def test_a_postponed_call_is_due_after_its_wait_and_not_before(house):
     await house.end(NOTE)
     (job,) = await house.claim_fetches()
-    await house.rows.results.postpone_fetch(job, 30, "processing")
+    await house.rows.results.postpone_fetch(job, 30, "processing", is_missing=False)
     assert await house.claim_fetches() == []
     row = await house.connection.fetchrow(
         "SELECT lease, last_error, extract(epoch FROM next_at - now())::float8 AS wait FROM fetches"
@@ -92,11 +92,11 @@ async def test_a_webhook_during_a_call_makes_it_due_again_at_once(house):
     heard = await house.hear(session_id)
     assert (heard.is_first, heard.phase, heard.due) == (True, "ended", 1)
     assert await house.claim_fetches() == []  # it stays with the one who has it
-    await house.rows.results.postpone_fetch(job, 300, "processing")
+    await house.rows.results.postpone_fetch(job, 300, "processing", is_missing=False)
     (again,) = await house.claim_fetches()
     assert again.attempts == 2
     # The hint was for once: the next wait is a wait again.
-    await house.rows.results.postpone_fetch(again, 300, "processing")
+    await house.rows.results.postpone_fetch(again, 300, "processing", is_missing=False)
     assert await house.claim_fetches() == []
 
 

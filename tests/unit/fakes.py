@@ -170,6 +170,7 @@ class Owed:
     attempts: int = 0
     outcome: str | None = None
     last_error: str | None = None
+    missing: int = 0
 
 
 @dataclass
@@ -205,12 +206,15 @@ class MemoryResults:
         row = self.kept.fetches[template_id]
         row.lease = make_lease()
         row.attempts += 1
-        return make_fetch_job(template_id, **({"lease": row.lease, "attempts": row.attempts} | fields))
+        return make_fetch_job(
+            template_id, **({"lease": row.lease, "attempts": row.attempts, "missing": row.missing} | fields)
+        )
 
-    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str) -> None:
+    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
         row = self.kept.fetches[job.template_id]
         if row.lease == job.lease and row.outcome is None:
             row.lease, row.last_error = None, reason
+            row.missing = row.missing + 1 if is_missing else 0
             self.waits.append((job.template_id, seconds, reason))
 
     @asynccontextmanager
@@ -284,6 +288,7 @@ class MemorySettle:
                 template_id=row.template_id,
                 is_settled=row.outcome is not None,
                 was_answered=row.last_error is not None,
+                attempts=row.attempts,
             )
             for row in self.kept.fetches.values()
         ]

@@ -96,6 +96,7 @@ def make_fetch_job(template_id: TemplateId = UNFILTERED, *, number: int = 1, **f
         "template_id": template_id,
         "account": DEFAULT_ACCOUNT,
         "attempts": 1,
+        "missing": 0,
         "ended_seconds_ago": 5.0,
     }
     return FetchJob(**(values | fields))

@@ -290,14 +290,17 @@ async def test_an_error_is_tried_again_later(error, reason, least):
 
 @pytest.mark.parametrize(
     ("answer", "days"),
-    [(make_result("processing"), 1), (make_result("open"), 1), (TIMEOUT, 3), (make_result("missing"), 3)],
+    [(make_result("processing"), 1), (make_result("open"), 1), (TIMEOUT, 3)],
 )
 async def test_what_is_not_there_after_a_day_is_given_up_and_an_outage_is_waited_for_longer(answer, days):
     desk = Desk(NOTE)
     desk.script(NOTE, answer)
-    await desk.fetch(NOTE, ended_seconds_ago=days * DAY - 1)
+    await desk.fetch(NOTE, ended_seconds_ago=days * DAY - 1, attempts=20)
     assert desk.store.kept.status == "processing"
-    await desk.fetch(NOTE, ended_seconds_ago=days * DAY)
+    # However long we were away ourselves, it is asked for more than once.
+    await desk.fetch(NOTE, ended_seconds_ago=days * DAY, attempts=7)
+    assert desk.store.kept.status == "processing"
+    await desk.fetch(NOTE, ended_seconds_ago=days * DAY, attempts=8)
     assert (desk.store.kept.status, desk.store.kept.error_code) == ("failed", "vendor_gave_no_result")
     assert desk.event_types == ["session.failed"]
 
@@ -313,8 +316,9 @@ async def test_what_is_not_there_after_a_day_is_given_up_and_an_outage_is_waited
 )
 async def test_a_session_that_was_never_ended_expires_by_our_own_clock(status, is_past, ends):
     desk = Desk(NOTE, status=status, is_past=is_past)
-    await desk.fetching.expire_past(10)
-    await desk.fetching.expire_past(10)
+    for _ in range(2):
+        for session_id in await desk.fetching.past(10):
+            await desk.fetching.expire(session_id)
     assert desk.store.kept.status == ("expired" if ends else status)
     assert desk.event_types == (["session.expired"] if ends else [])
 
@@ -369,3 +373,56 @@ def test_whatever_comes_first_each_document_goes_out_once_and_the_session_ends_o
     assert len(set(sent)) == len(sent)
     for template_id, before in zip(templates, early, strict=False):
         assert desk.vendor.asked[template_id] == len(before) + 1
+
+
+async def test_a_template_that_comes_after_an_empty_transcript_is_released_too():
+    """The call without the filter had settled, without a transcript, before the second template came."""
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, done(NOTE, None))
+    desk.script(LETTER, make_result("processing"), done(LETTER, None))
+    desk.script(UNFILTERED, make_result("partial"))
+    for template_id in (NOTE, LETTER, UNFILTERED, LETTER):
+        await desk.fetch(template_id)
+    assert desk.store.kept.status == "completed"
+    assert desk.event_types == ["document.ready", "document.ready"]
+
+
+async def test_one_template_s_outage_holds_back_no_other():
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, done(NOTE, None))
+    desk.script(LETTER, TIMEOUT)
+    desk.script(UNFILTERED, make_result("partial", transcript="Fever."))
+    for template_id in (NOTE, LETTER, UNFILTERED):
+        await desk.fetch(template_id)
+    assert desk.event_types == ["document.ready"]
+    assert desk.store.kept.status == "processing"
+
+
+async def test_a_transcript_that_cannot_be_had_does_not_keep_a_session_open():
+    desk = Desk(NOTE)
+    desk.script(NOTE, done(NOTE, None))
+    desk.script(UNFILTERED, TIMEOUT, TIMEOUT, TIMEOUT)
+    await desk.fetch(NOTE)
+    for tries in range(1, 4):
+        assert desk.event_types == []
+        await desk.fetch(UNFILTERED, attempts=tries)
+    assert desk.event_types == ["document.ready"]
+    assert (desk.store.kept.status, desk.store.kept.error_code) == ("completed", None)
+
+
+@pytest.mark.parametrize("answer", [make_result("missing"), make_result("no_document")])
+async def test_one_404_after_slow_processing_ends_nothing(answer):
+    """Only what the vendor says again and again, with nothing else in between, is believed."""
+    desk = Desk(NOTE)
+    desk.script(NOTE, *[make_result("processing")] * 12, answer, make_result("processing"), done(NOTE))
+    await desk.run()
+    assert desk.store.kept.status == "completed"
+    assert desk.event_types == ["document.ready"]
+
+
+async def test_a_call_that_crashed_is_asked_again_later():
+    desk = Desk(NOTE)
+    await desk.fetching.crashed(desk.store.claim(NOTE, attempts=3))
+    ((template_id, seconds, reason),) = desk.store.waits
+    assert (template_id, reason) == (NOTE, "internal_error")
+    assert seconds >= 4

@@ -302,3 +302,12 @@ async def test_an_impossible_port_is_a_failed_attempt_and_not_an_exception(port)
     async with sending(Names(["127.0.0.1"]), allow_private=True) as sender:
         outcome = await sender.send(make_delivery_job(url=f"https://emr.example:{port}/"))
     assert isinstance(outcome, NoAnswer)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["168.63.129.16", "192.0.0.192", "192.88.99.1", "2606:4700::5efe:7f00:1", "2606:4700::200:5efe:a00:1"],
+)
+def test_what_pythons_differ_on_or_cannot_know_is_refused(address):
+    """Metadata services, relays, and a tunnel's host number around a private address."""
+    assert not is_public(ip_address(address))

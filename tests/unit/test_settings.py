@@ -204,3 +204,13 @@ def test_what_is_no_secret_is_shown_and_what_is_not_set_is_told():
     assert "'eka_token': 'set'" in shown
     assert "'eka_client_secret': 'not set'" in shown
     assert "'forward_timeout_seconds': 20.0" in shown
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+def test_a_password_that_was_not_encoded_is_told_and_not_shown(name):
+    """An unescaped slash makes part of the password look like a port, which a library would quote."""
+    scheme = "redis" if name == "REDIS_URL" else "postgresql"
+    with pytest.raises(SettingsError) as failure:
+        load_settings({f"EKABRIDGE_{name}": f"{scheme}://u:S3cret/right@host/0"}, needs=frozenset())
+    assert name in str(failure.value)
+    assert "S3cret" not in str(failure.value)

@@ -172,3 +172,10 @@ def test_either_of_two_headers_is_enough_and_no_secret_means_nobody():
     assert is_signed(["t=1,v1=00", good], BODY, ["key"], now=NOW, tolerance_seconds=300)
     assert not is_signed([good], BODY, [], now=NOW, tolerance_seconds=300)
     assert not is_signed([], BODY, ["key"], now=NOW, tolerance_seconds=300)
+
+
+def test_a_flood_of_headers_is_refused_before_anything_is_hashed():
+    """Each fresh header costs a hash of the whole body: more of them than a rotation needs are an attack."""
+    good = header_of(b"{}", "secret")
+    assert is_signed([good] * 4, b"{}", ["secret"], now=NOW, tolerance_seconds=300)
+    assert not is_signed([good] * 5, b"{}", ["secret"], now=NOW, tolerance_seconds=300)

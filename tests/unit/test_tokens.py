@@ -109,18 +109,30 @@ async def test_a_refresh_that_is_refused_becomes_a_login():
     assert (renewed.access_token, renewed.generation) == ("access-3", 2)
 
 
-async def test_a_refresh_that_got_no_answer_is_an_error_and_gives_the_right_back():
+async def test_a_refresh_that_got_no_answer_gives_way_to_a_login():
     accounts = Accounts()
     accounts.status[REFRESH] = 503
     store = MemoryTokens()
     async with keepers(accounts.take, store) as ((keeper,), _):
         old = await keeper.token(DEFAULT_ACCOUNT)
+        assert (await keeper.renew(DEFAULT_ACCOUNT, old)).access_token != old.access_token
+    assert accounts.paths == [LOGIN, REFRESH, LOGIN]
+
+
+async def test_a_login_that_got_no_answer_is_an_error_and_gives_the_right_back():
+    accounts = Accounts()
+    accounts.status[LOGIN] = 503
+    store = MemoryTokens()
+    async with keepers(accounts.take, store) as ((keeper,), _):
         with pytest.raises(VendorUnavailable) as failure:
-            await keeper.renew(DEFAULT_ACCOUNT, old)
+            await keeper.token(DEFAULT_ACCOUNT)
         assert failure.value.sent is False  # the call that needed the token was not sent
         assert (store.holder, store.released) == (None, 1)
-        accounts.status.clear()
-        assert (await keeper.renew(DEFAULT_ACCOUNT, old)).access_token == "access-3"
+
+
+def test_credentials_are_never_printed():
+    shown = repr(Credentials(base_url="https://api.example", client_id="me", client_secret="hush"))
+    assert "hush" not in shown
 
 
 async def test_a_token_is_used_until_shortly_before_its_end_and_then_refreshed():

@@ -32,6 +32,14 @@ WHERE d.id = due.id AND e.id = d.event_id AND t.id = d.destination_id
 RETURNING d.id, d.lease, d.tenant_id, d.session_id, d.destination_id, d.type, d.attempts, d.scheduled,
           e.id AS event_id, e.body_sealed, t.url_sealed, t.headers_sealed, t.secrets_sealed, t.timeout_seconds;
 
+-- name: lock_destination
+-- Holds a destination as it is while an attempt at it is recorded.
+SELECT enabled FROM destinations WHERE id = $1 FOR SHARE;
+
+-- name: lock_to_pause
+-- Holds a destination that may be turned off.
+SELECT enabled FROM destinations WHERE id = $1 FOR UPDATE;
+
 -- name: record_attempt
 -- One call and how it went, and where the delivery stands now; fenced by the lease.
 WITH held AS (  -- what would be sent again to a destination that was turned off meanwhile waits instead

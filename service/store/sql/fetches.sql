@@ -16,12 +16,12 @@ UPDATE fetches f SET lease = gen_random_uuid(), next_at = now() + make_interval(
                      attempts = attempts + 1, hinted = false
 FROM due, sessions s
 WHERE f.id = due.id AND s.id = f.session_id
-RETURNING f.id, f.lease, f.tenant_id, f.session_id, f.template_id, f.attempts, s.account,
+RETURNING f.id, f.lease, f.tenant_id, f.session_id, f.template_id, f.attempts, f.missing, s.account,
           extract(epoch FROM now() - s.ended_at)::float8 AS ended_seconds_ago;
 
 -- name: postpone
 -- Not this time: when to ask again; at once if a webhook came while we asked.
-UPDATE fetches SET lease = NULL, last_error = $4,
+UPDATE fetches SET lease = NULL, last_error = $4, missing = CASE WHEN $5 THEN missing + 1 ELSE 0 END,
                    next_at = CASE WHEN hinted THEN now() ELSE now() + make_interval(secs => $3) END
 WHERE id = $1 AND lease = $2 AND status = 'pending'
 RETURNING id;
@@ -39,4 +39,4 @@ WHERE session_id = $1 AND status = 'pending';
 
 -- name: of_session
 -- Every call of a session and how it stands.
-SELECT template_id, status = 'settled' AS is_settled, last_error IS NOT NULL AS was_answered FROM fetches WHERE session_id = $1;
+SELECT template_id, status = 'settled' AS is_settled, last_error IS NOT NULL AS was_answered, attempts FROM fetches WHERE session_id = $1;

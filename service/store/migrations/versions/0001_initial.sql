@@ -113,6 +113,7 @@ CREATE TABLE fetches (
     lease       uuid,
     hinted      boolean NOT NULL DEFAULT false,  -- a webhook came while a call was under way
     attempts    integer NOT NULL DEFAULT 0,
+    missing     integer NOT NULL DEFAULT 0,  -- how often in a row there was no such thing
     last_error  text,
     settled_at  timestamptz,
     UNIQUE (session_id, template_id),

@@ -1,0 +1,81 @@
+"""Work in lanes: so many at a time, a full one costs nothing, and what is left is found."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from service.jobs.lanes import Lane
+
+
+@dataclass
+class Bench:
+    """Jobs that end when they are told to."""
+
+    due: list[int] = field(default_factory=list)
+    claims: int = 0
+    ends: dict[int, asyncio.Event] = field(default_factory=dict)
+    done: list[int] = field(default_factory=list)
+    started: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def claim(self, session_id, limit):
+        self.claims += 1
+        taken, self.due = self.due[:limit], self.due[limit:]
+        return taken
+
+    async def run(self, job):
+        async with self.started:
+            self.ends[job] = asyncio.Event()
+            self.started.notify_all()
+        await self.ends[job].wait()
+        if job < 0:
+            raise RuntimeError("a job that fails")
+        self.done.append(job)
+
+    async def until_running(self, *jobs):
+        async with asyncio.timeout(5), self.started:
+            await self.started.wait_for(lambda: set(jobs) <= set(self.ends))
+
+
+async def test_a_full_lane_takes_what_is_left_as_places_become_free():
+    bench = Bench(due=list(range(1, 8)))
+    lane = Lane("test", size=4, claim=bench.claim, run=bench.run)
+    await lane.poke(None)
+    await bench.until_running(1, 2, 3, 4)
+    assert lane.busy == 4
+    bench.ends[1].set()
+    await bench.until_running(5)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    # One claim at first, one for the place that became free: a full lane must not turn in circles.
+    assert bench.claims == 2
+    for job in (2, 3):
+        bench.ends[job].set()
+    await bench.until_running(6, 7)
+    for event in bench.ends.values():
+        event.set()
+    await lane.drain(5)
+    assert sorted(bench.done) == [1, 2, 3, 4, 5, 6, 7]
+
+
+async def test_a_job_that_fails_costs_no_other():
+    bench = Bench(due=[-1, 2])
+    lane = Lane("test", size=2, claim=bench.claim, run=bench.run)
+    await lane.poke(None)
+    await bench.until_running(-1, 2)
+    for event in bench.ends.values():
+        event.set()
+    await lane.drain(5)
+    assert bench.done == [2]
+    assert lane.busy == 0
+
+
+async def test_a_closing_lane_starts_nothing_and_ends_what_does_not_end():
+    bench = Bench(due=[1])
+    lane = Lane("test", size=1, claim=bench.claim, run=bench.run)
+    await lane.poke(None)
+    await bench.until_running(1)
+    await lane.drain(0.01)
+    bench.due = [2]
+    await lane.poke(None)
+    assert (bench.done, lane.busy, bench.due) == ([], 0, [2])
