@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import secrets
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from service.app import create_app
 from service.domain.ids import TenantId
 from service.sandbox.emr import create_emr
 from service.sandbox.serving import serve_app
+from service.sandbox.stack import free_port
 from service.sandbox.vendor import Endpoint, VendorSettings, create_vendor
 from service.serving import listen
 from service.settings import Settings
@@ -228,13 +228,6 @@ async def open_bridge(database_url: str, redis_url: str, **changes: Any) -> Asyn
             tenant_id=tenant_id,
             stack=stack,
         )
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def encoded_key(key: bytes = ENCRYPTION_KEY) -> str:

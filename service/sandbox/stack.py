@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import random
 import secrets
 import socket
 import subprocess
@@ -75,7 +76,7 @@ def running_stack(
     `start_embedded` raises.
     """
     with start_embedded(data, temporary=temporary) as embedded:
-        service, vendor, worker = port or _free_port(), _free_port(), _free_port()
+        service, vendor, worker = port or free_port(), free_port(), free_port()
         stack = Stack(
             service_url=f"http://127.0.0.1:{service}",
             worker_url=f"http://127.0.0.1:{worker}",
@@ -172,8 +173,13 @@ def _add_tenant(stack: Stack) -> None:
     stack.api_key = stack.cli("key", "add", stack.tenant_id, "--role", "admin")["key"]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> int:
+    """Find a port that nobody has, below those that systems give to outgoing connections.
+
+    One of those could be taken by any connection between this moment and the one when we listen.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)  # noqa: S311 - spread, not secret
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from service.sandbox.demo import split_recording
-from tests.bridge import free_port
+from service.sandbox.stack import free_port
 from tests.e2e.rig import dictate, until
 from tests.e2e.test_cli import bare_environment, ekabridge
 
@@ -52,13 +52,14 @@ async def dev() -> AsyncIterator[Dev]:
         str(data),
         env=bare_environment(),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.STDOUT,
     )
     assert process.stdout is not None
-    key = ""
+    key, said = "", ""
     while not key:
         line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
-        assert line, "dev ended before it was ready"
+        said += line
+        assert line, f"dev ended before it was ready: {said}"
         found = re.match(r"\s+key\s+(\S+)", line)
         key = found.group(1) if found else ""
     made = Dev(process, f"http://127.0.0.1:{port}", key)

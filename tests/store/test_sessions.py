@@ -50,6 +50,16 @@ async def test_a_new_session_owes_its_create_call_and_whoever_has_the_lease_sett
     assert not await house.rows.sessions.record_created(session_id, lease, MADE)
 
 
+async def test_an_end_that_the_vendor_puts_into_the_past_is_not_believed(house):
+    """A clock that is an hour behind, or a canned answer: the session must not be over before it began."""
+    lease = make_lease()
+    session_id = await house.insert(lease)
+    ours = await house.value("SELECT expires_at FROM sessions")
+    past = VendorSession(upload_url=None, expires_at=datetime(2025, 1, 19, 11, 30, tzinfo=UTC))
+    assert await house.rows.sessions.record_created(session_id, lease, past)
+    assert await house.value("SELECT expires_at FROM sessions") == ours > datetime.now(UTC)
+
+
 async def test_a_session_that_the_vendor_never_had_is_failed(house):
     lease = make_lease()
     session_id = await house.insert(lease)

@@ -14,9 +14,9 @@ WHERE tenant_id = $1 AND id = $2 AND owed = 'create' AND (owed_lease IS NULL OR 
 RETURNING id;
 
 -- name: record_created
--- The vendor has the session.
+-- The vendor has the session; an end that lies in the past already is a clock's mistake, and ours stays.
 UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, upload_url_sealed = $3,
-                    expires_at = coalesce($4, expires_at)
+                    expires_at = CASE WHEN $4::timestamptz > now() THEN $4 ELSE expires_at END
 WHERE id = $1 AND owed_lease = $2
 RETURNING id;
 
