@@ -19,11 +19,9 @@ from service.api.request_ids import Edge
 from service.api.services import Services
 from service.api.sessions import sessions_router
 from service.api.webhooks import receive_webhook
-from service.clock import SystemClock
 from service.domain.audio import AudioIntake
 from service.domain.creation import SessionDesk
 from service.domain.ids import Account
-from service.domain.sessions import SessionLife
 from service.domain.watch import StatusWatch
 from service.domain.webhooks import WebhookIntake
 from service.forwarding.guard import check_destination
@@ -31,7 +29,7 @@ from service.jobs.nudges import ArqNudges, open_redis, ping_redis
 from service.logs import configure_logs
 from service.settings import SERVICE, Settings, load_settings
 from service.store.views import SessionViews
-from service.wiring import open_rows, open_vendor, ping_store
+from service.wiring import make_session_life, open_rows, open_vendor, ping_store
 
 
 def create_app(settings: Settings) -> Edge:
@@ -65,16 +63,10 @@ def create_app(settings: Settings) -> Edge:
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Open the store, the vendor and Redis, none of which need be there yet."""
-    clock = SystemClock()
     redis = open_redis(settings.redis_url)
     nudges = ArqNudges(redis)
     async with open_rows(settings) as rows, open_vendor(settings, rows) as vendor:
-        life = SessionLife(
-            store=rows.sessions,
-            vendor=vendor,
-            clock=clock,
-            reconcile_after_seconds=settings.reconcile_after_seconds,
-        )
+        life = make_session_life(settings, rows, vendor)
         views = SessionViews(rows.database, rows.keyring, rows.sessions, settings.public_url or "")
         watch = StatusWatch(rows.sessions.statuses)
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from service.clock import SystemClock
 from service.domain.errors import StoreUnavailable
+from service.domain.sessions import SessionLife
 from service.eka.client import EkaClient
 from service.eka.tokens import Credentials, TokenKeeper
 from service.eka.wire import make_http_client
@@ -101,3 +102,13 @@ async def open_vendor(settings: Settings, rows: Rows) -> AsyncIterator[EkaClient
         )
         tokens = TokenKeeper(http=http, store=rows.tokens, clock=SystemClock(), credentials=credentials)
         yield EkaClient(http=http, tokens=tokens, base_url=settings.eka_base_url)
+
+
+def make_session_life(settings: Settings, rows: Rows, vendor: EkaClient) -> SessionLife:
+    """Make what creates and ends sessions: the service for EMRs, the worker for calls that are owed."""
+    return SessionLife(
+        store=rows.sessions,
+        vendor=vendor,
+        clock=SystemClock(),
+        reconcile_after_seconds=settings.reconcile_after_seconds,
+    )

@@ -20,12 +20,11 @@ from service.domain.fetching import Fetching
 from service.domain.forwarding import Forwarding
 from service.domain.ids import UNFILTERED, SessionId
 from service.domain.records import DeliveryJob, FetchJob, OwedCall
-from service.domain.sessions import OWED_LEASE_SECONDS, SessionLife
+from service.domain.sessions import OWED_LEASE_SECONDS
 from service.forwarding.guard import GuardedBackend
 from service.forwarding.sender import HttpSender
 from service.jobs.lanes import Lane
 from service.jobs.nudges import (
-    DELIVERIES_DUE,
     QUEUE,
     RESULTS_DUE,
     close_redis,
@@ -34,11 +33,11 @@ from service.jobs.nudges import (
     open_redis,
     ping_redis,
 )
-from service.jobs.sweep import Sweep
+from service.jobs.sweep import Sweep, pause
 from service.logs import failure
 from service.serving import on_stop_signal
 from service.settings import Settings
-from service.wiring import open_rows, open_vendor, ping_store
+from service.wiring import make_session_life, open_rows, open_vendor, ping_store
 
 log = structlog.get_logger()
 
@@ -93,12 +92,7 @@ class WorkerProcess:
             schedule_seconds=settings.forward_schedule_seconds,
             timeout_seconds=settings.forward_timeout_seconds,
         )
-        life = SessionLife(
-            store=rows.sessions,
-            vendor=vendor,
-            clock=clock,
-            reconcile_after_seconds=settings.reconcile_after_seconds,
-        )
+        life = make_session_life(settings, rows, vendor)
         deliveries = Lane[DeliveryJob](
             "deliveries", size=_DELIVERIES_AT_ONCE, claim=forwarding.claim, run=forwarding.forward
         )
@@ -139,36 +133,31 @@ class WorkerProcess:
             ping_redis=partial(ping_redis, redis),
             is_alive=lambda: _is_alive(sweep),
         )
-        await self._work(health, sweep, fetches, deliveries)
+        await self._work(health, sweep, fetches)
         await asyncio.gather(*(lane.drain(_DRAIN_SECONDS) for lane in (fetches, deliveries, owed)))
 
-    async def _work(
-        self, health: WorkerHealth, sweep: Sweep, fetches: Lane[FetchJob], deliveries: Lane[DeliveryJob]
-    ) -> None:
+    async def _work(self, health: WorkerHealth, sweep: Sweep, fetches: Lane[FetchJob]) -> None:
         server = _health_server(health)
         serving = asyncio.create_task(server.serve(sockets=[self._listening]))
         log.info("worker_started", port=self._listening.getsockname()[1])
         tasks = [
             asyncio.create_task(sweep.run(self._stopping)),
-            asyncio.create_task(self._listen(fetches, deliveries)),
+            asyncio.create_task(self._listen(fetches)),
         ]
         await asyncio.gather(*tasks)
         server.should_exit = True
         await serving
 
-    async def _listen(self, fetches: Lane[FetchJob], deliveries: Lane[DeliveryJob]) -> None:
+    async def _listen(self, fetches: Lane[FetchJob]) -> None:
         """Listen for nudges; a Redis that is away, or hangs, is waited for while the sweep goes on."""
 
         async def results_due(_: dict[str, Any], session_id: str) -> None:
             await fetches.poke(SessionId(session_id))
 
-        async def deliveries_due(_: dict[str, Any], session_id: str) -> None:
-            await deliveries.poke(SessionId(session_id))
-
-        results_due.__qualname__, deliveries_due.__qualname__ = RESULTS_DUE, DELIVERIES_DUE
+        results_due.__qualname__ = RESULTS_DUE
         while not self._stopping.is_set():
             redis = open_redis(self._settings.redis_url)
-            listening = asyncio.create_task(_arq(redis, [results_due, deliveries_due]).async_run())
+            listening = asyncio.create_task(_arq(redis, [results_due]).async_run())
             stop = asyncio.create_task(self._stopping.wait())
             done, _ = await asyncio.wait([listening, stop], return_when=asyncio.FIRST_COMPLETED)
             for task in (listening, stop):
@@ -185,7 +174,7 @@ class WorkerProcess:
             log.warning("redis_unreachable", error=type(error).__name__)
         elif isinstance(error, BaseException):
             log.error("listening_failed", **failure(error))
-        await asyncio.wait([asyncio.create_task(self._stopping.wait())], timeout=_RECONNECT_SECONDS)
+        await pause(self._stopping, _RECONNECT_SECONDS)
 
 
 def _arq(redis: Any, functions: list[Any]) -> Worker:

@@ -94,10 +94,6 @@ class Nudges(Protocol):
         """Results of this session can be fetched."""
         ...
 
-    def deliveries_due(self, session_id: SessionId) -> None:
-        """Deliveries of this session can be made."""
-        ...
-
 
 class SessionStore(Protocol):
     """Rows of sessions and chunks."""

@@ -20,7 +20,6 @@ log = structlog.get_logger()
 
 QUEUE = "ekabridge:nudges"
 RESULTS_DUE = "results_due"
-DELIVERIES_DUE = "deliveries_due"
 
 _SOCKET_SECONDS = 2.0
 _ENQUEUE_SECONDS = 1.0
@@ -79,20 +78,13 @@ class ArqNudges:
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis = redis
-        self._waiting: asyncio.Queue[tuple[str, SessionId]] = asyncio.Queue(_MOST_WAITING)
+        self._waiting: asyncio.Queue[SessionId] = asyncio.Queue(_MOST_WAITING)
         self._task: asyncio.Task[None] | None = None
 
     def results_due(self, session_id: SessionId) -> None:
         """Results of this session can be fetched."""
-        self._put(RESULTS_DUE, session_id)
-
-    def deliveries_due(self, session_id: SessionId) -> None:
-        """Deliveries of this session can be made."""
-        self._put(DELIVERIES_DUE, session_id)
-
-    def _put(self, name: str, session_id: SessionId) -> None:
         try:
-            self._waiting.put_nowait((name, session_id))
+            self._waiting.put_nowait(session_id)
         except asyncio.QueueFull:
             log.warning("nudge_dropped", session_id=session_id, reason="queue_full")
 
@@ -109,9 +101,9 @@ class ArqNudges:
 
     async def _send_all(self) -> None:
         while True:
-            name, session_id = await self._waiting.get()
+            session_id = await self._waiting.get()
             try:
                 async with asyncio.timeout(_ENQUEUE_SECONDS):
-                    await self._redis.enqueue_job(name, session_id)
+                    await self._redis.enqueue_job(RESULTS_DUE, session_id)
             except Exception as error:  # noqa: BLE001 - a nudge may be lost, its sender may not
                 log.warning("nudge_dropped", session_id=session_id, reason=type(error).__name__)

@@ -25,6 +25,13 @@ _HOUSEKEEPING_SECONDS = 600.0
 _MOST_EXPIRED_AT_ONCE = 100
 
 
+async def pause(stopping: asyncio.Event, seconds: float) -> None:
+    """Wait for so long, or until told to stop."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+
+
 class Sweep:
     """Runs at an interval, in one process at a time; another takes over when that one is gone."""
 
@@ -61,9 +68,7 @@ class Sweep:
             except Exception as error:  # noqa: BLE001 - a process boundary: the next round is a second away
                 log.error("sweep_failed", **failure(error))
             self.last_beat = time.monotonic()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.interval_seconds):
-                    await stopping.wait()
+            await pause(stopping, self.interval_seconds)
 
     async def once(self) -> None:
         """Start everything that is due now."""

@@ -102,15 +102,8 @@ class SettleRows:
         self.status: SessionStatus = row["status"]
         self.is_past: bool = row["is_past"]
         self.templates: list[str] = row["templates"]
-        details, transcript = row["details_sealed"], row["transcript_sealed"]
-        self.details = (
-            keyring.open_json(details, details_place(self.session_id), SessionDetails)
-            if details
-            else SessionDetails()
-        )
-        self.transcript = (
-            keyring.open(transcript, transcript_place(self.session_id)).decode() if transcript else None
-        )
+        self.details = open_details(keyring, self.session_id, row["details_sealed"])
+        self.transcript = open_transcript(keyring, self.session_id, row["transcript_sealed"])
 
     async def settle_fetch(self, job: FetchJob, outcome: str) -> bool:
         """This call is done with; false when the lease was lost, and then nothing may be recorded."""
@@ -265,6 +258,18 @@ def storable(text: str | None) -> str | None:
 def event_place(session_id: str | None) -> str:
     """Name the place for which an event's body is sealed."""
     return f"event.body:{session_id or ''}"
+
+
+def open_details(keyring: Keyring, session_id: str, sealed: bytes | None) -> SessionDetails:
+    """Open a session's details."""
+    if sealed is None:
+        return SessionDetails()
+    return keyring.open_json(sealed, details_place(session_id), SessionDetails)
+
+
+def open_transcript(keyring: Keyring, session_id: str, sealed: bytes | None) -> str | None:
+    """Open a session's transcript."""
+    return None if sealed is None else keyring.open(sealed, transcript_place(session_id)).decode()
 
 
 def open_data(keyring: Keyring, row: Record) -> object:

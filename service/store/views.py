@@ -22,9 +22,9 @@ from service.domain.records import SessionDetails
 from service.store.database import Database
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
-from service.store.results import open_data, transcript_place
+from service.store.results import open_data, open_details, open_transcript
 from service.store.sealing import Keyring
-from service.store.sessions import SessionRows, details_place
+from service.store.sessions import SessionRows
 
 
 class SessionFilter(Struct, frozen=True, kw_only=True):
@@ -114,7 +114,6 @@ class SessionViews:
 
     def _session(self, row: Record, documents: list[DocumentSummary], counts: DeliveryCounts) -> Session:
         details = self._details(row["id"], row)
-        transcript = row["transcript_sealed"]
         chunked = row["upload"] == "chunked"
         has_result = row["status"] in {"completed", "partial"}
         return Session(
@@ -135,9 +134,7 @@ class SessionViews:
             expires_at=row["expires_at"],
             ended_at=row["ended_at"],
             completed_at=row["settled_at"] if has_result else None,
-            transcript=self._keyring.open(transcript, transcript_place(row["id"])).decode()
-            if transcript
-            else None,
+            transcript=open_transcript(self._keyring, row["id"], row["transcript_sealed"]),
             documents=documents,
             deliveries=counts,
             error=ErrorInfo(code=row["error_code"], message=row["error_message"] or "")
@@ -146,10 +143,7 @@ class SessionViews:
         )
 
     def _details(self, session_id: str, row: Record) -> SessionDetails:
-        sealed = row["details_sealed"]
-        if sealed is None:
-            return SessionDetails()
-        return self._keyring.open_json(sealed, details_place(session_id), SessionDetails)
+        return open_details(self._keyring, session_id, row["details_sealed"])
 
     def _document(self, row: Record, reference: str | None) -> Document:
         return Document(
