@@ -96,8 +96,33 @@ class SessionNotReady(CallerMistake):
     retryable = True
 
 
+class SessionErased(CallerMistake):
+    """The session was erased, and everything of it."""
+
+    code = "session_erased"
+
+
+class SessionExists(CallerMistake):
+    """A session of that id exists already, here or for somebody else."""
+
+    code = "session_exists"
+
+
+class SessionNotFinished(CallerMistake):
+    """A further document needs a session that EkaScribe is done with."""
+
+    code = "session_not_finished"
+
+
+class StreamBusy(CallerMistake):
+    """Another client is streaming to this session."""
+
+    code = "stream_busy"
+    retryable = True
+
+
 class WrongUpload(CallerMistake):
-    """Chunks for a streaming session."""
+    """Chunks for a streaming session, or a stream for one of chunks."""
 
     code = "wrong_upload_type"
 

@@ -1,0 +1,45 @@
+-- Live streams, changes before the end, cancelling, erasing, and further documents of a finished session.
+
+ALTER TABLE sessions
+    ADD COLUMN erased_at timestamptz,        -- nothing that identifies anybody is left in its rows
+    ADD COLUMN change_lease uuid,            -- a change is being told to the vendor
+    ADD COLUMN change_until timestamptz,
+    DROP CONSTRAINT sessions_owed_check,
+    ADD CONSTRAINT sessions_owed_check CHECK (owed IN ('create', 'end', 'cancel'));
+
+-- One row per session that was ever streamed to. Whoever holds the lease has the only open stream.
+CREATE TABLE streams (
+    session_id  text PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
+    tenant_id   text NOT NULL,
+    lease       uuid,                        -- NULL: no client is connected
+    lease_until timestamptz,
+    opened_at   timestamptz NOT NULL DEFAULT now(),
+    heard_at    timestamptz,                 -- when the client last sent something, as of the last beat
+    yield_asked boolean NOT NULL DEFAULT false,  -- another connection waits for this one to let go
+    connections integer NOT NULL DEFAULT 0,
+    frames      bigint NOT NULL DEFAULT 0,   -- that reached the vendor, over all connections
+    bytes       bigint NOT NULL DEFAULT 0,   -- of audio or envelopes, as they came
+    is_clean    boolean NOT NULL DEFAULT true,   -- false while open: the counts may lag behind
+    CHECK ((lease IS NULL) = (lease_until IS NULL))
+);
+
+-- What happened to the connections of a stream, for the timeline.
+CREATE TABLE stream_connections (
+    lease      uuid PRIMARY KEY,
+    session_id text NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    opened_at  timestamptz NOT NULL DEFAULT now(),
+    closed_at  timestamptz,
+    cause      text,                         -- who or what ended it
+    code       integer,                      -- the close code that the client got
+    frames     bigint NOT NULL DEFAULT 0,
+    bytes      bigint NOT NULL DEFAULT 0
+);
+CREATE INDEX stream_connections_by_session ON stream_connections (session_id, opened_at);
+
+-- A further document of a finished session: asked for by itself, after the ending.
+ALTER TABLE fetches
+    ADD COLUMN document_id text,             -- the vendor's id of the document that is awaited
+    ADD COLUMN asked text CHECK (asked IN ('asking', 'asked'));  -- NULL: part of the session from its start
+
+-- Erased sessions keep the record that something was sent, without what.
+ALTER TABLE events ALTER COLUMN body_sealed DROP NOT NULL;
