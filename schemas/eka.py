@@ -31,6 +31,29 @@ class SessionCreated(Struct, kw_only=True):
     expires_at: str | None = None
 
 
+class ChangeSession(Struct, kw_only=True, omit_defaults=True):
+    """Body of `PATCH /voice/v1/sessions/{id}`; `additional_data` would break the session (facts.md)."""
+
+    patient_details: dict[str, Any] | None = None
+    templates: list[str] | None = None
+    language_hint: list[str] | None = None
+    session_mode: str | None = None
+    model: str | None = None
+
+
+class CancelSession(Struct, kw_only=True):
+    """Body of the same call when the session is cancelled (facts.md, Sessions)."""
+
+    user_status: str = "cancelled"
+    processing_status: str = "cancelled"
+
+
+class DocumentAsked(Struct, kw_only=True):
+    """Answer to a further template (facts.md, Sessions)."""
+
+    document_id: str | None = None
+
+
 class EndSession(Struct, kw_only=True):
     """Body of `POST …/end` (seed 003)."""
 

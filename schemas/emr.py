@@ -69,6 +69,33 @@ class SessionCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     ) = None
 
 
+class SessionChange(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What shall change of a session that has not ended; what is given replaces the old value as a whole."""
+
+    templates: Templates | None = None
+    languages: Languages | None = None
+    patient: (
+        Annotated[
+            dict[str, Any],
+            Meta(
+                description="The whole new object; nothing of the old one stays",
+                examples=[{"id": "PAT-12345", "name": "Asha Rao"}],
+            ),
+        ]
+        | None
+    ) = None
+    mode: Mode | None = None
+    model: Model | None = None
+
+
+class DocumentRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Another template of a finished session."""
+
+    template_id: Annotated[
+        TemplateName, Meta(description="The template's id", examples=["clinical_notes_template"])
+    ]
+
+
 class SessionEnd(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The end of a dictation: how many chunks were sent, and whether holes are accepted."""
 
@@ -132,6 +159,7 @@ class Session(Struct, kw_only=True, frozen=True):
     reference: str | None
     metadata: dict[str, Any]
     audio_url: str | UnsetType = UNSET
+    stream_url: str | UnsetType = UNSET
     chunks_received: int
     created_at: datetime
     expires_at: datetime
@@ -141,6 +169,13 @@ class Session(Struct, kw_only=True, frozen=True):
     documents: list[DocumentSummary]
     deliveries: DeliveryCounts
     error: ErrorInfo | None
+
+
+class SessionErasure(Struct, kw_only=True, frozen=True):
+    """All that is left to say of a session: its id and how it had ended."""
+
+    id: str
+    status: SessionStatus
 
 
 class ChunkStored(Struct, kw_only=True, frozen=True):
@@ -178,11 +213,12 @@ class TenantDefaults(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
 
 class Tenant(Struct, kw_only=True, frozen=True):
-    """One hospital, or one product of an EMR vendor."""
+    """One hospital, or one product of an EMR vendor; `own_account`: at EkaScribe, too."""
 
     id: str
     name: str
     defaults: TenantDefaults
+    own_account: bool
     created_at: datetime
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
@@ -13,23 +13,42 @@ from service.api.access import authenticate, provide_services, provide_who
 from service.api.audio import put_audio
 from service.api.destinations import deliveries_router
 from service.api.documentation import documentation_asset, documentation_page, openapi_config
+from service.api.events import follow_events
 from service.api.health import live, metrics, ready
 from service.api.problems import HANDLERS
 from service.api.request_ids import Edge
 from service.api.services import Services
+from service.api.session_changes import changes_router
 from service.api.sessions import sessions_router
-from service.api.webhooks import receive_webhook
+from service.api.stream import stream_audio
+from service.api.voice.cors import VoiceCors
+from service.api.voice.errors import in_both_tongues
+from service.api.voice.routes import PROTOCOL_ROUTES
+from service.api.webhooks import receive_tenant_webhook, receive_webhook
+from service.clock import SystemClock
 from service.domain.audio import AudioIntake
+from service.domain.changes import SessionChanges
 from service.domain.creation import SessionDesk
-from service.domain.ids import Account
-from service.domain.watch import StatusWatch
+from service.domain.further import FurtherDocuments
+from service.domain.streams import Streams
+from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
+from service.eka.streams import EkaStreams
 from service.forwarding.guard import check_destination
 from service.jobs.nudges import ArqNudges, open_redis, ping_redis
 from service.logs import configure_logs
 from service.settings import SERVICE, Settings, load_settings
 from service.store.views import SessionViews
-from service.wiring import make_session_life, open_rows, open_vendor, ping_store
+from service.store.voice_tokens import VoiceTokens
+from service.store.voice_views import VoiceViews
+from service.wiring import (
+    make_accounts,
+    make_session_life,
+    open_discovery,
+    open_rows,
+    open_vendor,
+    ping_store,
+)
 
 
 def create_app(settings: Settings) -> Edge:
@@ -43,21 +62,31 @@ def create_app(settings: Settings) -> Edge:
 
     v1 = Router(
         "/v1",
-        route_handlers=[sessions_router, put_audio, deliveries_router],
+        route_handlers=[sessions_router, changes_router, follow_events, put_audio, deliveries_router],
         guards=[authenticate],
         dependencies={"who": Provide(provide_who, sync_to_thread=False)},
         security=[{"apiKey": []}],
     )
-    return Edge(
-        Litestar(
-            [v1, receive_webhook, live, ready, metrics, documentation_page, documentation_asset],
-            dependencies={"services": Provide(provide_services, sync_to_thread=False)},
-            exception_handlers=HANDLERS,
-            lifespan=[lifespan],
-            openapi_config=openapi_config(version("ekabridge")),
-            logging_config=None,
-        )
+    app = Litestar(
+        [
+            v1,
+            *PROTOCOL_ROUTES,
+            stream_audio,
+            receive_webhook,
+            receive_tenant_webhook,
+            live,
+            ready,
+            metrics,
+            documentation_page,
+            documentation_asset,
+        ],
+        dependencies={"services": Provide(provide_services, sync_to_thread=False)},
+        exception_handlers=in_both_tongues(HANDLERS),
+        lifespan=[lifespan],
+        openapi_config=openapi_config(version("ekabridge")),
+        logging_config=None,
     )
+    return Edge(VoiceCors(app))
 
 
 @asynccontextmanager
@@ -65,16 +94,21 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Open the store, the vendor and Redis, none of which need be there yet."""
     redis = open_redis(settings.redis_url)
     nudges = ArqNudges(redis)
-    async with open_rows(settings) as rows, open_vendor(settings, rows) as vendor:
+    async with AsyncExitStack() as stack:
+        rows = await stack.enter_async_context(open_rows(settings))
+        accounts = make_accounts(settings, rows)
+        vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts))
+        discovery = await stack.enter_async_context(open_discovery(settings))
         life = make_session_life(settings, rows, vendor)
-        views = SessionViews(rows.database, rows.keyring, rows.sessions, settings.public_url or "")
-        watch = StatusWatch(rows.sessions.statuses)
+        views = SessionViews(
+            rows.database, rows.keyring, rows.sessions, rows.streams, settings.public_url or ""
+        )
+        watch = ChangeWatch(rows.sessions.standings)
+        timeline_watch = ChangeWatch(rows.sessions.marks)
+        streams = Streams(store=rows.streams, vendor=EkaStreams(settings.eka_base_url))
 
         async def check_url(url: str) -> None:
             await check_destination(url, allow_private=settings.allow_private_destinations)
-
-        async def webhook_secrets(_: Account) -> tuple[str, ...]:
-            return settings.webhook_secrets
 
         await nudges.start()
         try:
@@ -82,22 +116,41 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 settings=settings,
                 access=rows.access,
                 desk=SessionDesk(
-                    store=rows.sessions, idempotency=rows.idempotency, life=life, read=views.session
+                    store=rows.sessions,
+                    idempotency=rows.idempotency,
+                    life=life,
+                    limits=discovery,
+                    read=views.session,
                 ),
                 life=life,
                 audio=AudioIntake(store=rows.sessions, vendor=vendor),
+                streams=streams,
                 views=views,
+                changes=SessionChanges(
+                    store=rows.changes,
+                    sessions=rows.sessions,
+                    vendor=vendor,
+                    clock=SystemClock(),
+                    limits=discovery,
+                ),
+                further=FurtherDocuments(store=rows.further, vendor=vendor, clock=SystemClock()),
                 watch=watch,
+                timeline_watch=timeline_watch,
                 webhooks=WebhookIntake(store=rows.webhooks, nudges=nudges),
                 destinations=rows.destinations,
                 deliveries=rows.deliveries,
                 check_url=check_url,
-                webhook_secrets=webhook_secrets,
+                webhook_secrets=accounts.webhook_secrets,
+                discovery=discovery,
+                tokens=VoiceTokens(rows.database, rows.hasher),
+                voice=VoiceViews(rows.database, rows.keyring),
                 ping_database=partial(ping_store, rows),
                 ping_redis=partial(ping_redis, redis),
             )
         finally:
+            await streams.stop()
             await watch.stop()
+            await timeline_watch.stop()
             await nudges.stop()
 
 

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -23,13 +23,18 @@ from schemas.emr import (
     Tenant,
     TenantDefaults,
 )
-from service.domain.errors import BridgeError
+from service.account_commands import account_change, account_options, audit_facts, tenant_account
+from service.commands import json_option
+from service.commands import print_found as _print
+from service.commands import run as _run
+from service.commands import settings_for as _settings
+from service.commands import with_rows as _with_rows
+from service.domain.accounts import changed_account
 from service.domain.ids import DestinationId, KeyId, TenantId
 from service.logs import configure_logs
-from service.settings import DATABASE, SERVICE, STORE, WORKER, Settings, SettingsError, load_settings
-from service.store.sealing import SealError
+from service.settings import DATABASE, SERVICE, STORE, WORKER
+from service.webhook_commands import webhook
 
-T = TypeVar("T")
 _DESTINATION_EVENTS = [name for name in get_args(EventType) if name != "ping"]
 
 
@@ -42,37 +47,6 @@ def main() -> None:
 @click.version_option(package_name="ekabridge")
 def cli() -> None:
     """The gateway between hospital software and EkaScribe."""
-
-
-def _settings(needs: frozenset[str]) -> Settings:
-    try:
-        settings = load_settings(os.environ, needs=needs)
-    except SettingsError as error:
-        for problem in error.problems:
-            click.echo(f"ekabridge: {problem}", err=True)
-        raise SystemExit(2) from None
-    configure_logs(settings.log_level)
-    return settings
-
-
-def _run(work: Callable[[], Awaitable[T]]) -> T:
-    try:
-        return asyncio.run(_awaited(work))
-    except BridgeError as error:
-        raise click.ClickException(f"{error.detail} ({error.code})") from None
-    except SealError as error:
-        raise click.ClickException(f"the encryption keys do not fit this database: {error}") from None
-
-
-async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
-    return await work()
-
-
-def _print(found: object, *, as_json: bool, text: str) -> None:
-    click.echo(msgspec.json.encode(found).decode() if as_json else text)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's object, on one line.")
 
 
 @cli.command()
@@ -144,9 +118,12 @@ def tenant() -> None:
 @click.option("--transcript-language", default=None)
 @click.option("--mode", type=click.Choice(get_args(Mode)), default="dictation", show_default=True)
 @click.option("--model", type=click.Choice(get_args(Model)), default="pro", show_default=True)
+@account_options
 @json_option
-def tenant_add(name: str, as_json: bool, **defaults: Any) -> None:
-    """Add a tenant; its sessions start from these defaults."""
+def tenant_add(name: str, as_json: bool, **options: Any) -> None:
+    """Add a tenant; its sessions start from these defaults, at EkaScribe's default account or its own."""
+    defaults = {field: options.pop(field) for field in TenantDefaults.__struct_fields__}
+    change = account_change(**options)
     given = {
         key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items() if value
     }
@@ -156,8 +133,9 @@ def tenant_add(name: str, as_json: bool, **defaults: Any) -> None:
         raise click.UsageError(str(error)) from None
 
     async def work(rows: Any) -> Tenant:
-        added: Tenant = await rows.access.add_tenant(name, made)
-        await rows.access.audit(TenantId(added.id), "cli", "tenant.created", added.id)
+        account = changed_account(None, change) if change else None
+        added: Tenant = await rows.access.add_tenant(name, made, account)
+        await rows.access.audit(TenantId(added.id), "cli", "tenant.created", added.id, **audit_facts(change))
         return added
 
     added = _with_rows(work)
@@ -170,6 +148,10 @@ def tenant_list(as_json: bool) -> None:
     """List tenants, oldest first."""
     found: list[Tenant] = _with_rows(lambda rows: rows.access.list_tenants())
     _print(Page(items=found), as_json=as_json, text="\n".join(f"{item.id}  {item.name}" for item in found))
+
+
+tenant.add_command(tenant_account)
+cli.add_command(webhook)
 
 
 @cli.group()
@@ -318,17 +300,6 @@ def _check_keys() -> None:
     _with_rows(check_at_start)
 
 
-def _with_rows(work: Callable[[Any], Awaitable[T]]) -> T:
-    settings = _settings(STORE)
-    from service.wiring import open_rows  # noqa: PLC0415 - brings the HTTP client
-
-    async def opened() -> T:
-        async with open_rows(settings) as rows:
-            return await work(rows)
-
-    return _run(opened)
-
-
 @cli.command()
 def doctor() -> None:
     """Check everything that a first installation can get wrong."""
@@ -369,11 +340,12 @@ def dev(port: int, data: Path | None) -> None:
 
 
 @cli.command()
-def demo() -> None:
+@click.option("--stream", is_flag=True, help="Stream the audio while it is spoken.")
+def demo(stream: bool) -> None:
     """Play one dictation from its start to the document in an EMR's hands."""
     from service.sandbox.demo import run_demo  # noqa: PLC0415 - production never loads the sandbox
 
-    raise SystemExit(run_demo())
+    raise SystemExit(run_demo(live=stream))
 
 
 if __name__ == "__main__":

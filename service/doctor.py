@@ -2,11 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from urllib.parse import urlsplit
 
 from schemas.emr import Destination, Tenant
+from service.domain.accounts import Accounts
 from service.domain.errors import BridgeError
-from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, TenantId, new_session_id
+from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account, TenantId, new_session_id
 from service.eka.client import EkaClient
+from service.eka.subscriptions import Subscriptions, webhook_endpoint
 from service.forwarding.guard import (
     AddressForbiddenError,
     NameUnresolvedError,
@@ -17,7 +21,7 @@ from service.jobs.nudges import close_redis, open_redis, ping_redis
 from service.settings import SERVICE, Settings, SettingsError, load_settings
 from service.store.migrate import newest_revision
 from service.store.sealing import SealError
-from service.wiring import Rows, open_rows, open_vendor, ping_store
+from service.wiring import Rows, make_accounts, open_discovery, open_rows, open_vendor, ping_store
 
 Report = Callable[[str, str | None], None]
 _CHECK_SECONDS = 30.0
@@ -40,12 +44,20 @@ async def examine(environment: Mapping[str, str], report: Report) -> bool:
         results.append(problem is None)
         return problem is None
 
-    async with open_rows(settings) as rows, open_vendor(settings, rows) as vendor:
+    async with AsyncExitStack() as stack:
+        rows = await stack.enter_async_context(open_rows(settings))
+        accounts = make_accounts(settings, rows)
+        vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts))
+        discovery = await stack.enter_async_context(open_discovery(settings))
+        subscriptions = Subscriptions(client=vendor, limits=discovery.look)
         has_store = await check("database", _database(rows))
         await check("redis", _redis(settings))
         if has_store:
-            await check("vendor and its credentials", _vendor(vendor))
-            await check("webhook subscription", _subscription(settings, vendor))
+            for name, account in await _accounts(rows, accounts):
+                await check(f"vendor and its credentials{name}", _vendor(vendor, account))
+                secrets = await accounts.webhook_secrets(account)
+                work = _subscription(settings, subscriptions, account, has_secrets=bool(secrets))
+                await check(f"webhook subscription{name}", work)
             for tenant, destination in await _destinations(rows):
                 name = f"destination {destination.id} of {tenant.name}"
                 await check(name, _destination(settings, destination))
@@ -81,20 +93,39 @@ async def _redis(settings: Settings) -> str | None:
         await close_redis(redis)
 
 
-async def _vendor(vendor: EkaClient) -> str | None:
+async def _accounts(rows: Rows, accounts: Accounts) -> list[tuple[str, Account]]:
+    """Return every account that is in use, with what tells its lines from the others'."""
+    tenants = await rows.access.list_tenants()
+    own = [(f" of {tenant.name}", Account(tenant.id)) for tenant in tenants if tenant.own_account]
+    default = (await accounts.credentials(DEFAULT_ACCOUNT)).are_given
+    return own if len(own) == len(tenants) > 0 and not default else [("", DEFAULT_ACCOUNT), *own]
+
+
+async def _vendor(vendor: EkaClient, account: Account) -> str | None:
     # A session that cannot exist: 404 shows that the address is right and that we may ask.
-    result = await vendor.get_session(DEFAULT_ACCOUNT, new_session_id(), UNFILTERED)
+    result = await vendor.get_session(account, new_session_id(), UNFILTERED)
     return None if result.state == "missing" else "answered for a session that does not exist"
 
 
-async def _subscription(settings: Settings, vendor: EkaClient) -> str | None:
+async def _subscription(
+    settings: Settings, subscriptions: Subscriptions, account: Account, *, has_secrets: bool
+) -> str | None:
+    if not has_secrets and not settings.webhook_allow_unsigned:
+        return "it has no webhook secret, so every webhook is refused (ekabridge tenant account)"
     if settings.public_url is None:
         return "EKABRIDGE_PUBLIC_URL is not set, so EkaScribe cannot be told where to send its webhooks"
-    wanted = f"{settings.public_url}/webhooks/eka"
-    endpoints = await vendor.webhook_endpoints(DEFAULT_ACCOUNT)
-    if wanted in endpoints:
+    wanted = webhook_endpoint(settings.public_url, account)
+    report = await subscriptions.look(account, wanted)
+    if any(each.ours for each in report.items):
         return None
-    return f"EkaScribe does not send webhooks to {wanted}; results come by the sweep, later"
+    path = urlsplit(wanted).path
+    elsewhere = [each.endpoint for each in report.items if urlsplit(each.endpoint).path.endswith(path)]
+    whys = [f"{each.api}: {each.detail}" for each in report.apis if each.outcome == "failed"]
+    if elsewhere:
+        whys.append(f"it sends them to {', '.join(elsewhere)}")
+    tenant = "" if account == DEFAULT_ACCOUNT else f" --tenant {account}"
+    problem = f"EkaScribe does not send webhooks to {wanted}, results come by the sweep, later"
+    return "; ".join([problem, *whys, f"to mend it: ekabridge webhook register{tenant}"])
 
 
 async def _destinations(rows: Rows) -> list[tuple[Tenant, Destination]]:

@@ -11,6 +11,8 @@ import structlog
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from service.parting import PROTOCOLS
+
 log = structlog.get_logger()
 
 _FACTORY = "service.app:app_from_environment"
@@ -30,10 +32,8 @@ def serve(listening: socket.socket, *, host: str, port: int, workers: int) -> No
         host=host,
         port=port,
         workers=workers,
-        http="httptools",
         loop="uvloop",
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,
+        **PROTOCOLS,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -25,6 +25,7 @@ _SECRET_FIELDS = frozenset(
 
 DATABASE = frozenset({"DATABASE_URL"})
 STORE = DATABASE | {"ENCRYPTION_KEYS"}
+SUBSCRIBER = STORE | {"PUBLIC_URL"}
 WORKER = STORE | {"REDIS_URL"}
 SERVICE = WORKER | {"WEBHOOK_SECRETS"}
 
@@ -90,7 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def load_settings(environment: Mapping[str, str], *, needs: frozenset[str]) -> Settings:
     """Read the settings and check them together.
 
-    `needs` is what this process cannot do without: DATABASE, STORE, WORKER or SERVICE of this module.
+    `needs` is what this process cannot do without: one of the sets of this module, such as SERVICE.
     An empty variable counts as absent. Raises SettingsError with every problem at once.
     """
     problems: list[str] = []

@@ -1,5 +1,6 @@
 """What both processes are made of, wired once: the rows, the vendor, the hasher."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -7,19 +8,25 @@ import structlog
 from msgspec import Struct
 
 from service.clock import SystemClock
+from service.domain.accounts import Accounts, Credentials, VendorAccount
 from service.domain.errors import StoreUnavailable
 from service.domain.sessions import SessionLife
 from service.eka.client import EkaClient
-from service.eka.tokens import Credentials, TokenKeeper
+from service.eka.discovery import Discovery
+from service.eka.tokens import TokenKeeper
 from service.eka.wire import make_http_client
 from service.settings import Settings
 from service.store.access import AccessRows
+from service.store.accounts import AccountRows
+from service.store.changes import ChangeRows
 from service.store.coordination import IdempotencyRows, LeaseRows, TokenRows, WebhookRows
 from service.store.database import Database
 from service.store.deliveries import DeliveryRows, DestinationRows
+from service.store.further import FurtherRows
 from service.store.results import ResultRows
 from service.store.sealing import Hasher, Keyring
 from service.store.sessions import SessionRows
+from service.store.streams import StreamRows
 
 log = structlog.get_logger()
 
@@ -31,7 +38,9 @@ class Rows(Struct, frozen=True, kw_only=True):
     keyring: Keyring
     hasher: Hasher
     access: AccessRows
+    accounts: AccountRows
     sessions: SessionRows
+    streams: StreamRows
     results: ResultRows
     deliveries: DeliveryRows
     destinations: DestinationRows
@@ -39,6 +48,8 @@ class Rows(Struct, frozen=True, kw_only=True):
     tokens: TokenRows
     leases: LeaseRows
     webhooks: WebhookRows
+    changes: ChangeRows
+    further: FurtherRows
 
 
 @asynccontextmanager
@@ -58,8 +69,10 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             database=database,
             keyring=keyring,
             hasher=hasher,
-            access=AccessRows(database, hasher),
+            access=AccessRows(database, hasher, keyring),
+            accounts=AccountRows(database, keyring),
             sessions=sessions,
+            streams=StreamRows(database, keyring, hasher),
             results=ResultRows(database, keyring),
             deliveries=DeliveryRows(database, keyring),
             destinations=DestinationRows(database, keyring),
@@ -67,6 +80,8 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             tokens=TokenRows(database, keyring),
             leases=LeaseRows(database),
             webhooks=WebhookRows(database),
+            changes=ChangeRows(database, keyring, sessions),
+            further=FurtherRows(database),
         )
     finally:
         await database.close()
@@ -89,25 +104,48 @@ async def check_at_start(rows: Rows) -> None:
         log.warning("started_without_database", detail=error.detail)
 
 
+def make_accounts(settings: Settings, rows: Rows) -> Accounts:
+    """Make what finds vendor accounts: the default one of the settings, or a tenant's own."""
+    credentials = Credentials(
+        token=settings.eka_token,
+        client_id=settings.eka_client_id,
+        client_secret=settings.eka_client_secret,
+        sharing_key=settings.eka_sharing_key,
+    )
+    default = VendorAccount(credentials=credentials, webhook_secrets=settings.webhook_secrets)
+    return Accounts(default=default, store=rows.accounts, time=time.monotonic)
+
+
 @asynccontextmanager
-async def open_vendor(settings: Settings, rows: Rows) -> AsyncIterator[EkaClient]:
+async def open_vendor(settings: Settings, rows: Rows, accounts: Accounts) -> AsyncIterator[EkaClient]:
     """Open the vendor's client."""
     async with make_http_client() as http:
-        credentials = Credentials(
+        tokens = TokenKeeper(
+            http=http,
+            store=rows.tokens,
+            clock=SystemClock(),
             base_url=settings.eka_base_url,
-            token=settings.eka_token,
-            client_id=settings.eka_client_id,
-            client_secret=settings.eka_client_secret,
-            sharing_key=settings.eka_sharing_key,
+            credentials=accounts.credentials,
         )
-        tokens = TokenKeeper(http=http, store=rows.tokens, clock=SystemClock(), credentials=credentials)
         yield EkaClient(http=http, tokens=tokens, base_url=settings.eka_base_url)
+
+
+@asynccontextmanager
+async def open_discovery(settings: Settings) -> AsyncIterator[Discovery]:
+    """Open what knows the vendor's limits; it calls nobody before it is asked."""
+    async with make_http_client() as http:
+        discovery = Discovery(http=http, base_url=settings.eka_base_url, clock=SystemClock())
+        try:
+            yield discovery
+        finally:
+            await discovery.stop()
 
 
 def make_session_life(settings: Settings, rows: Rows, vendor: EkaClient) -> SessionLife:
     """Make what creates and ends sessions: the service for EMRs, the worker for calls that are owed."""
     return SessionLife(
         store=rows.sessions,
+        streams=rows.streams,
         vendor=vendor,
         clock=SystemClock(),
         reconcile_after_seconds=settings.reconcile_after_seconds,

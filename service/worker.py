@@ -37,7 +37,7 @@ from service.jobs.sweep import Sweep, pause
 from service.logs import failure
 from service.serving import on_stop_signal
 from service.settings import Settings
-from service.wiring import make_session_life, open_rows, open_vendor, ping_store
+from service.wiring import make_accounts, make_session_life, open_rows, open_vendor, ping_store
 
 log = structlog.get_logger()
 
@@ -77,7 +77,7 @@ class WorkerProcess:
     async def _run(self, stack: AsyncExitStack) -> None:
         settings, clock = self._settings, SystemClock()
         rows = await stack.enter_async_context(open_rows(settings))
-        vendor = await stack.enter_async_context(open_vendor(settings, rows))
+        vendor = await stack.enter_async_context(open_vendor(settings, rows, make_accounts(settings, rows)))
         sender = HttpSender(
             backend=GuardedBackend(allow_private=settings.allow_private_destinations),
             clock=clock,

@@ -16,6 +16,7 @@ import msgspec
 from schemas.emr import TenantDefaults
 from service.app import create_app
 from service.domain.ids import TenantId
+from service.parting import PROTOCOLS
 from service.sandbox.emr import create_emr
 from service.sandbox.serving import serve_app
 from service.sandbox.stack import free_port
@@ -202,7 +203,7 @@ async def open_bridge(database_url: str, redis_url: str, **changes: Any) -> Asyn
         )
         tenant_id, key = await add_tenant(settings, "first", "emr", templates=["eka_emr_template"])
         admin_key = await add_key(settings, tenant_id, "admin")
-        await stack.enter_async_context(serve_app(create_app(settings), port=port))
+        await stack.enter_async_context(serve_app(create_app(settings), port=port, **PROTOCOLS))
         vendor_app.state.vendor.settings.webhook_endpoints = [
             Endpoint(url=f"{url}/webhooks/eka", secret=WEBHOOK_SECRET)
         ]

@@ -17,9 +17,8 @@ _MOST_KEY_CHARACTERS = 256
 
 async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Let in whoever shows a good key of a sufficient role. Raises Unauthenticated or Forbidden."""
-    _check_texts(connection)
-    header = connection.headers.get("authorization", "")
-    key = header[len(_SCHEME) :].strip() if header[: len(_SCHEME)].lower() == _SCHEME else ""
+    check_texts(connection)
+    key = bearer_of(connection)
     if not key or len(key) > _MOST_KEY_CHARACTERS:
         raise Unauthenticated("an API key is needed: Authorization: Bearer <key>")
     services: Services = connection.app.state.services
@@ -31,7 +30,13 @@ async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: 
     connection.scope["state"]["who"] = who
 
 
-def _check_texts(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+def bearer_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return what follows `Authorization: Bearer`, or nothing."""
+    header = connection.headers.get("authorization", "")
+    return header[len(_SCHEME) :].strip() if header[: len(_SCHEME)].lower() == _SCHEME else ""
+
+
+def check_texts(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
     """Refuse NUL, which no text of PostgreSQL can hold: no id has one, no filter finds one."""
     if any("\0" in str(value) for name, value in connection.path_params.items() if name.endswith("_id")):
         raise NotFound("there is nothing of that name")

@@ -17,6 +17,7 @@ from service.api.services import Services
 from service.api.spool import spool_body
 from service.domain.errors import AudioFormatInvalid, InvalidRequest
 from service.domain.ids import SessionId
+from service.domain.limits import Limits
 from service.domain.records import AudioFormat, Principal
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
 
@@ -45,7 +46,7 @@ class AudioOperation(Operation):
     request_max_body_size=None,
     responses={
         200: answer(examples.CHUNK, "EkaScribe has the chunk"),
-        **documented(400, 401, 404, 408, 409, 413, 415, 502, 503, 504),
+        **documented(400, 401, 404, 408, 409, 410, 413, 415, 502, 503, 504),
     },
 )
 async def put_audio(
@@ -57,8 +58,9 @@ async def put_audio(
 ) -> ChunkStored:
     """Store one chunk; the same bytes may be sent again at will."""
     place = _sequence(sequence)
-    audio_format = _audio_format(request.headers.get("content-type", ""))
-    audio = await spool_body(request, services.settings.chunk_max_bytes)
+    limits = await services.discovery.limits()
+    audio_format = _audio_format(request.headers.get("content-type", ""), limits)
+    audio = await spool_body(request, limits.chunk_bytes(services.settings.chunk_max_bytes))
     try:
         return await services.audio.take(who, SessionId(session_id), place, audio_format, audio)
     finally:
@@ -71,11 +73,11 @@ def _sequence(text: str) -> int:
     return int(text)
 
 
-def _audio_format(content_type: str) -> AudioFormat:
-    audio_format = normalise_audio_format(content_type)
+def _audio_format(content_type: str, limits: Limits) -> AudioFormat:
+    audio_format = normalise_audio_format(content_type, limits.audio_formats)
     if audio_format is None:
         raise AudioFormatInvalid(
             "Content-Type must name one of EkaScribe's audio formats; see `supported`",
-            supported=list(SUPPORTED),
+            supported=list(limits.audio_formats),
         )
     return audio_format

@@ -17,6 +17,7 @@ from schemas.emr import (
     DocumentSummary,
     Page,
     Session,
+    SessionErasure,
     TimelineEntry,
 )
 
@@ -35,6 +36,8 @@ NEW_SESSION = {
     "metadata": {"ward": "7"},
 }
 END = {"chunks": 12}
+CHANGE = {"patient": {"id": "PAT-67890", "name": "Ravi Iyer"}, "languages": ["en", "hi"]}
+FURTHER = {"template_id": "clinical_notes_template"}
 NEW_DESTINATION = {"url": "https://emr.example/hooks/notes", "events": ["document.ready", "document.failed"]}
 
 CREATED = Session(
@@ -73,6 +76,7 @@ COMPLETED = msgspec.structs.replace(
     ],
     deliveries=DeliveryCounts(delivered=1),
 )
+ERASED = SessionErasure(id=_SESSION_ID, status="completed")
 CHUNK = ChunkStored(
     sequence=0,
     bytes=160_044,

@@ -38,6 +38,7 @@ STATUS_OF_CODE = {
     "chunk_conflict": 409,
     "audio_incomplete": 409,
     "audio_missing": 409,
+    "account_in_use": 409,
     "delivery_settled": 409,
     "idempotency_in_progress": 409,
     "session_erased": 410,
@@ -50,6 +51,7 @@ STATUS_OF_CODE = {
     "vendor_error": 502,
     "vendor_unavailable": 503,
     "store_unavailable": 503,
+    "too_many_watchers": 503,
     "vendor_timeout": 504,
 }
 
@@ -87,7 +89,7 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
 
 
 def problem_response(
-    request: Request[Any, Any, Any],
+    scope: Any,
     code: str,
     detail: str,
     *,
@@ -102,7 +104,7 @@ def problem_response(
         status=status,
         detail=detail,
         code=code,
-        request_id=request_id_of(request.scope),
+        request_id=request_id_of(scope),
         **{name: value for name, value in more.items() if name in Problem.__struct_fields__},
     )
     return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=headers)
@@ -110,6 +112,11 @@ def problem_response(
 
 def on_bridge_error(request: Request[Any, Any, Any], error: BridgeError) -> Response[Problem]:
     """Answer for any of our own errors."""
+    return bridge_problem(request.scope, error)
+
+
+def bridge_problem(scope: Any, error: BridgeError) -> Response[Problem]:
+    """Make the answer for any of our own errors, for a request or for a WebSocket that is not opened."""
     headers = {}
     status = STATUS_OF_CODE[error.code]
     if status == 401:  # noqa: PLR2004
@@ -120,7 +127,7 @@ def on_bridge_error(request: Request[Any, Any, Any], error: BridgeError) -> Resp
     more = dict(error.extra)
     if "field" in more:
         more["errors"] = [FieldError(more.pop("field"), error.detail)]
-    return problem_response(request, error.code, error.detail, headers=headers, **more)
+    return problem_response(scope, error.code, error.detail, headers=headers, **more)
 
 
 def on_validation_error(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
@@ -132,7 +139,7 @@ def on_validation_error(request: Request[Any, Any, Any], error: ValidationExcept
         if isinstance(entry, dict)
     ]
     return problem_response(
-        request, "invalid_request", "the request breaks its schema; see `errors`", errors=errors
+        request.scope, "invalid_request", "the request breaks its schema; see `errors`", errors=errors
     )
 
 
@@ -149,14 +156,14 @@ def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> 
         "unauthenticated": "an API key is needed",
         "internal_error": "something went wrong on our side; the request id finds it in our log",
     }
-    return problem_response(request, code, details[code], headers=dict(error.headers or {}))
+    return problem_response(request.scope, code, details[code], headers=dict(error.headers or {}))
 
 
 def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     """Answer for a bug: logged by class and place, told without its message."""
     log.error("request_failed", request_id=request_id_of(request.scope), **failure(error))
     return problem_response(
-        request,
+        request.scope,
         "internal_error",
         "something went wrong on our side; the request id finds it in our log",
     )

@@ -18,6 +18,7 @@ _HEADER = b"x-request-id"
 _KEY = "ekabridge.request_id"
 # What a tenant reads is kept by nobody in between.
 _PRIVATE = ((b"cache-control", b"no-store"),)
+_PRIVATE_PATHS = ("/v1/", "/voice/v1/sessions", "/connect-auth/")
 
 REQUESTS = Counter("ekabridge_http_requests", "Requests answered, by route.", ("method", "route", "status"))
 SECONDS = Histogram(
@@ -42,11 +43,15 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != ScopeType.HTTP:
+        if scope["type"] not in {ScopeType.HTTP, ScopeType.WEBSOCKET}:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
         scope[_KEY] = request_id  # type: ignore[literal-required]
+        if scope["type"] != ScopeType.HTTP:
+            with structlog.contextvars.bound_contextvars(request_id=request_id):
+                await self._app(scope, receive, send)
+            return
         status, size, started = 499, 0, time.perf_counter()
 
         async def send_marked(message: Message) -> None:
@@ -57,7 +62,7 @@ class Edge:
                     *message.get("headers", []),
                     (_HEADER, request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
-                    *(_PRIVATE if scope["path"].startswith("/v1/") else ()),
+                    *(_PRIVATE if scope["path"].startswith(_PRIVATE_PATHS) else ()),
                 ]
             elif message["type"] == "http.response.body":
                 size += len(message.get("body", b""))

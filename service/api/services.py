@@ -6,15 +6,21 @@ from typing import Protocol
 from msgspec import Struct
 
 from service.domain.audio import AudioIntake
+from service.domain.changes import SessionChanges
 from service.domain.creation import SessionDesk
+from service.domain.further import FurtherDocuments
 from service.domain.ids import Account
 from service.domain.sessions import SessionLife
-from service.domain.watch import StatusWatch
+from service.domain.streams import Streams
+from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
+from service.eka.discovery import Discovery
 from service.settings import Settings
 from service.store.access import AccessRows
 from service.store.deliveries import DeliveryRows, DestinationRows
 from service.store.views import SessionViews
+from service.store.voice_tokens import VoiceTokens
+from service.store.voice_views import VoiceViews
 
 
 class CheckUrl(Protocol):
@@ -33,12 +39,19 @@ class Services(Struct, frozen=True, kw_only=True):
     desk: SessionDesk
     life: SessionLife
     audio: AudioIntake
+    streams: Streams
     views: SessionViews
-    watch: StatusWatch
+    changes: SessionChanges
+    further: FurtherDocuments
+    watch: ChangeWatch
+    timeline_watch: ChangeWatch
     webhooks: WebhookIntake
     destinations: DestinationRows
     deliveries: DeliveryRows
     check_url: CheckUrl
-    webhook_secrets: Callable[[Account], Awaitable[tuple[str, ...]]]
+    webhook_secrets: Callable[[Account], Awaitable[tuple[str, ...] | None]]
+    discovery: Discovery
+    tokens: VoiceTokens
+    voice: VoiceViews
     ping_database: Callable[[], Awaitable[None]]
     ping_redis: Callable[[], Awaitable[bool]]

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from litestar import Response, Router, get, post
+from litestar import Request, Response, Router, get, post
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
 from litestar.params import FromPath, FromQuery, HeaderParameter, PathParameter, QueryParameter, RawBody
@@ -17,6 +17,8 @@ from service.api.services import Services
 from service.domain.errors import InvalidRequest
 from service.domain.ids import DocumentId, SessionId, TemplateId
 from service.domain.records import Principal
+from service.domain.watch import is_over, standing
+from service.parting import when_parting
 from service.store.paging import after_cursor
 from service.store.views import SessionFilter
 
@@ -68,7 +70,7 @@ async def create_session(
     request_max_body_size=MOST_JSON_BYTES,
     responses={
         202: answer(examples.ENDED, "EkaScribe processes the audio"),
-        **documented(400, 401, 404, 409, 413, 502, 503, 504),
+        **documented(400, 401, 404, 409, 410, 413, 502, 503, 504),
     },
 )
 async def end_session(
@@ -88,10 +90,11 @@ async def end_session(
     summary="Read a session, or wait for it to change",
     responses={
         200: answer(examples.COMPLETED, "The session as it stands"),
-        **documented(400, 401, 404, 503),
+        **documented(400, 401, 404, 410, 503),
     },
 )
 async def get_session(
+    request: Request[Any, Any, Any],
     services: NamedDependency[Services],
     who: NamedDependency[Principal],
     session_id: SessionPath,
@@ -104,8 +107,9 @@ async def get_session(
 ) -> Session:
     """Answer from our own database; EkaScribe is never called."""
     session = await services.views.session(who.tenant_id, SessionId(session_id))
-    if wait > 0:
-        await services.watch.changed(SessionId(session_id), session.status, wait)
+    if wait > 0 and not is_over(standing(session)):
+        when_parting(request.scope, services.watch.let_go)
+        await services.watch.changed(SessionId(session_id), standing(session), wait)
         session = await services.views.session(who.tenant_id, SessionId(session_id))
     return session
 
@@ -152,7 +156,7 @@ def _utc(moment: datetime) -> datetime:
     summary="What happened to a session, and when",
     responses={
         200: answer(examples.TIMELINE, "Every step, oldest first", kind=Page[TimelineEntry]),
-        **documented(400, 401, 404, 503),
+        **documented(400, 401, 404, 410, 503),
     },
 )
 async def get_timeline(
@@ -170,7 +174,7 @@ async def get_timeline(
         200: answer(
             Page(items=[examples.DOCUMENT]), "The newest version of each document", kind=Page[Document]
         ),
-        **documented(400, 401, 404, 503),
+        **documented(400, 401, 404, 410, 503),
     },
 )
 async def list_documents(
@@ -188,7 +192,7 @@ async def list_documents(
     "/documents/{document_id:str}",
     operation_id="getDocument",
     summary="One document, with its data",
-    responses={200: answer(examples.DOCUMENT, "The document"), **documented(400, 401, 404, 503)},
+    responses={200: answer(examples.DOCUMENT, "The document"), **documented(400, 401, 404, 410, 503)},
 )
 async def get_document(
     services: NamedDependency[Services], who: NamedDependency[Principal], document_id: FromPath[str]

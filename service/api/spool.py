@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, BinaryIO
 
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -76,10 +76,27 @@ async def spool_body(request: Request[Any, Any, Any], most_bytes: int) -> Spool:
 
     Raises ChunkTooLarge as soon as it is known, BodyTimeout, ClientDisconnected, or AudioTruncated.
     """
+    spool = Spool()
+
+    async def keep(piece: bytes) -> None:
+        spool.write(piece)
+
+    try:
+        await read_body(request, most_bytes, keep)
+    except BaseException:
+        spool.close()
+        raise
+    return spool
+
+
+async def read_body(
+    request: Request[Any, Any, Any], most_bytes: int, take: Callable[[bytes], Awaitable[None]]
+) -> None:
+    """Hand a body on piece by piece, within bounds of size and time; raises as `spool_body` does."""
     announced = _content_length(request)
     if announced is not None and announced > most_bytes:
         raise ChunkTooLarge(f"a chunk may have {most_bytes} bytes, this one announces {announced}")
-    spool = Spool()
+    size = 0
     try:
         async with asyncio.timeout(_IDLE_SECONDS) as idle:
             loop = asyncio.get_running_loop()
@@ -90,19 +107,16 @@ async def spool_body(request: Request[Any, Any, Any], most_bytes: int) -> Spool:
                 if message["type"] != "http.request":
                     raise ClientDisconnected("the client went away in the middle of the chunk")
                 more = message.get("more_body", False)
-                spool.write(message.get("body", b""))
-                if spool.size > most_bytes:
+                piece = message.get("body", b"")
+                size += len(piece)
+                if size > most_bytes:
                     raise ChunkTooLarge(f"a chunk may have {most_bytes} bytes")
+                await take(piece)
                 idle.reschedule(min(loop.time() + _IDLE_SECONDS, deadline))
-        if announced is not None and spool.size != announced:
-            raise AudioTruncated(f"Content-Length says {announced} bytes, {spool.size} came")
     except TimeoutError:
-        spool.close()
         raise BodyTimeout("the chunk came too slowly") from None
-    except BaseException:
-        spool.close()
-        raise
-    return spool
+    if announced is not None and size != announced:
+        raise AudioTruncated(f"Content-Length says {announced} bytes, {size} came")
 
 
 def _content_length(request: Request[Any, Any, Any]) -> int | None:

@@ -1,16 +1,17 @@
-"""The vendor's door: POST /webhooks/eka."""
+"""The vendor's doors: POST /webhooks/eka, and /webhooks/eka/{tenant} for a tenant's own account."""
 
 import time
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from litestar import Request, post
 from litestar.di import NamedDependency
+from litestar.params import PathParameter
 from msgspec import Struct
 
 from service.api.problems import documented
 from service.api.services import Services
 from service.domain.errors import InvalidRequest, SignatureInvalid
-from service.domain.ids import DEFAULT_ACCOUNT
+from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.eka.events import parse_event
 from service.eka.signature import is_signed
 
@@ -36,15 +37,40 @@ class WebhookReceived(Struct, frozen=True):
 async def receive_webhook(
     request: Request[Any, Any, Any], services: NamedDependency[Services]
 ) -> WebhookReceived:
+    """Take an event of the default account: only its sessions are acted on."""
+    return await _receive(request, services, DEFAULT_ACCOUNT)
+
+
+@post(
+    "/webhooks/eka/{tenant:str}",
+    status_code=200,
+    operation_id="receiveTenantWebhook",
+    summary="The same, from a tenant's own account at EkaScribe",
+    tags=["Vendor"],
+    request_max_body_size=_MOST_BYTES,
+    responses=documented(400, 401, 413, 503),
+)
+async def receive_tenant_webhook(
+    request: Request[Any, Any, Any],
+    services: NamedDependency[Services],
+    tenant: Annotated[str, PathParameter(description="The tenant's id")],
+) -> WebhookReceived:
+    """Take an event of a tenant's own account: only its own secrets and its own sessions count."""
+    # "default" is no tenant: that account has a door of its own.
+    return await _receive(request, services, Account("" if tenant == DEFAULT_ACCOUNT else tenant))
+
+
+async def _receive(request: Request[Any, Any, Any], services: Services, account: Account) -> WebhookReceived:
     """Verify the raw bytes, then read them, record, commit, answer."""
     body = await request.body()
-    secrets = await services.webhook_secrets(DEFAULT_ACCOUNT)
-    if secrets or not services.settings.webhook_allow_unsigned:
+    secrets = await services.webhook_secrets(account)
+    # None, no such account, is told like a wrong signature: whoever asks learns nothing of our tenants.
+    if secrets is None or secrets or not services.settings.webhook_allow_unsigned:
         headers = [value for name in _SIGNATURE_HEADERS for value in request.headers.getall(name, [])]
         tolerance = services.settings.webhook_tolerance_seconds
-        if not is_signed(headers, body, secrets, now=time.time(), tolerance_seconds=tolerance):
+        if not is_signed(headers, body, secrets or (), now=time.time(), tolerance_seconds=tolerance):
             raise SignatureInvalid("the webhook carries no signature that is both right and fresh")
     event = parse_event(body)
     if event is None:
         raise InvalidRequest("the body is not JSON")
-    return WebhookReceived(await services.webhooks.receive(DEFAULT_ACCOUNT, event, body))
+    return WebhookReceived(await services.webhooks.receive(account, event, body))

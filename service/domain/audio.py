@@ -9,6 +9,7 @@ from service.domain.errors import (
     ChunkConflict,
     NotFound,
     SessionEnded,
+    SessionErased,
     SessionExpired,
     SessionNotReady,
     VendorRefused,
@@ -127,6 +128,8 @@ class AudioIntake:
 
 
 def _check_takes_audio(claim: ChunkClaim) -> None:
+    if claim.is_erased:
+        raise SessionErased("the session was erased")
     if claim.upload == "stream":
         raise WrongUpload("this session was created with upload: stream; it takes no chunks")
     if not claim.is_created:

@@ -15,10 +15,13 @@ from service.domain.errors import (
     IdempotencyKeyInvalid,
     IdempotencyKeyReused,
     InvalidRequest,
+    SessionErased,
+    SessionExists,
 )
 from service.domain.ids import Lease, SessionId, TenantId, new_session_id
-from service.domain.ports import SessionStore
-from service.domain.records import Principal, SessionPlan
+from service.domain.limits import check_limits
+from service.domain.ports import SessionStore, VendorLimits
+from service.domain.records import Principal, ProtocolWords, SessionPlan
 from service.domain.sessions import OWED_LEASE_SECONDS, SESSION_LIFE_SECONDS, SessionLife, plan_session
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -32,10 +35,10 @@ class Reservation(Struct, frozen=True, kw_only=True):
     `new`: it runs now, for the session of the plan; `resumed`: it runs now, for the session of an earlier
     try, which may have reached the vendor; `established`: the vendor has that earlier session, only the
     answer was lost; `replayed`: `answer` is what the first one got; `reused`: the body differs; `running`:
-    the first one is still under way.
+    the first one is still under way; `erased`: the session was erased, and the answer with it.
     """
 
-    kind: Literal["new", "resumed", "established", "replayed", "reused", "running"]
+    kind: Literal["new", "resumed", "established", "replayed", "reused", "running", "erased"]
     session_id: SessionId
     answer: bytes | None = None
 
@@ -81,11 +84,13 @@ class SessionDesk:
         store: SessionStore,
         idempotency: IdempotencyStore,
         life: SessionLife,
+        limits: VendorLimits,
         read: Callable[[TenantId, SessionId], Awaitable[Session]],
     ) -> None:
         self._store = store
         self._idempotency = idempotency
         self._life = life
+        self._limits = limits
         self._read = read
 
     async def create(self, who: Principal, request: SessionCreate, key: str | None) -> Created:
@@ -94,20 +99,51 @@ class SessionDesk:
         Raises InvalidRequest, IdempotencyKeyReused, IdempotencyInProgress, or VendorError; after one of the
         last the same call with the same key may be made again.
         """
+        if key is None:
+            return Created(await self._answer(who, await self.start(who, request)), is_replayed=False)
         check_create(request)
-        if key is not None and not _KEY.fullmatch(key):
+        if not _KEY.fullmatch(key):
             raise IdempotencyKeyInvalid(
                 "Idempotency-Key must be 1 to 255 printable characters without spaces"
             )
+        plan = await self._plan(who, request, new_session_id())
+        return await self._create_once(who, request, key, plan, Lease(uuid4()))
+
+    async def start(
+        self,
+        who: Principal,
+        request: SessionCreate,
+        *,
+        session_id: SessionId | None = None,
+        words: ProtocolWords | None = None,
+    ) -> SessionId:
+        """Create a session without an Idempotency-Key; clients of the protocol may choose its id.
+
+        Raises InvalidRequest, SessionExists for an id that is taken, by whomever (the vendor is not called: a
+        second create damages the first session, facts.md), or VendorError.
+        """
+        check_create(request)
         lease = Lease(uuid4())
-        plan = plan_session(who, request, new_session_id())
-        if key is None:
-            await self._store.insert_session(
-                plan, lease, lease_seconds=OWED_LEASE_SECONDS, life_seconds=SESSION_LIFE_SECONDS
-            )
-            await self._life.establish(plan, lease, maybe_sent=False)
-            return Created(await self._answer(who, plan.id), is_replayed=False)
-        return await self._create_once(who, request, key, plan, lease)
+        plan = await self._plan(who, request, session_id or new_session_id())
+        plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
+        inserted = await self._store.insert_session(
+            plan, lease, lease_seconds=OWED_LEASE_SECONDS, life_seconds=SESSION_LIFE_SECONDS
+        )
+        if not inserted:
+            raise SessionExists("a session of this id exists already")
+        await self._life.establish(plan, lease, maybe_sent=False)
+        return plan.id
+
+    async def _plan(self, who: Principal, request: SessionCreate, session_id: SessionId) -> SessionPlan:
+        """Fill in the defaults, and refuse what EkaScribe would refuse anyway, naming the field."""
+        plan = plan_session(who, request, session_id)
+        check_limits(
+            await self._limits.limits(),
+            model=plan.model,
+            languages=plan.languages,
+            transcript_language=plan.transcript_language,
+        )
+        return plan
 
     async def _create_once(
         self, who: Principal, request: SessionCreate, key: str, plan: SessionPlan, lease: Lease
@@ -120,6 +156,8 @@ class SessionDesk:
             lease_seconds=OWED_LEASE_SECONDS,
             life_seconds=SESSION_LIFE_SECONDS,
         )
+        if reserved.kind == "erased":
+            raise SessionErased("the session of this Idempotency-Key was erased")
         if reserved.kind == "reused":
             raise IdempotencyKeyReused("this Idempotency-Key was used with another body")
         if reserved.kind == "running":
@@ -155,24 +193,32 @@ class SessionDesk:
 
 def check_create(request: SessionCreate) -> None:
     """Check what the schema cannot say. Raises InvalidRequest."""
-    if request.upload == "stream":
-        raise InvalidRequest("streaming is not part of this version; use chunked", field="upload")
-    if request.templates and len(set(request.templates)) != len(request.templates):
+    check_fields(
+        templates=request.templates,
+        patient=request.patient,
+        reference=request.reference,
+        metadata=request.metadata,
+    )
+
+
+def check_fields(
+    *,
+    templates: list[str] | None,
+    patient: dict[str, Any] | None,
+    reference: str | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> None:
+    """Check the fields of a create call or of a change; None was not given. Raises InvalidRequest."""
+    if templates and len(set(templates)) != len(templates):
         raise InvalidRequest("names a template twice", field="templates")
-    patient = request.patient
     if patient is not None:
         for name in ("id", "name"):
             if name in patient and not (isinstance(patient[name], str) and patient[name].strip()):
                 raise InvalidRequest("must be text, and not empty", field=f"patient.{name}")
-    _check_objects(request)
-
-
-def _check_objects(request: SessionCreate) -> None:
-    patient = request.patient
-    for name, text in (("reference", request.reference), ("patient.id", (patient or {}).get("id"))):
+    for name, text in (("reference", reference), ("patient.id", (patient or {}).get("id"))):
         if text is not None and "\0" in text:
             raise InvalidRequest("must not hold NUL", field=name)
-    for name, value in (("patient", patient), ("metadata", request.metadata)):
+    for name, value in (("patient", patient), ("metadata", metadata)):
         if _is_deeper(value, _MOST_LEVELS):
             raise InvalidRequest(f"must not be nested deeper than {_MOST_LEVELS} levels", field=name)
         if value is not None and len(msgspec.json.encode(value)) > _MOST_OBJECT_BYTES:

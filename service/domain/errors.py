@@ -9,6 +9,7 @@ BridgeError
 │   ├── VendorRefused        it answered, and means no; again will not help
 │   └── VendorUnreachable    VendorUnavailable, VendorTimeout, VendorFailure; again may help
 ├── DestinationForbidden     a URL that must not be called
+├── TooManyWatchers          every place for an event stream is taken; again will help
 └── StoreUnavailable         PostgreSQL is away; again will help
 
 `code` is stable and part of the API; `retryable` says whether the same call can succeed later.
@@ -202,6 +203,13 @@ class DestinationForbidden(CallerMistake):
     code = "destination_forbidden"
 
 
+class AccountInUse(CallerMistake):
+    """A tenant's own vendor account that sessions still need; only the command line changes accounts."""
+
+    code = "account_in_use"
+    retryable = True
+
+
 class DeliverySettled(CallerMistake):
     """The delivery needs no retry."""
 
@@ -253,6 +261,13 @@ class VendorTimeout(VendorUnreachable):
     """No answer in time."""
 
     code = "vendor_timeout"
+
+
+class TooManyWatchers(BridgeError):
+    """This process keeps as many event streams open as it may."""
+
+    code = "too_many_watchers"
+    retryable = True
 
 
 class StoreUnavailable(BridgeError):

@@ -7,15 +7,14 @@ Get Session with no transaction open, and records everything that follows in one
 import asyncio
 
 import structlog
-from msgspec import UNSET
 
-from schemas.deliveries import Event, EventData, EventDocument, EventPatient
-from schemas.emr import ErrorInfo, EventType, SessionStatus
-from service.domain import schedule
+from schemas.emr import EventType, SessionStatus
+from service.domain import further_results, schedule
+from service.domain.endings import emit_ending, missing_document, release, settle
 from service.domain.errors import VendorError, VendorRefused, VendorUnreachable
 from service.domain.ids import UNFILTERED, SessionId
 from service.domain.ports import Clock, ResultStore, SettleUnit, Vendor
-from service.domain.records import FetchJob, FetchState, StoredDocument, VendorDocument, VendorResult
+from service.domain.records import FetchJob, FetchState, VendorDocument, VendorResult
 
 log = structlog.get_logger()
 
@@ -35,15 +34,9 @@ _BELIEVE_MISSING_AFTER = 8
 # Documents wait for the transcript that goes with them, but not for an outage.
 _TRANSCRIPT_TRIES = 3
 _WARN_BEFORE_EXPIRY_SECONDS = 300.0
-
-_MESSAGES = {
-    "vendor_failed": "EkaScribe could not process this session",
-    "vendor_session_missing": "EkaScribe does not know this session any more",
-    "vendor_gave_no_result": "EkaScribe gave no result in time",
-    "session_expired": "the session expired before it was ended",
-    "template_failed": "EkaScribe could not make this document",
-    "document_missing": "EkaScribe made no document of this template",
-}
+# How often a vendor that cannot be asked is asked whether a session that nobody ended is over.
+_PROBE_TRIES = 8
+_NONE: frozenset[str] = frozenset()
 
 
 class Fetching:
@@ -77,8 +70,9 @@ class Fetching:
         """Expire a session whose time is over, by our own clock: some servers never say so (facts.md)."""
         async with self._store.settling(session_id) as unit:
             if unit is not None and unit.is_past and unit.status in {"created", "recording"}:
-                await _settle(unit, "expired", "session_expired")
-                await _emit_ending(unit, "session.expired", "session_expired", self._clock)
+                await unit.settle_other_fetches("session_expired")
+                await settle(unit, "expired", "session_expired")
+                await emit_ending(unit, "session.expired", "session_expired", self._clock)
 
     async def past(self, limit: int) -> list[SessionId]:
         """Return sessions that were never ended and whose time is over."""
@@ -94,7 +88,13 @@ class Fetching:
         return await self._failed(job, "internal_error", None)
 
     async def _failed(self, job: FetchJob, reason: str, retry_after_seconds: float | None) -> bool:
-        if job.ended_seconds_ago >= _GIVE_UP_UNREACHABLE_SECONDS and job.attempts >= _GIVE_UP_AFTER_TRIES:
+        if job.asked is not None and job.attempts >= further_results.MOST_TRIES:
+            return await self._record_further(job, None)
+        if job.is_probe and job.attempts >= _PROBE_TRIES:
+            await self._store.drop_fetch(job)
+            return False
+        is_late = job.asked is None and job.ended_seconds_ago >= _GIVE_UP_UNREACHABLE_SECONDS
+        if is_late and job.attempts >= _GIVE_UP_AFTER_TRIES:
             return await self._give_up(job)
         wait = schedule.error_wait(
             job.attempts, retry_after_seconds=retry_after_seconds, chance=self._clock.chance()
@@ -102,6 +102,12 @@ class Fetching:
         return await self._postpone(job, wait, reason)
 
     async def _record(self, job: FetchJob, result: VendorResult) -> bool:
+        if job.asked is not None:
+            return await self._record_further(job, result)
+        if job.is_probe and result.state not in {"failed", "expired"}:
+            # Only the vendor's own word ends a session that nobody ended; the hint is forgotten.
+            await self._store.drop_fetch(job)
+            return False
         if result.state in {"failed", "expired"}:
             return await self._end_badly(job, result)
         if result.state == "missing":
@@ -113,10 +119,12 @@ class Fetching:
             return await self._record_result(job, result)
         if job.ended_seconds_ago >= _GIVE_UP_PENDING_SECONDS and job.attempts >= _GIVE_UP_AFTER_TRIES:
             return await self._give_up(job)
+        # What is ready is filed now, the rest is asked for by schedule.
+        has_events = result.state == "partial" and await self._record_part(job, result)
         is_missing = result.state != "processing" and not _wanted(job, result)
         tries = job.missing + 1 if is_missing else job.attempts
         wait = schedule.pending_wait(tries, self._clock.chance())
-        return await self._postpone(job, wait, result.state, is_missing=is_missing)
+        return await self._postpone(job, wait, result.state, is_missing=is_missing) or has_events
 
     async def _postpone(
         self, job: FetchJob, wait_seconds: float, reason: str, *, is_missing: bool = False
@@ -130,6 +138,8 @@ class Fetching:
             wait_seconds=round(wait_seconds, 3),
         )
         await self._store.postpone_fetch(job, wait_seconds, reason, is_missing=is_missing)
+        if job.is_probe or job.asked is not None:
+            return False
         async with self._store.settling(job.session_id) as unit:
             return unit is not None and await _conclude(unit, None, self._clock)
 
@@ -139,12 +149,33 @@ class Fetching:
                 log.warning("fetch_lease_lost", session_id=job.session_id, template_id=job.template_id)
                 return False
             await unit.record_result(result)
-            await _add_documents(unit, job, result)
+            if not await _add_documents(unit, job, result) and job.template_id != UNFILTERED:
+                await unit.add_document(missing_document(job.template_id), "document_missing", listed=_NONE)
             await _conclude(unit, result, self._clock)
         log.info(
             "fetch_settled", session_id=job.session_id, template_id=job.template_id, attempts=job.attempts
         )
         return True
+
+    async def _record_part(self, job: FetchJob, result: VendorResult) -> bool:
+        """Record what an answer holds already, while the same call's other documents are still to come."""
+        async with self._store.settling(job.session_id) as unit:
+            if unit is None or not await unit.holds(job):
+                return False
+            await unit.record_result(result)
+            await _add_documents(unit, job, result)
+            return await _conclude(unit, result, self._clock)
+
+    async def _record_further(self, job: FetchJob, result: VendorResult | None) -> bool:
+        """Record an answer, or after too many failures none, that concerns a further document."""
+        async with self._store.settling(job.session_id) as unit:
+            if unit is None or not await unit.holds(job):
+                return False
+            verdict = await further_results.record(unit, job, result)
+            if verdict is None:
+                return await release(unit, self._clock)
+        wait = schedule.pending_wait(verdict.tries, self._clock.chance())
+        return await self._postpone(job, wait, verdict.reason, is_missing=verdict.is_missing)
 
     async def _end_badly(self, job: FetchJob, result: VendorResult) -> bool:
         status: SessionStatus = "expired" if result.state == "expired" else "failed"
@@ -163,17 +194,19 @@ class Fetching:
                 return False
             if result is not None:
                 await unit.record_result(result)
-            if job.template_id == UNFILTERED and unit.templates:
+            if job.template_id == UNFILTERED and unit.templates and not job.is_probe:
                 # It was for the transcript alone: the documents decide.
                 return await _conclude(unit, result, self._clock)
+            if unit.is_final:
+                return False  # a further look at a result that is here: it stays as it is
             await unit.settle_other_fetches(code)
             if any(state == "success" for _, state in await unit.document_statuses()):
-                await _settle(unit, "partial", code)
+                await settle(unit, "partial", code)
             else:
-                await _settle(unit, status, code)
+                await settle(unit, status, code)
                 ending: EventType = "session.expired" if status == "expired" else "session.failed"
-                await _emit_ending(unit, ending, code, self._clock)
-            await _release(unit, self._clock)
+                await emit_ending(unit, ending, code, self._clock)
+            await release(unit, self._clock)
         log.warning("session_ended_badly", session_id=job.session_id, status=status, error=code)
         return True
 
@@ -196,14 +229,18 @@ def _is_ready(job: FetchJob, result: VendorResult) -> bool:
     return job.missing + 1 >= _BELIEVE_NO_DOCUMENT_AFTER
 
 
-async def _add_documents(unit: SettleUnit, job: FetchJob, result: VendorResult) -> None:
+async def _add_documents(unit: SettleUnit, job: FetchJob, result: VendorResult) -> bool:
+    """Store what is made of the documents that this call asked for; false when there is none of them."""
     if job.template_id == UNFILTERED and unit.templates:
-        return  # that call was for the transcript; each template has its own
-    found = _wanted(job, result)
-    for document in found:
-        await unit.add_document(document, "template_failed" if document.status == "failed" else None)
-    if not found and job.template_id != UNFILTERED:
-        await unit.add_missing_document(job.template_id, "document_missing")
+        return False  # that call was for the transcript; each template has its own
+    wanted = _wanted(job, result)
+    for document in wanted:
+        if document.status != "pending":
+            template_id = document.template_id
+            listed = frozenset(each.upstream_id for each in wanted if each.template_id == template_id)
+            code = "template_failed" if document.status == "failed" else None
+            await unit.add_document(document, code, listed=listed)
+    return bool(wanted)
 
 
 async def _conclude(unit: SettleUnit, result: VendorResult | None, clock: Clock) -> bool:
@@ -212,9 +249,13 @@ async def _conclude(unit: SettleUnit, result: VendorResult | None, clock: Clock)
     Documents wait for the transcript that goes with them: for the filtered answers, then for the one call
     without the filter, but not for longer than a few tries of it. No call's outage holds back another's.
     """
-    fetches = await unit.fetches()
+    if unit.status not in {"processing", "partial", "completed"}:
+        return False
+    fetches = [fetch for fetch in await unit.fetches() if not fetch.is_further]
     bare = next((fetch for fetch in fetches if fetch.template_id == UNFILTERED), None)
     filtered = [fetch for fetch in fetches if fetch.template_id != UNFILTERED]
+    if result is not None and result.state == "partial":
+        await _show_partial(unit, filtered or fetches)
     if bare is None and not unit.transcript:
         if _lacks_transcript(filtered):
             await unit.owe_fetch(UNFILTERED)
@@ -224,7 +265,7 @@ async def _conclude(unit: SettleUnit, result: VendorResult | None, clock: Clock)
         return False
     if all(fetch.is_settled for fetch in filtered or fetches):
         await _settle_by_documents(unit, result)
-    return await _release(unit, clock)
+    return await release(unit, clock)
 
 
 def _lacks_transcript(filtered: list[FetchState]) -> bool:
@@ -234,71 +275,27 @@ def _lacks_transcript(filtered: list[FetchState]) -> bool:
     )
 
 
+async def _show_partial(unit: SettleUnit, fetches: list[FetchState]) -> None:
+    """Show a session as partial of which a document is here while the vendor still works on others."""
+    is_waiting = not all(fetch.is_settled for fetch in fetches)
+    if is_waiting and unit.status == "processing" and await unit.document_statuses():
+        await unit.show_partial()
+
+
 async def _settle_by_documents(unit: SettleUnit, result: VendorResult | None) -> None:
-    """Derive the session's status from how its documents stand; without templates, from the vendor's word."""
-    if unit.status != "processing":
+    """Derive the session's status from how its documents stand; without templates, from the vendor's word.
+
+    What ended is not looked at again, but for a partial session of which a further answer has come.
+    """
+    if unit.is_final and (unit.status != "partial" or result is None):
         return
-    states = [state for _, state in await unit.document_statuses()]
+    states = [
+        state
+        for template_id, state in await unit.document_statuses()
+        if not unit.templates or template_id in unit.templates
+    ]
     vendor_says_partial = not unit.templates and result is not None and result.state == "partial"
-    if vendor_says_partial or any(state != "success" for state in states):
-        await _settle(unit, "partial", None)
-    else:
-        await _settle(unit, "completed", None)
-
-
-async def _settle(unit: SettleUnit, status: SessionStatus, code: str | None) -> None:
-    await unit.settle_session(status, error_code=code, error_message=_MESSAGES[code] if code else None)
-
-
-async def _release(unit: SettleUnit, clock: Clock) -> bool:
-    """Make the event of every document that has none yet; true if there was one."""
-    unreleased = await unit.unreleased_documents()
-    for document in unreleased:
-        ready = document.status == "success"
-        event = _event(unit, "document.ready" if ready else "document.failed", clock, document=document)
-        await unit.emit(event, document.id, document.template_id)
-    return bool(unreleased)
-
-
-async def _emit_ending(unit: SettleUnit, event_type: EventType, code: str, clock: Clock) -> None:
-    error = ErrorInfo(code=code, message=_MESSAGES[code])
-    await unit.emit(_event(unit, event_type, clock, error=error), None, None)
-
-
-def _event(
-    unit: SettleUnit,
-    event_type: EventType,
-    clock: Clock,
-    *,
-    document: StoredDocument | None = None,
-    error: ErrorInfo | None = None,
-) -> Event:
-    patient = unit.details.patient
-    data = EventData(
-        session_id=unit.session_id,
-        reference=unit.details.reference,
-        patient=EventPatient(id=patient.get("id")) if patient else None,
-        metadata=unit.details.metadata,
-        session_status=unit.status,
-        transcript=unit.transcript,
-        document=_event_document(document) if document is not None else UNSET,
-        error=error if error is not None else UNSET,
-    )
-    return Event(type=event_type, timestamp=clock.now(), data=data)
-
-
-def _event_document(document: StoredDocument) -> EventDocument:
-    return EventDocument(
-        id=document.id,
-        template_id=document.template_id,
-        type=document.type,
-        status=document.status,
-        data=document.data,
-        version=document.version,
-        error=document_error(document.error_code) or UNSET,
-    )
-
-
-def document_error(code: str | None) -> ErrorInfo | None:
-    """Return what a document's error code means, for whoever reads it."""
-    return ErrorInfo(code=code, message=_MESSAGES[code]) if code else None
+    is_partial = vendor_says_partial or any(state != "success" for state in states)
+    status: SessionStatus = "partial" if is_partial else "completed"
+    if not unit.is_final or status != unit.status:
+        await settle(unit, status, None)

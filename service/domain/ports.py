@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Protocol
 
 from schemas.deliveries import Event
-from schemas.emr import SessionStatus
+from schemas.emr import SessionChange, SessionStatus
 from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
+from service.domain.limits import Limits
 from service.domain.records import (
     Answer,
     AudioFormat,
@@ -86,6 +87,28 @@ class Vendor(Protocol):
         """Get the session's state and result, filtered by the template unless it is UNFILTERED."""
         ...
 
+    async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
+        """Change what is given, nothing else; harmless to repeat."""
+        ...
+
+    async def cancel_session(self, account: Account, session_id: SessionId) -> None:
+        """Cancel the session; harmless to repeat."""
+        ...
+
+    async def make_document(
+        self, account: Account, session_id: SessionId, template_id: TemplateId
+    ) -> str | None:
+        """Have another document made, once: a repeat makes two. Returns its id, where it has one."""
+        ...
+
+
+class VendorLimits(Protocol):
+    """What the vendor takes, as far as it is known."""
+
+    async def limits(self) -> Limits:
+        """The limits as they are known now; does not wait for a vendor that is away."""
+        ...
+
 
 class Nudges(Protocol):
     """Says to some worker "look now"; may be lost, and then the sweep finds what is due."""
@@ -100,8 +123,8 @@ class SessionStore(Protocol):
 
     async def insert_session(
         self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
-    ) -> None:
-        """Insert the session, its create call owed."""
+    ) -> bool:
+        """Insert the session, its create call owed; false when its id is taken."""
         ...
 
     async def claim_owed_create(
@@ -162,6 +185,10 @@ class SessionStore(Protocol):
         """The vendor knows of the end."""
         ...
 
+    async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
+        """The vendor knows that it was cancelled, or need not know any more."""
+        ...
+
     async def claim_owed(self, limit: int, lease_seconds: float) -> list[OwedCall]:
         """Lease owed calls that are due."""
         ...
@@ -194,8 +221,12 @@ class ResultStore(Protocol):
         """Ask again later; `is_missing`: the vendor said that there is no such thing."""
         ...
 
+    async def drop_fetch(self, job: FetchJob) -> None:
+        """It need not be made after all."""
+        ...
+
     def settling(self, session_id: SessionId) -> AbstractAsyncContextManager["SettleUnit | None"]:
-        """Lock a session in order to record a result; None when it does not exist any more."""
+        """Lock a session in order to record a result; None when it was cancelled or erased."""
         ...
 
     async def past_sessions(self, limit: int) -> list[SessionId]:
@@ -213,10 +244,15 @@ class SettleUnit(Protocol):
     session_id: SessionId
     tenant_id: TenantId
     status: SessionStatus
+    is_final: bool  # it has its ending: false for one that is shown as partial while more is to come
     is_past: bool
     templates: list[str]
     details: SessionDetails
     transcript: str | None
+
+    async def holds(self, job: FetchJob) -> bool:
+        """Whether the call's lease still stands; if so, it does until this unit ends."""
+        ...
 
     async def settle_fetch(self, job: FetchJob, outcome: str) -> bool:
         """This call is done with; false when the lease was lost, and then nothing may be recorded."""
@@ -234,12 +270,26 @@ class SettleUnit(Protocol):
         """What the answer says of the session as a whole."""
         ...
 
-    async def add_document(self, document: VendorDocument, error_code: str | None) -> None:
-        """A document, or a new version if it differs from the newest one."""
+    async def add_document(
+        self, document: VendorDocument, error_code: str | None, *, listed: frozenset[str]
+    ) -> None:
+        """A document, or a new version if it differs from the newest one.
+
+        `listed`: the ids under which the vendor has the template's documents now. A new id takes the place of
+        those that are not among them, and goes on counting their versions.
+        """
         ...
 
-    async def add_missing_document(self, template_id: TemplateId, error_code: str) -> None:
-        """A failed document in the place of one that was asked for and never made."""
+    async def known_documents(self, template_id: TemplateId) -> frozenset[str]:
+        """The vendor's ids of the template's documents that are here."""
+        ...
+
+    async def mark_asked(self, job: FetchJob, document_id: str | None) -> None:
+        """The vendor is known to make the further document."""
+        ...
+
+    async def drop_further(self, job: FetchJob) -> None:
+        """The vendor was never asked for the further document."""
         ...
 
     async def fetches(self) -> list[FetchState]:
@@ -252,6 +302,10 @@ class SettleUnit(Protocol):
 
     async def unreleased_documents(self) -> list[StoredDocument]:
         """Documents of which no event was made yet."""
+        ...
+
+    async def show_partial(self) -> None:
+        """Some documents are here, others are still to come."""
         ...
 
     async def settle_session(

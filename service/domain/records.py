@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from schemas.emr import Mode, Model, Role, TenantDefaults, Upload
+from schemas.emr import Mode, Model, Role, SessionStatus, TenantDefaults, Upload
 from service.domain.ids import (
     Account,
     DeliveryId,
@@ -29,12 +29,20 @@ class Principal(Struct, frozen=True, kw_only=True):
     account: Account
 
 
+class ProtocolWords(Struct, frozen=True, kw_only=True):
+    """What a client of the protocol said at create and hears again at each get; no rule of ours needs it."""
+
+    upload_type: str
+    communication_protocol: str
+
+
 class SessionDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What identifies a patient or an encounter; stored sealed."""
 
     patient: dict[str, Any] | None = None
     reference: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    protocol: ProtocolWords | None = None
 
 
 class SessionPlan(Struct, frozen=True, kw_only=True):
@@ -110,6 +118,7 @@ class ChunkClaim(Struct, frozen=True, kw_only=True):
     upload: Upload
     is_created: bool
     is_past: bool
+    is_erased: bool
     lease: Lease | None
     stored_sha256: str | None
     stored_bytes: int | None
@@ -124,26 +133,68 @@ class EndState(Struct, frozen=True, kw_only=True):
     status: str
     upload: Upload
     templates: list[str]
-    owed: Literal["create", "end"] | None
+    owed: Literal["create", "end", "cancel"] | None
     owed_is_free: bool
     is_past: bool
     sequences: list[int]
+    has_stream_audio: bool = False
+    is_erased: bool = False
+    is_changing: bool = False
 
 
 class OwedCall(Struct, frozen=True, kw_only=True):
-    """A create or end call of which it is not known whether the vendor got it."""
+    """A create, end or cancel call of which it is not known whether the vendor got it."""
 
     session_id: SessionId
     account: Account
-    call: Literal["create", "end"]
+    call: Literal["create", "end", "cancel"]
     lease: Lease
     attempts: int
     upload: Upload
     chunks: int
 
 
+class ChangeState(Struct, frozen=True, kw_only=True):
+    """A session's row as a change, a cancel or an erasure finds it, locked."""
+
+    account: Account
+    upload: Upload
+    model: Model
+    languages: list[str]
+    status: SessionStatus
+    owed: Literal["create", "end", "cancel"] | None
+    owed_is_free: bool
+    is_past: bool
+    is_erased: bool
+    is_changing: bool
+    is_final: bool
+    details: SessionDetails
+
+
+class FurtherState(Struct, frozen=True, kw_only=True):
+    """A finished session as the wish for a further document finds it, locked.
+
+    `is_pending`: that document is on its way; `is_asking`: somebody asks the vendor for it at this moment;
+    `is_unclear`: somebody asked, and it is not known whether the vendor heard. `known`: the vendor's ids of
+    the template's documents that are here.
+    """
+
+    account: Account
+    status: SessionStatus
+    is_erased: bool
+    is_pending: bool
+    is_asking: bool
+    is_unclear: bool
+    document_id: str | None
+    known: frozenset[str]
+
+
 class FetchJob(Struct, frozen=True, kw_only=True):
-    """A Get Session call that is ours to make until the lease ends."""
+    """A Get Session call that is ours to make until the lease ends.
+
+    `is_probe`: nobody ended the session, the vendor hinted that it is over. `asked`: for a further document,
+    whether the vendor is known to have been asked for it; `document_id` is its id at the vendor.
+    """
 
     id: int
     lease: Lease
@@ -154,6 +205,9 @@ class FetchJob(Struct, frozen=True, kw_only=True):
     attempts: int
     missing: int  # how often in a row the vendor said that there is no such thing
     ended_seconds_ago: float
+    is_probe: bool = False
+    asked: Literal["asking", "asked"] | None = None
+    document_id: str | None = None
 
 
 class FetchState(Struct, frozen=True, kw_only=True):
@@ -163,6 +217,7 @@ class FetchState(Struct, frozen=True, kw_only=True):
     is_settled: bool
     was_answered: bool
     attempts: int
+    is_further: bool = False
 
 
 class StoredDocument(Struct, frozen=True, kw_only=True):
@@ -231,3 +286,44 @@ class Received(Struct, frozen=True, kw_only=True):
     phase: Literal["unknown", "early", "ended"]
     is_first: bool
     due: int
+
+
+class StreamSession(Struct, frozen=True, kw_only=True):
+    """A session as its stream's door finds it; `vendor_url` is the vendor's capability, never shown."""
+
+    id: SessionId
+    tenant_id: TenantId
+    status: str
+    upload: Upload
+    is_created: bool
+    is_erased: bool
+    is_past: bool
+    vendor_url: str | None
+
+
+class StreamLook(Struct, frozen=True, kw_only=True):
+    """How an open stream stands: who holds it, whether another connection wants it, its session's status."""
+
+    session_id: SessionId
+    lease: Lease | None
+    is_yielding: bool
+    status: str
+
+
+class StreamBeat(Struct, frozen=True, kw_only=True):
+    """How far an open connection has come, and whether its client sent anything since the last beat."""
+
+    session_id: SessionId
+    lease: Lease
+    was_heard: bool
+    frames: int
+    bytes: int
+
+
+class StreamEnd(Struct, frozen=True, kw_only=True):
+    """How a connection ended: what ended it, the close code its client got, what had reached the vendor."""
+
+    cause: str
+    code: int | None
+    frames: int
+    bytes: int

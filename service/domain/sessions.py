@@ -6,20 +6,20 @@ the session's row; whoever holds its lease asks Get Session before sending again
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol
 from uuid import uuid4
 
 import structlog
 
 from schemas.emr import SessionCreate, SessionEnd
 from service.domain import schedule
+from service.domain.cancelling import Cancelling
 from service.domain.errors import (
-    LONGEST_WAIT_SECONDS,
     AudioIncomplete,
     AudioMissing,
     NotFound,
     SessionEnded,
+    SessionErased,
     SessionExpired,
     SessionNotReady,
     VendorError,
@@ -29,6 +29,7 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import UNFILTERED, Lease, SessionId
+from service.domain.once import call_once
 from service.domain.ports import Clock, EndUnit, SessionStore, Vendor
 from service.domain.records import (
     EndState,
@@ -41,7 +42,6 @@ from service.domain.records import (
 )
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
 # The EMR's call must be answered within 60 s, whatever the vendor does.
 CALL_DEADLINE_SECONDS = 50.0
@@ -49,7 +49,9 @@ CALL_DEADLINE_SECONDS = 50.0
 OWED_LEASE_SECONDS = 60.0
 # Sessions expire about an hour after creation (seed 000); the vendor's own word replaces this.
 SESSION_LIFE_SECONDS = 3600.0
-_TRIES = 3
+# A relay's last frames, the vendor's flush, and a little more (service/domain/relay.py).
+_MOST_STREAM_LOOKS = 150
+_LOOK_AGAIN_SECONDS = 0.1
 _MOST_MISSING_LISTED = 1000
 # A create that nobody could make for so long is not made any more.
 _MOST_OWED_TRIES = 20
@@ -65,7 +67,8 @@ def plan_session(who: Principal, request: SessionCreate, session_id: SessionId) 
         upload=request.upload,
         mode=request.mode or defaults.mode,
         model=request.model or defaults.model,
-        templates=list(request.templates or defaults.templates or []),
+        # An empty list, which only the protocol's clients can send, asks for no template at all.
+        templates=list(defaults.templates or [] if request.templates is None else request.templates),
         languages=list(request.languages or defaults.languages),
         transcript_language=request.transcript_language or defaults.transcript_language,
         details=SessionDetails(
@@ -81,15 +84,31 @@ def missing_sequences(stored: list[int], announced: int | None) -> list[int]:
     return [sequence for sequence in range(expected) if sequence not in have]
 
 
+class OpenStreams(Protocol):
+    """Knows which streams are open, on whichever pod."""
+
+    async def is_open(self, session_id: SessionId) -> bool:
+        """Whether a client is connected, or its last frames are still being flushed."""
+        ...
+
+
 class SessionLife:
     """Creates and ends sessions at the vendor, exactly once each."""
 
     def __init__(
-        self, *, store: SessionStore, vendor: Vendor, clock: Clock, reconcile_after_seconds: float
+        self,
+        *,
+        store: SessionStore,
+        streams: "OpenStreams",
+        vendor: Vendor,
+        clock: Clock,
+        reconcile_after_seconds: float,
     ) -> None:
         self._store = store
+        self._streams = streams
         self._vendor = vendor
         self._clock = clock
+        self._cancelling = Cancelling(store=store, vendor=vendor, clock=clock)
         self._reconcile_after_seconds = reconcile_after_seconds
 
     async def establish(self, plan: SessionPlan, lease: Lease, *, maybe_sent: bool) -> None:
@@ -123,37 +142,17 @@ class SessionLife:
                 return None
             return VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
 
-        return await self._once(lambda: self._vendor.create_session(plan), look, maybe_sent=maybe_sent)
+        return await call_once(
+            lambda: self._vendor.create_session(plan), look, maybe_sent=maybe_sent, clock=self._clock
+        )
 
-    async def _once(
-        self,
-        call: Callable[[], Awaitable[T]],
-        look: Callable[[], Awaitable[T | None]],
-        *,
-        maybe_sent: bool,
-    ) -> T:
-        """Make a call that must not take effect twice: after an unclear try, look before it is repeated."""
-        for attempt in range(1, _TRIES + 1):
-            try:
-                if maybe_sent:
-                    found = await look()
-                    if found is not None:
-                        return found
-                    maybe_sent = False
-                try:
-                    return await call()
-                except VendorUnreachable as error:
-                    maybe_sent = error.sent
-                    raise
-            except VendorUnreachable as error:
-                if attempt == _TRIES or (error.retry_after_seconds or 0.0) > LONGEST_WAIT_SECONDS:
-                    raise
-                await self._wait(attempt, error)
-        raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
-
-    async def end(self, who: Principal, session_id: SessionId, request: SessionEnd) -> None:
+    async def end(
+        self, who: Principal, session_id: SessionId, request: SessionEnd, *, least_chunks: int | None = None
+    ) -> None:
         """End a session: check that the audio is whole, then tell the vendor, once.
 
+        `least_chunks`: the protocol's rule: so many must be stored, whatever their numbers and even by force,
+        and of a stream nothing is asked (facts.md, End).
         Raises AudioIncomplete, AudioMissing, SessionExpired, NotFound, or VendorError; after a VendorError
         the session stays ended here and the sweep goes on telling the vendor.
         """
@@ -161,7 +160,7 @@ class SessionLife:
         async with self._store.ending(who.tenant_id, session_id) as unit:
             if unit is None:
                 raise NotFound("no such session")
-            if not await self._claim_end(unit, request, lease):
+            if not await self._claim_end(unit, request, lease, least_chunks):
                 return
             state = unit.state
         await self._tell_end(
@@ -177,10 +176,14 @@ class SessionLife:
             maybe_sent=state.owed == "end",
         )
 
-    async def _claim_end(self, unit: EndUnit, request: SessionEnd, lease: Lease) -> bool:
+    async def _claim_end(
+        self, unit: EndUnit, request: SessionEnd, lease: Lease, least_chunks: int | None
+    ) -> bool:
         state = unit.state
+        if state.is_erased:
+            raise SessionErased("the session was erased")
         if state.status in {"created", "recording"}:
-            _check_endable(state, request)
+            _check_endable(state, request, least_chunks)
             await unit.begin(
                 lease, lease_seconds=OWED_LEASE_SECONDS, reconcile_seconds=self._reconcile_after_seconds
             )
@@ -197,6 +200,8 @@ class SessionLife:
     async def _tell_end(self, owed: OwedCall, *, maybe_sent: bool) -> None:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
+                if owed.upload == "stream":
+                    await self._await_stream(owed.session_id)
                 told = await self._end_at_vendor(owed, maybe_sent=maybe_sent)
         except TimeoutError:
             await self._postpone(owed.session_id, owed.lease, owed.attempts)
@@ -217,6 +222,17 @@ class SessionLife:
                 vendor_files=received,
             )
 
+    async def _await_stream(self, session_id: SessionId) -> None:
+        """Wait until an open stream has flushed: audio that came after the end would be lost.
+
+        Whichever process relays it sees that the session was ended, and closes.
+        """
+        for _ in range(_MOST_STREAM_LOOKS):
+            if not await self._streams.is_open(session_id):
+                return
+            await self._clock.sleep(_LOOK_AGAIN_SECONDS)
+        log.warning("stream_would_not_close", session_id=session_id)
+
     async def _end_at_vendor(self, owed: OwedCall, *, maybe_sent: bool) -> VendorEnd:
         # A stream's audio never was in files of ours: its clients send 0 (facts.md, End).
         files_sent = 0 if owed.upload == "stream" else owed.chunks
@@ -225,14 +241,18 @@ class SessionLife:
             found = await self._vendor.get_session(owed.account, owed.session_id, UNFILTERED)
             return None if found.state in {"open", "missing"} else VendorEnd(files_received=None)
 
-        return await self._once(
+        return await call_once(
             lambda: self._vendor.end_session(owed.account, owed.session_id, files_sent),
             look,
             maybe_sent=maybe_sent,
+            clock=self._clock,
         )
 
     async def pay(self, owed: OwedCall) -> None:
         """Settle a debt that its caller left behind; the sweep's way in. Never raises a VendorError."""
+        if owed.call == "cancel":
+            await self._cancelling.tell(owed)
+            return
         try:
             if owed.call == "end":
                 await self._tell_end(owed, maybe_sent=True)
@@ -273,23 +293,28 @@ class SessionLife:
         wait = schedule.error_wait(attempts + 2, retry_after_seconds=None, chance=self._clock.chance())
         await self._store.postpone_owed(session_id, lease, wait)
 
-    async def _wait(self, attempt: int, error: VendorUnreachable) -> None:
-        wait = schedule.jittered(0.2 * 3.0 ** (attempt - 1), self._clock.chance())
-        await self._clock.sleep(max(wait, error.retry_after_seconds or 0.0))
 
-
-def _check_endable(state: EndState, request: SessionEnd) -> None:
+def _check_endable(state: EndState, request: SessionEnd, least_chunks: int | None) -> None:
     if state.is_past:
         raise SessionExpired("the session expired before it was ended")
     if state.owed == "create":
         raise SessionNotReady("EkaScribe has not confirmed this session yet")
+    if state.is_changing:
+        raise SessionNotReady("a change of this session is on its way to EkaScribe")
     if state.upload == "stream":
+        if not state.has_stream_audio and least_chunks is None:
+            raise AudioMissing("no audio was streamed")
         return
     if not state.sequences and not request.chunks:
         raise AudioMissing("no audio was uploaded")
     missing = missing_sequences(state.sequences, request.chunks)
     if not state.sequences:
         raise AudioMissing("no audio was uploaded", missing=missing[:_MOST_MISSING_LISTED])
+    if least_chunks is not None and len(state.sequences) < least_chunks:
+        raise AudioIncomplete(
+            f"{least_chunks} files were to be sent, {len(state.sequences)} are stored",
+            missing=missing[:_MOST_MISSING_LISTED],
+        )
     if missing and not request.force:
         raise AudioIncomplete(
             f'{len(missing)} of the chunks are missing; upload them, or end with "force": true',

@@ -1,51 +1,119 @@
-"""Waiting for a session's status to change: one question to the database for all who wait in a process."""
+"""Waiting for a session to change: one question to the database for all who wait in a process."""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import structlog
 
-from service.domain.errors import StoreUnavailable
+from schemas.emr import Session
+from service.domain.errors import StoreUnavailable, TooManyWatchers
 from service.domain.ids import SessionId
 
 log = structlog.get_logger()
 
 _INTERVAL_SECONDS = 0.2
-ENDED = frozenset({"completed", "partial", "failed", "expired", "cancelled"})
+_MOST_PLACES = 1000
+_OVER = frozenset({"completed", "partial", "failed", "expired", "cancelled"})
+# How a partial session stands of which more documents are to come; `sessions.standings` says the same word.
+_INCOMPLETE = "incomplete"
 
 
-class StatusWatch:
-    """Wakes waiters when a status changes, whichever process changed it."""
+def standing(session: Session) -> str:
+    """Return how a session stands: its status, told apart from that of one that is partial for now."""
+    is_incomplete = session.status == "partial" and session.completed_at is None
+    return _INCOMPLETE if is_incomplete else session.status
 
-    def __init__(self, read: Callable[[list[SessionId]], Awaitable[dict[SessionId, str]]]) -> None:
+
+def is_over(session_standing: str) -> bool:
+    """Return whether a session that stands so will never stand otherwise by itself."""
+    return session_standing in _OVER
+
+
+@dataclass(eq=False)
+class _Waiter:
+    """Somebody who waits for another mark than this one."""
+
+    mark: str
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    found: str | None = None
+
+
+class ChangeWatch:
+    """Wakes waiters when a session's mark is another one, whichever process changed the session.
+
+    `read` returns a mark for each session, any word that changes whenever what one waits for does.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[list[SessionId]], Awaitable[dict[SessionId, str]]],
+        *,
+        most_places: int = _MOST_PLACES,
+    ) -> None:
         self._read = read
-        self._waiting: defaultdict[SessionId, set[tuple[str, asyncio.Event]]] = defaultdict(set)
+        self._most_places = most_places
+        self._places = 0
+        self._waiting: defaultdict[SessionId, set[_Waiter]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
+        self.is_closing = False
 
-    async def changed(self, session_id: SessionId, status: str, timeout_seconds: float) -> None:
-        """Return when the session's status is another one, or when the time is over."""
-        if status in ENDED:
-            return
-        entry = (status, asyncio.Event())
-        self._waiting[session_id].add(entry)
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(len(waiters) for waiters in self._waiting.values())
+
+    @property
+    def places(self) -> int:
+        """How many have a place."""
+        return self._places
+
+    def check_room(self) -> None:
+        """Refuse when all places are taken. Raises TooManyWatchers."""
+        if self._places >= self._most_places:
+            raise TooManyWatchers("too many event streams are open here; try again, or use ?wait=")
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take a place for as long as a stream of events is open. Raises TooManyWatchers."""
+        self.check_room()
+        self._places += 1
+        try:
+            yield
+        finally:
+            self._places -= 1
+
+    async def changed(self, session_id: SessionId, mark: str, timeout_seconds: float) -> str | None:
+        """Return the session's new mark, or None when the time is over or the process is closing."""
+        if self.is_closing:
+            return None
+        waiter = _Waiter(mark)
+        self._waiting[session_id].add(waiter)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look())
         try:
             async with asyncio.timeout(timeout_seconds):
-                await entry[1].wait()
+                await waiter.woken.wait()
         except TimeoutError:
-            return
+            return None
         finally:
-            self._waiting[session_id].discard(entry)
+            self._waiting[session_id].discard(waiter)
             if not self._waiting[session_id]:
                 del self._waiting[session_id]
+        return waiter.found
+
+    def let_go(self) -> None:
+        """Let everybody go, and hold nobody from now on: the process is closing."""
+        self.is_closing = True
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                waiter.woken.set()
 
     async def stop(self) -> None:
-        """Let everybody go: the process is closing."""
-        for entries in self._waiting.values():
-            for _, event in entries:
-                event.set()
+        """Let everybody go and stop looking."""
+        self.let_go()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -57,8 +125,9 @@ class StatusWatch:
             except StoreUnavailable:
                 log.warning("watch_waits", reason="store_unavailable")
                 found = {}
-            for session_id, status in found.items():
-                for before, event in self._waiting.get(session_id, ()):
-                    if before != status:
-                        event.set()
+            for session_id, mark in found.items():
+                for waiter in self._waiting.get(session_id, ()):
+                    if waiter.mark != mark:
+                        waiter.found = mark
+                        waiter.woken.set()
             await asyncio.sleep(_INTERVAL_SECONDS)

@@ -35,7 +35,7 @@ def _state(status_code: int, status: str | None) -> VendorState:
         return "expired"
     if status_code == 202:  # noqa: PLR2004
         return "open" if status in _NOT_ENDED else "processing"
-    if status == "failed":
+    if status in {"failed", "cancelled"}:  # the latter at the vendor itself: what we cancel is not asked for
         return "failed"
     return "partial" if status_code == 206 or status == "partial" else "completed"  # noqa: PLR2004
 

@@ -2,13 +2,23 @@
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx2
 import msgspec
 import stamina
 
-from schemas.eka import CreateSession, EndSession, SessionAnswer, SessionCreated, SessionEnded
+from schemas.eka import (
+    CancelSession,
+    ChangeSession,
+    CreateSession,
+    DocumentAsked,
+    EndSession,
+    SessionAnswer,
+    SessionCreated,
+    SessionEnded,
+)
+from schemas.emr import SessionChange
 from service.domain.errors import LONGEST_WAIT_SECONDS, VendorFailure, VendorRefused, VendorUnreachable
 from service.domain.ids import UNFILTERED, Account, SessionId, TemplateId
 from service.domain.ports import Audio
@@ -26,7 +36,6 @@ from service.eka.wire import WireAnswer, check, exchange
 T = TypeVar("T")
 
 _SESSIONS = "/voice/v1/sessions"
-_SUBSCRIPTIONS = "/notification/v1/connect/webhook/subscriptions"
 _JSON = {"content-type": "application/json"}
 _UPLOAD_TRIES = 3
 _ALREADY_ENDED = frozenset({"session_ended", "session_completed", "session_already_committed"})
@@ -95,14 +104,14 @@ class EkaClient:
                     raise
 
     async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
-        """`POST …/end`; never repeated here. A session that has ended already is ended."""
+        """`POST …/end`; never repeated here. A session that has ended already, or expired, is ended."""
         encoded = msgspec.json.encode(EndSession(audio_files_sent=files_sent))
         path = f"{_SESSIONS}/{quote(session_id)}/end"
         answer = await self._call(account, "POST", path, content=lambda: encoded, headers=_JSON)
         try:
             check(answer, 200, 202)
         except VendorRefused as refused:
-            if refused.vendor_code in _ALREADY_ENDED:
+            if refused.vendor_code in _ALREADY_ENDED or refused.status == 410:  # noqa: PLR2004
                 return VendorEnd(files_received=None)
             raise
         return VendorEnd(files_received=_decoded(answer, SessionEnded).audio_files_received)
@@ -119,15 +128,51 @@ class EkaClient:
         check(answer, 200, 202, 206, 410)
         return read_session(answer.status, _decoded(answer, SessionAnswer))
 
-    async def webhook_endpoints(self, account: Account) -> list[str]:
-        """Return the addresses that the account's Connect subscriptions send to (facts.md, Webhooks)."""
-        answer = check(await self._call(account, "GET", _SUBSCRIPTIONS), 200)
-        found = _decoded(answer, Any)
-        listed = found.get("data", found.get("subscriptions")) if isinstance(found, dict) else found
-        entries = listed if isinstance(listed, list) else []
-        return [
-            str(entry["endpoint"]) for entry in entries if isinstance(entry, dict) and "endpoint" in entry
-        ]
+    async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
+        """`PATCH /voice/v1/sessions/{id}` with what is given, nothing else."""
+        body = ChangeSession(
+            patient_details=None if change.patient is None else _patient_details(change.patient),
+            templates=change.templates,
+            language_hint=change.languages,
+            session_mode=change.mode,
+            model=change.model,
+        )
+        await self._patch(account, session_id, body)
+
+    async def cancel_session(self, account: Account, session_id: SessionId) -> None:
+        """`PATCH /voice/v1/sessions/{id}` that cancels it."""
+        await self._patch(account, session_id, CancelSession())
+
+    async def _patch(self, account: Account, session_id: SessionId, body: msgspec.Struct) -> None:
+        encoded = msgspec.json.encode(body)
+        path = f"{_SESSIONS}/{quote(session_id)}"
+        answer = await self._call(account, "PATCH", path, content=lambda: encoded, headers=_JSON)
+        check(answer, 200, 202, 204)
+
+    async def make_document(
+        self, account: Account, session_id: SessionId, template_id: TemplateId
+    ) -> str | None:
+        """`POST …/process/template/{template_id}`; never repeated here."""
+        path = f"{_SESSIONS}/{quote(session_id)}/process/template/{quote(template_id, safe='')}"
+        answer = await self._call(account, "POST", path, content=lambda: b"{}", headers=_JSON)
+        check(answer, 200, 201, 202)
+        return _decoded(answer, DocumentAsked).document_id or None
+
+    def is_vendors(self, url: str) -> bool:
+        """Whether a URL has the origin of EKA_BASE_URL: our token must go nowhere else."""
+        return _origin(url) == _origin(self._base_url)
+
+    async def ask(self, account: Account, method: str, url: str, *, body: Any = None) -> WireAnswer:
+        """Make a call that is not about a session, to a path or to a whole URL, with `body` as JSON.
+
+        Returns any answer that came. Raises VendorUnreachable, also for a URL that is not the vendor's.
+        """
+        if not url.startswith("/") and not self.is_vendors(url):
+            raise VendorFailure("an address that is not EkaScribe's is not called", sent=False)
+        if body is None:
+            return await self._call(account, method, url)
+        encoded = msgspec.json.encode(body)
+        return await self._call(account, method, url, content=lambda: encoded, headers=_JSON)
 
     async def _call(
         self,
@@ -146,7 +191,7 @@ class EkaClient:
             return await exchange(
                 self._http,
                 method,
-                self._base_url + path,
+                self._base_url + path if path.startswith("/") else path,
                 headers=(headers or {}) | {"authorization": f"Bearer {held.access_token}"},
                 params=params,
                 content=content() if content else None,
@@ -157,6 +202,11 @@ class EkaClient:
             return answer
         renewed = await self._tokens.renew(account, token)
         return answer if renewed is None else await once(renewed)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _patient_details(patient: dict[str, Any]) -> dict[str, Any]:

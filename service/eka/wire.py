@@ -52,6 +52,7 @@ async def exchange(
     headers: Mapping[str, str],
     content: bytes | AsyncIterator[bytes] | None = None,
     params: Mapping[str, str] | None = None,
+    most_bytes: int = _MOST_ANSWER_BYTES,
 ) -> WireAnswer:
     """Make one call and read the whole answer.
 
@@ -65,7 +66,7 @@ async def exchange(
         body = bytearray()
         async for piece in answer.aiter_bytes():
             body += piece
-            if len(body) > _MOST_ANSWER_BYTES:
+            if len(body) > most_bytes:
                 raise VendorFailure("EkaScribe's answer is too large", sent=True)
         retry_after = read_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
         return WireAnswer(answer.status_code, retry_after, bytes(body))

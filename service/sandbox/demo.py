@@ -15,6 +15,8 @@ from typing import Any
 
 import click
 import httpx2
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
 
 from service.sandbox.embedded import EmbeddedFailed, EmbeddedUnavailable
 from service.sandbox.emr import create_emr
@@ -24,10 +26,30 @@ from service.sandbox.stack import Stack, StackFailed, running_stack
 _CHUNK_SECONDS = 5
 _ARRIVAL_SECONDS = 30.0
 _TEMPLATE = "eka_emr_template"
+_REQUEST = {
+    "templates": [_TEMPLATE],
+    "reference": "ENC-1",
+    "patient": {"id": "PAT-12345", "name": "Demo Patient"},
+}
+
+
+_FRAME_SECONDS = 0.1
+# So many times faster than it was spoken: nobody wants to wait for the whole dictation.
+_HASTE = 8
 
 
 class DemoFailed(RuntimeError):
     """A step did not do what it must; the message says which."""
+
+
+_FAILURES = (
+    StackFailed,
+    EmbeddedFailed,
+    EmbeddedUnavailable,
+    DemoFailed,
+    httpx2.HTTPError,
+    WebSocketException,
+)
 
 
 class Steps:
@@ -41,8 +63,11 @@ class Steps:
         click.echo(f"{time.monotonic() - self._started:7.2f} s  {text}")
 
 
-def run_demo() -> int:
-    """Run the demo; 0 only if the document arrived, signed and true to the audio."""
+def run_demo(*, live: bool) -> int:
+    """Run the demo; 0 only if the document arrived, signed and true to the audio.
+
+    `live`: the audio is streamed while it is spoken, otherwise it is sent in chunks.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     steps = Steps()
@@ -51,8 +76,8 @@ def run_demo() -> int:
             steps.say("starting PostgreSQL, Valkey, a stand-in EkaScribe, the service and the worker")
             with running_stack(port=None, temporary=True, log=log.fileno()) as stack:
                 steps.say(f"running: {stack.service_url}/docs")
-                asyncio.run(_play(stack, steps))
-        except (StackFailed, EmbeddedFailed, EmbeddedUnavailable, DemoFailed, httpx2.HTTPError) as error:
+                asyncio.run(_play(stack, steps, live=live))
+        except _FAILURES as error:
             click.echo(f"ekabridge demo: {type(error).__name__}: {error}", err=True)
             log.seek(0)
             click.echo(log.read().decode(errors="replace")[-4000:], err=True)
@@ -61,6 +86,10 @@ def run_demo() -> int:
             return 130
     steps.say("all of it is stopped again; nothing is left on this machine")
     return 0
+
+
+def _recording() -> bytes:
+    return files("service.sandbox").joinpath("recordings", "dictation.wav").read_bytes()
 
 
 def split_recording(recording: bytes, seconds: int) -> Iterator[bytes]:
@@ -74,7 +103,7 @@ def split_recording(recording: bytes, seconds: int) -> Iterator[bytes]:
             yield chunk.getvalue()
 
 
-async def _play(stack: Stack, steps: Steps) -> None:
+async def _play(stack: Stack, steps: Steps, *, live: bool) -> None:
     emr = create_emr()
     async with (
         serve_app(emr) as emr_url,
@@ -89,7 +118,7 @@ async def _play(stack: Stack, steps: Steps) -> None:
         added = _checked(await api.post("/v1/destinations", json={"url": f"{emr_url}/hooks"}), 201)
         await emr_http.post("/_control/secrets", json={"secrets": [added["secret"]]})
         steps.say(f"EMR      registered {added['url']} as the place where documents go")
-        session_id, sent = await _dictate(api, steps)
+        session_id, sent = await (_speak(api, steps) if live else _dictate(api, steps))
         received = await _arrival(emr_http)
         steps.say(f"EMR      received {received['body']['type']}, signature {_verified(received)}")
         _check_document(received["body"], session_id, sent)
@@ -105,15 +134,9 @@ async def _play(stack: Stack, steps: Steps) -> None:
 
 async def _dictate(api: httpx2.AsyncClient, steps: Steps) -> tuple[str, bytes]:
     """Create a session, send every chunk, end it; return its id and the bytes that were sent."""
-    recording = files("service.sandbox").joinpath("recordings", "dictation.wav").read_bytes()
-    chunks = list(split_recording(recording, _CHUNK_SECONDS))
-    request = {
-        "templates": [_TEMPLATE],
-        "reference": "ENC-1",
-        "patient": {"id": "PAT-12345", "name": "Demo Patient"},
-    }
+    chunks = list(split_recording(_recording(), _CHUNK_SECONDS))
     session = _checked(
-        await api.post("/v1/sessions", json=request, headers={"idempotency-key": "demo-1"}), 201
+        await api.post("/v1/sessions", json=_REQUEST, headers={"idempotency-key": "demo-1"}), 201
     )
     steps.say(f"EMR      POST /v1/sessions               201 {session['id']}")
     for sequence, chunk in enumerate(chunks):
@@ -129,6 +152,25 @@ async def _dictate(api: httpx2.AsyncClient, steps: Steps) -> tuple[str, bytes]:
     ended = _checked(await api.post(f"/v1/sessions/{session['id']}/end", json={"chunks": len(chunks)}), 202)
     steps.say(f"EMR      POST …/end                      202 {ended['status']}")
     return session["id"], b"".join(chunks)
+
+
+async def _speak(api: httpx2.AsyncClient, steps: Steps) -> tuple[str, bytes]:
+    """Stream the recording as a microphone would; return the session and the samples."""
+    with wave.open(io.BytesIO(_recording())) as whole:
+        rate, samples = whole.getframerate(), whole.readframes(whole.getnframes())
+    size = int(rate * _FRAME_SECONDS) * 2
+    session = _checked(await api.post("/v1/sessions", json=_REQUEST | {"upload": "stream"}), 201)
+    steps.say(f"EMR      POST /v1/sessions               201 {session['id']}, with a stream_url")
+    async with connect(session["stream_url"], compression=None, proxy=None) as stream:
+        for position in range(0, len(samples), size):
+            await stream.send(samples[position : position + size])
+            if position % (size * 50) == 0:
+                steps.say(f"EMR      WS                              {position / rate / 2:5.1f} s of speech")
+            await asyncio.sleep(_FRAME_SECONDS / _HASTE)
+    steps.say(f"EMR      WS closed                       {len(samples)} bytes of PCM at {rate} Hz")
+    ended = _checked(await api.post(f"/v1/sessions/{session['id']}/end"), 202)
+    steps.say(f"EMR      POST …/end                      202 {ended['status']}")
+    return session["id"], samples
 
 
 async def _arrival(emr_http: httpx2.AsyncClient) -> dict[str, Any]:

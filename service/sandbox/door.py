@@ -65,6 +65,7 @@ class VendorDoor:
         call = self.vendor.journal.open(scope)
         fault = self.vendor.faults.pick(call.method, call.path, call.query)
         app, started = self.app, time.perf_counter()
+        scope["state"] = {**(scope.get("state") or {}), "sandbox_receive": receive}
         if fault is not None:
             call.fault = f"{fault.mode}/{fault.when}"
             app = FaultPlayer(fault, self.vendor.faults, app).play

@@ -204,6 +204,12 @@ async def abort_connection(receive: Receive) -> None:
 
     Reaches uvicorn's transport through the call's own `receive`; `RuntimeError` on a server without one.
     """
+    cut_connection(receive)
+    await _wait_for_disconnect(receive)
+
+
+def cut_connection(receive: Receive) -> None:
+    """Cut the TCP connection under an ASGI call; `RuntimeError` on a server without a transport."""
     transport = find_transport(receive)
     if transport is None:
         raise RuntimeError("no transport behind this ASGI call; faults that cut it need uvicorn")
@@ -212,7 +218,6 @@ async def abort_connection(receive: Receive) -> None:
         with contextlib.suppress(OSError):
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT_ON_CLOSE)
     transport.abort()
-    await _wait_for_disconnect(receive)
 
 
 def find_transport(receive: Any) -> Any:

@@ -87,9 +87,15 @@ async def finish(vendor: VendorState, session: Session, outcome: Outcome) -> Non
 
 
 def add_document(vendor: VendorState, session: Session, template_id: str) -> Document:
-    """Queue one more document of a finished session."""
-    document = Document(template_id, secrets.token_hex(12), "pending")
-    session.documents.append(document)
+    """Queue one more document of a finished session, or the same one anew, as the settings say."""
+    known = [each for each in session.documents if each.current and each.template_id == template_id]
+    if known and vendor.settings.rerun_reuses_document:
+        document = known[-1]
+        document.status = "pending"
+    else:
+        document = Document(template_id, secrets.token_hex(12), "pending")
+        session.documents.append(document)
+    document.runs = max((each.runs for each in known), default=0) + 1
     vendor.spawn(_extract_later(vendor, session, document, vendor.settings.processing_seconds), session)
     return document
 
@@ -119,7 +125,8 @@ def _write_results(vendor: VendorState, session: Session, facts: AudioFacts, out
             vendor.spawn(_extract_later(vendor, session, document, delay), session)
     session.documents.extend(made)
     failed = any(document.status == "failed" for document in made)
-    session.status = "partial" if failed or outcome == "partial" else "completed"
+    waits = vendor.settings.partial_while_pending and any(document.status == "pending" for document in made)
+    session.status = "partial" if failed or waits or outcome == "partial" else "completed"
 
 
 async def _extract_later(
@@ -129,6 +136,14 @@ async def _extract_later(
     facts = await asyncio.to_thread(read_audio, session)
     ready = _extract(session, facts, document.template_id)
     document.data, document.status = ready.data, ready.status
+    if vendor.settings.rerun_changes and document.runs > 1 and document.data is not None:
+        document.data["revision"] = document.runs
+    is_whole = all(each.status == "success" for each in session.documents if each.current)
+    if vendor.settings.partial_while_pending and session.status == "partial" and is_whole:
+        session.status = "completed"
+        session.announce_change()
+        announce_outcome(vendor, session)
+        return
     session.announce_change()
     if vendor.settings.webhook_on_document:
         announce_outcome(vendor, session)

@@ -42,24 +42,26 @@ class _EmbeddedServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serve_app(app: Any, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+async def serve_app(app: Any, host: str = "127.0.0.1", port: int = 0, **options: Any) -> AsyncIterator[str]:
     """Serve an ASGI app in this event loop and yield its base URL; port 0 lets the system choose.
+
+    `options` are uvicorn's, in place of those chosen here.
 
     Raises `OSError` when the address is taken. On exit it stops listening, gives open calls one second, then
     cancels them and runs the app's shutdown.
     """
     listener = _listen(host, port)
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,
-        lifespan="on",
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
+    chosen: dict[str, Any] = {
+        "http": "httptools",
+        "ws": "websockets-sansio",
+        "ws_per_message_deflate": False,
+        "lifespan": "on",
+        "log_config": None,
+        "log_level": "error",
+        "access_log": False,
+        "timeout_graceful_shutdown": _GRACE_SECONDS,
+    }
+    config = uvicorn.Config(app, **(chosen | options))
     server = _EmbeddedServer(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     listening = asyncio.create_task(server.listening.wait())

@@ -11,6 +11,10 @@ Signing = Literal["raw", "compact", "compact-ascii", "wrong", "none"]
 SignatureHeader = Literal["Eka-Webhook-Signature", "X-MSA-Signature"]
 
 
+# The account of the first client, and of every static token of which nothing else is said.
+FIRST_ACCOUNT = "sandbox"
+
+
 class Endpoint(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A webhook receiver that needs no registration; without a `secret` its events are unsigned."""
 
@@ -23,6 +27,8 @@ class VendorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     `style` "hosted" follows the seeds, "onprem" the recordings of the vendor's on-prem server. Durations are
     seconds, sizes bytes. `transcript_with_filter` None means: as the style does (hosted yes, on-prem no).
+    `stream_base_url` is where streams live if not here.
+    Each of `clients` is an account of its own; `token_accounts` maps static tokens to one of them.
     `outcomes` maps session ids to an outcome and wins over `outcome`. Template ids starting with "fail" fail,
     with "slow" become ready `slow_template_seconds` after their session, with "no_such" do not exist.
     """
@@ -30,6 +36,7 @@ class VendorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     style: Style = "hosted"
     clients: dict[str, str] = msgspec.field(default_factory=lambda: {"sandbox": "sandbox-secret"})
     static_tokens: list[str] = msgspec.field(default_factory=lambda: ["sandbox-token"])
+    token_accounts: dict[str, str] = msgspec.field(default_factory=dict)
     access_token_seconds: int = 1800
     refresh_token_seconds: int = 2_592_000
 
@@ -46,7 +53,11 @@ class VendorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     outcomes: dict[str, Outcome] = msgspec.field(default_factory=dict)
     transcript_with_filter: bool | None = None
     completed_at_null_first: bool = False
+    partial_while_pending: bool = False
+    rerun_changes: bool = False
+    rerun_reuses_document: bool = False
 
+    stream_base_url: str | None = None
     stream_flush_seconds: float = 0.0
     stream_frame_delay_seconds: float = 0.0
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from service.sandbox.answers import VendorError
-from service.sandbox.settings import VendorSettings
+from service.sandbox.settings import FIRST_ACCOUNT, VendorSettings
 
 
 @dataclass
@@ -44,17 +44,18 @@ class TokenDesk:
         known.used = True
         return self._issue(known.client_id)
 
-    def check(self, authorization: str | None) -> None:
-        """Raise `VendorError` 403 without a bearer token, 401 for an unknown or expired one (recordings)."""
+    def check(self, authorization: str | None) -> str:
+        """Say whose token it is; `VendorError` 403 without one, 401 for an old one (recordings)."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise VendorError(403, {"detail": "missing_token"})
         token = token.strip()
         if token in self.settings.static_tokens and token not in self._expired_static:
-            return
-        _, expires_at = self._access.get(token, ("", 0.0))
+            return self.settings.token_accounts.get(token, FIRST_ACCOUNT)
+        client_id, expires_at = self._access.get(token, ("", 0.0))
         if expires_at <= time.time():
             raise VendorError(401, {"detail": "token_expired"})
+        return client_id
 
     def expire(self, *, static: bool) -> int:
         """End every access token, the static ones only when asked; refresh tokens stay good."""

@@ -9,7 +9,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
-from service.sandbox.answers import AUDIO_FORMATS, VendorError, plain_error
+from service.sandbox.answers import AUDIO_FORMATS, VendorError, plain_error, session_not_found
 from service.sandbox.vendor_sessions import VendorRequest, base_url, read_object, vendor_of
 from service.sandbox.vendor_state import VendorState, timestamp
 
@@ -19,9 +19,22 @@ _PROTOCOL_PATH = "/voice/v1/webhooks"
 
 
 def require_token(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Guard: 403 without a bearer token, 401 for an expired or unknown one (recordings)."""
+    """Guard: 403 without a bearer token, 401 for an expired or unknown one (recordings).
+
+    A session of another account is 404, as one that does not exist.
+    """
     vendor: VendorState = connection.app.state.vendor
-    vendor.tokens.check(connection.headers.get("authorization"))
+    account = vendor.tokens.check(connection.headers.get("authorization"))
+    connection.scope["state"]["sandbox_account"] = account
+    session_id = connection.path_params.get("session_id")
+    session = vendor.sessions.get(session_id) if session_id else None
+    if session is not None and session.account != account:
+        raise session_not_found(session.session_id)
+
+
+def _account_of(request: VendorRequest) -> str:
+    account: str = request.scope["state"]["sandbox_account"]
+    return account
 
 
 @get("/voice/v1/.well-known/medscribealliance")
@@ -104,25 +117,28 @@ async def subscribe(request: VendorRequest) -> Response[dict[str, Any]]:
     endpoint = body.get("endpoint")
     if not isinstance(endpoint, str) or not endpoint:
         raise VendorError(400, {"code": 400, "error": "endpoint is required"})
-    if any(each["endpoint"] == endpoint for each in known.values()):
+    account = _account_of(request)
+    if any((each["endpoint"], each["account"]) == (endpoint, account) for each in known.values()):
         raise VendorError(400, {"code": 400, "error": "endpoint already registered"})
     subscription_id = f"sub_{secrets.token_hex(8)}"
-    known[subscription_id] = {**body, "id": subscription_id, "status": "active"}
+    known[subscription_id] = {**body, "id": subscription_id, "status": "active", "account": account}
     return Response({"id": subscription_id, "status": "active"}, status_code=201)
 
 
 @get(_CONNECT_PATH, guards=[require_token])
 async def list_subscriptions(request: VendorRequest) -> Response[list[dict[str, Any]]]:
-    """All Connect subscriptions, without their keys."""
-    known = vendor_of(request).connect_subscriptions.values()
+    """List the account's Connect subscriptions, without their keys."""
+    known = _of_account(request, vendor_of(request).connect_subscriptions)
     return Response([_without(each, "signing_key") for each in known], status_code=200)
 
 
 @delete(f"{_CONNECT_PATH}/{{subscription_id:str}}", status_code=200, guards=[require_token])
 async def unsubscribe(request: VendorRequest, subscription_id: FromPath[str]) -> Response[dict[str, Any]]:
     """Remove a Connect subscription."""
-    if vendor_of(request).connect_subscriptions.pop(subscription_id, None) is None:
+    known = vendor_of(request).connect_subscriptions
+    if known.get(subscription_id) not in _of_account(request, known):
         raise VendorError(404, {"code": 404, "error": "subscription not found"})
+    del known[subscription_id]
     return Response({"id": subscription_id, "status": "deleted"}, status_code=200)
 
 
@@ -133,28 +149,41 @@ async def register_webhook(request: VendorRequest) -> Response[dict[str, Any]]:
     url = body.get("url")
     if not isinstance(url, str) or not url:
         raise plain_error(400, "BAD_REQUEST", "Field 'body -> url': Field required")
-    if any(each["url"] == url for each in known.values()):
+    account = _account_of(request)
+    if any((each["url"], each["account"]) == (url, account) for each in known.values()):
         raise plain_error(400, "webhook_already_registered", "Webhook URL is already registered")
     webhook_id = f"wh_{secrets.token_hex(8)}"
     created_at = timestamp(time.time())
-    known[webhook_id] = {**body, "id": webhook_id, "created_at": created_at, "status": "active"}
+    known[webhook_id] = {
+        **body,
+        "id": webhook_id,
+        "created_at": created_at,
+        "status": "active",
+        "account": account,
+    }
     return Response(_without(known[webhook_id], "secret"), status_code=201)
 
 
 @get(_PROTOCOL_PATH, guards=[require_token])
 async def list_webhooks(request: VendorRequest) -> Response[dict[str, Any]]:
-    """All protocol webhooks, without their secrets."""
-    known = vendor_of(request).protocol_webhooks.values()
+    """List the account's protocol webhooks, without their secrets."""
+    known = _of_account(request, vendor_of(request).protocol_webhooks)
     return Response({"webhooks": [_without(each, "secret") for each in known]}, status_code=200)
 
 
 @delete(f"{_PROTOCOL_PATH}/{{webhook_id:str}}", status_code=200, guards=[require_token])
 async def remove_webhook(request: VendorRequest, webhook_id: FromPath[str]) -> Response[None]:
     """Remove a protocol webhook."""
-    if vendor_of(request).protocol_webhooks.pop(webhook_id, None) is None:
+    known = vendor_of(request).protocol_webhooks
+    if known.get(webhook_id) not in _of_account(request, known):
         raise plain_error(404, "webhook_not_found", "Webhook not found")
+    del known[webhook_id]
     return Response(None, status_code=204)
 
 
+def _of_account(request: VendorRequest, known: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [each for each in known.values() if each["account"] == _account_of(request)]
+
+
 def _without(item: dict[str, Any], secret: str) -> dict[str, Any]:
-    return {name: value for name, value in item.items() if name != secret}
+    return {name: value for name, value in item.items() if name not in {secret, "account"}}

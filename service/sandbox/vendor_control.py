@@ -14,7 +14,7 @@ from litestar.exceptions import ClientException, NotFoundException
 from litestar.params import FromPath, FromQuery
 
 from service.sandbox.control_bodies import read_struct
-from service.sandbox.faults import Fault
+from service.sandbox.faults import Fault, cut_connection
 from service.sandbox.journal import Call
 from service.sandbox.processing import finish, read_audio
 from service.sandbox.settings import Outcome, Shape, SignatureHeader, Signing, VendorSettings, merge_settings
@@ -58,11 +58,13 @@ class ExpireTokens(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class StreamFrame(msgspec.Struct, forbid_unknown_fields=True):
-    """A frame, or a close, from the vendor to every open stream of a session."""
+    """A frame, or an end, from the vendor to every open stream of a session; `drop` cuts the connection."""
 
     text: str | None = None
     base64: str | None = None
     close: int | None = None
+    reason: str = ""
+    drop: bool = False
 
 
 @get("/settings")
@@ -204,7 +206,9 @@ async def send_to_stream(request: VendorRequest, session_id: FromPath[str]) -> d
         if data.base64 is not None:
             await socket.send_bytes(base64.b64decode(data.base64))
         if data.close is not None:
-            await socket.close(code=data.close)
+            await socket.close(code=data.close, reason=data.reason)
+        if data.drop:
+            cut_connection(socket.scope["state"]["sandbox_receive"])
     return {"sockets": len(sockets)}
 
 

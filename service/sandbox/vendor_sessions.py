@@ -66,6 +66,7 @@ async def create_session(request: VendorRequest) -> Response[dict[str, Any]]:
         known.creates += 1
         raise transaction_error(409, "txn_already_initialized", "Transaction already initialized", session_id)
     session = _open_session(vendor, body, session_id, base_url(request))
+    session.account = request.scope["state"]["sandbox_account"]
     echoed = view_patient(vendor.settings, session)
     view: dict[str, Any] = {
         "session_id": session_id,
@@ -125,7 +126,8 @@ def _open_session(vendor: VendorState, body: dict[str, Any], session_id: str, ba
     url = f"{base}/voice/v1/sessions/{session_id}/audio"
     if stream is not None:
         vendor.streams[stream.stream_id] = session_id
-        url = re.sub("^http", "ws", f"{base}/voice/v1/stream/sessions/{stream.stream_id}/audio")
+        host = vendor.settings.stream_base_url or re.sub("^http", "ws", base)
+        url = f"{host}/voice/v1/stream/sessions/{stream.stream_id}/audio"
     templates = body.get("templates") or []
     protocol = {
         "version": "0.1",

@@ -17,7 +17,7 @@ from service.sandbox.answers import session_not_found
 from service.sandbox.audio import pcm_seconds, wav_seconds, webm_seconds
 from service.sandbox.faults import FaultBook
 from service.sandbox.journal import Journal
-from service.sandbox.settings import VendorSettings, copy_settings
+from service.sandbox.settings import FIRST_ACCOUNT, VendorSettings, copy_settings
 from service.sandbox.tokens import TokenDesk
 
 SessionStatus = Literal["initialized", "processing", "completed", "partial", "failed", "expired", "cancelled"]
@@ -54,13 +54,14 @@ class Chunk:
 
 @dataclass
 class Document:
-    """One result of one template; `current` is false once processing ran again."""
+    """One result of one template; `current` is false once processing ran again, `runs` counts re-runs too."""
 
     template_id: str
     document_id: str
     status: Literal["pending", "success", "failed"]
     data: dict[str, Any] | None = None
     current: bool = True
+    runs: int = 1
 
 
 @dataclass
@@ -76,6 +77,7 @@ class StreamLog:
     connections: int = 0
     open_connections: int = 0
     stops: int = 0
+    close_codes: list[int] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)
 
     def view(self) -> dict[str, Any]:
@@ -92,6 +94,7 @@ class StreamLog:
             "connections": self.connections,
             "open_connections": self.open_connections,
             "stops": self.stops,
+            "close_codes": self.close_codes,
         }
 
 
@@ -111,6 +114,7 @@ class Session:
     created_at: float
     expires_at: float
     stream: StreamLog | None = None
+    account: str = FIRST_ACCOUNT
     status: SessionStatus = "initialized"
     committed: bool = False
     damaged: bool = False

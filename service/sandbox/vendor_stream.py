@@ -55,6 +55,7 @@ async def _receive_frames(socket: VendorSocket, vendor: VendorState, intake: _In
     while True:
         message: Any = await socket.receive()
         if message["type"] == "websocket.disconnect":
+            intake.log.close_codes.append(message.get("code") or 1005)
             return None
         await asyncio.sleep(vendor.settings.stream_frame_delay_seconds)
         try:

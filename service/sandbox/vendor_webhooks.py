@@ -121,25 +121,26 @@ def announce_outcome(vendor: VendorState, session: Session) -> None:
     """
     if not vendor.settings.webhooks_enabled:
         return
-    for target in _find_targets(vendor, session.status):
+    for target in _find_targets(vendor, session):
         for _ in range(vendor.settings.webhook_copies):
             vendor.spawn(_deliver(vendor, session, target, session.status))
 
 
-def _find_targets(vendor: VendorState, outcome: str) -> list[Target]:
-    settings = vendor.settings
+def _find_targets(vendor: VendorState, session: Session) -> list[Target]:
+    settings, outcome, account = vendor.settings, session.status, session.account
     shape, header, signing = settings.webhook_shape, settings.webhook_header, settings.webhook_sign
     connect_shape: Shape = "v2" if shape == "protocol" else shape
     targets = [Target(each.url, each.secret, shape, header, signing) for each in settings.webhook_endpoints]
     targets += [
         Target(each["endpoint"], each.get("signing_key"), connect_shape, header, signing)
         for each in vendor.connect_subscriptions.values()
-        if _wants(each.get("event_names"), name_event(connect_shape, outcome))
+        if each["account"] == account
+        and _wants(each.get("event_names"), name_event(connect_shape, outcome))
     ]
     targets += [
         Target(each["url"], each.get("secret"), "protocol", "X-MSA-Signature", signing)
         for each in vendor.protocol_webhooks.values()
-        if _wants(each.get("events"), name_event("protocol", outcome))
+        if each["account"] == account and _wants(each.get("events"), name_event("protocol", outcome))
     ]
     speaks_all = settings.webhook_all_outcomes or outcome == "completed"
     return [target for target in targets if speaks_all or target.shape == "protocol"]

@@ -7,6 +7,7 @@ import msgspec
 from asyncpg import Record
 
 from schemas.emr import ApiKey, Role, Tenant, TenantDefaults
+from service.domain.accounts import VendorAccount
 from service.domain.errors import NotFound
 from service.domain.ids import (
     DEFAULT_ACCOUNT,
@@ -19,29 +20,39 @@ from service.domain.ids import (
 from service.domain.records import Principal
 from service.store.database import Database
 from service.store.queries import sql
-from service.store.sealing import Hasher
+from service.store.sealing import Hasher, Keyring
 
 _KEY_PREFIX = "ekb_"
 _KEY_PURPOSE = "api_key"
 
 
+def account_place(tenant_id: TenantId) -> str:
+    """Name the place for which a tenant's own vendor account is sealed."""
+    return f"tenant.account:{tenant_id}"
+
+
 class AccessRows:
     """Who may do what."""
 
-    def __init__(self, database: Database, hasher: Hasher) -> None:
+    def __init__(self, database: Database, hasher: Hasher, keyring: Keyring) -> None:
         self._database = database
         self._hasher = hasher
+        self._keyring = keyring
 
-    async def add_tenant(self, name: str, defaults: TenantDefaults) -> Tenant:
-        """Insert a tenant that shares the default vendor account."""
+    async def add_tenant(
+        self, name: str, defaults: TenantDefaults, account: VendorAccount | None = None
+    ) -> Tenant:
+        """Insert a tenant, with a vendor account of its own or sharing the default one."""
+        tenant_id = new_tenant_id()
+        sealed = self._keyring.seal_json(account, account_place(tenant_id)) if account else None
         row = await self._database.fetchrow(
-            sql("access.insert_tenant"), new_tenant_id(), name, msgspec.to_builtins(defaults), None
+            sql("access.insert_tenant"), tenant_id, name, msgspec.to_builtins(defaults), sealed
         )
-        return _tenant(row) if row else _vanished("tenant")
+        return tenant_of(row) if row else _vanished("tenant")
 
     async def list_tenants(self) -> list[Tenant]:
         """Return every tenant, oldest first."""
-        return [_tenant(row) for row in await self._database.fetch(sql("access.list_tenants"))]
+        return [tenant_of(row) for row in await self._database.fetch(sql("access.list_tenants"))]
 
     async def add_key(self, tenant_id: TenantId, role: Role) -> ApiKey:
         """Insert a key; the answer is the only place where `key` ever stands. Raises NotFound."""
@@ -74,26 +85,31 @@ class AccessRows:
             return None
         hashed = await self._hasher.hash(_KEY_PURPOSE, key.encode())
         row = await self._database.fetchrow(sql("access.principal_by_key"), hashed)
-        if row is None:
-            return None
-        return Principal(
-            key_id=KeyId(row["key_id"]),
-            tenant_id=TenantId(row["tenant_id"]),
-            role=row["role"],
-            defaults=msgspec.convert(row["defaults"], TenantDefaults),
-            account=Account(row["tenant_id"]) if row["own_account"] else DEFAULT_ACCOUNT,
-        )
+        return principal_of(row) if row else None
 
     async def audit(self, tenant_id: TenantId, actor: str, action: str, object_id: str, **facts: Any) -> None:
         """Record who did what; the facts carry no content."""
         await self._database.execute(sql("access.insert_audit"), tenant_id, actor, action, object_id, facts)
 
 
-def _tenant(row: Record) -> Tenant:
+def principal_of(row: Record) -> Principal:
+    """Read who a key is from its row."""
+    return Principal(
+        key_id=KeyId(row["key_id"]),
+        tenant_id=TenantId(row["tenant_id"]),
+        role=row["role"],
+        defaults=msgspec.convert(row["defaults"], TenantDefaults),
+        account=Account(row["tenant_id"]) if row["own_account"] else DEFAULT_ACCOUNT,
+    )
+
+
+def tenant_of(row: Record) -> Tenant:
+    """Read a tenant from its row."""
     return Tenant(
         id=row["id"],
         name=row["name"],
         defaults=msgspec.convert(row["defaults"], TenantDefaults),
+        own_account=row["own_account"],
         created_at=row["created_at"],
     )
 

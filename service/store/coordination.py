@@ -55,6 +55,8 @@ class IdempotencyRows:
             if known is None:
                 return Reservation(kind="running", session_id=plan.id)
             found = SessionId(known["session_id"])
+            if known["is_erased"]:
+                return Reservation(kind="erased", session_id=found)
             if known["request_hash"] != request_hash:
                 return Reservation(kind="reused", session_id=found)
             if known["answer_sealed"] is not None:

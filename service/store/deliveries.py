@@ -8,7 +8,7 @@ import structlog
 from asyncpg import Record
 
 from schemas.emr import Attempt, Delivery, Destination, DestinationChange, DestinationCreate, Page
-from service.domain.errors import DeliverySettled, NotFound
+from service.domain.errors import DeliverySettled, NotFound, SessionErased
 from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId, new_destination_id
 from service.domain.records import Answer, DeliveryJob, NoAnswer
 from service.store.database import Database
@@ -221,6 +221,8 @@ class DeliveryRows:
         """Make a dead delivery due again, with the same id. Raises NotFound or DeliverySettled."""
         row = await self._database.fetchrow(sql("deliveries.retry"), tenant_id, delivery_id)
         delivery = await self.one(tenant_id, delivery_id)
+        if row is None and delivery.reason == "session_erased":
+            raise SessionErased("the session of this delivery was erased")
         if row is None and delivery.status == "dead":
             raise DeliverySettled("the delivery's destination was removed or is off")
         if row is None and delivery.status != "pending":

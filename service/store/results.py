@@ -65,6 +65,9 @@ class ResultRows:
                 attempts=row["attempts"],
                 missing=row["missing"],
                 ended_seconds_ago=row["ended_seconds_ago"] or 0.0,
+                is_probe=row["is_probe"],
+                asked=row["asked"],
+                document_id=row["document_id"],
             )
             for row in rows
         ]
@@ -73,12 +76,17 @@ class ResultRows:
         """Ask again later; `is_missing`: the vendor said that there is no such thing."""
         await self._database.execute(sql("fetches.postpone"), job.id, job.lease, seconds, reason, is_missing)
 
+    async def drop_fetch(self, job: FetchJob) -> None:
+        """It need not be made after all."""
+        await self._database.execute(sql("fetches.drop"), job.id, job.lease)
+
     @asynccontextmanager
     async def settling(self, session_id: SessionId) -> AsyncIterator["SettleRows | None"]:
-        """Lock a session in order to record a result; None when it does not exist any more."""
+        """Lock a session in order to record a result; None when it was cancelled or erased."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(sql("sessions.lock"), session_id, None)
-            yield SettleRows(connection, self._keyring, row) if row else None
+            is_open = row is not None and row["status"] != "cancelled" and not row["is_erased"]
+            yield SettleRows(connection, self._keyring, row) if row is not None and is_open else None
 
     async def past_sessions(self, limit: int) -> list[SessionId]:
         """Sessions that were never ended and whose time is over."""
@@ -100,10 +108,15 @@ class SettleRows:
         self.session_id = SessionId(row["id"])
         self.tenant_id = TenantId(row["tenant_id"])
         self.status: SessionStatus = row["status"]
+        self.is_final: bool = row["is_final"]
         self.is_past: bool = row["is_past"]
         self.templates: list[str] = row["templates"]
         self.details = open_details(keyring, self.session_id, row["details_sealed"])
         self.transcript = open_transcript(keyring, self.session_id, row["transcript_sealed"])
+
+    async def holds(self, job: FetchJob) -> bool:
+        """Whether the call's lease still stands; if so, it does until this unit ends."""
+        return await self._connection.fetchrow(sql("fetches.hold"), job.id, job.lease) is not None
 
     async def settle_fetch(self, job: FetchJob, outcome: str) -> bool:
         """This call is done with; false when the lease was lost, and then nothing may be recorded."""
@@ -135,8 +148,14 @@ class SettleRows:
             storable(result.language_detected),
         )
 
-    async def add_document(self, document: VendorDocument, error_code: str | None) -> None:
-        """A document, or a new version if it differs from the newest one."""
+    async def add_document(
+        self, document: VendorDocument, error_code: str | None, *, listed: frozenset[str]
+    ) -> None:
+        """A document, or a new version if it differs from the newest one.
+
+        `listed`: the ids under which the vendor has the template's documents now. A new id takes the place of
+        those that are not among them, and goes on counting their versions.
+        """
         template_id, upstream_id = storable(document.template_id), storable(document.upstream_id)
         latest = await self._connection.fetchrow(
             sql("documents.latest"), self.session_id, template_id, upstream_id
@@ -147,6 +166,11 @@ class SettleRows:
             sealed = latest["data_sealed"]
             if sealed is not None and self._keyring.open(sealed, document_place(latest["id"])) == data:
                 return
+        if latest is None:
+            kept = [storable(each) for each in listed]
+            latest = await self._connection.fetchrow(
+                sql("documents.replaced_version"), self.session_id, template_id, kept
+            )
         document_id = new_document_id()
         await self._connection.execute(
             sql("documents.insert"),
@@ -162,10 +186,18 @@ class SettleRows:
             error_code,
         )
 
-    async def add_missing_document(self, template_id: TemplateId, error_code: str) -> None:
-        """A failed document in the place of one that was asked for and never made."""
-        made = VendorDocument(template_id=template_id, upstream_id="", type=None, status="failed", data=None)
-        await self.add_document(made, error_code)
+    async def known_documents(self, template_id: TemplateId) -> frozenset[str]:
+        """The vendor's ids of the template's documents that are here."""
+        rows = await self._connection.fetch(sql("documents.known"), self.session_id, template_id)
+        return frozenset(row["upstream_id"] for row in rows)
+
+    async def mark_asked(self, job: FetchJob, document_id: str | None) -> None:
+        """The vendor is known to make the further document."""
+        await self._connection.execute(sql("fetches.mark_asked"), job.id, job.lease, storable(document_id))
+
+    async def drop_further(self, job: FetchJob) -> None:
+        """The vendor was never asked for the further document."""
+        await drop_further(self._connection, job.id, job.lease)
 
     async def fetches(self) -> list[FetchState]:
         """How all calls stand."""
@@ -176,13 +208,14 @@ class SettleRows:
                 is_settled=row["is_settled"],
                 was_answered=row["was_answered"],
                 attempts=row["attempts"],
+                is_further=row["is_further"],
             )
             for row in rows
         ]
 
     async def document_statuses(self) -> list[tuple[TemplateId, str]]:
         """How all documents stand."""
-        rows = await self._connection.fetch(sql("documents.statuses"), self.session_id)
+        rows = await self._connection.fetch(sql("sessions.document_summaries"), [self.session_id])
         return [(TemplateId(row["template_id"]), row["status"]) for row in rows]
 
     async def unreleased_documents(self) -> list[StoredDocument]:
@@ -202,6 +235,11 @@ class SettleRows:
             for row in rows
         ]
 
+    async def show_partial(self) -> None:
+        """Some documents are here, others are still to come."""
+        await self._connection.execute(sql("sessions.show_partial"), self.session_id)
+        self.status = "partial"
+
     async def settle_session(
         self, status: SessionStatus, *, error_code: str | None, error_message: str | None
     ) -> None:
@@ -210,6 +248,7 @@ class SettleRows:
             sql("sessions.settle"), self.session_id, status, error_code, error_message
         )
         self.status = status
+        self.is_final = True
 
     async def emit(
         self, event: Event, document_id: DocumentId | None, template_id: TemplateId | None
@@ -248,6 +287,12 @@ class SettleRows:
             )
         if document_id is not None:
             await self._connection.execute(sql("documents.mark_released"), [document_id])
+
+
+async def drop_further(connection: LentConnection, fetch_id: int, lease: Lease) -> None:
+    """Forget the call for a further document that the vendor was never asked for."""
+    await connection.execute(sql("fetches.drop_further"), fetch_id, lease)
+    await connection.execute(sql("fetches.settle_unasked"), fetch_id, lease)
 
 
 def storable(text: str | None) -> str | None:

@@ -16,6 +16,11 @@ _PATIENT_ID = "patient_id"
 _REFERENCE = "reference"
 
 
+def upload_url_place(session_id: str) -> str:
+    """Name the place for which the vendor's upload URL is sealed."""
+    return f"session.upload_url:{session_id}"
+
+
 def details_place(session_id: str) -> str:
     """Name the place for which a session's details are sealed."""
     return f"session.details:{session_id}"
@@ -31,12 +36,12 @@ class SessionRows:
 
     async def insert_session(
         self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
-    ) -> None:
-        """Insert the session, its create call owed."""
+    ) -> bool:
+        """Insert the session, its create call owed; false when its id is taken."""
         arguments = await self.insert_arguments(
             plan, lease, lease_seconds=lease_seconds, life_seconds=life_seconds
         )
-        await self._database.execute(sql("sessions.insert"), *arguments)
+        return await self._database.fetchrow(sql("sessions.insert"), *arguments) is not None
 
     async def insert_arguments(
         self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
@@ -91,7 +96,7 @@ class SessionRows:
             sql("sessions.record_created"),
             session_id,
             lease,
-            self._keyring.seal(url.encode(), f"session.upload_url:{session_id}") if url else None,
+            self._keyring.seal(url.encode(), upload_url_place(session_id)) if url else None,
             found.expires_at,
         )
         return row is not None
@@ -156,7 +161,16 @@ class SessionRows:
                 yield None
                 return
             sequences = await connection.fetch(sql("chunks.stored_sequences"), session_id)
-            yield EndRows(connection, row, [found["sequence"] for found in sequences])
+            has_stream_audio = False
+            if row["upload"] == "stream":
+                found = await connection.fetchrow(sql("streams.has_audio"), session_id)
+                has_stream_audio = bool(found and found["has_audio"])
+            yield EndRows(
+                connection,
+                row,
+                [found["sequence"] for found in sequences],
+                has_stream_audio=has_stream_audio,
+            )
 
     async def record_end_told(self, session_id: SessionId, lease: Lease, files_received: int | None) -> bool:
         """The vendor knows of the end."""
@@ -181,16 +195,27 @@ class SessionRows:
             for row in rows
         ]
 
-    async def statuses(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
-        """Return the status of each of these sessions, in one statement for all who wait."""
-        rows = await self._database.fetch(sql("sessions.statuses"), session_ids)
-        return {SessionId(row["id"]): row["status"] for row in rows}
+    async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
+        """The vendor knows that it was cancelled, or need not know any more."""
+        await self._database.execute(sql("sessions.record_cancel_told"), session_id, lease)
+
+    async def standings(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
+        """Return how each of these sessions stands, in one statement for all who wait."""
+        rows = await self._database.fetch(sql("sessions.standings"), session_ids)
+        return {SessionId(row["id"]): row["standing"] for row in rows}
+
+    async def marks(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
+        """Return words that change whenever these sessions' timelines do, in one statement for all."""
+        rows = await self._database.fetch(sql("sessions.marks"), session_ids)
+        return {SessionId(row["id"]): row["mark"] for row in rows}
 
 
 class EndRows:
     """The domain's EndUnit over PostgreSQL."""
 
-    def __init__(self, connection: LentConnection, row: Record, sequences: list[int]) -> None:
+    def __init__(
+        self, connection: LentConnection, row: Record, sequences: list[int], *, has_stream_audio: bool
+    ) -> None:
         self._connection = connection
         self._session_id = SessionId(row["id"])
         self._tenant_id = TenantId(row["tenant_id"])
@@ -203,11 +228,15 @@ class EndRows:
             owed_is_free=row["owed_lease"] is None or bool(row["owed_due"]),
             is_past=row["is_past"],
             sequences=sequences,
+            has_stream_audio=has_stream_audio,
+            is_erased=row["is_erased"],
+            is_changing=row["is_changing"],
         )
 
     async def begin(self, lease: Lease, *, lease_seconds: float, reconcile_seconds: float) -> None:
         """End it: the end call is owed and ours, each template's result is owed after the wait."""
         await self._connection.execute(sql("sessions.begin_end"), self._session_id, lease, lease_seconds)
+        await self._connection.execute(sql("fetches.forget_probes"), self._session_id)
         templates: list[TemplateId] = [TemplateId(name) for name in self.state.templates] or [UNFILTERED]
         await self._connection.execute(
             sql("fetches.owe"), self._tenant_id, self._session_id, templates, reconcile_seconds
@@ -226,6 +255,7 @@ def _claim(row: Record) -> ChunkClaim:
         upload=row["upload"],
         is_created=row["owed"] != "create",
         is_past=row["is_past"],
+        is_erased=row["is_erased"],
         lease=row["lease"],
         stored_sha256=sha256.hex() if sha256 else None,
         stored_bytes=row["chunk_bytes"],

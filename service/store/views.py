@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from asyncpg import Record
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from schemas.emr import (
     DeliveryCounts,
@@ -15,8 +15,8 @@ from schemas.emr import (
     Session,
     TimelineEntry,
 )
-from service.domain.errors import NotFound
-from service.domain.fetching import document_error
+from service.domain.endings import document_error
+from service.domain.errors import NotFound, SessionErased
 from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId
 from service.domain.records import SessionDetails
 from service.store.database import Database
@@ -25,6 +25,7 @@ from service.store.queries import sql
 from service.store.results import open_data, open_details, open_transcript
 from service.store.sealing import Keyring
 from service.store.sessions import SessionRows
+from service.store.streams import StreamRows
 
 
 class SessionFilter(Struct, frozen=True, kw_only=True):
@@ -39,10 +40,18 @@ class SessionFilter(Struct, frozen=True, kw_only=True):
 class SessionViews:
     """Reads sessions with their documents, deliveries and timeline."""
 
-    def __init__(self, database: Database, keyring: Keyring, sessions: SessionRows, public_url: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keyring: Keyring,
+        sessions: SessionRows,
+        streams: StreamRows,
+        public_url: str,
+    ) -> None:
         self._database = database
         self._keyring = keyring
         self._sessions = sessions
+        self._streams = streams
         self._public_url = public_url
 
     async def session(self, tenant_id: TenantId, session_id: SessionId) -> Session:
@@ -50,6 +59,8 @@ class SessionViews:
         row = await self._database.fetchrow(sql("sessions.view"), tenant_id, session_id)
         if row is None:
             raise NotFound("no such session")
+        if row["erased_at"] is not None:
+            raise SessionErased("the session was erased")
         return (await self._assemble([row]))[0]
 
     async def page(
@@ -72,28 +83,44 @@ class SessionViews:
         return page_of(rows, limit, lambda row: sessions[row["id"]])
 
     async def timeline(self, tenant_id: TenantId, session_id: SessionId) -> list[TimelineEntry]:
-        """Return what happened to a session, in order. Raises NotFound."""
-        if await self._database.fetchrow(sql("sessions.exists"), tenant_id, session_id) is None:
-            raise NotFound("no such session")
+        """Return what happened to a session, in order. Raises NotFound or SessionErased."""
+        await self.is_over(tenant_id, session_id)
+        return await self.entries(session_id)
+
+    async def entries(self, session_id: SessionId) -> list[TimelineEntry]:
+        """Return what happened to a session of which it is known whose it is."""
         rows = await self._database.fetch(sql("sessions.timeline"), session_id)
         return [TimelineEntry(at=row["at"], type=row["type"], data=row["data"]) for row in rows]
+
+    async def is_over(self, tenant_id: TenantId, session_id: SessionId) -> bool:
+        """Return whether nothing more will come of a session. Raises NotFound or SessionErased."""
+        row = await self._database.fetchrow(sql("sessions.outlook"), tenant_id, session_id)
+        if row is None:
+            raise NotFound("no such session")
+        if row["is_erased"]:
+            raise SessionErased("the session was erased")
+        return bool(row["is_over"])
 
     async def documents(
         self, tenant_id: TenantId, session_id: SessionId, template_id: TemplateId | None
     ) -> list[Document]:
-        """Return the newest version of each document of a session. Raises NotFound."""
+        """Return the newest version of each document of a session. Raises NotFound or SessionErased."""
         details = await self._database.fetchrow(sql("documents.session_details"), tenant_id, session_id)
         if details is None:
             raise NotFound("no such session")
+        if details["is_erased"]:
+            raise SessionErased("the session was erased")
         rows = await self._database.fetch(sql("documents.of_session"), tenant_id, session_id, template_id)
         reference = self._details(session_id, details).reference
         return [self._document(row, reference) for row in rows]
 
     async def document(self, tenant_id: TenantId, document_id: DocumentId) -> Document:
-        """Return one document, whichever version it is. Raises NotFound."""
+        """Return one document, whichever version it is. Raises NotFound or SessionErased."""
         row = await self._database.fetchrow(sql("documents.one"), tenant_id, document_id)
         if row is None:
             raise NotFound("no such document")
+        if row["is_erased"]:
+            raise SessionErased("the document's session was erased")
         return self._document(row, self._details(row["session_id"], row).reference)
 
     async def _assemble(self, rows: Sequence[Record]) -> list[Session]:
@@ -109,10 +136,29 @@ class SessionViews:
                     pending=found["pending"], delivered=found["delivered"], dead=found["dead"]
                 )
         return [
-            self._session(row, documents[row["id"]], counts.get(row["id"], DeliveryCounts())) for row in rows
+            self._session(
+                row,
+                await self._stream_url(row),
+                documents[row["id"]],
+                counts.get(row["id"], DeliveryCounts()),
+            )
+            for row in rows
         ]
 
-    def _session(self, row: Record, documents: list[DocumentSummary], counts: DeliveryCounts) -> Session:
+    async def _stream_url(self, row: Record) -> str | UnsetType:
+        """Return the capability to stream to a session; http becomes ws, https becomes wss."""
+        if row["upload"] != "stream":
+            return UNSET
+        base = self._public_url.replace("http", "ws", 1)
+        return f"{base}/v1/stream/{row['id']}/{await self._streams.capability(row['id'])}"
+
+    def _session(
+        self,
+        row: Record,
+        stream_url: str | UnsetType,
+        documents: list[DocumentSummary],
+        counts: DeliveryCounts,
+    ) -> Session:
         details = self._details(row["id"], row)
         chunked = row["upload"] == "chunked"
         has_result = row["status"] in {"completed", "partial"}
@@ -129,6 +175,7 @@ class SessionViews:
             reference=details.reference,
             metadata=details.metadata,
             audio_url=f"{self._public_url}/v1/sessions/{row['id']}/audio" if chunked else UNSET,
+            stream_url=stream_url,
             chunks_received=row["chunks_received"],
             created_at=row["created_at"],
             expires_at=row["expires_at"],

@@ -9,7 +9,7 @@ import re
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +85,14 @@ async def call_arrived(house: Bridge, path_regex: str, method: str | None = None
     deadline = time.monotonic() + _SECONDS
     while await house.calls(path_regex, method) < count:
         assert time.monotonic() < deadline, f"the vendor never got {path_regex}"
+        await asyncio.sleep(0.01)
+
+
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = _SECONDS) -> None:
+    """Wait until a condition is true."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, "it never came to that"
         await asyncio.sleep(0.01)
 
 

@@ -18,7 +18,11 @@ METHODS = {"get", "post", "put", "patch", "delete"}
 EXPECTED = {
     ("post", "/v1/sessions"): {201, 400, 401, 409, 413, 422, 502, 503, 504},
     ("get", "/v1/sessions"): {200, 400, 401},
-    ("get", "/v1/sessions/{session_id}"): {200, 400, 401, 404},
+    ("get", "/v1/sessions/{session_id}"): {200, 400, 401, 404, 410},
+    ("patch", "/v1/sessions/{session_id}"): {200, 400, 401, 404, 409, 410, 413, 502, 503, 504},
+    ("delete", "/v1/sessions/{session_id}"): {202, 401, 404, 410},
+    ("get", "/v1/sessions/{session_id}/events"): {200, 204, 401, 404, 410, 503},
+    ("post", "/v1/sessions/{session_id}/documents"): {202, 400, 401, 404, 409, 410, 413, 502, 503, 504},
     ("put", "/v1/sessions/{session_id}/audio/{sequence}"): {
         200, 400, 401, 404, 409, 413, 415, 502, 503, 504,
     },
@@ -34,6 +38,7 @@ EXPECTED = {
     ("get", "/v1/deliveries/{delivery_id}"): {200, 401, 404},
     ("post", "/v1/deliveries/{delivery_id}/retry"): {202, 401, 404, 409},
     ("post", "/webhooks/eka"): {200, 400, 401, 413, 503},
+    ("post", "/webhooks/eka/{tenant}"): {200, 400, 401, 413, 503},
     ("get", "/health/live"): {200},
     ("get", "/health/ready"): {200, 503},
     ("get", "/metrics"): {200},
@@ -152,6 +157,7 @@ async def test_parameters_of_the_contract_are_told(document: dict[str, Any]) -> 
 
     assert ("header", "Idempotency-Key") in named("post", "/v1/sessions")
     assert ("query", "wait") in named("get", "/v1/sessions/{session_id}")
+    assert ("header", "Last-Event-ID") in named("get", "/v1/sessions/{session_id}/events")
     assert {
         ("query", name) for name in ("status", "reference", "patient_id", "created_after", "limit", "cursor")
     } <= named("get", "/v1/sessions")
@@ -165,6 +171,13 @@ async def test_audio_is_told_as_bytes_of_each_format(document: dict[str, Any]) -
     body = operations(document)["put", "/v1/sessions/{session_id}/audio/{sequence}"]["requestBody"]
     assert set(body["content"]) >= {"audio/wav", "audio/webm;codecs=opus", "audio/mp3", "audio/mp4"}
     assert body["required"] is True
+
+
+async def test_live_events_are_told_with_an_example(document: dict[str, Any]) -> None:
+    told = operations(document)["get", "/v1/sessions/{session_id}/events"]["responses"]["200"]["content"]
+    (example,) = told["text/event-stream"]["examples"].values()
+    assert "event: session.created" in example["value"]
+    assert example["value"].endswith("event: end\ndata: {}\n\n")
 
 
 async def test_optional_bodies_are_told_as_optional(document: dict[str, Any]) -> None:
@@ -194,6 +207,8 @@ def body_schema(document: dict[str, Any], path: str, method: str) -> dict[str, A
     [
         ("/v1/sessions", "post"),
         ("/v1/sessions/{session_id}/end", "post"),
+        ("/v1/sessions/{session_id}", "patch"),
+        ("/v1/sessions/{session_id}/documents", "post"),
         ("/v1/destinations", "post"),
         ("/v1/destinations/{destination_id}", "patch"),
     ],

@@ -48,7 +48,9 @@ async def test_waiting_in_vain_ends_in_time(house: Bridge) -> None:
 @pytest.mark.parametrize("status", ["completed", "partial", "failed", "expired", "cancelled"])
 async def test_nobody_waits_for_what_is_over(house: Bridge, status: str) -> None:
     session_id = (await house.create())["id"]
-    await house.database.execute("UPDATE sessions SET status = $2 WHERE id = $1", session_id, status)
+    await house.database.execute(
+        "UPDATE sessions SET status = $2, settled_at = now() WHERE id = $1", session_id, status
+    )
     started = time.monotonic()
     answer = await house.api.get(f"/v1/sessions/{session_id}", params={"wait": 20})
     assert time.monotonic() - started < 2

@@ -5,7 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
 
-from tests.bridge import WEBHOOK_SECRET, open_bridge
+from schemas.emr import TenantDefaults
+from service.domain.accounts import Credentials, VendorAccount
+from service.wiring import open_rows
+from tests.bridge import WEBHOOK_SECRET, make_settings, open_bridge
 
 _SYNC = ord("S")
 
@@ -89,4 +92,33 @@ async def test_a_webhook_costs_one_round_trip(database_url: str, redis_url: str)
         for session_id in session_ids[1:]:
             before = wire.syncs
             assert await send(session_id) == ['{"status":"accepted"}']
+            assert wire.syncs - before == 1
+
+
+async def test_nor_does_a_webhook_of_a_tenant_s_own_account_cost_more(
+    database_url: str, redis_url: str
+) -> None:
+    wire = Wire()
+    async with wire.listening(database_url) as through, open_bridge(through, redis_url) as bridge:
+        own = VendorAccount(
+            credentials=Credentials(token="sandbox-token"), webhook_secrets=("hospital-signing-key",)
+        )
+        async with open_rows(make_settings(database_url, redis_url)) as rows:
+            tenant = await rows.access.add_tenant("hospital", TenantDefaults(), own)
+
+        async def send(session_id: str) -> list[str]:
+            answer = await bridge.vendor.post(
+                "/_control/webhooks/send",
+                json={
+                    "url": f"{bridge.url}/webhooks/eka/{tenant.id}",
+                    "secret": "hospital-signing-key",
+                    "session_id": session_id,
+                },
+            )
+            return [each["body"] for each in answer.json()["answers"]]
+
+        await send("ses_first")  # the secrets are looked up, the statement is prepared
+        for session_id in ("ses_second", "ses_third"):
+            before = wire.syncs
+            assert await send(session_id) == ['{"status":"ignored"}']
             assert wire.syncs - before == 1

@@ -29,7 +29,7 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 def shell_of(page: Path) -> str:
     """A page's `sh` blocks as one script: `make` is left out, and so are addresses that the test gives."""
     text = "".join(block.text for block in blocks(page) if block.language == "sh")
-    return re.sub(r"^(make .*|export (URL|KEY|VENDOR)=.*)$", "", text, flags=re.MULTILINE)
+    return re.sub(r"^(make .*|export (URL|KEY|VENDOR|TENANT)=.*)$", "", text, flags=re.MULTILINE)
 
 
 def python_of(page: Path) -> str:
@@ -151,6 +151,22 @@ async def dead(bridge: Bridge, delivery: str) -> None:
 
 def bearer(bridge: Bridge) -> str:
     return f"Authorization: {bridge.api.headers['authorization']}"
+
+
+@needs_curl
+async def test_the_protocol_page(bridge: Bridge, tmp_path: Path) -> None:
+    await bridge.start_worker()
+    said = await run_shell(DOCS / "protocol.md", tmp_path, **access(bridge), TENANT=bridge.tenant_id)
+    assert f'"base_url":"{bridge.url}/voice/v1"' in said
+    assert '"original_filename":"audio_0.webm"' in said
+    assert '"status":"completed"' in said
+    assert said.count('"template_id":"clinical_notes_template"') == 1
+
+
+async def test_the_streaming_page(bridge: Bridge) -> None:
+    await bridge.start_worker()
+    said = await run(sys.executable, "-c", python_of(DOCS / "streaming.md"), **access(bridge))
+    assert said.startswith("completed Received ")
 
 
 @needs_curl

@@ -12,7 +12,7 @@ import pytest
 
 from schemas.emr import SessionStatus
 from service.api.problems import STATUS_OF_CODE
-from service.domain import errors, fetching
+from service.domain import endings, errors
 from service.domain.errors import BridgeError
 from service.eka.audio_formats import _TYPES, SUPPORTED, normalise_audio_format
 from service.settings import _PARSERS, Settings
@@ -47,7 +47,7 @@ def test_the_table_says_which_calls_may_be_repeated() -> None:
 
 def test_every_bad_ending_is_explained() -> None:
     listed = {row[0] for row in rows(DOCS / "errors.md", "code") if not row[1].isdigit()}
-    assert listed == set(fetching._MESSAGES)
+    assert listed == set(endings.MESSAGES)
 
 
 def test_every_setting_and_its_default_stands_in_the_table() -> None:
@@ -112,6 +112,14 @@ def test_every_spelling_of_a_format_is_listed_with_what_it_becomes() -> None:
 def test_every_status_of_a_session_is_explained() -> None:
     listed = [row[0] for row in rows(DOCS / "integrators.md", "`status`")]
     assert listed == list(SessionStatus.__args__)  # type: ignore[attr-defined]
+
+
+def test_every_close_code_of_ours_is_explained() -> None:
+    listed = {row[0] for row in rows(DOCS / "streaming.md", "close code")}
+    source = (ROOT / "service/domain/relay.py").read_text() + (ROOT / "service/api/stream.py").read_text()
+    never_told = {"1001", "1004", "1005", "1006", "1015"}
+    told = set(re.findall(r"\b(1\d{3}|4\d{3})\b", source)) - never_told
+    assert told | {"1009"} <= listed
 
 
 def test_no_page_names_a_machine_or_a_registry() -> None:

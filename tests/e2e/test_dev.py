@@ -102,8 +102,9 @@ async def test_dev_says_that_its_port_is_taken(dev: Dev) -> None:
     assert err
 
 
-async def test_the_demo_shows_a_document_that_arrived() -> None:
-    status, out, err = await ekabridge(bare_environment(), "demo")
+@pytest.mark.parametrize("options", [[], ["--stream"]])
+async def test_the_demo_shows_a_document_that_arrived(options: list[str]) -> None:
+    status, out, err = await ekabridge(bare_environment(), "demo", *options)
     assert status == 0, out + err
     assert "signature verified" in out
     assert '"type": "document.ready"' in out

@@ -130,3 +130,68 @@ async def test_the_answer_to_a_kept_key_is_sealed_too(rig: Rig, database_url: st
         return (await api.post("/v1/sessions", json=fields, headers=headers)).content == created.content
 
     assert await until(is_kept)
+
+
+async def test_nothing_of_an_erased_session_is_left_anywhere(
+    rig: Rig, database_url: str, redis_url: str
+) -> None:
+    service, _ = await rig.serve(), await rig.worker()
+    api = await rig.client(service)
+    await rig.register_emr(api)
+    fields = {
+        "patient": {"id": PATIENT_ID, "name": PATIENT},
+        "reference": REFERENCE,
+        "metadata": {"ward": WARD},
+    }
+    kept = await api.post("/v1/sessions", json=fields, headers={"idempotency-key": REFERENCE})
+    session_id = kept.json()["id"]
+    audio = {"content": b"audio", "headers": {"content-type": "audio/wav"}}
+    for sequence in range(2):
+        assert (await api.put(f"/v1/sessions/{session_id}/audio/{sequence}", **audio)).is_success
+    assert (await api.post(f"/v1/sessions/{session_id}/end")).is_success
+    await rig.received(1)
+    further = {"template_id": "clinical_notes_template"}
+    assert (await api.post(f"/v1/sessions/{session_id}/documents", json=further)).is_success
+    await rig.received(2)
+
+    async def is_delivered() -> bool:
+        counts = (await api.get(f"/v1/sessions/{session_id}")).json()["deliveries"]
+        return bool(counts["delivered"] == 2)
+
+    assert await until(is_delivered)
+    before = await _bytes_of(database_url)
+    assert (await api.delete(f"/v1/sessions/{session_id}")).status_code == 202
+    after = await _bytes_of(database_url)
+
+    # Of all hashes and sealed values that its rows held none is left, wherever it stood.
+    gone = before - after
+    assert {table for table, _, _ in gone} >= {
+        *("sessions", "chunks", "documents", "events", "webhook_events", "attempts", "idempotency_keys")
+    }
+    shared = {"tenants", "api_keys", "destinations", "server_secrets", "vendor_tokens"}
+    left = {(table, column) for table, column, _ in after if table not in shared}
+    assert left == {("idempotency_keys", "key_hash"), ("idempotency_keys", "request_hash")}
+    assert [value for table, column, value in after if column == "request_hash"] == [b""]
+    dump = await _dump_database(database_url)
+    assert "audio_0.wav" not in dump
+    for word in (PATIENT, PATIENT_ID, REFERENCE, WARD, SPOKEN, NOTED):
+        assert word not in dump
+    assert session_id in dump  # so that the same key makes no new session
+
+
+async def _bytes_of(database_url: str) -> set[tuple[str, str, bytes]]:
+    """Every binary value of every table: sealed values and hashes, with where they stand."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        columns = await connection.fetch(
+            "SELECT table_name, column_name FROM information_schema.columns "
+            "WHERE table_schema = 'public' AND data_type = 'bytea'"
+        )
+        found = set()
+        for table, column in columns:
+            for row in await connection.fetch(f'SELECT "{column}" FROM "{table}"'):
+                if row[0] is not None:
+                    found.add((table, column, row[0]))
+        return found
+    finally:
+        await connection.close()

@@ -61,3 +61,34 @@ async def test_expiry_spares_refresh_and_static_tokens(bench):
     assert await use(bench, renewed.json()["access_token"]) == 404
     await bench.client.post("/_control/tokens/expire", json={"static": True})
     assert await use(bench, "sandbox-token") == 401
+
+
+async def test_accounts_see_only_their_own_sessions_and_subscriptions(bench):
+    await bench.settle(
+        clients={"sandbox": "sandbox-secret", "other": "x"},
+        static_tokens=["sandbox-token", "other-token"],
+        token_accounts={"other-token": "other"},
+    )
+    session_id = (await bench.create())["session_id"]
+    subscriptions = "/notification/v1/connect/webhook/subscriptions"
+    made = (await bench.client.post(subscriptions, json={"endpoint": "https://x.example/"})).json()
+    other = {"Authorization": "Bearer other-token"}
+    session = f"/voice/v1/sessions/{session_id}"
+    for method, path, body in (
+        ("GET", session, None),
+        ("PATCH", session, {"model": "lite"}),
+        ("POST", f"{session}/end", {"audio_files_sent": 0}),
+        ("POST", f"{session}/audio/audio_0.wav", None),
+        ("POST", f"{session}/process/template/x", None),
+        ("DELETE", f"{subscriptions}/{made['id']}", None),
+    ):
+        answer = await bench.client.request(method, path, json=body, headers=other)
+        assert answer.status_code == 404, path
+    assert (await bench.client.get(subscriptions, headers=other)).json() == []
+    again = await bench.client.post(subscriptions, json={"endpoint": "https://x.example/"}, headers=other)
+    assert again.status_code == 201
+    mine = {"Authorization": f"Bearer {(await log_in(bench))['access_token']}"}
+    assert (await bench.client.get(session, headers=mine)).status_code == 202
+    assert [each["id"] for each in (await bench.client.get(subscriptions, headers=mine)).json()] == [
+        made["id"]
+    ]

@@ -61,6 +61,8 @@ async def fill(house: House) -> dict[str, str]:
     await house.record(delivery, make_answer(200, NAME.encode()))
     open_ = await house.create(details=DETAILS)
     await house.store_chunk(open_, 0, NAME.encode())
+    streamed, stream_lease = await house.create(upload="stream", details=DETAILS), make_lease()
+    assert await rows.streams.claim(streamed, stream_lease, 60)
     token_lease = make_lease()
     await rows.tokens.lease(DEFAULT_ACCOUNT, token_lease, seconds=30, generation=0)
     await rows.tokens.store(DEFAULT_ACCOUNT, token_lease, TOKENS.encode())
@@ -71,6 +73,7 @@ async def fill(house: House) -> dict[str, str]:
         "key": str(key.key),
         "secret": str(destination.secret),
         "destination": destination.id,
+        "capability": await rows.streams.capability(streamed),
     }
 
 
@@ -94,6 +97,7 @@ async def test_no_column_of_any_table_holds_a_secret_in_clear(house):
         "api.eka.care",
         KEY,
         TOKENS,
+        made["capability"],
         made["key"],
         made["key"].removeprefix("ekb_"),
         secret,
@@ -106,7 +110,9 @@ async def test_no_column_of_any_table_holds_a_secret_in_clear(house):
 
 
 def views_of(rows: Rows) -> SessionViews:
-    return SessionViews(rows.database, rows.keyring, rows.sessions, "https://bridge.example")
+    return SessionViews(
+        rows.database, rows.keyring, rows.sessions, rows.streams, "https://bridge.example"
+    )
 
 
 async def ids_found(rows: Rows, tenant_id, **wanted: str) -> set[str]:

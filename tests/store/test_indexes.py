@@ -76,7 +76,22 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("sessions.page", ["t1", None, None, H, None, None, None, 11], {"sessions_by_patient"}),
     ("sessions.view", ["t1", "s1"], {"sessions_pkey", "chunks_pkey"}),
     ("sessions.lock", ["s1", None], {"sessions_pkey"}),
-    ("sessions.statuses", [["s1", "s2"]], {"sessions_pkey"}),
+    ("sessions.standings", [["s1", "s2"]], {"sessions_pkey"}),
+    (
+        "sessions.marks",
+        [["s1", "s2"]],
+        {
+            "sessions_pkey",
+            "webhook_events_by_session",
+            "fetches_",
+            "documents_by_session",
+            "deliveries_by_session",
+        },
+    ),
+    ("sessions.outlook", ["t1", "s1"], {"sessions_pkey", "fetches_", "deliveries_by_session"}),
+    ("erasure.idempotency", ["s1", "t1"], {"idempotency_keys_pkey"}),
+    ("erasure.attempts", ["s1"], {"deliveries_by_session", "attempts_by_delivery"}),
+    ("erasure.webhooks", ["s1"], {"webhook_events_by_session"}),
     ("sessions.delivery_counts", [["s1", "s2"]], {"deliveries_by_session"}),
     ("sessions.document_summaries", [["s1", "s2"]], {"documents_"}),
     (

@@ -150,7 +150,7 @@ async def test_what_is_recorded_together_is_kept_together_or_not_at_all(house):
         async with house.rows.results.settling(session_id) as unit:
             assert await unit.settle_fetch(job, "completed")
             await unit.record_result(done())
-            await unit.add_document(make_document(NOTE), None)
+            await unit.add_document(make_document(NOTE), None, listed=frozenset({f"doc_of_{NOTE}"}))
             await unit.settle_session("completed", error_code=None, error_message=None)
             raise Interrupted
     assert await house.value("SELECT status FROM sessions") == "processing"
@@ -161,10 +161,11 @@ async def test_what_is_recorded_together_is_kept_together_or_not_at_all(house):
 async def test_a_document_is_stored_again_only_when_it_differs(house):
     session_id = await house.finish(NOTE)
     async with house.rows.results.settling(session_id) as unit:
-        await unit.add_document(make_document(NOTE), None)
-        await unit.add_document(make_document(NOTE, data={"note": "changed"}), None)
-        await unit.add_document(make_document(NOTE, data={"note": "changed"}), None)
-        await unit.add_document(make_document(NOTE, upstream_id="another"), None)
+        await unit.add_document(make_document(NOTE), None, listed=frozenset({f"doc_of_{NOTE}"}))
+        both = frozenset({f"doc_of_{NOTE}", "another"})
+        await unit.add_document(make_document(NOTE, data={"note": "changed"}), None, listed=both)
+        await unit.add_document(make_document(NOTE, data={"note": "changed"}), None, listed=both)
+        await unit.add_document(make_document(NOTE, upstream_id="another"), None, listed=both)
         statuses = await unit.document_statuses()
         unreleased = await unit.unreleased_documents()
     rows = await house.connection.fetch("SELECT upstream_id, version FROM documents ORDER BY 1, 2")

@@ -19,7 +19,11 @@ MADE = VendorSession(upload_url=None, expires_at=None)
 
 def views_of(house) -> SessionViews:
     return SessionViews(
-        house.rows.database, house.rows.keyring, house.rows.sessions, "https://bridge.example"
+        house.rows.database,
+        house.rows.keyring,
+        house.rows.sessions,
+        house.rows.streams,
+        "https://bridge.example",
     )
 
 
@@ -280,7 +284,7 @@ async def test_a_session_with_audio_that_expires_soon_is_told_of_once(house):
 
 async def test_statuses_are_read_for_all_who_wait_at_once(house):
     one, other = await house.create(), await house.end(NOTE)
-    found = await house.rows.sessions.statuses([one, other, SessionId("ses_unknown")])
+    found = await house.rows.sessions.standings([one, other, SessionId("ses_unknown")])
     assert found == {one: "created", other: "processing"}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from schemas.deliveries import Event
+from schemas.emr import SessionChange
 from service.domain.errors import VendorError
 from service.domain.ids import (
     Account,
@@ -46,6 +47,9 @@ class ScriptedVendor:
     def __init__(self) -> None:
         self.creates: list[VendorSession | VendorError] = []
         self.ends: list[VendorEnd | VendorError] = []
+        self.changes: list[VendorError | None] = [None]
+        self.cancels: list[VendorError | None] = [None]
+        self.made: list[str | VendorError | None] = []
         self.answers: dict[TemplateId, list[VendorResult | VendorError]] = {}
         self.calls: list[str] = []
         self.files_sent: list[int] = []
@@ -66,6 +70,20 @@ class ScriptedVendor:
         self.calls.append("ask")
         self.asked[template_id] += 1
         return _step(self.answers[template_id])
+
+    async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
+        self.calls.append("change")
+        _step(self.changes)
+
+    async def cancel_session(self, account: Account, session_id: SessionId) -> None:
+        self.calls.append("cancel")
+        _step(self.cancels)
+
+    async def make_document(
+        self, account: Account, session_id: SessionId, template_id: TemplateId
+    ) -> str | None:
+        self.calls.append("make")
+        return _step(self.made)
 
     async def upload_audio(
         self, account: Account, session_id: SessionId, file_name: str, audio_format: AudioFormat, audio: Any
@@ -95,8 +113,9 @@ class MemorySessions:
 
     async def insert_session(
         self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
-    ) -> None:
+    ) -> bool:
         self.recorded.append("inserted")
+        return True
 
     async def claim_owed_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
@@ -140,6 +159,9 @@ class MemorySessions:
         self.files_received = files_received
         return True
 
+    async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
+        self.recorded.append("cancel_told")
+
     async def claim_owed(self, limit: int, lease_seconds: float) -> list[OwedCall]:
         return []
 
@@ -171,6 +193,8 @@ class Owed:
     outcome: str | None = None
     last_error: str | None = None
     missing: int = 0
+    asked: str | None = None
+    document_id: str | None = None
 
 
 @dataclass
@@ -178,6 +202,7 @@ class Kept:
     """All rows of one session."""
 
     status: str = "processing"
+    is_final: bool = False
     is_past: bool = False
     templates: list[str] = field(default_factory=list)
     transcript: str | None = None
@@ -207,7 +232,18 @@ class MemoryResults:
         row.lease = make_lease()
         row.attempts += 1
         return make_fetch_job(
-            template_id, **({"lease": row.lease, "attempts": row.attempts, "missing": row.missing} | fields)
+            template_id,
+            **(
+                {
+                    "lease": row.lease,
+                    "attempts": row.attempts,
+                    "missing": row.missing,
+                    "asked": row.asked,
+                    "document_id": row.document_id,
+                    "is_probe": self.kept.status in {"created", "recording"},
+                }
+                | fields
+            ),
         )
 
     async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
@@ -217,6 +253,10 @@ class MemoryResults:
             row.missing = row.missing + 1 if is_missing else 0
             self.waits.append((job.template_id, seconds, reason))
 
+    async def drop_fetch(self, job: FetchJob) -> None:
+        if self.kept.fetches[job.template_id].lease == job.lease:
+            del self.kept.fetches[job.template_id]
+
     @asynccontextmanager
     async def settling(self, session_id: SessionId) -> AsyncIterator[MemorySettle | None]:
         if self.is_gone:
@@ -225,6 +265,7 @@ class MemoryResults:
         unit = MemorySettle(copy.deepcopy(self.kept))
         yield unit
         unit.kept.status = unit.status
+        unit.kept.is_final = unit.is_final
         unit.kept.transcript = unit.transcript
         self.kept = unit.kept
 
@@ -243,10 +284,15 @@ class MemorySettle:
         self.session_id = SESSION
         self.tenant_id = TENANT
         self.status: Any = kept.status
+        self.is_final = kept.is_final
         self.is_past = kept.is_past
         self.templates = kept.templates
         self.details = SessionDetails(patient={"id": "PAT-1", "name": "Asha Rao"}, reference="ENC-1")
         self.transcript = kept.transcript
+
+    async def holds(self, job: FetchJob) -> bool:
+        row = self.kept.fetches[job.template_id]
+        return row.lease == job.lease and row.outcome is None
 
     async def settle_fetch(self, job: FetchJob, outcome: str) -> bool:
         row = self.kept.fetches[job.template_id]
@@ -257,7 +303,8 @@ class MemorySettle:
 
     async def settle_other_fetches(self, outcome: str) -> None:
         for row in self.kept.fetches.values():
-            row.outcome = row.outcome or outcome
+            if row.asked is None:
+                row.outcome = row.outcome or outcome
 
     async def owe_fetch(self, template_id: TemplateId) -> None:
         self.kept.fetches.setdefault(template_id, Owed(template_id))
@@ -265,12 +312,20 @@ class MemorySettle:
     async def record_result(self, result: VendorResult) -> None:
         self.transcript = self.transcript or result.transcript
 
-    async def add_document(self, document: VendorDocument, error_code: str | None) -> None:
+    async def add_document(
+        self, document: VendorDocument, error_code: str | None, *, listed: frozenset[str]
+    ) -> None:
+        same = [each for each, _ in self.kept.documents if each.template_id == document.template_id]
+        before = [each for each in same if each.upstream_id == document.upstream_id]
+        gone = [each for each in same if each.upstream_id not in listed]
+        if before and (before[-1].status, before[-1].data) == (document.status, document.data):
+            return
+        version = max((each.version for each in before or gone), default=0) + 1
         stored = StoredDocument(
             id=DocumentId(f"doc_{len(self.kept.documents)}"),
             template_id=document.template_id,
             upstream_id=document.upstream_id,
-            version=1,
+            version=version,
             type=document.type,
             status="success" if document.status == "success" else "failed",
             data=document.data,
@@ -278,9 +333,20 @@ class MemorySettle:
         )
         self.kept.documents.append((stored, False))
 
-    async def add_missing_document(self, template_id: TemplateId, error_code: str) -> None:
-        made = VendorDocument(template_id=template_id, upstream_id="", type=None, status="failed", data=None)
-        await self.add_document(made, error_code)
+    async def known_documents(self, template_id: TemplateId) -> frozenset[str]:
+        return frozenset(
+            each.upstream_id for each, _ in self.kept.documents if each.template_id == template_id
+        )
+
+    async def mark_asked(self, job: FetchJob, document_id: str | None) -> None:
+        row = self.kept.fetches[job.template_id]
+        row.asked, row.document_id, row.lease = "asked", document_id, None
+
+    async def drop_further(self, job: FetchJob) -> None:
+        if await self.known_documents(job.template_id):
+            self.kept.fetches[job.template_id].outcome = "not_asked"
+        else:
+            del self.kept.fetches[job.template_id]
 
     async def fetches(self) -> list[FetchState]:
         return [
@@ -289,18 +355,23 @@ class MemorySettle:
                 is_settled=row.outcome is not None,
                 was_answered=row.last_error is not None,
                 attempts=row.attempts,
+                is_further=row.asked is not None,
             )
             for row in self.kept.fetches.values()
         ]
 
     async def document_statuses(self) -> list[tuple[TemplateId, str]]:
-        return [(document.template_id, document.status) for document, _ in self.kept.documents]
+        newest = {(each.template_id, each.upstream_id): each for each, _ in self.kept.documents}
+        return [(document.template_id, document.status) for document in newest.values()]
 
     async def unreleased_documents(self) -> list[StoredDocument]:
         return [document for document, is_released in self.kept.documents if not is_released]
 
+    async def show_partial(self) -> None:
+        self.status = "partial"
+
     async def settle_session(self, status: Any, *, error_code: str | None, error_message: str | None) -> None:
-        self.status = status
+        self.status, self.is_final = status, True
         self.kept.error_code = error_code
         self.kept.settled += 1
 

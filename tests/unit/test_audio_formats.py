@@ -81,6 +81,32 @@ def test_what_the_vendor_does_not_take_is_refused(content_type):
     assert normalise_audio_format(content_type) is None
 
 
+@pytest.mark.parametrize(
+    ("content_type", "listed", "becomes"),
+    [
+        ("audio/webm", ["audio/webm; codecs=opus"], AudioFormat("audio/webm; codecs=opus", "webm")),
+        ("audio/webm;codecs=opus", ["Audio/WebM"], AudioFormat("Audio/WebM", "webm")),
+        (
+            "audio/webm",
+            ["audio/webm", "audio/webm;codecs=opus"],
+            AudioFormat("audio/webm;codecs=opus", "webm"),
+        ),
+        ("audio/x-wav", ["audio/wave"], AudioFormat("audio/wave", "wav")),
+        ("audio/mpeg", ["audio/mpeg"], AudioFormat("audio/mpeg", "mp3")),
+        ("Audio/FLAC", ["audio/flac"], AudioFormat("audio/flac", "flac")),
+        ("audio/x-aac", ["audio/x-aac"], AudioFormat("audio/x-aac", "aac")),
+        ("audio/opus", ["audio/ogg"], AudioFormat("audio/ogg", "ogg")),
+        ("audio/ogg", ["audio/ogg;codecs=opus"], None),
+        ("audio/wav", ["audio/mp3"], None),
+        ("audio/webm;codecs=vorbis", ["audio/webm"], None),
+        ("audio/../x", ["audio/../x"], None),
+        ("audio/wav", [], None),
+    ],
+)
+def test_the_vendor_s_own_list_decides_and_so_does_its_spelling(content_type, listed, becomes):
+    assert normalise_audio_format(content_type, listed) == becomes
+
+
 @given(media_type=st.sampled_from(sorted(SEED_002)), data=st.data())
 def test_case_spaces_and_quotes_do_not_matter(media_type, data):
     blank = st.sampled_from(["", " ", "\t", "  "])

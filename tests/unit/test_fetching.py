@@ -395,7 +395,8 @@ async def test_one_template_s_outage_holds_back_no_other():
     for template_id in (NOTE, LETTER, UNFILTERED):
         await desk.fetch(template_id)
     assert desk.event_types == ["document.ready"]
-    assert desk.store.kept.status == "processing"
+    # The vendor's 206 says that it is done with some: that is shown, and is no ending.
+    assert (desk.store.kept.status, desk.store.kept.settled) == ("partial", 0)
 
 
 async def test_a_transcript_that_cannot_be_had_does_not_keep_a_session_open():
@@ -426,3 +427,112 @@ async def test_a_call_that_crashed_is_asked_again_later():
     ((template_id, seconds, reason),) = desk.store.waits
     assert (template_id, reason) == (NOTE, "internal_error")
     assert seconds >= 4
+
+
+async def test_what_is_ready_goes_out_as_partial_and_the_rest_completes_it():
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, make_result("partial", make_document(NOTE), transcript="words"))
+    desk.script(LETTER, pending(), done(LETTER))
+    await desk.fetch(NOTE)
+    assert (desk.store.kept.status, desk.store.kept.settled) == ("partial", 0)
+    assert [event.data.session_status for event in desk.store.kept.events] == ["partial"]
+    await desk.run()
+    assert (desk.store.kept.status, desk.store.kept.settled) == ("completed", 1)
+    assert [event.data.session_status for event in desk.store.kept.events] == ["partial", "completed"]
+    assert desk.vendor.asked == {NOTE: 1, LETTER: 2}
+
+
+async def test_one_answer_that_holds_some_documents_is_filed_in_part():
+    desk = Desk()
+    slow = make_document(LETTER, status="pending", data=None)
+    desk.script(
+        UNFILTERED,
+        make_result("partial", make_document(NOTE), slow, transcript="words"),
+        make_result("completed", make_document(NOTE), make_document(LETTER), transcript="words"),
+    )
+    await desk.fetch(UNFILTERED)
+    assert (desk.store.kept.status, desk.event_types) == ("partial", ["document.ready"])
+    assert desk.store.kept.fetches[UNFILTERED].outcome is None
+    await desk.run()
+    assert (desk.store.kept.status, desk.store.kept.settled) == ("completed", 1)
+    assert desk.event_types == ["document.ready", "document.ready"]
+    assert {document.version for document, _ in desk.store.kept.documents} == {1}
+
+
+async def test_what_was_lost_with_its_lease_is_not_filed_in_part_either():
+    desk = Desk()
+    slow = make_document(LETTER, status="pending", data=None)
+    desk.script(UNFILTERED, make_result("partial", make_document(NOTE), slow, transcript="words"))
+    late = desk.store.claim(UNFILTERED)
+    desk.store.claim(UNFILTERED)
+    await desk.fetching.fetch(late)
+    assert (desk.store.kept.documents, desk.store.kept.status) == ([], "processing")
+
+
+async def rearmed(*answers: Any) -> Desk:
+    """A session that ended partial, its letter failed, and whose letter is looked at again."""
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, done(NOTE))
+    desk.script(LETTER, make_result("partial", make_document(LETTER, status="failed", data=None)), *answers)
+    await desk.run()
+    assert (desk.store.kept.status, desk.store.kept.settled) == ("partial", 1)
+    desk.store.kept.fetches[LETTER].outcome = None
+    return desk
+
+
+async def test_a_letter_that_succeeds_later_completes_the_session_as_a_new_version():
+    desk = await rearmed(done(LETTER, upstream_id="doc_new"))
+    await desk.run()
+    assert desk.event_types == ["document.ready", "document.failed", "document.ready"]
+    assert desk.store.kept.events[-1].data.document.version == 2
+
+
+@pytest.mark.parametrize("answer", [make_result("failed"), make_result("expired")])
+async def test_a_second_look_never_makes_an_ending_worse(answer):
+    desk = await rearmed(answer)
+    await desk.fetch(LETTER)
+    kept = desk.store.kept
+    assert (kept.status, kept.settled, kept.error_code) == ("partial", 1, None)
+    assert desk.event_types == ["document.ready", "document.failed"]
+
+
+async def test_a_late_answer_of_another_call_does_not_complete_what_was_given_up():
+    desk = Desk(NOTE, LETTER)
+    desk.script(NOTE, done(NOTE))
+    desk.script(LETTER, make_result("failed"), TIMEOUT)
+    late = None
+    await desk.fetch(NOTE)
+    late = desk.store.claim(LETTER)
+    await desk.fetch(LETTER)
+    assert (desk.store.kept.status, desk.store.kept.error_code) == ("partial", "vendor_failed")
+    await desk.fetching.fetch(late)
+    assert (desk.store.kept.status, desk.store.kept.settled) == ("partial", 1)
+
+
+@pytest.mark.parametrize("state", ["expired", "failed"])
+async def test_a_probe_that_is_confirmed_ends_a_session_that_nobody_ended(state):
+    desk = Desk(status="recording")
+    desk.store.kept.templates = [NOTE]
+    desk.script(UNFILTERED, make_result(state))
+    await desk.fetch(UNFILTERED)
+    assert (desk.store.kept.status, desk.event_types) == (state, [f"session.{state}"])
+
+
+@pytest.mark.parametrize("state", ["open", "processing", "completed", "partial", "missing"])
+async def test_a_probe_that_is_not_confirmed_leaves_nothing(state):
+    desk = Desk(status="recording")
+    desk.script(UNFILTERED, make_result(state, make_document(NOTE), transcript="words"))
+    await desk.fetch(UNFILTERED)
+    kept = desk.store.kept
+    assert (kept.status, kept.fetches, kept.documents, kept.events) == ("recording", {}, [], [])
+
+
+async def test_a_probe_waits_for_a_vendor_that_is_away_and_not_for_ever():
+    desk = Desk(status="recording")
+    desk.script(UNFILTERED, TIMEOUT)
+    for _ in range(7):
+        await desk.fetch(UNFILTERED)
+        assert UNFILTERED in desk.store.kept.fetches
+    await desk.fetch(UNFILTERED)
+    assert desk.store.kept.fetches == {}
+    assert desk.store.kept.status == "recording"

@@ -57,8 +57,28 @@ class Desk:
         await self.life.end(make_principal(), SESSION, SessionEnd(**request))
 
 
-def make_life(store: MemorySessions, vendor: Any, clock: TurnedClock) -> SessionLife:
-    return SessionLife(store=store, vendor=vendor, clock=clock, reconcile_after_seconds=120)
+class Connections:
+    """How often a stream is still found open; -1 is for ever."""
+
+    def __init__(self, open_looks: int = 0) -> None:
+        self.open_looks = open_looks
+        self.looks = 0
+
+    async def is_open(self, session_id: SessionId) -> bool:
+        self.looks += 1
+        return self.open_looks < 0 or self.looks <= self.open_looks
+
+
+def make_life(
+    store: MemorySessions, vendor: Any, clock: TurnedClock, streams: Connections | None = None
+) -> SessionLife:
+    return SessionLife(
+        store=store,
+        streams=streams or Connections(),
+        vendor=vendor,
+        clock=clock,
+        reconcile_after_seconds=120,
+    )
 
 
 def creating(*creates: Any, asks: tuple[Any, ...] = (MISSING,)) -> Desk:
@@ -320,8 +340,14 @@ async def test_an_end_is_told_once_with_the_number_of_stored_chunks():
 
 
 async def test_a_stream_s_end_announces_no_files_and_needs_none():
-    desk = ending(upload="stream", sequences=[])
+    desk = ending(upload="stream", sequences=[], has_stream_audio=True)
     await desk.end()
+    assert desk.vendor.files_sent == [0]
+
+
+async def test_by_the_protocol_s_rule_a_stream_may_be_ended_unheard():
+    desk = ending(upload="stream", sequences=[])
+    await desk.life.end(make_principal(), SESSION, SessionEnd(force=True), least_chunks=0)
     assert desk.vendor.files_sent == [0]
 
 
@@ -443,3 +469,21 @@ async def test_an_abandoned_end_is_asked_for_before_it_is_told_again():
     desk = ending(asks=(OPEN,))
     await desk.life.pay(make_owed("end"))
     assert (desk.vendor.calls, desk.store.recorded) == (["ask", "end"], ["end_told"])
+
+
+async def test_a_stream_without_audio_cannot_be_ended() -> None:
+    desk = ending(upload="stream", sequences=[])
+    with pytest.raises(AudioMissing):
+        await desk.end()
+    assert desk.vendor.calls == []
+
+
+@pytest.mark.parametrize("open_looks", [0, 3, -1])
+async def test_the_vendor_is_told_of_the_end_when_the_stream_has_closed_or_would_not(open_looks: int) -> None:
+    desk, streams = ending(upload="stream", sequences=[], has_stream_audio=True), Connections(open_looks)
+    desk.life = make_life(desk.store, desk.vendor, desk.clock, streams)
+    await desk.end()
+    assert desk.vendor.calls == ["end"]
+    assert desk.vendor.files_sent == [0]
+    # One that is never found closed is waited for 15 seconds: longer than any flush may take.
+    assert streams.looks == (150 if open_looks < 0 else open_looks + 1)

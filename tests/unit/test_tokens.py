@@ -11,15 +11,19 @@ from typing import Any
 import httpx2
 import pytest
 
+from service.domain.accounts import Credentials
 from service.domain.errors import VendorFailure, VendorRefused, VendorTimeout, VendorUnavailable
-from service.domain.ids import DEFAULT_ACCOUNT
-from service.eka.tokens import Credentials, TokenKeeper
+from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease
+from service.domain.records import TokenState
+from service.eka.tokens import TokenKeeper
 from tests.unit.fakes import MemoryTokens
 from tests.unit.makers import TurnedClock
 
 BASE = "https://eka.example"
 LOGIN, REFRESH = "/connect-auth/v1/account/login", "/connect-auth/v1/account/refresh-token"
-OURS = Credentials(base_url=BASE, client_id="id", client_secret="secret", sharing_key="sharing")
+OURS = Credentials(client_id="id", client_secret="secret", sharing_key="sharing")
+HOSPITAL = Account("ten_0123456789abcdef01234567")
+THEIRS = Credentials(client_id="theirs", client_secret="other")
 
 Handler = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
 
@@ -49,16 +53,53 @@ class Accounts:
         return [path for path, _, _ in self.calls]
 
 
+class Book:
+    """Whose credentials are which; a process may know those of an earlier day, unless it asks afresh."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self.now = {DEFAULT_ACCOUNT: credentials}
+        self.known: dict[Account, Credentials] = {}
+
+    async def __call__(self, account: Account, *, fresh: bool = False) -> Credentials:
+        if fresh:
+            self.known.pop(account, None)
+        return self.known.get(account, self.now[account])
+
+
+class TokensOfMany:
+    """The domain's TokenStore for more accounts than one."""
+
+    def __init__(self) -> None:
+        self.of: dict[Account, MemoryTokens] = {}
+
+    def _one(self, account: Account) -> MemoryTokens:
+        return self.of.setdefault(account, MemoryTokens())
+
+    async def read(self, account: Account) -> TokenState:
+        return await self._one(account).read(account)
+
+    async def lease(self, account: Account, lease: Lease, *, seconds: float, generation: int) -> bool:
+        return await self._one(account).lease(account, lease, seconds=seconds, generation=generation)
+
+    async def store(self, account: Account, lease: Lease, tokens: bytes) -> bool:
+        return await self._one(account).store(account, lease, tokens)
+
+    async def release(self, account: Account, lease: Lease) -> None:
+        await self._one(account).release(account, lease)
+
+
 @asynccontextmanager
 async def keepers(
-    handler: Handler, store: MemoryTokens, count: int = 1, credentials: Credentials = OURS
+    handler: Handler, store: Any, count: int = 1, credentials: Credentials | Book = OURS
 ) -> AsyncIterator[tuple[list[TokenKeeper], TurnedClock]]:
     clock = TurnedClock()
+    book = credentials if isinstance(credentials, Book) else Book(credentials)
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(handler)) as http:
-        yield (
-            [TokenKeeper(http=http, store=store, clock=clock, credentials=credentials) for _ in range(count)],
-            clock,
-        )
+        made = [
+            TokenKeeper(http=http, store=store, clock=clock, base_url=BASE, credentials=book)
+            for _ in range(count)
+        ]
+        yield made, clock
 
 
 async def test_many_callers_on_many_replicas_cause_one_login():
@@ -131,7 +172,7 @@ async def test_a_login_that_got_no_answer_is_an_error_and_gives_the_right_back()
 
 
 def test_credentials_are_never_printed():
-    shown = repr(Credentials(base_url="https://api.example", client_id="me", client_secret="hush"))
+    shown = repr(Credentials(client_id="me", client_secret="hush"))
     assert "hush" not in shown
 
 
@@ -175,7 +216,7 @@ async def test_another_replica_s_newer_token_is_taken_over_without_a_call():
 
 async def test_a_long_lived_token_is_used_as_it_is_and_never_renewed():
     accounts = Accounts()
-    credentials = Credentials(base_url=BASE, token="static", client_id="id", client_secret="secret")
+    credentials = Credentials(token="static", client_id="id", client_secret="secret")
     async with keepers(accounts.take, MemoryTokens(), credentials=credentials) as ((keeper,), _):
         held = await keeper.token(DEFAULT_ACCOUNT)
         assert held.access_token == "static"
@@ -185,10 +226,7 @@ async def test_a_long_lived_token_is_used_as_it_is_and_never_renewed():
 
 async def test_without_an_account_the_error_says_what_to_set():
     accounts = Accounts()
-    async with keepers(accounts.take, MemoryTokens(), credentials=Credentials(base_url=BASE)) as (
-        (keeper,),
-        _,
-    ):
+    async with keepers(accounts.take, MemoryTokens(), credentials=Credentials()) as ((keeper,), _):
         with pytest.raises(VendorRefused, match="EKABRIDGE_EKA_TOKEN"):
             await keeper.token(DEFAULT_ACCOUNT)
     assert accounts.calls == []
@@ -248,3 +286,89 @@ async def test_a_caller_that_goes_away_gives_the_right_back():
         with pytest.raises(asyncio.CancelledError):
             await task
     assert (store.holder, store.released) == (None, 1)
+
+
+async def test_each_account_logs_in_as_itself_and_has_its_own_tokens():
+    accounts, book, store = Accounts(), Book(OURS), TokensOfMany()
+    book.now[HOSPITAL] = THEIRS
+    async with keepers(accounts.take, store, credentials=book) as ((keeper,), _):
+        ours, theirs = await keeper.token(DEFAULT_ACCOUNT), await keeper.token(HOSPITAL)
+        assert await keeper.token(DEFAULT_ACCOUNT) == ours
+        assert await keeper.token(HOSPITAL) == theirs
+    assert [body["client_id"] for _, body, _ in accounts.calls] == ["id", "theirs"]
+    assert (ours.access_token, theirs.access_token) == ("access-1", "access-2")
+    assert set(store.of) == {DEFAULT_ACCOUNT, HOSPITAL}
+
+
+async def test_a_login_that_hangs_holds_up_no_other_account():
+    accounts, book = Accounts(), Book(OURS)
+    book.now[HOSPITAL] = THEIRS
+    hanging, let_go = asyncio.Event(), asyncio.Event()
+
+    async def take(request: httpx2.Request) -> httpx2.Response:
+        if json.loads(request.content)["client_id"] == "theirs":
+            hanging.set()
+            await let_go.wait()
+        return await accounts.take(request)
+
+    async with keepers(take, TokensOfMany(), credentials=book) as ((keeper,), _):
+        stuck = asyncio.create_task(keeper.token(HOSPITAL))
+        await hanging.wait()
+        async with asyncio.timeout(5):
+            assert (await keeper.token(DEFAULT_ACCOUNT)).access_token == "access-1"
+        let_go.set()
+        assert (await stuck).access_token == "access-2"
+
+
+async def test_tokens_of_changed_credentials_are_neither_used_nor_refreshed():
+    accounts, book, store = Accounts(), Book(OURS), TokensOfMany()
+    book.now[HOSPITAL] = THEIRS
+    async with keepers(accounts.take, store, 2, credentials=book) as ((one, other), clock):
+        old = await one.token(HOSPITAL)
+        book.now[HOSPITAL] = Credentials(client_id="theirs", client_secret="changed")
+        new = await one.token(HOSPITAL)
+        assert new.access_token != old.access_token
+        assert await other.token(HOSPITAL) == new  # what is kept is the new one's
+        await clock.sleep(1750)
+        assert (await one.token(HOSPITAL)).access_token == "access-3"
+    assert accounts.paths == [LOGIN, LOGIN, REFRESH]
+    assert [body.get("client_secret") for _, body, _ in accounts.calls] == ["other", "changed", None]
+    assert accounts.calls[2][1]["refresh_token"] == "refresh-2"
+
+
+async def test_a_refused_token_of_changed_credentials_is_replaced_at_once():
+    accounts, book, store = Accounts(), Book(OURS), TokensOfMany()
+    book.now[HOSPITAL] = THEIRS
+    async with keepers(accounts.take, store, credentials=book) as ((keeper,), _):
+        old = await keeper.token(HOSPITAL)
+        # This process has not heard of the change yet; the vendor has.
+        book.known[HOSPITAL], book.now[HOSPITAL] = THEIRS, Credentials(token="static")
+        assert await keeper.token(HOSPITAL) == old
+        renewed = await keeper.renew(HOSPITAL, old)
+        assert renewed is not None
+        assert renewed.access_token == "static"
+        assert await keeper.renew(HOSPITAL, renewed) is None
+        book.now[HOSPITAL] = OURS
+        again = await keeper.renew(HOSPITAL, renewed)
+        assert again is not None
+        assert again.access_token == "access-2"
+    assert [body["client_id"] for _, body, _ in accounts.calls] == ["theirs", "id"]
+
+
+async def test_another_server_s_tokens_are_not_ours():
+    accounts, store = Accounts(), MemoryTokens()
+    async with keepers(accounts.take, store) as ((keeper,), clock):
+        await keeper.token(DEFAULT_ACCOUNT)
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(accounts.take)) as http:
+            moved = TokenKeeper(
+                http=http, store=store, clock=clock, base_url="https://other.example", credentials=Book(OURS)
+            )
+            assert (await moved.token(DEFAULT_ACCOUNT)).access_token == "access-2"
+    assert accounts.paths == [LOGIN, LOGIN]
+
+
+async def test_tokens_that_name_no_owner_give_way_to_a_login():
+    accounts = Accounts()
+    store = MemoryTokens(b'{"access_token": "older version", "usable_until": 99999999999}')
+    async with keepers(accounts.take, store) as ((keeper,), _):
+        assert (await keeper.token(DEFAULT_ACCOUNT)).access_token == "access-1"

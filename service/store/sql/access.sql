@@ -2,11 +2,12 @@
 -- A new tenant.
 INSERT INTO tenants (id, name, defaults, account_sealed)
 VALUES ($1, $2, $3, $4)
-RETURNING id, name, defaults, created_at;
+RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, created_at;
 
 -- name: list_tenants
 -- All tenants, oldest first.
-SELECT id, name, defaults, created_at FROM tenants ORDER BY created_at, id;
+SELECT id, name, defaults, account_sealed IS NOT NULL AS own_account, created_at
+FROM tenants ORDER BY created_at, id;
 
 -- name: insert_key
 -- A new API key of an existing tenant; no row when there is no such tenant.
@@ -29,6 +30,16 @@ RETURNING id, tenant_id, role, created_at, revoked_at;
 SELECT k.id AS key_id, k.tenant_id, k.role, t.defaults, t.account_sealed IS NOT NULL AS own_account
 FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
 WHERE k.key_hash = $1 AND k.revoked_at IS NULL;
+
+-- name: principal_by_key_id
+-- Who the key behind a signed token is, unless it was revoked or the token's time, in Unix seconds, is over.
+SELECT k.id AS key_id, k.tenant_id, k.role, t.defaults, t.account_sealed IS NOT NULL AS own_account
+FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
+WHERE k.id = $1 AND k.revoked_at IS NULL AND to_timestamp($2::bigint) > now();
+
+-- name: token_expiry
+-- When a token of so many seconds ends, in Unix seconds by the database's clock, which all pods share.
+SELECT extract(epoch FROM now() + make_interval(secs => $1))::bigint AS expires;
 
 -- name: server_secret
 -- A secret of the installation itself, sealed.

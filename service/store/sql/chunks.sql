@@ -1,7 +1,8 @@
 -- name: claim
 -- Reserves a sequence for these bytes, if the session takes audio and nobody else holds it with other bytes.
 WITH session AS (
-    SELECT id, tenant_id, account, status, upload, owed, expires_at <= now() AS is_past
+    SELECT id, tenant_id, account, status, upload, owed, expires_at <= now() AS is_past,
+           erased_at IS NOT NULL AS is_erased
     FROM sessions WHERE id = $1 AND tenant_id = $2 FOR SHARE
 ), claimed AS (
     INSERT INTO chunks (session_id, sequence, tenant_id, status, sha256, bytes, content_type, file_name,
@@ -16,7 +17,7 @@ WITH session AS (
       AND (chunks.sha256 = excluded.sha256 OR chunks.lease_until <= now())
     RETURNING lease
 )
-SELECT session.account, session.status, session.upload, session.owed, session.is_past,
+SELECT session.account, session.status, session.upload, session.owed, session.is_past, session.is_erased,
        (SELECT lease FROM claimed) AS lease,
        c.status AS chunk_status, c.sha256 AS chunk_sha256, c.bytes AS chunk_bytes, c.file_name AS chunk_file_name
 FROM session LEFT JOIN chunks c ON c.session_id = session.id AND c.sequence = $3;

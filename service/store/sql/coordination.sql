@@ -8,7 +8,7 @@ RETURNING session_id;
 -- name: lock_idempotent
 -- What is known of a key that was used before, held until the transaction ends.
 SELECT i.request_hash, i.session_id, i.answer_sealed, i.lease_until <= now() AS lease_is_over,
-       s.owed AS session_owed, s.status AS session_status
+       s.owed AS session_owed, s.status AS session_status, s.erased_at IS NOT NULL AS is_erased
 FROM idempotency_keys i LEFT JOIN sessions s ON s.id = i.session_id
 WHERE i.tenant_id = $1 AND i.key_hash = $2
 FOR UPDATE OF i;
@@ -19,9 +19,9 @@ UPDATE idempotency_keys SET session_id = $3, lease = $4, lease_until = now() + m
 WHERE tenant_id = $1 AND key_hash = $2;
 
 -- name: finish_idempotent
--- The answer that every repeat will get.
+-- The answer that every repeat will get; a session that was erased meanwhile took the lease away.
 UPDATE idempotency_keys SET answer_sealed = $3, lease = NULL, lease_until = NULL
-WHERE tenant_id = $1 AND key_hash = $2;
+WHERE tenant_id = $1 AND key_hash = $2 AND lease IS NOT NULL;
 
 -- name: abandon_idempotent
 -- The call failed: the same key may try again at once.

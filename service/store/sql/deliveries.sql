@@ -94,6 +94,7 @@ UPDATE deliveries SET status = 'pending', next_at = now(), lease = NULL, schedul
                       settled_at = NULL
 WHERE tenant_id = $1 AND id = $2 AND status = 'dead'
   AND EXISTS (SELECT 1 FROM destinations t WHERE t.id = destination_id AND t.enabled)
+  AND EXISTS (SELECT 1 FROM events e WHERE e.id = event_id AND e.body_sealed IS NOT NULL)
 RETURNING id;
 
 -- name: resume

@@ -10,10 +10,14 @@ INSERT INTO documents (id, tenant_id, session_id, template_id, upstream_id, vers
                        error_code)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
--- name: statuses
--- How the documents of a session stand, newest versions only.
-SELECT DISTINCT ON (template_id, upstream_id) template_id, status
-FROM documents WHERE session_id = $1 ORDER BY template_id, upstream_id, version DESC;
+-- name: replaced_version
+-- The newest version of a template's documents that the vendor does not list any more.
+SELECT coalesce(max(version), 0) AS version FROM documents
+WHERE session_id = $1 AND template_id = $2 AND NOT upstream_id = ANY($3);
+
+-- name: known
+-- The vendor's ids of a template's documents.
+SELECT DISTINCT upstream_id FROM documents WHERE session_id = $1 AND template_id = $2;
 
 -- name: unreleased
 -- Documents of which no event was made yet.
@@ -25,17 +29,30 @@ FROM documents WHERE session_id = $1 AND released_at IS NULL ORDER BY received_a
 UPDATE documents SET released_at = now() WHERE id = ANY($1);
 
 -- name: of_session
--- The newest version of each document of a session.
-SELECT DISTINCT ON (d.template_id, d.upstream_id) d.*
-FROM documents d
-WHERE d.tenant_id = $1 AND d.session_id = $2 AND ($3::text IS NULL OR d.template_id = $3)
-ORDER BY d.template_id, d.upstream_id, d.version DESC;
+-- The newest version of each document of a session, without those that another one took the place of.
+SELECT d.*
+FROM (SELECT DISTINCT ON (template_id, upstream_id) *
+      FROM documents
+      WHERE tenant_id = $1 AND session_id = $2 AND ($3::text IS NULL OR template_id = $3)
+      ORDER BY template_id, upstream_id, version DESC) d
+WHERE NOT EXISTS (
+    -- As sessions.document_summaries has it.
+    SELECT 1 FROM documents e
+    WHERE e.session_id = d.session_id AND e.template_id = d.template_id AND e.upstream_id <> d.upstream_id
+      AND e.version > d.version AND (e.status = 'success' OR d.status = 'failed')
+      AND (d.status = 'failed' OR EXISTS (SELECT 1 FROM fetches f WHERE f.session_id = d.session_id
+                                          AND f.template_id = d.template_id AND f.asked IS NOT NULL))
+      AND NOT EXISTS (SELECT 1 FROM documents b
+                      WHERE b.session_id = e.session_id AND b.template_id = e.template_id
+                        AND b.upstream_id = e.upstream_id AND b.version <= d.version)
+)
+ORDER BY d.template_id, d.upstream_id;
 
 -- name: one
 -- One document, any version, with its session's sealed details.
-SELECT d.*, s.details_sealed FROM documents d JOIN sessions s ON s.id = d.session_id
+SELECT d.*, s.details_sealed, s.erased_at IS NOT NULL AS is_erased FROM documents d JOIN sessions s ON s.id = d.session_id
 WHERE d.tenant_id = $1 AND d.id = $2;
 
 -- name: session_details
 -- The sealed details of a session.
-SELECT details_sealed FROM sessions WHERE tenant_id = $1 AND id = $2;
+SELECT details_sealed, erased_at IS NOT NULL AS is_erased FROM sessions WHERE tenant_id = $1 AND id = $2;

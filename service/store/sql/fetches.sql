@@ -17,7 +17,8 @@ UPDATE fetches f SET lease = gen_random_uuid(), next_at = now() + make_interval(
 FROM due, sessions s
 WHERE f.id = due.id AND s.id = f.session_id
 RETURNING f.id, f.lease, f.tenant_id, f.session_id, f.template_id, f.attempts, f.missing, s.account,
-          extract(epoch FROM now() - s.ended_at)::float8 AS ended_seconds_ago;
+          extract(epoch FROM now() - s.ended_at)::float8 AS ended_seconds_ago, f.asked, f.document_id,
+          s.ended_at IS NULL AS is_probe;
 
 -- name: postpone
 -- Not this time: when to ask again; at once if a webhook came while we asked.
@@ -33,10 +34,40 @@ WHERE id = $1 AND lease = $2 AND status = 'pending'
 RETURNING id;
 
 -- name: settle_rest
--- The session is over: calls that were still to be made are not.
+-- The session is over: calls that were still to be made are not, but for those of further documents.
 UPDATE fetches SET status = 'settled', outcome = $2, next_at = NULL, lease = NULL, settled_at = now()
-WHERE session_id = $1 AND status = 'pending';
+WHERE session_id = $1 AND status = 'pending' AND asked IS NULL;
+
+-- name: hold
+-- A call whose lease still stands, held until the transaction ends.
+SELECT 1 FROM fetches WHERE id = $1 AND lease = $2 AND status = 'pending' FOR UPDATE;
+
+-- name: drop
+-- A call that need not be made after all, and leaves no trace.
+DELETE FROM fetches WHERE id = $1 AND lease = $2 AND status = 'pending';
+
+-- name: forget_probes
+-- The session ends now: looks whether it had ended by itself are over, and its results are owed anew.
+DELETE FROM fetches WHERE session_id = $1;
+
+-- name: mark_asked
+-- The vendor makes the further document: it is looked for at once.
+UPDATE fetches SET asked = 'asked', document_id = $3, lease = NULL, next_at = now()
+WHERE id = $1 AND lease = $2 AND status = 'pending';
+
+-- name: drop_further
+-- The vendor was never asked for a further document, of whose template there is none.
+DELETE FROM fetches f WHERE f.id = $1 AND f.lease = $2 AND f.status = 'pending'
+  AND NOT EXISTS (SELECT 1 FROM documents d WHERE d.session_id = f.session_id AND d.template_id = f.template_id);
+
+-- name: settle_unasked
+-- The vendor was never asked for a further document, but there are others of its template, and they stay.
+UPDATE fetches SET status = 'settled', outcome = 'not_asked', asked = 'asked', next_at = NULL, lease = NULL,
+                   settled_at = now()
+WHERE id = $1 AND lease = $2 AND status = 'pending';
 
 -- name: of_session
 -- Every call of a session and how it stands.
-SELECT template_id, status = 'settled' AS is_settled, last_error IS NOT NULL AS was_answered, attempts FROM fetches WHERE session_id = $1;
+SELECT template_id, status = 'settled' AS is_settled, last_error IS NOT NULL AS was_answered, attempts,
+       asked IS NOT NULL AS is_further
+FROM fetches WHERE session_id = $1;

@@ -1,10 +1,21 @@
 -- name: insert
--- A new session, before the vendor is asked for it: the create call is owed and leased to us.
+-- A new session, its create call owed and leased to us; of taken ids only one that the vendor refused is replaced.
 INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages,
                       transcript_language, details_sealed, patient_id_hash, reference_hash, expires_at,
                       owed, owed_next_at, owed_lease, owed_attempts)
 VALUES ($1, $2, $3, 'created', $4, $5, $6, $7, $8, $9, $10, $11, $12, now() + make_interval(secs => $13),
-        'create', now() + make_interval(secs => $14), $15, 1);
+        'create', now() + make_interval(secs => $14), $15, 1)
+ON CONFLICT (id) DO UPDATE
+SET (account, status, upload, mode, model, templates, languages, transcript_language, details_sealed,
+     patient_id_hash, reference_hash, created_at, expires_at, error_code, error_message, owed, owed_next_at,
+     owed_lease, owed_attempts)
+    = (excluded.account, excluded.status, excluded.upload, excluded.mode, excluded.model, excluded.templates,
+       excluded.languages, excluded.transcript_language, excluded.details_sealed, excluded.patient_id_hash,
+       excluded.reference_hash, now(), excluded.expires_at, NULL, NULL, excluded.owed, excluded.owed_next_at,
+       excluded.owed_lease, 1)
+WHERE sessions.tenant_id = excluded.tenant_id AND sessions.status = 'failed'
+  AND sessions.error_code = 'vendor_error' AND sessions.settled_at IS NULL AND sessions.erased_at IS NULL
+RETURNING id;
 
 -- name: claim_owed_create
 -- Takes over a create call whose caller gave up or died.
@@ -41,7 +52,9 @@ RETURNING id;
 -- name: lock
 -- A session's row, held until the transaction ends; the tenant is checked where there is one.
 SELECT id, tenant_id, account, status, upload, templates, details_sealed, transcript_sealed, owed, owed_lease,
-       owed_next_at <= now() AS owed_due, ended_at, expires_at <= now() AS is_past
+       owed_next_at <= now() AS owed_due, ended_at, expires_at <= now() AS is_past, model, languages,
+       erased_at IS NOT NULL AS is_erased, settled_at IS NOT NULL AS is_final,
+       coalesce(change_until > now(), false) AS is_changing
 FROM sessions WHERE id = $1 AND ($2::text IS NULL OR tenant_id = $2)
 FOR UPDATE;
 
@@ -96,9 +109,38 @@ WHERE id IN (SELECT id FROM sessions
              ORDER BY expires_at LIMIT 100 FOR UPDATE SKIP LOCKED)
 RETURNING id, tenant_id, expires_at;
 
--- name: statuses
--- The status of each session that somebody waits for.
-SELECT id, status FROM sessions WHERE id = ANY($1);
+-- name: record_cancel_told
+-- The vendor knows that the session was cancelled, or need not know.
+UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL
+WHERE id = $1 AND owed_lease = $2 AND owed = 'cancel';
+
+-- name: show_partial
+-- Some documents are here, others are still to come: not an ending yet.
+UPDATE sessions SET status = 'partial' WHERE id = $1 AND status = 'processing';
+
+-- name: standings
+-- How each session stands that somebody waits for: its status, or that it is partial for now.
+SELECT id, CASE WHEN status = 'partial' AND settled_at IS NULL THEN 'incomplete' ELSE status END AS standing
+FROM sessions WHERE id = ANY($1);
+
+-- name: marks
+-- For each of these sessions a word that is another one whenever its timeline is, or whether more is to come.
+SELECT s.id, concat_ws('.', s.xmin,
+       (SELECT count(*) FROM webhook_events w WHERE w.session_id = s.id),
+       (SELECT concat_ws('.', count(*), count(c.closed_at)) FROM stream_connections c WHERE c.session_id = s.id),
+       (SELECT concat_ws('.', count(*), count(f.settled_at), max(f.settled_at)) FROM fetches f WHERE f.session_id = s.id),
+       (SELECT count(*) FROM documents d WHERE d.session_id = s.id),
+       (SELECT concat_ws('.', count(*), count(d.settled_at), count(d.next_at), sum(d.attempts))
+        FROM deliveries d WHERE d.session_id = s.id)) AS mark
+FROM sessions s WHERE s.id = ANY($1);
+
+-- name: outlook
+-- Whether a session was erased, and whether anything may still come of it.
+SELECT s.erased_at IS NOT NULL AS is_erased,
+       (s.settled_at IS NOT NULL OR s.status = 'failed')
+       AND NOT EXISTS (SELECT 1 FROM fetches f WHERE f.session_id = s.id AND f.status = 'pending')
+       AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.session_id = s.id AND d.status = 'pending') AS is_over
+FROM sessions s WHERE s.tenant_id = $1 AND s.id = $2;
 
 -- name: view
 -- One session as the EMR sees it.
@@ -111,7 +153,7 @@ FROM sessions s WHERE s.tenant_id = $1 AND s.id = $2;
 SELECT s.*,
        (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks_received
 FROM sessions s
-WHERE s.tenant_id = $1
+WHERE s.tenant_id = $1 AND s.erased_at IS NULL
   AND ($2::text IS NULL OR s.status = $2)
   AND ($3::bytea IS NULL OR s.reference_hash = $3)
   AND ($4::bytea IS NULL OR s.patient_id_hash = $4)
@@ -121,11 +163,23 @@ ORDER BY s.created_at DESC, s.id DESC
 LIMIT $8;
 
 -- name: document_summaries
--- The newest version of each document of these sessions.
-SELECT DISTINCT ON (session_id, template_id, upstream_id)
-       id, session_id, template_id, status, type, received_at
-FROM documents WHERE session_id = ANY($1)
-ORDER BY session_id, template_id, upstream_id, version DESC;
+-- The newest version of each document of these sessions, without those that another one took the place of.
+SELECT d.id, d.session_id, d.template_id, d.status, d.type, d.received_at
+FROM (SELECT DISTINCT ON (session_id, template_id, upstream_id) *
+      FROM documents WHERE session_id = ANY($1)
+      ORDER BY session_id, template_id, upstream_id, version DESC) d
+WHERE NOT EXISTS (
+    -- One that began later under another id, after a re-run, or after this one had failed.
+    SELECT 1 FROM documents e
+    WHERE e.session_id = d.session_id AND e.template_id = d.template_id AND e.upstream_id <> d.upstream_id
+      AND e.version > d.version AND (e.status = 'success' OR d.status = 'failed')
+      AND (d.status = 'failed' OR EXISTS (SELECT 1 FROM fetches f WHERE f.session_id = d.session_id
+                                          AND f.template_id = d.template_id AND f.asked IS NOT NULL))
+      AND NOT EXISTS (SELECT 1 FROM documents b
+                      WHERE b.session_id = e.session_id AND b.template_id = e.template_id
+                        AND b.upstream_id = e.upstream_id AND b.version <= d.version)
+)
+ORDER BY d.session_id, d.template_id, d.upstream_id;
 
 -- name: delivery_counts
 -- How many deliveries of these sessions stand where.
@@ -136,10 +190,6 @@ SELECT session_id,
 FROM deliveries WHERE session_id = ANY($1)
 GROUP BY session_id;
 
--- name: exists
--- Whether the tenant has that session.
-SELECT 1 FROM sessions WHERE tenant_id = $1 AND id = $2;
-
 -- name: timeline
 -- What happened to a session and when, from the rows themselves.
 SELECT created_at AS at, 'session.created' AS type,
@@ -149,6 +199,13 @@ UNION ALL
 SELECT stored_at, 'chunk.stored',
        jsonb_build_object('sequence', sequence, 'bytes', bytes, 'sha256', encode(sha256, 'hex'))
 FROM chunks WHERE session_id = $1 AND status = 'stored'
+UNION ALL
+SELECT opened_at, 'stream.opened', '{}'
+FROM stream_connections WHERE session_id = $1
+UNION ALL
+SELECT closed_at, 'stream.closed',
+       jsonb_build_object('cause', cause, 'code', code, 'frames', frames, 'bytes', bytes)
+FROM stream_connections WHERE session_id = $1 AND closed_at IS NOT NULL
 UNION ALL
 SELECT ended_at, 'session.ended',
        jsonb_build_object('chunks', (SELECT count(*) FROM chunks WHERE session_id = $1 AND status = 'stored'),

@@ -7,23 +7,17 @@ ALTER TABLE sessions
     DROP CONSTRAINT sessions_owed_check,
     ADD CONSTRAINT sessions_owed_check CHECK (owed IN ('create', 'end', 'cancel'));
 
--- One row per session that was ever streamed to. Whoever holds the lease has the only open stream.
+-- Who has the stream of a session. Whoever holds the lease has the only connection.
 CREATE TABLE streams (
     session_id  text PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
-    tenant_id   text NOT NULL,
     lease       uuid,                        -- NULL: no client is connected
     lease_until timestamptz,
-    opened_at   timestamptz NOT NULL DEFAULT now(),
-    heard_at    timestamptz,                 -- when the client last sent something, as of the last beat
-    yield_asked boolean NOT NULL DEFAULT false,  -- another connection waits for this one to let go
-    connections integer NOT NULL DEFAULT 0,
-    frames      bigint NOT NULL DEFAULT 0,   -- that reached the vendor, over all connections
-    bytes       bigint NOT NULL DEFAULT 0,   -- of audio or envelopes, as they came
-    is_clean    boolean NOT NULL DEFAULT true,   -- false while open: the counts may lag behind
+    heard_at    timestamptz NOT NULL DEFAULT now(),  -- when the client last sent something, as of the last beat
+    is_yielding boolean NOT NULL DEFAULT false,  -- the holder is to let go, or is about to
     CHECK ((lease IS NULL) = (lease_until IS NULL))
 );
 
--- What happened to the connections of a stream, for the timeline.
+-- Each connection of a stream: what came through it and how it ended. One that has no end was cut with its process.
 CREATE TABLE stream_connections (
     lease      uuid PRIMARY KEY,
     session_id text NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
@@ -31,7 +25,7 @@ CREATE TABLE stream_connections (
     closed_at  timestamptz,
     cause      text,                         -- who or what ended it
     code       integer,                      -- the close code that the client got
-    frames     bigint NOT NULL DEFAULT 0,
+    frames     bigint NOT NULL DEFAULT 0,    -- that were handed to the vendor; as of the last beat while open
     bytes      bigint NOT NULL DEFAULT 0
 );
 CREATE INDEX stream_connections_by_session ON stream_connections (session_id, opened_at);

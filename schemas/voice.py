@@ -1,0 +1,246 @@
+"""The MedScribeAlliance protocol v0.1 as its clients speak it to us, under /voice/v1 (seeds 000 to 003).
+
+Requests are read leniently: unknown fields are dropped (facts.md, Sessions), null is the same as left out.
+Answers never hold null: a field without a value is left out, since official clients validate so (facts.md).
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from schemas.emr import Language, Languages, Mode, Model, TemplateName
+
+UploadType = Literal["chunked", "single", "stream"]
+CommunicationProtocol = Literal["http", "websocket", "rpc"]
+ClientSessionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{16,32}$(?!\n)")]
+TemplateList = Annotated[list[TemplateName], Meta(max_length=2)]
+
+
+class Login(Struct, kw_only=True, frozen=True):
+    """Body of `POST /connect-auth/v1/account/login`: a tenant's id and one of its API keys."""
+
+    client_id: str
+    client_secret: str
+
+
+class LoggedIn(Struct, kw_only=True, frozen=True):
+    """Answer to login; `expires_in` is in seconds. Without a refresh token: clients log in again."""
+
+    access_token: str
+    expires_in: int
+
+
+class LoginRefused(Struct, kw_only=True, frozen=True):
+    """How the vendor's login says no."""
+
+    code: int
+    error: str
+
+
+class CreateVoiceSession(Struct, kw_only=True, frozen=True):
+    """Body of `POST /voice/v1/sessions` (seed 000). An empty list of templates asks for none."""
+
+    upload_type: UploadType
+    communication_protocol: CommunicationProtocol | None = None
+    session_id: ClientSessionId | None = None
+    session_mode: Mode | None = None
+    templates: TemplateList | None = None
+    model: Model | None = None
+    language_hint: Languages | None = None
+    transcript_language: Language | None = None
+    additional_data: dict[str, Any] | None = None
+    patient_details: dict[str, Any] | None = None
+    session_details: dict[str, Any] | None = None
+
+
+class UploadData(Struct, kw_only=True, frozen=True):
+    """Where a form is posted, and the fields that come before its file."""
+
+    url: str
+    fields: dict[str, str]
+
+
+class FormUpload(
+    Struct, kw_only=True, frozen=True, rename={"upload_data": "uploadData", "folder": "folderPath"}
+):
+    """`upload_url` for clients that post forms (`?version=v2`, or a `flavour` header)."""
+
+    upload_data: UploadData
+    folder: str
+    txn_id: str
+
+
+class VoiceSessionCreated(Struct, kw_only=True, frozen=True):
+    """Answer to create (seed 000); the patient comes back under both names that are in use."""
+
+    session_id: str
+    status: Literal["created"] = "created"
+    created_at: str
+    expires_at: str
+    upload_url: str | FormUpload
+    storage_provider: str | UnsetType = UNSET
+    patient_details: dict[str, Any] | UnsetType = UNSET
+    session_details: dict[str, Any] | UnsetType = UNSET
+
+
+class AudioUploaded(Struct, kw_only=True, frozen=True):
+    """Answer to an upload (seed 002)."""
+
+    session_id: str
+    success: Literal[True] = True
+    original_filename: str
+
+
+class EndVoiceSession(Struct, kw_only=True, frozen=True):
+    """Body of `POST …/end` (seed 003)."""
+
+    audio_files_sent: Annotated[int, Meta(ge=0, le=100_000)]
+
+
+class VoiceSessionEnded(Struct, kw_only=True, frozen=True):
+    """Answer to end (seed 003)."""
+
+    session_id: str
+    status: Literal["processing"] = "processing"
+    message: str = "Session ended. Processing started."
+    audio_files_received: int
+    audio_files: list[str]
+
+
+class VoiceError(Struct, kw_only=True, frozen=True):
+    """What went wrong, in the protocol's own envelope."""
+
+    code: str
+    message: str
+    details: dict[str, Any] | UnsetType = UNSET
+
+
+class VoiceErrorAnswer(Struct, kw_only=True, frozen=True):
+    """The envelope; `detail` repeats the code where the vendor's gateway answers so (facts.md, Accounts)."""
+
+    error: VoiceError
+    detail: str | UnsetType = UNSET
+
+
+class TemplateResult(Struct, kw_only=True, frozen=True):
+    """One document of a result."""
+
+    status: Literal["success", "failed"]
+    document_id: str | UnsetType = UNSET
+    document_type: str | UnsetType = UNSET
+    data: Any = UNSET
+    error: VoiceError | UnsetType = UNSET
+    publish: dict[str, Any] = field(default_factory=dict)
+
+
+class ProcessingError(Struct, kw_only=True, frozen=True):
+    """Why a result is partial."""
+
+    type: str
+    message: str
+    template_id: str
+
+
+class VoiceSession(Struct, kw_only=True, frozen=True):
+    """Answer to Get Session in any state (seed 001); the HTTP status is the signal."""
+
+    session_id: str
+    status: Literal["initialized", "processing", "completed", "partial", "failed", "cancelled", "expired"]
+    created_at: str
+    expires_at: str
+    upload_url: str | FormUpload
+    storage_provider: str | UnsetType = UNSET
+    audio_files_received: int
+    audio_files: list[str]
+    additional_data: dict[str, Any]
+    patient_details: dict[str, Any] | UnsetType = UNSET
+    session_details: dict[str, Any] | UnsetType = UNSET
+    transcript: str | UnsetType = UNSET
+    completed_at: str | UnsetType = UNSET
+    expired_at: str | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    model_used: str | UnsetType = UNSET
+    language_detected: str | UnsetType = UNSET
+    audio_files_processed: int | UnsetType = UNSET
+    processing_errors: list[ProcessingError] | UnsetType = UNSET
+    templates: list[dict[str, TemplateResult]] | UnsetType = UNSET
+    error: VoiceError | UnsetType = UNSET
+
+
+class PatchVoiceSession(Struct, kw_only=True, frozen=True):
+    """Body of `PATCH …/sessions/{id}`: changes before the end, or the session's cancelling."""
+
+    user_status: str | None = None
+    processing_status: str | None = None
+    session_mode: Mode | None = None
+    templates: TemplateList | None = None
+    model: Model | None = None
+    language_hint: Languages | None = None
+    patient_details: dict[str, Any] | None = None
+    session_details: dict[str, Any] | None = None
+
+
+class VoiceSessionPatched(Struct, kw_only=True, frozen=True):
+    """Answer to a PATCH."""
+
+    session_id: str
+    status: Literal["success"] = "success"
+    message: str = "Session updated successfully"
+
+
+class TemplateAsked(Struct, kw_only=True, frozen=True):
+    """Answer to asking for a further document of a finished session."""
+
+    session_id: str
+    template_id: str
+    status: Literal["processing"] = "processing"
+    message: str = "Template processing started"
+    document_id: str | UnsetType = UNSET
+
+
+class DiscoveryEndpoints(Struct, kw_only=True, frozen=True):
+    """Where the protocol is spoken."""
+
+    base_url: str
+
+
+class DiscoveryAuthentication(Struct, kw_only=True, frozen=True):
+    """How clients show who they are."""
+
+    supported_methods: list[str]
+
+
+class DiscoveryCapabilities(Struct, kw_only=True, frozen=True):
+    """What audio is taken, and how."""
+
+    audio_formats: list[str]
+    max_chunk_duration_seconds: int
+    upload_methods: list[UploadType]
+
+
+class DiscoveryModel(Struct, kw_only=True, frozen=True):
+    """One of the vendor's models."""
+
+    id: str
+    display_name: str
+    languages: list[str]
+    max_session_duration_seconds: int
+
+
+class DiscoveryLanguages(Struct, kw_only=True, frozen=True):
+    """Which languages may be spoken."""
+
+    supported: list[str]
+
+
+class Discovery(Struct, kw_only=True, frozen=True):
+    """The discovery document, with our own addresses in it."""
+
+    protocol: str = "medscribealliance"
+    protocol_version: str = "0.1"
+    supported_versions: list[str] = field(default_factory=lambda: ["0.1"])
+    endpoints: DiscoveryEndpoints
+    authentication: DiscoveryAuthentication
+    capabilities: DiscoveryCapabilities
+    models: list[DiscoveryModel]
+    languages: DiscoveryLanguages

@@ -1,0 +1,71 @@
+"""Browsers may call the protocol from any origin: what lets a call in is its token, never a cookie.
+
+The framework's own CORS answers for the whole application; /v1 is for backends and stays without.
+"""
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.voice.errors import is_protocol
+
+_METHODS = b"GET, POST, PATCH, OPTIONS"
+# What official clients send, in the order in which it is answered (facts.md).
+_HEADERS = ("authorization", "content-type", "flavour", "x-timezone")
+_EXPOSED = b"etag, retry-after, x-request-id"
+_MAX_AGE_SECONDS = b"7200"
+
+
+class VoiceCors:
+    """Wraps the application: answers preflights, and marks every answer to a browser, errors too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != ScopeType.HTTP or not is_protocol(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"])
+        origin = given.get(b"origin")
+        if origin is not None and scope["method"] == "OPTIONS" and b"access-control-request-method" in given:
+            await _answer_preflight(origin, given.get(b"access-control-request-headers", b""), send)
+            return
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                marks = [(b"vary", b"Origin")]
+                if origin is not None:
+                    marks += _allow(origin)
+                    marks.append((b"access-control-expose-headers", _EXPOSED))
+                message["headers"] = [*message.get("headers", []), *marks]
+            await send(message)
+
+        await self._app(scope, receive, send_marked)
+
+
+def _allow(origin: bytes) -> list[tuple[bytes, bytes]]:
+    # With credentials a browser takes no `*`.
+    return [
+        (b"access-control-allow-origin", origin),
+        (b"access-control-allow-credentials", b"true"),
+    ]
+
+
+async def _answer_preflight(origin: bytes, asked: bytes, send: Send) -> None:
+    wanted = {name.strip().lower() for name in asked.decode("latin-1").split(",")}
+    headers = ", ".join(name for name in _HEADERS if name in wanted)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 204,
+            "headers": [
+                *_allow(origin),
+                (b"vary", b"Origin"),
+                (b"access-control-allow-methods", _METHODS),
+                (b"access-control-allow-headers", headers.encode()),
+                (b"access-control-max-age", _MAX_AGE_SECONDS),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,106 @@
+"""Errors for clients of the protocol: the same errors as everywhere, in the protocol's own envelope.
+
+Every answer is first made as a problem, by the one table of problems.py, and then told in the words that the
+protocol and the vendor use (seed 002, facts.md).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from litestar import Request, Response
+from litestar.types import ExceptionHandlersMap
+from msgspec import UNSET
+
+from schemas.problems import Problem
+from schemas.voice import LoginRefused, VoiceError, VoiceErrorAnswer
+from service.domain.errors import BridgeError, CallerMistake, NotFound, SessionErased, VendorRefused
+
+LOGIN_PREFIX = "/connect-auth/"
+DISCOVERY_PATH = "/.well-known/medscribealliance"
+_PREFIXES = ("/voice/", LOGIN_PREFIX, DISCOVERY_PATH)
+
+# Our code → status and code of the protocol, where they differ.
+_SPOKEN = {
+    "session_ended": (400, "session_ended"),
+    "session_expired": (410, "session_expired"),
+    "session_exists": (409, "txn_already_initialized"),
+    "invalid_audio_format": (400, "invalid_audio_format"),
+}
+# The vendor's refusals that a client of its own would have got: what to mend is in the request. All others,
+# such as of our credentials, are 502 as everywhere.
+_CLIENT_S_MISTAKES = {400: 400, 409: 409, 413: 413, 422: 400}
+# Our name of a request's field → the protocol's.
+_FIELDS = {
+    "upload": "upload_type",
+    "mode": "session_mode",
+    "languages": "language_hint",
+    "metadata": "additional_data",
+    "patient": "patient_details",
+    "patient.id": "patient_details.oid",
+    "patient.name": "patient_details.name",
+}
+
+Handler = Callable[[Request[Any, Any, Any], Any], Response[Problem]]
+Answer = Response[Any]
+
+
+def is_protocol(path: str) -> bool:
+    """Whether a path belongs to the protocol, served there or not."""
+    return path == "/voice" or path.startswith(_PREFIXES)
+
+
+def spoken(error: CallerMistake, status: int, code: str, **details: Any) -> CallerMistake:
+    """Give an error the status and the code that the protocol has for it at this place."""
+    error.extra |= {"protocol": (status, code), "protocol_details": details}
+    return error
+
+
+def in_both_tongues(handlers: ExceptionHandlersMap) -> ExceptionHandlersMap:
+    """Make handlers that answer the protocol's paths in its envelope, and all others as before."""
+    return {kind: _choose(handler) for kind, handler in handlers.items()}
+
+
+def _choose(handler: Handler) -> Callable[[Request[Any, Any, Any], Any], Answer]:
+    def answer(request: Request[Any, Any, Any], error: Any) -> Answer:
+        found = handler(request, error)
+        return _tell(request, error, found) if is_protocol(request.scope["path"]) else found
+
+    return answer
+
+
+def _tell(request: Request[Any, Any, Any], error: Exception, found: Response[Problem]) -> Answer:
+    problem = found.content
+    status, code, message = problem.status, problem.code, problem.detail
+    extra = error.extra if isinstance(error, BridgeError) else {}
+    if "protocol" in extra:
+        status, code = extra["protocol"]
+    elif isinstance(error, VendorRefused) and error.status in _CLIENT_S_MISTAKES:
+        status, code = _CLIENT_S_MISTAKES[error.status], error.vendor_code or "bad_request"
+    elif isinstance(error, NotFound | SessionErased):
+        status, code, message = 404, "session_not_found", "Session not found"
+    elif code in _SPOKEN:
+        status, code = _SPOKEN[code]
+    if problem.errors:
+        field = problem.errors[0]
+        message = f"Field 'body -> {_FIELDS.get(field.field, field.field)}': {field.message}"
+    headers = dict(found.headers)
+    if request.scope["path"].startswith(LOGIN_PREFIX):
+        return Response(LoginRefused(code=status, error=message), status_code=status, headers=headers)
+    told = VoiceErrorAnswer(
+        error=VoiceError(code=code, message=message, details=_details(request, problem, extra)),
+        detail=code if problem.code == "unauthenticated" else UNSET,
+    )
+    return Response(told, status_code=status, headers=headers)
+
+
+def _details(request: Request[Any, Any, Any], problem: Problem, extra: dict[str, Any]) -> dict[str, Any]:
+    session_id = request.scope.get("path_params", {}).get("session_id")
+    found = {
+        "request_id": problem.request_id,
+        "session_id": session_id,
+        "missing": problem.missing,
+        "supported_formats": problem.supported,
+        "vendor_status": problem.vendor_status,
+        "vendor_code": problem.vendor_code,
+    } | extra.get("protocol_details", {})
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,140 @@
+"""Whose account at EkaScribe a call is made with: the default one, or a tenant's own."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from service.domain.errors import InvalidRequest, VendorRefused
+from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
+
+# A change counts within this time in every process; a renewal of tokens looks at once.
+KEPT_SECONDS = 30.0
+_TENANT_ID = re.compile(r"ten_[0-9a-z]{24}")
+_PRINTABLE = re.compile(r"[\x20-\x7e]+")
+
+
+class Secret:
+    """What must not be shown by accident: its fields are never printed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"
+
+
+class Credentials(Secret, Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How we are known at the vendor: a long-lived token, or what to log in with; neither is no account."""
+
+    token: str | None = None
+    client_id: str | None = None
+    client_secret: str | None = None
+    sharing_key: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these credentials from others without showing them."""
+        return hashlib.sha256(msgspec.json.encode(msgspec.structs.astuple(self))).hexdigest()
+
+    @property
+    def are_given(self) -> bool:
+        """Whether there is anything to be known by."""
+        return self.token is not None or self.client_id is not None
+
+
+class VendorAccount(Secret, Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An account at the vendor: how we log in, and the keys that its webhooks are signed with."""
+
+    credentials: Credentials
+    webhook_secrets: tuple[str, ...] = ()
+
+
+class AccountChange(Secret, Struct, frozen=True, kw_only=True):
+    """What an operator changes of a tenant's own account; None stays as it is."""
+
+    credentials: Credentials | None = None
+    webhook_secrets: tuple[str, ...] | None = None
+
+
+class AccountStore(Protocol):
+    """Rows of tenants' own accounts."""
+
+    async def own(self, tenant_id: TenantId) -> VendorAccount | None:
+        """A tenant's own account; None when it shares the default one, or is unknown."""
+        ...
+
+
+class Accounts:
+    """Finds accounts; a tenant's is kept for a while, so that a webhook costs no second look.
+
+    That a tenant has none is not kept: one that just got its account works at once.
+    """
+
+    def __init__(self, *, default: VendorAccount, store: AccountStore, time: Callable[[], float]) -> None:
+        self._default = default
+        self._store = store
+        self._time = time
+        self._kept: dict[Account, tuple[VendorAccount, float]] = {}
+
+    async def find(self, account: Account, *, fresh: bool = False) -> VendorAccount | None:
+        """Return an account, or None when there is none of that name. Raises StoreUnavailable."""
+        if account == DEFAULT_ACCOUNT:
+            return self._default
+        kept = self._kept.get(account)
+        if kept is not None and not fresh and self._time() < kept[1]:
+            return kept[0]
+        # Whatever else stands in a webhook's address is no tenant, and not worth a question.
+        found = await self._store.own(TenantId(account)) if _TENANT_ID.fullmatch(account) else None
+        if found is None:
+            self._kept.pop(account, None)
+        else:
+            self._kept[account] = (found, self._time() + KEPT_SECONDS)
+        return found
+
+    async def credentials(self, account: Account, *, fresh: bool = False) -> Credentials:
+        """Return how we are known there; `fresh`: as of now. Raises VendorRefused without an account."""
+        found = await self.find(account, fresh=fresh)
+        if found is None:
+            raise VendorRefused(
+                "this tenant's own EkaScribe account was taken away", status=401, vendor_code=None
+            )
+        return found.credentials
+
+    async def webhook_secrets(self, account: Account) -> tuple[str, ...] | None:
+        """Return the keys that the account's webhooks are signed with; None when there is no account."""
+        found = await self.find(account)
+        return None if found is None else found.webhook_secrets
+
+
+def changed_account(current: VendorAccount | None, change: AccountChange) -> VendorAccount:
+    """Return the account after a change. Raises InvalidRequest, which names no value."""
+    account = VendorAccount(
+        credentials=change.credentials or (current.credentials if current else Credentials()),
+        webhook_secrets=(current.webhook_secrets if current else ())
+        if change.webhook_secrets is None
+        else change.webhook_secrets,
+    )
+    _check_account(account)
+    return account
+
+
+def _check_account(account: VendorAccount) -> None:
+    own = account.credentials
+    for field, value in msgspec.structs.asdict(own).items():
+        if value is not None and not _PRINTABLE.fullmatch(value):
+            raise InvalidRequest(f"{field} must be printable ASCII text, and not empty", field=field)
+    if not all(_PRINTABLE.fullmatch(secret) for secret in account.webhook_secrets):
+        raise InvalidRequest(
+            "a webhook secret must be printable ASCII text, and not empty", field="webhook_secrets"
+        )
+    if own.token is not None and (own.client_id or own.client_secret or own.sharing_key):
+        raise InvalidRequest("a token goes alone, without a client", field="token")
+    if (own.client_id is None) != (own.client_secret is None):
+        raise InvalidRequest("client id and client secret go together: one is missing", field="client_id")
+    if own.sharing_key is not None and own.client_id is None:
+        raise InvalidRequest("a sharing key goes with a client id and secret", field="sharing_key")
+    if not own.are_given:
+        raise InvalidRequest("an account needs a token, or a client id and secret", field="token")

@@ -1,0 +1,85 @@
+"""What the EMR is told of a result or an ending: events, frozen in the transaction of their cause."""
+
+from msgspec import UNSET
+
+from schemas.deliveries import Event, EventData, EventDocument, EventPatient
+from schemas.emr import ErrorInfo, EventType, SessionStatus
+from service.domain.ids import TemplateId
+from service.domain.ports import Clock, SettleUnit
+from service.domain.records import StoredDocument, VendorDocument
+
+MESSAGES = {
+    "vendor_failed": "EkaScribe could not process this session",
+    "vendor_session_missing": "EkaScribe does not know this session any more",
+    "vendor_gave_no_result": "EkaScribe gave no result in time",
+    "session_expired": "the session expired before it was ended",
+    "template_failed": "EkaScribe could not make this document",
+    "document_missing": "EkaScribe made no document of this template",
+}
+
+
+async def settle(unit: SettleUnit, status: SessionStatus, code: str | None) -> None:
+    """Give the session its ending."""
+    await unit.settle_session(status, error_code=code, error_message=MESSAGES[code] if code else None)
+
+
+async def release(unit: SettleUnit, clock: Clock) -> bool:
+    """Make the event of every document that has none yet; true if there was one."""
+    unreleased = await unit.unreleased_documents()
+    for document in unreleased:
+        ready = document.status == "success"
+        event = _event(unit, "document.ready" if ready else "document.failed", clock, document=document)
+        await unit.emit(event, document.id, document.template_id)
+    return bool(unreleased)
+
+
+async def emit_ending(unit: SettleUnit, event_type: EventType, code: str, clock: Clock) -> None:
+    """Make the event of a session that ended badly."""
+    error = ErrorInfo(code=code, message=MESSAGES[code])
+    await unit.emit(_event(unit, event_type, clock, error=error), None, None)
+
+
+def missing_document(template_id: TemplateId, upstream_id: str = "") -> VendorDocument:
+    """Return a failed document in the place of one that was asked for and never made."""
+    return VendorDocument(
+        template_id=template_id, upstream_id=upstream_id, type=None, status="failed", data=None
+    )
+
+
+def document_error(code: str | None) -> ErrorInfo | None:
+    """Return what a document's error code means, for whoever reads it."""
+    return ErrorInfo(code=code, message=MESSAGES[code]) if code else None
+
+
+def _event(
+    unit: SettleUnit,
+    event_type: EventType,
+    clock: Clock,
+    *,
+    document: StoredDocument | None = None,
+    error: ErrorInfo | None = None,
+) -> Event:
+    patient = unit.details.patient
+    data = EventData(
+        session_id=unit.session_id,
+        reference=unit.details.reference,
+        patient=EventPatient(id=patient.get("id")) if patient else None,
+        metadata=unit.details.metadata,
+        session_status=unit.status,
+        transcript=unit.transcript,
+        document=_event_document(document) if document is not None else UNSET,
+        error=error if error is not None else UNSET,
+    )
+    return Event(type=event_type, timestamp=clock.now(), data=data)
+
+
+def _event_document(document: StoredDocument) -> EventDocument:
+    return EventDocument(
+        id=document.id,
+        template_id=document.template_id,
+        type=document.type,
+        status=document.status,
+        data=document.data,
+        version=document.version,
+        error=document_error(document.error_code) or UNSET,
+    )

@@ -1,0 +1,75 @@
+"""What the vendor takes: audio formats, sizes, models and languages, as its discovery document says."""
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from service.domain.errors import InvalidRequest
+
+
+class ModelLimits(Struct, frozen=True, kw_only=True):
+    """One model: its id, the languages it hears, and how long a session of it may last, in seconds."""
+
+    id: str
+    languages: tuple[str, ...]
+    max_session_duration_seconds: int
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """The vendor's limits. `discovered` names the fields that its document told; the others are the seeds'.
+
+    `audio_formats` are spelled as the vendor spells them: it compares letter by letter (facts.md, Audio).
+    `max_chunk_bytes` is None when the document names no size, `webhooks_url` when it names no address.
+    """
+
+    audio_formats: tuple[str, ...]
+    max_chunk_duration_seconds: int
+    models: tuple[ModelLimits, ...]
+    languages: tuple[str, ...]
+    service_name: str
+    max_chunk_bytes: int | None = None
+    webhooks_url: str | None = None
+    discovered: frozenset[str] = frozenset()
+
+    def chunk_bytes(self, most: int) -> int:
+        """Return how large a chunk may be when we ourselves allow so many bytes."""
+        return most if self.max_chunk_bytes is None else min(most, self.max_chunk_bytes)
+
+
+def check_limits(
+    limits: Limits, *, model: str | None, languages: Sequence[str] | None, transcript_language: str | None
+) -> None:
+    """Refuse what discovery does not list; what it did not tell is not checked. Raises InvalidRequest.
+
+    A language counts as listed by its primary subtag: `en-IN` where `en` is. None is not checked.
+    """
+    named = next((each for each in limits.models if each.id == model), None)
+    if model is not None and named is None and "models" in limits.discovered:
+        raise InvalidRequest(
+            _among("EkaScribe has no such model", [each.id for each in limits.models]), field="model"
+        )
+    heard, written = limits.languages, limits.languages
+    knows_heard = knows_written = "languages" in limits.discovered
+    if named is not None and named.languages and "models" in limits.discovered:
+        # A model may hear fewer languages than the service as a whole writes.
+        heard, knows_heard = named.languages, True
+    if knows_heard and any(not _is_listed(language, heard) for language in languages or ()):
+        raise InvalidRequest(
+            _among("EkaScribe does not hear all of these languages", heard), field="languages"
+        )
+    if knows_written and transcript_language is not None and not _is_listed(transcript_language, written):
+        raise InvalidRequest(
+            _among("EkaScribe does not write this language", written), field="transcript_language"
+        )
+
+
+def _is_listed(language: str, listed: Iterable[str]) -> bool:
+    return _primary(language) in {_primary(each) for each in listed}
+
+
+def _primary(language: str) -> str:
+    return language.replace("_", "-").partition("-")[0].lower()
+
+
+def _among(problem: str, allowed: Iterable[str]) -> str:
+    return f"{problem}; allowed: {', '.join(allowed)}"

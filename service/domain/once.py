@@ -1,0 +1,59 @@
+"""Vendor calls that must not take effect twice."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from service.domain import schedule
+from service.domain.errors import LONGEST_WAIT_SECONDS, VendorUnreachable
+from service.domain.ports import Clock
+
+T = TypeVar("T")
+
+_TRIES = 3
+
+
+async def call_once(
+    call: Callable[[], Awaitable[T]],
+    look: Callable[[], Awaitable[T | None]],
+    *,
+    maybe_sent: bool,
+    clock: Clock,
+) -> T:
+    """Make a call that must not take effect twice: after an unclear try, look before it is repeated.
+
+    `look` returns what the call would have, if it took effect, else None. Raises VendorError.
+    """
+    for attempt in range(1, _TRIES + 1):
+        try:
+            if maybe_sent:
+                found = await look()
+                if found is not None:
+                    return found
+                maybe_sent = False
+            try:
+                return await call()
+            except VendorUnreachable as error:
+                maybe_sent = error.sent
+                raise
+        except VendorUnreachable as error:
+            await wait_before_repeat(attempt, error, clock)
+    raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
+
+
+async def call_again(call: Callable[[], Awaitable[T]], *, clock: Clock) -> T:
+    """Make a call that is harmless to repeat, within bounds. Raises VendorError."""
+    for attempt in range(1, _TRIES + 1):
+        try:
+            return await call()
+        except VendorUnreachable as error:
+            await wait_before_repeat(attempt, error, clock)
+    raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
+
+
+async def wait_before_repeat(attempt: int, error: VendorUnreachable, clock: Clock) -> None:
+    """Wait as long as the vendor asks; raises the error when it was the last try, or asks for too much."""
+    asked = error.retry_after_seconds or 0.0
+    if attempt == _TRIES or asked > LONGEST_WAIT_SECONDS:
+        raise error
+    wait = schedule.jittered(0.2 * 3.0 ** (attempt - 1), clock.chance())
+    await clock.sleep(max(wait, asked))

@@ -1,0 +1,286 @@
+"""One connection of a live stream: frames both ways, unchanged and in order, until something ends it.
+
+Each side is read only when the other has taken the frame before: a slow side slows the other, and at most one
+frame a direction is held here. How each ending is told to the other side stands in `Farewell` and `run`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, Protocol
+
+import msgspec
+from msgspec import Struct
+
+Frame = bytes | str
+Cause = Literal[
+    "client_closed",
+    "stopped",
+    "bad_frame",
+    "vendor_closed",
+    "vendor_lost",
+    "session_over",
+    "taken_over",
+    "restarting",
+]
+
+# How long the vendor may take to flush what it has buffered (contract, Streaming).
+FLUSH_SECONDS = 10.0
+# When the session ends under an open stream, frames that are on their way are still passed on: until nothing
+# came for so long, and for so long at most.
+_QUIET_SECONDS = 0.25
+_LAST_FRAMES_SECONDS = 2.0
+# The other pump sees the end of a connection a moment after the first.
+_MOMENT_SECONDS = 1.0
+
+# Close codes of RFC 6455 and its registry, and two of ours.
+_NORMAL, _GOING_AWAY, _INVALID_PAYLOAD, RESTART, _VENDOR_LOST = 1000, 1001, 1007, 1012, 1014
+TAKEN_OVER, SESSION_OVER = 4409, 4410
+_NEVER_SENT = frozenset({1004, 1005, 1006, 1015})
+_MOST_REASON_BYTES = 123
+
+
+class SideGone(Exception):
+    """One side closed or vanished: its close code (1005: it gave none, 1006: it vanished) and reason."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(code)
+        self.code = code
+        self.reason = reason
+
+
+class ClientGone(SideGone):
+    """The client's side."""
+
+
+class VendorGone(SideGone):
+    """The vendor's side."""
+
+
+class Client(Protocol):
+    """The connection of whoever streams to us."""
+
+    async def receive(self) -> Frame:
+        """The next frame. Raises ClientGone."""
+        ...
+
+    async def send(self, frame: Frame) -> None:
+        """Pass a frame on. Raises ClientGone."""
+        ...
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close the connection, if it is still there."""
+        ...
+
+
+class VendorStream(Protocol):
+    """Our connection to the vendor's stream."""
+
+    async def receive(self) -> Frame:
+        """The next frame. Raises VendorGone."""
+        ...
+
+    async def send(self, frame: Frame) -> None:
+        """Pass a frame on, waiting while the vendor is slow. Raises VendorGone."""
+        ...
+
+    async def close(self, code: int, seconds: float = FLUSH_SECONDS) -> None:
+        """Close the connection and wait until the vendor has closed, too, for so long at most."""
+        ...
+
+
+class Farewell(Struct, frozen=True):
+    """Why a connection ends, and what its client is told."""
+
+    cause: Cause
+    code: int
+    reason: str = ""
+
+
+class _Envelope(Struct):
+    """The one thing that every JSON envelope has (seed 004); unknown events are the vendor's matter."""
+
+    event: str
+
+
+_read_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+class Relay:
+    """Passes frames between a client and the vendor; `frames` and `bytes` count what the vendor took.
+
+    `parting` is awaited when the end has begun and nobody was told yet.
+    """
+
+    def __init__(
+        self, client: Client, vendor: VendorStream, parting: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._client = client
+        self._vendor = vendor
+        self._parting = parting
+        self._asked: asyncio.Future[Farewell] = asyncio.get_running_loop().create_future()
+        self._up: asyncio.Task[Farewell | None] | None = None
+        self._is_halting = False
+        self._is_receiving = False
+        self.sending_since = (
+            0.0  # the loop's time at which the vendor was handed a frame that it has not taken
+        )
+        self.was_heard = False
+        self.frames = 0
+        self.bytes = 0
+
+    def end(self, farewell: Farewell) -> None:
+        """Ask the connection to end; the first to ask decides why."""
+        if not self._asked.done():
+            self._asked.set_result(farewell)
+
+    async def run(self) -> Farewell:
+        """Relay until something ends it; both sides are closed when this returns."""
+        up = self._up = asyncio.create_task(self._pump_up())
+        down = asyncio.create_task(self._pump_down())
+        try:
+            ends: set[asyncio.Future[Any]] = {up, down, self._asked}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            farewell = await self._decide(up, down)
+            if self._parting is not None:
+                await self._parting()
+            return await self._part(farewell, down)
+        finally:
+            for task in (up, down):
+                task.cancel()
+            await asyncio.gather(up, down, return_exceptions=True)
+
+    async def _pump_up(self) -> Farewell | None:
+        """From the client to the vendor; None when it was told to stop, or the vendor has gone."""
+        loop = asyncio.get_running_loop()
+        receive, send = self._client.receive, self._vendor.send
+        while not self._is_halting:
+            self._is_receiving = True
+            try:
+                frame = await receive()
+            except ClientGone as gone:
+                cause: Cause = "restarting" if gone.code == RESTART else "client_closed"
+                return Farewell(cause, gone.code)
+            finally:
+                self._is_receiving = False
+            self.was_heard = True
+            is_stop = False
+            if isinstance(frame, str):
+                try:
+                    is_stop = _read_envelope(frame).event == "stop"
+                except msgspec.DecodeError:
+                    return Farewell("bad_frame", _INVALID_PAYLOAD, 'not an envelope: {"event": …} is needed')
+            self.sending_since = loop.time()
+            try:
+                await send(frame)
+            except VendorGone:
+                return None
+            finally:
+                self.sending_since = 0.0
+            self.frames += 1
+            self.bytes += len(frame)
+            if is_stop:
+                return Farewell("stopped", _NORMAL)
+        return None
+
+    async def _pump_down(self) -> Farewell | None:
+        """From the vendor to the client; None when the client has gone, which the other pump tells."""
+        receive, send = self._vendor.receive, self._client.send
+        while True:
+            try:
+                frame = await receive()
+            except VendorGone as gone:
+                return self._vendor_gone(gone)
+            try:
+                await send(frame)
+            except ClientGone:
+                return None
+
+    def _vendor_gone(self, gone: VendorGone) -> Farewell:
+        if gone.code in _NEVER_SENT and gone.code != 1005:  # noqa: PLR2004
+            return self.lost()
+        code = _NORMAL if gone.code in _NEVER_SENT else gone.code
+        return Farewell("vendor_closed", code, gone.reason)
+
+    def lost(self) -> Farewell:
+        """Return what a client is told whose audio the vendor no longer takes."""
+        reason = f"EkaScribe dropped the stream after frame {self.frames}: reopen this URL, repeat the rest"
+        return Farewell("vendor_lost", _VENDOR_LOST, reason)
+
+    async def _decide(
+        self, up: "asyncio.Task[Farewell | None]", down: "asyncio.Task[Farewell | None]"
+    ) -> Farewell:
+        if self._asked.done():
+            return self._asked.result()
+        first, second = (up, down) if up.done() else (down, up)
+        found = first.result()
+        if found is not None:
+            return found
+        # What this pump stumbled over is the other one's to tell, a moment later.
+        await asyncio.wait({second}, timeout=_MOMENT_SECONDS)
+        told = second.result() if second.done() else None
+        return told or (self.lost() if first is up else Farewell("client_closed", 1006))
+
+    async def _part(self, farewell: Farewell, down: "asyncio.Task[Farewell | None]") -> Farewell:
+        """Close both sides in the order that loses nothing, and return what the client was told."""
+        cause = farewell.cause
+        if cause == "client_closed":
+            await self._vendor.close(_GOING_AWAY if farewell.code in _NEVER_SENT else farewell.code)
+            return farewell
+        if cause == "stopped":
+            return await self._await_flush(farewell, down)
+        if cause == "session_over":
+            await self._take_last_frames()
+            await self._halt()
+            await self._vendor.close(_NORMAL)
+            return await self._tell(farewell)
+        # The client first, so that it stops sending what nobody reads any more.
+        if cause == "vendor_lost" and self._up is not None:
+            self._up.cancel()  # a frame that waits for the vendor will never be taken
+        await self._halt()
+        told = await self._tell(self._counted(farewell))
+        await self._vendor.close(_NORMAL if cause == "bad_frame" else _GOING_AWAY)
+        return told
+
+    def _counted(self, farewell: Farewell) -> Farewell:
+        if farewell.cause != "restarting":
+            return farewell
+        reason = f"restarting: reopen this URL and go on after frame {self.frames} of this connection"
+        return Farewell("restarting", RESTART, reason)
+
+    async def _await_flush(self, farewell: Farewell, down: "asyncio.Task[Farewell | None]") -> Farewell:
+        """After a `stop`, wait for the vendor to close: that is how it says that the audio is stored."""
+        await asyncio.wait({down}, timeout=FLUSH_SECONDS)
+        is_confirmed = down.done()
+        closed = down.result() if is_confirmed else None
+        await self._vendor.close(_NORMAL, seconds=_MOMENT_SECONDS)
+        if closed is not None and closed.cause == "vendor_lost":
+            farewell = closed
+        elif closed is not None:
+            farewell = Farewell("stopped", closed.code, closed.reason)
+        elif not is_confirmed:
+            farewell = Farewell("stopped", _NORMAL, "EkaScribe did not confirm in time; go on with end")
+        return await self._tell(farewell)
+
+    async def _take_last_frames(self) -> None:
+        """Let frames through that were sent before the session was ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_FRAMES_SECONDS):
+                before = -1
+                while self.frames != before:
+                    before = self.frames
+                    await asyncio.sleep(_QUIET_SECONDS)
+
+    async def _halt(self) -> None:
+        """Stop reading from the client between two frames, so that the counts are exact."""
+        self._is_halting = True
+        if self._up is None:  # pragma: no cover - run() sets it
+            return
+        if self._is_receiving:
+            self._up.cancel()
+        await asyncio.wait({self._up}, timeout=FLUSH_SECONDS)
+
+    async def _tell(self, farewell: Farewell) -> Farewell:
+        reason = farewell.reason.encode()[:_MOST_REASON_BYTES].decode(errors="ignore")
+        await self._client.close(farewell.code, reason)
+        return Farewell(farewell.cause, farewell.code, reason)

@@ -1,0 +1,203 @@
+"""The vendor's discovery document: looked at in the background, and never waited for when it is away.
+
+It is kept for three hours, as its own `Cache-Control` says. When it cannot be had, the last good copy stays
+for as long as it takes; before there was one, the values of the seeds serve. A field that is missing or makes
+no sense falls back by itself: an odd document must not stop a dictation.
+"""
+
+import asyncio
+import contextlib
+from typing import Any, TypeGuard
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+import structlog
+
+from service.domain.errors import VendorError, VendorFailure
+from service.domain.limits import Limits, ModelLimits
+from service.domain.ports import Clock
+from service.eka.audio_formats import SUPPORTED, normalise_audio_format
+from service.eka.wire import WireAnswer, check, exchange
+
+log = structlog.get_logger()
+
+PATH = "/voice/v1/.well-known/medscribealliance"
+_ROOT_PATH = "/.well-known/medscribealliance"
+_KEPT_SECONDS = 3 * 3600.0
+_RETRY_SECONDS = 60.0
+_LOOK_SECONDS = 5.0
+_FIRST_WAIT_SECONDS = 2.0
+_MOST_BYTES = 1024 * 1024
+# The vendor's 10 MB (seed 002); a document that names next to nothing means another unit.
+_LEAST_CHUNK_BYTES = 64 * 1024
+_MOST_ENTRIES = 200
+_MOST_CHARACTERS = 200
+_MOST_NUMBER = 2**53
+_LANGUAGES = ("en", "hi", "gu", "kn", "ml", "ta", "te", "bn", "mr", "pa", "or", "as")
+
+# What the seeds say, and the on-prem server's document where they are silent (facts.md, Audio).
+SEED_LIMITS = Limits(
+    audio_formats=SUPPORTED,
+    max_chunk_duration_seconds=20,
+    models=(
+        ModelLimits(id="lite", languages=_LANGUAGES, max_session_duration_seconds=600),
+        ModelLimits(id="pro", languages=_LANGUAGES, max_session_duration_seconds=3600),
+    ),
+    languages=_LANGUAGES,
+    service_name="EkaScribe",
+)
+
+
+class Discovery:
+    """Knows the vendor's limits."""
+
+    def __init__(self, *, http: httpx2.AsyncClient, base_url: str, clock: Clock) -> None:
+        self._http = http
+        self._base_url = base_url
+        self._clock = clock
+        self._limits = SEED_LIMITS
+        self._next_look = 0.0
+        self._looked = asyncio.Event()
+        self._look: asyncio.Task[None] | None = None
+
+    async def limits(self) -> Limits:
+        """Return what is known now; only the first call of a process may wait for it, 2 s at most."""
+        if self._now() >= self._next_look and (self._look is None or self._look.done()):
+            self._look = asyncio.create_task(self._refresh())
+        if not self._looked.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FIRST_WAIT_SECONDS):
+                    await self._looked.wait()
+            # Whoever waited in vain waited for everybody.
+            self._looked.set()
+        return self._limits
+
+    async def look(self) -> Limits:
+        """Return what the vendor says now, or what was known when it does not answer within 5 s."""
+        await self._refresh()
+        return self._limits
+
+    async def stop(self) -> None:
+        """Let go of a look that is under way."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.gather(self._look, return_exceptions=True)
+
+    async def _refresh(self) -> None:
+        # Before anything else: whatever happens now, the next look is not at once.
+        self._next_look = self._now() + _RETRY_SECONDS
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                self._limits = read_limits(_document(await self._fetch()))
+            self._next_look = self._now() + _KEPT_SECONDS
+            log.info("discovery_read", discovered=sorted(self._limits.discovered))
+        except (TimeoutError, VendorError) as error:
+            log.warning("discovery_failed", error=type(error).__name__, kept=bool(self._limits.discovered))
+        finally:
+            self._looked.set()
+
+    async def _fetch(self) -> WireAnswer:
+        answer = await self._get(PATH)
+        if answer.status == 404:  # noqa: PLR2004
+            answer = await self._get(_ROOT_PATH)
+        return check(answer, 200)
+
+    async def _get(self, path: str) -> WireAnswer:
+        # Public, and so without a token (facts.md, What official clients demand).
+        headers = {"accept": "application/json"}
+        return await exchange(
+            self._http, "GET", self._base_url + path, headers=headers, most_bytes=_MOST_BYTES
+        )
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+
+def _document(answer: WireAnswer) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(answer.body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise VendorFailure("EkaScribe's discovery document cannot be read", sent=True) from error
+
+
+def read_limits(document: dict[str, Any]) -> Limits:
+    """Read a discovery document; each field that it lacks or breaks is that of the seeds."""
+    capabilities, endpoints = _object(document, "capabilities"), _object(document, "endpoints")
+    duration = _number(capabilities.get("max_chunk_duration_seconds"), least=1)
+    name = _object(document, "service").get("name")
+    formats = _texts(capabilities.get("audio_formats"))
+    read = {
+        "audio_formats": tuple(each for each in formats if normalise_audio_format(each, [each])),
+        "max_chunk_duration_seconds": int(duration) if duration else None,
+        "max_chunk_bytes": _chunk_bytes(capabilities),
+        "models": _models(document.get("models")),
+        "languages": _texts(_object(document, "languages").get("supported")),
+        "webhooks_url": _url(endpoints.get("webhooks_url")),
+        "service_name": name if _is_text(name) else None,
+    }
+    found = {field: value for field, value in read.items() if value}
+    return msgspec.structs.replace(SEED_LIMITS, **found, discovered=frozenset(found))
+
+
+def _chunk_bytes(capabilities: dict[str, Any]) -> int | None:
+    for field, unit in (("max_chunk_size_bytes", 1), ("max_chunk_size_mb", 1024 * 1024)):
+        size = _number(capabilities.get(field), least=_LEAST_CHUNK_BYTES / unit)
+        if size is not None:
+            return int(size * unit)
+    return None
+
+
+def _models(listed: Any) -> tuple[ModelLimits, ...]:
+    known = {each.id: each for each in SEED_LIMITS.models}
+    found = []
+    for entry in listed[:_MOST_ENTRIES] if isinstance(listed, list) else ():
+        if not isinstance(entry, dict) or not _is_text(entry.get("id")):
+            continue
+        seconds = _number(entry.get("max_session_duration_seconds"), least=1)
+        seed = known.get(entry["id"], SEED_LIMITS.models[0])
+        found.append(
+            ModelLimits(
+                id=entry["id"],
+                languages=_texts(entry.get("languages")),
+                max_session_duration_seconds=int(seconds or seed.max_session_duration_seconds),
+            )
+        )
+    return tuple(found)
+
+
+def _object(document: dict[str, Any], field: str) -> dict[str, Any]:
+    found = document.get(field)
+    return found if isinstance(found, dict) else {}
+
+
+def _texts(listed: Any) -> tuple[str, ...]:
+    entries = listed[:_MOST_ENTRIES] if isinstance(listed, list) else []
+    return tuple(dict.fromkeys(entry for entry in entries if _is_text(entry)))
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    # They become headers and messages: one line of printable characters.
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= _MOST_CHARACTERS
+        and value.isprintable()
+        and not value.isspace()
+    )
+
+
+def _number(value: Any, *, least: float) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and least <= value < _MOST_NUMBER else None
+
+
+def _url(value: Any) -> str | None:
+    if not _is_text(value) or not value.isascii():
+        return None
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return None
+    is_plain = not (parts.username or parts.password or parts.query or parts.fragment)
+    return value.rstrip("/") if parts.scheme in {"http", "https"} and parts.hostname and is_plain else None

@@ -1,0 +1,98 @@
+"""The vendor's side of a live stream (seed 004), by the `websockets` client."""
+
+import asyncio
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from service.domain.errors import VendorError, VendorFailure, VendorRefused, VendorTimeout, VendorUnavailable
+from service.domain.relay import FLUSH_SECONDS, Frame, VendorGone
+
+_OPEN_SECONDS = 8.0
+# Both sides stay alive through proxies that cut what is silent for 60 s; a vendor that is slow to take audio
+# is slow to answer pings, too, and gets as long as a stalled frame.
+_PING_SECONDS, _PONG_SECONDS = 20.0, 45.0
+_MOST_FRAME_BYTES = 1_048_576
+# Frames that wait here in each direction, at most: back-pressure, not memory.
+_MOST_WAITING_FRAMES = 4
+_MOST_WAITING_BYTES = 65_536
+
+
+class EkaStream:
+    """An open connection as the domain's VendorStream."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+
+    async def receive(self) -> Frame:
+        """The next frame. Raises VendorGone."""
+        try:
+            return await self._connection.recv()
+        except ConnectionClosed as closed:
+            raise _gone(closed) from closed
+
+    async def send(self, frame: Frame) -> None:
+        """Pass a frame on, waiting while the vendor is slow. Raises VendorGone."""
+        try:
+            await self._connection.send(frame)
+        except ConnectionClosed as closed:
+            raise _gone(closed) from closed
+
+    async def close(self, code: int, seconds: float = FLUSH_SECONDS) -> None:
+        """Close and wait for the vendor to close, too; one that does not is cut off."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._connection.close(code)
+        except TimeoutError:
+            self._connection.transport.abort()
+
+
+class EkaStreams:
+    """The domain's VendorStreams."""
+
+    def __init__(self, base_url: str) -> None:
+        self._must_be_secure = base_url.startswith("https://")
+
+    async def open(self, url: str) -> EkaStream:
+        """Connect to the address that create gave, exactly as it is; it is the capability, no token is sent.
+
+        Raises VendorError.
+        """
+        scheme = urlsplit(url).scheme
+        if scheme != "wss" and (scheme != "ws" or self._must_be_secure):
+            raise VendorFailure("EkaScribe gave an address that is no secure stream", sent=False)
+        try:
+            connection = await connect(
+                url,
+                compression=None,
+                proxy=None,
+                open_timeout=_OPEN_SECONDS,
+                close_timeout=None,  # close() has its own
+                ping_interval=_PING_SECONDS,
+                ping_timeout=_PONG_SECONDS,
+                max_size=_MOST_FRAME_BYTES,
+                max_queue=_MOST_WAITING_FRAMES,
+                write_limit=_MOST_WAITING_BYTES,
+                process_exception=lambda error: error,
+            )
+        except TimeoutError as error:
+            raise VendorTimeout("EkaScribe did not open the stream in time", sent=False) from error
+        except InvalidStatus as error:
+            raise _refused(error.response.status_code) from error
+        except (OSError, WebSocketException) as error:
+            raise VendorUnavailable("EkaScribe's stream cannot be reached", sent=False) from error
+        return EkaStream(connection)
+
+
+def _refused(status: int) -> VendorError:
+    if status >= 500:  # noqa: PLR2004
+        kind = VendorUnavailable if status == 503 else VendorFailure  # noqa: PLR2004
+        return kind(f"EkaScribe answered {status} to the stream", sent=False)
+    return VendorRefused(f"EkaScribe answered {status} to the stream", status=status, vendor_code=None)
+
+
+def _gone(closed: ConnectionClosed) -> VendorGone:
+    received = closed.rcvd
+    # Without a close frame of the vendor's the connection broke, or we closed it for a fault of the vendor's.
+    return VendorGone(received.code, received.reason) if received else VendorGone(1006)

@@ -1,0 +1,25 @@
+-- name: own
+-- A tenant's own vendor account, sealed; NULL while it shares the default one.
+SELECT account_sealed FROM tenants WHERE id = $1;
+
+-- name: lock
+-- The same, held until the transaction ends; a session that is being inserted is waited for.
+SELECT account_sealed FROM tenants WHERE id = $1 FOR UPDATE;
+
+-- name: is_used
+-- Whether a session is not done yet with the tenant's own account.
+SELECT EXISTS (
+    SELECT 1 FROM sessions s
+    WHERE s.tenant_id = $1 AND s.account = $1
+      AND (s.status IN ('created', 'recording', 'processing') OR s.owed IS NOT NULL
+           OR EXISTS (SELECT 1 FROM fetches f WHERE f.session_id = s.id AND f.status = 'pending'))
+) AS is_used;
+
+-- name: set
+-- Another account for a tenant; NULL: it shares the default one.
+UPDATE tenants SET account_sealed = $2 WHERE id = $1
+RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, created_at;
+
+-- name: forget_tokens
+-- Tokens of credentials that are not used any more; their generation stays, so that it only ever grows.
+UPDATE vendor_tokens SET tokens_sealed = NULL WHERE account = $1;

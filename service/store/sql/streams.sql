@@ -1,0 +1,73 @@
+-- name: find
+-- A session as whoever shows its stream's address finds it.
+SELECT id, tenant_id, status, upload, owed, erased_at IS NOT NULL AS is_erased, expires_at <= now() AS is_past,
+       upload_url_sealed
+FROM sessions WHERE id = $1;
+
+-- name: claim
+-- Takes the stream of a session that still takes audio, unless another connection holds it.
+WITH session AS (
+    SELECT id FROM sessions
+    WHERE id = $1 AND upload = 'stream' AND status IN ('created', 'recording') AND owed IS NULL AND expires_at > now()
+    FOR SHARE
+), taken AS (
+    INSERT INTO streams (session_id, lease, lease_until)
+    SELECT id, $2, now() + make_interval(secs => $3) FROM session
+    ON CONFLICT (session_id) DO UPDATE
+    SET lease = excluded.lease, lease_until = excluded.lease_until, heard_at = now(), is_yielding = false
+    WHERE streams.lease IS NULL OR streams.lease_until <= now()
+    RETURNING session_id, lease
+)
+INSERT INTO stream_connections (lease, session_id) SELECT lease, session_id FROM taken RETURNING lease;
+
+-- name: ask_to_yield
+-- Another connection wants the stream: no row if its holder is alive, that is, sent something of late.
+UPDATE streams SET is_yielding = true
+WHERE session_id = $1
+  AND (is_yielding OR lease IS NULL OR lease_until <= now() OR heard_at <= now() - make_interval(secs => $2))
+RETURNING session_id;
+
+-- name: let_go
+-- The holder flushes its last frames: whoever comes now waits for it.
+UPDATE streams SET is_yielding = true WHERE session_id = $1 AND lease = $2;
+
+-- name: look
+-- Of the streams that a process holds: which were asked for by others, and how their sessions stand.
+SELECT t.session_id, t.lease, t.is_yielding, s.status
+FROM streams t JOIN sessions s ON s.id = t.session_id WHERE t.session_id = ANY($1);
+
+-- name: beat
+-- Renews the leases of a process's streams and tells how far each has come.
+WITH beats AS (
+    SELECT * FROM unnest($1::text[], $2::uuid[], $3::boolean[], $4::bigint[], $5::bigint[])
+        AS beat (session_id, lease, was_heard, frames, bytes)
+), renewed AS (
+    UPDATE streams t SET lease_until = now() + make_interval(secs => $6),
+                         heard_at = CASE WHEN beats.was_heard THEN now() ELSE t.heard_at END
+    FROM beats WHERE t.session_id = beats.session_id AND t.lease = beats.lease
+), begun AS (
+    UPDATE sessions s SET status = 'recording'
+    FROM beats WHERE s.id = beats.session_id AND s.status = 'created' AND beats.bytes > 0
+)
+UPDATE stream_connections c SET frames = beats.frames, bytes = beats.bytes
+FROM beats WHERE c.lease = beats.lease AND c.closed_at IS NULL;
+
+-- name: release
+-- A connection has ended; the stream is free for the next one.
+WITH begun AS (
+    UPDATE sessions SET status = 'recording' WHERE id = $1 AND status = 'created' AND $6::bigint > 0
+), freed AS (
+    UPDATE streams SET lease = NULL, lease_until = NULL, is_yielding = false WHERE session_id = $1 AND lease = $2
+)
+UPDATE stream_connections SET closed_at = now(), cause = $3, code = $4, frames = $5, bytes = $6
+WHERE lease = $2 AND closed_at IS NULL;
+
+-- name: is_open
+-- Whether a client is connected to a session's stream, or its last frames are still being flushed.
+SELECT 1 FROM streams WHERE session_id = $1 AND lease_until > now();
+
+-- name: has_audio
+-- Whether audio came through any connection, or may have: of one that was cut with its process, nobody knows.
+SELECT EXISTS (
+    SELECT 1 FROM stream_connections WHERE session_id = $1 AND (bytes > 0 OR closed_at IS NULL)
+) AS has_audio;

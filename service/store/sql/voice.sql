@@ -1,0 +1,15 @@
+-- name: session
+-- One session as clients of the protocol see it, with the names of its files in order; an erased one is gone.
+SELECT s.id, s.status, s.upload, s.templates, s.details_sealed, s.transcript_sealed, s.model_used,
+       s.language_detected, s.error_code, s.error_message, s.vendor_files, s.created_at, s.expires_at,
+       s.settled_at, s.status IN ('created', 'recording') AND s.expires_at <= now() AS is_past,
+       ARRAY(SELECT c.file_name FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored'
+             ORDER BY c.sequence) AS files
+FROM sessions s WHERE s.tenant_id = $1 AND s.id = $2 AND s.erased_at IS NULL;
+
+-- name: pending
+-- Whether a document of this template, or with this id of the vendor's, is still awaited.
+SELECT 1 FROM fetches
+WHERE session_id = $1 AND status = 'pending'
+  AND ($2::text IS NULL OR template_id = $2) AND ($3::text IS NULL OR document_id = $3)
+LIMIT 1;

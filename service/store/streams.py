@@ -1,0 +1,96 @@
+"""Rows of live streams: who holds which, how far each has come, how each connection ended."""
+
+import base64
+import hmac
+
+from service.domain.ids import Lease, SessionId
+from service.domain.records import StreamBeat, StreamEnd, StreamLook, StreamSession
+from service.store.database import Database
+from service.store.queries import sql
+from service.store.sealing import Hasher, Keyring
+from service.store.sessions import upload_url_place
+
+_PURPOSE = "stream_capability"
+
+
+class StreamRows:
+    """The domain's StreamStore over PostgreSQL."""
+
+    def __init__(self, database: Database, keyring: Keyring, hasher: Hasher) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._hasher = hasher
+
+    async def capability(self, session_id: str) -> str:
+        """Return what whoever streams to the session must show: derived, so that it is stored nowhere."""
+        hashed = await self._hasher.hash(_PURPOSE, session_id.encode())
+        return base64.urlsafe_b64encode(hashed).decode().rstrip("=")
+
+    async def find(self, session_id: SessionId, capability: str) -> StreamSession | None:
+        """Return the session that the capability opens; None for a wrong one as for an unknown session."""
+        expected = await self.capability(session_id)
+        if not hmac.compare_digest(expected.encode(), capability.encode()):
+            return None
+        row = await self._database.fetchrow(sql("streams.find"), session_id)
+        if row is None:
+            return None
+        sealed = row["upload_url_sealed"]
+        return StreamSession(
+            id=session_id,
+            tenant_id=row["tenant_id"],
+            status=row["status"],
+            upload=row["upload"],
+            is_created=row["owed"] != "create",
+            is_erased=row["is_erased"],
+            is_past=row["is_past"],
+            vendor_url=self._keyring.open(sealed, upload_url_place(session_id)).decode() if sealed else None,
+        )
+
+    async def claim(self, session_id: SessionId, lease: Lease, lease_seconds: float) -> bool:
+        """Take the stream; false when another connection holds it or the session takes no more audio."""
+        row = await self._database.fetchrow(sql("streams.claim"), session_id, lease, lease_seconds)
+        return row is not None
+
+    async def ask_to_yield(self, session_id: SessionId, silent_seconds: float) -> bool:
+        """Ask the holder to let go; false when its client sent something within so many seconds."""
+        row = await self._database.fetchrow(sql("streams.ask_to_yield"), session_id, silent_seconds)
+        return row is not None
+
+    async def let_go(self, session_id: SessionId, lease: Lease) -> None:
+        """Say that this connection is about to end."""
+        await self._database.execute(sql("streams.let_go"), session_id, lease)
+
+    async def look(self, session_ids: list[SessionId]) -> list[StreamLook]:
+        """Return how these streams and their sessions stand, in one statement for a whole process."""
+        rows = await self._database.fetch(sql("streams.look"), session_ids)
+        return [
+            StreamLook(
+                session_id=SessionId(row["session_id"]),
+                lease=row["lease"],
+                is_yielding=row["is_yielding"],
+                status=row["status"],
+            )
+            for row in rows
+        ]
+
+    async def beat(self, beats: list[StreamBeat], lease_seconds: float) -> None:
+        """Renew the leases of these streams and record how far each has come."""
+        await self._database.execute(
+            sql("streams.beat"),
+            [beat.session_id for beat in beats],
+            [beat.lease for beat in beats],
+            [beat.was_heard for beat in beats],
+            [beat.frames for beat in beats],
+            [beat.bytes for beat in beats],
+            lease_seconds,
+        )
+
+    async def release(self, session_id: SessionId, lease: Lease, end: StreamEnd) -> None:
+        """Record the end of a connection and free the stream."""
+        await self._database.execute(
+            sql("streams.release"), session_id, lease, end.cause, end.code, end.frames, end.bytes
+        )
+
+    async def is_open(self, session_id: SessionId) -> bool:
+        """Return whether a connection holds the stream."""
+        return await self._database.fetchrow(sql("streams.is_open"), session_id) is not None

@@ -1,0 +1,135 @@
+"""Rows of live streams: one holder at a time, and when it must let go."""
+
+from __future__ import annotations
+
+from service.domain.records import StreamBeat, StreamEnd
+from tests.store.house import House, new_tenant
+from tests.unit.makers import make_lease
+
+
+def ended(frames: int = 0, size: int = 0, cause: str = "client_closed") -> StreamEnd:
+    return StreamEnd(cause=cause, code=1000, frames=frames, bytes=size)
+
+
+async def test_only_the_capability_of_the_very_session_opens_it(house: House) -> None:
+    rows = house.rows.streams
+    mine, other = await house.create(upload="stream"), await house.create(upload="stream")
+    capability = await rows.capability(mine)
+    assert len(capability) >= 40
+    assert capability == await rows.capability(mine)
+    found = await rows.find(mine, capability)
+    assert found is not None
+    assert (found.id, found.upload, found.status) == (mine, "stream", "created")
+    assert found.vendor_url == "https://api.eka.care/upload/u-1"
+    assert await rows.find(other, capability) is None
+    assert await rows.find(mine, capability + "=") is None
+
+
+async def test_one_holds_a_stream_until_it_is_released_or_its_lease_is_over(house: House) -> None:
+    rows, session_id = house.rows.streams, await house.create(upload="stream")
+    first, second, third = make_lease(), make_lease(), make_lease()
+    assert await rows.claim(session_id, first, 60)
+    assert not await rows.claim(session_id, second, 60)
+    assert await rows.is_open(session_id)
+    await rows.release(session_id, first, ended())
+    assert not await rows.is_open(session_id)
+    assert await rows.claim(session_id, second, 60)
+    await house.connection.execute("UPDATE streams SET lease_until = now() - interval '1 second'")
+    assert not await rows.is_open(session_id)
+    assert await rows.claim(session_id, third, 60)
+    await rows.release(session_id, second, ended())
+    assert await rows.is_open(session_id), "whoever lost the lease must not free it for its successor"
+
+
+async def test_no_stream_of_a_session_that_takes_no_audio(house: House) -> None:
+    rows = house.rows.streams
+    chunked, owed = await house.create(), await house.insert(upload="stream")
+    over, past = await house.create(upload="stream"), await house.create(upload="stream")
+    await house.begin_end(over)
+    await house.connection.execute("UPDATE sessions SET expires_at = now() WHERE id = $1", past)
+    for session_id in (chunked, owed, over, past):
+        assert not await rows.claim(session_id, make_lease(), 60)
+
+
+async def test_a_holder_is_asked_to_yield_only_when_its_client_is_silent(house: House) -> None:
+    rows, session_id, lease = house.rows.streams, await house.create(upload="stream"), make_lease()
+    await rows.claim(session_id, lease, 60)
+    assert not await rows.ask_to_yield(session_id, 5)
+    await house.connection.execute("UPDATE streams SET heard_at = now() - interval '6 seconds'")
+    beat = StreamBeat(session_id=session_id, lease=lease, was_heard=False, frames=1, bytes=2)
+    await rows.beat([beat], 60)
+    assert await rows.ask_to_yield(session_id, 5)
+    (look,) = await rows.look([session_id])
+    assert (look.is_yielding, look.lease) == (True, lease)
+
+
+async def test_hearing_the_client_keeps_the_stream(house: House) -> None:
+    rows, session_id, lease = house.rows.streams, await house.create(upload="stream"), make_lease()
+    await rows.claim(session_id, lease, 60)
+    await house.connection.execute("UPDATE streams SET heard_at = now() - interval '6 seconds'")
+    beat = StreamBeat(session_id=session_id, lease=lease, was_heard=True, frames=1, bytes=2)
+    await rows.beat([beat], 60)
+    assert not await rows.ask_to_yield(session_id, 5)
+    await rows.let_go(session_id, lease)
+    assert await rows.ask_to_yield(session_id, 5), "one that is about to end is waited for, not fought"
+
+
+async def test_beats_renew_the_lease_and_tell_that_there_is_audio(house: House) -> None:
+    rows, lease = house.rows.streams, make_lease()
+    session_id, quiet = await house.create(upload="stream"), await house.create(upload="stream")
+    await rows.claim(session_id, lease, 1)
+    await rows.claim(quiet, make_lease(), 1)
+    await house.connection.execute("UPDATE streams SET lease_until = now() + interval '1 second'")
+    beats = [StreamBeat(session_id=session_id, lease=lease, was_heard=True, frames=3, bytes=9)]
+    await rows.beat([*beats, beats[0]], 60)
+    assert await house.value("SELECT status FROM sessions WHERE id = $1", session_id) == "recording"
+    assert await house.value("SELECT status FROM sessions WHERE id = $1", quiet) == "created"
+    left = "SELECT lease_until > now() + interval '30 seconds' FROM streams WHERE session_id = $1"
+    assert await house.value(left, session_id)
+    assert await house.value("SELECT frames FROM stream_connections WHERE lease = $1", lease) == 3
+
+
+async def test_a_beat_of_a_lost_lease_renews_nothing(house: House) -> None:
+    rows, session_id, lost = house.rows.streams, await house.create(upload="stream"), make_lease()
+    await rows.claim(session_id, make_lease(), 1)
+    beat = StreamBeat(session_id=session_id, lease=lost, was_heard=True, frames=3, bytes=9)
+    await rows.beat([beat], 600)
+    assert await house.value("SELECT lease_until < now() + interval '60 seconds' FROM streams")
+
+
+async def has_audio(house: House, session_id: str) -> bool:
+    async with house.rows.sessions.ending(house.tenant_id, session_id) as unit:  # type: ignore[arg-type]
+        assert unit is not None
+        return unit.state.has_stream_audio
+
+
+async def test_whether_there_was_audio(house: House) -> None:
+    rows, session_id = house.rows.streams, await house.create(upload="stream")
+    assert not await has_audio(house, session_id)
+    lease = make_lease()
+    await rows.claim(session_id, lease, 60)
+    assert await has_audio(house, session_id), "an open connection may bring some"
+    await rows.release(session_id, lease, ended())
+    assert not await has_audio(house, session_id)
+    lease = make_lease()
+    await rows.claim(session_id, lease, 60)
+    await rows.release(session_id, lease, ended(frames=1, size=3200))
+    assert await has_audio(house, session_id)
+    assert await house.value("SELECT status FROM sessions WHERE id = $1", session_id) == "recording"
+
+
+async def test_the_timeline_tells_of_each_connection(house: House) -> None:
+    rows, session_id, lease = house.rows.streams, await house.create(upload="stream"), make_lease()
+    await rows.claim(session_id, lease, 60)
+    await rows.release(session_id, lease, ended(frames=2, size=6400, cause="vendor_lost"))
+    types = await house.connection.fetch(
+        "SELECT cause, code, frames, bytes FROM stream_connections WHERE session_id = $1", session_id
+    )
+    assert [tuple(row) for row in types] == [("vendor_lost", 1000, 2, 6400)]
+
+
+async def test_another_tenants_stream_is_another_capability(house: House) -> None:
+    other = await new_tenant(house.rows, "other")
+    mine = await house.create(upload="stream")
+    theirs = await house.create(upload="stream", tenant_id=other)
+    assert await house.rows.streams.capability(mine) != await house.rows.streams.capability(theirs)

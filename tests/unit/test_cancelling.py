@@ -1,0 +1,77 @@
+"""A cancel call is a debt: paid once, tried within a limit, and never an error of whoever cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service.domain.cancelling import Cancelling
+from service.domain.errors import VendorRefused, VendorTimeout, VendorUnavailable
+from service.domain.ids import DEFAULT_ACCOUNT
+from service.domain.records import OwedCall
+from tests.unit.fakes import MemorySessions, ScriptedVendor
+from tests.unit.makers import SESSION, TurnedClock, make_lease
+from tests.unit.test_session_life import make_life
+
+AWAY = [
+    VendorTimeout("no answer", sent=True),
+    VendorUnavailable("refused", sent=False),
+    VendorRefused("no", status=403, vendor_code=None),
+]
+
+
+def owed(attempts: int = 1) -> OwedCall:
+    return OwedCall(
+        session_id=SESSION,
+        account=DEFAULT_ACCOUNT,
+        call="cancel",
+        lease=make_lease(),
+        attempts=attempts,
+        upload="chunked",
+        chunks=0,
+    )
+
+
+async def tell(answer: Any, attempts: int = 1) -> MemorySessions:
+    vendor, store = ScriptedVendor(), MemorySessions()
+    vendor.cancels = [answer]
+    await Cancelling(store=store, vendor=vendor, clock=TurnedClock()).tell(owed(attempts))
+    assert vendor.calls == ["cancel"]
+    return store
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 410])
+async def test_a_vendor_with_nothing_to_cancel_is_told(status):
+    assert (await tell(VendorRefused("no", status=status, vendor_code=None))).recorded == ["cancel_told"]
+    assert (await tell(None)).recorded == ["cancel_told"]
+
+
+@pytest.mark.parametrize("error", AWAY)
+async def test_any_other_failure_is_tried_again_later_and_not_for_ever(error):
+    store = await tell(error)
+    assert store.recorded == ["postponed"]
+    assert store.postponed_seconds[0] >= 4
+    assert (await tell(error, 19)).recorded == ["postponed"]
+    assert (await tell(error, 20)).recorded == ["cancel_told"]
+
+
+async def test_whoever_goes_away_leaves_the_debt_to_the_sweep():
+    class Hanging(ScriptedVendor):
+        async def cancel_session(self, account: Any, session_id: Any) -> None:
+            await asyncio.Event().wait()
+
+    store = MemorySessions()
+    task = asyncio.create_task(Cancelling(store=store, vendor=Hanging(), clock=TurnedClock()).tell(owed()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert store.recorded == ["postponed"]
+
+
+async def test_the_sweep_pays_it():
+    vendor, store = ScriptedVendor(), MemorySessions()
+    await make_life(store, vendor, TurnedClock()).pay(owed())
+    assert (vendor.calls, store.recorded) == (["cancel"], ["cancel_told"])

@@ -1,0 +1,215 @@
+"""Which streams a process ends by itself, and what it asks of the store while they are open."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from service.domain.errors import (
+    NotFound,
+    SessionEnded,
+    SessionErased,
+    SessionExpired,
+    SessionNotReady,
+    StoreUnavailable,
+    StreamBusy,
+    VendorFailure,
+    VendorUnavailable,
+    WrongUpload,
+)
+from service.domain.ids import Lease, SessionId, TenantId
+from service.domain.records import StreamBeat, StreamEnd, StreamLook, StreamSession
+from service.domain.relay import ClientGone
+from service.domain.streams import Streams
+from tests.unit.makers import SESSION, TENANT
+from tests.unit.test_relay import Side
+
+KEY = "capability"
+
+
+class OneStream:
+    """The domain's StreamStore for one session, in memory."""
+
+    def __init__(self, **fields: Any) -> None:
+        values: dict[str, Any] = {
+            "id": SessionId(SESSION),
+            "tenant_id": TenantId(TENANT),
+            "status": "created",
+            "upload": "stream",
+            "is_created": True,
+            "is_erased": False,
+            "is_past": False,
+            "vendor_url": "wss://vendor/stream",
+        }
+        self.session = StreamSession(**(values | fields))
+        self.holder: Lease | None = None
+        self.is_silent = False
+        self.is_yielding = False
+        self.is_away = False
+        self.status = "created"
+        self.beats: list[StreamBeat] = []
+        self.ends: list[StreamEnd] = []
+
+    async def find(self, session_id: SessionId, capability: str) -> StreamSession | None:
+        return self.session if capability == KEY else None
+
+    async def claim(self, session_id: SessionId, lease: Lease, lease_seconds: float) -> bool:
+        if self.holder is not None:
+            return False
+        self.holder = lease
+        return True
+
+    async def ask_to_yield(self, session_id: SessionId, silent_seconds: float) -> bool:
+        self.is_yielding = self.is_yielding or self.is_silent
+        return self.is_yielding
+
+    async def let_go(self, session_id: SessionId, lease: Lease) -> None:
+        self.is_yielding = True
+
+    async def look(self, session_ids: list[SessionId]) -> list[StreamLook]:
+        if self.is_away:
+            raise StoreUnavailable("away")
+        return [
+            StreamLook(session_id=each, lease=self.holder, is_yielding=self.is_yielding, status=self.status)
+            for each in session_ids
+        ]
+
+    async def beat(self, beats: list[StreamBeat], lease_seconds: float) -> None:
+        self.beats += beats
+
+    async def release(self, session_id: SessionId, lease: Lease, end: StreamEnd) -> None:
+        self.ends.append(end)
+        self.holder, self.is_yielding = None, False
+
+
+class House:
+    """Streams over one session, a client and a vendor in memory."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.log: list[str] = []
+        self.store = OneStream(**fields)
+        self.client, self.vendor = Side("client", self.log), Side("vendor", self.log)
+        self.refuses: Exception | None = None
+        self.streams = Streams(store=self.store, vendor=self)
+
+    async def open(self, url: str) -> Any:
+        assert url == "wss://vendor/stream"
+        if self.refuses is not None:
+            raise self.refuses
+        return self.vendor
+
+    async def run(self) -> None:
+        async with self.streams.opened(SessionId(SESSION), KEY) as stream:
+            await stream.run(self.client)
+
+
+async def until(condition: Any) -> None:
+    deadline = monotonic() + 5
+    while monotonic() < deadline:
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("still not so after 5 seconds")
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"is_erased": True}, SessionErased),
+        ({"upload": "chunked"}, WrongUpload),
+        ({"is_created": False}, SessionNotReady),
+        ({"status": "expired"}, SessionExpired),
+        ({"is_past": True}, SessionExpired),
+        ({"status": "processing"}, SessionEnded),
+        ({"status": "completed", "is_past": True}, SessionEnded),
+        ({"vendor_url": None}, VendorFailure),
+    ],
+)
+async def test_what_takes_no_stream(fields: dict[str, Any], error: type[Exception]) -> None:
+    house = House(**fields)
+    with pytest.raises(error):
+        await house.run()
+    assert house.store.holder is None
+
+
+async def test_a_wrong_capability_finds_nothing() -> None:
+    with pytest.raises(NotFound):
+        async with House().streams.opened(SessionId(SESSION), "guess"):
+            pass
+
+
+async def test_a_vendor_that_cannot_be_reached_frees_the_stream() -> None:
+    house = House()
+    house.refuses = VendorUnavailable("away", sent=False)
+    with pytest.raises(VendorUnavailable):
+        await house.run()
+    assert house.store.holder is None
+    assert [end.cause for end in house.store.ends] == ["vendor_unreachable"]
+
+
+async def test_a_live_client_keeps_others_out_and_a_silent_one_gives_way() -> None:
+    house, rival = House(), House()
+    rival.streams = Streams(store=house.store, vendor=rival)
+    first = asyncio.create_task(house.run())
+    await until(lambda: house.store.holder is not None)
+    with pytest.raises(StreamBusy):
+        await rival.run()
+    assert not first.done()
+    house.store.is_silent = True
+    second = asyncio.create_task(rival.run())
+    await first
+    assert house.client.closed == (4409, "another client took this stream over")
+    await until(lambda: rival.streams._open)
+    house.store.is_silent = False
+    rival.client.coming.put_nowait(ClientGone(1000))
+    await second
+
+
+async def test_a_vendor_that_takes_nothing_for_half_a_minute_is_given_up() -> None:
+    house = House()
+    house.vendor.may_take.clear()
+    running = asyncio.create_task(house.run())
+    house.client.coming.put_nowait(b"\0\0")
+    await until(lambda: any(s.relay and s.relay.sending_since for s in house.streams._open.values()))
+    (stream,) = house.streams._open.values()
+    assert stream.relay is not None
+    stream.relay.sending_since -= 31
+    await asyncio.wait_for(running, 5)
+    assert house.client.closed is not None
+    assert house.client.closed[0] == 1014
+
+
+async def test_the_store_being_away_ends_no_stream() -> None:
+    house = House()
+    house.store.is_away = True
+    running = asyncio.create_task(house.run())
+    await until(lambda: house.streams._open)
+    house.client.coming.put_nowait(b"\0\0")
+    await until(lambda: house.vendor.taken == [b"\0\0"])
+    house.store.is_away, house.store.status = False, "processing"
+    await running
+    assert house.client.closed == (1000, "the session was ended")
+    assert (house.store.ends[0].cause, house.store.ends[0].bytes) == ("session_over", 2)
+
+
+@pytest.mark.parametrize("status", ["expired", "cancelled"])
+async def test_a_session_that_is_over_otherwise_says_so(status: str) -> None:
+    house = House()
+    running = asyncio.create_task(house.run())
+    await until(lambda: house.streams._open)
+    house.store.status = status
+    await running
+    assert house.client.closed == (4410, f"the session is {status}")
+
+
+async def test_the_first_audio_is_told_at_once() -> None:
+    house = House()
+    running = asyncio.create_task(house.run())
+    await until(lambda: len(house.store.beats) == 1)
+    house.client.coming.put_nowait(b"\0\0")
+    await until(lambda: any(beat.bytes == 2 for beat in house.store.beats))
+    house.store.status = "processing"
+    await running

@@ -1,0 +1,100 @@
+"""Many who wait cost one question, each is woken once by another mark, and nobody is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.domain.errors import StoreUnavailable, TooManyWatchers
+from service.domain.ids import SessionId
+from service.domain.watch import ChangeWatch
+
+ONE, OTHER = SessionId("ses_1"), SessionId("ses_2")
+
+
+class Marks:
+    """What the database would answer, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.now = {ONE: "a", OTHER: "a"}
+        self.asked: list[list[SessionId]] = []
+        self.is_away = False
+        self.was_asked = asyncio.Event()
+
+    async def read(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
+        self.asked.append(session_ids)
+        self.was_asked.set()
+        if self.is_away:
+            raise StoreUnavailable("away")
+        return {each: self.now[each] for each in session_ids}
+
+
+async def waiting(watch: ChangeWatch, count: int) -> None:
+    async with asyncio.timeout(2):
+        while watch.waiting < count:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0)
+
+
+async def test_many_who_wait_cost_one_question_at_a_time():
+    marks = Marks()
+    watch = ChangeWatch(marks.read)
+    waiters = [asyncio.create_task(watch.changed(each, "a", 5)) for each in (ONE, OTHER) * 50]
+    await waiting(watch, 100)
+    await marks.was_asked.wait()
+    assert sorted(marks.asked[0]) == [ONE, OTHER]
+    marks.now = {ONE: "b", OTHER: "c"}
+    assert await asyncio.gather(*waiters) == ["b", "c"] * 50
+    assert len(marks.asked) == 2
+    assert watch.waiting == 0
+    await watch.stop()
+
+
+async def test_whoever_knows_the_mark_waits_and_whoever_does_not_is_told_at_once():
+    watch = ChangeWatch(Marks().read)
+    assert await watch.changed(ONE, "", 5) == "a"
+    assert await watch.changed(ONE, "a", 0.01) is None
+    await watch.stop()
+
+
+async def test_a_database_that_is_away_is_waited_for():
+    marks = Marks()
+    marks.is_away = True
+    watch = ChangeWatch(marks.read)
+    waiter = asyncio.create_task(watch.changed(ONE, "a", 5))
+    await marks.was_asked.wait()
+    marks.is_away, marks.now = False, {ONE: "b"}
+    assert await waiter == "b"
+    await watch.stop()
+
+
+async def test_whoever_goes_away_is_forgotten_at_once():
+    watch = ChangeWatch(Marks().read)
+    waiter = asyncio.create_task(watch.changed(ONE, "a", 60))
+    await waiting(watch, 1)
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    assert watch.waiting == 0
+    await watch.stop()
+
+
+async def test_a_process_that_closes_lets_everybody_go_and_holds_nobody():
+    watch = ChangeWatch(Marks().read)
+    waiter = asyncio.create_task(watch.changed(ONE, "a", 60))
+    await waiting(watch, 1)
+    watch.let_go()
+    assert await waiter is None
+    assert await watch.changed(ONE, "a", 60) is None
+    await watch.stop()
+
+
+async def test_places_are_limited_and_given_back():
+    watch = ChangeWatch(Marks().read, most_places=2)
+    with watch.place(), watch.place():
+        with pytest.raises(TooManyWatchers):
+            watch.check_room()
+        with pytest.raises(TooManyWatchers), watch.place():
+            pass
+        assert watch.places == 2
+    assert watch.places == 0
