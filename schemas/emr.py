@@ -213,12 +213,17 @@ class TenantDefaults(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
 
 class Tenant(Struct, kw_only=True, frozen=True):
-    """One hospital, or one product of an EMR vendor; `own_account`: at EkaScribe, too."""
+    """One hospital, or one product of an EMR vendor; `own_account`: at EkaScribe, too.
+
+    Content and rows are kept for so many days after a session's ending; null: for ever.
+    """
 
     id: str
     name: str
     defaults: TenantDefaults
     own_account: bool
+    keep_content_days: int | None
+    keep_metadata_days: int | None
     created_at: datetime
 
 
@@ -231,42 +236,6 @@ class ApiKey(Struct, kw_only=True, frozen=True):
     created_at: datetime
     revoked_at: datetime | None = None
     key: str | UnsetType = UNSET
-
-
-DestinationEvent = Literal["document.ready", "document.failed", "session.failed", "session.expired"]
-
-
-class DestinationCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Where documents shall go; empty filters let everything through."""
-
-    url: Annotated[str, Meta(min_length=8, max_length=2048, examples=["https://emr.example/hooks/notes"])]
-    events: list[DestinationEvent] = []
-    templates: list[TemplateName] = []
-
-
-class DestinationChange(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What shall change of a destination; what is left out stays."""
-
-    enabled: bool | None = None
-    events: list[DestinationEvent] | None = None
-    templates: list[TemplateName] | None = None
-
-
-class Destination(Struct, kw_only=True, frozen=True):
-    """Where documents go; `secret` is there once, in the answer that made it."""
-
-    id: str
-    url: str
-    events: list[str]
-    templates: list[str]
-    payload: Literal["full", "reference"]
-    format: Literal["ekabridge", "fhir-r4"]
-    timeout_seconds: float | None
-    rate_per_second: float | None
-    enabled: bool
-    paused_reason: str | None
-    created_at: datetime
-    secret: str | UnsetType = UNSET
 
 
 class Attempt(Struct, kw_only=True, frozen=True):
@@ -292,3 +261,29 @@ class Delivery(Struct, kw_only=True, frozen=True):
     reason: str | None
     record_id: str | None
     created_at: datetime
+
+
+class DeliveryConfirm(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The EMR's word that it filed a delivery, and its own id of the note."""
+
+    record_id: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9._:-]{1,128}$(?!\n)",
+            description="The EMR's own id of the note: letters, digits and `._:-`, and nothing of the patient's",
+            examples=["NOTE-4711"],
+        ),
+    ]
+
+
+class RecoverRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """From when on deliveries to a destination shall be put right."""
+
+    since: Annotated[datetime, Meta(tz=True, description="With a time zone", examples=["2026-11-20T00:00:00Z"])]
+
+
+class Recovered(Struct, kw_only=True, frozen=True):
+    """How many dead deliveries are due again, and how many were made that had never been attempted."""
+
+    recovered: int
+    replayed: int

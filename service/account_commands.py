@@ -8,7 +8,6 @@ import click
 from schemas.emr import Tenant
 from service.commands import json_option, print_found, with_rows
 from service.domain.accounts import AccountChange, Credentials
-from service.domain.errors import NotFound
 from service.domain.ids import TenantId
 
 
@@ -107,7 +106,8 @@ def tenant_account(tenant: str, *, clear: bool, force: bool, as_json: bool, **gi
             await rows.access.audit(tenant_id, "cli", "account.cleared", tenant)
             return cleared
         if change is None:
-            return _one(await rows.access.list_tenants(), tenant)
+            known: Tenant = await rows.access.tenant(tenant_id)
+            return known
         changed: Tenant = await rows.accounts.change(tenant_id, change, force=force)
         await rows.access.audit(tenant_id, "cli", "account.changed", tenant, **audit_facts(change))
         return changed
@@ -127,10 +127,3 @@ def audit_facts(change: AccountChange | None) -> dict[str, Any]:
     if change.webhook_secrets is not None:
         facts["webhook_secrets"] = len(change.webhook_secrets)
     return facts
-
-
-def _one(tenants: list[Tenant], tenant_id: str) -> Tenant:
-    for each in tenants:
-        if each.id == tenant_id:
-            return each
-    raise NotFound("no such tenant")

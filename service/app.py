@@ -15,7 +15,9 @@ from service.api.destinations import deliveries_router
 from service.api.documentation import documentation_asset, documentation_page, openapi_config
 from service.api.events import follow_events
 from service.api.health import live, metrics, ready
+from service.api.ledger import ledger_router
 from service.api.problems import HANDLERS
+from service.api.recovery import recovery_router
 from service.api.request_ids import Edge
 from service.api.services import Services
 from service.api.session_changes import changes_router
@@ -30,11 +32,12 @@ from service.domain.audio import AudioIntake
 from service.domain.changes import SessionChanges
 from service.domain.creation import SessionDesk
 from service.domain.further import FurtherDocuments
+from service.domain.reading import ReadTrail
 from service.domain.streams import Streams
 from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
 from service.eka.streams import EkaStreams
-from service.forwarding.guard import check_destination
+from service.forwarding.checks import check_call
 from service.jobs.nudges import ArqNudges, open_redis, ping_redis
 from service.logs import configure_logs
 from service.settings import SERVICE, Settings, load_settings
@@ -62,7 +65,15 @@ def create_app(settings: Settings) -> Edge:
 
     v1 = Router(
         "/v1",
-        route_handlers=[sessions_router, changes_router, follow_events, put_audio, deliveries_router],
+        route_handlers=[
+            sessions_router,
+            changes_router,
+            follow_events,
+            put_audio,
+            deliveries_router,
+            recovery_router,
+            ledger_router,
+        ],
         guards=[authenticate],
         dependencies={"who": Provide(provide_who, sync_to_thread=False)},
         security=[{"apiKey": []}],
@@ -107,9 +118,6 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         timeline_watch = ChangeWatch(rows.sessions.marks)
         streams = Streams(store=rows.streams, vendor=EkaStreams(settings.eka_base_url))
 
-        async def check_url(url: str) -> None:
-            await check_destination(url, allow_private=settings.allow_private_destinations)
-
         await nudges.start()
         try:
             yield Services(
@@ -139,7 +147,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 webhooks=WebhookIntake(store=rows.webhooks, nudges=nudges),
                 destinations=rows.destinations,
                 deliveries=rows.deliveries,
-                check_url=check_url,
+                recovery=rows.recovery,
+                ledger=rows.ledger,
+                audit=rows.audit,
+                trail=ReadTrail(store=rows.audit, clock=SystemClock()),
+                check_call=partial(check_call, allow_private=settings.allow_private_destinations),
                 webhook_secrets=accounts.webhook_secrets,
                 discovery=discovery,
                 tokens=VoiceTokens(rows.database, rows.hasher),

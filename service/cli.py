@@ -12,10 +12,6 @@ import msgspec
 
 from schemas.emr import (
     ApiKey,
-    Destination,
-    DestinationChange,
-    DestinationCreate,
-    EventType,
     Mode,
     Model,
     Page,
@@ -29,13 +25,14 @@ from service.commands import print_found as _print
 from service.commands import run as _run
 from service.commands import settings_for as _settings
 from service.commands import with_rows as _with_rows
+from service.delivery_commands import delivery, destination_recover, destination_test
+from service.destination_commands import destination
 from service.domain.accounts import changed_account
-from service.domain.ids import DestinationId, KeyId, TenantId
+from service.domain.ids import KeyId, TenantId
+from service.ledger_commands import audit, ledger, tenant_retention
 from service.logs import configure_logs
-from service.settings import DATABASE, SERVICE, STORE, WORKER
+from service.settings import DATABASE, SERVICE, WORKER
 from service.webhook_commands import webhook
-
-_DESTINATION_EVENTS = [name for name in get_args(EventType) if name != "ping"]
 
 
 def main() -> None:
@@ -151,6 +148,9 @@ def tenant_list(as_json: bool) -> None:
 
 
 tenant.add_command(tenant_account)
+tenant.add_command(tenant_retention)
+cli.add_command(ledger)
+cli.add_command(audit)
 cli.add_command(webhook)
 
 
@@ -203,94 +203,10 @@ def key_revoke(tenant: str, key: str, as_json: bool) -> None:
     _print(revoked, as_json=as_json, text=f"{revoked.id}  revoked")
 
 
-@cli.group()
-def destination() -> None:
-    """Where a tenant's documents go."""
-
-
-@destination.command("add")
-@click.argument("tenant")
-@click.argument("url")
-@click.option(
-    "--event", "events", multiple=True, type=click.Choice(_DESTINATION_EVENTS), help="Only these; repeatable."
-)
-@click.option("--template", "templates", multiple=True, help="Only these; repeatable.")
-@json_option
-def destination_add(
-    tenant: str, url: str, events: tuple[str, ...], templates: tuple[str, ...], as_json: bool
-) -> None:
-    """Add a destination; its signing secret is shown this once."""
-    try:
-        request = msgspec.convert(
-            {"url": url, "events": list(events), "templates": list(templates)}, DestinationCreate
-        )
-    except msgspec.ValidationError as error:
-        raise click.UsageError(str(error)) from None
-    allow_private = _settings(STORE).allow_private_destinations
-
-    async def work(rows: Any) -> Destination:
-        from service.forwarding.guard import check_destination  # noqa: PLC0415 - brings the HTTP client
-
-        await check_destination(url, allow_private=allow_private)
-        added: Destination = await rows.destinations.add(TenantId(tenant), request)
-        await rows.access.audit(TenantId(tenant), "cli", "destination.created", added.id)
-        return added
-
-    added = _with_rows(work)
-    _print(
-        added,
-        as_json=as_json,
-        text=f"{added.id}  {added.url}\n{added.secret}\nKeep it: it is not shown again.",
-    )
-
-
-@destination.command("list")
-@click.argument("tenant")
-@json_option
-def destination_list(tenant: str, as_json: bool) -> None:
-    """List a tenant's destinations, newest first."""
-    found: Page[Destination] = _with_rows(lambda rows: rows.destinations.page(TenantId(tenant), None, 1000))
-    lines = [
-        f"{item.id}  {item.url}{'' if item.enabled else f'  off: {item.paused_reason}'}"
-        for item in found.items
-    ]
-    _print(found, as_json=as_json, text="\n".join(lines))
-
-
-@destination.command("enable")
-@click.argument("tenant")
-@click.argument("destination")
-@json_option
-def destination_enable(tenant: str, destination: str, as_json: bool) -> None:
-    """Turn a destination on again; what waited for it goes out."""
-
-    async def work(rows: Any) -> Destination:
-        change = DestinationChange(enabled=True)
-        changed: Destination = await rows.destinations.change(
-            TenantId(tenant), DestinationId(destination), change
-        )
-        await rows.access.audit(TenantId(tenant), "cli", "destination.changed", destination)
-        return changed
-
-    changed = _with_rows(work)
-    _print(changed, as_json=as_json, text=f"{changed.id}  on")
-
-
-@destination.command("remove")
-@click.argument("tenant")
-@click.argument("destination")
-@json_option
-def destination_remove(tenant: str, destination: str, as_json: bool) -> None:
-    """Take a destination out of use; what still waits for it is given up."""
-
-    async def work(rows: Any) -> Destination:
-        found: Destination = await rows.destinations.one(TenantId(tenant), DestinationId(destination))
-        await rows.destinations.remove(TenantId(tenant), DestinationId(destination))
-        await rows.access.audit(TenantId(tenant), "cli", "destination.removed", destination)
-        return found
-
-    removed = _with_rows(work)
-    _print(removed, as_json=as_json, text=f"{removed.id}  removed")
+destination.add_command(destination_recover)
+destination.add_command(destination_test)
+cli.add_command(destination)
+cli.add_command(delivery)
 
 
 def _check_keys() -> None:

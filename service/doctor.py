@@ -5,18 +5,30 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
-from schemas.emr import Destination, Tenant
+from schemas.destinations import Destination, OAuth2
+from schemas.emr import Tenant
+from service.clock import SystemClock
 from service.domain.accounts import Accounts
 from service.domain.errors import BridgeError
-from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account, TenantId, new_session_id
+from service.domain.ids import (
+    DEFAULT_ACCOUNT,
+    UNFILTERED,
+    Account,
+    DestinationId,
+    TenantId,
+    new_session_id,
+)
 from service.eka.client import EkaClient
 from service.eka.subscriptions import Subscriptions, webhook_endpoint
 from service.forwarding.guard import (
     AddressForbiddenError,
+    GuardedBackend,
     NameUnresolvedError,
     check_destination,
     resolve,
 )
+from service.forwarding.sender import HttpSender
+from service.forwarding.tokens import TokenRefusedError, TokenUnavailableError
 from service.jobs.nudges import close_redis, open_redis, ping_redis
 from service.settings import SERVICE, Settings, SettingsError, load_settings
 from service.store.migrate import newest_revision
@@ -61,6 +73,9 @@ async def examine(environment: Mapping[str, str], report: Report) -> bool:
             for tenant, destination in await _destinations(rows):
                 name = f"destination {destination.id} of {tenant.name}"
                 await check(name, _destination(settings, destination))
+                if destination.auth is not None and destination.auth.type == "oauth2":
+                    work = _token(settings, rows, TenantId(tenant.id), DestinationId(destination.id))
+                    await check(f"OAuth token of {name}", work)
     return all(results)
 
 
@@ -145,4 +160,27 @@ async def _destination(settings: Settings, destination: Destination) -> str | No
         await resolve(host, 443)
     except (NameUnresolvedError, AddressForbiddenError):
         return "its host name does not resolve"
+    return None
+
+
+async def _token(
+    settings: Settings, rows: Rows, tenant_id: TenantId, destination_id: DestinationId
+) -> str | None:
+    auth = await rows.destinations.auth(tenant_id, destination_id)
+    if not isinstance(auth, OAuth2):
+        return None  # changed this moment
+    backend = GuardedBackend(allow_private=settings.allow_private_destinations)
+    sender = HttpSender(
+        backend=backend, clock=SystemClock(), timeout_seconds=settings.forward_timeout_seconds
+    )
+    try:
+        await sender.tokens.token(destination_id, auth)
+    except TokenRefusedError as error:
+        return f"its token endpoint refuses our credentials ({error})"
+    except TokenUnavailableError as error:
+        return f"its token endpoint gives no token ({error})"
+    except AddressForbiddenError:
+        return "its token endpoint is at a private or reserved address"
+    finally:
+        await sender.close()
     return None

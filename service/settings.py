@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ import msgspec
 
 PREFIX = "EKABRIDGE_"
 _T = TypeVar("_T")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,500}")
 _UNSAFE_IN_HEADERS = frozenset("\r\n\0")
 _SECRET_FIELDS = frozenset(
     {
@@ -72,6 +74,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     forward_timeout_seconds: float = 20.0
     allow_private_destinations: bool = False
+    fhir_patient_system: str = "urn:ekabridge:patient"
+    fhir_encounter_system: str = "urn:ekabridge:encounter"
     chunk_max_bytes: int = 10_485_760
     database_pool_size: int = 10
     database_statement_cache_size: int = 100
@@ -206,6 +210,12 @@ def _log_level(raw: str) -> str:
     return raw.lower()
 
 
+def _system(raw: str) -> str:
+    if not _URI.fullmatch(raw):
+        raise ValueError("must be a URI, such as https://hospital.example/mrn or urn:oid:1.2.3")
+    return raw
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "database_url": _url("postgresql", "postgres"),
     "redis_url": _url("redis", "rediss", "unix"),
@@ -223,6 +233,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "forward_schedule_seconds": _listed(_number(float, 0, 2_592_000)),
     "forward_timeout_seconds": _number(float, 0.1, 120),
     "allow_private_destinations": _boolean,
+    "fhir_patient_system": _system,
+    "fhir_encounter_system": _system,
     "chunk_max_bytes": _number(int, 1, 104_857_600),
     "database_pool_size": _number(int, 2, 1000),
     "database_statement_cache_size": _number(int, 0, 10_000),

@@ -18,12 +18,18 @@ from service.eka.wire import make_http_client
 from service.settings import Settings
 from service.store.access import AccessRows
 from service.store.accounts import AccountRows
+from service.store.audit import AuditRows
+from service.store.breaker import BreakerRows
 from service.store.changes import ChangeRows
 from service.store.coordination import IdempotencyRows, LeaseRows, TokenRows, WebhookRows
 from service.store.database import Database
-from service.store.deliveries import DeliveryRows, DestinationRows
+from service.store.deliveries import DeliveryRows
+from service.store.destinations import DestinationRows
 from service.store.further import FurtherRows
+from service.store.ledger import LedgerRows
+from service.store.recovery import RecoveryRows
 from service.store.results import ResultRows
+from service.store.retention import RetentionRows
 from service.store.sealing import Hasher, Keyring
 from service.store.sessions import SessionRows
 from service.store.streams import StreamRows
@@ -43,6 +49,8 @@ class Rows(Struct, frozen=True, kw_only=True):
     streams: StreamRows
     results: ResultRows
     deliveries: DeliveryRows
+    recovery: RecoveryRows
+    breaker: BreakerRows
     destinations: DestinationRows
     idempotency: IdempotencyRows
     tokens: TokenRows
@@ -50,6 +58,9 @@ class Rows(Struct, frozen=True, kw_only=True):
     webhooks: WebhookRows
     changes: ChangeRows
     further: FurtherRows
+    ledger: LedgerRows
+    retention: RetentionRows
+    audit: AuditRows
 
 
 @asynccontextmanager
@@ -63,6 +74,7 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
     keyring = Keyring(settings.encryption_keys)
     hasher = Hasher(database, keyring)
     sessions = SessionRows(database, keyring, hasher)
+    deliveries = DeliveryRows(database, keyring)
     await database.open()
     try:
         yield Rows(
@@ -74,7 +86,9 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             sessions=sessions,
             streams=StreamRows(database, keyring, hasher),
             results=ResultRows(database, keyring),
-            deliveries=DeliveryRows(database, keyring),
+            deliveries=deliveries,
+            recovery=RecoveryRows(database, keyring, deliveries),
+            breaker=BreakerRows(database),
             destinations=DestinationRows(database, keyring),
             idempotency=IdempotencyRows(database, keyring, hasher, sessions),
             tokens=TokenRows(database, keyring),
@@ -82,6 +96,9 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             webhooks=WebhookRows(database),
             changes=ChangeRows(database, keyring, sessions),
             further=FurtherRows(database),
+            ledger=LedgerRows(database),
+            retention=RetentionRows(database),
+            audit=AuditRows(database),
         )
     finally:
         await database.close()

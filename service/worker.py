@@ -15,8 +15,10 @@ from redis.exceptions import RedisError
 
 from service.api.worker_health import WorkerHealth, create_worker_app
 from service.clock import SystemClock
+from service.domain.breaker import Breaker
 from service.domain.errors import StoreUnavailable
 from service.domain.fetching import Fetching
+from service.domain.fhir import FhirSystems
 from service.domain.forwarding import Forwarding
 from service.domain.ids import UNFILTERED, SessionId
 from service.domain.records import DeliveryJob, FetchJob, OwedCall
@@ -24,6 +26,7 @@ from service.domain.sessions import OWED_LEASE_SECONDS
 from service.forwarding.guard import GuardedBackend
 from service.forwarding.sender import HttpSender
 from service.jobs.lanes import Lane
+from service.jobs.ledger_watch import LedgerWatch
 from service.jobs.nudges import (
     QUEUE,
     RESULTS_DUE,
@@ -33,6 +36,7 @@ from service.jobs.nudges import (
     open_redis,
     ping_redis,
 )
+from service.jobs.retention import Retention
 from service.jobs.sweep import Sweep, pause
 from service.logs import failure
 from service.serving import on_stop_signal
@@ -50,7 +54,8 @@ _NUDGES_AT_ONCE = 100
 _NUDGE_SECONDS = 20
 _RECONNECT_SECONDS = 1.0
 _DRAIN_SECONDS = 20.0
-_CANCEL_SECONDS = 3.0
+_CANCEL_SECONDS = 1.0
+_CANCEL_TRIES = 3
 
 
 async def run_worker(settings: Settings, listening: socket.socket) -> None:
@@ -82,6 +87,10 @@ class WorkerProcess:
             backend=GuardedBackend(allow_private=settings.allow_private_destinations),
             clock=clock,
             timeout_seconds=settings.forward_timeout_seconds,
+            public_url=settings.public_url or "",
+            systems=FhirSystems(
+                patient=settings.fhir_patient_system, encounter=settings.fhir_encounter_system
+            ),
         )
         stack.push_async_callback(sender.close)
         fetching = Fetching(store=rows.results, vendor=vendor, clock=clock)
@@ -91,10 +100,17 @@ class WorkerProcess:
             clock=clock,
             schedule_seconds=settings.forward_schedule_seconds,
             timeout_seconds=settings.forward_timeout_seconds,
+            breaker=Breaker(
+                store=rows.breaker, schedule_total_seconds=sum(settings.forward_schedule_seconds)
+            ),
         )
         life = make_session_life(settings, rows, vendor)
         deliveries = Lane[DeliveryJob](
-            "deliveries", size=_DELIVERIES_AT_ONCE, claim=forwarding.claim, run=forwarding.forward
+            "deliveries",
+            size=_DELIVERIES_AT_ONCE,
+            claim=forwarding.claim,
+            run=forwarding.forward,
+            next_slot_seconds=forwarding.next_slot_seconds,
         )
 
         async def fetch_and_follow(job: FetchJob) -> None:
@@ -124,6 +140,7 @@ class WorkerProcess:
             fetches=fetches,
             deliveries=deliveries,
             owed=owed,
+            retention=Retention(rows.retention),
             interval_seconds=settings.sweep_interval_seconds,
         )
         redis = open_redis(settings.redis_url)
@@ -133,16 +150,20 @@ class WorkerProcess:
             ping_redis=partial(ping_redis, redis),
             is_alive=lambda: _is_alive(sweep),
         )
-        await self._work(health, sweep, fetches)
+        watch = LedgerWatch(leases=rows.leases, ledger=rows.ledger)
+        await self._work(health, sweep, fetches, watch)
         await asyncio.gather(*(lane.drain(_DRAIN_SECONDS) for lane in (fetches, deliveries, owed)))
 
-    async def _work(self, health: WorkerHealth, sweep: Sweep, fetches: Lane[FetchJob]) -> None:
+    async def _work(
+        self, health: WorkerHealth, sweep: Sweep, fetches: Lane[FetchJob], watch: LedgerWatch
+    ) -> None:
         server = _health_server(health)
         serving = asyncio.create_task(server.serve(sockets=[self._listening]))
         log.info("worker_started", port=self._listening.getsockname()[1])
         tasks = [
             asyncio.create_task(sweep.run(self._stopping)),
             asyncio.create_task(self._listen(fetches)),
+            asyncio.create_task(watch.run(self._stopping)),
         ]
         await asyncio.gather(*tasks)
         server.should_exit = True
@@ -160,10 +181,7 @@ class WorkerProcess:
             listening = asyncio.create_task(_arq(redis, [results_due]).async_run())
             stop = asyncio.create_task(self._stopping.wait())
             done, _ = await asyncio.wait([listening, stop], return_when=asyncio.FIRST_COMPLETED)
-            for task in (listening, stop):
-                task.cancel()
-            _, stuck = await asyncio.wait([listening, stop], timeout=_CANCEL_SECONDS)
-            if stuck:
+            if not await _cancel([listening, stop]):
                 log.error("listening_would_not_stop")
             await close_redis(redis)
             if listening in done:
@@ -193,6 +211,17 @@ def _arq(redis: Any, functions: list[Any]) -> Worker:
         job_deserializer=decode,
         log_results=False,
     )
+
+
+async def _cancel(tasks: list[asyncio.Task[Any]]) -> bool:
+    """Cancel tasks until they end: a library may take one cancellation for a time-out of its own."""
+    for _ in range(_CANCEL_TRIES):
+        for task in tasks:
+            task.cancel()
+        _, stuck = await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
+        if not stuck:
+            return True
+    return False
 
 
 def _is_alive(sweep: Sweep) -> bool:

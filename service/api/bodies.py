@@ -1,7 +1,7 @@
 """JSON bodies: read strictly, and described in the OpenAPI document by the type that reads them."""
 
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from litestar.openapi.spec import (
@@ -47,10 +47,23 @@ def json_operation(kind: type, shown: object, *, required: bool) -> type[Operati
         def __post_init__(self) -> None:
             # msgspec's own schema says what msgspec does: patterns, limits, and that no other field is taken.
             # The framework's components leave these out, so the schema stands here, whole.
-            schema = msgspec.json.schema(kind, ref_template="{name}")["$defs"][kind.__name__]
+            definitions = msgspec.json.schema(kind, ref_template="{name}")["$defs"]
+            schema = _inlined(definitions[kind.__name__], definitions)
             media = OpenAPIMediaType(
                 schema=cast("Schema", schema), examples={"example": Example(value=shown)}
             )
             self.request_body = RequestBody(content={"application/json": media}, required=required)
 
     return JsonOperation
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """Put what a schema refers to in the place of the reference; none of ours refers to itself."""
+    if isinstance(schema, list):
+        return [_inlined(each, definitions) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"]], definitions)
+    # A discriminator's mapping names the definitions that stand here themselves now.
+    return {name: _inlined(each, definitions) for name, each in schema.items() if name != "discriminator"}

@@ -4,7 +4,8 @@ from litestar import Router, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, RawBody
 
-from schemas.emr import Delivery, DeliveryStatus, Destination, DestinationChange, DestinationCreate, Page
+from schemas.destinations import Destination, DestinationChange, DestinationCreate, SecretRotation
+from schemas.emr import Delivery, DeliveryStatus, Page
 from service.api import examples
 from service.api.bodies import MOST_JSON_BYTES, json_operation, read_json
 from service.api.examples import answer
@@ -35,7 +36,7 @@ async def create_destination(
 ) -> Destination:
     """Register an endpoint; `secret` is shown this once."""
     request = read_json(body, DestinationCreate)
-    await services.check_url(request.url)
+    await services.check_call(request)
     destination = await services.destinations.add(who.tenant_id, request)
     await services.access.audit(who.tenant_id, who.key_id, "destination.created", destination.id)
     return destination
@@ -78,8 +79,8 @@ async def get_destination(
 @patch(
     "/destinations/{destination_id:str}",
     operation_id="changeDestination",
-    operation_class=json_operation(DestinationChange, {"enabled": True}, required=True),
-    summary="Turn a destination on or off, or change its filters",
+    operation_class=json_operation(DestinationChange, examples.DESTINATION_CHANGE, required=True),
+    summary="Change a destination, or turn it on or off",
     request_max_body_size=MOST_JSON_BYTES,
     responses={
         200: answer(examples.DESTINATION, "The destination"),
@@ -95,9 +96,38 @@ async def change_destination(
 ) -> Destination:
     """Change it; `enabled: true` sends what waited for it."""
     change = read_json(body, DestinationChange)
+    await services.check_call(change)
     changed = await services.destinations.change(who.tenant_id, DestinationId(destination_id), change)
     await services.access.audit(who.tenant_id, who.key_id, "destination.changed", destination_id)
     return changed
+
+
+@post(
+    "/destinations/{destination_id:str}/rotate-secret",
+    status_code=200,
+    operation_id="rotateDestinationSecret",
+    operation_class=json_operation(SecretRotation, examples.ROTATION, required=False),
+    summary="Replace a destination's signing secret",
+    request_max_body_size=MOST_JSON_BYTES,
+    responses={
+        200: answer(examples.ROTATED_DESTINATION, "The destination, with its new secret this once"),
+        **documented(400, 401, 404, 413, 503),
+    },
+    tags=["Destinations"],
+)
+async def rotate_secret(
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    destination_id: FromPath[str],
+    body: RawBody,
+) -> Destination:
+    """Make a new secret, shown this once; the old one signs too for `overlap_seconds`, by default a day."""
+    overlap = read_json(body, SecretRotation).overlap_seconds
+    rotated = await services.destinations.rotate_secret(who.tenant_id, DestinationId(destination_id), overlap)
+    await services.access.audit(
+        who.tenant_id, who.key_id, "destination.secret_rotated", destination_id, overlap_seconds=overlap
+    )
+    return rotated
 
 
 @delete(
@@ -189,6 +219,7 @@ deliveries_router = Router(
         list_destinations,
         get_destination,
         change_destination,
+        rotate_secret,
         remove_destination,
         list_deliveries,
         get_delivery,

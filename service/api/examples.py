@@ -7,19 +7,21 @@ import msgspec
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
+from schemas.destinations import AuthShown, Destination
 from schemas.emr import (
     Attempt,
     ChunkStored,
     Delivery,
     DeliveryCounts,
-    Destination,
     Document,
     DocumentSummary,
     Page,
+    Recovered,
     Session,
     SessionErasure,
     TimelineEntry,
 )
+from schemas.ledger import AuditEntry, Ledger
 
 _SESSION_ID = "ses_5f2c1b7a9d3e4c6081f2a3b4"
 _DOCUMENT_ID = "doc_0a1b2c3d4e5f60718293a4b5"
@@ -38,7 +40,24 @@ NEW_SESSION = {
 END = {"chunks": 12}
 CHANGE = {"patient": {"id": "PAT-67890", "name": "Ravi Iyer"}, "languages": ["en", "hi"]}
 FURTHER = {"template_id": "clinical_notes_template"}
-NEW_DESTINATION = {"url": "https://emr.example/hooks/notes", "events": ["document.ready", "document.failed"]}
+NEW_DESTINATION = {
+    "url": "https://emr.example/hooks/notes",
+    "events": ["document.ready", "document.failed"],
+    "payload": "full",
+    "format": "ekabridge",
+    "headers": {"x-hospital": "north"},
+    "timeout_seconds": 10,
+    "rate_per_second": 20,
+    "auth": {
+        "type": "oauth2",
+        "token_url": "https://login.emr.example/token",
+        "client_id": "ekabridge",
+        "client_secret": "s3cret",
+        "scope": "notes.write",
+    },
+}
+DESTINATION_CHANGE = {"enabled": True, "rate_per_second": None}
+ROTATION = {"overlap_seconds": 3600}
 
 CREATED = Session(
     id=_SESSION_ID,
@@ -110,13 +129,24 @@ DESTINATION = Destination(
     templates=[],
     payload="full",
     format="ekabridge",
-    timeout_seconds=None,
-    rate_per_second=None,
+    headers={"x-hospital": "***"},
+    timeout_seconds=10,
+    rate_per_second=20,
+    auth=AuthShown(
+        type="oauth2",
+        token_url="https://login.emr.example/token",  # noqa: S106 - its address, not a token
+        client_id="ekabridge",
+        scope="notes.write",
+    ),
     enabled=True,
     paused_reason=None,
+    previous_secret_until=None,
     created_at=_STARTED,
 )
 NEW_DESTINATION_ANSWER = msgspec.structs.replace(DESTINATION, secret="whsec_" + "A" * 43 + "=")
+ROTATED_DESTINATION = msgspec.structs.replace(
+    NEW_DESTINATION_ANSWER, previous_secret_until=_STARTED.replace(hour=11)
+)
 DELIVERY = Delivery(
     id=_DELIVERY_ID,
     session_id=_SESSION_ID,
@@ -130,6 +160,28 @@ DELIVERY = Delivery(
     record_id=None,
     created_at=_DONE,
 )
+LEDGER = Ledger(ended=1204, delivered=1198, in_flight=5, dead=1, lost=0)
+AUDIT = AuditEntry(
+    id="4711",
+    at=_DONE,
+    actor="key_2b3c4d5e6f708192a3b4c5d6",
+    action="session.erased",
+    object_id=_SESSION_ID,
+    facts={"documents": 2, "deliveries": 2, "sha256": "9f86d081" * 8},
+)
+PING = msgspec.structs.replace(
+    DELIVERY,
+    session_id=None,
+    document_id=None,
+    type="ping",
+    status="pending",
+    attempts=0,
+    next_attempt_at=_DONE,
+)
+CONFIRM = {"record_id": "NOTE-4711"}
+FILED = msgspec.structs.replace(DELIVERY, status="filed", record_id="NOTE-4711")
+RECOVER = {"since": "2026-11-20T00:00:00Z"}
+RECOVERED = Recovered(recovered=12, replayed=3)
 DELIVERY_WITH_ATTEMPTS = msgspec.structs.replace(
     DELIVERY, attempts=[Attempt(at=_DONE, status_code=200, error_class=None, duration_ms=42)]
 )

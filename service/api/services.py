@@ -5,11 +5,13 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from schemas.destinations import DestinationChange, DestinationCreate
 from service.domain.audio import AudioIntake
 from service.domain.changes import SessionChanges
 from service.domain.creation import SessionDesk
 from service.domain.further import FurtherDocuments
 from service.domain.ids import Account
+from service.domain.reading import ReadTrail
 from service.domain.sessions import SessionLife
 from service.domain.streams import Streams
 from service.domain.watch import ChangeWatch
@@ -17,17 +19,21 @@ from service.domain.webhooks import WebhookIntake
 from service.eka.discovery import Discovery
 from service.settings import Settings
 from service.store.access import AccessRows
-from service.store.deliveries import DeliveryRows, DestinationRows
+from service.store.audit import AuditRows
+from service.store.deliveries import DeliveryRows
+from service.store.destinations import DestinationRows
+from service.store.ledger import LedgerRows
+from service.store.recovery import RecoveryRows
 from service.store.views import SessionViews
 from service.store.voice_tokens import VoiceTokens
 from service.store.voice_views import VoiceViews
 
 
-class CheckUrl(Protocol):
-    """Refuses a destination's URL that must not be called."""
+class CheckCall(Protocol):
+    """Refuses a destination's URL, headers or credentials that no call must be made with."""
 
-    async def __call__(self, url: str) -> None:
-        """Raise DestinationForbidden."""
+    async def __call__(self, request: DestinationCreate | DestinationChange) -> None:
+        """Raise DestinationForbidden or InvalidRequest."""
         ...
 
 
@@ -48,7 +54,11 @@ class Services(Struct, frozen=True, kw_only=True):
     webhooks: WebhookIntake
     destinations: DestinationRows
     deliveries: DeliveryRows
-    check_url: CheckUrl
+    recovery: RecoveryRows
+    ledger: LedgerRows
+    audit: AuditRows
+    trail: ReadTrail
+    check_call: CheckCall
     webhook_secrets: Callable[[Account], Awaitable[tuple[str, ...] | None]]
     discovery: Discovery
     tokens: VoiceTokens

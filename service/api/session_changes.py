@@ -76,7 +76,9 @@ async def make_document(
     """Ask EkaScribe for another document of a finished session, or for one of its documents anew."""
     wanted = read_json(body, DocumentRequest)
     await services.further.ask(who, SessionId(session_id), TemplateId(wanted.template_id))
-    return await services.views.session(who.tenant_id, SessionId(session_id))
+    session = await services.views.session(who.tenant_id, SessionId(session_id))
+    await services.trail.sessions(who, [session])
+    return session
 
 
 changes_router = Router("", route_handlers=[change_session, erase_session, make_document], tags=["Sessions"])

@@ -1,6 +1,6 @@
 """The doors of /v1/sessions and /v1/documents."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import Request, Response, Router, get, post
@@ -12,9 +12,9 @@ from schemas.emr import Document, Page, Session, SessionCreate, SessionEnd, Sess
 from service.api import examples
 from service.api.bodies import MOST_JSON_BYTES, json_operation, read_json
 from service.api.examples import answer
+from service.api.moments import utc
 from service.api.problems import documented
 from service.api.services import Services
-from service.domain.errors import InvalidRequest
 from service.domain.ids import DocumentId, SessionId, TemplateId
 from service.domain.records import Principal
 from service.domain.watch import is_over, standing
@@ -81,7 +81,9 @@ async def end_session(
 ) -> Session:
     """Check that the audio is whole and start processing; repeating it answers the same."""
     await services.life.end(who, SessionId(session_id), read_json(body, SessionEnd))
-    return await services.views.session(who.tenant_id, SessionId(session_id))
+    session = await services.views.session(who.tenant_id, SessionId(session_id))
+    await services.trail.sessions(who, [session])
+    return session
 
 
 @get(
@@ -111,6 +113,7 @@ async def get_session(
         when_parting(request.scope, services.watch.let_go)
         await services.watch.changed(SessionId(session_id), standing(session), wait)
         session = await services.views.session(who.tenant_id, SessionId(session_id))
+    await services.trail.sessions(who, [session])
     return session
 
 
@@ -134,20 +137,13 @@ async def list_sessions(
     cursor: Cursor = None,
 ) -> Page[Session]:
     """Return one page."""
-    after_time = None if created_after is None else _utc(created_after)
+    after_time = None if created_after is None else utc(created_after, "created_after")
     wanted = SessionFilter(
         status=status, reference=reference, patient_id=patient_id, created_after=after_time
     )
-    return await services.views.page(who.tenant_id, wanted, after_cursor(cursor), limit)
-
-
-def _utc(moment: datetime) -> datetime:
-    if moment.tzinfo is None:
-        raise InvalidRequest("needs a time zone, such as a Z at its end", field="created_after")
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise InvalidRequest("lies outside of the calendar", field="created_after") from None
+    page = await services.views.page(who.tenant_id, wanted, after_cursor(cursor), limit)
+    await services.trail.sessions(who, page.items)
+    return page
 
 
 @get(
@@ -185,7 +181,9 @@ async def list_documents(
 ) -> Page[Document]:
     """Return the newest version of each document."""
     wanted = TemplateId(template_id) if template_id is not None else None
-    return Page(items=await services.views.documents(who.tenant_id, SessionId(session_id), wanted))
+    found = await services.views.documents(who.tenant_id, SessionId(session_id), wanted)
+    await services.trail.documents(who, found)
+    return Page(items=found)
 
 
 @get(
@@ -198,7 +196,9 @@ async def get_document(
     services: NamedDependency[Services], who: NamedDependency[Principal], document_id: FromPath[str]
 ) -> Document:
     """Return a document, whichever version it is."""
-    return await services.views.document(who.tenant_id, DocumentId(document_id))
+    document = await services.views.document(who.tenant_id, DocumentId(document_id))
+    await services.trail.documents(who, [document])
+    return document
 
 
 sessions_router = Router(

@@ -81,5 +81,6 @@ def _event_document(document: StoredDocument) -> EventDocument:
         status=document.status,
         data=document.data,
         version=document.version,
+        replaces=document.replaces or UNSET,
         error=document_error(document.error_code) or UNSET,
     )

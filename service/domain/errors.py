@@ -216,6 +216,24 @@ class DeliverySettled(CallerMistake):
     code = "delivery_settled"
 
 
+class DeliverySuperseded(CallerMistake):
+    """A newer version of the document was delivered: the older one must not come after it."""
+
+    code = "delivery_superseded"
+
+
+class DeliveryAlreadyFiled(CallerMistake):
+    """The EMR filed the delivery under another record id before."""
+
+    code = "delivery_already_filed"
+
+
+class DestinationDisabled(CallerMistake):
+    """The destination is off: nothing is sent to it."""
+
+    code = "destination_disabled"
+
+
 class VendorError(BridgeError):
     """EkaScribe did not do what we asked."""
 

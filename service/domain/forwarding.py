@@ -13,6 +13,7 @@ import structlog
 from msgspec import Struct
 
 from service.domain import schedule
+from service.domain.breaker import Breaker
 from service.domain.ids import DeliveryId, SessionId
 from service.domain.ports import Clock, DeliveryStore, Sender
 from service.domain.records import Answer, DeliveryJob, NoAnswer
@@ -26,11 +27,13 @@ _HAS_IT_ALREADY = frozenset({"duplicate", "already_exists"})
 _LEASE_MARGIN_SECONDS = 5.0
 _RECORD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
+Kind = Literal["delivered", "retry", "dead", "pause", "disable"]
+
 
 class Verdict(Struct, frozen=True, kw_only=True):
     """What one attempt means for its delivery; `error_class` is None when the EMR has it."""
 
-    kind: Literal["delivered", "retry", "dead", "pause", "disable"]
+    kind: Kind
     error_class: str | None = None
     record_id: str | None = None
     retry_after_seconds: float | None = None
@@ -39,7 +42,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
 def judge(outcome: Answer | NoAnswer, delivery_id: DeliveryId) -> Verdict:
     """Decide what an attempt's outcome means; a pure function."""
     if isinstance(outcome, NoAnswer):
-        return Verdict(kind="dead" if outcome.is_forbidden else "retry", error_class=outcome.error_class)
+        kind: Kind = "dead" if outcome.is_forbidden else "pause" if outcome.is_refused else "retry"
+        return Verdict(kind=kind, error_class=outcome.error_class)
     status = outcome.status_code
     if 200 <= status < 300:  # noqa: PLR2004
         return Verdict(kind="delivered", record_id=_record_id(outcome))
@@ -69,16 +73,22 @@ class Forwarding:
         clock: Clock,
         schedule_seconds: Sequence[float],
         timeout_seconds: float,
+        breaker: Breaker,
     ) -> None:
         self._store = store
         self._sender = sender
         self._clock = clock
         self._schedule_seconds = schedule_seconds
+        self._breaker = breaker
         self._lease_seconds = timeout_seconds + _LEASE_MARGIN_SECONDS
 
     async def claim(self, session_id: SessionId | None, limit: int) -> list[DeliveryJob]:
         """Lease deliveries that are due, of one session or of any."""
         return await self._store.claim_deliveries(session_id, limit, self._lease_seconds)
+
+    async def next_slot_seconds(self) -> float | None:
+        """Return the seconds until a rate lets go of what is due; None when nothing waits for one."""
+        return await self._store.next_slot_seconds()
 
     async def forward(self, job: DeliveryJob) -> None:
         """Make one attempt at a leased delivery and record it."""
@@ -90,7 +100,7 @@ class Forwarding:
             outcome,
             status=status,
             wait_seconds=wait,
-            spends_schedule=verdict.kind == "retry",
+            spends_schedule=verdict.kind == "retry" and not job.is_probe,
             reason=reason,
             error_class=verdict.error_class,
             record_id=verdict.record_id,
@@ -110,6 +120,10 @@ class Forwarding:
             wait_seconds=None if wait is None else round(wait, 3),
             lease_lost=not recorded,
         )
+        if verdict.kind == "retry":
+            await self._breaker.failed(job, verdict.error_class or "", verdict.retry_after_seconds)
+        elif isinstance(outcome, Answer):
+            await self._breaker.reached(job)
 
     def _consequence(self, job: DeliveryJob, verdict: Verdict) -> tuple[str, float | None, str | None]:
         """Return the delivery's next status, seconds until its next attempt, and the reason to show."""
@@ -121,7 +135,8 @@ class Forwarding:
             return "dead", None, verdict.error_class
         wait = schedule.forward_wait(
             self._schedule_seconds,
-            job.scheduled + 1,
+            # A probe is made out of turn: it takes no place, and is not the last one.
+            min(job.scheduled + 1, len(self._schedule_seconds)) if job.is_probe else job.scheduled + 1,
             retry_after_seconds=verdict.retry_after_seconds,
             chance=self._clock.chance(),
         )
@@ -139,12 +154,24 @@ def _body(outcome: Answer) -> dict[str, Any]:
 
 
 def _record_id(outcome: Answer) -> str | None:
-    """Return the EMR's own id of the note, from `Location` or a body `{"id": …}`."""
-    found = _last_segment(outcome.location) if outcome.location else _body(outcome).get("id")
+    """Return the EMR's own id of the note, from `Location`, a body `{"id": …}` or a FHIR server's Bundle."""
+    body = _body(outcome)
+    # A Bundle's own id names the answer, not the note.
+    found = _filed_in(body) if body.get("resourceType") == "Bundle" else body.get("id")
+    found = _last_segment(outcome.location) if outcome.location else found
     if isinstance(found, int) and not isinstance(found, bool):
         found = str(found)
     # Only what looks like an id is kept: it stands in clear, and a path may name a patient.
     return found if isinstance(found, str) and _RECORD_ID.fullmatch(found) else None
+
+
+def _filed_in(bundle: dict[str, Any]) -> str | None:
+    """Return the id that a transaction gave to what stands first in ours: the note, or its failure's Task."""
+    entries = bundle.get("entry")
+    first = entries[0] if isinstance(entries, list) and entries else None
+    response = first.get("response") if isinstance(first, dict) else None
+    location = response.get("location") if isinstance(response, dict) else None
+    return _last_segment(location) if isinstance(location, str) else None
 
 
 def _last_segment(location: str) -> str:

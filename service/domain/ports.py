@@ -330,6 +330,10 @@ class DeliveryStore(Protocol):
         """Lease deliveries that are due."""
         ...
 
+    async def next_slot_seconds(self) -> float | None:
+        """Seconds until a rate lets go of what is due; None when nothing waits for one."""
+        ...
+
     async def record_attempt(
         self,
         job: DeliveryJob,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from schemas.destinations import Auth, Format, Payload
 from schemas.emr import Mode, Model, Role, SessionStatus, TenantDefaults, Upload
 from service.domain.ids import (
     Account,
@@ -231,6 +232,7 @@ class StoredDocument(Struct, frozen=True, kw_only=True):
     status: Literal["success", "failed"]
     data: Any
     error_code: str | None
+    replaces: DocumentId | None = None
 
 
 class DeliveryJob(Struct, frozen=True, kw_only=True):
@@ -247,8 +249,13 @@ class DeliveryJob(Struct, frozen=True, kw_only=True):
     body: bytes
     url: str
     headers: dict[str, str]
-    secrets: list[str]
+    secrets: list[str]  # newest first; more than one while a secret is rotated
     timeout_seconds: float | None
+    payload: Payload = "full"
+    format: Format = "ekabridge"
+    auth: Auth | None = None
+    failures: int = 0  # of calls to the destination in a row, when this one was claimed
+    is_probe: bool = False  # the destination's breaker is open: this one finds out whether it is well again
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -265,11 +272,15 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class NoAnswer(Struct, frozen=True, kw_only=True):
-    """A destination that did not answer: at which stage it failed."""
+    """A destination that did not answer: at which stage it failed.
+
+    `is_refused`: the token endpoint of its OAuth 2.0 did not take our credentials.
+    """
 
     error_class: str
     duration_ms: int
     is_forbidden: bool = False
+    is_refused: bool = False
 
 
 class TokenState(Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ so that DNS cannot change between check and use. Redirects and literals pass thr
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +18,7 @@ import httpcore2
 import httpx2
 
 from service.domain.errors import DestinationForbidden
+from service.forwarding.pools import PoolsByAddress
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -33,7 +35,9 @@ _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _MOST_NAME = 253
 _MOST_PORT = 65_535
 _KEEPALIVE_SECONDS = 15.0
+# Of one address.
 _MOST_CONNECTIONS = 200
+_KEPT_CONNECTIONS = 16
 
 
 class AddressForbiddenError(Exception):
@@ -97,33 +101,40 @@ def check_addresses(addresses: Iterable[str]) -> None:
             raise AddressForbiddenError(text)
 
 
-async def check_destination(url: str, *, allow_private: bool) -> None:
-    """Refuse a destination's URL when it is registered. Raises DestinationForbidden.
+async def check_destination(url: str, *, allow_private: bool, field: str = "url") -> None:
+    """Refuse a URL of a destination when it is registered; `field` holds it. Raises DestinationForbidden.
 
     A name that does not resolve just now is let through: it is checked again at each connection.
     """
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL:
-        raise DestinationForbidden("the URL cannot be read", field="url") from None
-    if parsed.scheme != "https" and not (allow_private and parsed.scheme == "http"):
-        raise DestinationForbidden("the URL must start with https://", field="url")
-    if parsed.userinfo:
-        raise DestinationForbidden("the URL must not hold credentials", field="url")
-    if parsed.fragment or not parsed.host:
-        raise DestinationForbidden("the URL must name a host and have no fragment", field="url")
-    if not _is_name(parsed.raw_host.decode("ascii", "replace")) and not _is_address(parsed.host):
-        raise DestinationForbidden("the URL's host is neither a name nor an address", field="url")
-    if parsed.port is not None and not 1 <= parsed.port <= _MOST_PORT:
-        raise DestinationForbidden("the URL's port is none", field="url")
+        raise DestinationForbidden("the URL cannot be read", field=field) from None
+    _check_parts(parsed, allow_private=allow_private, field=field)
     if allow_private:
         return
+    if f".{parsed.host.lower().removesuffix('.')}".endswith(".localhost"):
+        # Ourselves, whatever a resolver makes of it (RFC 6761, 6.3).
+        raise DestinationForbidden("the URL leads to a private or reserved address", field=field)
     try:
         check_addresses(await resolve(parsed.host, parsed.port or 443))
     except AddressForbiddenError:
-        raise DestinationForbidden("the URL leads to a private or reserved address", field="url") from None
+        raise DestinationForbidden("the URL leads to a private or reserved address", field=field) from None
     except NameUnresolvedError:
         return
+
+
+def _check_parts(parsed: httpx2.URL, *, allow_private: bool, field: str) -> None:
+    if parsed.scheme != "https" and not (allow_private and parsed.scheme == "http"):
+        raise DestinationForbidden("the URL must start with https://", field=field)
+    if parsed.userinfo:
+        raise DestinationForbidden("the URL must not hold credentials", field=field)
+    if parsed.fragment or not parsed.host:
+        raise DestinationForbidden("the URL must name a host and have no fragment", field=field)
+    if not _is_name(parsed.raw_host.decode("ascii", "replace")) and not _is_address(parsed.host):
+        raise DestinationForbidden("the URL's host is neither a name nor an address", field=field)
+    if parsed.port is not None and not 1 <= parsed.port <= _MOST_PORT:
+        raise DestinationForbidden("the URL's port is none", field=field)
 
 
 def _is_name(text: str) -> bool:
@@ -189,13 +200,17 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
 class GuardedTransport(httpx2.AsyncHTTPTransport):
     """httpx2's own transport with our network beneath it; no proxy, which would connect in our place."""
 
-    def __init__(self, backend: GuardedBackend) -> None:
-        super().__init__(trust_env=False)
+    def __init__(self, backend: GuardedBackend, ssl_context: ssl.SSLContext | None = None) -> None:
+        context = ssl_context or httpx2.create_ssl_context()
+        super().__init__(verify=context, trust_env=False)
         # httpx2 has no parameter for the network backend; its pool has.
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=httpx2.create_ssl_context(),
-            max_connections=_MOST_CONNECTIONS,
-            max_keepalive_connections=_MOST_CONNECTIONS // 4,
-            keepalive_expiry=_KEEPALIVE_SECONDS,
-            network_backend=backend,
+        self._pool = PoolsByAddress(
+            lambda: httpcore2.AsyncConnectionPool(
+                ssl_context=context,
+                max_connections=_MOST_CONNECTIONS,
+                max_keepalive_connections=_KEPT_CONNECTIONS,
+                keepalive_expiry=_KEEPALIVE_SECONDS,
+                network_backend=backend,
+            ),
+            idle_seconds=_KEEPALIVE_SECONDS,
         )

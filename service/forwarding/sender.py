@@ -8,18 +8,24 @@ import time
 from datetime import UTC, datetime
 
 import httpx2
+import msgspec
 from standardwebhooks import Webhook
 
-from service.domain.ids import DeliveryId
+from schemas.destinations import MutualTls, OAuth2
+from service.domain.fhir import FhirSystems
+from service.domain.forms import Form, Forms
+from service.domain.ids import DeliveryId, DestinationId
 from service.domain.ports import Clock
 from service.domain.records import Answer, DeliveryJob, NoAnswer
 from service.domain.schedule import read_retry_after
+from service.forwarding.certificates import ClientCertificates
 from service.forwarding.guard import (
     AddressForbiddenError,
     GuardedBackend,
     GuardedTransport,
     NameUnresolvedError,
 )
+from service.forwarding.tokens import DestinationTokens, TokenRefusedError, TokenUnavailableError
 
 # Enough for a record id or an error code; what an EMR answers beyond it is not read.
 _MOST_ANSWER_BYTES = 64 * 1024
@@ -33,10 +39,14 @@ _FAILURES = (
     AddressForbiddenError,
     NameUnresolvedError,
     OSError,
+    TokenRefusedError,
+    TokenUnavailableError,
+    msgspec.MsgspecError,
     ValueError,
     OverflowError,
     ExceptionGroup,
 )
+_OUR_SYSTEMS = FhirSystems()
 
 
 def sign(delivery_id: DeliveryId, at: datetime, body: bytes, secrets: list[str]) -> dict[str, str]:
@@ -52,42 +62,91 @@ def sign(delivery_id: DeliveryId, at: datetime, body: bytes, secrets: list[str])
 
 
 class HttpSender:
-    """The domain's Sender over httpx2."""
+    """The domain's Sender over httpx2.
 
-    def __init__(self, *, backend: GuardedBackend, clock: Clock, timeout_seconds: float) -> None:
+    `public_url` and `systems` go into the forms that want them: where a document is read, and whose the
+    identifiers in FHIR are.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: GuardedBackend,
+        clock: Clock,
+        timeout_seconds: float,
+        public_url: str = "",
+        systems: FhirSystems = _OUR_SYSTEMS,
+    ) -> None:
+        self._backend = backend
         self._clock = clock
         self._timeout_seconds = timeout_seconds
-        self._http = httpx2.AsyncClient(
-            transport=GuardedTransport(backend),
-            timeout=httpx2.Timeout(timeout_seconds),
-            follow_redirects=False,
-            trust_env=False,
-            headers={"user-agent": "ekabridge"},
-        )
+        self._forms = Forms(public_url=public_url, systems=systems)
+        self._certificates = ClientCertificates()
+        self._http = self._open(None)
+        self.tokens = DestinationTokens(self._http, clock)
 
     async def close(self) -> None:
         """Close the connections."""
+        await self.tokens.close()
         await self._http.aclose()
 
     async def send(self, job: DeliveryJob) -> Answer | NoAnswer:
         """POST the body, signed; never raises for what the destination does."""
-        limit = min(job.timeout_seconds or self._timeout_seconds, self._timeout_seconds)
+        # A destination's own limit stands in the place of everybody's, be it longer or shorter.
+        limit = job.timeout_seconds or self._timeout_seconds
         started = time.monotonic()
         try:
             async with asyncio.timeout(limit):
-                return await self._post(job, started)
+                return await self._attempt(job, limit, started)
         except _FAILURES as error:
             return NoAnswer(
                 error_class=_stage(error),
                 duration_ms=_elapsed_ms(started),
                 is_forbidden=isinstance(error, AddressForbiddenError),
+                is_refused=isinstance(error, TokenRefusedError),
             )
 
-    async def _post(self, job: DeliveryJob, started: float) -> Answer:
+    async def _attempt(self, job: DeliveryJob, limit: float, started: float) -> Answer:
+        form = self._forms.make(job.body, payload=job.payload, format=job.format)
+        if isinstance(job.auth, MutualTls):
+            # A connection of its own for each call: a pool per certificate would have to be kept and closed.
+            async with self._open(await self._certificates.context(job.auth)) as http:
+                return await self._post(http, job, form, {}, limit=limit, started=started)
+        if not isinstance(job.auth, OAuth2):
+            return await self._post(self._http, job, form, {}, limit=limit, started=started)
+        token = await self._token(job.destination_id, job.auth, limit)
+        answer = await self._post(self._http, job, form, _bearer(token), limit=limit, started=started)
+        if answer.status_code != 401:  # noqa: PLR2004
+            return answer
+        # It may have been revoked before its time; one new token, then the answer stands.
+        self.tokens.forget(job.destination_id, token)
+        token = await self._token(job.destination_id, job.auth, limit)
+        return await self._post(self._http, job, form, _bearer(token), limit=limit, started=started)
+
+    async def _token(self, destination_id: DestinationId, auth: OAuth2, limit: float) -> str:
+        try:
+            # Less than the whole: a token endpoint that hangs is told apart from a destination that does.
+            async with asyncio.timeout(limit * 0.9):
+                return await self.tokens.token(destination_id, auth)
+        except TimeoutError as error:
+            raise TokenUnavailableError("timeout") from error
+
+    async def _post(
+        self,
+        http: httpx2.AsyncClient,
+        job: DeliveryJob,
+        form: Form,
+        credentials: dict[str, str],
+        *,
+        limit: float,
+        started: float,
+    ) -> Answer:
         headers = {name.lower(): value for name, value in job.headers.items()}
-        headers |= {"content-type": "application/json"}
-        headers |= sign(job.id, self._clock.now(), job.body, job.secrets)
-        async with self._http.stream("POST", job.url, content=job.body, headers=headers) as answer:
+        if job.format == "fhir-r4":
+            headers.setdefault("accept", form.content_type)  # a record id is read out of JSON
+        headers |= credentials | {"content-type": form.content_type}
+        headers |= sign(job.id, self._clock.now(), form.body, job.secrets)
+        async with http.stream("POST", job.url, content=form.body, headers=headers, timeout=limit) as answer:
             excerpt = await _excerpt(answer)
             return Answer(
                 status_code=answer.status_code,
@@ -99,6 +158,19 @@ class HttpSender:
                 sha256=hashlib.sha256(excerpt).digest(),
                 duration_ms=_elapsed_ms(started),
             )
+
+    def _open(self, ssl_context: ssl.SSLContext | None) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            transport=GuardedTransport(self._backend, ssl_context),
+            timeout=httpx2.Timeout(self._timeout_seconds),
+            follow_redirects=False,
+            trust_env=False,
+            headers={"user-agent": "ekabridge"},
+        )
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
 
 
 async def _excerpt(answer: httpx2.Response) -> bytes:
@@ -123,8 +195,16 @@ def _elapsed_ms(started: float) -> int:
 def _stage(error: Exception) -> str:
     if isinstance(error, AddressForbiddenError):
         return "forbidden_address"
+    if isinstance(error, TokenRefusedError):
+        return "oauth_refused"
+    if isinstance(error, TokenUnavailableError):
+        return "oauth_token"
     if isinstance(error, NameUnresolvedError):
         return "dns"
+    if isinstance(error, msgspec.MsgspecError):
+        return "form"
+    if isinstance(error, ssl.SSLError):
+        return "tls"
     if isinstance(error, TimeoutError | httpx2.TimeoutException):
         return "timeout"
     if isinstance(error, httpx2.ConnectError):

@@ -12,6 +12,10 @@ from service.logs import failure
 log = structlog.get_logger()
 Job = TypeVar("Job")
 
+# The sweep looks every second anyway.
+_LONGEST_ALARM_SECONDS = 5.0
+_SHORTEST_ALARM_SECONDS = 0.005
+
 
 class Lane(Generic[Job]):
     """Claims due rows and runs each in a task of its own, up to `size` at once."""
@@ -23,6 +27,7 @@ class Lane(Generic[Job]):
         size: int,
         claim: Callable[[SessionId | None, int], Awaitable[list[Job]]],
         run: Callable[[Job], Awaitable[None]],
+        next_slot_seconds: Callable[[], Awaitable[float | None]] | None = None,
     ) -> None:
         self._name = name
         self._size = size
@@ -33,6 +38,9 @@ class Lane(Generic[Job]):
         self._claiming = asyncio.Lock()
         self._is_closing = False
         self._has_more = False
+        # A lane whose rows wait for one another: what ends may have made room for what was passed over.
+        self._next_slot_seconds = next_slot_seconds
+        self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def busy(self) -> int:
@@ -47,17 +55,32 @@ class Lane(Generic[Job]):
                 self._has_more = True
                 return
             jobs = await self._claim(session_id, room)
-            if len(jobs) == room:
+            if len(jobs) == room or self._next_slot_seconds is not None:
                 self._has_more = True
             for job in jobs:
                 task = asyncio.create_task(self._guarded(job))
                 self._tasks.add(task)
                 task.add_done_callback(self._finished)
+            if self._next_slot_seconds is not None and len(jobs) < room:
+                self._set_alarm(await self._next_slot_seconds())
+
+    def _set_alarm(self, seconds: float | None) -> None:
+        """Look again when the next slot comes, without a place of the lane waiting for it."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if seconds is not None and seconds < _LONGEST_ALARM_SECONDS and not self._is_closing:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(max(seconds, _SHORTEST_ALARM_SECONDS), self._poke_soon)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if self._has_more and not self._is_closing:
             self._has_more = False
+            self._poke_soon()
+
+    def _poke_soon(self) -> None:
+        if not self._is_closing:
             poke = asyncio.create_task(self._poke_any())
             self._pokes.add(poke)
             poke.add_done_callback(self._pokes.discard)
@@ -77,6 +100,7 @@ class Lane(Generic[Job]):
     async def drain(self, seconds: float) -> None:
         """Start nothing more and wait for what runs; what is not done by then is cancelled."""
         self._is_closing = True
+        self._set_alarm(None)
         await asyncio.gather(*self._pokes)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)

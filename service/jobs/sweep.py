@@ -14,6 +14,7 @@ from service.domain.fetching import Fetching
 from service.domain.ids import Lease
 from service.domain.records import DeliveryJob, FetchJob, OwedCall
 from service.jobs.lanes import Lane
+from service.jobs.retention import Retention
 from service.logs import failure
 from service.store.coordination import IdempotencyRows, LeaseRows
 
@@ -44,6 +45,7 @@ class Sweep:
         fetches: Lane[FetchJob],
         deliveries: Lane[DeliveryJob],
         owed: Lane[OwedCall],
+        retention: Retention,
         interval_seconds: float,
     ) -> None:
         self._leases = leases
@@ -52,6 +54,7 @@ class Sweep:
         self._fetches = fetches
         self._deliveries = deliveries
         self._owed = owed
+        self._retention = retention
         self.interval_seconds = interval_seconds
         self._lease = Lease(uuid4())
         self._housekeeping_due = 0.0
@@ -72,7 +75,8 @@ class Sweep:
 
     async def once(self) -> None:
         """Start everything that is due now."""
-        for step in (self._expire, self._fetching.warn_expiring, self._poke_all, self._keep_house):
+        steps = (self._expire, self._fetching.warn_expiring, self._poke_all, self._keep_house)
+        for step in (*steps, self._retention.run):
             await self._guarded(step)
 
     async def _expire(self) -> None:

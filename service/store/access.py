@@ -54,6 +54,13 @@ class AccessRows:
         """Return every tenant, oldest first."""
         return [tenant_of(row) for row in await self._database.fetch(sql("access.list_tenants"))]
 
+    async def tenant(self, tenant_id: TenantId) -> Tenant:
+        """Return one tenant. Raises NotFound."""
+        row = await self._database.fetchrow(sql("access.tenant"), tenant_id)
+        if row is None:
+            raise NotFound("no such tenant")
+        return tenant_of(row)
+
     async def add_key(self, tenant_id: TenantId, role: Role) -> ApiKey:
         """Insert a key; the answer is the only place where `key` ever stands. Raises NotFound."""
         key = _KEY_PREFIX + secrets.token_urlsafe(32)
@@ -110,6 +117,8 @@ def tenant_of(row: Record) -> Tenant:
         name=row["name"],
         defaults=msgspec.convert(row["defaults"], TenantDefaults),
         own_account=row["own_account"],
+        keep_content_days=row["keep_content_days"],
+        keep_metadata_days=row["keep_metadata_days"],
         created_at=row["created_at"],
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from asyncpg import Record
 
@@ -42,7 +43,7 @@ class ChangeRows:
         change: SessionChange,
         details: SessionDetails,
     ) -> bool:
-        """The vendor has the change: ours counts too; false when the lease was lost or the session is over."""
+        """The vendor has it: ours counts too; false when the lease was lost or the session is over."""
         patient_hash = await self._sessions.patient_hash(who.tenant_id, (details.patient or {}).get("id"))
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
@@ -59,7 +60,7 @@ class ChangeRows:
             if row is not None:
                 fields = [name for name in change.__struct_fields__ if getattr(change, name) is not None]
                 facts = {"fields": fields}
-                await _audit(connection, who.tenant_id, who.key_id, "session.changed", session_id, facts)
+                await audit(connection, who.tenant_id, who.key_id, "session.changed", session_id, facts)
         return row is not None
 
     async def release_change(self, session_id: SessionId, lease: Lease) -> None:
@@ -100,33 +101,47 @@ class ChangeUnitRows:
 
     async def erase(self, actor: KeyId) -> SessionStatus:
         """Take out everything that identifies anybody, everywhere; return the status that stays."""
-        connection, session_id = self._connection, self._session_id
-        await connection.execute(sql("erasure.hold_destinations"), session_id)
-        row = await connection.fetchrow(sql("erasure.session"), session_id)
-        # Events before calls and deliveries before their attempts: the order in which everybody locks them.
-        for statement in (
-            sql("erasure.webhooks"),
-            sql("erasure.fetches"),
-            sql("erasure.chunks"),
-            sql("erasure.documents"),
-            sql("erasure.deliveries"),
-            sql("erasure.attempts"),
-            sql("erasure.events"),
-        ):
-            await connection.execute(statement, session_id)
-        await connection.execute(sql("erasure.connections"), session_id, self._tenant_id)
-        await connection.execute(sql("erasure.idempotency"), session_id, self._tenant_id)
-        await _audit(connection, self._tenant_id, actor, "session.erased", session_id, {})
-        status: SessionStatus = row["status"] if row else "cancelled"
-        return status
+        return await erase_rows(self._connection, self._tenant_id, self._session_id, actor)
 
 
-async def _audit(
+async def erase_rows(
+    connection: LentConnection, tenant_id: TenantId, session_id: SessionId, actor: str
+) -> SessionStatus:
+    """Take out everything that identifies anybody of a session whose row is held; return its status."""
+    await connection.execute(sql("erasure.hold_destinations"), session_id)
+    row = await connection.fetchrow(sql("erasure.session"), session_id)
+    # Events before calls and deliveries before their attempts: the order in which everybody locks them.
+    for statement in (
+        sql("erasure.webhooks"),
+        sql("erasure.fetches"),
+        sql("erasure.chunks"),
+        sql("erasure.documents"),
+        sql("erasure.deliveries"),
+        sql("erasure.attempts"),
+        sql("erasure.events"),
+    ):
+        await connection.execute(statement, session_id)
+    await connection.execute(sql("erasure.connections"), session_id, tenant_id)
+    await connection.execute(sql("erasure.idempotency"), session_id, tenant_id)
+    facts = await count_rows(connection, session_id)
+    await audit(connection, tenant_id, actor, "session.erased", session_id, facts)
+    status: SessionStatus = row["status"] if row else "cancelled"
+    return status
+
+
+async def count_rows(connection: LentConnection, session_id: SessionId) -> dict[str, Any]:
+    """Say how much there is of a session, and hash all ids, for the entry that stays of it."""
+    row = await connection.fetchrow(sql("erasure.extent"), session_id)
+    return dict(row) if row else {}
+
+
+async def audit(
     connection: LentConnection,
     tenant_id: TenantId,
-    actor: KeyId,
+    actor: str,
     action: str,
-    session_id: SessionId,
-    facts: dict[str, list[str]],
+    object_id: str,
+    facts: dict[str, Any],
 ) -> None:
-    await connection.execute(sql("access.insert_audit"), tenant_id, actor, action, session_id, facts)
+    """Record who did what, in the same transaction as the deed; the facts carry no content."""
+    await connection.execute(sql("access.insert_audit"), tenant_id, actor, action, object_id, facts)

@@ -1,17 +1,18 @@
-"""Rows of destinations, deliveries and attempts."""
+"""Rows of deliveries and attempts."""
 
-import base64
-import secrets
+from collections.abc import Sequence
 
-import msgspec
 import structlog
 from asyncpg import Record
 
-from schemas.emr import Attempt, Delivery, Destination, DestinationChange, DestinationCreate, Page
-from service.domain.errors import DeliverySettled, NotFound, SessionErased
-from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId, new_destination_id
+from schemas.emr import Attempt, Delivery, Page
+from service.domain.breaker import AT_ONCE, CAREFUL_AFTER
+from service.domain.errors import DeliverySettled, DeliverySuperseded, NotFound, SessionErased
+from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId
 from service.domain.records import Answer, DeliveryJob, NoAnswer
+from service.store.batches import Batches, Values
 from service.store.database import Database
+from service.store.destinations import open_auth, open_headers, open_secrets, open_url
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
 from service.store.results import event_place
@@ -20,118 +21,29 @@ from service.store.sealing import Keyring, SealError
 log = structlog.get_logger()
 
 
-def url_place(destination_id: str) -> str:
-    """Name the place for which a destination's URL is sealed."""
-    return f"destination.url:{destination_id}"
-
-
-def secrets_place(destination_id: str) -> str:
-    """Name the place for which a destination's signing secrets are sealed."""
-    return f"destination.secrets:{destination_id}"
-
-
-def headers_place(destination_id: str) -> str:
-    """Name the place for which a destination's static headers are sealed."""
-    return f"destination.headers:{destination_id}"
-
-
-class DestinationRows:
-    """Where a tenant's documents go."""
-
-    def __init__(self, database: Database, keyring: Keyring) -> None:
-        self._database = database
-        self._keyring = keyring
-
-    async def add(self, tenant_id: TenantId, request: DestinationCreate) -> Destination:
-        """Insert a destination; the answer is the only place where `secret` ever stands. Raises NotFound."""
-        destination_id = new_destination_id()
-        secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-        row = await self._database.fetchrow(
-            sql("destinations.insert"),
-            destination_id,
-            tenant_id,
-            self._keyring.seal(request.url.encode(), url_place(destination_id)),
-            request.events,
-            request.templates,
-            self._keyring.seal_json([secret], secrets_place(destination_id)),
-        )
-        if row is None:
-            raise NotFound("no such tenant")
-        return msgspec.structs.replace(self._destination(row), secret=secret)
-
-    async def page(self, tenant_id: TenantId, after: PageAfter | None, limit: int) -> Page[Destination]:
-        """Return one page of a tenant's destinations, newest first."""
-        at, last = after or (None, None)
-        rows = await self._database.fetch(sql("destinations.list"), tenant_id, at, last, limit + 1)
-        return page_of(rows, limit, self._destination)
-
-    async def one(self, tenant_id: TenantId, destination_id: DestinationId) -> Destination:
-        """Return a destination. Raises NotFound."""
-        row = await self._database.fetchrow(sql("destinations.one"), tenant_id, destination_id)
-        if row is None:
-            raise NotFound("no such destination")
-        return self._destination(row)
-
-    async def change(
-        self, tenant_id: TenantId, destination_id: DestinationId, change: DestinationChange
-    ) -> Destination:
-        """Change a destination; what waited for it goes out when it is turned on, waits when it is off.
-
-        Raises NotFound.
-        """
-        async with self._database.transaction() as connection:
-            row = await connection.fetchrow(
-                sql("destinations.change"),
-                tenant_id,
-                destination_id,
-                change.enabled,
-                change.events,
-                change.templates,
-            )
-            if row is None:
-                raise NotFound("no such destination")
-            if change.enabled is True:
-                await connection.execute(sql("deliveries.resume"), destination_id)
-            elif change.enabled is False:
-                await connection.execute(sql("deliveries.pause_deliveries"), destination_id, "disabled")
-        return self._destination(row)
-
-    async def remove(self, tenant_id: TenantId, destination_id: DestinationId) -> None:
-        """Take a destination out of use; what still waits for it is given up. Raises NotFound."""
-        async with self._database.transaction() as connection:
-            row = await connection.fetchrow(sql("destinations.remove"), tenant_id, destination_id)
-            if row is None:
-                raise NotFound("no such destination")
-            await connection.execute(sql("destinations.give_up_deliveries"), destination_id)
-
-    def _destination(self, row: Record) -> Destination:
-        return Destination(
-            id=row["id"],
-            url=self._keyring.open(row["url_sealed"], url_place(row["id"])).decode(),
-            events=row["events"],
-            templates=row["templates"],
-            payload=row["payload"],
-            format=row["format"],
-            timeout_seconds=row["timeout_seconds"],
-            rate_per_second=row["rate_per_second"],
-            enabled=row["enabled"],
-            paused_reason=row["paused_reason"],
-            created_at=row["created_at"],
-        )
-
-
 class DeliveryRows:
     """The domain's DeliveryStore over PostgreSQL, and what the EMR may read of it."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
         self._keyring = keyring
+        # A worker's calls end by the dozen: their rows are written together.
+        self._attempts = Batches(self._write_attempts)
+
+    async def _write_attempts(self, rows: Sequence[Values]) -> set[str]:
+        columns = zip(*rows, strict=True)
+        written = await self._database.fetch(sql("deliveries.record_attempts"), *map(list, columns))
+        return {row["delivery_id"] for row in written}
 
     async def claim_deliveries(
         self, session_id: SessionId | None, limit: int, lease_seconds: float
     ) -> list[DeliveryJob]:
-        """Lease deliveries that are due."""
-        rows = await self._database.fetch(sql("deliveries.claim"), session_id, limit, lease_seconds)
+        """Lease deliveries that are due: so many at once for a destination, no faster than its rate."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sql("deliveries.claim_alone"))
+            rows = await connection.fetch(
+                sql("deliveries.claim"), session_id, limit, lease_seconds, AT_ONCE, CAREFUL_AFTER
+            )
         jobs = []
         for row in rows:
             try:
@@ -140,6 +52,11 @@ class DeliveryRows:
                 # It stays leased and is due again: the others must not wait for a key that may come back.
                 log.error("delivery_cannot_be_opened", delivery_id=row["id"], detail=str(error))
         return jobs
+
+    async def next_slot_seconds(self) -> float | None:
+        """Seconds until a rate lets go of what is due; None when nothing waits for one."""
+        row = await self._database.fetchrow(sql("deliveries.next_slot"))
+        return row["seconds"] if row else None
 
     async def record_attempt(
         self,
@@ -156,27 +73,30 @@ class DeliveryRows:
     ) -> bool:
         """Record one attempt and where the delivery stands now; false when the lease was lost."""
         answer = outcome if isinstance(outcome, Answer) else None
-        lock = sql("deliveries.lock_to_pause") if pause_destination else sql("deliveries.lock_destination")
+        values = (
+            job.id,
+            job.lease,
+            status,
+            int(spends_schedule),
+            wait_seconds,
+            reason,
+            record_id,
+            outcome.duration_ms / 1000,
+            answer.status_code if answer else None,
+            error_class,
+            outcome.duration_ms,
+            answer.size if answer else None,
+            answer.sha256 if answer else None,
+            job.destination_id,
+        )
+        if not pause_destination:
+            return await self._attempts.add(values)
         async with self._database.transaction() as connection:
-            # First of all, so that turning it on or off at this moment comes wholly before or after.
-            await connection.execute(lock, job.destination_id)
-            row = await connection.fetchrow(
-                sql("deliveries.record_attempt"),
-                job.id,
-                job.lease,
-                status,
-                int(spends_schedule),
-                wait_seconds,
-                reason,
-                record_id,
-                outcome.duration_ms / 1000,
-                answer.status_code if answer else None,
-                error_class,
-                outcome.duration_ms,
-                answer.size if answer else None,
-                answer.sha256 if answer else None,
-            )
-            if pause_destination and row is not None:
+            # Before the delivery, and not only to share it, as recording alone does.
+            await connection.execute(sql("deliveries.lock_to_pause"), job.destination_id)
+            columns = [[value] for value in values]
+            row = await connection.fetchrow(sql("deliveries.record_attempts"), *columns)
+            if row is not None:
                 await connection.execute(sql("deliveries.pause_destination"), job.destination_id, reason)
                 await connection.execute(sql("deliveries.pause_deliveries"), job.destination_id, reason)
         return row is not None
@@ -218,19 +138,27 @@ class DeliveryRows:
         )
 
     async def retry(self, tenant_id: TenantId, delivery_id: DeliveryId) -> Delivery:
-        """Make a dead delivery due again, with the same id. Raises NotFound or DeliverySettled."""
+        """Make a dead delivery due again, with the same id.
+
+        Raises NotFound, SessionErased, DeliverySuperseded or DeliverySettled.
+        """
         row = await self._database.fetchrow(sql("deliveries.retry"), tenant_id, delivery_id)
+        if row is not None:
+            await self._database.execute(sql("breaker.probe_now"), row["destination_id"])
         delivery = await self.one(tenant_id, delivery_id)
         if row is None and delivery.reason == "session_erased":
             raise SessionErased("the session of this delivery was erased")
         if row is None and delivery.status == "dead":
+            newer = await self._database.fetchrow(sql("recovery.is_superseded"), delivery_id)
+            if newer is not None and newer["is_superseded"]:
+                raise DeliverySuperseded("a newer version of the document was delivered")
             raise DeliverySettled("the delivery's destination was removed or is off")
         if row is None and delivery.status != "pending":
             raise DeliverySettled(f"the delivery is {delivery.status}; only a dead one can be retried")
         return delivery
 
     def _job(self, row: Record) -> DeliveryJob:
-        destination_id, headers = row["destination_id"], row["headers_sealed"]
+        destination_id = row["destination_id"]
         return DeliveryJob(
             id=DeliveryId(row["id"]),
             lease=Lease(row["lease"]),
@@ -240,12 +168,17 @@ class DeliveryRows:
             type=row["type"],
             attempts=row["attempts"],
             scheduled=row["scheduled"],
+            failures=row["failures"],
+            is_probe=row["is_probe"] and row["type"] != "ping",
             body=self._keyring.open(row["body_sealed"], event_place(row["session_id"])),
-            url=self._keyring.open(row["url_sealed"], url_place(destination_id)).decode(),
-            headers=self._keyring.open_json(headers, headers_place(destination_id), dict[str, str])
-            if headers
-            else {},
-            secrets=self._keyring.open_json(row["secrets_sealed"], secrets_place(destination_id), list[str]),
+            url=open_url(self._keyring, destination_id, row["url_sealed"]),
+            headers=open_headers(self._keyring, destination_id, row["headers_sealed"]),
+            secrets=open_secrets(
+                self._keyring, destination_id, row["secrets_sealed"], is_rotating=row["is_rotating"]
+            ),
+            auth=open_auth(self._keyring, destination_id, row["auth_sealed"]),
+            payload=row["payload"],
+            format=row["format"],
             timeout_seconds=row["timeout_seconds"],
         )
 

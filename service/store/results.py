@@ -231,6 +231,7 @@ class SettleRows:
                 status=row["status"],
                 data=open_data(self._keyring, row),
                 error_code=row["error_code"],
+                replaces=DocumentId(row["replaces"]) if row["replaces"] else None,
             )
             for row in rows
         ]

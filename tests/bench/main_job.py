@@ -21,6 +21,7 @@ import psutil
 
 from service.sandbox.embedded import start_embedded
 from service.store.migrate import migrate
+from tests.bench.deliveries import DRAIN_LIMIT, SHARE_LIMIT, measure_deliveries
 from tests.bench.streams import (
     CPU_LIMIT,
     FRAMES,
@@ -121,6 +122,8 @@ async def main() -> int:
         shares = sorted(await measure_share(rig))
     async with open_installation() as rig:
         streams = await measure_streams(rig)
+    async with open_installation() as rig:
+        deliveries = await measure_deliveries(rig)
     growth, median = peak - rest, statistics.median(shares)
     p95 = shares[int(len(shares) * 0.95)]
     version = await _server_version()
@@ -144,6 +147,11 @@ differ from machine to machine; the limits are ours.
 | {streams.ratio:.2f} times | {CPU_LIMIT} times |
 | memory of the service with {STREAMS} real-time streams after 2 s, and {SECONDS} s; all frames came: \
 {streams.arrived == streams.sent} | {streams.early_mb:.0f} MB, {streams.late_mb:.0f} MB | no growth |
+| deliveries a second of one worker, beside the barest httpx2 loop \
+| {deliveries.worker:.0f} beside {deliveries.bare:.0f}: {deliveries.share:.2f} | {SHARE_LIMIT} |
+| 10,000 deliveries to 100 destinations: seconds until 90 have theirs, and while the other 10 hang \
+| {deliveries.drained:.1f} s, {deliveries.drained_beside_hanging:.1f} s: {deliveries.slowdown:.2f} times \
+| {DRAIN_LIMIT} times |
 
 The way from webhook to EMR holds the signature check, the commit, the nudge through Redis (arq looks every
 20 ms), the Get Session call, the commit of the document and its deliveries, and the signed POST. The round
@@ -152,6 +160,9 @@ trips are counted on the wire by `tests/bench/test_round_trips.py`, which `make 
 The thinnest relay is `tests/bench/thin_relay.py`: two loops between uvicorn and `websockets` that check and
 record nothing. Both run in turns ({ROUNDS} of {FRAMES:,} frames), each in its own process, and send to
 one sink; their CPU is what the operating system says that each process used.
+
+The barest loop is `tests/bench/bare_posts.py`: as many tasks as a worker forwards at once post the same
+body to the same receiver and do nothing else. A worker claims, opens, signs and records each delivery, too.
 """
     await asyncio.to_thread(REPORT.write_text, report)
     sys.stdout.write(report)
@@ -162,6 +173,8 @@ one sink; their CPU is what the operating system says that each process used.
         and streams.ratio <= CPU_LIMIT
         and streams.arrived == streams.sent
         and streams.late_mb - streams.early_mb < GROWTH_LIMIT_MB
+        and deliveries.share >= SHARE_LIMIT
+        and deliveries.slowdown <= DRAIN_LIMIT
     )
     return 0 if is_well else 1
 

@@ -117,6 +117,7 @@ async def test_the_python_client_repeats_what_may_be_repeated(bridge: Bridge) ->
 @needs_curl
 async def test_the_webhooks_page(bridge: Bridge, tmp_path: Path) -> None:
     destination = await bridge.add_destination()
+    rotated = await bridge.add_destination(events=["session.failed"])
     await bridge.emr.post("/_control/behaviour", json={"sequence": [{"status": 422}]})
     await bridge.start_worker()
     await bridge.dictate()
@@ -125,7 +126,12 @@ async def test_the_webhooks_page(bridge: Bridge, tmp_path: Path) -> None:
     await dead(bridge, delivery)
 
     said = await run_shell(
-        DOCS / "webhooks.md", tmp_path, **access(bridge), AUTH=bearer(bridge), DELIVERY=delivery
+        DOCS / "webhooks.md",
+        tmp_path,
+        **access(bridge),
+        AUTH=bearer(bridge),
+        DELIVERY=delivery,
+        DESTINATION=rotated["id"],
     )
     assert '"secret":"whsec_' in said
     assert '"error_class":"http_422"' in said
@@ -190,7 +196,7 @@ def test_every_command_of_ours_exists() -> None:
     for page in PAGES:
         if page.name == "CHANGELOG.md":
             continue
-        for words in re.findall(r"\bekabridge ((?:[a-z]+ ?)+)", "\n".join(spans(page))):
+        for words in re.findall(r"\bekabridge ((?:[a-z][a-z-]*[a-z] ?)+)", "\n".join(spans(page))):
             command: click.Command = cli
             for word in words.split():
                 assert isinstance(command, click.Group), f"{page.name}: ekabridge {words}"

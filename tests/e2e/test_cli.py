@@ -5,11 +5,14 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
 from tests.bridge import encoded_key
+from tests.certificates import make_authority
 from tests.e2e.rig import Rig, open_rig
 
 
@@ -195,3 +198,67 @@ async def test_a_taken_port_is_told(rig: Rig) -> None:
         status, _, err = await ekabridge(rig.environment, command, "--port", port)
         assert status != 0
         assert port in err or "address already in use" in err.lower()
+
+
+async def test_a_destination_is_made_changed_and_rotated_by_commands(rig: Rig, tmp_path: Path) -> None:
+    issued = make_authority().issue("bridge")
+    (tmp_path / "certificate.pem").write_text(issued.certificate)
+    (tmp_path / "key.pem").write_text(issued.key)
+    environment = rig.environment | {
+        "EKABRIDGE_DESTINATION_HEADERS": "X-Key: hunter2, and more\nX-Other: 1",
+        "EKABRIDGE_DESTINATION_CLIENT_SECRET": "hunter2",
+    }
+
+    async def run(*arguments: str) -> dict[str, Any]:
+        status, out, err = await ekabridge(environment, "destination", *arguments, "--json")
+        assert status == 0, err
+        assert "hunter2" not in out
+        return json.loads(out)  # type: ignore[no-any-return]
+
+    oauth2 = ("--oauth2-token-url", "http://127.0.0.1:9/token", "--oauth2-client-id", "bridge")
+    wishes = (
+        "--payload",
+        "reference",
+        "--format",
+        "fhir-r4",
+        "--timeout-seconds",
+        "3",
+        "--rate-per-second",
+        "9",
+    )
+    made = await run("add", rig.tenant_id, "http://127.0.0.1:9/hooks", *wishes, *oauth2, "--disabled")
+    assert (made["payload"], made["format"], made["timeout_seconds"]) == ("reference", "fhir-r4", 3)
+    assert (made["rate_per_second"], made["enabled"], made["auth"]["client_id"]) == (9, False, "bridge")
+    assert made["headers"] == {"X-Key": "***", "X-Other": "***"}
+    pem = ("--certificate", str(tmp_path / "certificate.pem"), "--private-key", str(tmp_path / "key.pem"))
+    changed = await run("change", rig.tenant_id, made["id"], *pem, "--enabled", "--clear", "timeout_seconds")
+    assert (changed["auth"], changed["enabled"], changed["timeout_seconds"]) == ({"type": "mtls"}, True, None)
+    assert changed["payload"] == "reference"
+    rotated = await run("rotate-secret", rig.tenant_id, made["id"], "--overlap-seconds", "0")
+    assert rotated["secret"] != made["secret"]
+    refusals = [
+        (("--timeout-seconds", "0"), "timeout_seconds"),
+        (("--header", "host: a"), "only ekabridge itself sets"),
+        (("--oauth2-client-id", "bridge"), "token_url"),
+        (("--url", "ftp://a.example/"), "destination_forbidden"),
+    ]
+    for arguments, said in refusals:
+        change = ("destination", "change", rig.tenant_id, made["id"], *arguments)
+        status, _, err = await ekabridge(environment, *change)
+        assert status != 0
+        assert said in err
+        assert "hunter2" not in err
+
+
+async def test_doctor_says_that_a_token_cannot_be_had(rig: Rig) -> None:
+    url = f"{rig.vendor_url}/nothing"
+    oauth2 = ("--oauth2-token-url", url, "--oauth2-client-id", "b", "--oauth2-client-secret", "hunter2")
+    add = ("destination", "add", rig.tenant_id, "http://127.0.0.1:9/", *oauth2, "--json")
+    status, added, err = await ekabridge(rig.environment, *add)
+    assert status == 0, err
+    _, out, _ = await ekabridge(rig.environment, "doctor")
+    (line,) = (line for line in out.splitlines() if "OAuth token" in line)
+    assert line.startswith("FAIL")
+    assert json.loads(added)["id"] in line
+    assert "refuses our credentials (404)" in line
+    assert "hunter2" not in out

@@ -1,8 +1,9 @@
 """What an endpoint may do to us after it has accepted: the status stands, whatever becomes of the body."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from uuid import uuid4
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from service.clock import SystemClock
 from service.domain.forwarding import judge
 from service.domain.ids import DeliveryId, DestinationId, Lease, TenantId
-from service.domain.records import Answer, DeliveryJob
+from service.domain.records import Answer, DeliveryJob, NoAnswer
 from service.forwarding.guard import GuardedBackend
 from service.forwarding.sender import HttpSender
 
@@ -81,3 +82,93 @@ async def test_the_status_stands_whatever_becomes_of_the_body(sender, answer, ha
         outcome = await sender(url)
     assert isinstance(outcome, Answer)
     assert judge(outcome, DeliveryId("msg_1")).kind == kind
+
+
+@asynccontextmanager
+async def talker(say: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """An endpoint that says what it likes for as long as it is listened to."""
+
+    ended = asyncio.Event()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            await say(writer)
+        writer.transport.abort()
+        ended.set()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hooks"
+    finally:
+        await asyncio.wait_for(ended.wait(), 5)  # it was hung up on
+        server.close()
+
+
+async def drip_head(writer: asyncio.StreamWriter) -> None:
+    for byte in b"HTTP/1.1 200 OK\r\n" + b"x-slow: " + b"y" * 10_000:
+        writer.write(bytes([byte]))
+        await writer.drain()
+        await asyncio.sleep(0.2)
+
+
+async def drip_body(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n")
+    while True:
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.2)
+
+
+async def say_nothing(writer: asyncio.StreamWriter) -> None:
+    while True:  # an interim answer is none, and tells us when we are hung up on
+        writer.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.2)
+
+
+async def send_to(url: str, limit: float) -> tuple[object, float]:
+    made = HttpSender(backend=GuardedBackend(allow_private=True), clock=SystemClock(), timeout_seconds=limit)
+    started = monotonic()
+    outcome = await made.send(make_job(url))
+    took = monotonic() - started
+    await made.close()
+    return outcome, took
+
+
+@pytest.mark.parametrize("say", [drip_head, say_nothing])
+async def test_an_endpoint_that_drips_or_never_answers_is_a_time_out(say) -> None:
+    async with talker(say) as url:
+        outcome, took = await send_to(url, 1)
+    assert isinstance(outcome, NoAnswer)
+    assert outcome.error_class == "timeout"
+    assert judge(outcome, DeliveryId("msg_1")).kind == "retry"
+    assert 0.9 < took < 3
+
+
+async def test_a_body_that_drips_is_listened_to_for_a_while_only() -> None:
+    async with talker(drip_body) as url:
+        outcome, took = await send_to(url, 20)
+    assert isinstance(outcome, Answer)
+    assert outcome.status_code == 200
+    assert took < 4
+
+
+async def test_of_an_answer_of_100_megabytes_only_the_beginning_is_read() -> None:
+    sent = 0
+
+    async def flood(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n")
+        piece = bytes(100_000)
+        for _ in range(1000):
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+
+    async with talker(flood) as url:
+        outcome, took = await send_to(url, 20)
+    assert isinstance(outcome, Answer)
+    assert outcome.size == 65_536
+    assert sent < 20_000_000  # what the sockets' buffers took
+    assert took < 4

@@ -8,7 +8,8 @@ from typing import Any
 
 import asyncpg
 
-from schemas.emr import DestinationCreate, TenantDefaults
+from schemas.destinations import DestinationCreate
+from schemas.emr import TenantDefaults
 from service.domain.fetching import Fetching
 from service.domain.ids import (
     DEFAULT_ACCOUNT,

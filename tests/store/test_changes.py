@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from schemas.emr import DestinationChange, SessionChange
+from schemas.destinations import DestinationChange
+from schemas.emr import SessionChange
 from service.domain.ids import DEFAULT_ACCOUNT, KeyId
 from service.domain.records import VendorResult
 from service.store.queries import queries

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.domain.breaker import Breaker, FailureCount
 from service.domain.forwarding import Forwarding, judge
-from service.domain.ids import DeliveryId, SessionId
+from service.domain.ids import DeliveryId, DestinationId, SessionId
 from service.domain.records import Answer, DeliveryJob, NoAnswer
 from tests.unit.makers import TurnedClock, make_answer, make_delivery_job
 
@@ -145,13 +146,30 @@ def test_every_answer_has_a_verdict_and_a_reason_unless_it_is_delivered(status, 
 
 
 class WrittenDown:
-    """A DeliveryStore that keeps what was recorded, and a Sender with one answer."""
+    """A DeliveryStore and BreakerStore that keep what was recorded, and a Sender with one answer."""
 
     def __init__(self, outcome: Answer | NoAnswer, *, has_lease: bool = True) -> None:
         self.outcome = outcome
         self.has_lease = has_lease
         self.recorded: dict[str, Any] = {}
         self.claimed_for = 0.0
+        self.count = FailureCount(failures=1, failing_seconds=0, is_open=False, has_just_opened=False)
+        self.counted: list[Any] = []
+
+    async def count_failure(self, destination_id: DestinationId, *given: Any) -> FailureCount | None:
+        self.counted.append(("failure", given[-1]))
+        return self.count
+
+    async def count_contact(self, destination_id: DestinationId) -> bool:
+        self.counted.append(("contact",))
+        return True
+
+    async def give_up(self, destination_id: DestinationId, seconds: float, error_class: str) -> int:
+        self.counted.append(("give_up", seconds, error_class))
+        return 2
+
+    async def next_slot_seconds(self) -> float | None:
+        return 0.25
 
     async def claim_deliveries(
         self, session_id: SessionId | None, limit: int, lease_seconds: float
@@ -168,8 +186,14 @@ class WrittenDown:
 
 
 def forwarding_with(desk: WrittenDown, *schedule: float) -> Forwarding:
+    seconds = schedule or (5, 30)
     return Forwarding(
-        store=desk, sender=desk, clock=TurnedClock(), schedule_seconds=schedule or (5, 30), timeout_seconds=20
+        store=desk,
+        sender=desk,
+        clock=TurnedClock(),
+        schedule_seconds=seconds,
+        timeout_seconds=20,
+        breaker=Breaker(store=desk, schedule_total_seconds=sum(seconds)),
     )
 
 
@@ -217,3 +241,37 @@ async def test_a_lease_is_longer_than_the_longest_call():
     desk = WrittenDown(make_answer(200))
     await forwarding_with(desk).claim(None, 5)
     assert desk.claimed_for > 20
+
+
+async def test_only_calls_that_did_not_get_through_count_against_the_destination():
+    for outcome in (make_answer(503, retry_after_seconds=9.0), NoAnswer(error_class="tls", duration_ms=1)):
+        desk = WrittenDown(outcome)
+        await forwarding_with(desk).forward(make_delivery_job(failures=3))
+        assert desk.counted == [("failure", 9.0 if isinstance(outcome, Answer) else 0.0)]
+    for status in (200, 401, 409, 410, 422):
+        desk = WrittenDown(make_answer(status))
+        await forwarding_with(desk).forward(make_delivery_job(failures=3))
+        assert desk.counted == [("contact",)]
+        desk = WrittenDown(make_answer(status))
+        await forwarding_with(desk).forward(make_delivery_job())
+        assert desk.counted == []  # a healthy destination costs no further statement
+    desk = WrittenDown(NoAnswer(error_class="forbidden_address", duration_ms=1, is_forbidden=True))
+    await forwarding_with(desk).forward(make_delivery_job(failures=3))
+    assert desk.counted == []
+
+
+async def test_a_probe_takes_no_place_in_the_schedule_and_is_never_the_last():
+    for scheduled in (0, 2, 9):
+        recorded = await attempt(make_answer(503), scheduled=scheduled, is_probe=True)
+        assert (recorded["status"], recorded["spends_schedule"]) == ("pending", False)
+        assert recorded["wait_seconds"] == (5 if scheduled == 0 else 30)
+
+
+@pytest.mark.parametrize(
+    ("is_open", "seconds", "given_up"), [(True, 70.0, True), (True, 59.0, False), (False, 70.0, False)]
+)
+async def test_nothing_waits_at_an_open_breaker_for_longer_than_the_schedule(is_open, seconds, given_up):
+    desk = WrittenDown(NoAnswer(error_class="connect", duration_ms=1))
+    desk.count = FailureCount(failures=30, failing_seconds=seconds, is_open=is_open, has_just_opened=False)
+    await forwarding_with(desk, 20, 40).forward(make_delivery_job())
+    assert (("give_up", 60, "connect") in desk.counted) is given_up

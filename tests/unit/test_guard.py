@@ -154,6 +154,28 @@ def test_one_bad_address_spoils_a_name():
         "HTTPS://127.0.0.1/",
         "https://8.8.8.8@127.0.0.1/",
         "https://127.0.0.1:99999/",
+        "https://localhost./",
+        "https://LOCALHOST/",
+        "https://emr.localhost/",
+        "https://\u24db\u24de\u24d2\u24d0\u24db\u24d7\u24de\u24e2\u24e3/",
+        "https://\u2460\u2461\u2466.\u24ea.\u24ea.\u2460/",
+        "https://127\u200b.0.0.1/",
+        "https://127\u00ad.0.0.1/",
+        "https://127%2e0.0.1/",
+        "https://127.0.0.1%2f@8.8.8.8/",
+        "https://8.8.8.8\\@127.0.0.1/",
+        "https://127.0.0.1\\.8.8.8.8/",
+        "https://[fe80::1%25eth0]/",
+        "https://[fe80::1%eth0]/",
+        "https://[::1%25lo]/",
+        "https://[2606:4700::1111%25eth0]/",
+        "https://[::ffff:0:127.0.0.1]/",
+        "https://[0:0:0:0:0:ffff:169.254.169.254]/",
+        "https://127.0.0.1:443/",
+        "https://8.8.8.8:-1/",
+        "data:text/plain,a",
+        "unix:///run/redis.sock",
+        "wss://8.8.8.8/",
     ],
 )
 async def test_a_url_that_must_not_be_called_is_refused(url):
@@ -311,3 +333,9 @@ async def test_an_impossible_port_is_a_failed_attempt_and_not_an_exception(port)
 def test_what_pythons_differ_on_or_cannot_know_is_refused(address):
     """Metadata services, relays, and a tunnel's host number around a private address."""
     assert not is_public(ip_address(address))
+
+
+async def test_a_refusal_names_the_field_that_held_the_url():
+    with pytest.raises(DestinationForbidden) as refusal:
+        await check_destination("https://127.0.0.1/", allow_private=False, field="auth.token_url")
+    assert refusal.value.extra == {"field": "auth.token_url"}

@@ -79,3 +79,56 @@ async def test_a_closing_lane_starts_nothing_and_ends_what_does_not_end():
     bench.due = [2]
     await lane.poke(None)
     assert (bench.done, lane.busy, bench.due) == ([], 0, [2])
+
+
+async def test_a_lane_whose_rows_wait_for_one_another_looks_again_after_each_end():
+    bench = Bench(due=[1])
+    lane = Lane("test", size=4, claim=bench.claim, run=bench.run, next_slot_seconds=never)
+    await lane.poke(None)
+    await bench.until_running(1)
+    bench.due = [2]  # its turn comes when the first is done
+    bench.ends[1].set()
+    await bench.until_running(2)
+    bench.ends[2].set()
+    await lane.drain(5)
+    assert bench.done == [1, 2]
+
+
+async def never() -> float | None:
+    return None
+
+
+async def test_a_lane_looks_again_when_the_next_slot_comes():
+    bench = Bench()
+    slots = [0.01]
+
+    async def next_slot_seconds() -> float | None:
+        if not slots:
+            return None
+        bench.due = [1]
+        return slots.pop()
+
+    lane = Lane("test", size=4, claim=bench.claim, run=bench.run, next_slot_seconds=next_slot_seconds)
+    await lane.poke(None)
+    assert lane.busy == 0
+    await bench.until_running(1)
+    bench.ends[1].set()
+    await lane.drain(5)
+    assert bench.done == [1]
+
+
+async def test_a_closed_lane_has_no_alarm():
+    bench = Bench()
+
+    async def soon() -> float | None:
+        return 0.005
+
+    lane = Lane("test", size=4, claim=bench.claim, run=bench.run, next_slot_seconds=soon)
+    await lane.poke(None)
+    await lane.drain(1)
+    claims = bench.claims
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    loop.call_later(0.05, over.set_result, None)
+    await over
+    assert bench.claims == claims

@@ -152,4 +152,6 @@ async def get_session(
                 raise spoken(NotFound("no such document"), 404, "resource_not_found")
     upload_url = await _upload_url(request, services, who, state)
     status, body = show_session(state, upload_url, documents, is_pending=is_pending)
+    if documents or state.transcript is not None:
+        await services.trail.note(who, "session.read", [state.id])
     return Response(body, status_code=status)

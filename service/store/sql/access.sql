@@ -2,12 +2,20 @@
 -- A new tenant.
 INSERT INTO tenants (id, name, defaults, account_sealed)
 VALUES ($1, $2, $3, $4)
-RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, created_at;
+RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, keep_content_days, keep_metadata_days,
+          created_at;
 
 -- name: list_tenants
 -- All tenants, oldest first.
-SELECT id, name, defaults, account_sealed IS NOT NULL AS own_account, created_at
+SELECT id, name, defaults, account_sealed IS NOT NULL AS own_account, keep_content_days, keep_metadata_days,
+       created_at
 FROM tenants ORDER BY created_at, id;
+
+-- name: tenant
+-- One tenant.
+SELECT id, name, defaults, account_sealed IS NOT NULL AS own_account, keep_content_days, keep_metadata_days,
+       created_at
+FROM tenants WHERE id = $1;
 
 -- name: insert_key
 -- A new API key of an existing tenant; no row when there is no such tenant.

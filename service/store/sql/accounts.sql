@@ -18,7 +18,8 @@ SELECT EXISTS (
 -- name: set
 -- Another account for a tenant; NULL: it shares the default one.
 UPDATE tenants SET account_sealed = $2 WHERE id = $1
-RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, created_at;
+RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, keep_content_days, keep_metadata_days,
+          created_at;
 
 -- name: forget_tokens
 -- Tokens of credentials that are not used any more; their generation stays, so that it only ever grows.

@@ -15,49 +15,165 @@ FOR SHARE;
 -- name: insert
 -- One delivery per destination: the outbox.
 INSERT INTO deliveries (id, tenant_id, event_id, session_id, document_id, destination_id, type, status, next_at,
-                        reason)
+                        reason, template_id, version)
 VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN 'pending' ELSE 'paused' END,
-        CASE WHEN $8 THEN now() END, CASE WHEN NOT $8 THEN 'destination_disabled' END);
+        CASE WHEN $8 THEN now() END, CASE WHEN NOT $8 THEN 'destination_disabled' END,
+        (SELECT template_id FROM documents WHERE id = $5), (SELECT version FROM documents WHERE id = $5));
+
+-- name: claim_alone
+-- One claim at a time over all workers, so that each sees what the others have in flight.
+SELECT pg_advisory_xact_lock(4711001);
 
 -- name: claim
--- Leases deliveries that are due, of one session or of any, with all that a call needs.
-WITH due AS (
-    SELECT d.id FROM deliveries d JOIN destinations t ON t.id = d.destination_id
-    WHERE d.status = 'pending' AND d.next_at <= now() AND ($1::text IS NULL OR d.session_id = $1) AND t.enabled
-    ORDER BY d.next_at LIMIT $2 FOR UPDATE OF d SKIP LOCKED
+-- Leases what is due, of one session or of any, fairly over the destinations, with all that a call needs.
+WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to the next along the index
+    (SELECT destination_id FROM deliveries
+     WHERE status = 'pending' AND $1::text IS NULL ORDER BY destination_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.destination_id FROM deliveries d
+            WHERE d.status = 'pending' AND d.destination_id > j.destination_id
+            ORDER BY d.destination_id LIMIT 1)
+    FROM jumps j WHERE j.destination_id IS NOT NULL
+), wanted AS (
+    SELECT destination_id AS id FROM jumps WHERE destination_id IS NOT NULL
+    UNION
+    SELECT destination_id FROM deliveries WHERE session_id = $1 AND status = 'pending'
+), metered AS MATERIALIZED (  -- with a rate or an open breaker: what is begun is written down in their rows
+    SELECT t.id, t.failures, t.timeout_seconds, t.rate_per_second AS rate, t.probe_at,
+           -- A look that comes a little late loses no slot, and a long silence earns none.
+           CASE WHEN t.next_slot_at > statement_timestamp() - interval '50 milliseconds' THEN t.next_slot_at
+                ELSE statement_timestamp() END AS slot
+    FROM destinations t JOIN wanted USING (id)
+    WHERE t.enabled AND (t.rate_per_second IS NOT NULL OR t.probe_at IS NOT NULL)
+    ORDER BY t.id
+    FOR NO KEY UPDATE OF t
+), gates AS (
+    SELECT id, failures, greatest($3::float8, timeout_seconds + 5) AS lease, rate, slot,
+           probe_at IS NOT NULL AS is_open,
+           probe_at IS NOT NULL AND probe_at <= statement_timestamp() AS is_probing,
+           CASE WHEN rate IS NULL THEN $4::integer
+                WHEN slot > statement_timestamp() THEN 0
+                ELSE 1 + floor(extract(epoch FROM statement_timestamp() - slot) * rate) END AS slots
+    FROM metered
+    UNION ALL
+    SELECT t.id, t.failures, greatest($3::float8, t.timeout_seconds + 5), NULL, NULL, false, false, $4::integer
+    FROM destinations t JOIN wanted USING (id)
+    WHERE t.enabled AND t.rate_per_second IS NULL AND t.probe_at IS NULL
+), rooms AS (  -- one that keeps failing is asked one at a time even before its breaker opens
+    SELECT g.id, g.lease, g.rate, g.slot, g.is_open, g.is_probing,
+           least(g.slots, CASE WHEN g.failures >= $5::integer THEN 1 ELSE $4::integer END - flying.number)::integer AS room
+    FROM gates g, LATERAL (
+        SELECT count(*) AS number FROM deliveries f
+        WHERE f.destination_id = g.id AND f.status = 'pending' AND f.lease IS NOT NULL
+          AND f.next_at > statement_timestamp()
+          AND f.next_at <= statement_timestamp() + make_interval(secs => g.lease)
+    ) flying
+), chosen AS (
+    SELECT found.id, row_number() OVER (PARTITION BY r.id ORDER BY found.next_at) AS place, found.next_at
+    FROM rooms r, LATERAL (
+        (SELECT d.id, d.next_at FROM deliveries d
+         WHERE NOT r.is_open AND d.destination_id = r.id AND d.status = 'pending'
+           AND d.next_at <= statement_timestamp() AND ($1 IS NULL OR d.session_id = $1)
+           -- An older version goes first, and none overtakes a newer one on its way: a scalar, so that each
+           -- row is looked up in the index of versions.
+           AND (d.template_id IS NULL OR (
+               SELECT true FROM deliveries o
+               WHERE o.destination_id = d.destination_id AND o.session_id = d.session_id
+                 AND o.template_id = d.template_id AND o.version <> d.version AND o.status = 'pending'
+                 AND (o.version < d.version OR (o.lease IS NOT NULL AND o.next_at > statement_timestamp()))
+               LIMIT 1) IS NULL)
+         ORDER BY d.next_at LIMIT greatest(r.room, 0))
+        UNION ALL
+        (SELECT d.id, d.next_at FROM deliveries d
+         WHERE r.is_probing AND r.room > 0 AND d.destination_id = r.id AND d.status = 'pending'
+           AND (d.lease IS NULL OR d.next_at <= statement_timestamp())
+           AND (d.template_id IS NULL OR (
+               SELECT true FROM deliveries o
+               WHERE o.destination_id = d.destination_id AND o.session_id = d.session_id
+                 AND o.template_id = d.template_id AND o.version <> d.version AND o.status = 'pending'
+                 AND (o.version < d.version OR (o.lease IS NOT NULL AND o.next_at > statement_timestamp()))
+               LIMIT 1) IS NULL)
+         ORDER BY d.type <> 'ping', d.next_at LIMIT 1)
+    ) found
+    ORDER BY place, found.next_at LIMIT $2
+), locked AS (
+    SELECT d.id FROM deliveries d
+    WHERE d.id = ANY(ARRAY(SELECT id FROM chosen)) AND d.status = 'pending' FOR UPDATE SKIP LOCKED
+), leased AS (
+    UPDATE deliveries d
+    SET lease = gen_random_uuid(), next_at = statement_timestamp() + make_interval(secs => r.lease)
+    FROM rooms r WHERE d.id = ANY(ARRAY(SELECT id FROM locked)) AND r.id = d.destination_id
+    RETURNING d.*
+), begun AS (
+    UPDATE destinations t
+    SET next_slot_at = CASE WHEN r.rate IS NOT NULL THEN r.slot + make_interval(secs => n.number / r.rate) END,
+        probe_at = CASE WHEN r.is_probing THEN statement_timestamp() + make_interval(secs => r.lease + 1)
+                        ELSE t.probe_at END
+    FROM rooms r, (SELECT destination_id, count(*) AS number FROM leased GROUP BY destination_id) n
+    WHERE t.id = r.id AND n.destination_id = r.id AND (r.rate IS NOT NULL OR r.is_probing)
 )
-UPDATE deliveries d SET lease = gen_random_uuid(), next_at = now() + make_interval(secs => $3)
-FROM due, events e, destinations t
-WHERE d.id = due.id AND e.id = d.event_id AND t.id = d.destination_id
-RETURNING d.id, d.lease, d.tenant_id, d.session_id, d.destination_id, d.type, d.attempts, d.scheduled,
-          e.id AS event_id, e.body_sealed, t.url_sealed, t.headers_sealed, t.secrets_sealed, t.timeout_seconds;
+SELECT d.id, d.lease, d.tenant_id, d.session_id, d.destination_id, d.type, d.attempts, d.scheduled,
+       e.id AS event_id, e.body_sealed, t.url_sealed, t.headers_sealed, t.secrets_sealed, t.timeout_seconds,
+       t.auth_sealed, t.payload, t.format, coalesce(t.previous_until > now(), false) AS is_rotating,
+       t.failures, t.probe_at IS NOT NULL AS is_probe
+FROM leased d JOIN events e ON e.id = d.event_id JOIN destinations t ON t.id = d.destination_id;
 
--- name: lock_destination
--- Holds a destination as it is while an attempt at it is recorded.
-SELECT enabled FROM destinations WHERE id = $1 FOR SHARE;
+-- name: next_slot
+-- Seconds until a destination that something waits for may be called again, by its rate; NULL: none has to wait.
+SELECT extract(epoch FROM min(t.next_slot_at) - clock_timestamp())::float8 AS seconds
+FROM destinations t
+WHERE t.next_slot_at > clock_timestamp() - interval '50 milliseconds' AND t.enabled AND t.rate_per_second IS NOT NULL
+  AND t.probe_at IS NULL
+  AND EXISTS (SELECT 1 FROM deliveries d
+              WHERE d.destination_id = t.id AND d.status = 'pending' AND d.next_at <= t.next_slot_at);
 
 -- name: lock_to_pause
 -- Holds a destination that may be turned off.
 SELECT enabled FROM destinations WHERE id = $1 FOR UPDATE;
 
--- name: record_attempt
--- One call and how it went, and where the delivery stands now; fenced by the lease.
-WITH held AS (  -- what would be sent again to a destination that was turned off meanwhile waits instead
-    SELECT d.id, CASE WHEN $3 = 'pending' AND NOT t.enabled THEN 'paused' ELSE $3 END AS status
-    FROM deliveries d JOIN destinations t ON t.id = d.destination_id
-    WHERE d.id = $1 AND d.lease = $2
+-- name: record_attempts
+-- Calls and how they went, and where their deliveries stand now; each is fenced by its lease.
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::integer[], $5::float8[], $6::text[], $7::text[],
+                         $8::float8[], $9::integer[], $10::text[], $11::integer[], $12::bigint[], $13::bytea[],
+                         $14::text[])
+        AS g (id, lease, status, spent, wait, reason, record_id, ago, status_code, error_class, duration_ms,
+              size, sha256, destination_id)
+), destination AS MATERIALIZED (
+    -- First of all, so that turning one on or off at this moment comes wholly before or after.
+    SELECT t.id, t.enabled FROM destinations t WHERE t.id = ANY($14) ORDER BY t.id FOR SHARE
+), held AS (  -- sent again: not while it is off, and not after a newer version
+    SELECT g.*, CASE WHEN g.status <> 'pending' THEN g.status
+                     WHEN EXISTS (SELECT 1 FROM deliveries n
+                                  WHERE n.destination_id = d.destination_id AND n.session_id = d.session_id
+                                    AND n.template_id = d.template_id AND n.version > d.version
+                                    AND n.status IN ('delivered', 'filed')) THEN 'superseded'
+                     WHEN NOT t.enabled THEN 'paused' ELSE g.status END AS turn
+    FROM given g JOIN destination t ON t.id = g.destination_id JOIN deliveries d ON d.id = g.id
+    WHERE d.lease = g.lease
+    ORDER BY d.id
     FOR UPDATE OF d
 ), delivery AS (
     UPDATE deliveries d
-    SET status = held.status, attempts = attempts + 1, scheduled = scheduled + $4, lease = NULL, reason = $6,
-        record_id = coalesce($7, record_id),
-        next_at = CASE WHEN held.status = 'pending' THEN now() + make_interval(secs => $5) END,
-        settled_at = CASE WHEN held.status IN ('delivered', 'filed', 'dead') THEN now() END
-    FROM held WHERE d.id = held.id
-    RETURNING d.id
+    SET status = CASE h.turn WHEN 'superseded' THEN 'dead' ELSE h.turn END,
+        attempts = attempts + 1, scheduled = scheduled + h.spent, lease = NULL,
+        reason = CASE h.turn WHEN 'superseded' THEN 'superseded' ELSE h.reason END,
+        record_id = coalesce(h.record_id, d.record_id),
+        next_at = CASE WHEN h.turn = 'pending' THEN now() + make_interval(secs => h.wait) END,
+        settled_at = CASE WHEN h.turn IN ('delivered', 'filed', 'dead', 'superseded') THEN now() END
+    FROM held h WHERE d.id = h.id
+    RETURNING d.id, d.status, d.destination_id, d.session_id, d.template_id, d.version
+), overtaken AS (  -- older versions that were put back into the queue meanwhile
+    UPDATE deliveries o
+    SET status = 'dead', next_at = NULL, lease = NULL, reason = 'superseded', settled_at = now()
+    FROM delivery d
+    WHERE d.status IN ('delivered', 'filed') AND d.version > 1 AND o.destination_id = d.destination_id
+      AND o.session_id = d.session_id AND o.template_id = d.template_id AND o.version < d.version
+      AND o.status IN ('pending', 'paused') AND (o.lease IS NULL OR o.next_at <= now())
 )
 INSERT INTO attempts (delivery_id, at, status_code, error_class, duration_ms, response_bytes, response_sha256)
-SELECT id, now() - make_interval(secs => $8), $9, $10, $11, $12, $13 FROM delivery
+SELECT h.id, now() - make_interval(secs => h.ago), h.status_code, h.error_class, h.duration_ms, h.size, h.sha256
+FROM held h JOIN delivery USING (id)
 RETURNING delivery_id;
 
 -- name: pause_destination
@@ -95,7 +211,11 @@ UPDATE deliveries SET status = 'pending', next_at = now(), lease = NULL, schedul
 WHERE tenant_id = $1 AND id = $2 AND status = 'dead'
   AND EXISTS (SELECT 1 FROM destinations t WHERE t.id = destination_id AND t.enabled)
   AND EXISTS (SELECT 1 FROM events e WHERE e.id = event_id AND e.body_sealed IS NOT NULL)
-RETURNING id;
+  AND NOT EXISTS (SELECT 1 FROM deliveries n
+                  WHERE n.destination_id = deliveries.destination_id AND n.session_id = deliveries.session_id
+                    AND n.template_id = deliveries.template_id AND n.version > deliveries.version
+                    AND n.status IN ('delivered', 'filed'))
+RETURNING id, destination_id;
 
 -- name: resume
 -- What waited for a destination that is on again is due now, its schedule where it was.

@@ -1,7 +1,9 @@
 -- name: insert
 -- A new destination of an existing tenant; no row when there is no such tenant.
-INSERT INTO destinations (id, tenant_id, url_sealed, events, templates, secrets_sealed)
-SELECT $1, id, $3, $4, $5, $6 FROM tenants WHERE id = $2
+INSERT INTO destinations (id, tenant_id, url_sealed, events, templates, secrets_sealed, payload, format,
+                          headers_sealed, auth_sealed, timeout_seconds, rate_per_second, enabled, paused_reason)
+SELECT $1, id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, CASE WHEN NOT $13 THEN 'disabled' END
+FROM tenants WHERE id = $2
 RETURNING *;
 
 -- name: list
@@ -20,8 +22,26 @@ SELECT * FROM destinations WHERE tenant_id = $1 AND id = $2 AND removed_at IS NU
 -- Changes what is given; turning it on forgets why it was off.
 UPDATE destinations
 SET enabled = coalesce($3, enabled), events = coalesce($4, events), templates = coalesce($5, templates),
-    paused_reason = CASE WHEN $3 THEN NULL WHEN $3 = false THEN 'disabled' ELSE paused_reason END
+    url_sealed = coalesce($6, url_sealed), payload = coalesce($7, payload), format = coalesce($8, format),
+    headers_sealed = CASE WHEN $9 THEN $10 ELSE headers_sealed END,
+    auth_sealed = CASE WHEN $11 THEN $12 ELSE auth_sealed END,
+    timeout_seconds = CASE WHEN $13 THEN $14 ELSE timeout_seconds END,
+    rate_per_second = CASE WHEN $15 THEN $16 ELSE rate_per_second END,
+    paused_reason = CASE WHEN $3 THEN NULL WHEN $3 = false THEN 'disabled' ELSE paused_reason END,
+    probe_at = CASE WHEN $3 AND probe_at IS NOT NULL THEN now() ELSE probe_at END,
+    failing_since = CASE WHEN $3 AND probe_at IS NOT NULL THEN now() ELSE failing_since END
 WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL
+RETURNING *;
+
+-- name: hold
+-- Holds one destination while its secret is replaced.
+SELECT * FROM destinations WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL FOR UPDATE;
+
+-- name: rotate
+-- A new secret, and until when the one before it signs, too.
+UPDATE destinations
+SET secrets_sealed = $2, previous_until = CASE WHEN $3 > 0 THEN now() + make_interval(secs => $3) END
+WHERE id = $1
 RETURNING *;
 
 -- name: remove

@@ -20,9 +20,12 @@ WHERE session_id = $1 AND template_id = $2 AND NOT upstream_id = ANY($3);
 SELECT DISTINCT upstream_id FROM documents WHERE session_id = $1 AND template_id = $2;
 
 -- name: unreleased
--- Documents of which no event was made yet.
-SELECT id, template_id, upstream_id, version, type, status, data_sealed, error_code
-FROM documents WHERE session_id = $1 AND released_at IS NULL ORDER BY received_at, id;
+-- Documents of which no event was made yet, each with the one whose next version it is.
+SELECT d.id, d.template_id, d.upstream_id, d.version, d.type, d.status, d.data_sealed, d.error_code,
+       (SELECT b.id FROM documents b
+        WHERE b.session_id = d.session_id AND b.template_id = d.template_id AND b.version = d.version - 1
+        ORDER BY b.upstream_id = d.upstream_id DESC, b.received_at DESC LIMIT 1) AS replaces
+FROM documents d WHERE d.session_id = $1 AND d.released_at IS NULL ORDER BY d.received_at, d.id;
 
 -- name: mark_released
 -- Their events are in the outbox.

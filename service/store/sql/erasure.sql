@@ -45,7 +45,7 @@ SET record_id = NULL, lease = NULL, next_at = NULL,
     reason = CASE WHEN status IN ('pending', 'paused') THEN 'session_erased' ELSE reason END,
     settled_at = coalesce(settled_at, now()),
     status = CASE WHEN status IN ('pending', 'paused') THEN 'dead' ELSE status END
-WHERE session_id = $1;
+WHERE id IN (SELECT id FROM deliveries WHERE session_id = $1 ORDER BY id FOR UPDATE);
 
 -- name: attempts
 -- Hashes and sizes of what the EMR's side answered.
@@ -56,3 +56,12 @@ FROM deliveries d WHERE d.session_id = $1 AND a.delivery_id = d.id;
 -- The kept answers; the keys stay, so that a repeat learns that the session was erased.
 UPDATE idempotency_keys SET answer_sealed = NULL, request_hash = '', lease = NULL, lease_until = NULL
 WHERE tenant_id = $2 AND session_id = $1;
+
+-- name: extent
+-- How many rows the trail's entry speaks of, and one hash of all their ids, sorted by their bytes, a line each.
+SELECT count(*) FILTER (WHERE kind = 'document') AS documents,
+       count(*) FILTER (WHERE kind = 'delivery') AS deliveries,
+       encode(sha256(convert_to(string_agg(id, E'\n' ORDER BY id COLLATE "C"), 'UTF8')), 'hex') AS sha256
+FROM (SELECT 'session' AS kind, $1::text AS id
+      UNION ALL SELECT 'document', id FROM documents WHERE session_id = $1
+      UNION ALL SELECT 'delivery', id FROM deliveries WHERE session_id = $1) erased;

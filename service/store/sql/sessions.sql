@@ -130,7 +130,7 @@ SELECT s.id, concat_ws('.', s.xmin,
        (SELECT concat_ws('.', count(*), count(c.closed_at)) FROM stream_connections c WHERE c.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(f.settled_at), max(f.settled_at)) FROM fetches f WHERE f.session_id = s.id),
        (SELECT count(*) FROM documents d WHERE d.session_id = s.id),
-       (SELECT concat_ws('.', count(*), count(d.settled_at), count(d.next_at), sum(d.attempts))
+       (SELECT concat_ws('.', count(*), count(d.settled_at), count(d.next_at), sum(d.attempts), count(d.confirmed_at))
         FROM deliveries d WHERE d.session_id = s.id)) AS mark
 FROM sessions s WHERE s.id = ANY($1);
 
@@ -230,9 +230,13 @@ SELECT a.at, 'delivery.attempted',
                           'error_class', a.error_class, 'duration_ms', a.duration_ms)
 FROM deliveries d JOIN attempts a ON a.delivery_id = d.id WHERE d.session_id = $1
 UNION ALL
-SELECT d.settled_at, 'delivery.' || d.status,
+SELECT d.settled_at, 'delivery.' || CASE WHEN d.confirmed_at IS NULL THEN d.status ELSE 'delivered' END,
        jsonb_build_object('delivery_id', d.id, 'destination_id', d.destination_id, 'reason', d.reason)
 FROM deliveries d WHERE d.session_id = $1 AND d.settled_at IS NOT NULL
+UNION ALL
+SELECT d.confirmed_at, 'delivery.filed',
+       jsonb_build_object('delivery_id', d.id, 'destination_id', d.destination_id, 'confirmed', true)
+FROM deliveries d WHERE d.session_id = $1 AND d.confirmed_at IS NOT NULL
 UNION ALL
 SELECT settled_at, 'session.' || status, jsonb_build_object('error', error_code)
 FROM sessions WHERE id = $1 AND settled_at IS NOT NULL

@@ -1,0 +1,35 @@
+"""Moments that a caller names: RFC 3339, with a zone, within the calendar."""
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from service.domain.errors import InvalidRequest
+
+
+def utc(moment: datetime, field: str) -> datetime:
+    """Return the moment in UTC. Raises InvalidRequest without a zone, or beyond the calendar."""
+    if moment.tzinfo is None:
+        raise InvalidRequest("needs a time zone, such as a Z at its end", field=field)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidRequest("lies outside of the calendar", field=field) from None
+
+
+def interval(since: str | None, before: str | None) -> tuple[datetime | None, datetime | None]:
+    """Return the half-open interval of `from` and `to`. Raises InvalidRequest if it ends before it begins."""
+    start, end = _read(since, "from"), _read(before, "to")
+    if start is not None and end is not None and start > end:
+        raise InvalidRequest("lies after `to`", field="from")
+    return start, end
+
+
+def _read(text: str | None, field: str) -> datetime | None:
+    """Read a moment here rather than in the framework, which would name it by our variable."""
+    if text is None:
+        return None
+    try:
+        return utc(msgspec.convert(text, datetime), field)
+    except msgspec.ValidationError:
+        raise InvalidRequest("needs a time such as 2026-11-21T09:30:00Z", field=field) from None

@@ -1,0 +1,77 @@
+"""What is refused of a destination when it is registered or changed, before anything of it is stored."""
+
+import re
+from datetime import UTC, datetime
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509 import load_pem_x509_certificates
+
+from schemas.destinations import DestinationChange, DestinationCreate, MutualTls, OAuth2
+from service.domain.errors import InvalidRequest
+from service.forwarding.guard import check_destination
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+# What a field's value may hold (RFC 9110, 5.5), without the bytes above ASCII that servers read differently.
+_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]{0,4094}[\x21-\x7e])?")
+_OURS = frozenset({"content-type", "content-length", "content-encoding", "idempotency-key"})
+# They govern the connection, not the message (RFC 9110, 7.6.1), or the request's own framing.
+_OF_THE_CONNECTION = frozenset(
+    {
+        "connection", "expect", "host", "http2-settings", "keep-alive", "proxy-authenticate",
+        "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+
+
+async def check_call(request: DestinationCreate | DestinationChange, *, allow_private: bool) -> None:
+    """Refuse a URL, headers or credentials that no call must be made with.
+
+    Raises DestinationForbidden, or InvalidRequest that names the field. No value is quoted: they are secrets.
+    """
+    if request.url:
+        await check_destination(request.url, allow_private=allow_private)
+    if request.headers:
+        _check_headers(request.headers)
+    if isinstance(request.auth, OAuth2):
+        await check_destination(request.auth.token_url, allow_private=allow_private, field="auth.token_url")
+    elif isinstance(request.auth, MutualTls):
+        _check_certificate(request.auth)
+
+
+def _check_headers(headers: dict[str, str]) -> None:
+    seen = set()
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest("holds a name that no header can have", field="headers")
+        lowered, field = name.lower(), f"headers.{name}"
+        if lowered in seen:
+            raise InvalidRequest("is given twice: names of headers have no case", field=field)
+        seen.add(lowered)
+        if lowered in _OURS | _OF_THE_CONNECTION or lowered.startswith("webhook-"):
+            raise InvalidRequest("is a header that only ekabridge itself sets", field=field)
+        if not _VALUE.fullmatch(value):
+            raise InvalidRequest("must be 1 to 4096 printable ASCII characters", field=field)
+
+
+def _check_certificate(auth: MutualTls) -> None:
+    try:
+        certificates = load_pem_x509_certificates(auth.certificate.encode())
+    except ValueError:
+        raise InvalidRequest("is no certificate in PEM", field="auth.certificate") from None
+    try:
+        key = load_pem_private_key(auth.private_key.encode(), password=None)
+    except TypeError:
+        raise InvalidRequest("must not need a passphrase", field="auth.private_key") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidRequest("is no private key in PEM", field="auth.private_key") from None
+    own = certificates[0]
+    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    if own.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
+        raise InvalidRequest("is not the key of the first certificate", field="auth.private_key")
+    if own.not_valid_after_utc <= datetime.now(UTC):
+        raise InvalidRequest("is no longer valid", field="auth.certificate")

@@ -1,0 +1,75 @@
+"""The trail of who did, read or erased what: written beside the deed, read by admins."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from asyncpg import Record
+from msgspec import Struct
+
+from schemas.emr import Page
+from schemas.ledger import AuditEntry
+from service.domain.errors import InvalidRequest
+from service.domain.ids import KeyId, TenantId
+from service.store.database import Database
+from service.store.paging import PageAfter, page_of
+from service.store.queries import sql
+
+# Ids count up from 1 in PostgreSQL's bigint.
+_GREATEST_ID = 2**63 - 1
+
+
+class AuditFilter(Struct, frozen=True, kw_only=True):
+    """Which entries a list shall hold; None does not filter. The interval is half-open."""
+
+    action: str | None = None
+    object_id: str | None = None
+    since: datetime | None = None
+    before: datetime | None = None
+
+
+class AuditRows:
+    """The domain's ReadStore over PostgreSQL, and the list for admins."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def insert_reads(
+        self, tenant_id: TenantId, actor: KeyId, action: str, object_ids: Sequence[str]
+    ) -> None:
+        """Record who read these objects."""
+        await self._database.execute(sql("audit.insert_reads"), tenant_id, actor, action, list(object_ids))
+
+    async def page(
+        self, tenant_id: TenantId, wanted: AuditFilter, after: PageAfter | None, limit: int
+    ) -> Page[AuditEntry]:
+        """Return one page of a tenant's entries, newest first. Raises InvalidRequest for a foreign cursor."""
+        at, last = after or (None, None)
+        rows = await self._database.fetch(
+            sql("audit.page"),
+            tenant_id,
+            wanted.action,
+            wanted.object_id,
+            wanted.since,
+            wanted.before,
+            at,
+            None if last is None else _number(last),
+            limit + 1,
+        )
+        return page_of(rows, limit, _entry)
+
+
+def _number(last: str) -> int:
+    if not last.isdecimal() or int(last) > _GREATEST_ID:
+        raise InvalidRequest("the cursor is not one of ours", field="cursor")
+    return int(last)
+
+
+def _entry(row: Record) -> AuditEntry:
+    return AuditEntry(
+        id=str(row["id"]),
+        at=row["at"],
+        actor=row["actor"],
+        action=row["action"],
+        object_id=row["object_id"],
+        facts=row["facts"],
+    )

@@ -1,0 +1,233 @@
+"""Rows of destinations: where a tenant's documents go, and all that a call there needs, sealed."""
+
+import base64
+import secrets
+
+import msgspec
+from asyncpg import Record
+from msgspec import UNSET, UnsetType
+
+from schemas.destinations import (
+    Auth,
+    AuthShown,
+    Destination,
+    DestinationChange,
+    DestinationCreate,
+    MutualTls,
+)
+from schemas.emr import Page
+from service.domain.errors import NotFound
+from service.domain.ids import DestinationId, TenantId, new_destination_id
+from service.store.database import Database
+from service.store.paging import PageAfter, page_of
+from service.store.queries import sql
+from service.store.sealing import Keyring
+
+_MASK = "***"
+
+
+def url_place(destination_id: str) -> str:
+    """Name the place for which a destination's URL is sealed."""
+    return f"destination.url:{destination_id}"
+
+
+def secrets_place(destination_id: str) -> str:
+    """Name the place for which a destination's signing secrets are sealed."""
+    return f"destination.secrets:{destination_id}"
+
+
+def headers_place(destination_id: str) -> str:
+    """Name the place for which a destination's static headers are sealed."""
+    return f"destination.headers:{destination_id}"
+
+
+def auth_place(destination_id: str) -> str:
+    """Name the place for which a destination's credentials are sealed."""
+    return f"destination.auth:{destination_id}"
+
+
+def open_url(keyring: Keyring, destination_id: str, sealed: bytes) -> str:
+    """Open a destination's URL."""
+    return keyring.open(sealed, url_place(destination_id)).decode()
+
+
+def open_headers(keyring: Keyring, destination_id: str, sealed: bytes | None) -> dict[str, str]:
+    """Open a destination's static headers."""
+    if sealed is None:
+        return {}
+    return keyring.open_json(sealed, headers_place(destination_id), dict[str, str])
+
+
+def open_secrets(keyring: Keyring, destination_id: str, sealed: bytes, *, is_rotating: bool) -> list[str]:
+    """Open the secrets that sign now, the newest first; the one before it only while it is rotated out."""
+    found = keyring.open_json(sealed, secrets_place(destination_id), list[str])
+    return found if is_rotating else found[:1]
+
+
+def open_auth(keyring: Keyring, destination_id: str, sealed: bytes | None) -> Auth | None:
+    """Open a destination's credentials."""
+    if sealed is None:
+        return None
+    # msgspec reads the union by its tags; mypy has no type for "one of these types".
+    return keyring.open_json(sealed, auth_place(destination_id), Auth)  # type: ignore[arg-type]
+
+
+def _new_secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+class DestinationRows:
+    """Where a tenant's documents go."""
+
+    def __init__(self, database: Database, keyring: Keyring) -> None:
+        self._database = database
+        self._keyring = keyring
+
+    async def add(self, tenant_id: TenantId, request: DestinationCreate) -> Destination:
+        """Insert a destination; the answer is the only place where `secret` ever stands. Raises NotFound."""
+        destination_id = new_destination_id()
+        secret = _new_secret()
+        row = await self._database.fetchrow(
+            sql("destinations.insert"),
+            destination_id,
+            tenant_id,
+            self._keyring.seal(request.url.encode(), url_place(destination_id)),
+            request.events,
+            request.templates,
+            self._keyring.seal_json([secret], secrets_place(destination_id)),
+            request.payload,
+            request.format,
+            self._sealed(request.headers, headers_place(destination_id)),
+            self._sealed(request.auth, auth_place(destination_id)),
+            request.timeout_seconds,
+            request.rate_per_second,
+            request.enabled,
+        )
+        if row is None:
+            raise NotFound("no such tenant")
+        return msgspec.structs.replace(self._destination(row), secret=secret)
+
+    async def page(self, tenant_id: TenantId, after: PageAfter | None, limit: int) -> Page[Destination]:
+        """Return one page of a tenant's destinations, newest first."""
+        at, last = after or (None, None)
+        rows = await self._database.fetch(sql("destinations.list"), tenant_id, at, last, limit + 1)
+        return page_of(rows, limit, self._destination)
+
+    async def one(self, tenant_id: TenantId, destination_id: DestinationId) -> Destination:
+        """Return a destination. Raises NotFound."""
+        return self._destination(await self._one(tenant_id, destination_id))
+
+    async def auth(self, tenant_id: TenantId, destination_id: DestinationId) -> Auth | None:
+        """Return a destination's credentials, secrets and all: for the doctor, never for an answer.
+
+        Raises NotFound.
+        """
+        row = await self._one(tenant_id, destination_id)
+        return open_auth(self._keyring, destination_id, row["auth_sealed"])
+
+    async def change(
+        self, tenant_id: TenantId, destination_id: DestinationId, change: DestinationChange
+    ) -> Destination:
+        """Change a destination; what waited for it goes out when it is turned on, waits when it is off.
+
+        Raises NotFound.
+        """
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(
+                sql("destinations.change"),
+                tenant_id,
+                destination_id,
+                change.enabled,
+                change.events,
+                change.templates,
+                self._keyring.seal(change.url.encode(), url_place(destination_id)) if change.url else None,
+                change.payload,
+                change.format,
+                change.headers is not UNSET,
+                self._sealed(change.headers, headers_place(destination_id)),
+                change.auth is not UNSET,
+                self._sealed(change.auth, auth_place(destination_id)),
+                change.timeout_seconds is not UNSET,
+                change.timeout_seconds or None,
+                change.rate_per_second is not UNSET,
+                change.rate_per_second or None,
+            )
+            if row is None:
+                raise NotFound("no such destination")
+            if change.enabled is True:
+                await connection.execute(sql("deliveries.resume"), destination_id)
+            elif change.enabled is False:
+                await connection.execute(sql("deliveries.pause_deliveries"), destination_id, "disabled")
+        return self._destination(row)
+
+    async def rotate_secret(
+        self, tenant_id: TenantId, destination_id: DestinationId, overlap_seconds: float
+    ) -> Destination:
+        """Make a new secret; the one before it signs too for so long, one before that no more.
+
+        Raises NotFound.
+        """
+        async with self._database.transaction() as connection:
+            # Locked: of two rotations at once the second keeps what the first one made.
+            row = await connection.fetchrow(sql("destinations.hold"), tenant_id, destination_id)
+            if row is None:
+                raise NotFound("no such destination")
+            current = open_secrets(self._keyring, destination_id, row["secrets_sealed"], is_rotating=False)
+            secret = _new_secret()
+            kept = [secret, *current] if overlap_seconds else [secret]
+            changed = await connection.fetchrow(
+                sql("destinations.rotate"),
+                destination_id,
+                self._keyring.seal_json(kept, secrets_place(destination_id)),
+                float(overlap_seconds),
+            )
+            if changed is None:  # pragma: no cover - its row is locked
+                raise AssertionError("the destination went away under its lock")
+        return msgspec.structs.replace(self._destination(changed), secret=secret)
+
+    async def remove(self, tenant_id: TenantId, destination_id: DestinationId) -> None:
+        """Take a destination out of use; what still waits for it is given up. Raises NotFound."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(sql("destinations.remove"), tenant_id, destination_id)
+            if row is None:
+                raise NotFound("no such destination")
+            await connection.execute(sql("destinations.give_up_deliveries"), destination_id)
+
+    async def _one(self, tenant_id: TenantId, destination_id: DestinationId) -> Record:
+        row = await self._database.fetchrow(sql("destinations.one"), tenant_id, destination_id)
+        if row is None:
+            raise NotFound("no such destination")
+        return row
+
+    def _sealed(self, value: dict[str, str] | Auth | UnsetType | None, place: str) -> bytes | None:
+        if not value or isinstance(value, UnsetType):
+            return None
+        return self._keyring.seal_json(value, place)
+
+    def _destination(self, row: Record) -> Destination:
+        destination_id = row["id"]
+        headers = open_headers(self._keyring, destination_id, row["headers_sealed"])
+        return Destination(
+            id=destination_id,
+            url=open_url(self._keyring, destination_id, row["url_sealed"]),
+            events=row["events"],
+            templates=row["templates"],
+            payload=row["payload"],
+            format=row["format"],
+            headers=dict.fromkeys(headers, _MASK),
+            timeout_seconds=row["timeout_seconds"],
+            rate_per_second=row["rate_per_second"],
+            auth=_shown(open_auth(self._keyring, destination_id, row["auth_sealed"])),
+            enabled=row["enabled"],
+            paused_reason="failing" if row["enabled"] and row["probe_at"] else row["paused_reason"],
+            previous_secret_until=row["previous_until"],
+            created_at=row["created_at"],
+        )
+
+
+def _shown(auth: Auth | None) -> AuthShown | None:
+    if auth is None:
+        return None
+    if isinstance(auth, MutualTls):
+        return AuthShown(type="mtls")
+    return AuthShown(type="oauth2", token_url=auth.token_url, client_id=auth.client_id, scope=auth.scope)

@@ -1,0 +1,87 @@
+"""Content and rows that are kept for so many days and no longer, as each tenant wants it."""
+
+from asyncpg import Record
+from msgspec import UNSET, Struct, UnsetType
+
+from schemas.emr import Tenant
+from service.domain.errors import InvalidRequest, NotFound
+from service.domain.ids import SessionId, TenantId
+from service.store.access import tenant_of
+from service.store.changes import audit, count_rows, erase_rows
+from service.store.database import Database
+from service.store.queries import sql
+
+# Who erases, in the trail.
+ACTOR = "retention"
+
+
+class RetentionChange(Struct, frozen=True, kw_only=True):
+    """For how many days content and rows are kept from now on; None is for ever, UNSET stays as it is."""
+
+    content_days: int | UnsetType | None = UNSET
+    metadata_days: int | UnsetType | None = UNSET
+
+
+class Kept(Struct, frozen=True):
+    """A session that was kept long enough."""
+
+    session_id: SessionId
+    tenant_id: TenantId
+
+
+class RetentionRows:
+    """Finds what was kept long enough, and takes it out; what is in flight, or waits, stays."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def change(self, tenant_id: TenantId, change: RetentionChange) -> Tenant:
+        """Change how long a tenant's content and rows are kept. Raises NotFound or InvalidRequest."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(sql("retention.lock"), tenant_id)
+            if row is None:
+                raise NotFound("no such tenant")
+            content = row["keep_content_days"] if change.content_days is UNSET else change.content_days
+            metadata = row["keep_metadata_days"] if change.metadata_days is UNSET else change.metadata_days
+            if content is not None and metadata is not None and metadata < content:
+                raise InvalidRequest("rows cannot go before their content", field="metadata_days")
+            changed: Record | None = await connection.fetchrow(
+                sql("retention.set"), tenant_id, content, metadata
+            )
+            if changed is None:  # pragma: no cover - its row is locked
+                raise NotFound("no such tenant")
+            facts = {"content_days": content, "metadata_days": metadata}
+            await audit(connection, tenant_id, "cli", "retention.changed", tenant_id, facts)
+        return tenant_of(changed)
+
+    async def due(self, limit: int, *, rows: bool) -> list[Kept]:
+        """Return sessions whose content, or with `rows` whose rows, were kept long enough."""
+        found = await self._database.fetch(sql("retention.due"), limit, None, rows)
+        return [Kept(SessionId(row["id"]), TenantId(row["tenant_id"])) for row in found]
+
+    async def erase(self, kept: Kept) -> bool:
+        """Erase a session's content as DELETE does; false when somebody holds it, or it is not due now."""
+        return await self._take_out(kept, rows=False)
+
+    async def delete(self, kept: Kept) -> bool:
+        """Delete every row of a session but its audit entries; false as `erase`."""
+        return await self._take_out(kept, rows=True)
+
+    async def _take_out(self, kept: Kept, *, rows: bool) -> bool:
+        session_id, tenant_id = kept.session_id, kept.tenant_id
+        async with self._database.transaction() as connection:
+            if await connection.fetchrow(sql("retention.due"), 1, session_id, rows) is None:
+                return False
+            await connection.execute(sql("erasure.hold_destinations"), session_id)
+            deliveries = await connection.fetch(sql("retention.hold_deliveries"), session_id)
+            if any(row["is_open"] for row in deliveries):
+                return False
+            if not rows:
+                await erase_rows(connection, tenant_id, session_id, ACTOR)
+                return True
+            facts = await count_rows(connection, session_id)
+            await connection.execute(sql("erasure.webhooks"), session_id)
+            await connection.execute(sql("retention.forget_keys"), session_id, tenant_id)
+            await connection.execute(sql("retention.delete"), session_id)
+            await audit(connection, tenant_id, ACTOR, "session.deleted", session_id, facts)
+        return True

@@ -1,0 +1,15 @@
+-- name: insert_reads
+-- Who read these objects.
+INSERT INTO audit (tenant_id, actor, action, object_id) SELECT $1, $2, $3, unnest($4::text[]);
+
+-- name: page
+-- One page of a tenant's entries, newest first, from where the last page ended.
+SELECT id, at, at AS created_at, actor, action, object_id, facts FROM audit
+WHERE tenant_id = $1
+  AND ($2::text IS NULL OR action = $2)
+  AND ($3::text IS NULL OR object_id = $3)
+  AND ($4::timestamptz IS NULL OR at >= $4)
+  AND ($5::timestamptz IS NULL OR at < $5)
+  AND ($6::timestamptz IS NULL OR (at, id) < ($6, $7::bigint))
+ORDER BY at DESC, id DESC
+LIMIT $8;

@@ -1,0 +1,44 @@
+-- name: count_failure
+-- One more call in a row that did not get through; after enough of them over enough time the breaker opens.
+WITH held AS (
+    SELECT id, tenant_id, probe_at, failures + 1 AS failures, coalesce(failing_since, now()) AS since
+    FROM destinations WHERE id = $1 AND removed_at IS NULL FOR UPDATE
+)
+UPDATE destinations t
+SET failures = held.failures, failing_since = held.since,
+    probe_at = CASE WHEN held.probe_at IS NOT NULL
+                         OR (held.failures >= $2 AND held.since <= now() - make_interval(secs => $3))
+                    THEN now() + make_interval(secs => greatest(
+                        $6::float8, least($5::float8, greatest($4::float8, extract(epoch FROM now() - held.since) / 2))))
+               END
+FROM held WHERE t.id = held.id
+RETURNING t.tenant_id, t.failures, t.probe_at IS NOT NULL AS is_open, held.probe_at IS NULL AS was_closed,
+          extract(epoch FROM now() - held.since)::float8 AS failing_seconds;
+
+-- name: give_up
+-- Deliveries that are older than the whole schedule, at a destination that has failed for as long.
+UPDATE deliveries
+SET status = 'dead', next_at = NULL, lease = NULL, reason = 'schedule_used_up: ' || $3, settled_at = now()
+WHERE destination_id = $1 AND status = 'pending' AND lease IS NULL
+  AND created_at <= now() - make_interval(secs => $2)
+RETURNING id;
+
+-- name: close
+-- It answers: no failure counts any more. Tells whether the breaker was open.
+WITH held AS (
+    SELECT id, probe_at FROM destinations WHERE id = $1 AND failures > 0 FOR UPDATE
+)
+UPDATE destinations t SET failures = 0, failing_since = NULL, probe_at = NULL
+FROM held WHERE t.id = held.id
+RETURNING t.tenant_id, held.probe_at IS NOT NULL AS was_open;
+
+-- name: release
+-- What waited for a destination that answers again is due now, in the order in which it was due.
+UPDATE deliveries d SET next_at = now() + placed.place * interval '1 microsecond'
+FROM (SELECT id, row_number() OVER (ORDER BY next_at) AS place
+      FROM deliveries WHERE destination_id = $1 AND status = 'pending' AND lease IS NULL) placed
+WHERE d.id = placed.id AND d.status = 'pending' AND d.lease IS NULL;
+
+-- name: probe_now
+-- Somebody says that it is mended: an open breaker lets one delivery try at once, and time counts from here.
+UPDATE destinations SET probe_at = now(), failing_since = now() WHERE id = $1 AND probe_at IS NOT NULL;

@@ -1,0 +1,38 @@
+-- name: lock
+-- For how many days a tenant's content and rows are kept, held until the transaction ends.
+SELECT keep_content_days, keep_metadata_days FROM tenants WHERE id = $1 FOR UPDATE;
+
+-- name: set
+-- Keeps a tenant's content and rows for so many days from now on; NULL: for ever.
+UPDATE tenants SET keep_content_days = $2, keep_metadata_days = $3 WHERE id = $1
+RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, keep_content_days, keep_metadata_days,
+          created_at;
+
+-- name: due
+-- Sessions, or this one, whose content ($3 false) or rows ($3 true) were kept long enough, and of which nothing is open.
+SELECT s.id, s.tenant_id
+FROM tenants t JOIN sessions s ON s.tenant_id = t.id
+WHERE ($2::text IS NULL OR s.id = $2)
+  -- Settled after it was created: this is what the index can find.
+  AND s.created_at < now() - make_interval(days => CASE WHEN $3 THEN t.keep_metadata_days ELSE t.keep_content_days END)
+  AND coalesce(s.settled_at, s.created_at)
+      < now() - make_interval(days => CASE WHEN $3 THEN t.keep_metadata_days ELSE t.keep_content_days END)
+  AND ($3 OR s.erased_at IS NULL)
+  AND s.owed IS NULL AND (s.settled_at IS NOT NULL OR s.status = 'failed')
+  AND NOT EXISTS (SELECT 1 FROM fetches f WHERE f.session_id = s.id AND f.status = 'pending')
+  AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.session_id = s.id AND d.status IN ('pending', 'paused'))
+  AND (s.status = 'cancelled'
+       OR NOT EXISTS (SELECT 1 FROM documents d WHERE d.session_id = s.id AND d.released_at IS NULL))
+LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
+
+-- name: hold_deliveries
+-- After their destinations: a retry at this moment comes wholly before, and then they stay, or after.
+SELECT status IN ('pending', 'paused') AS is_open FROM deliveries WHERE session_id = $1 ORDER BY id FOR UPDATE;
+
+-- name: forget_keys
+-- What stands for a session that is gone: a repeat of its create call makes a new one.
+DELETE FROM idempotency_keys WHERE tenant_id = $2 AND session_id = $1;
+
+-- name: delete
+-- A session and every row of it; its audit entries stay.
+DELETE FROM sessions WHERE id = $1;

@@ -1,0 +1,192 @@
+"""GET /v1/audit: who read, changed or erased what, and when."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.api.asking import problem
+from tests.bridge import Bridge, add_tenant
+
+SECRET = "Zaphrandine Quillibrand"
+
+
+async def trail(house: Bridge, **params: Any) -> list[dict[str, Any]]:
+    answer = await house.admin.get("/v1/audit", params={"limit": 100} | params)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["items"]
+    return found
+
+
+async def finished(bridge: Bridge) -> dict[str, Any]:
+    """A finished session, seen by nobody yet."""
+    worker = await bridge.start_worker()
+    session_id = await bridge.dictate(patient={"id": "PAT-1", "name": SECRET})
+    wait = "SELECT count(*) FROM sessions WHERE status = 'completed' AND id = $1"
+    async with asyncio.timeout(20):
+        while await bridge.database.fetchval(wait, session_id) == 0:
+            pass  # each look is a round trip
+    await worker.stop()
+    document_id = await bridge.database.fetchval("SELECT id FROM documents WHERE session_id = $1", session_id)
+    return {"id": session_id, "document": document_id}
+
+
+async def test_only_an_admin_may_read_it(house: Bridge) -> None:
+    problem(await house.api.get("/v1/audit"), 403, "forbidden")
+    assert (await house.admin.get("/v1/audit")).status_code == 200
+
+
+async def test_reads_of_content_leave_one_entry_for_each_key_and_object(bridge: Bridge) -> None:
+    session = await finished(bridge)
+    assert await trail(bridge, action="session.read") == []
+    for _ in range(3):
+        await bridge.api.get(f"/v1/sessions/{session['id']}?wait=1")
+        await bridge.api.get(f"/v1/documents/{session['document']}")
+        await bridge.api.get(f"/v1/sessions/{session['id']}/documents")
+    await bridge.admin.get(f"/v1/documents/{session['document']}")
+    reads = [each for each in await trail(bridge) if each["action"].endswith(".read")]
+    assert [(each["action"], each["object_id"]) for each in reads] == [
+        ("document.read", session["document"]),
+        ("document.read", session["document"]),
+        ("session.read", session["id"]),
+    ]
+    admin, emr, same = [each["actor"] for each in reads]
+    assert emr == same != admin
+    assert all(each["facts"] == {} for each in reads)
+    assert SECRET not in str(await trail(bridge))
+
+
+@pytest.mark.parametrize("path", ["/v1/sessions", "/v1/sessions/{id}/documents", "/voice/v1/sessions/{id}"])
+async def test_every_door_that_shows_content_is_watched(bridge: Bridge, path: str) -> None:
+    session = await finished(bridge)
+    answer = await bridge.api.get(path.format(**session))
+    assert answer.is_success, answer.text
+    reads = [each for each in await trail(bridge) if each["action"].endswith(".read")]
+    assert len(reads) == 1
+    assert reads[0]["object_id"] in session.values()
+
+
+async def test_a_repeated_end_that_shows_the_transcript_is_a_read(bridge: Bridge) -> None:
+    session = await finished(bridge)
+    assert (await bridge.api.post(f"/v1/sessions/{session['id']}/end")).json()["transcript"]
+    assert [each["object_id"] for each in await trail(bridge, action="session.read")] == [session["id"]]
+
+
+async def test_what_shows_no_content_leaves_no_entry(house: Bridge) -> None:
+    session_id = (await house.create())["id"]
+    for path in (f"/v1/sessions/{session_id}", "/v1/sessions", f"/v1/sessions/{session_id}/timeline"):
+        assert (await house.api.get(path)).is_success
+    assert [
+        each for each in await trail(house, object_id=session_id) if each["action"].endswith("read")
+    ] == []
+
+
+async def test_a_read_is_answered_although_it_cannot_be_recorded(bridge: Bridge) -> None:
+    session = await finished(bridge)
+    lock = bridge.database.transaction()
+    await lock.start()
+    await bridge.database.execute("ALTER TABLE audit RENAME TO audit_away")
+    await lock.commit()
+    try:
+        answer = await bridge.api.get(f"/v1/documents/{session['document']}")
+        assert answer.status_code == 200, answer.text
+    finally:
+        await bridge.database.execute("ALTER TABLE audit_away RENAME TO audit")
+    # What was not recorded is, with the next read.
+    await bridge.api.get(f"/v1/documents/{session['document']}")
+    assert len(await trail(bridge, action="document.read")) == 1
+
+
+async def test_an_erasure_leaves_counts_and_a_hash_and_the_earlier_reads(bridge: Bridge) -> None:
+    session = await finished(bridge)
+    await bridge.api.get(f"/v1/sessions/{session['id']}")
+    await bridge.api.delete(f"/v1/sessions/{session['id']}")
+    erased, read = await trail(bridge, object_id=session["id"])
+    assert (erased["action"], read["action"]) == ("session.erased", "session.read")
+    assert erased["facts"].keys() == {"documents", "deliveries", "sha256"}
+    assert (erased["facts"]["documents"], len(erased["facts"]["sha256"])) == (1, 64)
+
+
+async def add_entries(house: Bridge, count: int) -> None:
+    """Entries of which each two happened at the same moment."""
+    await house.database.execute(
+        "INSERT INTO audit (tenant_id, at, actor, action, object_id) "
+        "SELECT $1, timestamptz '2026-01-01Z' + (n / 2) * interval '1 hour', 'cli', 'made.' || n % 3, "
+        "'o' || n "
+        "FROM generate_series(0, $2 - 1) n",
+        house.tenant_id,
+        count,
+    )
+
+
+async def test_pages_are_newest_first_and_none_is_repeated_or_skipped(house: Bridge) -> None:
+    await house.database.execute("DELETE FROM audit WHERE tenant_id = $1", house.tenant_id)
+    await add_entries(house, 9)
+    seen, cursor = [], None
+    while True:
+        params = {"limit": 2} | ({"cursor": cursor} if cursor else {})
+        page = (await house.admin.get("/v1/audit", params=params)).json()
+        seen += [each["object_id"] for each in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == [f"o{number}" for number in reversed(range(9))]
+
+
+async def test_filters(house: Bridge) -> None:
+    await house.database.execute("DELETE FROM audit WHERE tenant_id = $1", house.tenant_id)
+    await add_entries(house, 9)
+
+    async def found(params: dict[str, str]) -> list[str]:
+        return [each["object_id"] for each in await trail(house, **params)]
+
+    assert await found({"action": "made.1"}) == ["o7", "o4", "o1"]
+    assert await found({"object_id": "o4"}) == ["o4"]
+    assert await found({"from": "2026-01-01T03:00:00Z"}) == ["o8", "o7", "o6"]
+    assert await found({"to": "2026-01-01T01:00:00Z"}) == ["o1", "o0"]
+    assert await found({"from": "2026-01-01T01:00:00Z", "to": "2026-01-01T02:00:00Z"}) == ["o3", "o2"]
+    wrong = {"from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"}
+    problem(await house.admin.get("/v1/audit", params=wrong), 400, "invalid_request")
+
+
+async def test_a_foreign_cursor_is_refused(house: Bridge) -> None:
+    sessions = await house.api.get("/v1/sessions", params={"limit": 1})
+    if sessions.json()["next_cursor"] is None:
+        for _ in range(2):
+            await house.create()
+        sessions = await house.api.get("/v1/sessions", params={"limit": 1})
+    cursor = sessions.json()["next_cursor"]
+    problem(await house.admin.get("/v1/audit", params={"cursor": cursor}), 400, "invalid_request")
+    problem(await house.admin.get("/v1/audit", params={"cursor": "x"}), 400, "invalid_request")
+
+
+async def test_other_tenants_entries_are_not_shown(house: Bridge) -> None:
+    await add_entries(house, 1)
+    _, key = await add_tenant(house.settings, "stranger", "admin")
+    answer = await house.api.get("/v1/audit", headers={"authorization": f"Bearer {key}"})
+    assert answer.json() == {"items": [], "next_cursor": None}
+
+
+async def test_of_an_emrs_answer_only_status_size_hash_and_class_are_kept(bridge: Bridge) -> None:
+    await bridge.add_destination()
+    words = f"{SECRET} cannot be filed"
+    await bridge.emr.post(
+        "/_control/behaviour", json={"sequence": [{"status": 422, "body": {"detail": words}}]}
+    )
+    await bridge.start_worker()
+    await bridge.dictate()
+    (received,) = await bridge.received(1)
+    path = f"/v1/deliveries/{received['headers']['webhook-id']}"
+    async with asyncio.timeout(20):
+        while (answer := await bridge.api.get(path)).json()["status"] != "dead":
+            pass
+    assert SECRET not in answer.text
+    (attempt,) = await bridge.database.fetch("SELECT * FROM attempts")
+    assert (attempt["status_code"], attempt["error_class"]) == (422, "http_422")
+    assert attempt["response_bytes"] > len(words)
+    assert len(attempt["response_sha256"]) == 32
+    tables = await bridge.database.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    for table in tables:
+        for row in await bridge.database.fetch(f'SELECT t::text AS shown FROM "{table["tablename"]}" t'):
+            assert SECRET not in row["shown"]
+            assert SECRET.encode().hex() not in row["shown"]

@@ -1,0 +1,288 @@
+"""How we identify ourselves at a destination, against real endpoints: OAuth 2.0 and client certificates."""
+
+import asyncio
+import base64
+import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from litestar import Litestar, Request, Response, post
+
+from schemas.destinations import MutualTls, OAuth2
+from service.clock import SystemClock
+from service.domain.forwarding import judge
+from service.domain.ids import DestinationId
+from service.domain.records import Answer, DeliveryJob, NoAnswer
+from service.forwarding.guard import GuardedBackend
+from service.forwarding.sender import HttpSender
+from service.sandbox.serving import serve_app
+from tests.certificates import Authority, make_authority
+from tests.unit.makers import TurnedClock, make_delivery_job
+
+
+@dataclass
+class Login:
+    """A token endpoint and a destination behind it, which says what it saw."""
+
+    url: str = ""
+    life: Any = 3600
+    status: int = 200
+    body: dict[str, Any] | None = None
+    refuses: set[str] = field(default_factory=set)
+    asked: list[tuple[dict[str, str], dict[str, list[str]]]] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def app(self) -> Litestar:
+        @post("/token")
+        async def token(request: Request[Any, Any, Any]) -> Response[Any]:
+            self.asked.append((dict(request.headers), parse_qs((await request.body()).decode())))
+            self.arrived.set()
+            await self.gate.wait()
+            made = {
+                "access_token": f"token-{len(self.asked)}",
+                "token_type": "bearer",
+                "expires_in": self.life,
+            }
+            return Response(self.body or made, status_code=self.status)
+
+        @post("/hooks")
+        async def hooks(request: Request[Any, Any, Any]) -> Response[None]:
+            self.seen.append(request.headers.get("authorization", ""))
+            status = 401 if self.seen[-1] in self.refuses else 204
+            return Response(None, status_code=status)
+
+        return Litestar([token, hooks], logging_config=None)
+
+    def auth(self, **fields: Any) -> OAuth2:
+        values: dict[str, Any] = {
+            "token_url": f"{self.url}/token",
+            "client_id": "bridge:1",
+            "client_secret": "s3 cret",
+            "scope": "notes.write",
+        }
+        return OAuth2(**(values | fields))
+
+    def job(self, **fields: Any) -> DeliveryJob:
+        return make_delivery_job(**({"url": f"{self.url}/hooks", "auth": self.auth()} | fields))
+
+
+@pytest.fixture
+async def login() -> AsyncIterator[Login]:
+    made = Login()
+    made.gate.set()
+    async with serve_app(made.app()) as made.url:
+        yield made
+        made.gate.set()
+
+
+@asynccontextmanager
+async def sending(clock: Any = None, *, allow_private: bool = True) -> AsyncIterator[HttpSender]:
+    backend = GuardedBackend(allow_private=allow_private)
+    sender = HttpSender(backend=backend, clock=clock or SystemClock(), timeout_seconds=5)
+    try:
+        yield sender
+    finally:
+        await sender.close()
+
+
+async def test_a_token_is_asked_for_as_the_standard_says_and_kept(login: Login) -> None:
+    async with sending() as sender:
+        outcomes = [await sender.send(login.job()) for _ in range(3)]
+    assert [outcome.status_code for outcome in outcomes if isinstance(outcome, Answer)] == [204] * 3
+    assert login.seen == ["Bearer token-1"] * 3
+    ((headers, form),) = login.asked
+    assert form == {"grant_type": ["client_credentials"], "scope": ["notes.write"]}
+    kind, _, pair = headers["authorization"].partition(" ")
+    assert (kind, base64.b64decode(pair)) == ("Basic", b"bridge%3A1:s3+cret")
+    assert "webhook-id" not in headers
+
+
+async def test_a_token_stands_in_the_place_of_a_static_header(login: Login) -> None:
+    async with sending() as sender:
+        await sender.send(login.job(headers={"Authorization": "Bearer static", "x-key": "1"}))
+    assert login.seen == ["Bearer token-1"]
+
+
+async def test_however_many_wait_one_token_is_fetched(login: Login) -> None:
+    login.gate.clear()
+    async with sending() as sender:
+        sends = [asyncio.create_task(sender.send(login.job())) for _ in range(10)]
+        await login.arrived.wait()
+        login.gate.set()
+        await asyncio.gather(*sends)
+    assert len(login.asked) == 1
+    assert login.seen == ["Bearer token-1"] * 10
+
+
+async def test_a_token_is_renewed_before_it_ends_and_when_the_credentials_change(login: Login) -> None:
+    clock = TurnedClock()
+    login.life = "600"
+    async with sending(clock) as sender:
+        for wait in (0, 500, 50):
+            await clock.sleep(wait)
+            await sender.send(login.job())
+        assert login.seen == ["Bearer token-1", "Bearer token-1", "Bearer token-2"]
+        await sender.send(login.job(auth=login.auth(client_secret="new")))
+        await sender.send(login.job(destination_id=DestinationId("dst_2")))
+    assert len(login.asked) == 4
+
+
+async def test_a_token_that_is_refused_is_renewed_once(login: Login) -> None:
+    async with sending() as sender:
+        await sender.send(login.job())
+        login.refuses = {"Bearer token-1"}
+        outcome = await sender.send(login.job())
+        assert isinstance(outcome, Answer)
+        assert outcome.status_code == 204
+        login.refuses = {"Bearer token-2", "Bearer token-3", "Bearer token-4"}
+        job = login.job()
+        outcome = await sender.send(job)
+    assert isinstance(outcome, Answer)
+    assert judge(outcome, job.id).kind == "pause"
+    assert login.seen[1:] == [f"Bearer token-{number}" for number in (1, 2, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error_class", "kind"),
+    [
+        (400, {"error": "invalid_client"}, "oauth_refused", "pause"),
+        (401, {}, "oauth_refused", "pause"),
+        (404, {}, "oauth_refused", "pause"),
+        (429, {}, "oauth_token", "retry"),
+        (503, {}, "oauth_token", "retry"),
+        (302, {}, "oauth_token", "retry"),
+        (200, {"nothing": 1}, "oauth_token", "retry"),
+        (200, {"access_token": ""}, "oauth_token", "retry"),
+        (200, {"access_token": "a\r\nb: c"}, "oauth_token", "retry"),
+        (200, {"access_token": "a", "token_type": "mac"}, "oauth_token", "retry"),
+        (200, {"access_token": "a" * 70_000}, "oauth_token", "retry"),
+    ],
+)
+async def test_a_token_that_cannot_be_had_is_told_by_its_stage(
+    login: Login, status: int, body: dict[str, Any], error_class: str, kind: str
+) -> None:
+    login.status, login.body = status, body or {"error": "other"}
+    job = login.job()
+    async with sending() as sender:
+        outcome = await sender.send(job)
+    assert isinstance(outcome, NoAnswer)
+    verdict = judge(outcome, job.id)
+    assert (verdict.error_class, verdict.kind) == (error_class, kind)
+    assert login.seen == []
+
+
+async def test_a_token_endpoint_that_hangs_is_not_taken_for_a_destination_that_does(login: Login) -> None:
+    login.gate.clear()
+    async with sending() as sender:
+        outcome = await sender.send(login.job(timeout_seconds=0.3))
+        login.gate.set()
+    assert isinstance(outcome, NoAnswer)
+    assert outcome.error_class == "oauth_token"
+    assert outcome.duration_ms < 2000
+
+
+async def test_a_token_endpoint_that_nobody_answers_at_is_retried(login: Login) -> None:
+    async with sending() as sender:
+        outcome = await sender.send(login.job(auth=login.auth(token_url="http://127.0.0.1:1/token")))
+    assert isinstance(outcome, NoAnswer)
+    assert (outcome.error_class, outcome.is_refused) == ("oauth_token", False)
+
+
+async def test_the_way_to_the_token_endpoint_is_guarded_too(login: Login) -> None:
+    async with sending(allow_private=False) as sender:
+        outcome = await sender.send(login.job(url="https://8.8.8.8/"))
+    assert isinstance(outcome, NoAnswer)
+    assert (outcome.error_class, outcome.is_forbidden) == ("forbidden_address", True)
+    assert login.asked == []
+
+
+@asynccontextmanager
+async def tls_endpoint(authority: Authority, folder: Any, *, wants_certificate: bool) -> AsyncIterator[Any]:
+    """A TLS server that answers 200 with the name in the certificate that its client showed."""
+    own = authority.issue("server")
+    (folder / "server.pem").write_text(own.key + own.certificate)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=authority.certificate)
+    context.load_cert_chain(folder / "server.pem")
+    context.verify_mode = ssl.CERT_REQUIRED if wants_certificate else ssl.CERT_NONE
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        shown = writer.get_extra_info("peercert") or {}
+        body = json.dumps({"shown": shown.get("subject")}).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0, ssl=context)
+    try:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/hooks"
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def authority(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """An authority that this process trusts."""
+    made = make_authority()
+    (tmp_path / "authority.pem").write_text(made.certificate)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    return made
+
+
+async def test_each_destination_is_shown_its_own_certificate_and_no_other_any(
+    authority: Authority, tmp_path: Any
+) -> None:
+    async with tls_endpoint(authority, tmp_path, wants_certificate=True) as url, sending() as sender:
+        for name in ("first", "second", "first"):
+            issued = authority.issue(name)
+            auth = MutualTls(certificate=issued.certificate, private_key=issued.key)
+            outcome = await sender.send(make_delivery_job(url=url, auth=auth))
+            assert isinstance(outcome, Answer)
+            assert name.encode() in outcome.excerpt
+        outcome = await sender.send(make_delivery_job(url=url))
+        # In TLS 1.3 the server's refusal comes after the handshake, as a broken connection.
+        assert isinstance(outcome, NoAnswer)
+        assert outcome.error_class in {"tls", "connection_broken", "protocol"}
+
+
+async def test_a_certificate_of_ours_does_not_make_us_trust_the_server(
+    authority: Authority, tmp_path: Any
+) -> None:
+    stranger = make_authority()
+    issued = authority.issue("bridge")
+    auth = MutualTls(certificate=issued.certificate, private_key=issued.key)
+    async with tls_endpoint(stranger, tmp_path, wants_certificate=False) as url, sending() as sender:
+        outcome = await sender.send(make_delivery_job(url=url, auth=auth))
+    assert isinstance(outcome, NoAnswer)
+    assert outcome.error_class == "tls"
+
+
+async def test_a_destinations_own_time_stands_in_the_place_of_everybodys(login: Login) -> None:
+    hangs = asyncio.Event()
+
+    async def take(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hangs.wait()
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    backend = GuardedBackend(allow_private=True)
+    sender = HttpSender(backend=backend, clock=SystemClock(), timeout_seconds=0.2)
+    try:
+        own = await sender.send(make_delivery_job(url=url, timeout_seconds=0.6))
+        common = await sender.send(make_delivery_job(url=url))
+    finally:
+        hangs.set()
+        server.close()
+        await sender.close()
+    assert isinstance(own, NoAnswer)
+    assert isinstance(common, NoAnswer)
+    assert own.error_class == common.error_class == "timeout"
+    assert common.duration_ms < 500 < own.duration_ms

@@ -1,0 +1,161 @@
+"""A destination that keeps failing is left alone, probed, and found to be well again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from service.domain.breaker import BreakerRule, FailureCount
+from tests.unit.makers import NOTE, make_answer
+
+RULE = BreakerRule(failures=3, seconds=60)
+
+
+async def fail(house, destination, times: int = 1, retry_after: float = 0.0) -> FailureCount:
+    for _ in range(times):
+        count = await house.rows.breaker.count_failure(destination.id, RULE, retry_after)
+    return count
+
+
+async def begin_failing(house, destination, seconds: float = 90) -> FailureCount:
+    """Let it fail often enough for long enough."""
+    await fail(house, destination, 2)
+    await house.connection.execute(
+        "UPDATE destinations SET failing_since = now() - make_interval(secs => $1)", seconds
+    )
+    return await fail(house, destination)
+
+
+async def pause_of(house) -> float:
+    return await house.value("SELECT extract(epoch FROM probe_at - now())::float8 FROM destinations")
+
+
+async def audited(house) -> list[Any]:
+    rows = await house.connection.fetch("SELECT actor, action, object_id FROM audit ORDER BY id")
+    return [tuple(row) for row in rows]
+
+
+async def test_it_opens_after_enough_failures_over_enough_time_and_says_so_once(house):
+    destination = await house.add_destination()
+    assert not (await fail(house, destination, 9)).is_open  # many at once may be a hiccup
+    await house.rows.breaker.count_contact(destination.id)
+    count = await begin_failing(house, destination)
+    assert (count.failures, count.is_open, count.has_just_opened) == (3, True, True)
+    assert not (await fail(house, destination)).has_just_opened
+    assert await audited(house) == [("worker", "destination.failing", destination.id)]
+    shown = await house.rows.destinations.one(house.tenant_id, destination.id)
+    assert (shown.enabled, shown.paused_reason) == (True, "failing")
+
+
+async def test_while_it_is_open_nothing_goes_but_one_probe_at_a_time(house):
+    destination = await house.add_destination()
+    for _ in range(5):
+        await house.finish(NOTE)
+    healthy = await house.add_destination("https://well.example/")
+    await begin_failing(house, destination)
+    await house.connection.execute("UPDATE destinations SET probe_at = NULL WHERE id = $1", healthy.id)
+    await house.finish(NOTE)
+    (job,) = await house.claim_deliveries()
+    assert (job.destination_id, job.is_probe) == (healthy.id, False)
+    await house.connection.execute("UPDATE destinations SET probe_at = now() WHERE probe_at IS NOT NULL")
+    (probe,) = await house.claim_deliveries()
+    assert (probe.destination_id, probe.is_probe, probe.failures) == (destination.id, True, 3)
+    assert await house.claim_deliveries() == []
+    # It gets through: the rest is due at once, as many as one destination gets.
+    await house.record(probe)
+    assert await house.rows.breaker.count_contact(destination.id)
+    assert len(await house.claim_deliveries()) == 5
+    assert (await audited(house))[-1] == ("worker", "destination.answers_again", destination.id)
+    shown = await house.rows.destinations.one(house.tenant_id, destination.id)
+    assert (shown.enabled, shown.paused_reason) == (True, None)
+
+
+async def test_a_probe_need_not_be_due_by_its_own_schedule_and_what_waited_is_due_after_it(house):
+    destination = await house.add_destination()
+    for _ in range(3):
+        await house.finish(NOTE)
+    for job in await house.claim_deliveries():
+        await house.record(job, make_answer(503), status="pending", wait_seconds=80_000, reason="http_503")
+    await begin_failing(house, destination)
+    await house.connection.execute("UPDATE destinations SET probe_at = now()")
+    (probe,) = await house.claim_deliveries()
+    await house.record(probe)
+    await house.rows.breaker.count_contact(destination.id)
+    assert len(await house.claim_deliveries()) == 2
+
+
+@pytest.mark.parametrize(
+    ("failing", "retry_after", "pause"), [(60, 0, 30), (400, 0, 200), (90_000, 0, 600), (60, 3000, 3000)]
+)
+async def test_probes_come_at_growing_intervals(house, failing, retry_after, pause):
+    destination = await house.add_destination()
+    await begin_failing(house, destination, failing)
+    await fail(house, destination, retry_after=retry_after)
+    assert await pause_of(house) == pytest.approx(pause, abs=2)
+
+
+async def test_a_probe_whose_worker_died_is_followed_by_another(house):
+    destination = await house.add_destination()
+    await house.finish(NOTE)
+    await begin_failing(house, destination)
+    await house.connection.execute("UPDATE destinations SET probe_at = now()")
+    assert len(await house.claim_deliveries(lease_seconds=10)) == 1
+    assert 9 < await pause_of(house) < 12
+    await house.let_pass("deliveries")
+    await house.let_pass("destinations", "probe_at")
+    assert len(await house.claim_deliveries()) == 1
+
+
+async def test_a_ping_goes_first_and_at_once(house):
+    destination = await house.add_destination()
+    await house.finish(NOTE)
+    await begin_failing(house, destination)
+    ping = await house.rows.recovery.ping(house.tenant_id, destination.id, datetime.now(UTC))
+    (job,) = await house.claim_deliveries()
+    assert (job.id, job.is_probe) == (ping.id, False)
+
+
+@pytest.mark.parametrize("call", ["retry", "recover"])
+async def test_somebody_who_says_that_it_is_mended_is_believed_once(house, call):
+    destination = await house.add_destination()
+    await house.finish(NOTE)
+    (job,) = await house.claim_deliveries()
+    await house.record(job, make_answer(500), status="dead", reason="schedule_used_up: http_500")
+    await begin_failing(house, destination, 400_000)
+    if call == "retry":
+        await house.rows.deliveries.retry(house.tenant_id, job.id)
+    else:
+        await house.rows.recovery.recover(house.tenant_id, destination.id, destination.created_at)
+    (probe,) = await house.claim_deliveries()
+    assert (probe.id, probe.is_probe) == (job.id, True)
+    await house.record(probe, make_answer(500), status="pending", wait_seconds=5, reason="http_500")
+    count = await fail(house, destination)
+    assert count.is_open
+    assert count.failing_seconds < 60  # its time counts anew
+
+
+async def test_what_is_older_than_the_whole_schedule_is_given_up_and_the_young_is_not(house):
+    destination = await house.add_destination()
+    for _ in range(3):
+        await house.finish(NOTE)
+    await house.connection.execute(
+        "UPDATE deliveries SET created_at = now() - interval '4 days' "
+        "WHERE id IN (SELECT id FROM deliveries LIMIT 2)"
+    )
+    assert await house.rows.breaker.give_up(destination.id, 302_400, "connect") == 2
+    rows = await house.connection.fetch("SELECT status, reason FROM deliveries ORDER BY status")
+    assert [tuple(row) for row in rows] == [
+        *[("dead", "schedule_used_up: connect")] * 2,
+        ("pending", None),
+    ]
+
+
+async def test_one_that_keeps_failing_gets_one_call_at_a_time(house):
+    destination = await house.add_destination()
+    for _ in range(4):
+        await house.finish(NOTE)
+    await fail(house, destination, 10)
+    assert len(await house.claim_deliveries()) == 1
+    assert await house.claim_deliveries() == []
