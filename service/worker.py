@@ -157,12 +157,14 @@ class WorkerProcess:
         results_due.__qualname__ = RESULTS_DUE
         while not self._stopping.is_set():
             redis = open_redis(self._settings.redis_url)
-            listening = asyncio.create_task(_arq(redis, [results_due]).async_run())
+            worker = _arq(redis, [results_due])
+            listening = asyncio.create_task(worker.async_run())
             stop = asyncio.create_task(self._stopping.wait())
             done, _ = await asyncio.wait([listening, stop], return_when=asyncio.FIRST_COMPLETED)
             for task in (listening, stop):
                 task.cancel()
-            _, stuck = await asyncio.wait([listening, stop], timeout=_CANCEL_SECONDS)
+            # Its jobs outlive the loop that started them: short, they end before their connections do.
+            _, stuck = await asyncio.wait([listening, stop, *worker.tasks.values()], timeout=_CANCEL_SECONDS)
             if stuck:
                 log.error("listening_would_not_stop")
             await close_redis(redis)

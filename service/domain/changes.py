@@ -67,7 +67,7 @@ class ChangeStore(Protocol):
         change: SessionChange,
         details: SessionDetails,
     ) -> bool:
-        """The vendor has the change: ours counts too; false when the lease was lost or the session is over."""
+        """The vendor has the change; false when the lease was lost or the session is over."""
         ...
 
     async def release_change(self, session_id: SessionId, lease: Lease) -> None:
