@@ -50,7 +50,8 @@ _NUDGES_AT_ONCE = 100
 _NUDGE_SECONDS = 20
 _RECONNECT_SECONDS = 1.0
 _DRAIN_SECONDS = 20.0
-_CANCEL_SECONDS = 3.0
+_CANCEL_SECONDS = 0.5
+_CANCELS = 6
 
 
 async def run_worker(settings: Settings, listening: socket.socket) -> None:
@@ -161,12 +162,12 @@ class WorkerProcess:
             listening = asyncio.create_task(worker.async_run())
             stop = asyncio.create_task(self._stopping.wait())
             done, _ = await asyncio.wait([listening, stop], return_when=asyncio.FIRST_COMPLETED)
-            for task in (listening, stop):
-                task.cancel()
-            # Its jobs outlive the loop that started them: short, they end before their connections do.
-            _, stuck = await asyncio.wait([listening, stop, *worker.tasks.values()], timeout=_CANCEL_SECONDS)
-            if stuck:
-                log.error("listening_would_not_stop")
+            stop.cancel()
+            await _end(listening)
+            if (
+                worker.tasks
+            ):  # its jobs outlive its loop; short as they are, they end before their connections
+                await asyncio.wait(worker.tasks.values(), timeout=_CANCEL_SECONDS)
             await close_redis(redis)
             if listening in done:
                 await self._wait_for_redis(listening.exception())
@@ -177,6 +178,16 @@ class WorkerProcess:
         elif isinstance(error, BaseException):
             log.error("listening_failed", **failure(error))
         await pause(self._stopping, _RECONNECT_SECONDS)
+
+
+async def _end(listening: asyncio.Task[None]) -> None:
+    """End arq's loop; the Redis client can swallow a cancellation at a bad moment, so it is repeated."""
+    for _ in range(_CANCELS):
+        listening.cancel()
+        done, _ = await asyncio.wait([listening], timeout=_CANCEL_SECONDS)
+        if done:
+            return
+    log.error("listening_would_not_stop")
 
 
 def _arq(redis: Any, functions: list[Any]) -> Worker:

@@ -42,6 +42,10 @@ _BUSY_SECONDS = 1.0
 _ASK_AGAIN_SECONDS = 0.1
 # A vendor that does not take a frame for so long has gone.
 _STALL_SECONDS = 30.0
+# A vendor that closes first has stored what it heard. Of one that only answers our close nobody knows when it
+# has: it gets so long before the session may be ended, or streamed to again.
+_SETTLE_SECONDS = 1.0
+_UNCONFIRMED = frozenset({"client_closed", "bad_frame", "session_over", "taken_over", "restarting"})
 _OPEN_STATUSES = frozenset({"created", "recording"})
 
 
@@ -106,6 +110,8 @@ class OpenStream:
         farewell = None
         try:
             farewell = await relay.run()
+            if farewell.cause in _UNCONFIRMED:
+                await asyncio.sleep(_SETTLE_SECONDS)
         finally:
             self.end = StreamEnd(
                 cause="broken" if farewell is None else farewell.cause,
