@@ -215,7 +215,7 @@ class SessionLife:
         if state.status == "cancelled":
             raise SessionEnded("the session was cancelled")
         if not state.was_ended:
-            raise SessionEnded("the session failed when it was created")
+            raise SessionEnded("the session failed before it was ended")
         if state.owed == "end" and state.owed_is_free:
             await unit.take_over(lease, lease_seconds=OWED_LEASE_SECONDS)
             return True
