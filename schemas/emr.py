@@ -270,7 +270,7 @@ class DeliveryConfirm(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
         str,
         Meta(
             pattern=r"^[A-Za-z0-9._:-]{1,128}$(?!\n)",
-            description="The EMR's own id of the note: letters, digits and `._:-`, and nothing of the patient's",
+            description="The EMR's own id of the note: letters, digits and `._:-`; nothing of the patient's",
             examples=["NOTE-4711"],
         ),
     ]
@@ -279,7 +279,9 @@ class DeliveryConfirm(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
 class RecoverRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """From when on deliveries to a destination shall be put right."""
 
-    since: Annotated[datetime, Meta(tz=True, description="With a time zone", examples=["2026-11-20T00:00:00Z"])]
+    since: Annotated[
+        datetime, Meta(tz=True, description="With a time zone", examples=["2026-11-20T00:00:00Z"])
+    ]
 
 
 class Recovered(Struct, kw_only=True, frozen=True):

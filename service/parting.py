@@ -33,6 +33,13 @@ class PartingWebSocket(WebSocketsSansIOProtocol):
     uvicorn's own goodbye goes out at once: the client would not learn how much of what it sent was taken.
     """
 
+    def data_received(self, data: bytes) -> None:
+        """Hand on what came before a fault, too: uvicorn's own drops the good frames of the same read."""
+        self.conn.receive_data(data)
+        self.handle_events()
+        if self.conn.parser_exc is not None:
+            self.handle_parser_exception()
+
     async def send(self, message: ASGISendEvent) -> None:
         """Send a message of the application's."""
         await super().send(message)

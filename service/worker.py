@@ -54,8 +54,8 @@ _NUDGES_AT_ONCE = 100
 _NUDGE_SECONDS = 20
 _RECONNECT_SECONDS = 1.0
 _DRAIN_SECONDS = 20.0
-_CANCEL_SECONDS = 1.0
-_CANCEL_TRIES = 3
+_CANCEL_SECONDS = 0.5
+_CANCELS = 6
 
 
 async def run_worker(settings: Settings, listening: socket.socket) -> None:
@@ -178,11 +178,15 @@ class WorkerProcess:
         results_due.__qualname__ = RESULTS_DUE
         while not self._stopping.is_set():
             redis = open_redis(self._settings.redis_url)
-            listening = asyncio.create_task(_arq(redis, [results_due]).async_run())
+            worker = _arq(redis, [results_due])
+            listening = asyncio.create_task(worker.async_run())
             stop = asyncio.create_task(self._stopping.wait())
             done, _ = await asyncio.wait([listening, stop], return_when=asyncio.FIRST_COMPLETED)
-            if not await _cancel([listening, stop]):
-                log.error("listening_would_not_stop")
+            stop.cancel()
+            await _end(listening)
+            if worker.tasks:
+                # Its jobs outlive its loop; short as they are, they end before their connections do.
+                await asyncio.wait(worker.tasks.values(), timeout=_CANCEL_SECONDS)
             await close_redis(redis)
             if listening in done:
                 await self._wait_for_redis(listening.exception())
@@ -193,6 +197,16 @@ class WorkerProcess:
         elif isinstance(error, BaseException):
             log.error("listening_failed", **failure(error))
         await pause(self._stopping, _RECONNECT_SECONDS)
+
+
+async def _end(listening: asyncio.Task[None]) -> None:
+    """End arq's loop; the Redis client can swallow a cancellation at a bad moment, so it is repeated."""
+    for _ in range(_CANCELS):
+        listening.cancel()
+        done, _ = await asyncio.wait([listening], timeout=_CANCEL_SECONDS)
+        if done:
+            return
+    log.error("listening_would_not_stop")
 
 
 def _arq(redis: Any, functions: list[Any]) -> Worker:
@@ -211,17 +225,6 @@ def _arq(redis: Any, functions: list[Any]) -> Worker:
         job_deserializer=decode,
         log_results=False,
     )
-
-
-async def _cancel(tasks: list[asyncio.Task[Any]]) -> bool:
-    """Cancel tasks until they end: a library may take one cancellation for a time-out of its own."""
-    for _ in range(_CANCEL_TRIES):
-        for task in tasks:
-            task.cancel()
-        _, stuck = await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
-        if not stuck:
-            return True
-    return False
 
 
 def _is_alive(sweep: Sweep) -> bool:

@@ -1,5 +1,7 @@
 """The doors of /v1/sessions and /v1/documents."""
 
+import asyncio
+from collections.abc import Coroutine
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from service.api.examples import answer
 from service.api.moments import utc
 from service.api.problems import documented
 from service.api.services import Services
+from service.domain.errors import ClientDisconnected
 from service.domain.ids import DocumentId, SessionId, TemplateId
 from service.domain.records import Principal
 from service.domain.watch import is_over, standing
@@ -111,10 +114,28 @@ async def get_session(
     session = await services.views.session(who.tenant_id, SessionId(session_id))
     if wait > 0 and not is_over(standing(session)):
         when_parting(request.scope, services.watch.let_go)
-        await services.watch.changed(SessionId(session_id), standing(session), wait)
+        await _unless_gone(request, services.watch.changed(SessionId(session_id), standing(session), wait))
         session = await services.views.session(who.tenant_id, SessionId(session_id))
     await services.trail.sessions(who, [session])
     return session
+
+
+async def _unless_gone(request: Request[Any, Any, Any], waiting: Coroutine[Any, Any, object]) -> None:
+    """Wait, but not for somebody who has hung up. Raises ClientDisconnected."""
+
+    async def hear() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.create_task(waiting), asyncio.create_task(hear())]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0] not in done:
+            raise ClientDisconnected("the client went away while it waited")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @get(

@@ -17,7 +17,7 @@ from service.api.problems import bridge_problem
 from service.api.services import Services
 from service.domain.errors import BridgeError
 from service.domain.ids import SessionId
-from service.domain.relay import RESTART, ClientGone, Frame
+from service.domain.relay import ClientGone, Frame, Restarting
 from service.logs import failure
 
 log = structlog.get_logger()
@@ -40,7 +40,7 @@ class SocketClient:
         if frame is None:
             frame = message.get("text")
         if frame is None:  # see service/parting.py
-            raise ClientGone(RESTART)
+            raise Restarting
         return frame
 
     async def send(self, frame: Frame) -> None:

@@ -11,6 +11,7 @@ from schemas.emr import SessionChange, SessionStatus
 from service.domain.cancelling import Cancelling
 from service.domain.creation import check_fields
 from service.domain.errors import (
+    InvalidRequest,
     NotFound,
     SessionEnded,
     SessionErased,
@@ -67,7 +68,7 @@ class ChangeStore(Protocol):
         change: SessionChange,
         details: SessionDetails,
     ) -> bool:
-        """The vendor has the change: ours counts too; false when the lease was lost or the session is over."""
+        """The vendor has the change; false when the lease was lost or the session is over."""
         ...
 
     async def release_change(self, session_id: SessionId, lease: Lease) -> None:
@@ -101,6 +102,9 @@ class SessionChanges:
         same call may be made again.
         """
         check_fields(templates=change.templates, patient=change.patient)
+        if change.languages is not None and not change.languages:
+            # The vendor wants one always (facts.md, Sessions); at create none means the tenant's.
+            raise InvalidRequest("must name a language", field="languages")
         limits = await self._limits.limits()
         lease = Lease(uuid4())
         async with self._store.locked(who.tenant_id, session_id) as unit:
@@ -157,7 +161,7 @@ class SessionChanges:
             state = _found(unit)
             if unit is None or state.status == "cancelled":
                 return
-            if state.status not in _RUNNING:
+            if not _still_runs(state):
                 raise SessionEnded(f"the session is {state.status}; only what still runs can be cancelled")
             await unit.cancel(_ours(state, lease), OWED_LEASE_SECONDS)
         await self._tell_cancel(state, session_id, lease)
@@ -172,7 +176,7 @@ class SessionChanges:
             state = _found(unit)
             if unit is None:  # pragma: no cover - _found has raised
                 raise NotFound("no such session")
-            runs = state.status in _RUNNING or (state.status == "partial" and not state.is_final)
+            runs = _still_runs(state)
             if runs:
                 await unit.cancel(_ours(state, lease), OWED_LEASE_SECONDS)
             status = await unit.erase(who.key_id)
@@ -194,6 +198,11 @@ class SessionChanges:
                 chunks=0,
             )
         )
+
+
+def _still_runs(state: ChangeState) -> bool:
+    """Whether the vendor may be at work on it: also when some of its documents are here."""
+    return state.status in _RUNNING or (state.status == "partial" and not state.is_final)
 
 
 def _ours(state: ChangeState, lease: Lease) -> Lease | None:

@@ -143,6 +143,10 @@ class SessionStore(Protocol):
         """The vendor does not have it: failed."""
         ...
 
+    async def is_cancelled(self, session_id: SessionId) -> bool:
+        """Whether the session was cancelled, or erased while it ran."""
+        ...
+
     async def postpone_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         """It is not known: look again later."""
         ...

@@ -138,7 +138,9 @@ class EndState(Struct, frozen=True, kw_only=True):
     owed_is_free: bool
     is_past: bool
     sequences: list[int]
-    has_stream_audio: bool = False
+    # Of a stream that is open, what its holder has told so far; None: nothing yet.
+    has_stream_audio: bool | None = False
+    was_ended: bool = True
     is_erased: bool = False
     is_changing: bool = False
 

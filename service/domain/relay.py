@@ -16,6 +16,7 @@ Frame = bytes | str
 Cause = Literal[
     "client_closed",
     "stopped",
+    "unconfirmed",
     "bad_frame",
     "vendor_closed",
     "vendor_lost",
@@ -37,6 +38,8 @@ _MOMENT_SECONDS = 1.0
 _NORMAL, _GOING_AWAY, _INVALID_PAYLOAD, RESTART, _VENDOR_LOST = 1000, 1001, 1007, 1012, 1014
 TAKEN_OVER, SESSION_OVER = 4409, 4410
 _NEVER_SENT = frozenset({1004, 1005, 1006, 1015})
+# With these the server itself has closed the client's side: a broken frame, bad UTF-8, too long a frame.
+_REFUSED = frozenset({1002, 1007, 1009})
 _MOST_REASON_BYTES = 123
 
 
@@ -51,6 +54,13 @@ class SideGone(Exception):
 
 class ClientGone(SideGone):
     """The client's side."""
+
+
+class Restarting(ClientGone):
+    """Our own process is to stop: the client is still there, and shall go on elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(RESTART)
 
 
 class VendorGone(SideGone):
@@ -145,6 +155,10 @@ class Relay:
             if self._parting is not None:
                 await self._parting()
             return await self._part(farewell, down)
+        except BaseException:
+            # Whatever nobody foresaw: the vendor must not be left with a connection that nobody uses.
+            await asyncio.shield(self._vendor.close(_GOING_AWAY, seconds=_MOMENT_SECONDS))
+            raise
         finally:
             for task in (up, down):
                 task.cancel()
@@ -158,9 +172,10 @@ class Relay:
             self._is_receiving = True
             try:
                 frame = await receive()
+            except Restarting:
+                return Farewell("restarting", RESTART)
             except ClientGone as gone:
-                cause: Cause = "restarting" if gone.code == RESTART else "client_closed"
-                return Farewell(cause, gone.code)
+                return Farewell("bad_frame" if gone.code in _REFUSED else "client_closed", gone.code)
             finally:
                 self._is_receiving = False
             self.was_heard = True
@@ -168,7 +183,7 @@ class Relay:
             if isinstance(frame, str):
                 try:
                     is_stop = _read_envelope(frame).event == "stop"
-                except msgspec.DecodeError:
+                except (msgspec.DecodeError, RecursionError):
                     return Farewell("bad_frame", _INVALID_PAYLOAD, 'not an envelope: {"event": …} is needed')
             self.sending_since = loop.time()
             try:
@@ -199,8 +214,14 @@ class Relay:
     def _vendor_gone(self, gone: VendorGone) -> Farewell:
         if gone.code in _NEVER_SENT and gone.code != 1005:  # noqa: PLR2004
             return self.lost()
-        code = _NORMAL if gone.code in _NEVER_SENT else gone.code
-        return Farewell("vendor_closed", code, gone.reason)
+        return Farewell("vendor_closed", _NORMAL if gone.code in _NEVER_SENT else gone.code, gone.reason)
+
+    def _closed_early(self, farewell: Farewell) -> Farewell:
+        """Return what a client is told that had not said `stop`: the vendor's words, and how far it got."""
+        after = f"closed by EkaScribe after frame {self.frames}"
+        room = _MOST_REASON_BYTES - len(after) - len("; ")
+        words = _cut(farewell.reason, room)
+        return Farewell("vendor_closed", farewell.code, f"{words}; {after}" if words else after)
 
     def lost(self) -> Farewell:
         """Return what a client is told whose audio the vendor no longer takes."""
@@ -234,6 +255,8 @@ class Relay:
             await self._halt()
             await self._vendor.close(_NORMAL)
             return await self._tell(farewell)
+        if cause == "vendor_closed":
+            farewell = self._closed_early(farewell)
         # The client first, so that it stops sending what nobody reads any more.
         if cause == "vendor_lost" and self._up is not None:
             self._up.cancel()  # a frame that waits for the vendor will never be taken
@@ -253,14 +276,17 @@ class Relay:
         await asyncio.wait({down}, timeout=FLUSH_SECONDS)
         is_confirmed = down.done()
         closed = down.result() if is_confirmed else None
-        await self._vendor.close(_NORMAL, seconds=_MOMENT_SECONDS)
         if closed is not None and closed.cause == "vendor_lost":
             farewell = closed
         elif closed is not None:
             farewell = Farewell("stopped", closed.code, closed.reason)
         elif not is_confirmed:
-            farewell = Farewell("stopped", _NORMAL, "EkaScribe did not confirm in time; go on with end")
-        return await self._tell(farewell)
+            reason = f"EkaScribe did not say within 10 s that it stored what came up to frame {self.frames}"
+            farewell = Farewell("unconfirmed", _VENDOR_LOST, reason)
+        told = await self._tell(farewell)
+        # One that is still storing may go on for a while: the end waits for it, too.
+        await self._vendor.close(_NORMAL)
+        return told
 
     async def _take_last_frames(self) -> None:
         """Let frames through that were sent before the session was ended."""
@@ -281,6 +307,10 @@ class Relay:
         await asyncio.wait({self._up}, timeout=FLUSH_SECONDS)
 
     async def _tell(self, farewell: Farewell) -> Farewell:
-        reason = farewell.reason.encode()[:_MOST_REASON_BYTES].decode(errors="ignore")
+        reason = _cut(farewell.reason, _MOST_REASON_BYTES)
         await self._client.close(farewell.code, reason)
         return Farewell(farewell.cause, farewell.code, reason)
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    return text.encode()[:most_bytes].decode(errors="ignore")

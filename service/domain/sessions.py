@@ -51,6 +51,8 @@ OWED_LEASE_SECONDS = 60.0
 SESSION_LIFE_SECONDS = 3600.0
 # A relay's last frames, the vendor's flush, and a little more (service/domain/relay.py).
 _MOST_STREAM_LOOKS = 150
+# Longer than a relay takes to tell of its first audio.
+_FIRST_BEAT_SECONDS = 0.8
 _LOOK_AGAIN_SECONDS = 0.1
 _MOST_MISSING_LISTED = 1000
 # A create that nobody could make for so long is not made any more.
@@ -133,6 +135,8 @@ class SessionLife:
             await asyncio.shield(self._postpone(plan.id, lease, 1))
             raise
         if not await self._store.record_created(plan.id, lease, created):
+            if await self._store.is_cancelled(plan.id):
+                raise SessionEnded("the session was cancelled or erased while it was being created")
             raise VendorUnavailable("another call took this session over", sent=True)
 
     async def _create_at_vendor(self, plan: SessionPlan, *, maybe_sent: bool) -> VendorSession:
@@ -157,12 +161,9 @@ class SessionLife:
         the session stays ended here and the sweep goes on telling the vendor.
         """
         lease = Lease(uuid4())
-        async with self._store.ending(who.tenant_id, session_id) as unit:
-            if unit is None:
-                raise NotFound("no such session")
-            if not await self._claim_end(unit, request, lease, least_chunks):
-                return
-            state = unit.state
+        state = await self._begin_end(who, session_id, request, lease, least_chunks)
+        if state is None:
+            return
         await self._tell_end(
             OwedCall(
                 session_id=session_id,
@@ -175,6 +176,27 @@ class SessionLife:
             ),
             maybe_sent=state.owed == "end",
         )
+
+    async def _begin_end(
+        self,
+        who: Principal,
+        session_id: SessionId,
+        request: SessionEnd,
+        lease: Lease,
+        least_chunks: int | None,
+    ) -> EndState | None:
+        """Return the state in which the end call became ours; None when there is nothing to tell."""
+        for may_wait in (True, False):
+            async with self._store.ending(who.tenant_id, session_id) as unit:
+                if unit is None:
+                    raise NotFound("no such session")
+                # An open stream from which nothing is known to have come: its holder tells within a moment.
+                is_unheard = unit.state.upload == "stream" and unit.state.has_stream_audio is None
+                if not (may_wait and is_unheard and least_chunks is None):
+                    is_ours = await self._claim_end(unit, request, lease, least_chunks)
+                    return unit.state if is_ours else None
+            await self._clock.sleep(_FIRST_BEAT_SECONDS)
+        raise AssertionError("unreachable")  # pragma: no cover - the second round returns or raises
 
     async def _claim_end(
         self, unit: EndUnit, request: SessionEnd, lease: Lease, least_chunks: int | None
@@ -192,6 +214,8 @@ class SessionLife:
             raise SessionExpired("the session expired before it was ended")
         if state.status == "cancelled":
             raise SessionEnded("the session was cancelled")
+        if not state.was_ended:
+            raise SessionEnded("the session failed before it was ended")
         if state.owed == "end" and state.owed_is_free:
             await unit.take_over(lease, lease_seconds=OWED_LEASE_SECONDS)
             return True

@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 # A holder whose process died keeps others away for so long.
 _LEASE_SECONDS = 8.0
+# Until the vendor's side is open there are no beats: longer than its connecting may take.
+_OPENING_LEASE_SECONDS = 15.0
 _BEAT_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
 # A client that sent nothing for so long may be one whose network is gone: another connection takes over.
@@ -42,6 +44,12 @@ _BUSY_SECONDS = 1.0
 _ASK_AGAIN_SECONDS = 0.1
 # A vendor that does not take a frame for so long has gone.
 _STALL_SECONDS = 30.0
+# A vendor that closes first has stored what it heard. Of one that only answers our close nobody knows when it
+# has: it gets so long before the session may be ended, or streamed to again.
+_SETTLE_SECONDS = 1.0
+_UNCONFIRMED = frozenset(
+    {"unconfirmed", "client_closed", "bad_frame", "session_over", "taken_over", "restarting"}
+)
 _OPEN_STATUSES = frozenset({"created", "recording"})
 
 
@@ -106,6 +114,8 @@ class OpenStream:
         farewell = None
         try:
             farewell = await relay.run()
+            if farewell.cause in _UNCONFIRMED:
+                await asyncio.sleep(_SETTLE_SECONDS)
         finally:
             self.end = StreamEnd(
                 cause="broken" if farewell is None else farewell.cause,
@@ -148,8 +158,9 @@ class Streams:
             vendor = await self._vendor.open(session.vendor_url)
             stream = OpenStream(session_id, lease, vendor, partial(self._part, session_id, lease))
             self._open[lease] = stream
-            self._tend()
             try:
+                await self._store.beat([_beat(stream)], _LEASE_SECONDS)
+                self._tend()
                 yield stream
             finally:
                 self._open.pop(lease, None)
@@ -164,7 +175,7 @@ class Streams:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         deadline = begun + _TURN_SECONDS
-        while not await self._store.claim(session_id, lease, _LEASE_SECONDS):
+        while not await self._store.claim(session_id, lease, _OPENING_LEASE_SECONDS):
             session = await self._store.find(session_id, capability)
             if session is None:
                 raise NotFound("no such stream")
@@ -251,23 +262,24 @@ class Streams:
 
     async def _beat(self) -> None:
         beats = []
-        for lease, stream in self._open.items():
-            relay = stream.relay
-            if relay is None:
-                continue
-            beats.append(
-                StreamBeat(
-                    session_id=stream.session_id,
-                    lease=lease,
-                    was_heard=relay.was_heard,
-                    frames=relay.frames,
-                    bytes=relay.bytes,
-                )
-            )
-            relay.was_heard = False
-            stream.is_known_to_record = relay.bytes > 0
+        for stream in self._open.values():
+            beats.append(_beat(stream))
+            if stream.relay is not None:
+                stream.relay.was_heard = False
+                stream.is_known_to_record = stream.relay.bytes > 0
         if beats:
             await self._store.beat(beats, _LEASE_SECONDS)
+
+
+def _beat(stream: OpenStream) -> StreamBeat:
+    relay = stream.relay
+    return StreamBeat(
+        session_id=stream.session_id,
+        lease=stream.lease,
+        was_heard=relay is not None and relay.was_heard,
+        frames=relay.frames if relay is not None else 0,
+        bytes=relay.bytes if relay is not None else 0,
+    )
 
 
 def _ids(streams: dict[Lease, OpenStream]) -> list[SessionId]:

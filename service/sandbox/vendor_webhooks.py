@@ -134,8 +134,7 @@ def _find_targets(vendor: VendorState, session: Session) -> list[Target]:
     targets += [
         Target(each["endpoint"], each.get("signing_key"), connect_shape, header, signing)
         for each in vendor.connect_subscriptions.values()
-        if each["account"] == account
-        and _wants(each.get("event_names"), name_event(connect_shape, outcome))
+        if each["account"] == account and _wants(each.get("event_names"), name_event(connect_shape, outcome))
     ]
     targets += [
         Target(each["url"], each.get("secret"), "protocol", "X-MSA-Signature", signing)

@@ -43,7 +43,7 @@ class ChangeRows:
         change: SessionChange,
         details: SessionDetails,
     ) -> bool:
-        """The vendor has it: ours counts too; false when the lease was lost or the session is over."""
+        """The vendor has the change; false when the lease was lost or the session is over."""
         patient_hash = await self._sessions.patient_hash(who.tenant_id, (details.patient or {}).get("id"))
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(

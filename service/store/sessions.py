@@ -99,7 +99,17 @@ class SessionRows:
             self._keyring.seal(url.encode(), upload_url_place(session_id)) if url else None,
             found.expires_at,
         )
+        return await self._was_ours(session_id, row)
+
+    async def _was_ours(self, session_id: SessionId, row: Record | None) -> bool:
+        """Return whether a call that is over was still owed; a cancel that waited for it is due now."""
+        if row is None:
+            await self._database.execute(sql("sessions.cancel_now"), session_id)
         return row is not None
+
+    async def is_cancelled(self, session_id: SessionId) -> bool:
+        """Return whether the session was cancelled, or erased while it ran."""
+        return await self._database.fetchrow(sql("sessions.is_cancelled"), session_id) is not None
 
     async def record_never_created(
         self, session_id: SessionId, lease: Lease, code: str, message: str
@@ -109,7 +119,8 @@ class SessionRows:
 
     async def postpone_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         """It is not known: look again later."""
-        await self._database.execute(sql("sessions.postpone_owed"), session_id, lease, seconds)
+        row = await self._database.fetchrow(sql("sessions.postpone_owed"), session_id, lease, seconds)
+        await self._was_ours(session_id, row)
 
     async def claim_chunk(
         self,
@@ -161,15 +172,14 @@ class SessionRows:
                 yield None
                 return
             sequences = await connection.fetch(sql("chunks.stored_sequences"), session_id)
-            has_stream_audio = False
+            heard = None
             if row["upload"] == "stream":
-                found = await connection.fetchrow(sql("streams.has_audio"), session_id)
-                has_stream_audio = bool(found and found["has_audio"])
+                heard = await connection.fetchrow(sql("streams.has_audio"), session_id)
             yield EndRows(
                 connection,
                 row,
                 [found["sequence"] for found in sequences],
-                has_stream_audio=has_stream_audio,
+                has_stream_audio=_heard(heard),
             )
 
     async def record_end_told(self, session_id: SessionId, lease: Lease, files_received: int | None) -> bool:
@@ -177,7 +187,7 @@ class SessionRows:
         row = await self._database.fetchrow(
             sql("sessions.record_end_told"), session_id, lease, files_received
         )
-        return row is not None
+        return await self._was_ours(session_id, row)
 
     async def claim_owed(self, limit: int, lease_seconds: float) -> list[OwedCall]:
         """Lease owed calls that are due."""
@@ -214,7 +224,12 @@ class EndRows:
     """The domain's EndUnit over PostgreSQL."""
 
     def __init__(
-        self, connection: LentConnection, row: Record, sequences: list[int], *, has_stream_audio: bool
+        self,
+        connection: LentConnection,
+        row: Record,
+        sequences: list[int],
+        *,
+        has_stream_audio: bool | None,
     ) -> None:
         self._connection = connection
         self._session_id = SessionId(row["id"])
@@ -229,6 +244,7 @@ class EndRows:
             is_past=row["is_past"],
             sequences=sequences,
             has_stream_audio=has_stream_audio,
+            was_ended=row["ended_at"] is not None,
             is_erased=row["is_erased"],
             is_changing=row["is_changing"],
         )
@@ -245,6 +261,13 @@ class EndRows:
     async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:
         """Make the end call that somebody else did not finish."""
         await self._connection.execute(sql("sessions.claim_owed_end"), self._session_id, lease, lease_seconds)
+
+
+def _heard(row: Record | None) -> bool | None:
+    """Return whether a stream brought audio; None for one that is open and has not brought any yet."""
+    if row is None or row["has_audio"]:
+        return row is not None
+    return None if row["is_open"] else False
 
 
 def _claim(row: Record) -> ChunkClaim:

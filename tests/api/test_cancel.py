@@ -159,3 +159,31 @@ async def test_an_end_that_the_vendor_answers_with_gone_lets_its_own_word_decide
     assert session["error"]["code"] == "session_expired"
     (received,) = await bridge.received(1)
     assert received["body"]["type"] == "session.expired"
+
+
+async def test_a_cancel_that_waits_for_the_end_call_is_told_as_soon_as_that_is_over(bridge: Bridge) -> None:
+    await bridge.vendor_settings(processing_seconds=30)
+    await bridge.start_worker()
+    session_id = (await bridge.create())["id"]
+    await bridge.put(session_id, 0)
+    await bridge.fault("/end$", delay_seconds=0.5, times=1)
+    ending = asyncio.create_task(bridge.end(session_id))
+    await call_arrived(bridge, "/end$", "POST")
+    assert (await cancel(bridge, session_id)).status_code == 200
+    await ending
+
+    async def is_told() -> bool:
+        return (await bridge.seen(session_id))["status"] == "cancelled"
+
+    await until(is_told, seconds=5)  # and not when the end call's lease would have been over, in a minute
+
+
+async def test_a_session_that_is_partial_for_now_can_be_cancelled(bridge: Bridge) -> None:
+    await bridge.vendor_settings(
+        slow_template_seconds=30, partial_while_pending=True, webhook_all_outcomes=True
+    )
+    await bridge.start_worker()
+    session_id = await bridge.dictate(templates=["eka_emr_template", "slow_template"])
+    await bridge.reach(session_id, "partial")
+    assert (await cancel(bridge, session_id)).status_code == 200
+    assert (await bridge.session(session_id))["status"] == "cancelled"

@@ -237,3 +237,9 @@ async def test_a_session_that_the_vendor_is_not_known_to_have_cannot_change(hous
     await clear_faults(house)
     (page,) = (await house.api.get("/v1/sessions")).json()["items"]
     problem(await change(house, page["id"], languages=["hi"]), 409, "session_not_ready")
+
+
+async def test_no_languages_at_all_are_refused(house: Bridge) -> None:
+    session = await house.create(languages=["hi"])
+    invalid(await change(house, session["id"], languages=[]), "languages")
+    assert (await house.session(session["id"]))["languages"] == ["hi"]

@@ -263,3 +263,12 @@ async def test_after_an_outage_the_same_call_succeeds(house: Bridge, name: str, 
     assert (seen["end_calls"], seen["end_counts"]) == (1, [1])
     assert len(await chunks_of(house, session_id)) == 1
     assert (await house.database.fetchval("SELECT owed FROM sessions WHERE id = $1", session_id)) is None
+
+
+async def test_a_session_that_the_vendor_refused_cannot_be_ended(house: Bridge) -> None:
+    answer = await house.api.post("/v1/sessions", json={"templates": ["no_such_template"]})
+    assert answer.status_code == 502
+    session_id = await house.database.fetchval(
+        "SELECT id FROM sessions WHERE tenant_id = $1", house.tenant_id
+    )
+    problem(await house.end(session_id), 409, "session_ended")

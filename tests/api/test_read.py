@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.asking import invalid, problem
+from tests.api.asking import invalid, problem, request_head, until, wire
 from tests.bridge import Bridge
 
 
@@ -157,3 +157,21 @@ async def everything_is_on_the_timeline(bridge: Bridge, session_id: str) -> None
     assert times == sorted(times)
     assert all(entry["at"].endswith("Z") for entry in entries)
     assert [entry["data"]["sequence"] for entry in entries if entry["type"] == "chunk.stored"] == [0, 1]
+
+
+async def test_whoever_hangs_up_is_not_waited_for(house: Bridge) -> None:
+    session = await house.create()
+    name = 'ekabridge_http_requests_total{method="GET",route="/v1/sessions/{session_id}",status="499"}'
+
+    async def given_up() -> list[str]:
+        told = (await house.api.get("/metrics")).text.splitlines()
+        return [line for line in told if line.startswith(name)]
+
+    before = await given_up()
+    async with wire(house.url) as client:
+        await client.send(request_head(house, "GET", f"/v1/sessions/{session['id']}?wait=30"))
+
+    async def is_let_go() -> bool:
+        return await given_up() != before
+
+    await until(is_let_go, seconds=5)

@@ -140,8 +140,10 @@ async def test_a_vendor_that_never_confirms_a_stop_is_waited_for_ten_seconds(bri
         await stream.send('{"event": "stop"}')
         code, reason = await closing(stream, 25)
     assert 9.5 <= monotonic() - started <= 14
-    assert code == 1000
-    assert "did not confirm" in reason
+    assert code == 1014
+    assert "up to frame 2" in reason
+    await freed(bridge, session)
+    assert [end["cause"] for end in await connections(bridge, session)] == ["unconfirmed"]
 
 
 async def test_an_odd_number_of_bytes_passes_since_a_sample_may_end_in_the_next_frame(bridge):
@@ -153,7 +155,12 @@ async def test_an_odd_number_of_bytes_passes_since_a_sample_may_end_in_the_next_
     assert seen["sha256"] == hashlib.sha256(FRAME).hexdigest()
 
 
-@pytest.mark.parametrize("text", ["hello", "", "[]", "{}", '{"event": 7}', '{"event": "media"', '"stop"'])
+DEEP = '{"event": "x", "a": ' + "[" * 5000 + "]" * 5000 + "}"
+
+
+@pytest.mark.parametrize(
+    "text", ["hello", "", "[]", "{}", '{"event": 7}', '{"event": "media"', '"stop"', DEEP]
+)
 async def test_text_that_is_no_envelope_ends_the_stream_and_never_reaches_the_vendor(bridge, text):
     session = await bridge.create(upload="stream")
     async with opened(session) as stream:
@@ -163,7 +170,33 @@ async def test_text_that_is_no_envelope_ends_the_stream_and_never_reaches_the_ve
     assert code == 1007
     assert "envelope" in reason
     await freed(bridge, session)
-    assert (await bridge.seen(session["id"]))["stream"]["frames"] == 1
+    seen = (await bridge.seen(session["id"]))["stream"]
+    assert (seen["frames"], seen["open_connections"]) == (1, 0)
+
+
+async def test_what_came_before_a_frame_that_is_too_long_is_kept(bridge):
+    session = await bridge.create(upload="stream")
+    async with opened(session) as stream:
+        for _ in range(10):
+            await stream.send(FRAME)
+        await stream.send(bytes(1_048_577))
+        code, _ = await closing(stream)
+    assert code == 1009
+    await freed(bridge, session)
+    assert (await bridge.seen(session["id"]))["stream"]["frames"] == 10
+    assert await connections(bridge, session) == [
+        {"cause": "bad_frame", "code": 1009, "frames": 10, "bytes": 32_000}
+    ]
+
+
+async def test_a_vendor_that_closes_in_the_middle_is_told_as_it_is_with_how_far_it_got(bridge):
+    session = await bridge.create(upload="stream")
+    async with opened(session) as stream:
+        for _ in range(3):
+            await stream.send(FRAME)
+        await arrived(bridge, session, 3)
+        await from_vendor(bridge, session, close=1000)
+        assert await closing(stream) == (1000, "closed by EkaScribe after frame 3")
 
 
 async def test_a_frame_of_one_mebibyte_passes_and_a_longer_one_ends_the_stream(bridge):
@@ -185,7 +218,7 @@ async def test_the_vendors_close_code_and_reason_reach_the_client(bridge):
         await stream.send(FRAME)
         await arrived(bridge, session, 1)
         await from_vendor(bridge, session, close=4321, reason="no minutes left")
-        assert await closing(stream) == (4321, "no minutes left")
+        assert await closing(stream) == (4321, "no minutes left; closed by EkaScribe after frame 1")
     await freed(bridge, session)
     assert [(end["cause"], end["code"]) for end in await connections(bridge, session)] == [
         ("vendor_closed", 4321)
@@ -256,7 +289,8 @@ async def test_a_stream_without_audio_cannot_be_ended(bridge):
     session = await bridge.create(upload="stream")
     assert (await bridge.end(session["id"])).json()["code"] == "audio_missing"
     async with opened(session):
-        pass
+        answer = await bridge.end(session["id"])
+        assert (answer.status_code, answer.json()["code"]) == (409, "audio_missing")
     await freed(bridge, session)
     answer = await bridge.end(session["id"])
     assert (answer.status_code, answer.json()["code"]) == (409, "audio_missing")

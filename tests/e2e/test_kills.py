@@ -79,7 +79,8 @@ async def test_a_worker_killed_inside_a_fetch_leaves_it_to_the_next(rig: Rig, da
     session_id = await dictate(api)
 
     async def is_asked() -> bool:
-        return (await rig.vendor.get("/_control/calls/count", params={"method": "GET"})).json()["count"] > 0
+        wanted = {"method": "GET", "session_id": session_id}
+        return (await rig.vendor.get("/_control/calls/count", params=wanted)).json()["count"] > 0
 
     await until(is_asked)
     await worker.kill()

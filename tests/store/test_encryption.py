@@ -110,9 +110,7 @@ async def test_no_column_of_any_table_holds_a_secret_in_clear(house):
 
 
 def views_of(rows: Rows) -> SessionViews:
-    return SessionViews(
-        rows.database, rows.keyring, rows.sessions, rows.streams, "https://bridge.example"
-    )
+    return SessionViews(rows.database, rows.keyring, rows.sessions, rows.streams, "https://bridge.example")
 
 
 async def ids_found(rows: Rows, tenant_id, **wanted: str) -> set[str]:

@@ -96,7 +96,7 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
         },
     ),
     ("sessions.outlook", ["t1", "s1"], {"sessions_pkey", "fetches_", "deliveries_by_session"}),
-    ("erasure.idempotency", ["s1", "t1"], {"idempotency_keys_pkey"}),
+    ("erasure.idempotency", ["s1", "t1"], {"idempotency_keys_by_session"}),
     ("erasure.attempts", ["s1"], {"deliveries_by_session", "attempts_by_delivery"}),
     ("erasure.webhooks", ["s1"], {"webhook_events_by_session"}),
     ("sessions.delivery_counts", [["s1", "s2"]], {"deliveries_by_session"}),

@@ -134,6 +134,9 @@ class MemorySessions:
         self.recorded.append("never_created")
         self.error_code = code
 
+    async def is_cancelled(self, session_id: SessionId) -> bool:
+        return False
+
     async def postpone_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         self.recorded.append("postponed")
         self.postponed_seconds.append(seconds)

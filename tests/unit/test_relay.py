@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.domain.relay import ClientGone, Farewell, Frame, Relay, VendorGone
+from service.domain.relay import ClientGone, Farewell, Frame, Relay, Restarting, VendorGone
 
 
 class Side:
@@ -85,7 +85,7 @@ async def test_the_clients_code_is_passed_on_unless_no_frame_can_carry_it(
 
 
 async def test_a_restart_is_told_to_the_client_first_with_the_exact_count(pair: Pair) -> None:
-    await pair.say(b"1", b"2", b"3", ClientGone(1012))
+    await pair.say(b"1", b"2", b"3", Restarting())
     told = await pair.farewell()
     assert (told.cause, told.code) == ("restarting", 1012)
     assert "after frame 3 of" in told.reason
@@ -157,8 +157,9 @@ async def test_a_client_that_never_stops_talking_does_not_keep_an_ended_session_
 @pytest.mark.parametrize(("code", "told"), [(1000, 1000), (1011, 1011), (4000, 4000), (1005, 1000)])
 async def test_the_vendors_code_is_passed_on(pair: Pair, code: int, told: int) -> None:
     pair.vendor.coming.put_nowait(VendorGone(code, "why"))
-    assert await pair.farewell() == Farewell("vendor_closed", told, "why")
-    assert pair.client.closed == (told, "why")
+    why = "why; closed by EkaScribe after frame 0"
+    assert await pair.farewell() == Farewell("vendor_closed", told, why)
+    assert pair.client.closed == (told, why)
 
 
 async def test_a_reason_is_cut_to_what_a_close_frame_can_carry(pair: Pair) -> None:
@@ -166,6 +167,31 @@ async def test_a_reason_is_cut_to_what_a_close_frame_can_carry(pair: Pair) -> No
     told = await pair.farewell()
     assert len(told.reason.encode()) <= 123
     assert told.reason.startswith("हाँहाँ")
+    assert told.reason.endswith("after frame 0")
+
+
+@pytest.mark.parametrize("side", ["client", "vendor"])
+async def test_whatever_nobody_foresaw_leaves_no_connection_open(pair: Pair, side: str) -> None:
+    broken = pair.client if side == "client" else pair.vendor
+    broken.coming.put_nowait(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        await pair.farewell()
+    assert pair.vendor.closed == (1001,)
+
+
+async def test_a_client_s_own_1012_is_no_restart_of_ours(pair: Pair) -> None:
+    await pair.say(ClientGone(1012))
+    assert (await pair.farewell()).cause == "client_closed"
+
+
+@pytest.mark.parametrize("code", [1002, 1007, 1009])
+async def test_what_the_server_refused_is_the_client_s_fault_and_not_the_vendor_s(
+    pair: Pair, code: int
+) -> None:
+    await pair.say(b"1", ClientGone(code))
+    told = await pair.farewell()
+    assert (told.cause, told.code) == ("bad_frame", code)
+    assert pair.vendor.closed == (1000,)
 
 
 async def test_the_first_who_asks_for_the_end_decides_why(pair: Pair) -> None:

@@ -208,7 +208,7 @@ async def test_a_session_that_is_over_otherwise_says_so(status: str) -> None:
 async def test_the_first_audio_is_told_at_once() -> None:
     house = House()
     running = asyncio.create_task(house.run())
-    await until(lambda: len(house.store.beats) == 1)
+    await until(lambda: len(house.store.beats) == 2)  # when it is open, and of all streams
     house.client.coming.put_nowait(b"\0\0")
     await until(lambda: any(beat.bytes == 2 for beat in house.store.beats))
     house.store.status = "processing"

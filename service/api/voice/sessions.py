@@ -80,7 +80,8 @@ def as_patient(details: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
     patient = {name: value for name, value in details.items() if name != "oid"}
     if "oid" in details:
-        patient["id"] = str(details["oid"]) if isinstance(details["oid"], int) else details["oid"]
+        oid = details["oid"]
+        patient["id"] = str(oid) if isinstance(oid, int) and not isinstance(oid, bool) else oid
     for name in ("id", "name"):
         if patient.get(name) in (None, ""):
             patient.pop(name, None)

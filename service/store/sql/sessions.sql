@@ -31,6 +31,14 @@ UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, upload_
 WHERE id = $1 AND owed_lease = $2
 RETURNING id;
 
+-- name: cancel_now
+-- The call that a cancelled session was waiting for is over: the vendor is told of the cancel now.
+UPDATE sessions SET owed_next_at = now() WHERE id = $1 AND owed = 'cancel' AND owed_lease IS NULL;
+
+-- name: is_cancelled
+-- Whether a session was cancelled, or erased while it ran.
+SELECT 1 FROM sessions WHERE id = $1 AND status = 'cancelled';
+
 -- name: record_never_created
 -- The vendor does not have the session and will not.
 UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, status = 'failed',
@@ -41,7 +49,8 @@ RETURNING id;
 -- name: postpone_owed
 -- A vendor call that is still owed: when to look again.
 UPDATE sessions SET owed_lease = NULL, owed_next_at = now() + make_interval(secs => $3)
-WHERE id = $1 AND owed_lease = $2;
+WHERE id = $1 AND owed_lease = $2
+RETURNING id;
 
 -- name: record_end_told
 -- The vendor knows that the session has ended.

@@ -67,7 +67,9 @@ WHERE lease = $2 AND closed_at IS NULL;
 SELECT 1 FROM streams WHERE session_id = $1 AND lease_until > now();
 
 -- name: has_audio
--- Whether audio came through any connection, or may have: of one that was cut with its process, nobody knows.
-SELECT EXISTS (
-    SELECT 1 FROM stream_connections WHERE session_id = $1 AND (bytes > 0 OR closed_at IS NULL)
-) AS has_audio;
+-- Whether audio came, or may have through a connection that was cut with its process; and whether one is open.
+SELECT bool_or(c.bytes > 0 OR (c.closed_at IS NULL AND h.lease IS NULL)) AS has_audio,
+       bool_or(h.lease IS NOT NULL) AS is_open
+FROM stream_connections c
+LEFT JOIN streams h ON h.session_id = c.session_id AND h.lease = c.lease AND h.lease_until > now()
+WHERE c.session_id = $1;

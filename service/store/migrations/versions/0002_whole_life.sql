@@ -37,3 +37,6 @@ ALTER TABLE fetches
 
 -- Erased sessions keep the record that something was sent, without what.
 ALTER TABLE events ALTER COLUMN body_sealed DROP NOT NULL;
+
+-- For the answers that are kept of an erased session's create call.
+CREATE INDEX idempotency_keys_by_session ON idempotency_keys (session_id);
