@@ -26,3 +26,6 @@ CREATE INDEX sessions_with_ending ON sessions (tenant_id, coalesce(ended_at, set
 ALTER TABLE tenants
     ADD COLUMN keep_content_days integer CHECK (keep_content_days > 0),    -- NULL: for ever
     ADD COLUMN keep_metadata_days integer CHECK (keep_metadata_days > 0);
+
+-- For recovery: what happened at a tenant since then.
+CREATE INDEX events_of_tenant ON events (tenant_id, created_at);
