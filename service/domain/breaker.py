@@ -83,7 +83,9 @@ class Breaker:
                 error_class=error_class,
             )
         # Waiting at an open breaker uses up no schedule, but nothing waits for longer than a whole one.
-        if count.failing_seconds >= max(self._schedule_total_seconds, self._rule.seconds):
+        # Never at the moment it opens: what waited for long may not have been tried yet.
+        is_long = count.failing_seconds >= max(self._schedule_total_seconds, self._rule.seconds)
+        if is_long and not count.has_just_opened:
             given_up = await self._store.give_up(
                 job.destination_id, self._schedule_total_seconds, error_class
             )

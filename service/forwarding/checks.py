@@ -71,7 +71,11 @@ def _check_certificate(auth: MutualTls) -> None:
         raise InvalidRequest("is no private key in PEM", field="auth.private_key") from None
     own = certificates[0]
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    if own.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
+    try:
+        certified = own.public_key().public_bytes(*form)
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidRequest("holds a key that cannot be read", field="auth.certificate") from None
+    if certified != key.public_key().public_bytes(*form):
         raise InvalidRequest("is not the key of the first certificate", field="auth.private_key")
     if own.not_valid_after_utc <= datetime.now(UTC):
         raise InvalidRequest("is no longer valid", field="auth.certificate")

@@ -46,6 +46,10 @@ class DeliveryRows:
             )
         jobs = []
         for row in rows:
+            if row["body_sealed"] is None:
+                # Nothing is left to send; the others that were claimed with it must not pay for that.
+                log.error("delivery_without_body", delivery_id=row["id"])
+                continue
             try:
                 jobs.append(self._job(row))
             except SealError as error:
@@ -142,15 +146,19 @@ class DeliveryRows:
 
         Raises NotFound, SessionErased, DeliverySuperseded or DeliverySettled.
         """
-        row = await self._database.fetchrow(sql("deliveries.retry"), tenant_id, delivery_id)
-        if row is not None:
-            await self._database.execute(sql("breaker.probe_now"), row["destination_id"])
+        async with self._database.transaction() as connection:
+            # Locked first, so that what is asked next is still so when it is changed.
+            await connection.execute(sql("recovery.hold_delivery_s_destination"), tenant_id, delivery_id)
+            await connection.execute(sql("recovery.lock_delivery"), tenant_id, delivery_id)
+            row = await connection.fetchrow(sql("deliveries.retry"), tenant_id, delivery_id)
+            obstacle = await connection.fetchrow(sql("recovery.obstacle"), delivery_id)
+            if row is not None:
+                await connection.execute(sql("breaker.probe_now"), row["destination_id"])
         delivery = await self.one(tenant_id, delivery_id)
-        if row is None and delivery.reason == "session_erased":
+        if row is None and obstacle is not None and obstacle["is_erased"]:
             raise SessionErased("the session of this delivery was erased")
         if row is None and delivery.status == "dead":
-            newer = await self._database.fetchrow(sql("recovery.is_superseded"), delivery_id)
-            if newer is not None and newer["is_superseded"]:
+            if obstacle is not None and obstacle["is_superseded"]:
                 raise DeliverySuperseded("a newer version of the document was delivered")
             raise DeliverySettled("the delivery's destination was removed or is off")
         if row is None and delivery.status != "pending":

@@ -2,6 +2,7 @@
 
 import base64
 import secrets
+from urllib.parse import urlsplit
 
 import msgspec
 from asyncpg import Record
@@ -16,7 +17,7 @@ from schemas.destinations import (
     MutualTls,
 )
 from schemas.emr import Page
-from service.domain.errors import NotFound
+from service.domain.errors import InvalidRequest, NotFound
 from service.domain.ids import DestinationId, TenantId, new_destination_id
 from service.store.database import Database
 from service.store.paging import PageAfter, page_of
@@ -130,9 +131,12 @@ class DestinationRows:
     ) -> Destination:
         """Change a destination; what waited for it goes out when it is turned on, waits when it is off.
 
-        Raises NotFound.
+        Raises NotFound, or InvalidRequest for a new host that would be shown the old one's secrets.
         """
         async with self._database.transaction() as connection:
+            if change.url:
+                before = await connection.fetchrow(sql("destinations.hold"), tenant_id, destination_id)
+                self._check_new_host(before, change)
             row = await connection.fetchrow(
                 sql("destinations.change"),
                 tenant_id,
@@ -159,6 +163,21 @@ class DestinationRows:
             elif change.enabled is False:
                 await connection.execute(sql("deliveries.pause_deliveries"), destination_id, "disabled")
         return self._destination(row)
+
+    def _check_new_host(self, before: Record | None, change: DestinationChange) -> None:
+        """Refuse to send headers or credentials, which are never shown, to another host than they are for."""
+        if before is None or not change.url:
+            return
+        old = open_url(self._keyring, before["id"], before["url_sealed"])
+        keeps = [
+            name
+            for name, given in (("headers", change.headers), ("auth", change.auth))
+            if before[f"{name}_sealed"] is not None and given is UNSET
+        ]
+        if keeps and urlsplit(old)[:2] != urlsplit(change.url)[:2]:
+            raise InvalidRequest(
+                f"leads to another host: give {' and '.join(keeps)} anew with it, or null", field="url"
+            )
 
     async def rotate_secret(
         self, tenant_id: TenantId, destination_id: DestinationId, overlap_seconds: float

@@ -184,6 +184,7 @@ class SettleRows:
             status,
             self._keyring.seal(data, document_place(document_id)),
             error_code,
+            latest["lineage"] if latest else None,
         )
 
     async def known_documents(self, template_id: TemplateId) -> frozenset[str]:

@@ -72,8 +72,9 @@ async def test_everything_given_is_kept_and_nothing_secret_is_shown_again(house:
 async def test_a_change_leaves_what_it_does_not_name(house: Bridge) -> None:
     made = await add(house, **EVERYTHING)
     del made["secret"]
-    moved = await change(house, made, url="https://new.example/hooks", payload="full")
-    assert moved == made | {"url": "https://new.example/hooks", "payload": "full"}
+    other = made["url"] + "/other"
+    moved = await change(house, made, url=other, payload="full")
+    assert moved == made | {"url": other, "payload": "full"}
     assert await change(house, made) == moved
     slower = await change(house, made, timeout_seconds=90, rate_per_second=0.5, format="ekabridge")
     assert slower == moved | {"timeout_seconds": 90, "rate_per_second": 0.5, "format": "ekabridge"}
@@ -219,3 +220,25 @@ async def test_another_tenants_destination_cannot_be_rotated_or_changed(house: B
     path = f"/v1/destinations/{made['id']}"
     problem(await stranger.post(f"{path}/rotate-secret"), 404, "not_found")
     problem(await stranger.patch(path, json={"url": URL}), 404, "not_found")
+
+
+async def test_secrets_of_one_host_are_not_shown_to_another(house: Bridge) -> None:
+    made = await house.add_destination(headers={"Authorization": "Bearer of-the-first"})
+    path = f"/v1/destinations/{made['id']}"
+    elsewhere = "http://127.0.0.2:1/hooks"
+    invalid(await house.api.patch(path, json={"url": elsewhere}), "url")
+    same_host = made["url"] + "/other"
+    assert (await house.api.patch(path, json={"url": same_host})).json()["url"] == same_host
+    answer = await house.api.patch(path, json={"url": elsewhere, "headers": None})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["url"] == elsewhere
+
+
+async def test_a_new_rate_holds_at_once(house: Bridge) -> None:
+    made = await house.add_destination(rate_per_second=0.01)
+    await house.database.execute(
+        "UPDATE destinations SET next_slot_at = now() + interval '90 seconds' WHERE id = $1", made["id"]
+    )
+    await house.api.patch(f"/v1/destinations/{made['id']}", json={"rate_per_second": 1000})
+    slot = "SELECT next_slot_at FROM destinations WHERE id = $1"
+    assert await house.database.fetchval(slot, made["id"]) is None

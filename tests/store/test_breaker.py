@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.domain.breaker import BreakerRule, FailureCount
+from schemas.destinations import DestinationChange
+from service.domain.breaker import Breaker, BreakerRule, FailureCount
+from service.domain.ids import DestinationId
 from tests.unit.makers import NOTE, make_answer
 
 RULE = BreakerRule(failures=3, seconds=60)
@@ -159,3 +161,31 @@ async def test_one_that_keeps_failing_gets_one_call_at_a_time(house):
     await fail(house, destination, 10)
     assert len(await house.claim_deliveries()) == 1
     assert await house.claim_deliveries() == []
+
+
+async def test_turning_it_on_forgets_failures_of_long_ago(house):
+    """Else the first failure after days off would end everything that waited."""
+    destination = await house.add_destination()
+    await fail(house, destination, 2)
+    await house.connection.execute("UPDATE destinations SET failing_since = now() - interval '5 days'")
+    await house.rows.destinations.change(
+        house.tenant_id, DestinationId(destination.id), DestinationChange(enabled=True)
+    )
+    count = await fail(house, destination)
+    assert (count.failures, count.is_open) == (1, False)
+    assert count.failing_seconds < 60
+
+
+async def test_nothing_is_given_up_at_the_moment_it_opens(house):
+    destination = await house.add_destination()
+    await house.finish(NOTE)
+    (job,) = await house.claim_deliveries()
+    await house.record(job, make_answer(503), status="pending", wait_seconds=60.0, reason="http_503")
+    await house.connection.execute("UPDATE deliveries SET created_at = now() - interval '5 days'")
+    await fail(house, destination, 2)
+    await house.connection.execute("UPDATE destinations SET failing_since = now() - interval '5 days'")
+    breaker = Breaker(store=house.rows.breaker, schedule_total_seconds=86_400.0, rule=RULE)
+    await breaker.failed(job, "http_503", None)
+    assert await house.value("SELECT status FROM deliveries") == "pending"
+    await breaker.failed(job, "http_503", None)
+    assert await house.value("SELECT status FROM deliveries") == "dead"

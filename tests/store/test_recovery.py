@@ -210,3 +210,33 @@ async def test_of_two_words_at_once_one_is_taken(house):
     assert sum(isinstance(each, DeliveryAlreadyFiled) for each in answers) == 5
     with pytest.raises(NotFound):
         await house.rows.recovery.confirm(await new_tenant(house.rows, "other"), job.id, "NOTE-1")
+
+
+async def test_an_older_version_on_its_way_is_not_sent_again_when_a_newer_one_was_confirmed(house):
+    await house.add_destination()
+    session_id = await house.finish(NOTE)
+    (older,) = await house.claim_deliveries()
+    await add_version(house, session_id)
+    newer = await house.value("SELECT id FROM deliveries WHERE version = 2")
+    await house.rows.recovery.confirm(house.tenant_id, DeliveryId(newer), "NOTE-2")
+    await house.let_pass("deliveries")
+    assert await house.claim_deliveries() == []
+    assert await house.value("SELECT reason FROM deliveries WHERE id = $1", older.id) == "superseded"
+
+
+async def test_a_dead_delivery_of_an_erased_session_says_so_whatever_it_died_of(house):
+    await house.add_destination()
+    session_id = await house.finish(NOTE)
+    (job,) = await house.claim_deliveries()
+    await house.record(job, make_answer(422), status="dead", reason="http_422")
+    await erase(house, session_id)
+    with pytest.raises(SessionErased):
+        await house.rows.deliveries.retry(house.tenant_id, job.id)
+
+
+async def test_a_row_without_a_body_does_not_keep_the_others(house):
+    await house.add_destination()
+    first, second = await house.finish(NOTE), await house.finish(NOTE)
+    await house.connection.execute("UPDATE events SET body_sealed = NULL WHERE session_id = $1", first)
+    (job,) = await house.claim_deliveries()
+    assert job.session_id == second

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from schemas.destinations import DestinationChange
+from service.domain.endings import release
 from service.domain.errors import DeliverySuperseded
 from tests.store.house import House
 from tests.store.versions import add_version, of_versions, versions_of
-from tests.unit.makers import LETTER, NOTE, make_answer
+from tests.unit.makers import LETTER, NOTE, TurnedClock, make_answer, make_document, make_result
 
 
 async def fill(house: House, count: int) -> None:
@@ -143,3 +144,36 @@ async def test_a_high_rate_gives_as_many_as_fit_into_the_time_between_two_looks(
         "UPDATE destinations SET next_slot_at = now() - interval '30 milliseconds'"
     )
     assert 4 <= len(await house.claim_deliveries()) <= 6
+
+
+async def test_two_documents_of_one_template_are_two_lineages(house: House) -> None:
+    """A new version of one neither waits for the other nor takes its place."""
+    await house.add_destination()
+    session_id = await house.end(NOTE)
+    (fetch,) = await house.claim_fetches(session_id)
+    pair = [make_document(NOTE, upstream_id="a"), make_document(NOTE, upstream_id="b")]
+    await house.fetch(fetch, make_result("completed", *pair, transcript="words"))
+    first, second = sorted(await house.claim_deliveries(session_id), key=lambda job: job.id)
+    upstream = (
+        "SELECT o.upstream_id FROM deliveries d JOIN documents o ON o.id = d.document_id WHERE d.id = $1"
+    )
+    by_id = {await house.value(upstream, job.id): job for job in (first, second)}
+    await house.record(by_id["a"])
+    await house.record(by_id["b"], make_answer(503), status="pending", wait_seconds=3600.0)
+    async with house.rows.results.settling(session_id) as unit:
+        assert unit is not None
+        newer = make_document(NOTE, upstream_id="a", data={"note": "second"})
+        await unit.add_document(newer, None, listed=frozenset({"a", "b"}))
+        assert await release(unit, TurnedClock())
+    (job,) = await house.claim_deliveries(session_id)
+    assert await house.value(upstream, job.id) == "a"
+    await house.record(job)
+    status = "SELECT status, reason FROM deliveries WHERE id = $1"
+    assert (await house.connection.fetchrow(status, by_id["b"].id))["status"] == "pending"
+    await house.connection.execute(
+        "UPDATE deliveries SET status = 'dead', reason = 'http_422', next_at = NULL, settled_at = now() "
+        "WHERE id = $1",
+        by_id["b"].id,
+    )
+    retried = await house.rows.deliveries.retry(house.tenant_id, by_id["b"].id)
+    assert retried.status == "pending"

@@ -24,7 +24,8 @@ async def add_version(house: House, session_id: SessionId, template_id: Template
 async def versions_of(house: House, jobs: list[DeliveryJob]) -> list[tuple[str, int]]:
     """Which versions of which templates these jobs are."""
     rows = await house.connection.fetch(
-        "SELECT template_id, version FROM deliveries WHERE id = ANY($1) ORDER BY 1, 2",
+        "SELECT o.template_id, d.version FROM deliveries d JOIN documents o ON o.id = d.document_id "
+        "WHERE d.id = ANY($1) ORDER BY 1, 2",
         [job.id for job in jobs],
     )
     return [(row["template_id"], row["version"]) for row in rows]
@@ -37,7 +38,10 @@ async def of_versions(
     found: dict[Any, DeliveryJob] = {}
     for job in jobs:
         version = await house.value(
-            "SELECT version FROM deliveries WHERE id = $1 AND template_id = $2", job.id, template_id
+            "SELECT d.version FROM deliveries d JOIN documents o ON o.id = d.document_id "
+            "WHERE d.id = $1 AND o.template_id = $2",
+            job.id,
+            template_id,
         )
         if version is not None:
             found[version] = job

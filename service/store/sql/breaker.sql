@@ -41,4 +41,7 @@ WHERE d.id = placed.id AND d.status = 'pending' AND d.lease IS NULL;
 
 -- name: probe_now
 -- Somebody says that it is mended: an open breaker lets one delivery try at once, and time counts from here.
-UPDATE destinations SET probe_at = now(), failing_since = now() WHERE id = $1 AND probe_at IS NOT NULL;
+UPDATE destinations SET probe_at = CASE WHEN probe_at IS NOT NULL THEN now() END,
+                        failures = CASE WHEN probe_at IS NULL THEN 0 ELSE failures END,
+                        failing_since = CASE WHEN probe_at IS NOT NULL THEN now() END
+WHERE id = $1 AND failures > 0;

@@ -15,10 +15,10 @@ FOR SHARE;
 -- name: insert
 -- One delivery per destination: the outbox.
 INSERT INTO deliveries (id, tenant_id, event_id, session_id, document_id, destination_id, type, status, next_at,
-                        reason, template_id, version)
+                        reason, lineage, version)
 VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN 'pending' ELSE 'paused' END,
         CASE WHEN $8 THEN now() END, CASE WHEN NOT $8 THEN 'destination_disabled' END,
-        (SELECT template_id FROM documents WHERE id = $5), (SELECT version FROM documents WHERE id = $5));
+        (SELECT coalesce(lineage, id) FROM documents WHERE id = $5), (SELECT version FROM documents WHERE id = $5));
 
 -- name: claim_alone
 -- One claim at a time over all workers, so that each sees what the others have in flight.
@@ -76,10 +76,9 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
            AND d.next_at <= statement_timestamp() AND ($1 IS NULL OR d.session_id = $1)
            -- An older version goes first, and none overtakes a newer one on its way: a scalar, so that each
            -- row is looked up in the index of versions.
-           AND (d.template_id IS NULL OR (
+           AND (d.lineage IS NULL OR (
                SELECT true FROM deliveries o
-               WHERE o.destination_id = d.destination_id AND o.session_id = d.session_id
-                 AND o.template_id = d.template_id AND o.version <> d.version AND o.status = 'pending'
+               WHERE o.destination_id = d.destination_id AND o.lineage = d.lineage AND o.version <> d.version AND o.status = 'pending'
                  AND (o.version < d.version OR (o.lease IS NOT NULL AND o.next_at > statement_timestamp()))
                LIMIT 1) IS NULL)
          ORDER BY d.next_at LIMIT greatest(r.room, 0))
@@ -87,10 +86,9 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
         (SELECT d.id, d.next_at FROM deliveries d
          WHERE r.is_probing AND r.room > 0 AND d.destination_id = r.id AND d.status = 'pending'
            AND (d.lease IS NULL OR d.next_at <= statement_timestamp())
-           AND (d.template_id IS NULL OR (
+           AND (d.lineage IS NULL OR (
                SELECT true FROM deliveries o
-               WHERE o.destination_id = d.destination_id AND o.session_id = d.session_id
-                 AND o.template_id = d.template_id AND o.version <> d.version AND o.status = 'pending'
+               WHERE o.destination_id = d.destination_id AND o.lineage = d.lineage AND o.version <> d.version AND o.status = 'pending'
                  AND (o.version < d.version OR (o.lease IS NOT NULL AND o.next_at > statement_timestamp()))
                LIMIT 1) IS NULL)
          ORDER BY d.type <> 'ping', d.next_at LIMIT 1)
@@ -145,8 +143,7 @@ WITH given AS MATERIALIZED (
 ), held AS (  -- sent again: not while it is off, and not after a newer version
     SELECT g.*, CASE WHEN g.status <> 'pending' THEN g.status
                      WHEN EXISTS (SELECT 1 FROM deliveries n
-                                  WHERE n.destination_id = d.destination_id AND n.session_id = d.session_id
-                                    AND n.template_id = d.template_id AND n.version > d.version
+                                  WHERE n.destination_id = d.destination_id AND n.lineage = d.lineage AND n.version > d.version
                                     AND n.status IN ('delivered', 'filed')) THEN 'superseded'
                      WHEN NOT t.enabled THEN 'paused' ELSE g.status END AS turn
     FROM given g JOIN destination t ON t.id = g.destination_id JOIN deliveries d ON d.id = g.id
@@ -162,13 +159,13 @@ WITH given AS MATERIALIZED (
         next_at = CASE WHEN h.turn = 'pending' THEN now() + make_interval(secs => h.wait) END,
         settled_at = CASE WHEN h.turn IN ('delivered', 'filed', 'dead', 'superseded') THEN now() END
     FROM held h WHERE d.id = h.id
-    RETURNING d.id, d.status, d.destination_id, d.session_id, d.template_id, d.version
+    RETURNING d.id, d.status, d.destination_id, d.lineage, d.version
 ), overtaken AS (  -- older versions that were put back into the queue meanwhile
     UPDATE deliveries o
     SET status = 'dead', next_at = NULL, lease = NULL, reason = 'superseded', settled_at = now()
     FROM delivery d
     WHERE d.status IN ('delivered', 'filed') AND d.version > 1 AND o.destination_id = d.destination_id
-      AND o.session_id = d.session_id AND o.template_id = d.template_id AND o.version < d.version
+      AND o.lineage = d.lineage AND o.version < d.version
       AND o.status IN ('pending', 'paused') AND (o.lease IS NULL OR o.next_at <= now())
 )
 INSERT INTO attempts (delivery_id, at, status_code, error_class, duration_ms, response_bytes, response_sha256)
@@ -212,8 +209,7 @@ WHERE tenant_id = $1 AND id = $2 AND status = 'dead'
   AND EXISTS (SELECT 1 FROM destinations t WHERE t.id = destination_id AND t.enabled)
   AND EXISTS (SELECT 1 FROM events e WHERE e.id = event_id AND e.body_sealed IS NOT NULL)
   AND NOT EXISTS (SELECT 1 FROM deliveries n
-                  WHERE n.destination_id = deliveries.destination_id AND n.session_id = deliveries.session_id
-                    AND n.template_id = deliveries.template_id AND n.version > deliveries.version
+                  WHERE n.destination_id = deliveries.destination_id AND n.lineage = deliveries.lineage AND n.version > deliveries.version
                     AND n.status IN ('delivered', 'filed'))
 RETURNING id, destination_id;
 

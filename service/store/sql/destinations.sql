@@ -28,8 +28,10 @@ SET enabled = coalesce($3, enabled), events = coalesce($4, events), templates = 
     timeout_seconds = CASE WHEN $13 THEN $14 ELSE timeout_seconds END,
     rate_per_second = CASE WHEN $15 THEN $16 ELSE rate_per_second END,
     paused_reason = CASE WHEN $3 THEN NULL WHEN $3 = false THEN 'disabled' ELSE paused_reason END,
+    next_slot_at = CASE WHEN $15 THEN NULL ELSE next_slot_at END,
     probe_at = CASE WHEN $3 AND probe_at IS NOT NULL THEN now() ELSE probe_at END,
-    failing_since = CASE WHEN $3 AND probe_at IS NOT NULL THEN now() ELSE failing_since END
+    failures = CASE WHEN $3 AND probe_at IS NULL THEN 0 ELSE failures END,
+    failing_since = CASE WHEN $3 IS NOT TRUE THEN failing_since WHEN probe_at IS NOT NULL THEN now() END
 WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL
 RETURNING *;
 

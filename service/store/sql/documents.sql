@@ -1,19 +1,20 @@
 -- name: latest
 -- The newest version of one document, sealed.
-SELECT id, version, status, data_sealed FROM documents
+SELECT id, version, coalesce(lineage, id) AS lineage, status, data_sealed FROM documents
 WHERE session_id = $1 AND template_id = $2 AND upstream_id = $3
 ORDER BY version DESC LIMIT 1;
 
 -- name: insert
 -- A document, or a new version of one.
 INSERT INTO documents (id, tenant_id, session_id, template_id, upstream_id, version, type, status, data_sealed,
-                       error_code)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+                       error_code, lineage)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11, $1));
 
 -- name: replaced_version
 -- The newest version of a template's documents that the vendor does not list any more.
-SELECT coalesce(max(version), 0) AS version FROM documents
-WHERE session_id = $1 AND template_id = $2 AND NOT upstream_id = ANY($3);
+SELECT version, coalesce(lineage, id) AS lineage FROM documents
+WHERE session_id = $1 AND template_id = $2 AND NOT upstream_id = ANY($3)
+ORDER BY version DESC, received_at DESC LIMIT 1;
 
 -- name: known
 -- The vendor's ids of a template's documents.
@@ -23,8 +24,8 @@ SELECT DISTINCT upstream_id FROM documents WHERE session_id = $1 AND template_id
 -- Documents of which no event was made yet, each with the one whose next version it is.
 SELECT d.id, d.template_id, d.upstream_id, d.version, d.type, d.status, d.data_sealed, d.error_code,
        (SELECT b.id FROM documents b
-        WHERE b.session_id = d.session_id AND b.template_id = d.template_id AND b.version = d.version - 1
-        ORDER BY b.upstream_id = d.upstream_id DESC, b.received_at DESC LIMIT 1) AS replaces
+        WHERE b.session_id = d.session_id AND coalesce(b.lineage, b.id) = coalesce(d.lineage, d.id) AND b.version = d.version - 1
+        ORDER BY b.received_at DESC LIMIT 1) AS replaces
 FROM documents d WHERE d.session_id = $1 AND d.released_at IS NULL ORDER BY d.received_at, d.id;
 
 -- name: mark_released

@@ -13,7 +13,7 @@ SELECT $2, $1, event.id, $3, 'ping', now() FROM event;
 -- name: recover_dead
 -- What died at a destination since then is due again, oldest first; what a newer version overtook stays dead.
 WITH dead AS MATERIALIZED (
-    SELECT d.id, d.created_at, d.session_id, d.template_id, d.version
+    SELECT d.id, d.created_at, d.lineage, d.version
     FROM deliveries d JOIN events e ON e.id = d.event_id
     WHERE d.destination_id = $1 AND d.status = 'dead' AND d.settled_at >= $2 AND d.type <> 'ping'
       AND e.body_sealed IS NOT NULL
@@ -21,8 +21,7 @@ WITH dead AS MATERIALIZED (
 ), judged AS (
     SELECT id, row_number() OVER (ORDER BY created_at, id) AS place,
            EXISTS (SELECT 1 FROM deliveries n
-                   WHERE n.destination_id = $1 AND n.session_id = dead.session_id
-                     AND n.template_id = dead.template_id AND n.version > dead.version
+                   WHERE n.destination_id = $1 AND n.lineage = dead.lineage AND n.version > dead.version
                      AND n.status IN ('delivered', 'filed')) AS is_superseded
     FROM dead
 ), moved AS (
@@ -48,17 +47,16 @@ WHERE e.tenant_id = $1 AND e.created_at >= $3 AND e.body_sealed IS NOT NULL AND 
   AND (cardinality(t.templates) = 0 OR nullif(e.template_id, '') IS NULL OR e.template_id = ANY(t.templates))
   AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = e.id AND d.destination_id = $2)
   AND NOT EXISTS (SELECT 1 FROM deliveries n
-                  WHERE n.destination_id = $2 AND n.session_id = e.session_id
-                    AND n.template_id = doc.template_id AND n.version > doc.version
+                  WHERE n.destination_id = $2 AND n.lineage = coalesce(doc.lineage, doc.id) AND n.version > doc.version
                     AND n.status IN ('delivered', 'filed'))
 ORDER BY e.id
 FOR KEY SHARE OF s;
 
 -- name: replay
 -- Deliveries of such events, due in their order; what somebody else made meanwhile is left alone.
-INSERT INTO deliveries (id, tenant_id, event_id, session_id, document_id, template_id, version, destination_id,
+INSERT INTO deliveries (id, tenant_id, event_id, session_id, document_id, lineage, version, destination_id,
                         type, next_at)
-SELECT n.id, e.tenant_id, e.id, e.session_id, e.document_id, doc.template_id, doc.version, $1, e.type,
+SELECT n.id, e.tenant_id, e.id, e.session_id, e.document_id, coalesce(doc.lineage, doc.id), doc.version, $1, e.type,
        now() + n.place * interval '1 microsecond'
 FROM unnest($2::text[], $3::bigint[]) WITH ORDINALITY AS n (id, event_id, place)
 JOIN events e ON e.id = n.event_id
@@ -85,18 +83,16 @@ WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM sessions s WHERE s.id = d.session_id
 RETURNING id;
 
 -- name: supersede
--- Older versions of a delivered document that still wait for the same destination are not sent any more.
+-- Older versions that still wait for the same destination are not sent any more; whoever sends one loses the lease.
 UPDATE deliveries o
 SET status = 'dead', next_at = NULL, lease = NULL, reason = 'superseded', settled_at = now()
 FROM deliveries d
-WHERE d.id = $1 AND o.destination_id = d.destination_id AND o.session_id = d.session_id
-  AND o.template_id = d.template_id AND o.version < d.version AND o.status IN ('pending', 'paused')
-  AND (o.lease IS NULL OR o.next_at <= now());
+WHERE d.id = $1 AND o.destination_id = d.destination_id AND o.lineage = d.lineage AND o.version < d.version AND o.status IN ('pending', 'paused');
 
--- name: is_superseded
--- Whether a newer version of a delivery's document was delivered to the same destination.
+-- name: obstacle
+-- Why a delivery is not sent again: a newer version of its document was delivered, or its session was erased.
 SELECT EXISTS (SELECT 1 FROM deliveries n
-               WHERE n.destination_id = d.destination_id AND n.session_id = d.session_id
-                 AND n.template_id = d.template_id AND n.version > d.version
-                 AND n.status IN ('delivered', 'filed')) AS is_superseded
+               WHERE n.destination_id = d.destination_id AND n.lineage = d.lineage AND n.version > d.version
+                 AND n.status IN ('delivered', 'filed')) AS is_superseded,
+       EXISTS (SELECT 1 FROM sessions s WHERE s.id = d.session_id AND s.erased_at IS NOT NULL) AS is_erased
 FROM deliveries d WHERE d.id = $1;

@@ -10,15 +10,20 @@ ALTER TABLE destinations
     ADD COLUMN probe_at timestamptz;         -- the breaker is open: when one delivery is tried; NULL: closed
 
 ALTER TABLE deliveries
-    ADD COLUMN template_id text,             -- with the session: whose versions are delivered in order
+    ADD COLUMN lineage text,                 -- the document's: its versions are delivered in order
     ADD COLUMN version integer,
     ADD COLUMN confirmed_at timestamptz;     -- when the EMR said that the note is filed
 
-UPDATE deliveries d SET template_id = doc.template_id, version = doc.version
-FROM documents doc WHERE doc.id = d.document_id;
+-- The first version's id, which all later versions of a document share, under whatever id the vendor has them.
+-- NULL, as a process of the version before leaves it: the document's own.
+ALTER TABLE documents ADD COLUMN lineage text;
+UPDATE documents d SET lineage = (SELECT f.id FROM documents f
+                                  WHERE f.session_id = d.session_id AND f.template_id = d.template_id
+                                  ORDER BY f.upstream_id = d.upstream_id DESC, f.version, f.received_at LIMIT 1);
+UPDATE deliveries d SET lineage = doc.lineage, version = doc.version FROM documents doc WHERE doc.id = d.document_id;
 
 CREATE INDEX deliveries_due_at_destination ON deliveries (destination_id, next_at) WHERE status = 'pending';
-CREATE INDEX deliveries_of_document ON deliveries (destination_id, session_id, template_id, version);
+CREATE INDEX deliveries_of_document ON deliveries (destination_id, lineage, version);
 CREATE INDEX deliveries_dead_at_destination ON deliveries (destination_id, settled_at) WHERE status = 'dead';
 CREATE INDEX sessions_with_ending ON sessions (tenant_id, coalesce(ended_at, settled_at))
     WHERE ended_at IS NOT NULL OR status = 'expired';
