@@ -155,7 +155,7 @@ async def test_an_odd_number_of_bytes_passes_since_a_sample_may_end_in_the_next_
     assert seen["sha256"] == hashlib.sha256(FRAME).hexdigest()
 
 
-DEEP = '{"event": "x", "a": ' + "[" * 5000 + "]" * 5000 + "}"
+DEEP = '{"event": "x", "a": ' + "[" * 200_000 + "]" * 200_000 + "}"
 
 
 @pytest.mark.parametrize(
