@@ -3,7 +3,7 @@
 import asyncio
 from uuid import uuid4
 
-from schemas.emr import ChunkStored
+from schemas.emr import ChunkStored, Upload
 from service.domain.errors import (
     AudioEmpty,
     ChunkConflict,
@@ -24,6 +24,11 @@ from service.domain.records import AudioFormat, ChunkClaim, Principal
 _UPLOAD_DEADLINE_SECONDS = 50.0
 _LEASE_SECONDS = 60.0
 _ENDED_AT_VENDOR = frozenset({"session_ended", "session_completed"})
+OPEN_STATUSES = frozenset({"created", "recording"})
+_WRONG_UPLOAD = {
+    "stream": "this session was created with upload: stream; it takes no chunks",
+    "chunked": "this session takes chunks, no stream",
+}
 
 
 def chunk_file_name(sequence: int, audio_format: AudioFormat) -> str:
@@ -90,7 +95,7 @@ class AudioIntake:
             overtaken = claim.stored_sha256 == audio.sha256 and claim.stored_file_name == file_name
             if claim.lease is not None or claim.is_stored or (claim.stored_sha256 and not overtaken):
                 break
-            _check_takes_audio(claim)
+            _check_takes_chunk(claim)
         if claim is None:  # pragma: no cover - the loop ran
             raise NotFound("no such session")
         return claim
@@ -127,23 +132,38 @@ class AudioIntake:
             raise
 
 
-def _check_takes_audio(claim: ChunkClaim) -> None:
-    if claim.is_erased:
+def check_takes_audio(
+    *, wanted: Upload, upload: Upload, status: str, is_erased: bool, is_created: bool, is_past: bool
+) -> None:
+    """Refuse audio, sent in the wanted way, for a session that does not take it so, or not any more.
+
+    Raises SessionErased, WrongUpload, SessionNotReady, SessionExpired or SessionEnded.
+    """
+    if is_erased:
         raise SessionErased("the session was erased")
-    if claim.upload == "stream":
-        raise WrongUpload("this session was created with upload: stream; it takes no chunks")
-    if not claim.is_created:
+    if upload != wanted:
+        raise WrongUpload(_WRONG_UPLOAD[upload])
+    if not is_created:
         raise SessionNotReady("EkaScribe has not confirmed this session yet")
-    if claim.session_status == "expired" or (
-        claim.is_past and claim.session_status in {"created", "recording"}
-    ):
+    if status == "expired" or (is_past and status in OPEN_STATUSES):
         raise SessionExpired("the session expired before it was ended")
-    if claim.session_status not in {"created", "recording"}:
+    if status not in OPEN_STATUSES:
         raise SessionEnded("the session takes no more audio")
 
 
+def _check_takes_chunk(claim: ChunkClaim) -> None:
+    check_takes_audio(
+        wanted="chunked",
+        upload=claim.upload,
+        status=claim.session_status,
+        is_erased=claim.is_erased,
+        is_created=claim.is_created,
+        is_past=claim.is_past,
+    )
+
+
 def _repeated(claim: ChunkClaim, sequence: int, audio: Audio, file_name: str) -> ChunkStored:
-    _check_takes_audio(claim)
+    _check_takes_chunk(claim)
     same = claim.stored_sha256 == audio.sha256
     if claim.is_stored and same and claim.stored_file_name is not None:
         return ChunkStored(

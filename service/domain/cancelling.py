@@ -4,8 +4,8 @@ import asyncio
 
 import structlog
 
-from service.domain import schedule
 from service.domain.errors import VendorError, VendorRefused
+from service.domain.once import postpone
 from service.domain.ports import Clock, SessionStore, Vendor
 from service.domain.records import OwedCall
 
@@ -50,5 +50,4 @@ class Cancelling:
         await self._store.record_cancel_told(owed.session_id, owed.lease)
 
     async def _postpone(self, owed: OwedCall) -> None:
-        wait = schedule.error_wait(owed.attempts + 2, retry_after_seconds=None, chance=self._clock.chance())
-        await self._store.postpone_owed(owed.session_id, owed.lease, wait)
+        await postpone(self._store, self._clock, owed.session_id, owed.lease, owed.attempts)

@@ -11,6 +11,7 @@ from schemas.emr import SessionChange, SessionStatus
 from service.domain.cancelling import Cancelling
 from service.domain.creation import check_fields
 from service.domain.errors import (
+    ENDED_AT_VENDOR,
     InvalidRequest,
     NotFound,
     SessionEnded,
@@ -30,7 +31,6 @@ from service.domain.sessions import CALL_DEADLINE_SECONDS, OWED_LEASE_SECONDS
 # Longer than the deadline of the vendor's call, so that a lease ends only when its holder is gone.
 _CHANGE_LEASE_SECONDS = 60.0
 _RUNNING = frozenset({"created", "recording", "processing"})
-_ENDED_AT_VENDOR = frozenset({"session_ended", "session_completed", "session_already_committed"})
 
 
 class ChangeUnit(Protocol):
@@ -138,7 +138,7 @@ class SessionChanges:
         except TimeoutError:
             raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
         except VendorRefused as refused:
-            if refused.vendor_code in _ENDED_AT_VENDOR:
+            if refused.vendor_code in ENDED_AT_VENDOR:
                 raise SessionEnded("EkaScribe takes no more changes of this session") from refused
             if refused.status == 410:  # noqa: PLR2004
                 raise SessionExpired("the session expired at EkaScribe before it was ended") from refused

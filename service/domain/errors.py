@@ -249,6 +249,10 @@ class VendorRefused(VendorError):
         self.vendor_code = vendor_code
 
 
+# What the vendor calls a session that takes no changes and no second end any more (seed 002; facts.md).
+ENDED_AT_VENDOR = frozenset({"session_ended", "session_completed", "session_already_committed"})
+
+
 class VendorUnreachable(VendorError):
     """It could not be asked, or its answer did not come. `sent`: the request may have taken effect."""
 

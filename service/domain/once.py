@@ -5,7 +5,8 @@ from typing import TypeVar
 
 from service.domain import schedule
 from service.domain.errors import LONGEST_WAIT_SECONDS, VendorUnreachable
-from service.domain.ports import Clock
+from service.domain.ids import Lease, SessionId
+from service.domain.ports import Clock, SessionStore
 
 T = TypeVar("T")
 
@@ -57,3 +58,11 @@ async def wait_before_repeat(attempt: int, error: VendorUnreachable, clock: Cloc
         raise error
     wait = schedule.jittered(0.2 * 3.0 ** (attempt - 1), clock.chance())
     await clock.sleep(max(wait, asked))
+
+
+async def postpone(
+    store: SessionStore, clock: Clock, session_id: SessionId, lease: Lease, attempts: int
+) -> None:
+    """Leave an owed call to the sweep, the later the more often it was tried."""
+    wait = schedule.error_wait(attempts + 2, retry_after_seconds=None, chance=clock.chance())
+    await store.postpone_owed(session_id, lease, wait)

@@ -12,7 +12,6 @@ from uuid import uuid4
 import structlog
 
 from schemas.emr import SessionCreate, SessionEnd
-from service.domain import schedule
 from service.domain.cancelling import Cancelling
 from service.domain.errors import (
     AudioIncomplete,
@@ -29,7 +28,7 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import UNFILTERED, Lease, SessionId
-from service.domain.once import call_once
+from service.domain.once import call_once, postpone
 from service.domain.ports import Clock, EndUnit, SessionStore, Vendor
 from service.domain.records import (
     EndState,
@@ -314,8 +313,7 @@ class SessionLife:
         )
 
     async def _postpone(self, session_id: SessionId, lease: Lease, attempts: int) -> None:
-        wait = schedule.error_wait(attempts + 2, retry_after_seconds=None, chance=self._clock.chance())
-        await self._store.postpone_owed(session_id, lease, wait)
+        await postpone(self._store, self._clock, session_id, lease, attempts)
 
 
 def _check_endable(state: EndState, request: SessionEnd, least_chunks: int | None) -> None:

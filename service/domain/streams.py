@@ -13,17 +13,8 @@ from uuid import uuid4
 
 import structlog
 
-from service.domain.errors import (
-    NotFound,
-    SessionEnded,
-    SessionErased,
-    SessionExpired,
-    SessionNotReady,
-    StoreUnavailable,
-    StreamBusy,
-    VendorFailure,
-    WrongUpload,
-)
+from service.domain.audio import OPEN_STATUSES, check_takes_audio
+from service.domain.errors import NotFound, StoreUnavailable, StreamBusy, VendorFailure
 from service.domain.ids import Lease, SessionId
 from service.domain.records import StreamBeat, StreamEnd, StreamLook, StreamSession
 from service.domain.relay import SESSION_OVER, TAKEN_OVER, Client, Farewell, Relay, VendorStream
@@ -50,7 +41,6 @@ _SETTLE_SECONDS = 1.0
 _UNCONFIRMED = frozenset(
     {"unconfirmed", "client_closed", "bad_frame", "session_over", "taken_over", "restarting"}
 )
-_OPEN_STATUSES = frozenset({"created", "recording"})
 
 
 class StreamStore(Protocol):
@@ -287,7 +277,7 @@ def _ids(streams: dict[Lease, OpenStream]) -> list[SessionId]:
 
 
 def _unwanted(look: StreamLook | None, lease: Lease) -> Farewell | None:
-    if look is None or look.status not in _OPEN_STATUSES:
+    if look is None or look.status not in OPEN_STATUSES:
         status = look.status if look else "gone"
         if status in {"expired", "cancelled", "gone"}:
             return Farewell("session_over", SESSION_OVER, f"the session is {status}")
@@ -298,13 +288,11 @@ def _unwanted(look: StreamLook | None, lease: Lease) -> Farewell | None:
 
 
 def _check_takes_stream(session: StreamSession) -> None:
-    if session.is_erased:
-        raise SessionErased("the session was erased")
-    if session.upload != "stream":
-        raise WrongUpload("this session takes chunks, no stream")
-    if not session.is_created:
-        raise SessionNotReady("EkaScribe has not confirmed this session yet")
-    if session.status == "expired" or (session.is_past and session.status in _OPEN_STATUSES):
-        raise SessionExpired("the session expired before it was ended")
-    if session.status not in _OPEN_STATUSES:
-        raise SessionEnded("the session takes no more audio")
+    check_takes_audio(
+        wanted="stream",
+        upload=session.upload,
+        status=session.status,
+        is_erased=session.is_erased,
+        is_created=session.is_created,
+        is_past=session.is_past,
+    )

@@ -19,7 +19,13 @@ from schemas.eka import (
     SessionEnded,
 )
 from schemas.emr import SessionChange
-from service.domain.errors import LONGEST_WAIT_SECONDS, VendorFailure, VendorRefused, VendorUnreachable
+from service.domain.errors import (
+    ENDED_AT_VENDOR,
+    LONGEST_WAIT_SECONDS,
+    VendorFailure,
+    VendorRefused,
+    VendorUnreachable,
+)
 from service.domain.ids import UNFILTERED, Account, SessionId, TemplateId
 from service.domain.ports import Audio
 from service.domain.records import (
@@ -38,7 +44,6 @@ T = TypeVar("T")
 _SESSIONS = "/voice/v1/sessions"
 _JSON = {"content-type": "application/json"}
 _UPLOAD_TRIES = 3
-_ALREADY_ENDED = frozenset({"session_ended", "session_completed", "session_already_committed"})
 _NO_SUCH_DOCUMENT = frozenset({"resource_not_found", "document_not_found", "template_not_found"})
 
 Content = Callable[[], bytes | AsyncIterator[bytes]]
@@ -111,7 +116,7 @@ class EkaClient:
         try:
             check(answer, 200, 202)
         except VendorRefused as refused:
-            if refused.vendor_code in _ALREADY_ENDED or refused.status == 410:  # noqa: PLR2004
+            if refused.vendor_code in ENDED_AT_VENDOR or refused.status == 410:  # noqa: PLR2004
                 return VendorEnd(files_received=None)
             raise
         return VendorEnd(files_received=_decoded(answer, SessionEnded).audio_files_received)
