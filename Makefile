@@ -16,7 +16,7 @@ UPGRADE ?=
 CA_BUNDLES := /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
   /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem
 
-.PHONY: help setup demo dev test lint types imports pytest unit store api e2e bench lock clean
+.PHONY: help setup demo dev test lint types imports pytest unit store api e2e manifests image bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9 ]*\):.*## \(.*\)$$/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
@@ -81,13 +81,24 @@ imports: $(STAMP) ## who may import whom
 pytest: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+manifests: $(STAMP) ## make the PrometheusRule of infra/prometheus/rules, check everything under infra/ and the Dockerfile
+	$(BIN)/python -m tests.infra.prometheus_rule
+	$(BIN)/python -m pytest tests/infra
+
+# Two builds of one commit are the same to the byte, given the same base image: PYTHON_IMAGE=python@sha256:…
+image: ## build the image into build/image.tar, its SBOM and provenance attached
+	@mkdir -p build
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) docker buildx build --sbom=true --provenance=mode=max \
+	  --build-arg REVISION=$$(git rev-parse HEAD) $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) \
+	  --output type=oci,dest=build/image.tar,rewrite-timestamp=true .
+
 bench: $(STAMP) ## measure, and write docs/benchmarks.md
 	$(BIN)/python -m tests.bench.main_job
 
 unit store api e2e: $(STAMP) ## the tests of one folder
 	$(BIN)/python -m pytest tests/$@
 
-# requirements.lock is what production installs, -build.lock what makes the wheel, -dev.lock both and the tools.
+# requirements.lock is what production installs, -build.lock what makes the wheel and the image's SBOM, -dev.lock both and the tools.
 # They hold names, versions and hashes but no index: an installation asks whichever its pip is set to. Packages
 # that are locked keep their versions while these fit pyproject.toml; UPGRADE=1 takes the newest.
 LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -99,7 +110,7 @@ lock: ## make the files of pinned requirements again (UPGRADE=1: with the newest
 	if [ -z "$$uv" ]; then $(MAKE) --no-print-directory build/uv/bin/uv; uv=build/uv/bin/uv; fi; \
 	UV_SYSTEM_CERTS=1; export UV_SYSTEM_CERTS; \
 	"$$uv" $(LOCK) pyproject.toml -o requirements.lock >/dev/null; \
-	printf 'hatchling>=1.27\neditables\n' | "$$uv" $(LOCK) - -o requirements-build.lock >/dev/null; \
+	printf 'hatchling>=1.27\neditables\ncyclonedx-bom>=7.5\n' | "$$uv" $(LOCK) - -o requirements-build.lock >/dev/null; \
 	"$$uv" $(LOCK) pyproject.toml requirements-build.lock --extra embedded --group dev \
 	  -c requirements.lock -o requirements-dev.lock >/dev/null
 

@@ -94,12 +94,28 @@ def worker(host: str, port: int) -> None:
 
 
 @cli.command()
-def migrate() -> None:
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 unless the schema is new enough.")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    default=0.0,
+    type=click.FloatRange(0, 86_400),
+    metavar="SECONDS",
+    help="With --check: how long to wait for that.",
+)
+def migrate(check: bool, wait_seconds: float) -> None:
     """Bring the database to the newest schema."""
+    if wait_seconds and not check:
+        raise click.UsageError("--wait goes with --check")
     settings = _settings(DATABASE)
-    from service.store.migrate import migrate as run  # noqa: PLC0415 - brings SQLAlchemy
+    from service.store.migrate import check_schema  # noqa: PLC0415 - brings SQLAlchemy
+    from service.store.migrate import migrate as run  # noqa: PLC0415
 
-    revision = _run(lambda: run(settings.database_url))
+    if check:
+        cache = settings.database_statement_cache_size
+        revision = _run(lambda: check_schema(settings.database_url, cache, wait_seconds, click.echo))
+    else:
+        revision = _run(lambda: run(settings.database_url))
     click.echo(f"the database is at revision {revision}")
 
 

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from service.redis_address import SENTINEL_SCHEMES, parse_sentinel
+
 PREFIX = "EKABRIDGE_"
 _T = TypeVar("_T")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,500}")
@@ -162,6 +164,14 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _redis_url(raw: str) -> str:
+    scheme = raw.partition("://")[0]
+    if scheme in SENTINEL_SCHEMES:
+        parse_sentinel(raw)
+        return raw
+    return _url("redis", "rediss", "unix", *SENTINEL_SCHEMES)(raw)
+
+
 def _boolean(raw: str) -> bool:
     lowered = raw.lower()
     if lowered in {"true", "1", "yes", "on"}:
@@ -218,7 +228,7 @@ def _system(raw: str) -> str:
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "database_url": _url("postgresql", "postgres"),
-    "redis_url": _url("redis", "rediss", "unix"),
+    "redis_url": _redis_url,
     "public_url": _url("http", "https"),
     "eka_base_url": _url("https", "http"),
     "eka_token": _text,

@@ -12,9 +12,11 @@ import msgspec
 import structlog
 from arq.connections import ArqRedis
 from redis.asyncio import ConnectionPool
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import RedisError
 
 from service.domain.ids import SessionId
+from service.redis_address import SENTINEL_SCHEMES, SentinelAddress, parse_sentinel
 
 log = structlog.get_logger()
 
@@ -40,15 +42,16 @@ def decode(job: bytes) -> dict[str, Any]:
 
 def open_redis(url: str) -> ArqRedis:
     """Make a client that connects when it is first used and never waits long (pitfalls, arq)."""
-    pool = ConnectionPool.from_url(
-        url,
-        max_connections=32,
-        socket_timeout=_SOCKET_SECONDS,
-        socket_connect_timeout=_SOCKET_SECONDS,
-        health_check_interval=15,
-    )
+    bounds: dict[str, Any] = {
+        "max_connections": 32,
+        "socket_timeout": _SOCKET_SECONDS,
+        "socket_connect_timeout": _SOCKET_SECONDS,
+        "health_check_interval": 15,
+    }
     return ArqRedis(
-        pool,
+        _sentinel_pool(parse_sentinel(url), bounds)
+        if url.startswith(SENTINEL_SCHEMES)
+        else ConnectionPool.from_url(url, **bounds),
         job_serializer=encode,
         job_deserializer=decode,
         default_queue_name=QUEUE,
@@ -56,11 +59,36 @@ def open_redis(url: str) -> ArqRedis:
     )
 
 
+def _sentinel_pool(address: SentinelAddress, bounds: dict[str, Any]) -> SentinelConnectionPool:
+    """Make a pool whose every new connection asks the sentinels who the master is now."""
+    tls = {"ssl": True, "ssl_ca_certs": address.ca_file} if address.tls else {}
+    sentinel_login = {"username": address.sentinel_username, "password": address.sentinel_password}
+    sentinels = Sentinel(  # type: ignore[no-untyped-call]
+        address.sentinels,
+        sentinel_kwargs=sentinel_login
+        | tls
+        | {"socket_timeout": _SOCKET_SECONDS, "socket_connect_timeout": _SOCKET_SECONDS},
+    )
+    return SentinelConnectionPool(  # type: ignore[no-untyped-call]
+        address.master,
+        sentinels,
+        db=address.database,
+        username=address.username,
+        password=address.password,
+        **tls,
+        **bounds,
+    )
+
+
 async def close_redis(redis: ArqRedis) -> None:
     """Close the client and the pool that was made for it, which it would otherwise leave open."""
+    pool = redis.connection_pool
     with contextlib.suppress(RedisError, OSError, TimeoutError):
         async with asyncio.timeout(_SOCKET_SECONDS):
             await redis.aclose(close_connection_pool=True)
+            if isinstance(pool, SentinelConnectionPool):
+                for sentinel in pool.sentinel_manager.sentinels:
+                    await sentinel.aclose()
 
 
 async def ping_redis(redis: ArqRedis) -> bool:

@@ -1,5 +1,8 @@
 """Brings a database to the newest schema; safe to run twice and from two pods at once."""
 
+import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -11,9 +14,11 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from service.store.database import store_error
+from service.domain.errors import StoreUnavailable
+from service.store.database import Database, store_error
 
 _SCRIPTS = Path(__file__).parent / "migrations"
+_LOOK_SECONDS = 1.0
 _LOCK = 0x656B61  # any number that nobody else locks; this one spells "eka"
 
 
@@ -51,7 +56,55 @@ def newest_revision() -> str:
     return head
 
 
+async def check_schema(
+    database_url: str, statement_cache_size: int, wait_seconds: float, say: Callable[[str], None]
+) -> str:
+    """Return the schema's revision once this version can run on it, looking every second.
+
+    `say` is told why we wait, once for each reason; a database that is away is waited for too. Raises
+    StoreUnavailable with the last reason when the time is over.
+    """
+    database = Database(database_url, size=1, statement_cache_size=statement_cache_size)
+    await database.open()
+    try:
+        return await _wait_for_schema(database, wait_seconds, say)
+    finally:
+        await database.close()
+
+
+async def _wait_for_schema(database: Database, wait_seconds: float, say: Callable[[str], None]) -> str:
+    deadline = time.monotonic() + wait_seconds
+    said = ""
+    while True:
+        try:
+            revision = await database.revision()
+            if revision is not None and is_new_enough(revision):
+                return revision
+            problem = f"the schema is {revision}, this version wants {newest_revision()}"
+        except StoreUnavailable as error:
+            problem = error.detail
+        if time.monotonic() >= deadline:
+            raise StoreUnavailable(problem)
+        if problem != said:
+            say(f"waiting: {problem}")
+            said = problem
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def is_new_enough(revision: str) -> bool:
+    """Return whether this version of the code can run on a schema of that revision.
+
+    One that the package does not know was made by a newer version, which keeps the schema usable for the
+    version before: so a rollback, and a pod of the old version that restarts during a roll-out, go on.
+    """
+    known = {script.revision for script in ScriptDirectory(str(_SCRIPTS)).walk_revisions()}
+    return revision == newest_revision() or revision not in known
+
+
 def _upgrade(connection: Connection) -> str:
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None and is_new_enough(found):
+        return found
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection

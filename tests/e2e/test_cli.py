@@ -50,8 +50,12 @@ def bare_environment(**settings: str) -> dict[str, str]:
 
 async def test_migrate_twice_and_from_two_at_once(empty_database_url: str) -> None:
     environment = bare_environment(DATABASE_URL=empty_database_url)
+    status, _, complaint = await ekabridge(environment, "migrate", "--check")
+    assert (status, "no schema" in complaint) == (1, True)
     first = await asyncio.gather(*(ekabridge(environment, "migrate") for _ in range(2)))
     again = await ekabridge(environment, "migrate")
+    checked = await ekabridge(environment, "migrate", "--check", "--wait", "1")
+    assert (checked[0], checked[1]) == (0, again[1])
     assert [status for status, _, _ in [*first, again]] == [0, 0, 0]
     connection = await asyncpg.connect(empty_database_url)
     try:

@@ -7,7 +7,7 @@ import pytest
 
 from service.domain.errors import StoreUnavailable
 from service.store.database import Database
-from service.store.migrate import migrate, newest_revision
+from service.store.migrate import check_schema, migrate, newest_revision
 from service.wiring import open_rows, ping_store
 from tests.bridge import make_settings
 
@@ -104,3 +104,49 @@ async def test_a_connection_that_was_cut_is_told_as_away_and_the_next_one_works(
             await connection.fetchval("SELECT 1")
     await house.rows.database.ping()
     assert await house.rows.database.revision() == newest_revision()
+
+
+async def at_revision(url: str, revision: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute("UPDATE alembic_version SET version_num = $1", revision)
+    await connection.close()
+
+
+async def check(url: str) -> str:
+    return await check_schema(url, 100, 0, print)
+
+
+async def test_a_schema_of_this_version_is_new_enough(database_url):
+    assert await check(database_url) == newest_revision()
+
+
+async def test_no_schema_and_an_older_one_are_not_new_enough(empty_database_url):
+    with pytest.raises(StoreUnavailable, match="no schema"):
+        await check(empty_database_url)
+    await migrate(empty_database_url)
+    await at_revision(empty_database_url, "0001")
+    with pytest.raises(StoreUnavailable, match=f"the schema is 0001, this version wants {newest_revision()}"):
+        await check(empty_database_url)
+
+
+async def test_who_waits_for_the_schema_goes_on_when_it_is_there(empty_database_url):
+    said: asyncio.Queue[str] = asyncio.Queue()
+    waiting = asyncio.create_task(check_schema(empty_database_url, 100, 60, said.put_nowait))
+    async with asyncio.timeout(30):
+        assert await said.get() == "waiting: the database has no schema: run `ekabridge migrate`"
+    await migrate(empty_database_url)
+    assert await waiting == newest_revision()
+    assert said.empty()
+
+
+async def test_a_schema_of_a_newer_version_is_left_as_it_is_and_new_enough(database_url):
+    # A rollback: the old version's migration and its pods meet what the new one made.
+    await at_revision(database_url, "9999")
+    assert await migrate(database_url) == "9999"
+    assert await check(database_url) == "9999"
+    assert await revision_of(database_url) == "9999"
+
+
+async def test_a_database_that_is_away_is_told_when_the_wait_is_over():
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        await check("postgresql://nobody@127.0.0.1:1/none")

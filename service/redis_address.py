@@ -1,0 +1,61 @@
+"""The address of a Redis that Sentinel keeps: `redis+sentinel://host:port,host:port/master/database`."""
+
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
+
+SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+_SENTINEL_PORT = 26379
+_OPTIONS = frozenset({"sentinel_username", "sentinel_password", "ssl_ca_certs"})
+
+
+class SentinelAddress(Struct, frozen=True, kw_only=True):
+    """Which sentinels to ask for which master, and how to log in at it and, where they want it, at them."""
+
+    sentinels: tuple[tuple[str, int], ...]
+    master: str
+    database: int
+    username: str | None
+    password: str | None
+    sentinel_username: str | None
+    sentinel_password: str | None
+    tls: bool
+    ca_file: str | None
+
+
+def parse_sentinel(url: str) -> SentinelAddress:
+    """Take the URL apart. Raises ValueError, which names what is wrong and never a value."""
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = login.partition(":")
+    master, _, database = parts.path.strip("/").partition("/")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if not master:
+        raise ValueError("names no master: redis+sentinel://host:26379,host:26379/master")
+    if database and not (database.isascii() and database.isdigit()):
+        raise ValueError("must have the number of a database after the master's name")
+    if options.keys() - _OPTIONS:
+        raise ValueError(f"knows the options {', '.join(sorted(_OPTIONS))}")
+    return SentinelAddress(
+        sentinels=tuple(_sentinel(host) for host in hosts.split(",")),
+        master=unquote(master),
+        database=int(database or 0),
+        username=unquote(username) or None,
+        password=unquote(password) or None,
+        sentinel_username=options.get("sentinel_username"),
+        sentinel_password=options.get("sentinel_password"),
+        tls=parts.scheme.startswith("rediss"),
+        ca_file=options.get("ssl_ca_certs"),
+    )
+
+
+def _sentinel(text: str) -> tuple[str, int]:
+    try:
+        # One host by itself is an authority like any other: brackets of IPv6 and ports are read alike.
+        parts = urlsplit(f"//{text.strip()}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host:
+        raise ValueError("has a sentinel that is not host:port")
+    return host, port or _SENTINEL_PORT
