@@ -16,7 +16,8 @@ UPGRADE ?=
 CA_BUNDLES := /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
   /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem
 
-.PHONY: help setup demo dev test lint types imports pytest unit store api e2e manifests image bench lock clean
+.PHONY: help setup demo dev test lint types imports scan audit pytest unit store api e2e manifests image bench \
+  chaos overload fuzz lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9 ]*\):.*## \(.*\)$$/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
@@ -66,7 +67,7 @@ demo: $(STAMP) ## one dictation from start to a forwarded document, on this mach
 dev: $(STAMP) ## everything on this machine, until Ctrl-C
 	$(BIN)/ekabridge dev
 
-test: lint types imports pytest ## what the CI runs
+test: lint types imports scan audit pytest ## what the CI runs
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check
@@ -77,6 +78,12 @@ types: $(STAMP) ## mypy
 
 imports: $(STAMP) ## who may import whom
 	$(BIN)/lint-imports
+
+scan: $(STAMP) ## secrets in the sources
+	$(BIN)/python -m tests.security.scan secrets
+
+audit: $(STAMP) ## known vulnerabilities of what production installs; says so where nobody can be asked
+	$(BIN)/python -m tests.security.scan audit
 
 pytest: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -94,6 +101,23 @@ image: ## build the image into build/image.tar, its SBOM and provenance attached
 
 bench: $(STAMP) ## measure, and write docs/benchmarks.md
 	$(BIN)/python -m tests.bench.main_job
+
+# SEED=… SEEDS=… MINUTES=… DICTATIONS=… as docs/reliability.md says; WRITE=1 puts the figures into that page.
+SEED ?= 1
+SEEDS ?= 1
+MINUTES ?= 5
+DICTATIONS ?= 12
+WRITE ?=
+
+overload: $(STAMP) ## offer twice what is sustained, and write docs/capacity.md
+	$(BIN)/python -m tests.chaos.overload
+
+chaos: $(STAMP) ## kill -9 at every crash point, then seeded runs that break everything
+	$(BIN)/python -m tests.chaos.main_job --points --seed $(SEED) --seeds $(SEEDS) --minutes $(MINUTES) \
+	  --dictations $(DICTATIONS) $(if $(WRITE),--write)
+
+fuzz: $(STAMP) ## the security tests with fifty times the examples, other ones each time; half an hour
+	$(BIN)/python -m pytest tests/security --hypothesis-profile=long --timeout=0
 
 unit store api e2e: $(STAMP) ## the tests of one folder
 	$(BIN)/python -m pytest tests/$@

@@ -1,6 +1,7 @@
 """The service process: opens what the doors need, wires it, and hands it down."""
 
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -10,18 +11,23 @@ from litestar import Litestar, Router
 from litestar.di import Provide
 
 from service.api.access import authenticate, provide_services, provide_who
+from service.api.admission import Admission
 from service.api.audio import put_audio
 from service.api.destinations import deliveries_router
 from service.api.documentation import documentation_asset, documentation_page, openapi_config
 from service.api.events import follow_events
 from service.api.health import live, metrics, ready
+from service.api.last_answer import LastAnswer
 from service.api.ledger import ledger_router
 from service.api.problems import HANDLERS
+from service.api.rates import count_handshake, tell_standing
 from service.api.recovery import recovery_router
 from service.api.request_ids import Edge
+from service.api.security_headers import SecurityHeaders
 from service.api.services import Services
 from service.api.session_changes import changes_router
 from service.api.sessions import sessions_router
+from service.api.strain import Strain
 from service.api.stream import stream_audio
 from service.api.voice.cors import VoiceCors
 from service.api.voice.errors import in_both_tongues
@@ -29,17 +35,23 @@ from service.api.voice.routes import PROTOCOL_ROUTES
 from service.api.webhooks import receive_tenant_webhook, receive_webhook
 from service.clock import SystemClock
 from service.domain.audio import AudioIntake
+from service.domain.authentication import Authentication
 from service.domain.changes import SessionChanges
 from service.domain.creation import SessionDesk
 from service.domain.further import FurtherDocuments
+from service.domain.rates import LocalRates, Policy
 from service.domain.reading import ReadTrail
+from service.domain.revocations import Revocations
 from service.domain.streams import Streams
 from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
 from service.eka.streams import EkaStreams
 from service.forwarding.checks import check_call
+from service.jobs.key_watch import KeyWatch
 from service.jobs.nudges import ArqNudges, open_redis, ping_redis
+from service.jobs.rates import open_rates
 from service.logs import configure_logs
+from service.open_files import allow_open_files
 from service.settings import SERVICE, Settings, load_settings
 from service.store.views import SessionViews
 from service.store.voice_tokens import VoiceTokens
@@ -53,14 +65,21 @@ from service.wiring import (
     ping_store,
 )
 
+# The database's and Redis's connections, calls to EkaScribe, and what Python itself has open.
+_OTHER_FILES = 512
+# Failed logins of one client_id, in one process: ten at once, then ten a minute.
+_LOGIN_FAILURES = Policy(per_second=10 / 60, burst=10)
+
 
 def create_app(settings: Settings) -> Edge:
     """Make the service's ASGI application."""
+    strain = Strain()
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_services(settings) as services:
             app.state.services = services
+            strain.listen_to(services.database_wait)
             yield
 
     v1 = Router(
@@ -94,10 +113,11 @@ def create_app(settings: Settings) -> Edge:
         dependencies={"services": Provide(provide_services, sync_to_thread=False)},
         exception_handlers=in_both_tongues(HANDLERS),
         lifespan=[lifespan],
+        before_send=[tell_standing],
         openapi_config=openapi_config(version("ekabridge")),
         logging_config=None,
     )
-    return Edge(VoiceCors(app))
+    return Edge(SecurityHeaders(VoiceCors(Admission(LastAnswer(app), settings, strain))))
 
 
 @asynccontextmanager
@@ -116,13 +136,27 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )
         watch = ChangeWatch(rows.sessions.standings)
         timeline_watch = ChangeWatch(rows.sessions.marks)
-        streams = Streams(store=rows.streams, vendor=EkaStreams(settings.eka_base_url))
+        rates = await stack.enter_async_context(open_rates(settings))
+        authentication = Authentication(rows.access)
+        revocations = Revocations(rows.access.standing_keys)
+        streams = Streams(
+            store=rows.streams,
+            vendor=EkaStreams(settings.eka_base_url, vendor.gates),
+            admit=partial(count_handshake, rates),
+        )
+
+        keys = KeyWatch(rows.keys)
 
         await nudges.start()
+        await keys.start()
         try:
             yield Services(
                 settings=settings,
                 access=rows.access,
+                authentication=authentication,
+                revocations=revocations,
+                rates=rates,
+                login_failures=LocalRates(_LOGIN_FAILURES, time.monotonic),
                 desk=SessionDesk(
                     store=rows.sessions,
                     idempotency=rows.idempotency,
@@ -157,17 +191,23 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 tokens=VoiceTokens(rows.database, rows.hasher),
                 voice=VoiceViews(rows.database, rows.keyring),
                 ping_database=partial(ping_store, rows),
+                database_wait=rows.database.longest_wait,
                 ping_redis=partial(ping_redis, redis),
             )
         finally:
             await streams.stop()
             await watch.stop()
             await timeline_watch.stop()
+            await revocations.stop()
+            await authentication.stop()
             await nudges.stop()
+            await keys.stop()
 
 
 def app_from_environment() -> Edge:
     """Make the application from the environment: what each worker process of `serve` runs."""
     settings = load_settings(os.environ, needs=SERVICE)
     configure_logs(settings.log_level)
+    # An upload has its client, EkaScribe and a file.
+    allow_open_files(settings.max_connections + 2 * settings.max_uploads + _OTHER_FILES)
     return create_app(settings)

@@ -20,7 +20,7 @@ from schemas.emr import (
     TenantDefaults,
 )
 from service.account_commands import account_change, account_options, audit_facts, tenant_account
-from service.commands import json_option
+from service.commands import json_option, with_unchecked_rows
 from service.commands import print_found as _print
 from service.commands import run as _run
 from service.commands import settings_for as _settings
@@ -29,6 +29,7 @@ from service.delivery_commands import delivery, destination_recover, destination
 from service.destination_commands import destination
 from service.domain.accounts import changed_account
 from service.domain.ids import KeyId, TenantId
+from service.key_commands import encryption
 from service.ledger_commands import audit, ledger, tenant_retention
 from service.logs import configure_logs
 from service.settings import DATABASE, SERVICE, WORKER
@@ -60,10 +61,16 @@ def serve(host: str, port: int, workers: int) -> None:
     _check_keys()
     from service.serving import listen  # noqa: PLC0415 - the other commands start without a server
     from service.serving import serve as run  # noqa: PLC0415
+    from service.supervisor import Supervisor  # noqa: PLC0415
 
     with _told_if_taken(host, port):
         listening = listen(host, port)
-    run(listening, host=host, port=port, workers=workers)
+    seconds = settings.shutdown_seconds
+    if workers > 1:
+        supervisor = Supervisor(listening, host=host, port=port, workers=workers, shutdown_seconds=seconds)
+        asyncio.run(supervisor.run())
+    else:
+        run(listening, host=host, port=port, shutdown_seconds=seconds)
 
 
 @contextlib.contextmanager
@@ -167,6 +174,7 @@ tenant.add_command(tenant_account)
 tenant.add_command(tenant_retention)
 cli.add_command(ledger)
 cli.add_command(audit)
+cli.add_command(encryption)
 cli.add_command(webhook)
 
 
@@ -229,7 +237,7 @@ def _check_keys() -> None:
     """Say at the start, in one sentence, that the encryption keys are not this database's."""
     from service.wiring import check_at_start  # noqa: PLC0415 - brings the HTTP client
 
-    _with_rows(check_at_start)
+    with_unchecked_rows(check_at_start)
 
 
 @cli.command()

@@ -45,7 +45,19 @@ async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
 
 
 def with_rows(work: Callable[[Any], Awaitable[T]]) -> T:
-    """Run work on the store."""
+    """Run work on the store, with all keys that sealed anything in it."""
+
+    async def checked(rows: Any) -> T:
+        from service.wiring import check_keys  # noqa: PLC0415 - brings the HTTP client
+
+        await check_keys(rows)
+        return await work(rows)
+
+    return with_unchecked_rows(checked)
+
+
+def with_unchecked_rows(work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run work on the store, whichever keys we have."""
     settings = settings_for(STORE)
     from service.wiring import open_rows  # noqa: PLC0415 - brings the HTTP client
 

@@ -31,6 +31,7 @@ from service.forwarding.sender import HttpSender
 from service.forwarding.tokens import TokenRefusedError, TokenUnavailableError
 from service.jobs.nudges import close_redis, open_redis, ping_redis
 from service.settings import SERVICE, Settings, SettingsError, load_settings
+from service.store.keys import MissingKeyError
 from service.store.migrate import newest_revision
 from service.store.sealing import SealError
 from service.wiring import Rows, make_accounts, open_discovery, open_rows, open_vendor, ping_store
@@ -92,7 +93,10 @@ async def _problem_of(work: Awaitable[str | None]) -> str | None:
 
 
 async def _database(rows: Rows) -> str | None:
-    await ping_store(rows)
+    try:
+        await ping_store(rows)
+    except MissingKeyError as error:
+        raise await rows.keys.explained(error) from None
     found = await rows.database.revision()
     wanted = newest_revision()
     return (

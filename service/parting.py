@@ -1,30 +1,89 @@
 """How the server tells whoever holds a connection open that the process is to stop."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from uvicorn._types import ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-_KEY = "ekabridge.parting"
+from service.bounded_http import BoundedHttp
+
+_LET_GO = "ekabridge.parting.let_go"
+_GIVE_UP = "ekabridge.parting.give_up"
+_IS_PARTING = "ekabridge.parting"
+# Of the time that what is in hand has, connections on which nothing is asked stay open for this share.
+_IDLE_SHARE = 1 / 8
 
 
 def when_parting(scope: Any, let_go: Callable[[], None]) -> None:
     """Have `let_go` called when the process is to stop while this request is still being answered."""
-    scope[_KEY] = let_go
+    scope[_LET_GO] = let_go
+    if is_parting(scope):
+        let_go()
 
 
-class PartingHttp(HttpToolsProtocol):
-    """Lets go of whoever waits for something to happen, which a server that stops would wait for, too."""
+def when_given_up(scope: Any, give_up: Callable[[], Awaitable[None]]) -> None:
+    """Have `give_up` called when the time is over and this request has no answer, although it was ended."""
+    scope[_GIVE_UP] = give_up
+
+
+def is_parting(scope: Any) -> bool:
+    """Whether the process that answers this request is to stop."""
+    return _IS_PARTING in scope
+
+
+class PartingHttp(BoundedHttp):
+    """Parts with its client after the answer that is due, and from an idle one after a while.
+
+    A request may be on its way on a connection that is idle here: closing it at once would reset a call that
+    nobody told to come again. So such connections are served for a while yet, one request more each.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._is_last = False
 
     def shutdown(self) -> None:
         """Called for each connection when the process is to stop."""
+        self._is_last = True
+        if self._is_answering():
+            self._make_last(self.cycle)
+        seconds = (self.config.timeout_graceful_shutdown or 0) * _IDLE_SHARE
+        self.loop.call_later(seconds, self._part_if_idle)
+
+    def on_headers_complete(self) -> None:
+        """A request has come; when the process is to stop, it is the connection's last one."""
+        super().on_headers_complete()
         cycle: Any = self.cycle  # None before the connection's first request
-        let_go = cycle.scope.get(_KEY) if cycle is not None and not cycle.response_complete else None
-        if let_go is not None:
+        if self._is_last and cycle is not None and cycle.scope is self.scope:
+            self._make_last(cycle)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Open a WebSocket; when the process is to stop, to say so in its own words."""
+        super().handle_websocket_upgrade()
+        opened = self.transport.get_protocol()
+        if self._is_last and isinstance(opened, PartingWebSocket):
+            opened.shutdown()
+
+    def _make_last(self, cycle: Any) -> None:
+        cycle.keep_alive = False
+        cycle.scope[_IS_PARTING] = True
+        if (let_go := cycle.scope.get(_LET_GO)) is not None:
             let_go()
-        super().shutdown()
+
+    def _part_if_idle(self) -> None:
+        if not self._is_answering() and self._head_since is None and not self.transport.is_closing():
+            self.part()
+
+    def _is_answering(self) -> bool:
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    async def give_up(self) -> None:
+        """Answer the request that is still being answered, whatever its task does."""
+        scope: Any = self.cycle.scope if self._is_answering() else {}
+        if (give_up := scope.get(_GIVE_UP)) is not None:
+            await give_up()
 
 
 class PartingWebSocket(WebSocketsSansIOProtocol):
@@ -49,13 +108,14 @@ class PartingWebSocket(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """Tell the application, which closes with a reason; uvicorn calls this when it is to stop."""
-        if self.handshake_complete and not self.close_sent:
-            self.stop_keepalive()
-            # A frame with nothing in it, behind all frames that came: the connection is still open.
-            nothing: Any = {"type": "websocket.receive", "bytes": None, "text": None}
-            self.queue.put_nowait(nothing)
-        else:
+        if self.close_sent:
             super().shutdown()
+            return
+        self.stop_keepalive()
+        # A frame with nothing in it, behind all frames that came: the connection is still open. One that is
+        # only being opened is opened first: a client understands a close code better than a failed handshake.
+        nothing: Any = {"type": "websocket.receive", "bytes": None, "text": None}
+        self.queue.put_nowait(nothing)
 
 
 # For every server of ours. A frame of more than 1 MiB closes its stream with 1009. Pings keep streams alive

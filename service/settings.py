@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     eka_client_id: str | None = None
     eka_client_secret: str | None = None
     eka_sharing_key: str | None = None
+    eka_max_concurrency: int = 64
     webhook_secrets: tuple[str, ...] = ()
     webhook_allow_unsigned: bool = False
     webhook_tolerance_seconds: int = 300
@@ -79,9 +80,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fhir_patient_system: str = "urn:ekabridge:patient"
     fhir_encounter_system: str = "urn:ekabridge:encounter"
     chunk_max_bytes: int = 10_485_760
+    max_connections: int = 4096
+    max_requests: int = 256
+    max_uploads: int = 128
+    max_spool_bytes: int = 2_147_483_648
+    rate_limit_per_second: int = 500
+    rate_limit_burst: int = 1000
     database_pool_size: int = 10
     database_statement_cache_size: int = 100
     sweep_interval_seconds: float = 1.0
+    shutdown_seconds: int = 28
     log_level: str = "info"
 
     def __repr__(self) -> str:
@@ -137,6 +145,8 @@ def _combined_problems(
         )
     if (settings.eka_client_id is None) != (settings.eka_client_secret is None):
         problems.append(f"{PREFIX}EKA_CLIENT_ID and {PREFIX}EKA_CLIENT_SECRET go together: one is missing")
+    if settings.max_spool_bytes < settings.chunk_max_bytes:
+        problems.append(f"{PREFIX}MAX_SPOOL_BYTES must not be less than {PREFIX}CHUNK_MAX_BYTES")
     return problems
 
 
@@ -235,6 +245,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "eka_client_id": _text,
     "eka_client_secret": _text,
     "eka_sharing_key": _text,
+    "eka_max_concurrency": _number(int, 1, 1000),
     "webhook_secrets": _listed(str),
     "webhook_allow_unsigned": _boolean,
     "webhook_tolerance_seconds": _number(int, 1, 86_400),
@@ -246,8 +257,15 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "fhir_patient_system": _system,
     "fhir_encounter_system": _system,
     "chunk_max_bytes": _number(int, 1, 104_857_600),
+    "max_connections": _number(int, 16, 1_000_000),
+    "max_requests": _number(int, 1, 100_000),
+    "max_uploads": _number(int, 1, 100_000),
+    "max_spool_bytes": _number(int, 1_048_576, 1_099_511_627_776),
+    "rate_limit_per_second": _number(int, 0, 100_000),
+    "rate_limit_burst": _number(int, 1, 1_000_000),
     "database_pool_size": _number(int, 2, 1000),
     "database_statement_cache_size": _number(int, 0, 10_000),
     "sweep_interval_seconds": _number(float, 0.05, 60),
+    "shutdown_seconds": _number(int, 2, 28),
     "log_level": _log_level,
 }

@@ -13,6 +13,7 @@ from service.domain.errors import StoreUnavailable
 from service.domain.sessions import SessionLife
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
+from service.eka.gate import Gates
 from service.eka.tokens import TokenKeeper
 from service.eka.wire import make_http_client
 from service.settings import Settings
@@ -26,8 +27,10 @@ from service.store.database import Database
 from service.store.deliveries import DeliveryRows
 from service.store.destinations import DestinationRows
 from service.store.further import FurtherRows
+from service.store.keys import KeyRows, MissingKeyError
 from service.store.ledger import LedgerRows
 from service.store.recovery import RecoveryRows
+from service.store.resealing import ResealingRows
 from service.store.results import ResultRows
 from service.store.retention import RetentionRows
 from service.store.sealing import Hasher, Keyring
@@ -43,6 +46,8 @@ class Rows(Struct, frozen=True, kw_only=True):
     database: Database
     keyring: Keyring
     hasher: Hasher
+    keys: KeyRows
+    resealing: ResealingRows
     access: AccessRows
     accounts: AccountRows
     sessions: SessionRows
@@ -81,6 +86,8 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             database=database,
             keyring=keyring,
             hasher=hasher,
+            keys=KeyRows(database, keyring),
+            resealing=ResealingRows(database, keyring),
             access=AccessRows(database, hasher, keyring),
             accounts=AccountRows(database, keyring),
             sessions=sessions,
@@ -105,9 +112,21 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
 
 
 async def ping_store(rows: Rows) -> None:
-    """Raise unless the database answers, has our schema, and its secret opens with our keys."""
+    """Raise unless the database answers, has our schema, and we have every key that sealed anything in it."""
     await rows.database.ping()
+    await rows.keys.check()
     await rows.hasher.load()
+
+
+async def check_keys(rows: Rows) -> None:
+    """Register the key that seals from now on.
+
+    Raises MissingKeyError, with what cannot be read and what to do, when one is missing that sealed anything.
+    """
+    try:
+        await rows.keys.begin()
+    except MissingKeyError as error:
+        raise await rows.keys.explained(error) from None
 
 
 async def check_at_start(rows: Rows) -> None:
@@ -116,7 +135,9 @@ async def check_at_start(rows: Rows) -> None:
     Raises SealError when the database was made with a key that we were not given: better now than at 2 a.m.
     """
     try:
-        await ping_store(rows)
+        await rows.database.ping()
+        await check_keys(rows)
+        await rows.hasher.load()
     except StoreUnavailable as error:
         log.warning("started_without_database", detail=error.detail)
 
@@ -144,7 +165,8 @@ async def open_vendor(settings: Settings, rows: Rows, accounts: Accounts) -> Asy
             base_url=settings.eka_base_url,
             credentials=accounts.credentials,
         )
-        yield EkaClient(http=http, tokens=tokens, base_url=settings.eka_base_url)
+        gates = Gates(places=settings.eka_max_concurrency)
+        yield EkaClient(http=http, tokens=tokens, gates=gates, base_url=settings.eka_base_url)
 
 
 @asynccontextmanager

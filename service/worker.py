@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -25,7 +26,8 @@ from service.domain.records import DeliveryJob, FetchJob, OwedCall
 from service.domain.sessions import OWED_LEASE_SECONDS
 from service.forwarding.guard import GuardedBackend
 from service.forwarding.sender import HttpSender
-from service.jobs.lanes import Lane
+from service.jobs.key_watch import KeyWatch
+from service.jobs.lanes import Lane, Share
 from service.jobs.ledger_watch import LedgerWatch
 from service.jobs.nudges import (
     QUEUE,
@@ -36,24 +38,27 @@ from service.jobs.nudges import (
     open_redis,
     ping_redis,
 )
+from service.jobs.resealing import Resealing
 from service.jobs.retention import Retention
 from service.jobs.sweep import Sweep, pause
 from service.logs import failure
-from service.serving import on_stop_signal
+from service.parting import PROTOCOLS
+from service.serving import on_stop_signal, work_seconds
 from service.settings import Settings
 from service.wiring import make_accounts, make_session_life, open_rows, open_vendor, ping_store
 
 log = structlog.get_logger()
 
-_FETCHES_AT_ONCE = 64
 _DELIVERIES_AT_ONCE = 128
-_OWED_AT_ONCE = 8
+_OWED_AT_ONCE = 24
+_OWED_OF_AN_ACCOUNT = 8
 # How often arq looks for nudges: 12 ms at the median, under 3 % of an idle core (pitfalls, arq).
 _POLL_SECONDS = 0.02
 _NUDGES_AT_ONCE = 100
 _NUDGE_SECONDS = 20
 _RECONNECT_SECONDS = 1.0
-_DRAIN_SECONDS = 20.0
+# What runs beside the lanes ends by itself soon after it was told to.
+_ASIDE_SECONDS = 3.0
 _CANCEL_SECONDS = 0.5
 _CANCELS = 6
 
@@ -61,7 +66,7 @@ _CANCELS = 6
 async def run_worker(settings: Settings, listening: socket.socket) -> None:
     """Run a worker until SIGTERM or SIGINT; `listening` is where its health is asked."""
     stopping = asyncio.Event()
-    on_stop_signal(stopping.set)
+    on_stop_signal(stopping.set, seconds=settings.shutdown_seconds)
     await WorkerProcess(settings, listening=listening, stopping=stopping).run()
 
 
@@ -105,10 +110,12 @@ class WorkerProcess:
             ),
         )
         life = make_session_life(settings, rows, vendor)
+        keys = KeyWatch(rows.keys)
+        stack.push_async_callback(keys.stop)
         deliveries = Lane[DeliveryJob](
             "deliveries",
             size=_DELIVERIES_AT_ONCE,
-            claim=forwarding.claim,
+            claim=keys.gated(forwarding.claim),
             run=forwarding.forward,
             next_slot_seconds=forwarding.next_slot_seconds,
         )
@@ -127,12 +134,34 @@ class WorkerProcess:
             if job.template_id != UNFILTERED:
                 await fetches.poke(job.session_id)
 
-        fetches = Lane[FetchJob]("fetches", size=_FETCHES_AT_ONCE, claim=fetching.claim, run=fetch_and_follow)
+        async def claim_fetches(session_id: SessionId | None, limit: int) -> list[FetchJob]:
+            passed_over = {*vendor.gates.closed_accounts(), *fetches.crowded()}
+            return await fetching.claim(session_id, limit, passed_over)
+
+        places = settings.eka_max_concurrency
+        fetches = Lane[FetchJob](
+            "fetches",
+            size=2 * places,
+            claim=keys.gated(claim_fetches),
+            run=fetch_and_follow,
+            share=Share(account_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2)),
+        )
 
         async def claim_owed(_: SessionId | None, limit: int) -> list[OwedCall]:
-            return await rows.sessions.claim_owed(limit, OWED_LEASE_SECONDS)
+            passed_over = {*vendor.gates.closed_accounts(), *owed.crowded()}
+            return await rows.sessions.claim_owed(limit, OWED_LEASE_SECONDS, passed_over)
 
-        owed = Lane[OwedCall]("owed", size=_OWED_AT_ONCE, claim=claim_owed, run=life.pay)
+        owed = Lane[OwedCall](
+            "owed",
+            size=_OWED_AT_ONCE,
+            claim=keys.gated(claim_owed),
+            run=life.pay,
+            share=Share(
+                account_of=lambda call: call.account,
+                places=_OWED_OF_AN_ACCOUNT,
+                at_a_time=_OWED_OF_AN_ACCOUNT,
+            ),
+        )
         sweep = Sweep(
             leases=rows.leases,
             idempotency=rows.idempotency,
@@ -149,25 +178,45 @@ class WorkerProcess:
             ping_database=partial(ping_store, rows),
             ping_redis=partial(ping_redis, redis),
             is_alive=lambda: _is_alive(sweep),
+            is_stopping=self._stopping.is_set,
         )
         watch = LedgerWatch(leases=rows.leases, ledger=rows.ledger)
-        await self._work(health, sweep, fetches, watch)
-        await asyncio.gather(*(lane.drain(_DRAIN_SECONDS) for lane in (fetches, deliveries, owed)))
-
-    async def _work(
-        self, health: WorkerHealth, sweep: Sweep, fetches: Lane[FetchJob], watch: LedgerWatch
-    ) -> None:
+        resealing = Resealing(
+            leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring
+        )
+        await keys.start()
         server = _health_server(health)
         serving = asyncio.create_task(server.serve(sockets=[self._listening]))
         log.info("worker_started", port=self._listening.getsockname()[1])
-        tasks = [
-            asyncio.create_task(sweep.run(self._stopping)),
-            asyncio.create_task(self._listen(fetches)),
-            asyncio.create_task(watch.run(self._stopping)),
-        ]
-        await asyncio.gather(*tasks)
+        await self._work(
+            [
+                sweep.run(self._stopping),
+                self._listen(fetches),
+                watch.run(self._stopping),
+                resealing.run(self._stopping),
+            ],
+            [fetches, deliveries, owed],
+        )
         server.should_exit = True
         await serving
+
+    async def _work(self, aside: list[Coroutine[Any, Any, None]], lanes: list[Lane[Any]]) -> None:
+        """Run what finds work until told to stop; then let the lanes finish what they hold, and no more."""
+        tasks = [asyncio.create_task(each) for each in aside]
+        stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
+        for lane in lanes:
+            lane.close()
+        if self._stopping.is_set():
+            seconds = work_seconds(self._settings.shutdown_seconds)
+            await asyncio.gather(*(lane.drain(seconds) for lane in lanes))
+            await asyncio.wait(tasks, timeout=_ASIDE_SECONDS)
+        for task in (*tasks, stop):
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
 
     async def _listen(self, fetches: Lane[FetchJob]) -> None:
         """Listen for nudges; a Redis that is away, or hangs, is waited for while the sweep goes on."""
@@ -234,7 +283,11 @@ def _is_alive(sweep: Sweep) -> bool:
 
 def _health_server(health: WorkerHealth) -> uvicorn.Server:
     config = uvicorn.Config(
-        create_worker_app(health), log_config=None, access_log=False, timeout_graceful_shutdown=5
+        create_worker_app(health),
+        **PROTOCOLS,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
     # Signals are the worker's: the server must not take them from it.

@@ -16,6 +16,7 @@ import msgspec
 from schemas.emr import TenantDefaults
 from service.app import create_app
 from service.domain.ids import TenantId
+from service.domain.records import Principal
 from service.parting import PROTOCOLS
 from service.sandbox.emr import create_emr
 from service.sandbox.serving import serve_app
@@ -23,6 +24,7 @@ from service.sandbox.stack import free_port
 from service.sandbox.vendor import Endpoint, VendorSettings, create_vendor
 from service.serving import listen
 from service.settings import Settings
+from service.store.access import AccessRows
 from service.wiring import open_rows
 from service.worker import WorkerProcess
 
@@ -165,6 +167,12 @@ async def add_tenant(settings: Settings, name: str, role: Any, **defaults: Any) 
         tenant = await rows.access.add_tenant(name, msgspec.convert(defaults, TenantDefaults))
         key = await rows.access.add_key(TenantId(tenant.id), role)
         return TenantId(tenant.id), str(key.key)
+
+
+async def principal_of(access: AccessRows, key: str) -> Principal | None:
+    """Who a key is, as the rows say."""
+    hashed = await access.hash_of(key)
+    return (await access.principals([hashed])).get(hashed) if hashed else None
 
 
 async def add_key(settings: Settings, tenant_id: TenantId, role: Any) -> str:

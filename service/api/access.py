@@ -1,4 +1,4 @@
-"""Who may come in: API keys, and roles where a route names one."""
+"""Who may come in: API keys, roles where a route names one, and how often."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Scope
 
+from service.api.admission import claim_share
+from service.api.rates import count_call
 from service.api.services import Services
 from service.domain.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from service.domain.records import Principal
@@ -16,18 +18,38 @@ _MOST_KEY_CHARACTERS = 256
 
 
 async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """Let in whoever shows a good key of a sufficient role. Raises Unauthenticated or Forbidden."""
+    """Let in whoever shows a good key of a sufficient role, and not too often.
+
+    Raises Unauthenticated, RateLimited or Forbidden.
+    """
     check_texts(connection)
-    key = bearer_of(connection)
-    if not key or len(key) > _MOST_KEY_CHARACTERS:
-        raise Unauthenticated("an API key is needed: Authorization: Bearer <key>")
     services: Services = connection.app.state.services
-    who = await services.access.principal(key)
+    who = await principal_of_key(services, bearer_of(connection))
     if who is None:
-        raise Unauthenticated("the API key is unknown or was revoked")
+        raise Unauthenticated("an API key is needed, one that was not revoked: Authorization: Bearer <key>")
+    await let_in(connection.scope, services, who)
     if handler.opt.get("role") == "admin" and who.role != "admin":
         raise Forbidden("this needs an admin key")
-    connection.scope["state"]["who"] = who
+
+
+async def principal_of_key(services: Services, key: str) -> Principal | None:
+    """Return whose an API key is; nothing is looked up for what cannot be one. Raises RateLimited."""
+    if not key or len(key) > _MOST_KEY_CHARACTERS:
+        return None
+    return await services.authentication.principal(key)
+
+
+async def let_in(scope: Scope, services: Services, who: Principal) -> None:
+    """Note who calls, and count the call. Raises RateLimited, or Overloaded beyond the tenant's share."""
+    scope["state"]["who"] = who
+    await count_call(scope, services, who.key_id)
+    claim_share(scope, who.tenant_id)
+
+
+async def check_still_stands(services: Services, who: Principal) -> None:
+    """Refuse a call whose key was revoked while it waited. Raises Unauthenticated."""
+    if who.key_id not in await services.access.standing_keys([who.key_id]):
+        raise Unauthenticated("the API key was revoked")
 
 
 def bearer_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:

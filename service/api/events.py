@@ -1,6 +1,7 @@
 """The door of live updates: a session's timeline as server-sent events."""
 
 from collections.abc import AsyncGenerator
+from time import monotonic
 from typing import Annotated, Any
 
 import msgspec
@@ -27,6 +28,8 @@ log = structlog.get_logger()
 
 # Proxies cut what is silent for a minute, some for half of one.
 _KEEP_ALIVE_SECONDS = 15.0
+# How often a stream looks whether its key was revoked.
+_LOOK_SECONDS = 1.0
 _MEDIA_TYPE = "text/event-stream"
 
 
@@ -81,7 +84,7 @@ async def follow_events(
         known = Position.read(last_event_id)
         if not any(known.add(entry) for entry in entries):
             return Response(None, status_code=204)
-    services.timeline_watch.check_room()
+    services.timeline_watch.check_room(who.tenant_id)
     when_parting(request.scope, services.timeline_watch.let_go)
     return Stream(
         _follow(services, who, SessionId(session_id), position),
@@ -99,7 +102,7 @@ async def _follow(
 ) -> AsyncGenerator[bytes, None]:
     watch, views = services.timeline_watch, services.views
     mark: str | None = ""
-    with watch.place():
+    with watch.place(who.tenant_id), services.revocations.watching(who.key_id):
         while mark is not None:
             try:
                 # Before the entries are read: what comes in between is found at the next look.
@@ -118,8 +121,14 @@ async def _follow(
                 yield b"event: end\ndata: {}\n\n"
                 return
             changed = None
+            silent_until = monotonic() + keep_alive_seconds
             while changed is None and not watch.is_closing:
-                changed = await watch.changed(session_id, mark, keep_alive_seconds)
-                if changed is None and not watch.is_closing:
+                look_seconds = min(_LOOK_SECONDS, max(0.0, silent_until - monotonic()))
+                changed = await watch.changed(session_id, mark, look_seconds)
+                if services.revocations.is_revoked(who.key_id):
+                    log.info("event_stream_ends", session_id=session_id, reason="key_revoked")
+                    return
+                if changed is None and monotonic() >= silent_until and not watch.is_closing:
                     yield b": keep-alive\n\n"
+                    silent_until = monotonic() + keep_alive_seconds
             mark = changed

@@ -1,9 +1,9 @@
 """Health, metrics: what an operator's tools ask."""
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Any, Literal
 
-from litestar import Response, get
+from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
 from litestar.openapi.datastructures import ResponseSpec
@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api.services import Services
 from service.domain.errors import StoreUnavailable
+from service.parting import is_parting
 from service.store.sealing import SealError
 
 
@@ -30,7 +31,10 @@ class Ready(Struct, frozen=True):
 
 
 async def readiness(
-    ping_database: Callable[[], Awaitable[None]], ping_redis: Callable[[], Awaitable[bool]]
+    ping_database: Callable[[], Awaitable[None]],
+    ping_redis: Callable[[], Awaitable[bool]],
+    *,
+    is_stopping: bool,
 ) -> Response[Ready]:
     """Ask the database and Redis, never the vendor: its outage must not take us out of service."""
     database = "ok"
@@ -38,11 +42,12 @@ async def readiness(
         await ping_database()
     except StoreUnavailable as error:
         database = error.detail
-    except SealError:
-        database = "its key is not among ENCRYPTION_KEYS"
+    except SealError as error:
+        database = str(error)
     redis = "ok" if await ping_redis() else "unreachable"
-    ready = Ready("ready" if database == "ok" else "not ready", database, redis)
-    return Response(ready, status_code=200 if database == "ok" else 503)
+    can_serve = database == "ok" and not is_stopping
+    ready = Ready("ready" if can_serve else "not ready", database, redis)
+    return Response(ready, status_code=200 if can_serve else 503)
 
 
 @get("/health/live", operation_id="live", summary="Is the process alive", tags=["Operators"])
@@ -58,9 +63,9 @@ async def live() -> Live:
     tags=["Operators"],
     responses={503: ResponseSpec(Ready, description="It cannot", generate_examples=False)},
 )
-async def ready(services: NamedDependency[Services]) -> Response[Ready]:
-    """Ask the database and Redis."""
-    return await readiness(services.ping_database, services.ping_redis)
+async def ready(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Ready]:
+    """Ask the database and Redis; a process that is to stop is not ready."""
+    return await readiness(services.ping_database, services.ping_redis, is_stopping=is_parting(request.scope))
 
 
 @get(

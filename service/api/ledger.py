@@ -10,7 +10,7 @@ from schemas.emr import Page
 from schemas.ledger import AuditEntry, Ledger
 from service.api import examples
 from service.api.examples import answer
-from service.api.moments import interval
+from service.api.moments import MOMENT, interval
 from service.api.problems import documented
 from service.api.services import Services
 from service.api.sessions import Cursor, Limit
@@ -18,16 +18,13 @@ from service.domain.records import Principal
 from service.store.audit import AuditFilter
 from service.store.paging import after_cursor
 
-_MOMENT = {"format": "date-time"}
 From = Annotated[
     str | None,
-    QueryParameter(
-        name="from", description="From this moment on, RFC 3339 with a zone", schema_extra=_MOMENT
-    ),
+    QueryParameter(name="from", description="From this moment on, RFC 3339 with a zone", schema_extra=MOMENT),
 ]
 To = Annotated[
     str | None,
-    QueryParameter(name="to", description="Before this moment, RFC 3339 with a zone", schema_extra=_MOMENT),
+    QueryParameter(name="to", description="Before this moment, RFC 3339 with a zone", schema_extra=MOMENT),
 ]
 
 

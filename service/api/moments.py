@@ -6,6 +6,9 @@ import msgspec
 
 from service.domain.errors import InvalidRequest
 
+# What the OpenAPI document says of a parameter that holds one.
+MOMENT = {"format": "date-time"}
+
 
 def utc(moment: datetime, field: str) -> datetime:
     """Return the moment in UTC. Raises InvalidRequest without a zone, or beyond the calendar."""
@@ -19,14 +22,17 @@ def utc(moment: datetime, field: str) -> datetime:
 
 def interval(since: str | None, before: str | None) -> tuple[datetime | None, datetime | None]:
     """Return the half-open interval of `from` and `to`. Raises InvalidRequest if it ends before it begins."""
-    start, end = _read(since, "from"), _read(before, "to")
+    start, end = read_moment(since, "from"), read_moment(before, "to")
     if start is not None and end is not None and start > end:
         raise InvalidRequest("lies after `to`", field="from")
     return start, end
 
 
-def _read(text: str | None, field: str) -> datetime | None:
-    """Read a moment here rather than in the framework, which would name it by our variable."""
+def read_moment(text: str | None, field: str) -> datetime | None:
+    """Read a parameter's moment, or None if it was not given. Raises InvalidRequest.
+
+    Here rather than in the framework, which would name it by our variable and take a bare number for one.
+    """
     if text is None:
         return None
     try:

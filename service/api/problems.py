@@ -1,5 +1,6 @@
 """Errors as the EMR sees them: one table from code to HTTP status, one form for all."""
 
+import math
 from typing import Any
 
 import structlog
@@ -11,7 +12,7 @@ from litestar.types import ExceptionHandlersMap
 from schemas.problems import MEDIA_TYPE, FieldError, Problem
 from service.api.field_errors import field_error
 from service.api.request_ids import request_id_of
-from service.domain.errors import BridgeError, VendorUnreachable
+from service.domain.errors import BridgeError, Overloaded, RateLimited, VendorUnreachable
 from service.logs import failure
 
 log = structlog.get_logger()
@@ -28,6 +29,7 @@ STATUS_OF_CODE = {
     "not_found": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
+    "header_timeout": 408,
     "session_ended": 409,
     "session_expired": 409,
     "session_not_ready": 409,
@@ -49,12 +51,16 @@ STATUS_OF_CODE = {
     "chunk_too_large": 413,
     "invalid_audio_format": 415,
     "idempotency_key_reused": 422,
+    "rate_limited": 429,
+    "headers_too_large": 431,
     "client_disconnected": 499,
     "internal_error": 500,
     "vendor_error": 502,
     "vendor_unavailable": 503,
+    "shutting_down": 503,
     "store_unavailable": 503,
     "too_many_watchers": 503,
+    "overloaded": 503,
     "vendor_timeout": 504,
 }
 
@@ -70,6 +76,8 @@ TITLES = {
     413: "Content too large",
     415: "Unsupported media type",
     422: "Unprocessable content",
+    429: "Too many requests",
+    431: "Request header fields too large",
     499: "Client closed the request",
     500: "Internal error",
     502: "Bad gateway",
@@ -81,8 +89,10 @@ _CODE_OF_STATUS = {401: "unauthenticated", 404: "not_found", 405: "method_not_al
 _RETRY_AFTER_SECONDS = 5
 
 
-def documented(*statuses: int) -> dict[int, ResponseSpec]:
-    """Return what the OpenAPI document says of these statuses."""
+def documented(*statuses: int, by_key: bool = True) -> dict[int, ResponseSpec]:
+    """Return what the OpenAPI document says of these statuses, and that calls by key are limited."""
+    if by_key:
+        statuses = tuple(sorted({*statuses, 429}))
     return {
         status: ResponseSpec(
             data_container=Problem, description=TITLES[status], media_type=MEDIA_TYPE, generate_examples=False
@@ -125,8 +135,14 @@ def bridge_problem(scope: Any, error: BridgeError) -> Response[Problem]:
     if status == 401:  # noqa: PLR2004
         headers["WWW-Authenticate"] = "Bearer"
     if status == 503:  # noqa: PLR2004
-        asked = error.retry_after_seconds if isinstance(error, VendorUnreachable) else None
+        asked = error.retry_after_seconds if isinstance(error, VendorUnreachable | Overloaded) else None
         headers["Retry-After"] = str(max(1, round(asked or _RETRY_AFTER_SECONDS)))
+    if status == 408:  # noqa: PLR2004
+        headers["Connection"] = "close"  # what of the body still comes would be taken for the next request
+    elif status == 409 and error.retryable:  # noqa: PLR2004
+        headers["Retry-After"] = "1"  # what is in the way is over in a moment
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     more = dict(error.extra)
     if "field" in more:
         more["errors"] = [FieldError(more.pop("field"), error.detail)]

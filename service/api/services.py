@@ -7,16 +7,20 @@ from msgspec import Struct
 
 from schemas.destinations import DestinationChange, DestinationCreate
 from service.domain.audio import AudioIntake
+from service.domain.authentication import Authentication
 from service.domain.changes import SessionChanges
 from service.domain.creation import SessionDesk
 from service.domain.further import FurtherDocuments
 from service.domain.ids import Account
+from service.domain.rates import LocalRates
 from service.domain.reading import ReadTrail
+from service.domain.revocations import Revocations
 from service.domain.sessions import SessionLife
 from service.domain.streams import Streams
 from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
 from service.eka.discovery import Discovery
+from service.jobs.rates import SharedRates
 from service.settings import Settings
 from service.store.access import AccessRows
 from service.store.audit import AuditRows
@@ -42,6 +46,10 @@ class Services(Struct, frozen=True, kw_only=True):
 
     settings: Settings
     access: AccessRows
+    authentication: Authentication
+    revocations: Revocations
+    rates: SharedRates | None
+    login_failures: LocalRates
     desk: SessionDesk
     life: SessionLife
     audio: AudioIntake
@@ -64,4 +72,5 @@ class Services(Struct, frozen=True, kw_only=True):
     tokens: VoiceTokens
     voice: VoiceViews
     ping_database: Callable[[], Awaitable[None]]
+    database_wait: Callable[[], float]
     ping_redis: Callable[[], Awaitable[bool]]

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Coroutine
-from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import Request, Response, Router, get, post
@@ -12,9 +11,10 @@ from litestar.params import FromPath, FromQuery, HeaderParameter, PathParameter,
 
 from schemas.emr import Document, Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
 from service.api import examples
+from service.api.access import check_still_stands
 from service.api.bodies import MOST_JSON_BYTES, json_operation, read_json
 from service.api.examples import answer
-from service.api.moments import utc
+from service.api.moments import MOMENT, read_moment
 from service.api.problems import documented
 from service.api.services import Services
 from service.domain.errors import ClientDisconnected
@@ -49,7 +49,7 @@ IdempotencyKey = Annotated[
     request_max_body_size=MOST_JSON_BYTES,
     responses={
         201: answer(examples.CREATED, "The session; send audio to `audio_url`"),
-        **documented(400, 401, 409, 413, 422, 502, 503, 504),
+        **documented(400, 401, 409, 410, 413, 422, 502, 503, 504),
     },
 )
 async def create_session(
@@ -114,7 +114,10 @@ async def get_session(
     session = await services.views.session(who.tenant_id, SessionId(session_id))
     if wait > 0 and not is_over(standing(session)):
         when_parting(request.scope, services.watch.let_go)
-        await _unless_gone(request, services.watch.changed(SessionId(session_id), standing(session), wait))
+        with services.watch.place(who.tenant_id):
+            changed = services.watch.changed(SessionId(session_id), standing(session), wait)
+            await _unless_gone(request, changed)
+        await check_still_stands(services, who)
         session = await services.views.session(who.tenant_id, SessionId(session_id))
     await services.trail.sessions(who, [session])
     return session
@@ -153,12 +156,14 @@ async def list_sessions(
     status: FromQuery[SessionStatus | None] = None,
     reference: FromQuery[str | None] = None,
     patient_id: FromQuery[str | None] = None,
-    created_after: FromQuery[datetime | None] = None,
+    created_after: Annotated[
+        str | None, QueryParameter(description="RFC 3339 with a zone", schema_extra=MOMENT)
+    ] = None,
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[Session]:
     """Return one page."""
-    after_time = None if created_after is None else utc(created_after, "created_after")
+    after_time = read_moment(created_after, "created_after")
     wanted = SessionFilter(
         status=status, reference=reference, patient_id=patient_id, created_after=after_time
     )

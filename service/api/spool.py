@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from litestar import Request
 
+from service.api.admission import place_of
 from service.domain.errors import AudioTruncated, BodyTimeout, ChunkTooLarge, ClientDisconnected
 
 _MEMORY_BYTES = 1024 * 1024
@@ -25,7 +26,9 @@ _LONGEST_SECONDS = 300.0
 class Spool:
     """The bytes of one body. On disk they are encrypted under a key that lives in this object alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Callable[[int], None]) -> None:
+        """`keep` counts the bytes that go to the disk, and may raise."""
+        self._keep = keep
         self._memory = bytearray()
         self._file: BinaryIO | None = None
         self._cipher = Cipher(AES(os.urandom(32)), CTR(os.urandom(16)))
@@ -48,8 +51,10 @@ class Spool:
         if self._file is None:
             # No name in the file system: it is gone with the process, however that ends.
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
+            self._keep(len(self._memory))
             self._file.write(self._encryptor.update(bytes(self._memory)))
             self._memory = bytearray()
+        self._keep(len(piece))
         self._file.write(self._encryptor.update(piece))
 
     async def read(self) -> AsyncIterator[bytes]:
@@ -74,9 +79,9 @@ class Spool:
 async def spool_body(request: Request[Any, Any, Any], most_bytes: int) -> Spool:
     """Read a body into a spool that the caller closes.
 
-    Raises ChunkTooLarge as soon as it is known, BodyTimeout, ClientDisconnected, or AudioTruncated.
+    Raises ChunkTooLarge as soon as it is known, BodyTimeout, ClientDisconnected, AudioTruncated, Overloaded.
     """
-    spool = Spool()
+    spool = Spool(place_of(request.scope).keep)
 
     async def keep(piece: bytes) -> None:
         spool.write(piece)

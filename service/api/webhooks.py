@@ -1,10 +1,13 @@
 """The vendor's doors: POST /webhooks/eka, and /webhooks/eka/{tenant} for a tenant's own account."""
 
 import time
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from litestar import Request, post
 from litestar.di import NamedDependency
+from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
+from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import PathParameter
 from msgspec import Struct
 
@@ -25,14 +28,34 @@ class WebhookReceived(Struct, frozen=True):
     status: Literal["accepted", "duplicate", "ignored"]
 
 
+@dataclass
+class WebhookOperation(Operation):
+    """Says in the OpenAPI document what the handlers read by themselves: raw bytes, and who signed them."""
+
+    def __post_init__(self) -> None:
+        self.request_body = RequestBody(
+            content={"application/json": OpenAPIMediaType(schema=Schema())},
+            description="An event in any of EkaScribe's shapes; an unknown kind is recorded and ignored.",
+            required=True,
+        )
+        signature = Parameter(
+            name="Eka-Webhook-Signature",
+            param_in="header",
+            description="`t=<unix>,v1=<hex>`, HMAC-SHA256 over `{t}.{raw body}`; or as `X-MSA-Signature`",
+            schema=Schema(type=OpenAPIType.STRING),
+        )
+        self.parameters = [*(self.parameters or []), signature]
+
+
 @post(
     "/webhooks/eka",
     status_code=200,
     operation_id="receiveWebhook",
+    operation_class=WebhookOperation,
     summary="EkaScribe tells us that results are there",
     tags=["Vendor"],
     request_max_body_size=_MOST_BYTES,
-    responses=documented(400, 401, 413, 503),
+    responses=documented(400, 401, 413, 503, by_key=False),
 )
 async def receive_webhook(
     request: Request[Any, Any, Any], services: NamedDependency[Services]
@@ -45,10 +68,11 @@ async def receive_webhook(
     "/webhooks/eka/{tenant:str}",
     status_code=200,
     operation_id="receiveTenantWebhook",
+    operation_class=WebhookOperation,
     summary="The same, from a tenant's own account at EkaScribe",
     tags=["Vendor"],
     request_max_body_size=_MOST_BYTES,
-    responses=documented(400, 401, 413, 503),
+    responses=documented(400, 401, 413, 503, by_key=False),
 )
 async def receive_tenant_webhook(
     request: Request[Any, Any, Any],

@@ -14,6 +14,7 @@ class WorkerHealth(Struct, frozen=True, kw_only=True):
     ping_database: Callable[[], Awaitable[None]]
     ping_redis: Callable[[], Awaitable[bool]]
     is_alive: Callable[[], bool]
+    is_stopping: Callable[[], bool]
 
 
 def create_worker_app(health: WorkerHealth) -> Litestar:
@@ -27,7 +28,7 @@ def create_worker_app(health: WorkerHealth) -> Litestar:
 
     @get("/health/ready")
     async def ready() -> Response[Ready]:
-        """Ask the database and Redis."""
-        return await readiness(health.ping_database, health.ping_redis)
+        """Ask the database and Redis; a process that is to stop is not ready."""
+        return await readiness(health.ping_database, health.ping_redis, is_stopping=health.is_stopping())
 
     return Litestar([live, ready, metrics], openapi_config=None, logging_config=None)

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from service.domain.errors import VendorError, VendorRefused
+from service.domain.errors import VendorError, VendorGateClosed, VendorRefused
 from service.domain.once import postpone
 from service.domain.ports import Clock, SessionStore, Vendor
 from service.domain.records import OwedCall
@@ -32,6 +32,9 @@ class Cancelling:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 await self._vendor.cancel_session(owed.account, owed.session_id)
+        except VendorGateClosed as error:
+            await postpone(self._store, self._clock, owed.session_id, owed.lease, owed.attempts, error)
+            return
         except (TimeoutError, VendorError) as error:
             is_told = isinstance(error, VendorRefused) and error.status in _NOTHING_TO_CANCEL
             log.warning(

@@ -1,5 +1,6 @@
 """The create call as a whole: one session per Idempotency-Key, whatever dies in the middle."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
@@ -166,11 +167,11 @@ class SessionDesk:
             return Created(reserved.answer, is_replayed=True)
         try:
             await self._establish(who, plan, lease, reserved)
-        except BridgeError:
-            await self._idempotency.abandon(who.tenant_id, key, lease)
+            body = await self._answer(who, reserved.session_id)
+            await self._idempotency.finish(who.tenant_id, key, reserved.session_id, body)
+        except (BridgeError, asyncio.CancelledError):
+            await asyncio.shield(self._idempotency.abandon(who.tenant_id, key, lease))
             raise
-        body = await self._answer(who, reserved.session_id)
-        await self._idempotency.finish(who.tenant_id, key, reserved.session_id, body)
         return Created(body, is_replayed=False)
 
     async def _establish(

@@ -2,14 +2,17 @@
 
 BridgeError
 ├── CallerMistake            the EMR can mend it
-│   ├── InvalidRequest, Unauthenticated, Forbidden, NotFound, SignatureInvalid
+│   ├── InvalidRequest, Unauthenticated, RateLimited, Forbidden, NotFound, SignatureInvalid
 │   ├── Conflict             the object is in another state: SessionEnded, ChunkConflict, AudioIncomplete …
 │   └── AudioRefused         AudioEmpty, AudioFormatInvalid, ChunkTooLarge …
 ├── VendorError
 │   ├── VendorRefused        it answered, and means no; again will not help
-│   └── VendorUnreachable    VendorUnavailable, VendorTimeout, VendorFailure; again may help
+│   └── VendorUnreachable    VendorUnavailable (VendorLimited, VendorGateClosed), VendorTimeout,
+│                            VendorFailure; again may help
 ├── DestinationForbidden     a URL that must not be called
-├── TooManyWatchers          every place for an event stream is taken; again will help
+├── TooManyWatchers          every place for those who wait is taken; again will help
+├── Overloaded               this process has more in work than it can answer; again will help
+├── ShuttingDown             this process stops; again will help
 └── StoreUnavailable         PostgreSQL is away; again will help
 
 `code` is stable and part of the API; `retryable` says whether the same call can succeed later.
@@ -45,6 +48,17 @@ class Unauthenticated(CallerMistake):
     """No API key, or one that is unknown or revoked."""
 
     code = "unauthenticated"
+
+
+class RateLimited(CallerMistake):
+    """More calls than the limit allows. `retry_after_seconds`: when the next one may succeed."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, detail: str, *, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Forbidden(CallerMistake):
@@ -270,7 +284,18 @@ LONGEST_WAIT_SECONDS = 5.0
 
 
 class VendorUnavailable(VendorUnreachable):
-    """Refused connections, resets, 429 and 503."""
+    """Refused connections, resets and 503."""
+
+
+class VendorLimited(VendorUnavailable):
+    """429: it limits the account's calls."""
+
+
+class VendorGateClosed(VendorUnavailable):
+    """Our own gate holds the account's calls back: nothing was sent, and this was no try at it."""
+
+    def __init__(self, detail: str, *, retry_after_seconds: float) -> None:
+        super().__init__(detail, sent=False, retry_after_seconds=retry_after_seconds)
 
 
 class VendorFailure(VendorUnreachable):
@@ -286,9 +311,27 @@ class VendorTimeout(VendorUnreachable):
 
 
 class TooManyWatchers(BridgeError):
-    """This process keeps as many event streams open as it may."""
+    """As many wait here for something to happen as may."""
 
     code = "too_many_watchers"
+    retryable = True
+
+
+class Overloaded(BridgeError):
+    """More is in work here, or of this tenant's, than can be answered in time."""
+
+    code = "overloaded"
+    retryable = True
+
+    def __init__(self, detail: str, *, retry_after_seconds: float) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ShuttingDown(BridgeError):
+    """This process stops, and could not finish the call in time."""
+
+    code = "shutting_down"
     retryable = True
 
 

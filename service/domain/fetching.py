@@ -5,14 +5,15 @@ Get Session with no transaction open, and records everything that follows in one
 """
 
 import asyncio
+from collections.abc import Collection
 
 import structlog
 
 from schemas.emr import EventType, SessionStatus
 from service.domain import further_results, schedule
 from service.domain.endings import emit_ending, missing_document, release, settle
-from service.domain.errors import VendorError, VendorRefused, VendorUnreachable
-from service.domain.ids import UNFILTERED, SessionId
+from service.domain.errors import VendorError, VendorGateClosed, VendorRefused, VendorUnreachable
+from service.domain.ids import UNFILTERED, Account, SessionId
 from service.domain.ports import Clock, ResultStore, SettleUnit, Vendor
 from service.domain.records import FetchJob, FetchState, VendorDocument, VendorResult
 
@@ -47,9 +48,11 @@ class Fetching:
         self._vendor = vendor
         self._clock = clock
 
-    async def claim(self, session_id: SessionId | None, limit: int) -> list[FetchJob]:
-        """Lease calls that are due, of one session or of any."""
-        return await self._store.claim_fetches(session_id, limit, LEASE_SECONDS)
+    async def claim(
+        self, session_id: SessionId | None, limit: int, passed_over: Collection[Account] = ()
+    ) -> list[FetchJob]:
+        """Lease calls that are due, of one session or of any, but not of accounts that are passed over."""
+        return await self._store.claim_fetches(session_id, limit, LEASE_SECONDS, passed_over)
 
     async def fetch(self, job: FetchJob) -> bool:
         """Make one leased call and record its outcome; true when deliveries may be in the outbox."""
@@ -58,12 +61,20 @@ class Fetching:
                 result = await self._vendor.get_session(job.account, job.session_id, job.template_id)
         except TimeoutError:
             return await self._failed(job, "vendor_timeout", None)
+        except VendorGateClosed as error:
+            # Nothing was sent: it counts for nothing.
+            wait = schedule.gate_wait(error.retry_after_seconds, chance=self._clock.chance())
+            await self._store.give_back_fetch(job, wait)
+            return False
         except VendorUnreachable as error:
             return await self._failed(job, error.code, error.retry_after_seconds)
         except VendorRefused as error:
             return await self._failed(job, f"vendor_refused_{error.status}", None)
         except VendorError as error:
             return await self._failed(job, error.code, None)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._store.release_fetch(job))
+            raise
         return await self._record(job, result)
 
     async def expire(self, session_id: SessionId) -> None:

@@ -3,6 +3,7 @@
 The stage and the answer decide, not one retry for all (contract, "For the EMR's own endpoint").
 """
 
+import asyncio
 import contextlib
 import re
 from collections.abc import Sequence
@@ -92,7 +93,11 @@ class Forwarding:
 
     async def forward(self, job: DeliveryJob) -> None:
         """Make one attempt at a leased delivery and record it."""
-        outcome = await self._sender.send(job)
+        try:
+            outcome = await self._sender.send(job)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._store.release_delivery(job))
+            raise
         verdict = judge(outcome, job.id)
         status, wait, reason = self._consequence(job, verdict)
         recorded = await self._store.record_attempt(

@@ -1,6 +1,6 @@
 """What the rules need from the rest of the house; eka, store, forwarding and jobs provide it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
@@ -151,6 +151,10 @@ class SessionStore(Protocol):
         """It is not known: look again later."""
         ...
 
+    async def give_back_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+        """It was not made, and counts for nothing: look again later."""
+        ...
+
     async def claim_chunk(
         self,
         tenant_id: TenantId,
@@ -193,8 +197,10 @@ class SessionStore(Protocol):
         """The vendor knows that it was cancelled, or need not know any more."""
         ...
 
-    async def claim_owed(self, limit: int, lease_seconds: float) -> list[OwedCall]:
-        """Lease owed calls that are due."""
+    async def claim_owed(
+        self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
+    ) -> list[OwedCall]:
+        """Lease owed calls that are due, but of no account that is passed over."""
         ...
 
 
@@ -216,13 +222,25 @@ class ResultStore(Protocol):
     """Rows of fetches, documents and the outbox."""
 
     async def claim_fetches(
-        self, session_id: SessionId | None, limit: int, lease_seconds: float
+        self,
+        session_id: SessionId | None,
+        limit: int,
+        lease_seconds: float,
+        passed_over: Collection[Account] = (),
     ) -> list[FetchJob]:
-        """Lease Get Session calls that are due."""
+        """Lease Get Session calls that are due, but of no account that is passed over."""
         ...
 
     async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
         """Ask again later; `is_missing`: the vendor said that there is no such thing."""
+        ...
+
+    async def release_fetch(self, job: FetchJob) -> None:
+        """Its worker stops: another one makes it at once."""
+        ...
+
+    async def give_back_fetch(self, job: FetchJob, seconds: float) -> None:
+        """It was not made, and counts for nothing: look again later."""
         ...
 
     async def drop_fetch(self, job: FetchJob) -> None:
@@ -336,6 +354,10 @@ class DeliveryStore(Protocol):
 
     async def next_slot_seconds(self) -> float | None:
         """Seconds until a rate lets go of what is due; None when nothing waits for one."""
+        ...
+
+    async def release_delivery(self, job: DeliveryJob) -> None:
+        """Its worker stops before the answer came: another one sends it at once."""
         ...
 
     async def record_attempt(

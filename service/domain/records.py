@@ -306,6 +306,7 @@ class StreamSession(Struct, frozen=True, kw_only=True):
 
     id: SessionId
     tenant_id: TenantId
+    account: Account
     status: str
     upload: Upload
     is_created: bool

@@ -12,6 +12,7 @@ _MOST_RETRY_AFTER_SECONDS = 86_400.0
 
 # A fetch: asked too early (202) is a matter of seconds; an error may be an outage.
 _PENDING_SECONDS = (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0)
+_LEAST_GATE_SECONDS = 1.0
 _ERROR_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -45,6 +46,11 @@ def error_wait(attempts: int, *, retry_after_seconds: float | None, chance: floa
     """Seconds until a vendor call that failed is made again; `attempts` counts from 1."""
     wait = jittered(_ERROR_SECONDS[min(attempts, len(_ERROR_SECONDS)) - 1], chance)
     return max(wait, retry_after_seconds or 0.0)
+
+
+def gate_wait(asked_seconds: float | None, *, chance: float) -> float:
+    """Seconds until a call is looked at again that our own gate held back; never at once."""
+    return max(asked_seconds or 0.0, _LEAST_GATE_SECONDS) * (1 + _JITTER * chance)
 
 
 def read_retry_after(value: str | None, now: datetime) -> float | None:

@@ -22,6 +22,7 @@ from service.domain.errors import (
     SessionExpired,
     SessionNotReady,
     VendorError,
+    VendorGateClosed,
     VendorRefused,
     VendorTimeout,
     VendorUnavailable,
@@ -127,8 +128,8 @@ class SessionLife:
         except TimeoutError:
             await self._postpone(plan.id, lease, 1)
             raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
-        except VendorUnreachable:
-            await self._postpone(plan.id, lease, 1)
+        except VendorUnreachable as error:
+            await self._postpone(plan.id, lease, 1, error)
             raise
         except asyncio.CancelledError:
             await asyncio.shield(self._postpone(plan.id, lease, 1))
@@ -229,8 +230,8 @@ class SessionLife:
         except TimeoutError:
             await self._postpone(owed.session_id, owed.lease, owed.attempts)
             raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
-        except VendorError:
-            await self._postpone(owed.session_id, owed.lease, owed.attempts)
+        except VendorError as error:
+            await self._postpone(owed.session_id, owed.lease, owed.attempts, error)
             raise
         except asyncio.CancelledError:
             await asyncio.shield(self._postpone(owed.session_id, owed.lease, owed.attempts))
@@ -295,11 +296,11 @@ class SessionLife:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 found = await self._vendor.get_session(owed.account, owed.session_id, UNFILTERED)
-        except (TimeoutError, VendorError):
-            if owed.attempts >= _MOST_OWED_TRIES:
+        except (TimeoutError, VendorError) as error:
+            if owed.attempts >= _MOST_OWED_TRIES and not isinstance(error, VendorGateClosed):
                 await self._give_up_create(owed)
             else:
-                await self._postpone(owed.session_id, owed.lease, owed.attempts)
+                await self._postpone(owed.session_id, owed.lease, owed.attempts, error)
             return
         if found.state == "missing":
             await self._give_up_create(owed)
@@ -312,8 +313,10 @@ class SessionLife:
             owed.session_id, owed.lease, "vendor_unavailable", "EkaScribe never had this session"
         )
 
-    async def _postpone(self, session_id: SessionId, lease: Lease, attempts: int) -> None:
-        await postpone(self._store, self._clock, session_id, lease, attempts)
+    async def _postpone(
+        self, session_id: SessionId, lease: Lease, attempts: int, error: BaseException | None = None
+    ) -> None:
+        await postpone(self._store, self._clock, session_id, lease, attempts, error)
 
 
 def _check_endable(state: EndState, request: SessionEnd, least_chunks: int | None) -> None:

@@ -15,7 +15,7 @@ import structlog
 
 from service.domain.audio import OPEN_STATUSES, check_takes_audio
 from service.domain.errors import NotFound, StoreUnavailable, StreamBusy, VendorFailure
-from service.domain.ids import Lease, SessionId
+from service.domain.ids import Account, Lease, SessionId, TenantId
 from service.domain.records import StreamBeat, StreamEnd, StreamLook, StreamSession
 from service.domain.relay import SESSION_OVER, TAKEN_OVER, Client, Farewell, Relay, VendorStream
 
@@ -78,7 +78,7 @@ class StreamStore(Protocol):
 class VendorStreams(Protocol):
     """Opens the vendor's side of a stream."""
 
-    async def open(self, url: str) -> VendorStream:
+    async def open(self, account: Account, session_id: SessionId, url: str) -> VendorStream:
         """Connect. Raises VendorError."""
         ...
 
@@ -123,8 +123,11 @@ class OpenStream:
 class Streams:
     """Opens streams and looks after those of this process."""
 
-    def __init__(self, *, store: StreamStore, vendor: VendorStreams) -> None:
+    def __init__(
+        self, *, store: StreamStore, vendor: VendorStreams, admit: Callable[[TenantId], Awaitable[None]]
+    ) -> None:
         self._store = store
+        self._admit = admit
         self._vendor = vendor
         self._open: dict[Lease, OpenStream] = {}
         self._tending: asyncio.Task[None] | None = None
@@ -133,19 +136,20 @@ class Streams:
     async def opened(self, session_id: SessionId, capability: str) -> AsyncIterator[OpenStream]:
         """Open the stream that a capability gives the right to, both ends of it or none.
 
-        Raises NotFound, SessionErased, SessionEnded, SessionExpired, SessionNotReady, WrongUpload,
-        StreamBusy, or VendorError.
+        Raises NotFound, RateLimited, SessionErased, SessionEnded, SessionExpired, SessionNotReady,
+        WrongUpload, StreamBusy, or VendorError.
         """
         session = await self._store.find(session_id, capability)
         if session is None:
             raise NotFound("no such stream")
+        await self._admit(session.tenant_id)
         _check_takes_stream(session)
         if session.vendor_url is None:
             raise VendorFailure("EkaScribe gave no address to stream to", sent=False)
         lease = await self._claim(session_id, capability)
         held = StreamEnd(cause="vendor_unreachable", code=None, frames=0, bytes=0)
         try:
-            vendor = await self._vendor.open(session.vendor_url)
+            vendor = await self._vendor.open(session.account, session_id, session.vendor_url)
             stream = OpenStream(session_id, lease, vendor, partial(self._part, session_id, lease))
             self._open[lease] = stream
             try:

@@ -1,7 +1,7 @@
 """Waiting for a session to change: one question to the database for all who wait in a process."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,15 +10,20 @@ import structlog
 
 from schemas.emr import Session
 from service.domain.errors import StoreUnavailable, TooManyWatchers
-from service.domain.ids import SessionId
+from service.domain.ids import SessionId, TenantId
 
 log = structlog.get_logger()
 
 _INTERVAL_SECONDS = 0.2
-_MOST_PLACES = 1000
+MOST_PLACES = 1000
 _OVER = frozenset({"completed", "partial", "failed", "expired", "cancelled"})
 # How a partial session stands of which more documents are to come; `sessions.standings` says the same word.
 _INCOMPLETE = "incomplete"
+
+
+def share_of(places: int) -> int:
+    """Return how many of so many places one tenant may have: three quarters, so that others find some."""
+    return max(1, places * 3 // 4)
 
 
 def standing(session: Session) -> str:
@@ -51,11 +56,11 @@ class ChangeWatch:
         self,
         read: Callable[[list[SessionId]], Awaitable[dict[SessionId, str]]],
         *,
-        most_places: int = _MOST_PLACES,
+        most_places: int = MOST_PLACES,
     ) -> None:
         self._read = read
         self._most_places = most_places
-        self._places = 0
+        self._places: Counter[TenantId] = Counter()
         self._waiting: defaultdict[SessionId, set[_Waiter]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
         self.is_closing = False
@@ -68,22 +73,24 @@ class ChangeWatch:
     @property
     def places(self) -> int:
         """How many have a place."""
-        return self._places
+        return self._places.total()
 
-    def check_room(self) -> None:
-        """Refuse when all places are taken. Raises TooManyWatchers."""
-        if self._places >= self._most_places:
-            raise TooManyWatchers("too many event streams are open here; try again, or use ?wait=")
+    def check_room(self, tenant_id: TenantId) -> None:
+        """Refuse when all places are taken, or this tenant's share. Raises TooManyWatchers."""
+        if self.places >= self._most_places or self._places[tenant_id] >= share_of(self._most_places):
+            raise TooManyWatchers("too many calls wait here for something to happen; try again, or ask later")
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Take a place for as long as a stream of events is open. Raises TooManyWatchers."""
-        self.check_room()
-        self._places += 1
+    def place(self, tenant_id: TenantId) -> Iterator[None]:
+        """Take a place for as long as somebody waits. Raises TooManyWatchers."""
+        self.check_room(tenant_id)
+        self._places[tenant_id] += 1
         try:
             yield
         finally:
-            self._places -= 1
+            self._places[tenant_id] -= 1
+            if not self._places[tenant_id]:
+                del self._places[tenant_id]
 
     async def changed(self, session_id: SessionId, mark: str, timeout_seconds: float) -> str | None:
         """Return the session's new mark, or None when the time is over or the process is closing."""

@@ -64,14 +64,14 @@ def _document_status(made: TemplateResult) -> Literal["success", "failed", "pend
 
 
 def read_time(text: str | None) -> datetime | None:
-    """Read an ISO 8601 time; one without a zone is UTC, one that is none is None."""
+    """Read an ISO 8601 time; one without a zone is UTC, one that is none, or beyond the calendar, is None."""
     if not text:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def read_error_code(body: bytes) -> str | None:

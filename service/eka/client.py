@@ -23,6 +23,7 @@ from service.domain.errors import (
     ENDED_AT_VENDOR,
     LONGEST_WAIT_SECONDS,
     VendorFailure,
+    VendorGateClosed,
     VendorRefused,
     VendorUnreachable,
 )
@@ -36,6 +37,8 @@ from service.domain.records import (
     VendorSession,
 )
 from service.eka.answers import read_session, read_time
+from service.eka.gate import Gates, Kind
+from service.eka.metrics import Operation
 from service.eka.tokens import HeldToken, TokenKeeper
 from service.eka.wire import WireAnswer, check, exchange
 
@@ -50,11 +53,12 @@ Content = Callable[[], bytes | AsyncIterator[bytes]]
 
 
 class EkaClient:
-    """The vendor's calls; one login for all, one repeat after a 401, bounded connections."""
+    """The vendor's calls; each through its account's gate, one login for all, one repeat after a 401."""
 
-    def __init__(self, *, http: httpx2.AsyncClient, tokens: TokenKeeper, base_url: str) -> None:
+    def __init__(self, *, http: httpx2.AsyncClient, tokens: TokenKeeper, gates: Gates, base_url: str) -> None:
         self._http = http
         self._tokens = tokens
+        self.gates = gates
         self._base_url = base_url
 
     async def create_session(self, plan: SessionPlan) -> VendorSession:
@@ -73,7 +77,9 @@ class EkaClient:
             patient_details=_patient_details(patient) if patient else None,
         )
         encoded = msgspec.json.encode(body)
-        answer = await self._call(plan.account, "POST", _SESSIONS, content=lambda: encoded, headers=_JSON)
+        answer = await self._call(
+            plan.account, "create", plan.id, "POST", _SESSIONS, content=lambda: encoded, headers=_JSON
+        )
         try:
             check(answer, 200, 201)
         except VendorRefused as refused:
@@ -102,7 +108,9 @@ class EkaClient:
                         # A 401 in the middle of a body arrives as a broken connection (pitfalls, HTTP
                         # client): a call without a body sees it, and renews the token.
                         await self.get_session(account, session_id, UNFILTERED)
-                    answer = await self._call(account, "POST", path, content=audio.read, headers=headers)
+                    answer = await self._call(
+                        account, "upload", session_id, "POST", path, content=audio.read, headers=headers
+                    )
                     check(answer, 200, 201)
                 except VendorUnreachable as error:
                     error.sent = maybe_sent = maybe_sent or error.sent
@@ -112,7 +120,9 @@ class EkaClient:
         """`POST …/end`; never repeated here. A session that has ended already, or expired, is ended."""
         encoded = msgspec.json.encode(EndSession(audio_files_sent=files_sent))
         path = f"{_SESSIONS}/{quote(session_id)}/end"
-        answer = await self._call(account, "POST", path, content=lambda: encoded, headers=_JSON)
+        answer = await self._call(
+            account, "end", session_id, "POST", path, content=lambda: encoded, headers=_JSON
+        )
         try:
             check(answer, 200, 202)
         except VendorRefused as refused:
@@ -126,7 +136,8 @@ class EkaClient:
     ) -> VendorResult:
         """`GET /voice/v1/sessions/{id}[?template_id=]`; may be held by the vendor for 14 s."""
         params: dict[str, str] = {} if template_id == UNFILTERED else {"template_id": template_id}
-        answer = await self._call(account, "GET", f"{_SESSIONS}/{quote(session_id)}", params=params)
+        path = f"{_SESSIONS}/{quote(session_id)}"
+        answer = await self._call(account, "get", session_id, "GET", path, params=params)
         if answer.status == 404:  # noqa: PLR2004
             no_document = template_id != UNFILTERED and answer.code in _NO_SUCH_DOCUMENT
             return VendorResult(state="no_document" if no_document else "missing")
@@ -142,16 +153,20 @@ class EkaClient:
             session_mode=change.mode,
             model=change.model,
         )
-        await self._patch(account, session_id, body)
+        await self._patch(account, "change", session_id, body)
 
     async def cancel_session(self, account: Account, session_id: SessionId) -> None:
         """`PATCH /voice/v1/sessions/{id}` that cancels it."""
-        await self._patch(account, session_id, CancelSession())
+        await self._patch(account, "cancel", session_id, CancelSession())
 
-    async def _patch(self, account: Account, session_id: SessionId, body: msgspec.Struct) -> None:
+    async def _patch(
+        self, account: Account, operation: Operation, session_id: SessionId, body: msgspec.Struct
+    ) -> None:
         encoded = msgspec.json.encode(body)
         path = f"{_SESSIONS}/{quote(session_id)}"
-        answer = await self._call(account, "PATCH", path, content=lambda: encoded, headers=_JSON)
+        answer = await self._call(
+            account, operation, session_id, "PATCH", path, content=lambda: encoded, headers=_JSON
+        )
         check(answer, 200, 202, 204)
 
     async def make_document(
@@ -159,7 +174,9 @@ class EkaClient:
     ) -> str | None:
         """`POST …/process/template/{template_id}`; never repeated here."""
         path = f"{_SESSIONS}/{quote(session_id)}/process/template/{quote(template_id, safe='')}"
-        answer = await self._call(account, "POST", path, content=lambda: b"{}", headers=_JSON)
+        answer = await self._call(
+            account, "make_document", session_id, "POST", path, content=lambda: b"{}", headers=_JSON
+        )
         check(answer, 200, 201, 202)
         return _decoded(answer, DocumentAsked).document_id or None
 
@@ -168,20 +185,24 @@ class EkaClient:
         return _origin(url) == _origin(self._base_url)
 
     async def ask(self, account: Account, method: str, url: str, *, body: Any = None) -> WireAnswer:
-        """Make a call that is not about a session, to a path or to a whole URL, with `body` as JSON.
+        """Make a call about webhook subscriptions, to a path or to a whole URL, with `body` as JSON.
 
         Returns any answer that came. Raises VendorUnreachable, also for a URL that is not the vendor's.
         """
         if not url.startswith("/") and not self.is_vendors(url):
             raise VendorFailure("an address that is not EkaScribe's is not called", sent=False)
         if body is None:
-            return await self._call(account, method, url)
+            return await self._call(account, "subscriptions", url, method, url)
         encoded = msgspec.json.encode(body)
-        return await self._call(account, method, url, content=lambda: encoded, headers=_JSON)
+        return await self._call(
+            account, "subscriptions", url, method, url, content=lambda: encoded, headers=_JSON
+        )
 
     async def _call(
         self,
         account: Account,
+        operation: Operation,
+        subject: str,
         method: str,
         path: str,
         *,
@@ -189,24 +210,31 @@ class EkaClient:
         params: dict[str, str] | None = None,
         content: Content | None = None,
     ) -> WireAnswer:
-        """Make one call with the account's token; a 401 renews the token and repeats the call once."""
-        token = await self._tokens.token(account)
+        """Make one call with the account's token; a 401 renews the token and repeats the call once.
+
+        `subject`: the session that it is about, or the address. The login that it may need is part of it.
+        """
 
         async def once(held: HeldToken) -> WireAnswer:
             return await exchange(
                 self._http,
                 method,
                 self._base_url + path if path.startswith("/") else path,
+                operation=operation,
                 headers=(headers or {}) | {"authorization": f"Bearer {held.access_token}"},
                 params=params,
                 content=content() if content else None,
             )
 
-        answer = await once(token)
-        if answer.status != 401:  # noqa: PLR2004
+        kind: Kind = "upload" if operation == "upload" else "other"
+        async with self.gates.passage(account, kind, operation, subject) as passage:
+            token = await self._tokens.token(account)
+            answer = await once(token)
+            if answer.status == 401:  # noqa: PLR2004
+                renewed = await self._tokens.renew(account, token)
+                answer = answer if renewed is None else await once(renewed)
+            passage.heard(answer.status, answer.retry_after_seconds)
             return answer
-        renewed = await self._tokens.renew(account, token)
-        return answer if renewed is None else await once(renewed)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -222,7 +250,7 @@ def _patient_details(patient: dict[str, Any]) -> dict[str, Any]:
 
 def _wait_before_repeat(error: Exception) -> bool | float:
     """Whether an upload is worth repeating, or for how long to wait when the vendor said so."""
-    if not isinstance(error, VendorUnreachable):
+    if not isinstance(error, VendorUnreachable) or isinstance(error, VendorGateClosed):
         return False
     wait = error.retry_after_seconds
     if wait is None:

@@ -107,7 +107,12 @@ class Discovery:
         # Public, and so without a token (facts.md, What official clients demand).
         headers = {"accept": "application/json"}
         return await exchange(
-            self._http, "GET", self._base_url + path, headers=headers, most_bytes=_MOST_BYTES
+            self._http,
+            "GET",
+            self._base_url + path,
+            operation="discovery",
+            headers=headers,
+            most_bytes=_MOST_BYTES,
         )
 
     def _now(self) -> float:

@@ -1,13 +1,26 @@
 """The vendor's side of a live stream (seed 004), by the `websockets` client."""
 
 import asyncio
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.http11 import Response
 
-from service.domain.errors import VendorError, VendorFailure, VendorRefused, VendorTimeout, VendorUnavailable
+from service.domain.errors import (
+    VendorError,
+    VendorFailure,
+    VendorLimited,
+    VendorRefused,
+    VendorTimeout,
+    VendorUnavailable,
+)
+from service.domain.ids import Account, SessionId
 from service.domain.relay import FLUSH_SECONDS, Frame, VendorGone
+from service.domain.schedule import read_retry_after
+from service.eka.gate import Gates
+from service.eka.metrics import counted
 
 _OPEN_SECONDS = 8.0
 # Both sides stay alive through proxies that cut what is silent for 60 s; a vendor that is slow to take audio
@@ -51,45 +64,58 @@ class EkaStream:
 class EkaStreams:
     """The domain's VendorStreams."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, gates: Gates) -> None:
         self._must_be_secure = base_url.startswith("https://")
+        self._gates = gates
 
-    async def open(self, url: str) -> EkaStream:
+    async def open(self, account: Account, session_id: SessionId, url: str) -> EkaStream:
         """Connect to the address that create gave, exactly as it is; it is the capability, no token is sent.
 
-        Raises VendorError.
+        Connecting passes the account's gate; a stream that is open holds no place. Raises VendorError.
         """
         scheme = urlsplit(url).scheme
         if scheme != "wss" and (scheme != "ws" or self._must_be_secure):
             raise VendorFailure("EkaScribe gave an address that is no secure stream", sent=False)
-        try:
-            connection = await connect(
-                url,
-                compression=None,
-                proxy=None,
-                open_timeout=_OPEN_SECONDS,
-                close_timeout=None,  # close() has its own
-                ping_interval=_PING_SECONDS,
-                ping_timeout=_PONG_SECONDS,
-                max_size=_MOST_FRAME_BYTES,
-                max_queue=_MOST_WAITING_FRAMES,
-                write_limit=_MOST_WAITING_BYTES,
-                process_exception=lambda error: error,
-            )
-        except TimeoutError as error:
-            raise VendorTimeout("EkaScribe did not open the stream in time", sent=False) from error
-        except InvalidStatus as error:
-            raise _refused(error.response.status_code) from error
-        except (OSError, WebSocketException) as error:
-            raise VendorUnavailable("EkaScribe's stream cannot be reached", sent=False) from error
+        async with self._gates.passage(account, "other", "stream", session_id):
+            with counted("stream") as count:
+                connection = await _connect(url)
+                count.outcome = "ok"
         return EkaStream(connection)
 
 
-def _refused(status: int) -> VendorError:
+async def _connect(url: str) -> ClientConnection:
+    try:
+        return await connect(
+            url,
+            compression=None,
+            proxy=None,
+            open_timeout=_OPEN_SECONDS,
+            close_timeout=None,  # close() has its own
+            ping_interval=_PING_SECONDS,
+            ping_timeout=_PONG_SECONDS,
+            max_size=_MOST_FRAME_BYTES,
+            max_queue=_MOST_WAITING_FRAMES,
+            write_limit=_MOST_WAITING_BYTES,
+            process_exception=lambda error: error,
+        )
+    except TimeoutError as error:
+        raise VendorTimeout("EkaScribe did not open the stream in time", sent=False) from error
+    except InvalidStatus as error:
+        raise _refused(error.response) from error
+    except (OSError, WebSocketException) as error:
+        raise VendorUnavailable("EkaScribe's stream cannot be reached", sent=False) from error
+
+
+def _refused(response: Response) -> VendorError:
+    status = response.status_code
+    asked = read_retry_after(response.headers.get("retry-after"), datetime.now(UTC))
+    detail = f"EkaScribe answered {status} to the stream"
+    if status == 429:  # noqa: PLR2004
+        return VendorLimited(detail, sent=False, retry_after_seconds=asked)
     if status >= 500:  # noqa: PLR2004
         kind = VendorUnavailable if status == 503 else VendorFailure  # noqa: PLR2004
-        return kind(f"EkaScribe answered {status} to the stream", sent=False)
-    return VendorRefused(f"EkaScribe answered {status} to the stream", status=status, vendor_code=None)
+        return kind(detail, sent=False, retry_after_seconds=asked)
+    return VendorRefused(detail, status=status, vendor_code=None)
 
 
 def _gone(closed: ConnectionClosed) -> VendorGone:

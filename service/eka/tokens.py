@@ -20,12 +20,15 @@ from service.domain.accounts import Credentials, Secret
 from service.domain.errors import VendorError, VendorFailure, VendorRefused, VendorTimeout, VendorUnreachable
 from service.domain.ids import Account, Lease
 from service.domain.ports import Clock, TokenStore
+from service.eka.metrics import Operation
 from service.eka.wire import WireAnswer, check, exchange
 
 log = structlog.get_logger()
 
-_LOGIN_PATH = "/connect-auth/v1/account/login"
-_REFRESH_PATH = "/connect-auth/v1/account/refresh-token"
+_PATHS: dict[Operation, str] = {
+    "login": "/connect-auth/v1/account/login",
+    "refresh": "/connect-auth/v1/account/refresh-token",
+}
 _LEASE_SECONDS = 30.0
 _WAIT_SECONDS = 20.0
 _POLL_SECONDS = 0.1
@@ -164,7 +167,7 @@ class TokenKeeper:
             "client-id": credentials.client_id or "",
         }
         body = {"refresh_token": kept.refresh_token, "access_token": kept.access_token}
-        return self._kept(credentials, await self._post(_REFRESH_PATH, headers, body))
+        return self._kept(credentials, await self._post("refresh", headers, body))
 
     async def _login(self, own: Credentials) -> _Kept:
         if own.client_id is None:
@@ -177,14 +180,17 @@ class TokenKeeper:
         body = {"client_id": own.client_id, "client_secret": own.client_secret}
         if own.sharing_key is not None:
             body["sharing_key"] = own.sharing_key
-        return self._kept(own, await self._post(_LOGIN_PATH, _JSON, body))
+        return self._kept(own, await self._post("login", _JSON, body))
 
-    async def _post(self, path: str, headers: dict[str, str], body: dict[str, str | None]) -> WireAnswer:
+    async def _post(
+        self, operation: Operation, headers: dict[str, str], body: dict[str, str | None]
+    ) -> WireAnswer:
         try:
             answer = await exchange(
                 self._http,
                 "POST",
-                self._base_url + path,
+                self._base_url + _PATHS[operation],
+                operation=operation,
                 headers=headers,
                 content=msgspec.json.encode(body),
             )

@@ -1,5 +1,6 @@
 """One HTTP exchange with the vendor: bounded in time and size, failures told apart by whether it was sent."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from msgspec import Struct
 
 from service.domain.errors import (
     VendorFailure,
+    VendorLimited,
     VendorRefused,
     VendorTimeout,
     VendorUnavailable,
@@ -17,10 +19,16 @@ from service.domain.errors import (
 )
 from service.domain.schedule import read_retry_after
 from service.eka.answers import read_error_code
+from service.eka.metrics import Operation, counted, outcome_of
 
 # Get Session holds a request for up to 14 s (facts.md, Sessions): reading must wait longer than that.
 TIMEOUT = httpx2.Timeout(connect=5.0, read=25.0, write=20.0, pool=5.0)
-LIMITS = httpx2.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=30.0)
+# How many connections there are is the gates' matter (service/eka/gate.py): a bound over all accounts would
+# let one whose calls hang take them from the others.
+LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
+# A vendor that sends a byte now and then never runs into a time-out between two of them.
+CALL_SECONDS = 30.0
+UPLOAD_SECONDS = 45.0
 
 _MOST_ANSWER_BYTES = 32 * 1024 * 1024
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
@@ -49,6 +57,7 @@ async def exchange(
     method: str,
     url: str,
     *,
+    operation: Operation,
     headers: Mapping[str, str],
     content: bytes | AsyncIterator[bytes] | None = None,
     params: Mapping[str, str] | None = None,
@@ -59,27 +68,31 @@ async def exchange(
     Raises VendorUnavailable or VendorTimeout; their `sent` says whether the request may have taken effect.
     """
     with_body: dict[str, Any] = {} if content is None else {"content": content}
-    async with (
-        _told_apart(),
-        http.stream(method, url, headers=dict(headers), params=params, **with_body) as answer,
-    ):
-        body = bytearray()
-        async for piece in answer.aiter_bytes():
-            body += piece
-            if len(body) > most_bytes:
-                raise VendorFailure("EkaScribe's answer is too large", sent=True)
-        retry_after = read_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
-        return WireAnswer(answer.status_code, retry_after, bytes(body))
+    seconds = UPLOAD_SECONDS if operation == "upload" else CALL_SECONDS
+    with counted(operation) as count:
+        async with (
+            _told_apart(seconds),
+            http.stream(method, url, headers=dict(headers), params=params, **with_body) as answer,
+        ):
+            body = bytearray()
+            async for piece in answer.aiter_bytes():
+                body += piece
+                if len(body) > most_bytes:
+                    raise VendorFailure("EkaScribe's answer is too large", sent=True)
+        count.outcome = outcome_of(answer.status_code)
+    retry_after = read_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
+    return WireAnswer(answer.status_code, retry_after, bytes(body))
 
 
 @asynccontextmanager
-async def _told_apart() -> AsyncIterator[None]:
+async def _told_apart(most_seconds: float) -> AsyncIterator[None]:
     try:
-        yield
+        async with asyncio.timeout(most_seconds):
+            yield
     except _NEVER_SENT as error:
         kind = VendorTimeout if isinstance(error, httpx2.TimeoutException) else VendorUnavailable
         raise kind("EkaScribe cannot be reached", sent=False) from error
-    except httpx2.TimeoutException as error:
+    except (httpx2.TimeoutException, TimeoutError) as error:
         raise VendorTimeout("EkaScribe did not answer in time", sent=True) from error
     except httpx2.HTTPError as error:
         raise VendorUnavailable("the connection to EkaScribe broke", sent=True) from error
@@ -90,7 +103,7 @@ def check(answer: WireAnswer, *accepted: int) -> WireAnswer:
     if answer.status in accepted:
         return answer
     if answer.status == 429:  # noqa: PLR2004
-        raise VendorUnavailable(
+        raise VendorLimited(
             "EkaScribe is limiting our calls", sent=False, retry_after_seconds=answer.retry_after_seconds
         )
     if answer.status >= 500:  # noqa: PLR2004

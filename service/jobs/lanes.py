@@ -1,12 +1,14 @@
 """Runs leased work, so many at a time; what finds no room stays due in its row."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
 
-from service.domain.ids import SessionId
+from service.domain.ids import Account, SessionId
 from service.logs import failure
 
 log = structlog.get_logger()
@@ -15,6 +17,19 @@ Job = TypeVar("Job")
 # The sweep looks every second anyway.
 _LONGEST_ALARM_SECONDS = 5.0
 _SHORTEST_ALARM_SECONDS = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share(Generic[Job]):
+    """How much of a lane one account may take, so that one whose calls hang leaves room for the others.
+
+    `places` are those it may have before its rows are passed over; a claim takes `at_a_time`, so that it may
+    come to have that many more.
+    """
+
+    account_of: Callable[[Job], Account]
+    places: int
+    at_a_time: int
 
 
 class Lane(Generic[Job]):
@@ -28,6 +43,7 @@ class Lane(Generic[Job]):
         claim: Callable[[SessionId | None, int], Awaitable[list[Job]]],
         run: Callable[[Job], Awaitable[None]],
         next_slot_seconds: Callable[[], Awaitable[float | None]] | None = None,
+        share: Share[Job] | None = None,
     ) -> None:
         self._name = name
         self._size = size
@@ -41,6 +57,8 @@ class Lane(Generic[Job]):
         # A lane whose rows wait for one another: what ends may have made room for what was passed over.
         self._next_slot_seconds = next_slot_seconds
         self._alarm: asyncio.TimerHandle | None = None
+        self._share = share
+        self._busy_of: Counter[Account] = Counter()
 
     @property
     def busy(self) -> int:
@@ -50,19 +68,43 @@ class Lane(Generic[Job]):
     async def poke(self, session_id: SessionId | None) -> None:
         """Claim and start what is due, of one session or of any; without room, remember it."""
         async with self._claiming:
-            room = self._size - len(self._tasks)
-            if room <= 0 or self._is_closing:
-                self._has_more = True
-                return
-            jobs = await self._claim(session_id, room)
-            if len(jobs) == room or self._next_slot_seconds is not None:
-                self._has_more = True
-            for job in jobs:
-                task = asyncio.create_task(self._guarded(job))
-                self._tasks.add(task)
-                task.add_done_callback(self._finished)
+            while True:
+                room = self._size - len(self._tasks)
+                if room <= 0 or self._is_closing:
+                    self._has_more = True
+                    return
+                if self._share is not None:
+                    # A little at a time: one claim may give all that it takes to one account.
+                    room = min(room, self._share.at_a_time)
+                jobs = await self._claim(session_id, room)
+                if len(jobs) == room or self._next_slot_seconds is not None or self.crowded():
+                    self._has_more = True
+                for job in jobs:
+                    self._start(job)
+                if self._share is None or len(jobs) < room:
+                    break
             if self._next_slot_seconds is not None and len(jobs) < room:
                 self._set_alarm(await self._next_slot_seconds())
+
+    def crowded(self) -> list[Account]:
+        """Return the accounts that have their share of the places: what is theirs waits."""
+        if self._share is None:
+            return []
+        return [account for account, busy in self._busy_of.items() if busy >= self._share.places]
+
+    def _start(self, job: Job) -> None:
+        task = asyncio.create_task(self._guarded(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        if self._share is not None:
+            account = self._share.account_of(job)
+            self._busy_of[account] += 1
+            task.add_done_callback(lambda _: self._leave(account))
+
+    def _leave(self, account: Account) -> None:
+        self._busy_of[account] -= 1
+        if not self._busy_of[account]:
+            del self._busy_of[account]
 
     def _set_alarm(self, seconds: float | None) -> None:
         """Look again when the next slot comes, without a place of the lane waiting for it."""
@@ -97,13 +139,20 @@ class Lane(Generic[Job]):
         except Exception as error:  # noqa: BLE001 - a process boundary: the lease ends, and the row is due again
             log.error("job_failed", lane=self._name, **failure(error))
 
-    async def drain(self, seconds: float) -> None:
-        """Start nothing more and wait for what runs; what is not done by then is cancelled."""
+    def close(self) -> None:
+        """Claim nothing more."""
         self._is_closing = True
         self._set_alarm(None)
+
+    async def drain(self, seconds: float) -> None:
+        """Claim nothing more and wait for what runs; what is not done by then is cancelled."""
+        self.close()
+        deadline = asyncio.get_running_loop().time() + seconds
+        async with self._claiming:
+            pass  # what is being claimed at this moment is started, and waited for with the rest
         await asyncio.gather(*self._pokes)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
+            await asyncio.wait(self._tasks, timeout=deadline - asyncio.get_running_loop().time())
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

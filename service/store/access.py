@@ -86,13 +86,21 @@ class AccessRows:
             raise NotFound("no such key of this tenant")
         return _api_key(row)
 
-    async def principal(self, key: str) -> Principal | None:
-        """Return who that key is, or None when it is unknown or revoked."""
+    async def hash_of(self, key: str) -> bytes | None:
+        """Return the keyed hash by which a key is found; None for what cannot be a key of ours."""
         if not key.startswith(_KEY_PREFIX) or not key.isascii():
             return None
-        hashed = await self._hasher.hash(_KEY_PURPOSE, key.encode())
-        row = await self._database.fetchrow(sql("access.principal_by_key"), hashed)
-        return principal_of(row) if row else None
+        return await self._hasher.hash(_KEY_PURPOSE, key.encode())
+
+    async def principals(self, hashes: list[bytes]) -> dict[bytes, Principal]:
+        """Return who these keys are, without those that are unknown or revoked."""
+        rows = await self._database.fetch(sql("access.principals_by_key"), hashes)
+        return {row["key_hash"]: principal_of(row) for row in rows}
+
+    async def standing_keys(self, key_ids: list[KeyId]) -> set[KeyId]:
+        """Return those of the keys that are there and were not revoked."""
+        rows = await self._database.fetch(sql("access.standing_keys"), key_ids)
+        return {KeyId(row["id"]) for row in rows}
 
     async def audit(self, tenant_id: TenantId, actor: str, action: str, object_id: str, **facts: Any) -> None:
         """Record who did what; the facts carry no content."""

@@ -12,6 +12,16 @@ from service.store.sessions import SessionRows
 IDEMPOTENCY_KEPT_SECONDS = 7 * 86_400.0
 
 
+def answer_place(session_id: str) -> str:
+    """Name the place for which the kept answer of a create call is sealed."""
+    return f"idempotency.answer:{session_id}"
+
+
+def tokens_place(account: str) -> str:
+    """Name the place for which an account's vendor tokens are sealed."""
+    return f"vendor_tokens:{account}"
+
+
 class IdempotencyRows:
     """Idempotency keys of create calls; the key itself and the body are kept as keyed hashes only."""
 
@@ -60,7 +70,7 @@ class IdempotencyRows:
             if known["request_hash"] != request_hash:
                 return Reservation(kind="reused", session_id=found)
             if known["answer_sealed"] is not None:
-                answer = self._keyring.open(known["answer_sealed"], f"idempotency.answer:{found}")
+                answer = self._keyring.open(known["answer_sealed"], answer_place(found))
                 return Reservation(kind="replayed", session_id=found, answer=answer)
             if not known["lease_is_over"]:
                 return Reservation(kind="running", session_id=found)
@@ -82,7 +92,7 @@ class IdempotencyRows:
             sql("coordination.finish_idempotent"),
             tenant_id,
             await self._key_hash(tenant_id, key),
-            self._keyring.seal(answer, f"idempotency.answer:{session_id}"),
+            self._keyring.seal(answer, answer_place(session_id)),
         )
 
     async def abandon(self, tenant_id: TenantId, key: str, lease: Lease) -> None:
@@ -113,7 +123,7 @@ class TokenRows:
             return TokenState(tokens=None, generation=0, is_leased=False)
         sealed = row["tokens_sealed"]
         return TokenState(
-            tokens=self._keyring.open(sealed, f"vendor_tokens:{account}") if sealed else None,
+            tokens=self._keyring.open(sealed, tokens_place(account)) if sealed else None,
             generation=row["generation"],
             is_leased=bool(row["is_leased"]),
         )
@@ -131,7 +141,7 @@ class TokenRows:
             sql("coordination.store_vendor_tokens"),
             account,
             lease,
-            self._keyring.seal(tokens, f"vendor_tokens:{account}"),
+            self._keyring.seal(tokens, tokens_place(account)),
         )
         return row is not None
 
@@ -150,6 +160,10 @@ class LeaseRows:
         """Take or renew a right; false while another process has it."""
         row = await self._database.fetchrow(sql("coordination.take_lease"), name, lease, seconds)
         return row is not None
+
+    async def release(self, name: str, lease: Lease) -> None:
+        """Give a right back, if it is ours."""
+        await self._database.execute(sql("coordination.release_lease"), name, lease)
 
 
 class WebhookRows:

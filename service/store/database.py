@@ -1,6 +1,7 @@
 """The pool of PostgreSQL connections, and the one place where a driver's error becomes ours."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,7 @@ class Database:
         self._size = size
         self._statement_cache_size = statement_cache_size
         self._pool: asyncpg.Pool[Record] | None = None
+        self._longest_wait_seconds = 0.0
 
     async def open(self) -> None:
         """Make the pool; connects to nothing yet."""
@@ -111,13 +113,20 @@ class Database:
         except TimeoutError:
             self._pool.terminate()
 
+    def longest_wait(self) -> float:
+        """Return how many seconds somebody waited for a connection, at most, since this was last asked."""
+        longest, self._longest_wait_seconds = self._longest_wait_seconds, 0.0
+        return longest
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[LentConnection]:
         """Lend a connection; raises StoreUnavailable when there is none or it breaks."""
         if self._pool is None:
             raise StoreUnavailable("the database is not open")
+        asked = time.monotonic()
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_SECONDS) as connection:
+                self._longest_wait_seconds = max(self._longest_wait_seconds, time.monotonic() - asked)
                 yield connection
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             ours = store_error(error)

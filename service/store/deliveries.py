@@ -62,6 +62,10 @@ class DeliveryRows:
         row = await self._database.fetchrow(sql("deliveries.next_slot"))
         return row["seconds"] if row else None
 
+    async def release_delivery(self, job: DeliveryJob) -> None:
+        """Its worker stops before the answer came: another one sends it at once."""
+        await self._database.execute(sql("deliveries.release"), job.id, job.lease)
+
     async def record_attempt(
         self,
         job: DeliveryJob,

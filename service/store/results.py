@@ -1,6 +1,6 @@
 """Rows of fetches, documents and the outbox: what is recorded together with a result."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -50,10 +50,16 @@ class ResultRows:
         self._keyring = keyring
 
     async def claim_fetches(
-        self, session_id: SessionId | None, limit: int, lease_seconds: float
+        self,
+        session_id: SessionId | None,
+        limit: int,
+        lease_seconds: float,
+        passed_over: Collection[Account] = (),
     ) -> list[FetchJob]:
-        """Lease Get Session calls that are due."""
-        rows = await self._database.fetch(sql("fetches.claim"), session_id, limit, lease_seconds)
+        """Lease Get Session calls that are due, but of no account that is passed over."""
+        rows = await self._database.fetch(
+            sql("fetches.claim"), session_id, limit, lease_seconds, list(passed_over)
+        )
         return [
             FetchJob(
                 id=row["id"],
@@ -75,6 +81,14 @@ class ResultRows:
     async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
         """Ask again later; `is_missing`: the vendor said that there is no such thing."""
         await self._database.execute(sql("fetches.postpone"), job.id, job.lease, seconds, reason, is_missing)
+
+    async def release_fetch(self, job: FetchJob) -> None:
+        """Its worker stops: another one makes it at once."""
+        await self._database.execute(sql("fetches.release"), job.id, job.lease)
+
+    async def give_back_fetch(self, job: FetchJob, seconds: float) -> None:
+        """It was not made, and counts for nothing: look again later."""
+        await self._database.execute(sql("fetches.give_back"), job.id, job.lease, seconds)
 
     async def drop_fetch(self, job: FetchJob) -> None:
         """It need not be made after all."""

@@ -33,14 +33,32 @@ class SealError(Exception):
     """A sealed value cannot be opened: its key is not among ENCRYPTION_KEYS, or it was changed."""
 
 
+def secret_place(name: str) -> str:
+    """Name the place for which a secret of the installation is sealed."""
+    return f"server_secret:{name}"
+
+
 class Keyring:
-    """The keys of ENCRYPTION_KEYS: the first seals, all of them open."""
+    """The keys of ENCRYPTION_KEYS: the first seals, all of them open.
+
+    A key is told by its id, eight hexadecimal digits of a hash of it, which says nothing of the key.
+    """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         if not keys:
             raise SealError("there is no encryption key")
         self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
         self._first = _key_id(keys[0])
+
+    @property
+    def first(self) -> str:
+        """The id of the key that seals."""
+        return self._first.hex()
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """The ids of all keys, in their order."""
+        return tuple(key_id.hex() for key_id in self._ciphers)
 
     def seal(self, plain: bytes, place: str) -> bytes:
         """Encrypt bytes for one place, such as `session.details:ses_…`."""
@@ -70,6 +88,16 @@ class Keyring:
         return msgspec.json.decode(self.open(sealed, place), type=kind)
 
 
+def key_id_of(sealed: bytes) -> str:
+    """Return the id of the key under which a value is, or says it is."""
+    return sealed[1 : 1 + _KEY_ID_BYTES].hex()
+
+
+def head_of(sealed: bytes) -> bytes:
+    """Return the part of a sealed value that no other shares: its nonce is in it."""
+    return sealed[:_HEAD]
+
+
 class Hasher:
     """Keyed hashes (HMAC-SHA256) under one secret of the installation, which outlives encryption keys.
 
@@ -87,12 +115,12 @@ class Hasher:
             return
         row = await self._database.fetchrow(sql("access.server_secret"), _HASH_KEY)
         if row is None:
-            made = self._keyring.seal(os.urandom(32), f"server_secret:{_HASH_KEY}")
+            made = self._keyring.seal(os.urandom(32), secret_place(_HASH_KEY))
             await self._database.execute(sql("access.insert_server_secret"), _HASH_KEY, made)
             row = await self._database.fetchrow(sql("access.server_secret"), _HASH_KEY)
         if row is None:
             raise StoreUnavailable("the installation's secret could not be stored")
-        self._key = self._keyring.open(row["value_sealed"], f"server_secret:{_HASH_KEY}")
+        self._key = self._keyring.open(row["value_sealed"], secret_place(_HASH_KEY))
 
     async def hash(self, purpose: str, value: bytes) -> bytes:
         """Return 32 bytes that equal values of one purpose share."""

@@ -1,6 +1,6 @@
 """Rows of sessions and their chunks."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -122,6 +122,11 @@ class SessionRows:
         row = await self._database.fetchrow(sql("sessions.postpone_owed"), session_id, lease, seconds)
         await self._was_ours(session_id, row)
 
+    async def give_back_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+        """It was not made, and counts for nothing: look again later."""
+        row = await self._database.fetchrow(sql("sessions.give_back_owed"), session_id, lease, seconds)
+        await self._was_ours(session_id, row)
+
     async def claim_chunk(
         self,
         tenant_id: TenantId,
@@ -189,9 +194,11 @@ class SessionRows:
         )
         return await self._was_ours(session_id, row)
 
-    async def claim_owed(self, limit: int, lease_seconds: float) -> list[OwedCall]:
-        """Lease owed calls that are due."""
-        rows = await self._database.fetch(sql("sessions.claim_owed"), limit, lease_seconds)
+    async def claim_owed(
+        self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
+    ) -> list[OwedCall]:
+        """Lease owed calls that are due, but of no account that is passed over."""
+        rows = await self._database.fetch(sql("sessions.claim_owed"), limit, lease_seconds, list(passed_over))
         return [
             OwedCall(
                 session_id=SessionId(row["id"]),

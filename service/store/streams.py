@@ -3,7 +3,7 @@
 import base64
 import hmac
 
-from service.domain.ids import Lease, SessionId
+from service.domain.ids import Account, Lease, SessionId
 from service.domain.records import StreamBeat, StreamEnd, StreamLook, StreamSession
 from service.store.database import Database
 from service.store.queries import sql
@@ -38,6 +38,7 @@ class StreamRows:
         return StreamSession(
             id=session_id,
             tenant_id=row["tenant_id"],
+            account=Account(row["account"]),
             status=row["status"],
             upload=row["upload"],
             is_created=row["owed"] != "create",

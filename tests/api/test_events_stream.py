@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
+from litestar import Litestar
 
 from service.api.events import _follow
 from service.api.positions import Position
 from service.api.services import Services
 from service.app import create_app
-from service.domain.ids import SessionId
+from service.domain.ids import SessionId, TenantId
 from service.parting import PartingHttp
 from service.sandbox.serving import serve_app
 from tests.api.asking import key_of, problem, request_head, until, wire
-from tests.bridge import Bridge
+from tests.bridge import Bridge, principal_of
 
 
 @dataclass
@@ -84,6 +85,13 @@ async def timeline(bridge: Bridge, session_id: str) -> list[dict[str, Any]]:
     return found
 
 
+def services_of(app: Any) -> Services:
+    while not isinstance(app, Litestar):
+        app = app._app
+    services: Services = app.state.services
+    return services
+
+
 @asynccontextmanager
 async def own_app(bridge: Bridge, **options: Any) -> AsyncIterator[tuple[Services, httpx2.AsyncClient]]:
     """Another process of the service, as it were, whose inside can be looked at."""
@@ -92,7 +100,7 @@ async def own_app(bridge: Bridge, **options: Any) -> AsyncIterator[tuple[Service
         serve_app(app, http=PartingHttp, **options) as url,
         httpx2.AsyncClient(base_url=url, headers=bridge.api.headers, trust_env=False, timeout=30) as api,
     ):
-        yield app._app._app.state.services, api
+        yield services_of(app), api
 
 
 async def test_a_dictation_is_told_step_by_step_to_its_end(bridge: Bridge) -> None:
@@ -252,18 +260,23 @@ async def test_a_client_that_goes_away_frees_its_place_at_once(bridge: Bridge) -
         await until(is_free, 1.0)
 
 
-async def test_there_is_a_limit(bridge: Bridge) -> None:
+async def test_there_is_a_limit_for_all_and_a_lower_one_for_each_tenant(bridge: Bridge) -> None:
     session_id = (await bridge.create())["id"]
-    path = f"/v1/sessions/{session_id}/events"
+    waits = {"events": f"/v1/sessions/{session_id}/events", "wait": f"/v1/sessions/{session_id}?wait=30"}
     async with own_app(bridge) as (services, api):
-        with ExitStack() as places:
-            for _ in range(999):
-                places.enter_context(services.timeline_watch.place())
-            async with follow(bridge, session_id, api=api) as followed:
-                await followed.until("session.created")
-                answer = await api.get(path)
-                problem(answer, 503, "too_many_watchers")
-                assert int(answer.headers["retry-after"]) > 0
+        for name, watch in (("events", services.timeline_watch), ("wait", services.watch)):
+            with ExitStack() as places:
+                for taken in range(999):
+                    places.enter_context(watch.place(TenantId(f"ten_{taken % 9}")))
+                with watch.place(TenantId("ten_10")):
+                    answer = await api.get(waits[name])
+                    problem(answer, 503, "too_many_watchers")
+                    assert int(answer.headers["retry-after"]) > 0
+            with ExitStack() as places:
+                for _ in range(750):
+                    places.enter_context(watch.place(bridge.tenant_id))
+                problem(await api.get(waits[name]), 503, "too_many_watchers")
+                watch.check_room(TenantId("ten_10"))
         async with follow(bridge, session_id, api=api) as followed:
             await followed.until("session.created")
 
@@ -281,7 +294,7 @@ async def test_a_process_that_stops_lets_everybody_go_at_once(bridge: Bridge) ->
         followed = await stack.enter_async_context(follow(bridge, session_id, api=api))
         await followed.until("session.created")
         waiting = asyncio.create_task(api.get(f"/v1/sessions/{session_id}?wait=30"))
-        services: Services = app._app._app.state.services
+        services = services_of(app)
 
         async def both_wait() -> bool:
             return services.watch.waiting == services.timeline_watch.waiting == 1
@@ -299,7 +312,7 @@ async def test_a_process_that_stops_lets_everybody_go_at_once(bridge: Bridge) ->
 async def test_silence_is_broken_before_a_proxy_hangs_up(bridge: Bridge) -> None:
     session_id = SessionId((await bridge.create())["id"])
     async with own_app(bridge) as (services, _):
-        who = await services.access.principal(await key_of(bridge))
+        who = await principal_of(services.access, await key_of(bridge))
         assert who is not None
         events = _follow(services, who, session_id, Position(), keep_alive_seconds=0.1)
         first = await anext(events)

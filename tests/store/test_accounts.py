@@ -11,6 +11,7 @@ from service.domain.accounts import AccountChange, Credentials, VendorAccount
 from service.domain.errors import AccountInUse, InvalidRequest, NotFound
 from service.domain.ids import Account, TenantId
 from service.store.sealing import SealError
+from tests.bridge import principal_of
 from tests.store.house import House
 from tests.unit.makers import NOTE, make_lease
 
@@ -61,7 +62,7 @@ async def test_tenants_say_whether_they_have_one_and_keys_whose_they_are(house: 
     assert listed == {house.tenant_id: False, tenant_id: True}
     for tenant, account in ((tenant_id, tenant_id), (house.tenant_id, "default")):
         key = await house.rows.access.add_key(tenant, "emr")
-        who = await house.rows.access.principal(str(key.key))
+        who = await principal_of(house.rows.access, str(key.key))
         assert who is not None
         assert who.account == account
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from uuid import uuid4
 
 import asyncpg
 import msgspec
@@ -14,7 +15,7 @@ from service.settings import Settings
 from service.store.sealing import SealError
 from service.store.views import SessionFilter, SessionViews
 from service.wiring import Rows, open_rows, ping_store
-from tests.bridge import make_settings
+from tests.bridge import make_settings, principal_of
 from tests.store.house import House, new_tenant
 from tests.unit.makers import NOTE, make_answer, make_document, make_lease, make_result
 
@@ -67,6 +68,8 @@ async def fill(house: House) -> dict[str, str]:
     await rows.tokens.lease(DEFAULT_ACCOUNT, token_lease, seconds=30, generation=0)
     await rows.tokens.store(DEFAULT_ACCOUNT, token_lease, TOKENS.encode())
     await rows.leases.take("sweep", make_lease(), 15)
+    await rows.keys.renew(uuid4())
+    await rows.resealing.step()
     return {
         "session": session_id,
         "open": open_,
@@ -135,7 +138,7 @@ async def test_everything_is_found_and_opens_after_the_keys_were_rotated(databas
         assert session.transcript == TRANSCRIPT
         (document,) = await views_of(rows).documents(house.tenant_id, made["session"], None)
         assert document.data == {"assessment": DOCUMENT}
-        assert (await rows.access.principal(made["key"])).tenant_id == house.tenant_id
+        assert (await principal_of(rows.access, made["key"])).tenant_id == house.tenant_id
         assert URL_TOKEN in (await rows.destinations.one(house.tenant_id, made["destination"])).url
         assert (await rows.tokens.read(DEFAULT_ACCOUNT)).tokens == TOKENS.encode()
         again = await rows.idempotency.reserve(
@@ -157,7 +160,7 @@ async def test_without_the_key_nothing_opens_and_the_error_says_so(database_url,
         for call in (
             ping_store(rows),
             rows.hasher.hash("x", b"y"),
-            rows.access.principal(made["key"]),
+            principal_of(rows.access, made["key"]),
             views_of(rows).session(house.tenant_id, made["session"]),
             rows.destinations.one(house.tenant_id, made["destination"]),
             rows.tokens.read(DEFAULT_ACCOUNT),
@@ -206,7 +209,7 @@ async def test_the_same_patient_of_two_tenants_has_two_hashes(house):
 
 async def test_a_key_is_known_until_it_is_revoked(house):
     key = await house.rows.access.add_key(house.tenant_id, "emr")
-    who = await house.rows.access.principal(str(key.key))
+    who = await principal_of(house.rows.access, str(key.key))
     assert (who.key_id, who.tenant_id, who.role, who.account) == (
         key.id,
         house.tenant_id,
@@ -214,7 +217,7 @@ async def test_a_key_is_known_until_it_is_revoked(house):
         DEFAULT_ACCOUNT,
     )
     revoked = await house.rows.access.revoke_key(house.tenant_id, key.id)
-    assert await house.rows.access.principal(str(key.key)) is None
+    assert await principal_of(house.rows.access, str(key.key)) is None
     again = await house.rows.access.revoke_key(house.tenant_id, key.id)
     assert again.revoked_at == revoked.revoked_at
     assert [each.id for each in await house.rows.access.list_keys(house.tenant_id)] == [key.id]
@@ -223,4 +226,4 @@ async def test_a_key_is_known_until_it_is_revoked(house):
 @pytest.mark.parametrize("key", ["", "ekb_", "ekb_unknown", "Bearer x", "ekb_é", "ekb_\0", "' OR 1=1 --"])
 async def test_an_unknown_key_is_nobody(house, key):
     await house.rows.access.add_key(house.tenant_id, "emr")
-    assert await house.rows.access.principal(key) is None
+    assert await principal_of(house.rows.access, key) is None

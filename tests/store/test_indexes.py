@@ -55,9 +55,10 @@ SET enable_seqscan = off;
 """
 
 QUERIES: list[tuple[str, list[Any], set[str]]] = [
-    ("access.principal_by_key", [H], {"api_keys_key_hash_key"}),
+    ("access.principals_by_key", [[H]], {"api_keys_key_hash_key"}),
     ("access.list_keys", ["t1"], {"api_keys_by_tenant"}),
-    ("fetches.claim", [None, 10, 60.0], {"fetches_due"}),
+    ("fetches.claim", [None, 10, 60.0, []], {"fetches_due"}),
+    ("fetches.claim", [None, 10, 60.0, ["a"]], {"fetches_due", "sessions_pkey"}),
     ("fetches.of_session", ["s1"], {"fetches_session_id_template_id_key"}),
     ("fetches.settle", [1, uuid4(), "x"], {"fetches_pkey"}),
     (
@@ -73,7 +74,7 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("deliveries.attempts", ["m1"], {"attempts_by_delivery"}),
     ("deliveries.destinations_for", ["t1", "document.ready", "a"], {"destinations_by_tenant"}),
     ("destinations.list", ["t1", None, None, 11], {"destinations_by_tenant"}),
-    ("sessions.claim_owed", [10, 60.0], {"sessions_owed", "chunks_pkey"}),
+    ("sessions.claim_owed", [10, 60.0, ["a"]], {"sessions_owed", "chunks_pkey"}),
     ("sessions.past", [10], {"sessions_unended"}),
     ("sessions.warn_expiring", [300.0], {"sessions_unended"}),
     ("sessions.page", ["t1", None, None, None, None, None, None, 11], {"sessions_newest"}),
@@ -119,6 +120,13 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("retention.due", [20, None, False], {"sessions_newest", "fetches_", "deliveries_", "documents_"}),
     ("retention.due", [1, "s1", True], {"sessions_pkey"}),
     ("erasure.extent", ["s1"], {"documents_by_session", "deliveries_by_session"}),
+    ("resealing.read_sessions", ["s1", 50, b"key!"], {"sessions_pkey"}),
+    ("resealing.read_documents", ["d1", 50, b"key!"], {"documents_pkey"}),
+    ("resealing.read_events", ["1", 50, b"key!"], {"events_pkey"}),
+    ("resealing.read_idempotency_keys", ["t1 00ff", 50, b"key!"], {"idempotency_keys_pkey"}),
+    ("resealing.write_sessions", [["s1"], *[[b"x"]] * 6], {"sessions_pkey"}),
+    ("resealing.write_events", [["1"], [b"x"], [b"x"]], {"events_pkey"}),
+    ("resealing.write_idempotency_keys", [["t1 00ff"], [b"x"], [b"x"]], {"idempotency_keys_pkey"}),
     ("coordination.forget_idempotent", [604_800.0], {"idempotency_keys_by_age"}),
     ("coordination.lock_idempotent", ["t1", H], {"idempotency_keys_pkey"}),
 ]

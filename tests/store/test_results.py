@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.domain.ids import UNFILTERED
+from service.domain.ids import UNFILTERED, Account
 from service.domain.records import VendorResult
 from tests.unit.makers import LETTER, NOTE, make_document, make_result
 
@@ -28,6 +28,27 @@ async def test_a_claim_can_be_for_one_session(house):
     one, other = await house.end(NOTE), await house.end(NOTE)
     assert [job.session_id for job in await house.claim_fetches(one)] == [one]
     assert [job.session_id for job in await house.claim_fetches()] == [other]
+
+
+async def test_accounts_can_be_passed_over(house):
+    session_id = await house.end(NOTE)
+    account = Account(await house.value("SELECT account FROM sessions WHERE id = $1", session_id))
+    assert await house.rows.results.claim_fetches(None, 10, 60, [account]) == []
+    assert await house.rows.results.claim_fetches(session_id, 10, 60, {account, Account("x")}) == []
+    assert len(await house.rows.results.claim_fetches(None, 10, 60, [Account("x")])) == 1
+
+
+async def test_a_call_that_was_not_made_counts_for_nothing(house):
+    await house.end(NOTE)
+    (old,) = await house.claim_fetches()
+    await house.rows.results.postpone_fetch(old, 0, "no", is_missing=True)
+    (job,) = await house.claim_fetches()
+    await house.rows.results.give_back_fetch(old, 300)  # not its lease any more
+    await house.rows.results.give_back_fetch(job, 0)
+    (again,) = await house.claim_fetches()
+    assert (job.attempts, again.attempts, again.missing) == (2, 2, 1)
+    await house.rows.results.give_back_fetch(again, 300)
+    assert await house.claim_fetches() == []
 
 
 async def test_a_lease_that_ran_out_is_due_again_and_its_old_holder_records_nothing(house):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from service.domain.ids import SessionId, TenantId
+from service.domain.ids import Account, SessionId, TenantId
 from service.domain.records import VendorSession
 from service.store.paging import after_cursor
 from service.store.views import SessionFilter, SessionViews
@@ -95,6 +95,18 @@ async def test_owed_calls_that_are_due_are_leased_to_one_claimer_each(house):
     claimed += [owed.session_id for owed in await house.rows.sessions.claim_owed(50, 60)]
     assert sorted(claimed) == sorted(expected)
     assert await house.rows.sessions.claim_owed(50, 60) == []
+
+
+async def test_an_owed_call_that_was_not_made_counts_for_nothing_and_accounts_can_be_passed_over(house):
+    session_id = await house.insert()
+    await house.let_pass("sessions", "owed_next_at")
+    account = Account(await house.value("SELECT account FROM sessions WHERE id = $1", session_id))
+    assert await house.rows.sessions.claim_owed(5, 60, [account]) == []
+    (owed,) = await house.rows.sessions.claim_owed(5, 60)
+    await house.rows.sessions.give_back_owed(session_id, make_lease(), 0)
+    await house.rows.sessions.give_back_owed(session_id, owed.lease, 0)
+    (again,) = await house.rows.sessions.claim_owed(5, 60)
+    assert (owed.attempts, again.attempts) == (2, 2)
 
 
 async def test_an_owed_end_carries_the_number_of_stored_chunks(house):

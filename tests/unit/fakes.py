@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,6 +141,10 @@ class MemorySessions:
         self.recorded.append("postponed")
         self.postponed_seconds.append(seconds)
 
+    async def give_back_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+        self.recorded.append("given_back")
+        self.postponed_seconds.append(seconds)
+
     async def claim_chunk(self, *args: Any, **fields: Any) -> ChunkClaim | None:
         return None
 
@@ -165,7 +169,9 @@ class MemorySessions:
     async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
         self.recorded.append("cancel_told")
 
-    async def claim_owed(self, limit: int, lease_seconds: float) -> list[OwedCall]:
+    async def claim_owed(
+        self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
+    ) -> list[OwedCall]:
         return []
 
 
@@ -226,7 +232,11 @@ class MemoryResults:
         self.is_gone = False
 
     async def claim_fetches(
-        self, session_id: SessionId | None, limit: int, lease_seconds: float
+        self,
+        session_id: SessionId | None,
+        limit: int,
+        lease_seconds: float,
+        passed_over: Collection[Account] = (),
     ) -> list[FetchJob]:
         return [self.claim(each) for each, row in self.kept.fetches.items() if row.outcome is None]
 
@@ -255,6 +265,16 @@ class MemoryResults:
             row.lease, row.last_error = None, reason
             row.missing = row.missing + 1 if is_missing else 0
             self.waits.append((job.template_id, seconds, reason))
+
+    async def release_fetch(self, job: FetchJob) -> None:
+        if self.kept.fetches[job.template_id].lease == job.lease:
+            self.kept.fetches[job.template_id].lease = None
+
+    async def give_back_fetch(self, job: FetchJob, seconds: float) -> None:
+        row = self.kept.fetches[job.template_id]
+        if row.lease == job.lease and row.outcome is None:
+            row.lease, row.attempts = None, row.attempts - 1
+            self.waits.append((job.template_id, seconds, "gate_closed"))
 
     async def drop_fetch(self, job: FetchJob) -> None:
         if self.kept.fetches[job.template_id].lease == job.lease:

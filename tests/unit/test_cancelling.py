@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.domain.cancelling import Cancelling
-from service.domain.errors import VendorRefused, VendorTimeout, VendorUnavailable
+from service.domain.errors import VendorGateClosed, VendorRefused, VendorTimeout, VendorUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.records import OwedCall
 from tests.unit.fakes import MemorySessions, ScriptedVendor
@@ -55,6 +55,12 @@ async def test_any_other_failure_is_tried_again_later_and_not_for_ever(error):
     assert store.postponed_seconds[0] >= 4
     assert (await tell(error, 19)).recorded == ["postponed"]
     assert (await tell(error, 20)).recorded == ["cancel_told"]
+
+
+async def test_a_gate_that_is_closed_is_no_try():
+    for attempts in (1, 20, 99):
+        store = await tell(VendorGateClosed("closed", retry_after_seconds=0.1), attempts)
+        assert (store.recorded, store.postponed_seconds) == (["given_back"], [1.05])
 
 
 async def test_whoever_goes_away_leaves_the_debt_to_the_sweep():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from service.domain.errors import VendorRefused, VendorTimeout, VendorUnavailable
+from service.domain.errors import VendorGateClosed, VendorRefused, VendorTimeout, VendorUnavailable
 from service.domain.fetching import Fetching
 from service.domain.ids import UNFILTERED, TemplateId
 from service.domain.records import VendorResult
@@ -286,6 +286,20 @@ async def test_an_error_is_tried_again_later(error, reason, least):
     assert wait[1] >= least
     await desk.run()
     assert desk.store.kept.status == "completed"
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"asked": "asked"}, {"is_probe": True}, {"ended_seconds_ago": 9 * DAY}]
+)
+async def test_a_call_that_our_own_gate_held_back_counts_for_nothing(fields):
+    desk = Desk(NOTE)
+    desk.script(NOTE, VendorGateClosed("closed", retry_after_seconds=7.0))
+    for _ in range(500):
+        assert not await desk.fetch(NOTE, **fields)
+    row = desk.store.kept.fetches[NOTE]
+    assert (row.attempts, row.last_error, row.outcome, row.lease) == (0, None, None, None)
+    assert desk.store.kept.status == "processing"
+    assert {round(seconds, 2) for _, seconds, _ in desk.store.waits} == {7.35}
 
 
 @pytest.mark.parametrize(

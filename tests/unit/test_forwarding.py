@@ -155,6 +155,7 @@ class WrittenDown:
         self.claimed_for = 0.0
         self.count = FailureCount(failures=1, failing_seconds=0, is_open=False, has_just_opened=False)
         self.counted: list[Any] = []
+        self.released: list[DeliveryJob] = []
 
     async def count_failure(self, destination_id: DestinationId, *given: Any) -> FailureCount | None:
         self.counted.append(("failure", given[-1]))
@@ -180,6 +181,9 @@ class WrittenDown:
     async def record_attempt(self, job: DeliveryJob, outcome: Answer | NoAnswer, **recorded: Any) -> bool:
         self.recorded = recorded
         return self.has_lease
+
+    async def release_delivery(self, job: DeliveryJob) -> None:
+        self.released.append(job)
 
     async def send(self, job: DeliveryJob) -> Answer | NoAnswer:
         return self.outcome

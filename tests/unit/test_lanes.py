@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from service.jobs.lanes import Lane
+from service.domain.ids import Account
+from service.jobs.lanes import Lane, Share
 
 
 @dataclass
@@ -132,3 +133,43 @@ async def test_a_closed_lane_has_no_alarm():
     loop.call_later(0.05, over.set_result, None)
     await over
     assert bench.claims == claims
+
+
+async def test_one_account_takes_no_more_than_its_share_and_its_rest_is_not_forgotten():
+    due = {"flood": list(range(1, 100)), "other": [1001, 1002]}
+    bench, claims = Bench(), []
+
+    async def claim(_, limit):
+        claims.append(limit)
+        for account, jobs in due.items():
+            if account not in lane.crowded() and jobs:
+                taken, due[account] = jobs[:limit], jobs[limit:]
+                return taken
+        return []
+
+    def account_of(job):
+        return Account("other" if job > 1000 else "flood")
+
+    lane = Lane(
+        "test",
+        size=10,
+        claim=claim,
+        run=bench.run,
+        share=Share(account_of=account_of, places=4, at_a_time=2),
+    )
+    await lane.poke(None)
+    await bench.until_running(1, 2, 3, 4, 1001, 1002)
+    assert (lane.busy, lane.crowded()) == (6, ["flood"])
+    before = len(claims)
+    bench.ends[1].set()
+    await bench.until_running(5, 6)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert (lane.busy, len(claims) - before) == (7, 2)
+    for job in (2, 3):  # after the first it still has its share, and what is passed over waits for the next
+        bench.ends[job].set()
+        for _ in range(100):
+            await asyncio.sleep(0)
+    await bench.until_running(7, 8)
+    await lane.drain(0.01)
+    assert lane.crowded() == []

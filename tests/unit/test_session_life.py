@@ -18,6 +18,7 @@ from service.domain.errors import (
     SessionExpired,
     SessionNotReady,
     VendorFailure,
+    VendorGateClosed,
     VendorRefused,
     VendorTimeout,
     VendorUnavailable,
@@ -39,6 +40,9 @@ OPEN, MISSING, PROCESSING = (
     make_result("missing"),
     make_result("processing"),
 )
+
+
+CLOSED = VendorGateClosed("closed", retry_after_seconds=3.0)
 
 
 class Desk:
@@ -487,3 +491,20 @@ async def test_the_vendor_is_told_of_the_end_when_the_stream_has_closed_or_would
     assert desk.vendor.files_sent == [0]
     # One that is never found closed is waited for 15 seconds: longer than any flush may take.
     assert streams.looks == (150 if open_looks < 0 else open_looks + 1)
+
+
+async def test_a_gate_that_is_closed_is_told_at_once_and_is_no_try():
+    desk = Desk()
+    desk.vendor.creates = [CLOSED]
+    with pytest.raises(VendorGateClosed):
+        await desk.establish()
+    assert (desk.vendor.calls, desk.clock.waits) == (["create"], [])
+    assert (desk.store.recorded, desk.store.postponed_seconds) == (["given_back"], [pytest.approx(3.15)])
+
+
+@pytest.mark.parametrize("call", ["create", "end"])
+async def test_what_is_owed_is_not_given_up_for_a_gate_that_is_closed(call):
+    desk = Desk()
+    desk.vendor.answers[UNFILTERED] = [CLOSED]
+    await desk.life.pay(make_owed(call, attempts=99))
+    assert desk.store.recorded == ["given_back"]

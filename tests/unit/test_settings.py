@@ -64,6 +64,8 @@ def test_the_defaults_are_those_of_the_contract():
         ("FHIR_PATIENT_SYSTEM", "https://hospital.example/mrn", "https://hospital.example/mrn"),
         ("FHIR_ENCOUNTER_SYSTEM", "urn:oid:1.2.3", "urn:oid:1.2.3"),
         ("CHUNK_MAX_BYTES", "1024", 1024),
+        ("RATE_LIMIT_PER_SECOND", "0", 0),
+        ("RATE_LIMIT_BURST", "50", 50),
         ("DATABASE_POOL_SIZE", "4", 4),
         ("DATABASE_STATEMENT_CACHE_SIZE", "0", 0),
         ("SWEEP_INTERVAL_SECONDS", "0.5", 0.5),
@@ -106,6 +108,8 @@ BAD = {
     "FHIR_PATIENT_SYSTEM": "hunter2",
     "FHIR_ENCOUNTER_SYSTEM": "urn:hun ter2",
     "CHUNK_MAX_BYTES": "10MB",
+    "RATE_LIMIT_PER_SECOND": "-1",
+    "RATE_LIMIT_BURST": "0",
     "DATABASE_POOL_SIZE": "-1",
     "DATABASE_STATEMENT_CACHE_SIZE": "1e3",
     "SWEEP_INTERVAL_SECONDS": "",
@@ -218,3 +222,9 @@ def test_a_password_that_was_not_encoded_is_told_and_not_shown(name):
         load_settings({f"EKABRIDGE_{name}": f"{scheme}://u:S3cret/right@host/0"}, needs=frozenset())
     assert name in str(failure.value)
     assert "S3cret" not in str(failure.value)
+
+
+def test_the_spool_must_hold_the_largest_chunk():
+    problem = "EKABRIDGE_MAX_SPOOL_BYTES must not be less than EKABRIDGE_CHUNK_MAX_BYTES"
+    assert problems_of(MAX_SPOOL_BYTES="2000000") == [problem]
+    load(MAX_SPOOL_BYTES="2000000", CHUNK_MAX_BYTES="2000000")

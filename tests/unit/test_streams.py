@@ -10,6 +10,7 @@ import pytest
 
 from service.domain.errors import (
     NotFound,
+    RateLimited,
     SessionEnded,
     SessionErased,
     SessionExpired,
@@ -20,7 +21,7 @@ from service.domain.errors import (
     VendorUnavailable,
     WrongUpload,
 )
-from service.domain.ids import Lease, SessionId, TenantId
+from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease, SessionId, TenantId
 from service.domain.records import StreamBeat, StreamEnd, StreamLook, StreamSession
 from service.domain.relay import ClientGone
 from service.domain.streams import Streams
@@ -37,6 +38,7 @@ class OneStream:
         values: dict[str, Any] = {
             "id": SessionId(SESSION),
             "tenant_id": TenantId(TENANT),
+            "account": DEFAULT_ACCOUNT,
             "status": "created",
             "upload": "stream",
             "is_created": True,
@@ -93,13 +95,20 @@ class House:
         self.store = OneStream(**fields)
         self.client, self.vendor = Side("client", self.log), Side("vendor", self.log)
         self.refuses: Exception | None = None
-        self.streams = Streams(store=self.store, vendor=self)
+        self.admitted: list[str] = []
+        self.is_too_much = False
+        self.streams = Streams(store=self.store, vendor=self, admit=self.admit)
 
-    async def open(self, url: str) -> Any:
+    async def open(self, account: Account, session_id: SessionId, url: str) -> Any:
         assert url == "wss://vendor/stream"
         if self.refuses is not None:
             raise self.refuses
         return self.vendor
+
+    async def admit(self, tenant_id: str) -> None:
+        self.admitted.append(tenant_id)
+        if self.is_too_much:
+            raise RateLimited("too many", retry_after_seconds=1)
 
     async def run(self) -> None:
         async with self.streams.opened(SessionId(SESSION), KEY) as stream:
@@ -141,6 +150,19 @@ async def test_a_wrong_capability_finds_nothing() -> None:
             pass
 
 
+async def test_a_tenant_that_opens_too_many_is_refused_before_the_vendor_is_asked() -> None:
+    house = House()
+    house.is_too_much = True
+    with pytest.raises(RateLimited):
+        await house.run()
+    assert house.admitted == [TENANT]
+    assert house.store.holder is None
+    with pytest.raises(NotFound):
+        async with house.streams.opened(SessionId(SESSION), "guess"):
+            pass
+    assert house.admitted == [TENANT]  # a guess counts for nobody
+
+
 async def test_a_vendor_that_cannot_be_reached_frees_the_stream() -> None:
     house = House()
     house.refuses = VendorUnavailable("away", sent=False)
@@ -152,7 +174,7 @@ async def test_a_vendor_that_cannot_be_reached_frees_the_stream() -> None:
 
 async def test_a_live_client_keeps_others_out_and_a_silent_one_gives_way() -> None:
     house, rival = House(), House()
-    rival.streams = Streams(store=house.store, vendor=rival)
+    rival.streams = Streams(store=house.store, vendor=rival, admit=rival.admit)
     first = asyncio.create_task(house.run())
     await until(lambda: house.store.holder is not None)
     with pytest.raises(StreamBusy):

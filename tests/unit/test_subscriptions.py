@@ -16,6 +16,7 @@ from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.domain.limits import Limits
 from service.eka.client import EkaClient
 from service.eka.discovery import SEED_LIMITS
+from service.eka.gate import Gates
 from service.eka.subscriptions import CONNECT_PATH, Subscriptions, webhook_endpoint
 from service.eka.tokens import TokenKeeper
 from tests.unit.fakes import MemoryTokens
@@ -94,7 +95,9 @@ async def subscriptions(
         tokens = TokenKeeper(
             http=http, store=MemoryTokens(), clock=TurnedClock(), base_url=BASE, credentials=credentials
         )
-        yield Subscriptions(client=EkaClient(http=http, tokens=tokens, base_url=BASE), limits=limits)
+        yield Subscriptions(
+            client=EkaClient(http=http, tokens=tokens, gates=Gates(places=8), base_url=BASE), limits=limits
+        )
 
 
 SHAPES: dict[str, Any] = {

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from service.domain.errors import StoreUnavailable, TooManyWatchers
-from service.domain.ids import SessionId
-from service.domain.watch import ChangeWatch
+from service.domain.ids import SessionId, TenantId
+from service.domain.watch import ChangeWatch, share_of
 
 ONE, OTHER = SessionId("ses_1"), SessionId("ses_2")
+ALICE, BOB, CAROL = TenantId("ten_a"), TenantId("ten_b"), TenantId("ten_c")
 
 
 class Marks:
@@ -90,11 +91,26 @@ async def test_a_process_that_closes_lets_everybody_go_and_holds_nobody():
 
 
 async def test_places_are_limited_and_given_back():
-    watch = ChangeWatch(Marks().read, most_places=2)
-    with watch.place(), watch.place():
+    watch = ChangeWatch(Marks().read, most_places=3)
+    with watch.place(ALICE), watch.place(ALICE), watch.place(BOB):
         with pytest.raises(TooManyWatchers):
-            watch.check_room()
-        with pytest.raises(TooManyWatchers), watch.place():
+            watch.check_room(CAROL)
+        with pytest.raises(TooManyWatchers), watch.place(CAROL):
             pass
-        assert watch.places == 2
+        assert watch.places == 3
     assert watch.places == 0
+
+
+async def test_one_tenant_leaves_places_for_others():
+    watch = ChangeWatch(Marks().read, most_places=4)
+    with watch.place(ALICE), watch.place(ALICE), watch.place(ALICE):
+        with pytest.raises(TooManyWatchers):
+            watch.check_room(ALICE)
+        with watch.place(BOB):
+            assert watch.places == 4
+    with watch.place(ALICE):
+        assert watch.places == 1
+
+
+def test_a_share_is_three_quarters_and_never_nothing():
+    assert [share_of(places) for places in (1, 2, 3, 4, 128, 256, 1000)] == [1, 1, 2, 3, 96, 192, 750]

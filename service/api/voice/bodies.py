@@ -7,6 +7,7 @@ from typing import Any
 import multipart
 from litestar import Request
 
+from service.api.admission import place_of
 from service.api.spool import Spool, read_body
 from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 
@@ -31,8 +32,10 @@ async def accept_any(_: Mapping[str, str]) -> None:
 class Upload:
     """A body that is being read. `is_form` tells whether it was a form; then the file's own words count."""
 
-    def __init__(self, content_type: str, most_bytes: int, on_file: OnFile) -> None:
-        self.spool = Spool()
+    def __init__(
+        self, content_type: str, most_bytes: int, on_file: OnFile, keep: Callable[[int], None]
+    ) -> None:
+        self.spool = Spool(keep)
         self.fields: dict[str, str] = {}
         self.file_name: str | None = None
         self.file_type: str | None = None
@@ -156,7 +159,8 @@ async def read_upload(
     request: Request[Any, Any, Any], most_bytes: int, on_file: OnFile = accept_any
 ) -> Upload:
     """Read a body to its end; the caller closes its spool. `on_file` sees the fields before the file."""
-    upload = Upload(request.headers.get("content-type", ""), most_bytes, on_file)
+    keep = place_of(request.scope).keep
+    upload = Upload(request.headers.get("content-type", ""), most_bytes, on_file, keep)
     try:
         await read_body(request, most_bytes + _FORM_OVERHEAD_BYTES, upload.take)
         await upload.finish()

@@ -6,12 +6,13 @@ The framework's own CORS answers for the whole application; /v1 is for backends 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.rates import FIELDS
 from service.api.voice.errors import is_protocol
 
 _METHODS = b"GET, POST, PATCH, OPTIONS"
 # What official clients send, in the order in which it is answered (facts.md).
 _HEADERS = ("authorization", "content-type", "flavour", "x-timezone")
-_EXPOSED = b"etag, retry-after, x-request-id"
+_EXPOSED = ", ".join(("etag", "retry-after", "x-request-id", *FIELDS)).encode()
 _MAX_AGE_SECONDS = b"7200"
 
 

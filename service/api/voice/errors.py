@@ -25,6 +25,7 @@ _SPOKEN = {
     "session_expired": (410, "session_expired"),
     "session_exists": (409, "txn_already_initialized"),
     "invalid_audio_format": (400, "invalid_audio_format"),
+    "rate_limited": (429, "rate_limit_exceeded"),
 }
 # The vendor's refusals that a client of its own would have got: what to mend is in the request. All others,
 # such as of our credentials, are 502 as everywhere.

@@ -8,6 +8,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from schemas.voice import FormUpload, UploadData
+from service.api.access import let_in
 from service.api.services import Services
 from service.api.voice.audio import keep_file
 from service.api.voice.bodies import read_upload
@@ -56,7 +57,7 @@ async def post_form(
         who = await services.tokens.principal(token) if token else None
         if who is None:
             raise spoken(Forbidden("the form's signature is wrong or too old"), 403, "access_denied")
-        request.scope["state"]["who"] = who
+        await let_in(request.scope, services, who)
         allowed.append(who)
 
     limits = await services.discovery.limits()

@@ -1,13 +1,19 @@
 """The door where clients of the protocol log in: a tenant's id and an API key for a token."""
 
-from litestar import Response, post
+from typing import Any
+
+from litestar import Request, Response, post
 from litestar.di import NamedDependency
 from litestar.params import RawBody
 
 from schemas.voice import LoggedIn, Login, LoginRefused
+from service.api.access import let_in, principal_of_key
 from service.api.bodies import MOST_JSON_BYTES, read_json
+from service.api.rates import check
 from service.api.services import Services
 from service.store.voice_tokens import ACCESS_SECONDS
+
+_MOST_ID_CHARACTERS = 64
 
 
 @post(
@@ -17,12 +23,18 @@ from service.store.voice_tokens import ACCESS_SECONDS
     request_max_body_size=MOST_JSON_BYTES,
 )
 async def log_in(
-    services: NamedDependency[Services], body: RawBody
+    request: Request[Any, Any, Any], services: NamedDependency[Services], body: RawBody
 ) -> Response[LoggedIn] | Response[LoginRefused]:
-    """Answer a token of half an hour, without a refresh token (facts.md, What official clients demand)."""
+    """Answer a token of half an hour, without a refresh token (facts.md, What official clients demand).
+
+    Failures are counted by the `client_id` that was given. The right secret is never refused for the failures
+    of others: whoever knows a tenant's id could lock it out, and secrets of 256 random bits are not guessed.
+    """
     login = read_json(body, Login)
-    who = await services.access.principal(login.client_secret)
+    who = await principal_of_key(services, login.client_secret)
     if who is None or who.tenant_id != login.client_id:
+        check(services.login_failures.take(login.client_id[:_MOST_ID_CHARACTERS]), "failed logins")
         return Response(LoginRefused(code=401, error="invalid client_id or client_secret"), status_code=401)
+    await let_in(request.scope, services, who)
     token = await services.tokens.issue_access(who.key_id)
     return Response(LoggedIn(access_token=token, expires_in=ACCESS_SECONDS), status_code=200)

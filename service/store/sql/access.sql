@@ -33,11 +33,15 @@ UPDATE api_keys SET revoked_at = coalesce(revoked_at, now())
 WHERE tenant_id = $1 AND id = $2
 RETURNING id, tenant_id, role, created_at, revoked_at;
 
--- name: principal_by_key
--- Who an API key is; asked on each request, so that a revocation counts at once on every pod.
-SELECT k.id AS key_id, k.tenant_id, k.role, t.defaults, t.account_sealed IS NOT NULL AS own_account
+-- name: principals_by_key
+-- Who API keys are; asked on each request, so that a revocation counts at once on every pod.
+SELECT k.key_hash, k.id AS key_id, k.tenant_id, k.role, t.defaults, t.account_sealed IS NOT NULL AS own_account
 FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
-WHERE k.key_hash = $1 AND k.revoked_at IS NULL;
+WHERE k.key_hash = ANY($1) AND k.revoked_at IS NULL;
+
+-- name: standing_keys
+-- Those of the keys that were not revoked: asked while calls with them are being answered.
+SELECT id FROM api_keys WHERE id = ANY($1) AND revoked_at IS NULL;
 
 -- name: principal_by_key_id
 -- Who the key behind a signed token is, unless it was revoked or the token's time, in Unix seconds, is over.

@@ -62,6 +62,10 @@ ON CONFLICT (name) DO UPDATE SET lease = excluded.lease, until = excluded.until
 WHERE leases.lease = excluded.lease OR leases.until <= now()
 RETURNING name;
 
+-- name: release_lease
+-- Whoever has the right stops: another process may have it at once.
+DELETE FROM leases WHERE name = $1 AND lease = $2;
+
 -- name: ping
 -- Whether the database answers and has our schema.
 SELECT 1 FROM leases LIMIT 1;

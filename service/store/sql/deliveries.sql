@@ -116,6 +116,10 @@ SELECT d.id, d.lease, d.tenant_id, d.session_id, d.destination_id, d.type, d.att
        t.failures, t.probe_at IS NOT NULL AS is_probe
 FROM leased d JOIN events e ON e.id = d.event_id JOIN destinations t ON t.id = d.destination_id;
 
+-- name: release
+-- The worker stops before the answer came: another one sends it at once, under the same id.
+UPDATE deliveries SET lease = NULL, next_at = now() WHERE id = $1 AND lease = $2 AND status = 'pending';
+
 -- name: next_slot
 -- Seconds until a destination that something waits for may be called again, by its rate; NULL: none has to wait.
 SELECT extract(epoch FROM min(t.next_slot_at) - clock_timestamp())::float8 AS seconds

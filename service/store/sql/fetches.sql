@@ -6,10 +6,11 @@ FROM unnest($3::text[]) AS template_id
 ON CONFLICT (session_id, template_id) DO NOTHING;
 
 -- name: claim
--- Leases calls that are due, of one session or of any; a lease that ran out is due again.
+-- Leases calls that are due, of one session or of any, but not of these accounts; a lease that ran out is due again.
 WITH due AS (
-    SELECT id FROM fetches
+    SELECT id FROM fetches f
     WHERE status = 'pending' AND next_at <= now() AND ($1::text IS NULL OR session_id = $1)
+      AND ($4::text[] = '{}' OR NOT EXISTS (SELECT 1 FROM sessions s WHERE s.id = f.session_id AND s.account = ANY($4)))
     ORDER BY next_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 UPDATE fetches f SET lease = gen_random_uuid(), next_at = now() + make_interval(secs => $3),
@@ -26,6 +27,15 @@ UPDATE fetches SET lease = NULL, last_error = $4, missing = CASE WHEN $5 THEN mi
                    next_at = CASE WHEN hinted THEN now() ELSE now() + make_interval(secs => $3) END
 WHERE id = $1 AND lease = $2 AND status = 'pending'
 RETURNING id;
+
+-- name: release
+-- The worker stops before the answer came: another one asks at once.
+UPDATE fetches SET lease = NULL, next_at = now() WHERE id = $1 AND lease = $2 AND status = 'pending';
+
+-- name: give_back
+-- The call was not made, and counts for nothing: when to look again.
+UPDATE fetches SET lease = NULL, attempts = attempts - 1, next_at = now() + make_interval(secs => $3)
+WHERE id = $1 AND lease = $2 AND status = 'pending';
 
 -- name: settle
 -- The call is done with; fenced by the lease, so that a worker that lost it records nothing.

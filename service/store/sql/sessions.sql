@@ -52,6 +52,13 @@ UPDATE sessions SET owed_lease = NULL, owed_next_at = now() + make_interval(secs
 WHERE id = $1 AND owed_lease = $2
 RETURNING id;
 
+-- name: give_back_owed
+-- A vendor call that was not made after all, which counts for nothing: when to look again.
+UPDATE sessions SET owed_lease = NULL, owed_attempts = owed_attempts - 1,
+                    owed_next_at = now() + make_interval(secs => $3)
+WHERE id = $1 AND owed_lease = $2
+RETURNING id;
+
 -- name: record_end_told
 -- The vendor knows that the session has ended.
 UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3
@@ -80,9 +87,9 @@ UPDATE sessions SET owed_lease = $2, owed_next_at = now() + make_interval(secs =
 WHERE id = $1;
 
 -- name: claim_owed
--- Vendor calls that are owed and due, for the sweep.
+-- Vendor calls that are owed and due, but not those of these accounts, for the sweep.
 WITH due AS (
-    SELECT id FROM sessions WHERE owed IS NOT NULL AND owed_next_at <= now()
+    SELECT id FROM sessions WHERE owed IS NOT NULL AND owed_next_at <= now() AND account <> ALL($3::text[])
     ORDER BY owed_next_at LIMIT $1 FOR UPDATE SKIP LOCKED
 )
 UPDATE sessions s SET owed_lease = gen_random_uuid(), owed_next_at = now() + make_interval(secs => $2),

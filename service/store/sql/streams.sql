@@ -1,6 +1,6 @@
 -- name: find
 -- A session as whoever shows its stream's address finds it.
-SELECT id, tenant_id, status, upload, owed, erased_at IS NOT NULL AS is_erased, expires_at <= now() AS is_past,
+SELECT id, tenant_id, account, status, upload, owed, erased_at IS NOT NULL AS is_erased, expires_at <= now() AS is_past,
        upload_url_sealed
 FROM sessions WHERE id = $1;
 

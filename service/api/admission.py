@@ -1,0 +1,220 @@
+"""How many requests are in work at once, and whose: what is too much is told so before anything is read.
+
+Kinds of requests have places of their own, so that none can starve another: a hanging EkaScribe fills the
+places of calls and not those of reads, a flood of uploads delays no end, and EkaScribe's webhooks always find
+room. Within a kind no tenant takes more than three quarters. A process that falls behind gives
+fewer.
+"""
+
+import re
+from collections import Counter
+from random import randint
+from typing import Any
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Send
+from prometheus_client import Counter as Counted
+from prometheus_client import Gauge
+
+from service.api.body_times import timed
+from service.api.early_answers import tell
+from service.api.strain import Strain
+from service.bounded_http import MOST_CONNECTIONS
+from service.domain.errors import Overloaded
+from service.domain.ids import TenantId
+from service.domain.watch import MOST_PLACES, share_of
+from service.settings import Settings
+
+IN_WORK = Gauge("ekabridge_requests_in_work", "Requests in work, by kind.", ("kind",))
+REFUSED = Counted(
+    "ekabridge_requests_refused",
+    "Requests refused because too much is in work, by kind and by what was used up.",
+    ("kind", "reason"),
+)
+
+_UPLOAD = re.compile(r"/v1/sessions/[^/]+/audio(/|$)|/voice/v1/(sessions/[^/]+/audio(/|$)|uploads/)")
+_SESSION = re.compile(r"/v1/sessions/[^/]+(/events)?")
+_WAIT = re.compile(rb"(^|&)wait=")
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_ALWAYS = ("/health/", "/metrics")
+_LEAST_PLACES = 16
+# What a form may be larger than its file.
+_FORM_BYTES = 65_536
+_KEY = "ekabridge.place"
+# Whoever comes again comes scattered.
+_RETRY_AFTER_SECONDS = (1, 4)
+
+
+class Room:
+    """The places of one kind of request."""
+
+    def __init__(self, kind: str, most: int, *, most_of_one: int) -> None:
+        self.kind = kind
+        self.most = most
+        self.most_of_one = most_of_one
+        self.taken = 0
+        self.of_tenants: Counter[TenantId] = Counter()
+
+    def refuse(self, reason: str) -> Overloaded:
+        """Count a refusal and return the error to raise."""
+        REFUSED.labels(self.kind, reason).inc()
+        return Overloaded(_DETAILS[reason], retry_after_seconds=randint(*_RETRY_AFTER_SECONDS))  # noqa: S311 - scatters, hides nothing
+
+
+_DETAILS = {
+    "places": "more is in work here than can be answered in time",
+    "share": "more of your calls are in work here than one customer's share",
+    "spool": "more audio is on its way here than can be kept",
+}
+
+
+class Place:
+    """One request's place, and what it keeps on disk meanwhile."""
+
+    def __init__(self, room: Room, disk: "Disk") -> None:
+        self._room = room
+        self._disk = disk
+        self._tenant: TenantId | None = None
+        self._reserved_bytes = 0
+        self._kept_bytes = 0
+
+    def belong_to(self, tenant: TenantId) -> None:
+        """Count the place as this tenant's. Raises Overloaded."""
+        if self._room.of_tenants[tenant] >= self._room.most_of_one:
+            raise self._room.refuse("share")
+        self._tenant = tenant
+        self._room.of_tenants[tenant] += 1
+
+    def reserve(self, size: int) -> None:
+        """Take so many bytes of the disk, until the place is left. Raises Overloaded."""
+        if self._disk.taken_bytes + size > self._disk.most_bytes:
+            raise self._room.refuse("spool")
+        self._disk.taken_bytes += size
+        self._reserved_bytes += size
+
+    def keep(self, size: int) -> None:
+        """Put so many bytes on the disk, even beyond those that were announced. Raises Overloaded."""
+        self._kept_bytes += size
+        if self._kept_bytes > self._reserved_bytes:
+            self.reserve(self._kept_bytes - self._reserved_bytes)
+
+    def leave(self) -> None:
+        """Give everything back."""
+        self._disk.taken_bytes -= self._reserved_bytes
+        if self._tenant is not None:
+            self._room.of_tenants[self._tenant] -= 1
+            if not self._room.of_tenants[self._tenant]:
+                del self._room.of_tenants[self._tenant]
+
+
+class Disk:
+    """What the bodies of a process may take of the disk, in bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.taken_bytes = 0
+
+
+class Admission:
+    """Wraps the application: gives each request a place, or answers at once that there is none."""
+
+    # For bodies that are no audio.
+    body_idle_seconds = 20.0
+    body_total_seconds = 60.0
+
+    def __init__(self, app: ASGIApp, settings: Settings, strain: Strain) -> None:
+        self._app = app
+        self.strain = strain
+        self._disk = Disk(settings.max_spool_bytes)
+        self._most_bytes = settings.chunk_max_bytes + _FORM_BYTES
+        self._most_connections = settings.max_connections
+        most, uploads = settings.max_requests, settings.max_uploads
+        # What waits has its limits where it waits (ChangeWatch): here it only must not be without any.
+        waits = 2 * MOST_PLACES + most
+        self._rooms = {
+            "reads": Room("reads", most, most_of_one=share_of(most)),
+            "calls": Room("calls", most, most_of_one=share_of(most)),
+            "uploads": Room("uploads", uploads, most_of_one=share_of(uploads)),
+            "webhooks": Room("webhooks", most, most_of_one=most),
+            "waits": Room("waits", waits, most_of_one=share_of(waits)),
+        }
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "lifespan":
+            scope["state"][MOST_CONNECTIONS] = self._most_connections
+            async with self.strain.watched():
+                await self._app(scope, receive, send)
+            return
+        kind = kind_of(scope) if scope["type"] == ScopeType.HTTP else None
+        if kind is None:
+            await self._app(scope, receive, send)
+            return
+        room = self._rooms[kind]
+        if room.taken >= self._given(room):
+            await tell(scope, room.refuse("places"), send)
+            return
+        place = scope[_KEY] = Place(room, self._disk)
+        try:
+            place.reserve(self._announced(scope) if kind == "uploads" else 0)
+        except Overloaded as refused:
+            await tell(scope, refused, send)
+            return
+        gauge = IN_WORK.labels(kind)
+        room.taken += 1
+        gauge.inc()
+        try:
+            # Audio has time limits of its own.
+            await self._app(scope, receive if kind == "uploads" else self._timed(receive), send)
+        finally:
+            room.taken -= 1
+            gauge.dec()
+            place.leave()
+
+    def _given(self, room: Room) -> int:
+        """Return how many places there are at this moment; some there always are.
+
+        Those of uploads stay: many are few calls of much work, and one that is refused is sent whole again.
+        """
+        if room.kind == "uploads":
+            return room.most
+        return max(min(room.most, _LEAST_PLACES), int(room.most * self.strain.share))
+
+    def _timed(self, receive: Receive) -> Receive:
+        return timed(receive, idle_seconds=self.body_idle_seconds, total_seconds=self.body_total_seconds)
+
+    def _announced(self, scope: Any) -> int:
+        """Return what a body says it will take of the disk; one that is too large is refused elsewhere."""
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                size = int(value)
+                return size if size <= self._most_bytes else 0
+        return 0
+
+
+def kind_of(scope: Any) -> str | None:
+    """Return which places a request takes one of; None if it is always let in."""
+    path, method = scope["path"], scope["method"]
+    if path.startswith(_ALWAYS):
+        return None
+    if path.startswith("/webhooks/"):
+        return "webhooks"
+    if method in _READS:
+        session = _SESSION.fullmatch(path)
+        is_wait = session and (session[1] or _WAIT.search(scope["query_string"]))
+        return "waits" if is_wait else "reads"
+    return "uploads" if _UPLOAD.match(path) else "calls"
+
+
+def claim_share(scope: Any, tenant_id: TenantId) -> None:
+    """Count a request as this tenant's, once it is known whose it is. Raises Overloaded."""
+    place = scope.get(_KEY)
+    if place is not None:  # a WebSocket has none
+        place.belong_to(tenant_id)
+
+
+def place_of(scope: Any) -> Place:
+    """Return the place of a request that brings audio."""
+    place = scope[_KEY]
+    assert isinstance(place, Place)  # noqa: S101 - the doors of audio are never let in without
+    return place

@@ -1,0 +1,32 @@
+"""How long a body may take that is no audio: the framework itself would wait for ever."""
+
+import asyncio
+from typing import Any
+
+from litestar.types import Receive
+
+from service.domain.errors import BodyTimeout
+
+
+def timed(receive: Receive, *, idle_seconds: float, total_seconds: float) -> Receive:
+    """Return a `receive` that raises BodyTimeout when the body takes too long.
+
+    After the body's end it waits as long as it must: what comes then is that the client went away.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + total_seconds
+    is_over = False
+
+    async def receive_in_time() -> Any:
+        nonlocal is_over
+        if is_over:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(min(deadline, loop.time() + idle_seconds)):
+                message: Any = await receive()
+        except TimeoutError:
+            raise BodyTimeout("the body came too slowly") from None
+        is_over = not message.get("more_body", False)
+        return message
+
+    return receive_in_time

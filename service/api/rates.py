@@ -1,0 +1,68 @@
+"""The limit of calls at the doors: counted once it is known who calls, told with every answer.
+
+The fields are those of the newest IETF draft (draft-ietf-httpapi-ratelimit-headers-11), `RateLimit-Policy`
+and `RateLimit`, and the three of its older versions, which most clients and gateways read today.
+"""
+
+import math
+from typing import Any
+
+from litestar.types import Message, Scope
+from prometheus_client import Counter
+
+from service.api.services import Services
+from service.domain.errors import RateLimited
+from service.domain.ids import KeyId, TenantId
+from service.domain.rates import Standing
+from service.jobs.rates import SharedRates
+
+FIELDS = ("ratelimit-policy", "ratelimit", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset")
+_KEY = "ekabridge.rate"
+_STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
+
+REFUSED = Counter("ekabridge_rate_limited", "Calls refused with 429, by what there was too much of.", ("of",))
+
+
+async def count_call(scope: Any, services: Services, key_id: KeyId) -> None:
+    """Count a call with a key. Raises RateLimited."""
+    if services.rates is not None:
+        standing = scope[_KEY] = await services.rates.take(key_id)
+        check(standing, "calls")
+
+
+async def count_handshake(rates: SharedRates | None, tenant_id: TenantId) -> None:
+    """Count the opening of a stream, which no key is shown for, for its tenant. Raises RateLimited."""
+    if rates is not None:
+        check(await rates.take(tenant_id), "stream handshakes")
+
+
+def check(standing: Standing, of: str) -> None:
+    """Refuse what is too much, and count the refusal. Raises RateLimited."""
+    if not standing.is_allowed:
+        REFUSED.labels(of).inc()
+        raise RateLimited(
+            "too many calls at once; wait as Retry-After says", retry_after_seconds=standing.wait_seconds
+        )
+
+
+async def tell_standing(message: Message, scope: Scope) -> None:
+    """Write how the caller stands into the head of the answer, whatever the answer is."""
+    standing: Standing | None = scope.get(_KEY)  # type: ignore[assignment]
+    if standing is not None and message["type"] in _STARTS:
+        start: Any = message
+        start["headers"] = [*start.get("headers", []), *_fields(standing)]
+
+
+def _fields(standing: Standing) -> list[tuple[bytes, bytes]]:
+    policy = standing.policy
+    # A bucket is no window; the nearest one is the time in which it fills.
+    window = math.ceil(policy.burst / policy.per_second)
+    reset = max(1, math.ceil(standing.wait_seconds))
+    values = (
+        f'"key";q={policy.burst};w={window}',
+        f'"key";r={standing.remaining};t={reset}',
+        str(policy.burst),
+        str(standing.remaining),
+        str(reset),
+    )
+    return [(name.encode(), value.encode()) for name, value in zip(FIELDS, values, strict=True)]

@@ -1,0 +1,65 @@
+"""Revocations, told to whoever answers for longer than a moment: one question a second for a process."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from service.domain.errors import StoreUnavailable
+from service.domain.ids import KeyId
+
+log = structlog.get_logger()
+
+_LOOK_SECONDS = 1.0
+
+
+class Revocations:
+    """Knows of the keys whose calls are still being answered which do not stand any more."""
+
+    def __init__(
+        self,
+        standing_keys: Callable[[list[KeyId]], Awaitable[set[KeyId]]],
+        *,
+        look_seconds: float = _LOOK_SECONDS,
+    ) -> None:
+        self._standing_keys = standing_keys
+        self._look_seconds = look_seconds
+        self._held: Counter[KeyId] = Counter()
+        self._revoked: set[KeyId] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def watching(self, key_id: KeyId) -> Iterator[None]:
+        """Look after a key for as long as a call with it is answered."""
+        self._held[key_id] += 1
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._look())
+        try:
+            yield
+        finally:
+            self._held[key_id] -= 1
+            if not self._held[key_id]:
+                del self._held[key_id]
+                self._revoked.discard(key_id)
+
+    def is_revoked(self, key_id: KeyId) -> bool:
+        """Whether a key that is being looked after was found revoked."""
+        return key_id in self._revoked
+
+    async def stop(self) -> None:
+        """Stop looking."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _look(self) -> None:
+        while self._held:
+            asked = set(self._held)
+            try:
+                standing = await self._standing_keys(list(asked))
+                self._revoked |= (asked - standing) & set(self._held)
+            except StoreUnavailable:
+                log.warning("revocations_unknown", reason="store_unavailable")
+            await asyncio.sleep(self._look_seconds)

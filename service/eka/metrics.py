@@ -1,0 +1,90 @@
+"""What is counted of our calls to the vendor: by kind of call and of ending, never by whose."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from msgspec import Struct
+from prometheus_client import Counter, Gauge, Histogram
+
+from service.domain.errors import (
+    VendorFailure,
+    VendorLimited,
+    VendorRefused,
+    VendorTimeout,
+    VendorUnavailable,
+)
+
+Operation = Literal[
+    "create",
+    "upload",
+    "end",
+    "get",
+    "change",
+    "cancel",
+    "make_document",
+    "stream",
+    "login",
+    "refresh",
+    "discovery",
+    "subscriptions",
+]
+Outcome = Literal[
+    "ok", "refused", "limited", "failed", "timeout", "unreachable", "abandoned", "gate_closed", "line_full"
+]
+
+CALLS = Counter(
+    "ekabridge_vendor_calls",
+    "Calls to EkaScribe by how they ended; gate_closed and line_full were not made",
+    ["operation", "outcome"],
+)
+SECONDS = Histogram(
+    "ekabridge_vendor_call_duration_seconds",
+    "How long calls to EkaScribe took, those that failed too",
+    ["operation"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 45),
+)
+GATES_CLOSED = Gauge(
+    "ekabridge_vendor_gates_closed",
+    "Accounts whose calls to EkaScribe are held back; default is the shared one, own are tenants'",
+    ["account"],
+)
+
+
+_OUTCOMES: dict[type[Exception], Outcome] = {
+    VendorTimeout: "timeout",
+    VendorLimited: "limited",
+    VendorUnavailable: "unreachable",
+    VendorFailure: "failed",
+    VendorRefused: "refused",
+}
+
+
+class Count(Struct):
+    """How a call ended, as far as is known."""
+
+    outcome: Outcome = "abandoned"
+
+
+@contextmanager
+def counted(operation: Operation) -> Iterator[Count]:
+    """Count one call that is made, and time it; a VendorError says how it ended, or whoever makes it does."""
+    count, began = Count(), time.monotonic()
+    try:
+        yield count
+    except tuple(_OUTCOMES) as error:
+        count.outcome = _OUTCOMES[type(error)]
+        raise
+    finally:
+        CALLS.labels(operation, count.outcome).inc()
+        SECONDS.labels(operation).observe(time.monotonic() - began)
+
+
+def outcome_of(status: int) -> Outcome:
+    """Name how a call ended that was answered with this HTTP status."""
+    if status == 429:  # noqa: PLR2004
+        return "limited"
+    if status >= 500:  # noqa: PLR2004
+        return "failed"
+    return "refused" if status >= 400 else "ok"  # noqa: PLR2004

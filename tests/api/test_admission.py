@@ -1,0 +1,364 @@
+"""Too much is told so at once, by kind and by tenant, and nothing of it is begun."""
+
+import asyncio
+import json
+import resource
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from service.api.admission import Admission, kind_of
+from service.api.body_times import timed
+from service.api.strain import LEAST_SHARE, Strain
+from service.app import create_app
+from service.domain.errors import BodyTimeout
+from service.open_files import allow_open_files
+from service.parting import PROTOCOLS
+from service.sandbox.serving import serve_app
+from tests.api.asking import (
+    call_arrived,
+    chunk_head,
+    clear_faults,
+    hook,
+    problem,
+    request_head,
+    until,
+    v2_event,
+    wire,
+)
+from tests.bridge import Bridge, open_bridge, random_bytes
+
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture
+async def narrow(database_url: str, redis_url: str) -> AsyncIterator[Bridge]:
+    """A bridge with few places, of which one tenant may have three quarters."""
+    few = {"max_requests": 4, "max_uploads": 2, "max_spool_bytes": 3 * MEBIBYTE}
+    async with open_bridge(database_url, redis_url, **few) as bridge:
+        yield bridge
+
+
+@asynccontextmanager
+async def hanging(house: Bridge, *calls: Any) -> AsyncIterator[list[asyncio.Task[httpx2.Response]]]:
+    """Have calls in work that EkaScribe does not answer; then it does, and they must end."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        yield tasks
+    finally:
+        await clear_faults(house)
+        await asyncio.gather(*tasks)
+
+
+def in_work(kind: str) -> float:
+    return REGISTRY.get_sample_value("ekabridge_requests_in_work", {"kind": kind}) or 0.0
+
+
+def refusals(kind: str, reason: str) -> float:
+    labels = {"kind": kind, "reason": reason}
+    return REGISTRY.get_sample_value("ekabridge_requests_refused_total", labels) or 0.0
+
+
+def overloaded(answer: httpx2.Response) -> None:
+    problem(answer, 503, "overloaded")
+    assert 1 <= int(answer.headers["retry-after"]) <= 4
+
+
+async def test_a_hanging_vendor_fills_the_places_of_calls_and_no_others(narrow: Bridge) -> None:
+    ended = await narrow.dictate()
+    other = await narrow.tenant("other")
+    await narrow.fault("/sessions$", method="POST", mode="hang", times=None)
+    calls = [narrow.api.post("/v1/sessions", json={}) for _ in range(3)]
+    async with hanging(narrow, *calls, other.post("/v1/sessions", json={})) as tasks:
+        await call_arrived(narrow, "/sessions$", "POST", count=5)
+        before, arrived = refusals("calls", "places"), await narrow.calls("/sessions$", "POST")
+        assert in_work("calls") == 4
+        started = time.monotonic()
+        overloaded(await narrow.api.post("/v1/sessions", json={}))
+        assert time.monotonic() - started < 5  # the vendor's hang would take ten times as long
+        await narrow.api.post("/v1/sessions", content=b"x" * 60_000)  # the same connection is still good
+        assert refusals("calls", "places") == before + 2
+        spoken = await narrow.api.post("/voice/v1/sessions", json={})
+        assert (spoken.status_code, spoken.json()["error"]["code"]) == (503, "overloaded")
+        assert int(spoken.headers["retry-after"]) > 0
+        login = await narrow.api.post("/connect-auth/v1/account/login", json={})
+        assert (login.status_code, login.json()["code"]) == (503, 503)
+        assert (await hook(narrow, v2_event(ended))).status_code == 200
+        assert (await narrow.session(ended))["id"] == ended
+        assert (await narrow.put((await narrow.session(ended))["id"], 0)).status_code == 409
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            assert (await narrow.api.get(path)).status_code == 200
+        assert await narrow.calls("/sessions$", "POST") == arrived
+    assert {(await task).status_code for task in tasks} <= {201, 502, 503, 504}
+    assert in_work("calls") == 0
+    assert (await narrow.create())["status"] == "created"
+
+
+async def test_one_tenant_leaves_places_for_others(narrow: Bridge) -> None:
+    other = await narrow.tenant("other")
+    await narrow.fault("/sessions$", method="POST", mode="hang", times=None)
+    async with hanging(narrow, *(narrow.api.post("/v1/sessions", json={}) for _ in range(3))):
+        await call_arrived(narrow, "/sessions$", "POST", count=3)
+        before = refusals("calls", "share")
+        overloaded(await narrow.api.post("/v1/sessions", json={}))
+        assert refusals("calls", "share") == before + 1
+        assert (await other.post("/v1/sessions", json={"mode": 1})).status_code == 400
+    assert (await narrow.create())["status"] == "created"
+
+
+async def test_uploads_have_places_of_their_own(narrow: Bridge) -> None:
+    session = await narrow.create()
+    other = await narrow.tenant("other")
+    theirs = (await other.post("/v1/sessions", json={})).json()["id"]
+    async with wire(narrow.url) as slow, wire(narrow.url) as unknown:
+        await slow.send(chunk_head(narrow, session["id"], Content_Length="10"), b"abc")
+
+        async def is_in() -> bool:
+            return in_work("uploads") == 1
+
+        await until(is_in)
+        overloaded(await narrow.put(session["id"], 1))  # half of the two places is three quarters of them
+        stored = await other.put(
+            f"/v1/sessions/{theirs}/audio/0", content=b"abc", headers={"content-type": "audio/wav"}
+        )
+        assert stored.status_code == 200
+        await unknown.send(chunk_head(narrow, session["id"], 2, Content_Length="10"), b"abc")
+        found = json.loads((await unknown.answer()).body)
+        assert found["code"] == "overloaded"
+        assert (await narrow.create())["status"] == "created"
+        await slow.send(b"defghij")
+        assert (await slow.answer()).status == 200
+    assert (await narrow.put(session["id"], 1)).status_code == 200
+
+
+async def test_the_disk_is_bounded_by_what_is_announced_and_by_what_comes(narrow: Bridge) -> None:
+    session = await narrow.create()
+    path = f"/v1/sessions/{session['id']}/audio/0"
+    before = refusals("uploads", "spool")
+    overloaded(await narrow.put(session["id"], 0, random_bytes(4 * MEBIBYTE)))
+    assert await narrow.calls("/audio/") == 0
+
+    async def unannounced() -> AsyncIterator[bytes]:
+        for _ in range(5 * 16):
+            yield random_bytes(MEBIBYTE // 16)
+
+    answer = await narrow.api.put(path, content=unannounced(), headers={"content-type": "audio/wav"})
+    overloaded(answer)
+    assert refusals("uploads", "spool") == before + 2
+    # Never possible is told as such, not as "later".
+    problem(await narrow.put(session["id"], 0, random_bytes(11 * MEBIBYTE)), 413, "chunk_too_large")
+    for sequence in range(3):
+        assert (await narrow.put(session["id"], sequence, random_bytes(2 * MEBIBYTE))).status_code == 200
+
+
+async def test_the_answer_reaches_who_still_sends_ten_megabytes(narrow: Bridge) -> None:
+    session = await narrow.create()
+    async with wire(narrow.url) as slow:
+        await slow.send(chunk_head(narrow, session["id"], Content_Length="10"), b"abc")
+
+        async def is_in() -> bool:
+            return in_work("uploads") == 1
+
+        await until(is_in)
+        content = random_bytes(10_000_000)
+        for _ in range(2):
+            overloaded(await narrow.put(session["id"], 1, content))
+        for _ in range(2):
+            async with httpx2.AsyncClient(
+                base_url=narrow.url, headers=narrow.api.headers | {"connection": "close"}, trust_env=False
+            ) as api:
+                path = f"/v1/sessions/{session['id']}/audio/1"
+                overloaded(await api.put(path, content=content, headers={"content-type": "audio/wav"}))
+        assert await narrow.calls("/audio/") == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "kind"),
+    [
+        ("GET", "/health/live", b"", None),
+        ("GET", "/metrics", b"", None),
+        ("POST", "/webhooks/eka", b"", "webhooks"),
+        ("POST", "/webhooks/eka/ten_1", b"", "webhooks"),
+        ("PUT", "/v1/sessions/ses_1/audio/0", b"", "uploads"),
+        ("POST", "/voice/v1/sessions/ses_1/audio/a_0.wav", b"", "uploads"),
+        ("POST", "/voice/v1/sessions/ses_1/audio", b"", "uploads"),
+        ("POST", "/voice/v1/uploads/ses_1", b"", "uploads"),
+        ("GET", "/v1/sessions/ses_1", b"", "reads"),
+        ("GET", "/v1/sessions/ses_1", b"await=1", "reads"),
+        ("GET", "/v1/sessions/ses_1", b"a=1&wait=30", "waits"),
+        ("GET", "/v1/sessions/ses_1/events", b"", "waits"),
+        ("GET", "/v1/sessions", b"wait=1", "reads"),
+        ("POST", "/v1/sessions/ses_1/events", b"wait=1", "calls"),
+        ("POST", "/v1/sessions", b"", "calls"),
+        ("DELETE", "/v1/sessions/audio", b"", "calls"),
+        ("POST", "/connect-auth/v1/account/login", b"", "calls"),
+        ("GET", "/docs", b"", "reads"),
+    ],
+)
+def test_every_request_is_of_one_kind(method: str, path: str, query: bytes, kind: str | None) -> None:
+    assert kind_of({"method": method, "path": path, "query_string": query}) == kind
+
+
+class Body:
+    """What a client sends, and when."""
+
+    def __init__(self, *pieces: bytes, pause_seconds: float = 0.0) -> None:
+        self._pieces = list(pieces)
+        self._pause_seconds = pause_seconds
+
+    async def receive(self) -> Any:
+        await asyncio.sleep(self._pause_seconds)
+        if not self._pieces:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": self._pieces.pop(0), "more_body": True}
+
+
+async def all_of(receive: Any) -> None:
+    while True:
+        await receive()
+
+
+async def test_a_body_that_pauses_or_drips_is_refused() -> None:
+    paused = timed(Body(b"a").receive, idle_seconds=0.02, total_seconds=60)
+    assert (await paused())["body"] == b"a"
+    with pytest.raises(BodyTimeout):
+        await paused()
+    dripping = timed(Body(*[b"a"] * 1000, pause_seconds=0.001).receive, idle_seconds=20, total_seconds=0.1)
+    with pytest.raises(BodyTimeout):
+        await all_of(dripping)
+
+
+async def test_after_the_body_one_may_wait_for_long() -> None:
+    messages: list[Any] = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
+    gone = asyncio.Event()
+
+    async def receive() -> Any:
+        if len(messages) == 1:
+            await gone.wait()
+        return messages.pop(0)
+
+    body = timed(receive, idle_seconds=0.01, total_seconds=0.01)
+    await body()
+    waiting = asyncio.create_task(body())
+    await asyncio.sleep(0.1)  # the time itself is what is tested
+    gone.set()
+    assert (await waiting)["type"] == "http.disconnect"
+
+
+def admission_of(app: Any) -> Admission:
+    while not isinstance(app, Admission):
+        app = app._app
+    return app
+
+
+async def test_a_json_body_that_never_ends_is_408_and_the_connection_closes(bridge: Bridge) -> None:
+    app = create_app(bridge.settings)
+    admission_of(app).body_idle_seconds = 0.2
+    async with serve_app(app, **PROTOCOLS) as url:
+        for path, headers in (("/v1/sessions", {}), ("/webhooks/eka", {"Eka_Webhook_Signature": "x"})):
+            async with wire(url) as client:
+                await client.send(request_head(bridge, "POST", path, Content_Length="10", **headers), b"{")
+                answer = await client.answer()
+                assert (answer.status, answer.json()["code"]) == (408, "body_timeout")
+                assert answer.headers["connection"] == "close"
+                assert await client.closed() == b""
+        async with wire(url) as client:
+            head = request_head(bridge, "POST", "/voice/v1/sessions", Content_Length="10")
+            await client.send(head, b"{")
+            answer = await client.answer()
+            assert (answer.status, answer.json()["error"]["code"]) == (408, "body_timeout")
+
+
+async def test_the_server_s_connections_are_those_of_the_settings(bridge: Bridge) -> None:
+    app = create_app(msgspec.structs.replace(bridge.settings, max_connections=1))
+    async with serve_app(app, **PROTOCOLS) as url, wire(url) as first:
+        await first.send(request_head(bridge, "GET", "/v1/sessions"))
+        assert (await first.answer()).status == 200
+        async with wire(url) as second:
+            await second.send(request_head(bridge, "GET", "/health/live"))
+            assert (await second.answer()).status == 200
+            await second.send(request_head(bridge, "GET", "/v1/sessions"))
+            answer = await second.answer()
+            assert (answer.status, answer.json()["code"]) == (503, "overloaded")
+
+
+def test_open_files_are_allowed_as_far_as_may_be() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[0] - 100, before[1]))
+        allow_open_files(before[0] - 50)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[0] - 50, before[1])
+        allow_open_files(before[0] - 90)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[0] - 50, before[1])
+        if before[1] != resource.RLIM_INFINITY:
+            with capture_logs() as logs:
+                allow_open_files(before[1] + 1)
+            assert logs[0]["event"] == "open_files_limited"
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_process_that_falls_behind_gives_fewer_places_and_soon_all_again() -> None:
+    strain = Strain()
+    strain.note(3600)
+    assert strain.share == 0.75  # one pause, however long, is no load
+    for _ in range(10):
+        strain.note(1)
+    assert strain.share == LEAST_SHARE
+    for _ in range(15):
+        strain.note(0)
+    assert strain.share == 1
+
+
+async def test_a_late_loop_is_noticed() -> None:
+    strain = Strain()
+    async with strain.watched():
+
+        async def is_noticed() -> bool:
+            time.sleep(0.7)  # noqa: ASYNC251 - what keeps the loop from its work
+            return strain.share < 1
+
+        await until(is_noticed)
+
+
+async def test_a_database_that_is_waited_for_is_noticed() -> None:
+    strain, waits = Strain(), [0.3]
+    strain.look_seconds = 0.01
+    strain.listen_to(lambda: waits.pop() if waits else 0.0)
+    async with strain.watched():
+
+        async def was_asked() -> bool:
+            return not waits
+
+        await until(was_asked)
+        assert strain.share < 1
+
+
+async def test_under_strain_fewer_places_are_given_away(bridge: Bridge) -> None:
+    app = create_app(msgspec.structs.replace(bridge.settings, max_requests=20))
+    strain = admission_of(app).strain
+    strain.look_seconds = 3600
+    head = b"POST /webhooks/eka HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n"
+    async with serve_app(app, **PROTOCOLS) as url, AsyncExitStack() as stack:
+        strain.share = LEAST_SHARE
+        clients = [await stack.enter_async_context(wire(url)) for _ in range(17)]
+        for client in clients[:16]:
+            await client.send(head)
+
+        async def are_in() -> bool:
+            return in_work("webhooks") == 16
+
+        await until(are_in)
+        await clients[16].send(head, b"{}")
+        assert (await clients[16].answer()).json()["code"] == "overloaded"
+        strain.share = 1.0
+        await clients[16].send(head, b"{}")
+        assert (await clients[16].answer()).json()["code"] == "signature_invalid"

@@ -1,0 +1,318 @@
+"""A new key: every value is brought under it, each at its place, and nothing else changes or is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from structlog.testing import capture_logs
+
+from schemas.destinations import OAuth2
+from schemas.encryption import Walk
+from service.domain.ids import DEFAULT_ACCOUNT
+from service.store.resealing import SEALED_TABLES, SealedTable
+from service.store.sealing import Keyring, SealError, head_of
+from service.wiring import Rows, open_rows, ping_store
+from tests.store.house import House, new_tenant
+from tests.store.test_encryption import DETAILS, NEW, OLD, OTHER, TOKENS, fill, settings_with
+
+# Every column of bytes that is not sealed, and what it holds.
+NOT_SEALED = {
+    "api_keys.key_hash": "a keyed hash",
+    "attempts.response_sha256": "a hash of an answer",
+    "chunks.sha256": "a hash of audio",
+    "idempotency_keys.key_hash": "a keyed hash",
+    "idempotency_keys.request_hash": "a keyed hash",
+    "sessions.patient_id_hash": "a keyed hash",
+    "sessions.reference_hash": "a keyed hash",
+    "webhook_events.body_sha256": "a hash of a webhook",
+}
+SEALED = {f"{table.name}.{column}" for table in SEALED_TABLES for column, _ in table.columns}
+OF = {NEW: Keyring([NEW]).first, OLD: Keyring([OLD]).first, OTHER: Keyring([OTHER]).first}
+
+
+@asynccontextmanager
+async def open_house(
+    url: str, connection: asyncpg.Connection, *keys: bytes, tenant: Any = None
+) -> AsyncIterator[House]:
+    async with open_rows(settings_with(url, *keys)) as rows:
+        yield House(rows=rows, connection=connection, tenant_id=tenant or await new_tenant(rows))
+
+
+async def walk(rows: Rows) -> list[Walk]:
+    async with asyncio.timeout(30):
+        while await rows.resealing.step():
+            pass
+    return await rows.resealing.walks()
+
+
+async def values_of(connection: asyncpg.Connection, table: SealedTable) -> dict[tuple[str, str], bytes]:
+    """Every sealed value of a table, by its row and the place for which it must be sealed."""
+    found = {}
+    rows = await connection.fetch(table.read, "", 10_000, b"none")
+    for row in rows:
+        for column, place in table.columns:
+            if row[column] is not None:
+                found[row["id"], place(row["owner"])] = row[column]
+    return found
+
+
+async def rest_of(connection: asyncpg.Connection) -> dict[str, list[Any]]:
+    """All that the tables with sealed columns hold beside these."""
+    found = {}
+    for table in SEALED_TABLES:
+        removed = "".join(f" - '{column}'" for column, _ in table.columns)
+        rows = await connection.fetch(f"SELECT (to_jsonb(t){removed})::text AS rest FROM {table.name} t")
+        found[table.name] = sorted(row["rest"] for row in rows)
+    return found
+
+
+async def fill_all(house: House) -> dict[str, str]:
+    """One value at least in every sealed column, under the first key."""
+    made = await fill(house)
+    await house.connection.execute("DELETE FROM sealers")  # its process has stopped
+    auth = OAuth2(token_url="https://emr.example/t", client_id="c", client_secret="s")
+    await house.add_destination(headers={"x-key": "header"}, auth=auth)
+    await house.connection.execute(
+        "UPDATE tenants SET account_sealed = $2 WHERE id = $1",
+        house.tenant_id,
+        house.rows.keyring.seal(b"{}", f"tenant.account:{house.tenant_id}"),
+    )
+    return made
+
+
+async def test_every_column_of_bytes_is_walked_or_is_known_not_to_be_sealed(connection):
+    rows = await connection.fetch(
+        "SELECT table_name || '.' || column_name AS name FROM information_schema.columns "
+        "WHERE table_schema = 'public' AND data_type = 'bytea'"
+    )
+    assert {row["name"] for row in rows} == SEALED | set(NOT_SEALED)
+    assert all(name.endswith("_sealed") for name in SEALED)
+
+
+async def test_every_value_is_brought_under_the_first_key_and_nothing_else_changes(database_url, connection):
+    async with open_house(database_url, connection, OLD) as house:
+        made = await fill_all(house)
+        tenant = house.tenant_id
+        hashed = await house.rows.hasher.hash("purpose", b"value")
+        before = {table.name: await values_of(connection, table) for table in SEALED_TABLES}
+        counts = {key.key_id: key for key in await house.rows.keys.keys()}
+    assert set(counts[OF[OLD]].places) == SEALED  # nothing was left out of this test, nor is it out of counts
+    rest = await rest_of(connection)
+    async with open_house(database_url, connection, NEW, OLD, tenant=tenant) as house:
+        standings = await house.rows.sessions.standings([made["session"], made["open"]])
+        walks = await walk(house.rows)
+        assert await house.rows.sessions.standings([made["session"], made["open"]]) == standings
+    assert await rest_of(connection) == rest
+    old, new = Keyring([OLD]), Keyring([NEW])
+    for table in SEALED_TABLES:
+        after = await values_of(connection, table)
+        assert after.keys() == before[table.name].keys()
+        for (row, place), sealed in after.items():
+            assert new.open(sealed, place) == old.open(before[table.name][row, place], place)
+    total = sum(map(len, before.values()))
+    assert sum(each.resealed for each in walks) == total
+    assert {(each.left_over, each.unreadable) for each in walks} == {(0, 0)}
+    assert all(each.finished_at for each in walks)
+    # And the code finds it where it looks for it, with the new key alone.
+    await connection.execute("UPDATE encryption_keys SET retired_at = now() WHERE key_id = $1", OF[OLD])
+    async with open_rows(settings_with(database_url, NEW)) as rows:
+        await ping_store(rows)
+        assert await rows.hasher.hash("purpose", b"value") == hashed
+        assert (await rows.tokens.read(DEFAULT_ACCOUNT)).tokens == TOKENS.encode()
+        assert len((await rows.destinations.page(tenant, None, 10)).items) == 2
+        (key,) = [each for each in await rows.keys.keys() if each.values]
+        assert (key.key_id, key.state, key.values) == (OF[NEW], "first", total)
+        assert set(key.places) == SEALED
+
+
+@pytest.mark.parametrize("table", SEALED_TABLES, ids=lambda table: table.name)
+async def test_a_value_that_was_changed_since_it_was_read_is_not_overwritten(database_url, connection, table):
+    async with open_house(database_url, connection, OLD) as house:
+        await fill_all(house)
+    read = await connection.fetch(table.read, "", 10_000, b"none")
+    before = await values_of(connection, table)
+    stale = {column: head_of(Keyring([OLD]).seal(b"other", "p")) for column, _ in table.columns}
+    arrays: list[Any] = [[row["id"] for row in read]]
+    for column, _ in table.columns:
+        arrays += [[stale[column]] * len(read), [b"overwritten"] * len(read)]
+    await connection.fetch(table.write, *arrays)
+    assert await values_of(connection, table) == before
+
+
+async def many_sessions(house: House, count: int) -> None:
+    await house.connection.execute(
+        "INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages, "
+        "expires_at, details_sealed) SELECT x.id, $1, 'default', 'created', 'chunked', 'dictation', 'pro', "
+        "'{}', '{}', now(), x.sealed FROM unnest($2::text[], $3::bytea[]) AS x (id, sealed)",
+        house.tenant_id,
+        [f"ses_{number:024}" for number in range(count)],
+        [
+            house.rows.keyring.seal_json(DETAILS, f"session.details:ses_{number:024}")
+            for number in range(count)
+        ],
+    )
+
+
+async def under(connection: asyncpg.Connection, key: bytes) -> int:
+    """How many sessions' details are under a key."""
+    return await connection.fetchval(
+        "SELECT count(*) FROM sessions WHERE substring(details_sealed FROM 2 FOR 4) = $1",
+        bytes.fromhex(OF[key]),
+    )
+
+
+async def test_a_walk_that_was_cut_goes_on_where_it_was(database_url, connection):
+    async with open_house(database_url, connection, OLD) as house:
+        await many_sessions(house, 170)
+    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+        while await under(connection, NEW) == 0:
+            assert await rows.resealing.step()
+    done = await under(connection, NEW)
+    assert 0 < done < 170
+    # Whoever goes on reads nothing again: what lies behind is not looked at, whatever it is.
+    first = await connection.fetchval("SELECT min(id) FROM sessions")
+    await connection.execute("UPDATE sessions SET details_sealed = $2 WHERE id = $1", first, b"\x01broken")
+    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+        (sessions,) = [each for each in await walk(rows) if each.table == "sessions"]
+    assert (sessions.resealed, sessions.unreadable) == (170, 0)
+    assert await under(connection, NEW) == 169
+
+
+async def test_several_walkers_share_the_work_and_count_it_once(database_url, connection):
+    async with open_house(database_url, connection, OLD) as house:
+        await many_sessions(house, 220)
+    async with (
+        open_rows(settings_with(database_url, NEW, OLD)) as one,
+        open_rows(settings_with(database_url, NEW, OLD)) as other,
+    ):
+        await asyncio.gather(walk(one), walk(other))
+        (sessions,) = [each for each in await one.resealing.walks() if each.table == "sessions"]
+    assert await under(connection, NEW) == 220
+    assert sessions.resealed <= 220
+    assert (sessions.left_over, sessions.unreadable) == (0, 0)
+
+
+async def test_a_row_that_somebody_holds_is_not_waited_for_and_comes_later(database_url, connection):
+    async with open_house(database_url, connection, OLD) as house:
+        await many_sessions(house, 3)
+    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+        async with connection.transaction():
+            held = await connection.fetchval("SELECT id FROM sessions ORDER BY id LIMIT 1 FOR UPDATE")
+            walks = {each.table: each for each in await walk(rows)}
+            assert (walks["sessions"].resealed, walks["sessions"].left_over) == (2, 1)
+            # It was changed meanwhile: that is what counts.
+            mine = Keyring([OLD]).seal_json({"reference": "changed"}, f"session.details:{held}")
+            await connection.execute("UPDATE sessions SET details_sealed = $2 WHERE id = $1", held, mine)
+        assert not await rows.resealing.step()  # not at once, again and again
+        await connection.execute("UPDATE resealing SET finished_at = now() - interval '1 minute'")
+        walks = {each.table: each for each in await walk(rows)}
+        assert (walks["sessions"].resealed, walks["sessions"].left_over) == (1, 0)
+        sealed = await connection.fetchval("SELECT details_sealed FROM sessions WHERE id = $1", held)
+        opened = Keyring([NEW]).open(sealed, f"session.details:{held}")
+        assert opened == b'{"reference":"changed"}'
+
+
+async def test_what_does_not_open_is_counted_and_told_and_left_as_it_is(database_url, connection):
+    async with open_house(database_url, connection, OLD) as house:
+        await many_sessions(house, 4)
+    moved, damaged = "ses_" + "0" * 24, "ses_" + "0" * 23 + "1"
+    await connection.execute(
+        "UPDATE sessions s SET details_sealed = o.details_sealed FROM sessions o "
+        "WHERE s.id = $1 AND o.id = $2",
+        moved,
+        "ses_" + "0" * 23 + "3",
+    )
+    await connection.execute(
+        "UPDATE sessions SET details_sealed = set_byte(details_sealed, 40, get_byte(details_sealed, 40) # 1) "
+        "WHERE id = $1",
+        damaged,
+    )
+    before = await connection.fetch(
+        "SELECT details_sealed FROM sessions WHERE id IN ($1, $2)", moved, damaged
+    )
+    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+        with capture_logs() as logs:
+            walks = {each.table: each for each in await walk(rows)}
+        assert (walks["sessions"].resealed, walks["sessions"].unreadable) == (2, 2)
+        told = [each for each in logs if each["event"] == "values_unreadable"]
+        assert [(each["column"], each["rows"]) for each in told] == [
+            ("sessions.details_sealed", [moved, damaged])
+        ]
+        after = await connection.fetch(
+            "SELECT details_sealed FROM sessions WHERE id IN ($1, $2)", moved, damaged
+        )
+        assert after == before
+        await rows.keys.begin()
+        with pytest.raises(Exception, match="2 values are under"):
+            await rows.keys.forget(OF[OLD], give_up=False)
+
+
+async def test_the_first_walk_finds_keys_that_sealed_something_before_there_was_a_registry(
+    database_url, connection
+):
+    async with open_house(database_url, connection, OTHER) as house:
+        await many_sessions(house, 2)
+    await connection.execute("DELETE FROM server_secrets")
+    async with open_house(database_url, connection, OLD) as house:
+        await house.create()
+    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+        await rows.keys.begin()
+        walks = {each.table: each for each in await walk(rows)}
+        assert walks["sessions"].unreadable == 2
+        with pytest.raises(SealError, match=OF[OTHER]):
+            await ping_store(rows)
+    known = await connection.fetch("SELECT key_id FROM encryption_keys")
+    assert {row["key_id"] for row in known} == set(OF.values())
+
+
+async def test_one_damaged_value_is_no_missing_key(database_url, connection):
+    async with open_house(database_url, connection, OLD) as house:
+        session_id = await house.create()
+        await connection.execute(
+            "UPDATE sessions SET details_sealed = "
+            "set_byte(details_sealed, 2, get_byte(details_sealed, 2) # 1) WHERE id = $1",
+            session_id,
+        )
+        await house.rows.keys.begin()
+        walks = {each.table: each for each in await walk(house.rows)}
+        assert walks["sessions"].unreadable == 1
+        await ping_store(house.rows)
+
+
+async def test_nothing_is_walked_while_a_process_seals_with_another_key(database_url, connection):
+    async with (
+        open_house(database_url, connection, OLD, NEW) as house,
+        open_rows(settings_with(database_url, NEW, OLD)) as rows,
+    ):
+        await many_sessions(house, 3)
+        process = uuid4()
+        await house.rows.keys.renew(process)
+        await rows.keys.begin()
+        assert not await rows.resealing.step()
+        assert [(each.key_id, each.processes) for each in await rows.keys.others_sealing()] == [(OF[OLD], 1)]
+        await house.rows.keys.leave(process)
+        await walk(rows)
+        assert await under(connection, NEW) == 3
+        # One that came after the walk may have sealed something behind it.
+        await connection.execute("UPDATE resealing SET started_at = now() - interval '1 hour'")
+        await house.rows.keys.renew(process)
+        await many_sessions_again(house)
+        # Killed: it counts until its time is over.
+        assert not await rows.resealing.step()
+        await connection.execute("UPDATE sealers SET until = now() - interval '1 second'")
+        await walk(rows)
+        assert await under(connection, OLD) == 0
+        assert not await rows.resealing.step()
+
+
+async def many_sessions_again(house: House) -> None:
+    sealed = house.rows.keyring.seal_json(DETAILS, "session.details:ses_" + "0" * 24)
+    await house.connection.execute(
+        "UPDATE sessions SET details_sealed = $1 WHERE id = $2", sealed, "ses_" + "0" * 24
+    )

@@ -1,0 +1,83 @@
+"""Token buckets, by a clock of the test's own."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.api.rates import _fields
+from service.domain.rates import LocalRates, Policy, Standing
+
+
+class Clock:
+    """A time that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@given(
+    per_second=st.floats(0.1, 1000),
+    burst=st.integers(1, 50),
+    waits=st.lists(st.floats(0, 3), min_size=1, max_size=80),
+)
+def test_in_any_time_no_more_than_the_burst_and_the_rate(
+    per_second: float, burst: int, waits: list[float]
+) -> None:
+    clock = Clock()
+    rates = LocalRates(Policy(per_second=per_second, burst=burst), clock)
+    allowed = []
+    for wait in waits:
+        clock.seconds += wait
+        if rates.take("key").is_allowed:
+            allowed.append(clock.seconds)
+    for first, begin in enumerate(allowed):
+        for last in range(first, len(allowed)):
+            assert last - first + 1 <= burst + per_second * (allowed[last] - begin) + 1e-6
+
+
+def test_who_waits_as_told_is_let_through() -> None:
+    clock = Clock()
+    rates = LocalRates(Policy(per_second=0.5, burst=2), clock)
+    assert [rates.take("key").remaining for _ in range(2)] == [1, 0]
+    refused = rates.take("key")
+    assert (refused.is_allowed, refused.remaining) == (False, 0)
+    assert 1.9 < refused.wait_seconds <= 2
+    clock.seconds += refused.wait_seconds + 0.001
+    assert rates.take("key").is_allowed
+    clock.seconds += 1000
+    assert [rates.take("key").is_allowed for _ in range(3)] == [True, True, False]
+
+
+def test_one_caller_does_not_count_for_another_and_memory_is_bounded() -> None:
+    rates = LocalRates(Policy(per_second=1, burst=1), Clock(), most_buckets=10)
+    assert all(rates.take(f"key {number}").is_allowed for number in range(10))
+    assert not rates.take("key 0").is_allowed
+    assert rates.take("key 10").is_allowed  # the one that was used longest ago, 1, makes room
+    assert not rates.take("key 0").is_allowed
+    assert rates.take("key 1").is_allowed
+    assert len(rates._buckets) == 10
+
+
+def test_a_clock_that_goes_back_gives_nothing() -> None:
+    clock = Clock()
+    rates = LocalRates(Policy(per_second=1, burst=1), clock)
+    assert rates.take("key").is_allowed
+    clock.seconds -= 500
+    assert not rates.take("key").is_allowed
+
+
+def test_the_fields_are_whole_numbers_of_at_least_what_is_to_be_waited() -> None:
+    standing = Standing(
+        policy=Policy(per_second=3, burst=10), is_allowed=False, remaining=0, wait_seconds=1.2
+    )
+    assert dict(_fields(standing)) == {
+        b"ratelimit-policy": b'"key";q=10;w=4',
+        b"ratelimit": b'"key";r=0;t=2',
+        b"ratelimit-limit": b"10",
+        b"ratelimit-remaining": b"0",
+        b"ratelimit-reset": b"2",
+    }
