@@ -23,6 +23,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.domain.rates import Bucket, LocalRates, Policy, Standing
+from service.jobs.nudges import open_redis
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -147,7 +148,7 @@ class SharedRates:
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(1.0):
-                await self._redis.aclose()
+                await self._redis.aclose(close_connection_pool=True)
 
     def _allowed(self, bucket: Bucket, remaining: int) -> Standing:
         wait_seconds = (
@@ -289,9 +290,7 @@ async def open_rates(settings: Settings) -> AsyncIterator[SharedRates | None]:
         yield None
         return
     policy = Policy(per_second=settings.rate_limit_per_second, burst=settings.rate_limit_burst)
-    # Each question is bounded by itself; this is for what is left behind.
-    redis: Redis = Redis.from_url(settings.redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
-    rates = SharedRates(redis, policy)
+    rates = SharedRates(open_redis(settings.redis_url), policy)
     try:
         yield rates
     finally:

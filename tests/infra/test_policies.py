@@ -11,7 +11,7 @@ import pytest
 
 from service.app import create_app
 from service.cli import cli
-from service.settings import _PARSERS, _SECRET_FIELDS, PREFIX, SERVICE, WORKER
+from service.settings import _PARSERS, _SECRET_FIELDS, PREFIX, SERVICE, WORKER, Settings
 from tests.bridge import make_settings
 from tests.docs.pages import rows
 from tests.infra.manifests import (
@@ -30,8 +30,8 @@ from tests.infra.manifests import (
 )
 
 # SIGTERM to the end, at most; and how much a process keeps in /tmp, at most.
-SHUTDOWN_SECONDS = 28
-SPOOL_BYTES = 2 << 30
+SHUTDOWN_SECONDS = Settings().shutdown_seconds
+SPOOL_BYTES = Settings().max_spool_bytes
 PRIVATE = [
     "10.1.2.3",
     "172.20.0.1",
