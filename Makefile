@@ -16,8 +16,8 @@ UPGRADE ?=
 CA_BUNDLES := /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
   /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem
 
-.PHONY: help setup demo dev test lint types imports scan audit pytest unit store api e2e manifests image bench \
-  chaos overload fuzz lock clean
+.PHONY: help setup demo dev test lint types imports scan audit pytest unit store api e2e manifests image bench dashboards \
+  chaos overload fuzz sizing dashboards lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9 ]*\):.*## \(.*\)$$/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
@@ -119,6 +119,14 @@ chaos: $(STAMP) ## kill -9 at every crash point, then seeded runs that break eve
 fuzz: $(STAMP) ## the security tests with fifty times the examples, other ones each time; half an hour
 	$(BIN)/python -m pytest tests/security --hypothesis-profile=long --timeout=0
 
+sizing: $(STAMP) ## measure what a dictation costs, and write docs/sizing.md
+	$(BIN)/python -m tests.bench.sizing
+
+dashboards: $(STAMP) | build/plot/.installed ## write the dashboards, show them a load run, draw docs/pictures; needs prometheus
+	$(BIN)/python -m tests.observability.boards
+	$(BIN)/python -m tests.observability.load
+	build/plot/bin/python tests/observability/draw.py
+
 unit store api e2e: $(STAMP) ## the tests of one folder
 	$(BIN)/python -m pytest tests/$@
 
@@ -137,6 +145,13 @@ lock: ## make the files of pinned requirements again (UPGRADE=1: with the newest
 	printf 'hatchling>=1.27\neditables\ncyclonedx-bom>=7.5\n' | "$$uv" $(LOCK) - -o requirements-build.lock >/dev/null; \
 	"$$uv" $(LOCK) pyproject.toml requirements-build.lock --extra embedded --group dev \
 	  -c requirements.lock -o requirements-dev.lock >/dev/null
+
+# Only pictures for the docs are drawn with it: too large for what everybody installs.
+build/plot/.installed: | $(BIN)/python
+	@$(trust_the_system); set -ex; \
+	$(BIN)/python -m venv build/plot; \
+	build/plot/bin/python -m pip install --quiet 'matplotlib>=3.11,<4'; \
+	touch $@
 
 build/uv/bin/uv: | $(BIN)/python
 	@$(trust_the_system); set -ex; \

@@ -1,5 +1,6 @@
 """The service process: opens what the doors need, wires it, and hands it down."""
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -29,6 +30,7 @@ from service.api.session_changes import changes_router
 from service.api.sessions import sessions_router
 from service.api.strain import Strain
 from service.api.stream import stream_audio
+from service.api.traces import SessionTraces
 from service.api.voice.cors import VoiceCors
 from service.api.voice.errors import in_both_tongues
 from service.api.voice.routes import PROTOCOL_ROUTES
@@ -51,11 +53,13 @@ from service.jobs.key_watch import KeyWatch
 from service.jobs.nudges import ArqNudges, open_redis, ping_redis
 from service.jobs.rates import open_rates
 from service.logs import configure_logs
+from service.metrics import tell_build
 from service.open_files import allow_open_files
 from service.settings import SERVICE, Settings, load_settings
 from service.store.views import SessionViews
 from service.store.voice_tokens import VoiceTokens
 from service.store.voice_views import VoiceViews
+from service.tracing import start_tracing, stop_tracing
 from service.wiring import (
     make_accounts,
     make_session_life,
@@ -73,11 +77,11 @@ _LOGIN_FAILURES = Policy(per_second=10 / 60, burst=10)
 
 def create_app(settings: Settings) -> Edge:
     """Make the service's ASGI application."""
-    strain = Strain()
+    strain, traces = Strain(), SessionTraces()
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_services(settings) as services:
+        async with open_services(settings, traces) as services:
             app.state.services = services
             strain.listen_to(services.database_wait)
             yield
@@ -117,16 +121,17 @@ def create_app(settings: Settings) -> Edge:
         openapi_config=openapi_config(version("ekabridge")),
         logging_config=None,
     )
-    return Edge(SecurityHeaders(VoiceCors(Admission(LastAnswer(app), settings, strain))))
+    return Edge(SecurityHeaders(VoiceCors(Admission(LastAnswer(app), settings, strain))), traces)
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, traces: SessionTraces) -> AsyncIterator[Services]:
     """Open the store, the vendor and Redis, none of which need be there yet."""
     redis = open_redis(settings.redis_url)
     nudges = ArqNudges(redis)
     async with AsyncExitStack() as stack:
         rows = await stack.enter_async_context(open_rows(settings))
+        traces.read_from(rows.sessions.traceparent)
         accounts = make_accounts(settings, rows)
         vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts))
         discovery = await stack.enter_async_context(open_discovery(settings))
@@ -152,6 +157,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         try:
             yield Services(
                 settings=settings,
+                traces=traces,
                 access=rows.access,
                 authentication=authentication,
                 revocations=revocations,
@@ -202,12 +208,15 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             await authentication.stop()
             await nudges.stop()
             await keys.stop()
+            await asyncio.to_thread(stop_tracing)
 
 
 def app_from_environment() -> Edge:
     """Make the application from the environment: what each worker process of `serve` runs."""
     settings = load_settings(os.environ, needs=SERVICE)
     configure_logs(settings.log_level)
+    tell_build("serve")
+    start_tracing("serve")
     # An upload has its client, EkaScribe and a file.
     allow_open_files(settings.max_connections + 2 * settings.max_uploads + _OTHER_FILES)
     return create_app(settings)

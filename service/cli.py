@@ -244,13 +244,17 @@ def _check_keys() -> None:
 def doctor() -> None:
     """Check everything that a first installation can get wrong."""
     from service.doctor import examine  # noqa: PLC0415 - brings the HTTP client
+    from service.surroundings import Finding, Note  # noqa: PLC0415 - the same
 
     configure_logs("error")
 
-    def report(name: str, problem: str | None) -> None:
-        click.echo(
-            f"{'ok  ' if problem is None else 'FAIL'}  {name}{'' if problem is None else f': {problem}'}"
-        )
+    def report(name: str, found: Finding) -> None:
+        if found is None:
+            click.echo(f"ok    {name}")
+        elif isinstance(found, Note):
+            click.echo(f"note  {name}: {found.text}")
+        else:
+            click.echo(f"FAIL  {name}: {found}")
 
     if not asyncio.run(examine(os.environ, report)):
         raise SystemExit(1)

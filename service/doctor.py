@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from schemas.destinations import Destination, OAuth2
 from schemas.emr import Tenant
+from service import surroundings
 from service.clock import SystemClock
 from service.domain.accounts import Accounts
 from service.domain.errors import BridgeError
@@ -29,19 +30,19 @@ from service.forwarding.guard import (
 )
 from service.forwarding.sender import HttpSender
 from service.forwarding.tokens import TokenRefusedError, TokenUnavailableError
-from service.jobs.nudges import close_redis, open_redis, ping_redis
 from service.settings import SERVICE, Settings, SettingsError, load_settings
 from service.store.keys import MissingKeyError
 from service.store.migrate import newest_revision
 from service.store.sealing import SealError
+from service.surroundings import Finding
 from service.wiring import Rows, make_accounts, open_discovery, open_rows, open_vendor, ping_store
 
-Report = Callable[[str, str | None], None]
+Report = Callable[[str, Finding], None]
 _CHECK_SECONDS = 30.0
 
 
 async def examine(environment: Mapping[str, str], report: Report) -> bool:
-    """Run every check and report each as (name, problem or None); return whether all are well."""
+    """Run every check and report each as (name, problem, note or None); return whether nothing is wrong."""
     try:
         settings = load_settings(environment, needs=SERVICE)
     except SettingsError as error:
@@ -51,11 +52,12 @@ async def examine(environment: Mapping[str, str], report: Report) -> bool:
     report("settings", None)
     results: list[bool] = []
 
-    async def check(name: str, work: Awaitable[str | None]) -> bool:
-        problem = await _problem_of(work)
-        report(name, problem)
-        results.append(problem is None)
-        return problem is None
+    async def check(name: str, work: Awaitable[Finding]) -> bool:
+        found = await _found(work)
+        report(name, found)
+        is_well = not isinstance(found, str)
+        results.append(is_well)
+        return is_well
 
     async with AsyncExitStack() as stack:
         rows = await stack.enter_async_context(open_rows(settings))
@@ -64,7 +66,12 @@ async def examine(environment: Mapping[str, str], report: Report) -> bool:
         discovery = await stack.enter_async_context(open_discovery(settings))
         subscriptions = Subscriptions(client=vendor, limits=discovery.look)
         has_store = await check("database", _database(rows))
-        await check("redis", _redis(settings))
+        if has_store:
+            await check("database server", surroundings.server(rows.database, settings))
+        await check("redis", surroundings.redis(settings))
+        await check("temporary files", asyncio.to_thread(surroundings.temporary_files, settings))
+        if settings.public_url is not None:
+            await check("public URL", surroundings.way_in(settings.public_url))
         if has_store:
             for name, account in await _accounts(rows, accounts):
                 await check(f"vendor and its credentials{name}", _vendor(vendor, account))
@@ -80,7 +87,7 @@ async def examine(environment: Mapping[str, str], report: Report) -> bool:
     return all(results)
 
 
-async def _problem_of(work: Awaitable[str | None]) -> str | None:
+async def _found(work: Awaitable[Finding]) -> Finding:
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
             return await work
@@ -102,14 +109,6 @@ async def _database(rows: Rows) -> str | None:
     return (
         None if found == wanted else f"its schema is {found}, this version wants {wanted}: ekabridge migrate"
     )
-
-
-async def _redis(settings: Settings) -> str | None:
-    redis = open_redis(settings.redis_url)
-    try:
-        return None if await ping_redis(redis) else "does not answer; nudges wait for the sweep"
-    finally:
-        await close_redis(redis)
 
 
 async def _accounts(rows: Rows, accounts: Accounts) -> list[tuple[str, Account]]:

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import structlog
 
+from service.tracing import add_trace_ids
+
 # Libraries whose messages are about themselves (an address in use, a bad setting), never about a request.
 _SPEAKS_OF_ITSELF = frozenset({"uvicorn.error"})
 
@@ -19,6 +21,7 @@ def configure_logs(level: str) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            add_trace_ids,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(),

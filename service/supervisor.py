@@ -11,6 +11,7 @@ from multiprocessing.context import SpawnProcess
 
 import structlog
 
+from service.metrics import forget_process, shared_metrics
 from service.serving import on_stop_signal, serve
 
 log = structlog.get_logger()
@@ -38,7 +39,8 @@ class Supervisor:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT."""
         on_stop_signal(self._stop, seconds=self._shutdown_seconds + 2 * _MARGIN_SECONDS)
-        await asyncio.gather(*(self._keep_one() for _ in range(self._workers)))
+        with shared_metrics():
+            await asyncio.gather(*(self._keep_one() for _ in range(self._workers)))
 
     def _stop(self) -> None:
         # Ours first: with it, the port would stay open until we end, and calls would wait there for nobody.
@@ -51,6 +53,7 @@ class Supervisor:
             ended = asyncio.create_task(_end_of(process))
             await self._until_stopped(ended)
             if not self._stopping.is_set():
+                forget_process(process.pid or 0)
                 log.error("service_process_died", pid=process.pid, status=process.exitcode)
                 await self._until_stopped(seconds=_REPLACE_SECONDS)
                 continue

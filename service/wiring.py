@@ -29,6 +29,7 @@ from service.store.destinations import DestinationRows
 from service.store.further import FurtherRows
 from service.store.keys import KeyRows, MissingKeyError
 from service.store.ledger import LedgerRows
+from service.store.queues import QueueRows
 from service.store.recovery import RecoveryRows
 from service.store.resealing import ResealingRows
 from service.store.results import ResultRows
@@ -64,6 +65,7 @@ class Rows(Struct, frozen=True, kw_only=True):
     changes: ChangeRows
     further: FurtherRows
     ledger: LedgerRows
+    queues: QueueRows
     retention: RetentionRows
     audit: AuditRows
 
@@ -104,6 +106,7 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             changes=ChangeRows(database, keyring, sessions),
             further=FurtherRows(database),
             ledger=LedgerRows(database),
+            queues=QueueRows(database),
             retention=RetentionRows(database),
             audit=AuditRows(database),
         )

@@ -26,6 +26,7 @@ from service.domain.records import DeliveryJob, FetchJob, OwedCall
 from service.domain.sessions import OWED_LEASE_SECONDS
 from service.forwarding.guard import GuardedBackend
 from service.forwarding.sender import HttpSender
+from service.jobs.counts import count_fetch
 from service.jobs.key_watch import KeyWatch
 from service.jobs.lanes import Lane, Share
 from service.jobs.ledger_watch import LedgerWatch
@@ -38,13 +39,17 @@ from service.jobs.nudges import (
     open_redis,
     ping_redis,
 )
+from service.jobs.queue_watch import QueueWatch
 from service.jobs.resealing import Resealing
 from service.jobs.retention import Retention
 from service.jobs.sweep import Sweep, pause
+from service.jobs.traces import traced_call, traced_delivery, traced_fetch
 from service.logs import failure
+from service.metrics import tell_build
 from service.parting import PROTOCOLS
 from service.serving import on_stop_signal, work_seconds
 from service.settings import Settings
+from service.tracing import start_tracing, stop_tracing
 from service.wiring import make_accounts, make_session_life, open_rows, open_vendor, ping_store
 
 log = structlog.get_logger()
@@ -66,6 +71,8 @@ _CANCELS = 6
 async def run_worker(settings: Settings, listening: socket.socket) -> None:
     """Run a worker until SIGTERM or SIGINT; `listening` is where its health is asked."""
     stopping = asyncio.Event()
+    tell_build("worker")
+    start_tracing("worker")
     on_stop_signal(stopping.set, seconds=settings.shutdown_seconds)
     await WorkerProcess(settings, listening=listening, stopping=stopping).run()
 
@@ -82,6 +89,7 @@ class WorkerProcess:
         """Run until told to stop; then finish what is in hand."""
         async with AsyncExitStack() as stack:
             await self._run(stack)
+        await asyncio.to_thread(stop_tracing)
         log.info("worker_stopped")
 
     async def _run(self, stack: AsyncExitStack) -> None:
@@ -98,7 +106,7 @@ class WorkerProcess:
             ),
         )
         stack.push_async_callback(sender.close)
-        fetching = Fetching(store=rows.results, vendor=vendor, clock=clock)
+        fetching = Fetching(store=rows.results, vendor=vendor, clock=clock, count=count_fetch)
         forwarding = Forwarding(
             store=rows.deliveries,
             sender=sender,
@@ -116,7 +124,7 @@ class WorkerProcess:
             "deliveries",
             size=_DELIVERIES_AT_ONCE,
             claim=keys.gated(forwarding.claim),
-            run=forwarding.forward,
+            run=traced_delivery(forwarding.forward),
             next_slot_seconds=forwarding.next_slot_seconds,
         )
 
@@ -143,7 +151,7 @@ class WorkerProcess:
             "fetches",
             size=2 * places,
             claim=keys.gated(claim_fetches),
-            run=fetch_and_follow,
+            run=traced_fetch(fetch_and_follow),
             share=Share(account_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2)),
         )
 
@@ -155,7 +163,7 @@ class WorkerProcess:
             "owed",
             size=_OWED_AT_ONCE,
             claim=keys.gated(claim_owed),
-            run=life.pay,
+            run=traced_call(life.pay),
             share=Share(
                 account_of=lambda call: call.account,
                 places=_OWED_OF_AN_ACCOUNT,
@@ -181,6 +189,7 @@ class WorkerProcess:
             is_stopping=self._stopping.is_set,
         )
         watch = LedgerWatch(leases=rows.leases, ledger=rows.ledger)
+        queues = QueueWatch(leases=rows.leases, queues=rows.queues)
         resealing = Resealing(
             leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring
         )
@@ -193,6 +202,7 @@ class WorkerProcess:
                 sweep.run(self._stopping),
                 self._listen(fetches),
                 watch.run(self._stopping),
+                queues.run(self._stopping),
                 resealing.run(self._stopping),
             ],
             [fetches, deliveries, owed],

@@ -25,7 +25,17 @@ from service.domain.ids import TenantId
 from service.domain.watch import MOST_PLACES, share_of
 from service.settings import Settings
 
-IN_WORK = Gauge("ekabridge_requests_in_work", "Requests in work, by kind.", ("kind",))
+IN_WORK = Gauge(
+    "ekabridge_requests_in_work", "Requests in work, by kind.", ("kind",), multiprocess_mode="livesum"
+)
+SPOOL = Gauge(
+    "ekabridge_spool_bytes",
+    "Bytes of the disk that bodies have or have announced.",
+    multiprocess_mode="livesum",
+)
+SPOOL_LIMIT = Gauge(
+    "ekabridge_spool_limit_bytes", "Bytes of the disk that bodies may have.", multiprocess_mode="livesum"
+)
 REFUSED = Counted(
     "ekabridge_requests_refused",
     "Requests refused because too much is in work, by kind and by what was used up.",
@@ -89,7 +99,7 @@ class Place:
         """Take so many bytes of the disk, until the place is left. Raises Overloaded."""
         if self._disk.taken_bytes + size > self._disk.most_bytes:
             raise self._room.refuse("spool")
-        self._disk.taken_bytes += size
+        self._disk.take(size)
         self._reserved_bytes += size
 
     def keep(self, size: int) -> None:
@@ -100,7 +110,7 @@ class Place:
 
     def leave(self) -> None:
         """Give everything back."""
-        self._disk.taken_bytes -= self._reserved_bytes
+        self._disk.take(-self._reserved_bytes)
         if self._tenant is not None:
             self._room.of_tenants[self._tenant] -= 1
             if not self._room.of_tenants[self._tenant]:
@@ -113,6 +123,12 @@ class Disk:
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
         self.taken_bytes = 0
+        SPOOL_LIMIT.set(most_bytes)
+
+    def take(self, size: int) -> None:
+        """Count so many bytes as taken, or with a number below zero as given back."""
+        self.taken_bytes += size
+        SPOOL.inc(size)
 
 
 class Admission:

@@ -8,6 +8,7 @@ from litestar.di import NamedDependency
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.params import FromPath, PathParameter
+from prometheus_client import Counter
 
 from schemas.emr import ChunkStored
 from service.api import examples
@@ -15,13 +16,25 @@ from service.api.examples import answer
 from service.api.problems import documented
 from service.api.services import Services
 from service.api.spool import spool_body
-from service.domain.errors import AudioFormatInvalid, InvalidRequest
+from service.domain.errors import (
+    AudioFormatInvalid,
+    BridgeError,
+    InvalidRequest,
+    StoreUnavailable,
+    VendorUnreachable,
+)
 from service.domain.ids import SessionId
 from service.domain.limits import Limits
+from service.domain.ports import Audio
 from service.domain.records import AudioFormat, Principal
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
 
 MOST_SEQUENCE = 99_999
+
+CHUNKS = Counter(
+    "ekabridge_audio_chunks", "Whole chunks by what became of them; repeated ones, too.", ("outcome",)
+)
+BYTES = Counter("ekabridge_audio_bytes", "Bytes of audio in chunks that were stored, repeated ones too.")
 
 
 @dataclass
@@ -62,9 +75,33 @@ async def put_audio(
     audio_format = _audio_format(request.headers.get("content-type", ""), limits)
     audio = await spool_body(request, limits.chunk_bytes(services.settings.chunk_max_bytes))
     try:
-        return await services.audio.take(who, SessionId(session_id), place, audio_format, audio)
+        return await store_chunk(services, who, SessionId(session_id), place, audio_format, audio)
     finally:
         audio.close()
+
+
+async def store_chunk(
+    services: Services,
+    who: Principal,
+    session_id: SessionId,
+    sequence: int,
+    audio_format: AudioFormat,
+    audio: Audio,
+) -> ChunkStored:
+    """Store one chunk and count what became of it; raises as AudioIntake.take does."""
+    outcome = "failed"
+    try:
+        stored = await services.audio.take(who, session_id, sequence, audio_format, audio)
+        outcome = "stored"
+        BYTES.inc(audio.size)
+    except (VendorUnreachable, StoreUnavailable):
+        raise
+    except BridgeError:
+        outcome = "refused"
+        raise
+    finally:
+        CHUNKS.labels(outcome).inc()
+    return stored
 
 
 def _sequence(text: str) -> int:

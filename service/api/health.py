@@ -1,5 +1,6 @@
 """Health, metrics: what an operator's tools ask."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -8,10 +9,11 @@ from litestar.di import NamedDependency
 from litestar.enums import MediaType
 from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Struct
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api.services import Services
 from service.domain.errors import StoreUnavailable
+from service.metrics import exposition
 from service.parting import is_parting
 from service.store.sealing import SealError
 
@@ -75,6 +77,12 @@ async def ready(request: Request[Any, Any, Any], services: NamedDependency[Servi
     tags=["Operators"],
     media_type=MediaType.TEXT,
 )
-async def metrics() -> Response[bytes]:
-    """Return every metric of this process."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(services: NamedDependency[Services]) -> Response[bytes]:
+    """Return every metric of all processes behind this port."""
+    return await exposed(services.ping_redis)
+
+
+async def exposed(ping_redis: Callable[[], Awaitable[bool]]) -> Response[bytes]:
+    """Return every metric, after a look at Redis: that it is away must show although nobody needs it now."""
+    await ping_redis()
+    return Response(await asyncio.to_thread(exposition), media_type=CONTENT_TYPE_LATEST)

@@ -8,7 +8,11 @@ from typing import Any
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from opentelemetry.trace import Span
 from prometheus_client import Counter, Histogram
+
+from service.api.traces import SessionTraces
+from service.tracing import fail, is_on, span_of
 
 log = structlog.get_logger()
 
@@ -27,6 +31,8 @@ SECONDS = Histogram(
     ("method", "route"),
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
+# A webhook's span begins when it is known of which session it is: service/api/webhooks.py.
+_UNTRACED = ("/health", "/metrics", "/webhooks/")
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 
@@ -38,8 +44,9 @@ def request_id_of(scope: Any) -> str:
 class Edge:
     """Wraps the whole application, so that what no route matches is seen too."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, traces: SessionTraces) -> None:
         self._app = app
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -69,10 +76,19 @@ class Edge:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self._app(scope, receive, send_marked)
-            finally:
-                _record(scope, status, size, time.perf_counter() - started)
+            if not is_on() or scope["path"].startswith(_UNTRACED):
+                try:
+                    await self._app(scope, receive, send_marked)
+                finally:
+                    _record(scope, status, size, time.perf_counter() - started)
+                return
+            parent, link = await self._traces.of_request(scope)
+            with span_of(parent, scope["method"], "server", link=link) as made:
+                try:
+                    await self._app(scope, receive, send_marked)
+                finally:
+                    _describe(made, scope, status)
+                    _record(scope, status, size, time.perf_counter() - started)
 
 
 def _request_id(scope: Scope) -> str:
@@ -80,6 +96,27 @@ def _request_id(scope: Scope) -> str:
         if name == _HEADER and _SANE.fullmatch(value):
             return value.decode()
     return f"req_{secrets.token_hex(12)}"
+
+
+def _describe(made: Span | None, scope: Any, status: int) -> None:
+    """Name a request's span, as OpenTelemetry's conventions do, by what is known at its end."""
+    if made is None:
+        return
+    route = scope.get("path_template") or "unmatched"
+    method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+    who = scope.get("state", {}).get("who")
+    made.update_name(f"{method} {route}")
+    found = {
+        "http.request.method": method,
+        "http.route": route,
+        "http.response.status_code": status,
+        "ekabridge.request_id": request_id_of(scope),
+        "ekabridge.tenant_id": who.tenant_id if who else None,
+        "ekabridge.session_id": _session_id(scope),
+    }
+    made.set_attributes({name: value for name, value in found.items() if value is not None})
+    if status >= 500:  # noqa: PLR2004
+        fail(made, str(status))
 
 
 def _record(scope: Any, status: int, size: int, seconds: float) -> None:

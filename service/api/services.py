@@ -6,6 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from schemas.destinations import DestinationChange, DestinationCreate
+from service.api.traces import SessionTraces
 from service.domain.audio import AudioIntake
 from service.domain.authentication import Authentication
 from service.domain.changes import SessionChanges
@@ -45,6 +46,7 @@ class Services(Struct, frozen=True, kw_only=True):
     """Domain functions and reads, by the name a door knows them."""
 
     settings: Settings
+    traces: SessionTraces
     access: AccessRows
     authentication: Authentication
     revocations: Revocations

@@ -11,6 +11,7 @@ from litestar import WebSocket, websocket
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketException
 from litestar.params import FromPath
+from prometheus_client import Counter, Gauge
 
 from schemas.problems import MEDIA_TYPE
 from service.api.problems import bridge_problem
@@ -19,10 +20,27 @@ from service.domain.errors import BridgeError
 from service.domain.ids import SessionId
 from service.domain.relay import ClientGone, Frame, Restarting
 from service.logs import failure
+from service.tracing import span_of
 
 log = structlog.get_logger()
 Socket = WebSocket[Any, Any, Any]
 _GONE = (OSError, RuntimeError, WebSocketException)
+_BROKEN = 1011
+_MOST_SHOWN = 32
+
+OPEN = Gauge("ekabridge_streams_open", "Live streams that are open.", multiprocess_mode="livesum")
+CLOSES = Counter(
+    "ekabridge_stream_closes", "Streams that ended, by the close code between us and the client.", ("code",)
+)
+for _code in ("1000", "1011", "1012", "1014"):
+    CLOSES.labels(_code)  # from 0 on: a rate does not see the first of a series that begins with it
+FRAMES = Counter(
+    "ekabridge_stream_frames", "Frames: up from clients to EkaScribe, down from it to them.", ("direction",)
+)
+BYTES = Counter(
+    "ekabridge_stream_bytes", "Bytes of audio and characters of text in these frames.", ("direction",)
+)
+_UP, _DOWN = ((FRAMES.labels(way), BYTES.labels(way)) for way in ("up", "down"))
 
 
 class SocketClient:
@@ -41,6 +59,9 @@ class SocketClient:
             frame = message.get("text")
         if frame is None:  # see service/parting.py
             raise Restarting
+        frames, size = _UP
+        frames.inc()
+        size.inc(len(frame))
         return frame
 
     async def send(self, frame: Frame) -> None:
@@ -50,6 +71,9 @@ class SocketClient:
             await self._socket.send({"type": "websocket.send", "text": text, "bytes": binary})
         except _GONE as error:
             raise ClientGone(1006) from error
+        frames, size = _DOWN
+        frames.inc()
+        size.inc(len(frame))
 
     async def close(self, code: int, reason: str) -> None:
         """Close the WebSocket, if it is still there."""
@@ -67,15 +91,25 @@ async def stream_audio(
     capability: FromPath[str],
 ) -> None:
     """Relay a stream to EkaScribe (seed 004)."""
+    parent = await services.traces.of(SessionId(session_id))
+    with span_of(parent, "stream", "server", {"ekabridge.session_id": session_id[:_MOST_SHOWN]}):
+        await _stream(socket, services, SessionId(session_id), capability)
+
+
+async def _stream(socket: Socket, services: Services, session_id: SessionId, capability: str) -> None:
     client = SocketClient(socket)
     try:
-        async with services.streams.opened(SessionId(session_id), capability) as stream:
+        async with services.streams.opened(session_id, capability) as stream:
             await socket.accept()
+            OPEN.inc()
             try:
                 await stream.run(client)
             except Exception as error:  # noqa: BLE001 - a process boundary: the client is told, the stream freed
                 log.error("stream_broke", session_id=stream.session_id, **failure(error))
-                await client.close(1011, "something went wrong on our side; reopen this URL")
+                await client.close(_BROKEN, "something went wrong on our side; reopen this URL")
+            finally:
+                OPEN.dec()
+                CLOSES.labels(str(_BROKEN if stream.end.code is None else stream.end.code)).inc()
     except BridgeError as error:
         log.info("stream_refused", code=error.code)
         await _refuse(socket, error)

@@ -6,20 +6,32 @@ from typing import Annotated, Any, Literal
 
 from litestar import Request, post
 from litestar.di import NamedDependency
+from litestar.exceptions import ClientException
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import PathParameter
 from msgspec import Struct
+from prometheus_client import Counter
 
 from service.api.problems import documented
 from service.api.services import Services
 from service.domain.errors import InvalidRequest, SignatureInvalid
-from service.domain.ids import DEFAULT_ACCOUNT, Account
+from service.domain.ids import DEFAULT_ACCOUNT, Account, SessionId
 from service.eka.events import parse_event
 from service.eka.signature import is_signed
+from service.tracing import note, span_of
 
 _MOST_BYTES = 65_536
+_MOST_SHOWN = 64
 _SIGNATURE_HEADERS = ("eka-webhook-signature", "x-msa-signature")
+
+WEBHOOKS = Counter(
+    "ekabridge_webhooks",
+    "Webhooks of EkaScribe by what became of them; failed ones come again.",
+    ("outcome",),
+)
+for _outcome in ("accepted", "duplicate", "ignored", "refused", "failed"):
+    WEBHOOKS.labels(_outcome)  # from 0 on: a rate does not see the first of a series that begins with it
 
 
 class WebhookReceived(Struct, frozen=True):
@@ -85,6 +97,19 @@ async def receive_tenant_webhook(
 
 
 async def _receive(request: Request[Any, Any, Any], services: Services, account: Account) -> WebhookReceived:
+    outcome = "failed"
+    try:
+        received = await _take(request, services, account)
+        outcome = received.status
+    except (SignatureInvalid, InvalidRequest, ClientException):
+        outcome = "refused"
+        raise
+    finally:
+        WEBHOOKS.labels(outcome).inc()
+    return received
+
+
+async def _take(request: Request[Any, Any, Any], services: Services, account: Account) -> WebhookReceived:
     """Verify the raw bytes, then read them, record, commit, answer."""
     body = await request.body()
     secrets = await services.webhook_secrets(account)
@@ -97,4 +122,14 @@ async def _receive(request: Request[Any, Any, Any], services: Services, account:
     event = parse_event(body)
     if event is None:
         raise InvalidRequest("the body is not JSON")
-    return WebhookReceived(await services.webhooks.receive(account, event, body))
+    parent = await services.traces.of(SessionId(event.session_id))
+    with span_of(
+        parent,
+        "webhook",
+        "server",
+        {"ekabridge.session_id": event.session_id[:_MOST_SHOWN], "ekabridge.kind": event.kind[:_MOST_SHOWN]},
+        link=request.headers.get("traceparent"),
+    ):
+        outcome = await services.webhooks.receive(account, event, body)
+        note("ekabridge.outcome", outcome)
+    return WebhookReceived(outcome)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from litestar import Litestar, Response, get
 from msgspec import Struct
 
-from service.api.health import Live, Ready, metrics, readiness
+from service.api.health import Live, Ready, exposed, readiness
 
 
 class WorkerHealth(Struct, frozen=True, kw_only=True):
@@ -30,5 +30,10 @@ def create_worker_app(health: WorkerHealth) -> Litestar:
     async def ready() -> Response[Ready]:
         """Ask the database and Redis; a process that is to stop is not ready."""
         return await readiness(health.ping_database, health.ping_redis, is_stopping=health.is_stopping())
+
+    @get("/metrics")
+    async def metrics() -> Response[bytes]:
+        """Return every metric of this process."""
+        return await exposed(health.ping_redis)
 
     return Litestar([live, ready, metrics], openapi_config=None, logging_config=None)

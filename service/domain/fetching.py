@@ -5,14 +5,24 @@ Get Session with no transaction open, and records everything that follows in one
 """
 
 import asyncio
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
+from typing import Literal
 
+import msgspec
 import structlog
+from msgspec import Struct
 
 from schemas.emr import EventType, SessionStatus
 from service.domain import further_results, schedule
 from service.domain.endings import emit_ending, missing_document, release, settle
-from service.domain.errors import VendorError, VendorGateClosed, VendorRefused, VendorUnreachable
+from service.domain.errors import (
+    StoreUnavailable,
+    VendorError,
+    VendorGateClosed,
+    VendorRefused,
+    VendorUnreachable,
+)
 from service.domain.ids import UNFILTERED, Account, SessionId
 from service.domain.ports import Clock, ResultStore, SettleUnit, Vendor
 from service.domain.records import FetchJob, FetchState, VendorDocument, VendorResult
@@ -39,14 +49,53 @@ _WARN_BEFORE_EXPIRY_SECONDS = 300.0
 _PROBE_TRIES = 8
 _NONE: frozenset[str] = frozenset()
 
+FetchOutcome = Literal[
+    "settled",
+    "pending",
+    "failed",
+    "lease_lost",
+    "given_up",
+    "dropped",
+    "not_sent",
+    "released",
+    "unrecorded",
+    "crashed",
+]
+
+
+class Fetched(Struct, frozen=True, kw_only=True):
+    """What came of one call; `has_events`: deliveries may be in the outbox.
+
+    `pending`: it was answered, and is asked again; `failed`: it was not, and is asked again; `dropped`: it
+    need not be made after all; `not_sent`: the gate to the vendor was closed; `released`: its worker stops;
+    `unrecorded`: PostgreSQL went away meanwhile.
+    """
+
+    outcome: FetchOutcome
+    has_events: bool = False
+    reason: str | None = None
+    wait_seconds: float | None = None
+
+
+def _uncounted(_: FetchOutcome) -> None:
+    """Count nothing: for whoever does not want to know."""
+
 
 class Fetching:
     """Fetches results that are due and records what follows from them."""
 
-    def __init__(self, *, store: ResultStore, vendor: Vendor, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        store: ResultStore,
+        vendor: Vendor,
+        clock: Clock,
+        count: Callable[[FetchOutcome], None] = _uncounted,
+    ) -> None:
         self._store = store
         self._vendor = vendor
         self._clock = clock
+        self._count = count
 
     async def claim(
         self, session_id: SessionId | None, limit: int, passed_over: Collection[Account] = ()
@@ -56,6 +105,37 @@ class Fetching:
 
     async def fetch(self, job: FetchJob) -> bool:
         """Make one leased call and record its outcome; true when deliveries may be in the outbox."""
+        began = time.monotonic()
+        fetched = Fetched(outcome="crashed")
+        try:
+            fetched = await self._fetch(job)
+        except asyncio.CancelledError:
+            fetched = Fetched(outcome="released")
+            raise
+        except StoreUnavailable as error:
+            fetched = Fetched(outcome="unrecorded", reason=error.code)
+            raise
+        finally:
+            self._tell(job, fetched, time.monotonic() - began)
+        return fetched.has_events
+
+    def _tell(self, job: FetchJob, fetched: Fetched, seconds: float) -> None:
+        wait = fetched.wait_seconds
+        self._count(fetched.outcome)
+        log.info(
+            "fetch",
+            tenant_id=job.tenant_id,
+            session_id=job.session_id,
+            template_id=job.template_id,
+            attempt=job.attempts,
+            outcome=fetched.outcome,
+            reason=fetched.reason,
+            wait_seconds=None if wait is None else round(wait, 3),
+            seconds_after_end=round(job.ended_seconds_ago, 3),
+            duration_ms=round(seconds * 1000, 1),
+        )
+
+    async def _fetch(self, job: FetchJob) -> Fetched:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 result = await self._vendor.get_session(job.account, job.session_id, job.template_id)
@@ -65,7 +145,7 @@ class Fetching:
             # Nothing was sent: it counts for nothing.
             wait = schedule.gate_wait(error.retry_after_seconds, chance=self._clock.chance())
             await self._store.give_back_fetch(job, wait)
-            return False
+            return Fetched(outcome="not_sent", reason=error.code, wait_seconds=wait)
         except VendorUnreachable as error:
             return await self._failed(job, error.code, error.retry_after_seconds)
         except VendorRefused as error:
@@ -96,29 +176,29 @@ class Fetching:
 
     async def crashed(self, job: FetchJob) -> bool:
         """Something that nobody foresaw went wrong with this call: it is asked again, later and later."""
-        return await self._failed(job, "internal_error", None)
+        return (await self._failed(job, "internal_error", None)).has_events
 
-    async def _failed(self, job: FetchJob, reason: str, retry_after_seconds: float | None) -> bool:
+    async def _failed(self, job: FetchJob, reason: str, retry_after_seconds: float | None) -> Fetched:
         if job.asked is not None and job.attempts >= further_results.MOST_TRIES:
             return await self._record_further(job, None)
         if job.is_probe and job.attempts >= _PROBE_TRIES:
             await self._store.drop_fetch(job)
-            return False
+            return Fetched(outcome="dropped", reason=reason)
         is_late = job.asked is None and job.ended_seconds_ago >= _GIVE_UP_UNREACHABLE_SECONDS
         if is_late and job.attempts >= _GIVE_UP_AFTER_TRIES:
             return await self._give_up(job)
         wait = schedule.error_wait(
             job.attempts, retry_after_seconds=retry_after_seconds, chance=self._clock.chance()
         )
-        return await self._postpone(job, wait, reason)
+        return await self._postpone(job, wait, reason, outcome="failed")
 
-    async def _record(self, job: FetchJob, result: VendorResult) -> bool:
+    async def _record(self, job: FetchJob, result: VendorResult) -> Fetched:
         if job.asked is not None:
             return await self._record_further(job, result)
         if job.is_probe and result.state not in {"failed", "expired"}:
             # Only the vendor's own word ends a session that nobody ended; the hint is forgotten.
             await self._store.drop_fetch(job)
-            return False
+            return Fetched(outcome="dropped", reason=result.state)
         if result.state in {"failed", "expired"}:
             return await self._end_badly(job, result)
         if result.state == "missing":
@@ -131,42 +211,38 @@ class Fetching:
         if job.ended_seconds_ago >= _GIVE_UP_PENDING_SECONDS and job.attempts >= _GIVE_UP_AFTER_TRIES:
             return await self._give_up(job)
         # What is ready is filed now, the rest is asked for by schedule.
-        has_events = result.state == "partial" and await self._record_part(job, result)
+        has_part = result.state == "partial" and await self._record_part(job, result)
         is_missing = result.state != "processing" and not _wanted(job, result)
         tries = job.missing + 1 if is_missing else job.attempts
         wait = schedule.pending_wait(tries, self._clock.chance())
-        return await self._postpone(job, wait, result.state, is_missing=is_missing) or has_events
+        postponed = await self._postpone(job, wait, result.state, is_missing=is_missing)
+        return msgspec.structs.replace(postponed, has_events=True) if has_part else postponed
 
     async def _postpone(
-        self, job: FetchJob, wait_seconds: float, reason: str, *, is_missing: bool = False
-    ) -> bool:
-        log.info(
-            "fetch_postponed",
-            session_id=job.session_id,
-            template_id=job.template_id,
-            attempts=job.attempts,
-            reason=reason,
-            wait_seconds=round(wait_seconds, 3),
-        )
+        self,
+        job: FetchJob,
+        wait_seconds: float,
+        reason: str,
+        *,
+        outcome: FetchOutcome = "pending",
+        is_missing: bool = False,
+    ) -> Fetched:
         await self._store.postpone_fetch(job, wait_seconds, reason, is_missing=is_missing)
-        if job.is_probe or job.asked is not None:
-            return False
-        async with self._store.settling(job.session_id) as unit:
-            return unit is not None and await _conclude(unit, None, self._clock)
+        has_events = False
+        if not job.is_probe and job.asked is None:
+            async with self._store.settling(job.session_id) as unit:
+                has_events = unit is not None and await _conclude(unit, None, self._clock)
+        return Fetched(outcome=outcome, has_events=has_events, reason=reason, wait_seconds=wait_seconds)
 
-    async def _record_result(self, job: FetchJob, result: VendorResult) -> bool:
+    async def _record_result(self, job: FetchJob, result: VendorResult) -> Fetched:
         async with self._store.settling(job.session_id) as unit:
             if unit is None or not await unit.settle_fetch(job, result.state):
-                log.warning("fetch_lease_lost", session_id=job.session_id, template_id=job.template_id)
-                return False
+                return Fetched(outcome="lease_lost")
             await unit.record_result(result)
             if not await _add_documents(unit, job, result) and job.template_id != UNFILTERED:
                 await unit.add_document(missing_document(job.template_id), "document_missing", listed=_NONE)
             await _conclude(unit, result, self._clock)
-        log.info(
-            "fetch_settled", session_id=job.session_id, template_id=job.template_id, attempts=job.attempts
-        )
-        return True
+        return Fetched(outcome="settled", has_events=True)
 
     async def _record_part(self, job: FetchJob, result: VendorResult) -> bool:
         """Record what an answer holds already, while the same call's other documents are still to come."""
@@ -177,39 +253,42 @@ class Fetching:
             await _add_documents(unit, job, result)
             return await _conclude(unit, result, self._clock)
 
-    async def _record_further(self, job: FetchJob, result: VendorResult | None) -> bool:
+    async def _record_further(self, job: FetchJob, result: VendorResult | None) -> Fetched:
         """Record an answer, or after too many failures none, that concerns a further document."""
         async with self._store.settling(job.session_id) as unit:
             if unit is None or not await unit.holds(job):
-                return False
+                return Fetched(outcome="lease_lost")
             verdict = await further_results.record(unit, job, result)
             if verdict is None:
-                return await release(unit, self._clock)
+                has_events = await release(unit, self._clock)
+                return Fetched(outcome="given_up" if result is None else "settled", has_events=has_events)
         wait = schedule.pending_wait(verdict.tries, self._clock.chance())
         return await self._postpone(job, wait, verdict.reason, is_missing=verdict.is_missing)
 
-    async def _end_badly(self, job: FetchJob, result: VendorResult) -> bool:
+    async def _end_badly(self, job: FetchJob, result: VendorResult) -> Fetched:
         status: SessionStatus = "expired" if result.state == "expired" else "failed"
         code = "session_expired" if status == "expired" else "vendor_failed"
         return await self._close(job, status, code, result)
 
-    async def _give_up(self, job: FetchJob, code: str = "vendor_gave_no_result") -> bool:
+    async def _give_up(self, job: FetchJob, code: str = "vendor_gave_no_result") -> Fetched:
         return await self._close(job, "failed", code, None)
 
     async def _close(
         self, job: FetchJob, status: SessionStatus, code: str, result: VendorResult | None
-    ) -> bool:
+    ) -> Fetched:
         """End the session badly, unless some of its documents are here already: then it ends partial."""
         async with self._store.settling(job.session_id) as unit:
             if unit is None or not await unit.settle_fetch(job, code):
-                return False
+                return Fetched(outcome="lease_lost")
+            fetched = Fetched(outcome="given_up" if result is None else "settled", reason=code)
             if result is not None:
                 await unit.record_result(result)
             if job.template_id == UNFILTERED and unit.templates and not job.is_probe:
                 # It was for the transcript alone: the documents decide.
-                return await _conclude(unit, result, self._clock)
+                has_events = await _conclude(unit, result, self._clock)
+                return msgspec.structs.replace(fetched, has_events=has_events)
             if unit.is_final:
-                return False  # a further look at a result that is here: it stays as it is
+                return fetched  # a further look at a result that is here: it stays as it is
             await unit.settle_other_fetches(code)
             if any(state == "success" for _, state in await unit.document_statuses()):
                 await settle(unit, "partial", code)
@@ -219,7 +298,7 @@ class Fetching:
                 await emit_ending(unit, ending, code, self._clock)
             await release(unit, self._clock)
         log.warning("session_ended_badly", session_id=job.session_id, status=status, error=code)
-        return True
+        return msgspec.structs.replace(fetched, has_events=True)
 
 
 def _wanted(job: FetchJob, result: VendorResult) -> list[VendorDocument]:

@@ -113,6 +113,7 @@ class Forwarding:
         )
         log.info(
             "delivery_attempted",
+            tenant_id=job.tenant_id,
             delivery_id=job.id,
             session_id=job.session_id,
             destination_id=job.destination_id,

@@ -155,6 +155,7 @@ class OwedCall(Struct, frozen=True, kw_only=True):
     attempts: int
     upload: Upload
     chunks: int
+    traceparent: str | None = None  # of the session's create call
 
 
 class ChangeState(Struct, frozen=True, kw_only=True):
@@ -211,6 +212,7 @@ class FetchJob(Struct, frozen=True, kw_only=True):
     is_probe: bool = False
     asked: Literal["asking", "asked"] | None = None
     document_id: str | None = None
+    traceparent: str | None = None  # of the session's create call
 
 
 class FetchState(Struct, frozen=True, kw_only=True):
@@ -258,6 +260,7 @@ class DeliveryJob(Struct, frozen=True, kw_only=True):
     auth: Auth | None = None
     failures: int = 0  # of calls to the destination in a row, when this one was claimed
     is_probe: bool = False  # the destination's breaker is open: this one finds out whether it is well again
+    traceparent: str | None = None  # of the session's create call
 
 
 class Answer(Struct, frozen=True, kw_only=True):

@@ -49,6 +49,7 @@ GATES_CLOSED = Gauge(
     "ekabridge_vendor_gates_closed",
     "Accounts whose calls to EkaScribe are held back; default is the shared one, own are tenants'",
     ["account"],
+    multiprocess_mode="livemax",
 )
 
 

@@ -21,6 +21,7 @@ from service.domain.relay import FLUSH_SECONDS, Frame, VendorGone
 from service.domain.schedule import read_retry_after
 from service.eka.gate import Gates
 from service.eka.metrics import counted
+from service.tracing import span, trace_headers
 
 _OPEN_SECONDS = 8.0
 # Both sides stay alive through proxies that cut what is silent for 60 s; a vendor that is slow to take audio
@@ -77,7 +78,7 @@ class EkaStreams:
         if scheme != "wss" and (scheme != "ws" or self._must_be_secure):
             raise VendorFailure("EkaScribe gave an address that is no secure stream", sent=False)
         async with self._gates.passage(account, "other", "stream", session_id):
-            with counted("stream") as count:
+            with span("eka stream", "client", {"ekabridge.operation": "stream"}), counted("stream") as count:
                 connection = await _connect(url)
                 count.outcome = "ok"
         return EkaStream(connection)
@@ -87,6 +88,7 @@ async def _connect(url: str) -> ClientConnection:
     try:
         return await connect(
             url,
+            additional_headers=trace_headers(),
             compression=None,
             proxy=None,
             open_timeout=_OPEN_SECONDS,

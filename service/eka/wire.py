@@ -20,6 +20,7 @@ from service.domain.errors import (
 from service.domain.schedule import read_retry_after
 from service.eka.answers import read_error_code
 from service.eka.metrics import Operation, counted, outcome_of
+from service.tracing import fail, span, trace_headers
 
 # Get Session holds a request for up to 14 s (facts.md, Sessions): reading must wait longer than that.
 TIMEOUT = httpx2.Timeout(connect=5.0, read=25.0, write=20.0, pool=5.0)
@@ -69,10 +70,13 @@ async def exchange(
     """
     with_body: dict[str, Any] = {} if content is None else {"content": content}
     seconds = UPLOAD_SECONDS if operation == "upload" else CALL_SECONDS
-    with counted(operation) as count:
+    attributes = {"http.request.method": method, "ekabridge.operation": operation}
+    with span(f"eka {operation}", "client", attributes) as made, counted(operation) as count:
         async with (
             _told_apart(seconds),
-            http.stream(method, url, headers=dict(headers), params=params, **with_body) as answer,
+            http.stream(
+                method, url, headers={**headers, **trace_headers()}, params=params, **with_body
+            ) as answer,
         ):
             body = bytearray()
             async for piece in answer.aiter_bytes():
@@ -80,6 +84,10 @@ async def exchange(
                 if len(body) > most_bytes:
                     raise VendorFailure("EkaScribe's answer is too large", sent=True)
         count.outcome = outcome_of(answer.status_code)
+        if made is not None:
+            made.set_attribute("http.response.status_code", answer.status_code)
+            if count.outcome != "ok":
+                fail(made, str(answer.status_code))
     retry_after = read_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
     return WireAnswer(answer.status_code, retry_after, bytes(body))
 

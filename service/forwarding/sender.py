@@ -26,6 +26,7 @@ from service.forwarding.guard import (
     NameUnresolvedError,
 )
 from service.forwarding.tokens import DestinationTokens, TokenRefusedError, TokenUnavailableError
+from service.tracing import note, note_failure, trace_headers
 
 # Enough for a record id or an error code; what an EMR answers beyond it is not read.
 _MOST_ANSWER_BYTES = 64 * 1024
@@ -92,6 +93,16 @@ class HttpSender:
 
     async def send(self, job: DeliveryJob) -> Answer | NoAnswer:
         """POST the body, signed; never raises for what the destination does."""
+        outcome = await self._send(job)
+        if isinstance(outcome, NoAnswer):
+            note_failure(outcome.error_class)
+        else:
+            note("http.response.status_code", outcome.status_code)
+            if outcome.status_code >= 300:  # noqa: PLR2004
+                note_failure(str(outcome.status_code))
+        return outcome
+
+    async def _send(self, job: DeliveryJob) -> Answer | NoAnswer:
         # A destination's own limit stands in the place of everybody's, be it longer or shorter.
         limit = job.timeout_seconds or self._timeout_seconds
         started = time.monotonic()
@@ -145,7 +156,7 @@ class HttpSender:
         if job.format == "fhir-r4":
             headers.setdefault("accept", form.content_type)  # a record id is read out of JSON
         headers |= credentials | {"content-type": form.content_type}
-        headers |= sign(job.id, self._clock.now(), form.body, job.secrets)
+        headers |= sign(job.id, self._clock.now(), form.body, job.secrets) | trace_headers()
         async with http.stream("POST", job.url, content=form.body, headers=headers, timeout=limit) as answer:
             excerpt = await _excerpt(answer)
             return Answer(

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
+from prometheus_client import Gauge
 
 from service.domain.ids import Account, SessionId
 from service.logs import failure
 
 log = structlog.get_logger()
+
+JOBS = Gauge("ekabridge_lane_jobs", "Jobs that run, by lane.", ("lane",))
+CAPACITY = Gauge("ekabridge_lane_capacity", "Jobs that can run at once, by lane.", ("lane",))
 Job = TypeVar("Job")
 
 # The sweep looks every second anyway.
@@ -47,6 +51,8 @@ class Lane(Generic[Job]):
     ) -> None:
         self._name = name
         self._size = size
+        CAPACITY.labels(name).set(size)
+        self._jobs = JOBS.labels(name)
         self._claim = claim
         self._run = run
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,6 +101,7 @@ class Lane(Generic[Job]):
     def _start(self, job: Job) -> None:
         task = asyncio.create_task(self._guarded(job))
         self._tasks.add(task)
+        self._jobs.inc()
         task.add_done_callback(self._finished)
         if self._share is not None:
             account = self._share.account_of(job)
@@ -117,6 +124,7 @@ class Lane(Generic[Job]):
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._jobs.dec()
         if self._has_more and not self._is_closing:
             self._has_more = False
             self._poke_soon()

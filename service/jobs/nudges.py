@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import structlog
 from arq.connections import ArqRedis
+from prometheus_client import Counter, Gauge
 from redis.asyncio import ConnectionPool
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import RedisError
@@ -19,6 +20,13 @@ from service.domain.ids import SessionId
 from service.redis_address import SENTINEL_SCHEMES, SentinelAddress, parse_sentinel
 
 log = structlog.get_logger()
+
+UP = Gauge(
+    "ekabridge_redis_up",
+    "Whether Redis answered when it was last asked: at each look at the metrics and at readiness.",
+    multiprocess_mode="livemostrecent",
+)
+DROPPED = Counter("ekabridge_nudges_dropped", "Nudges that Redis did not take; the sweep finds what is due.")
 
 QUEUE = "ekabridge:nudges"
 RESULTS_DUE = "results_due"
@@ -97,7 +105,9 @@ async def ping_redis(redis: ArqRedis) -> bool:
         async with asyncio.timeout(1.0):
             await redis.ping()
     except (RedisError, OSError, TimeoutError):
+        UP.set(0)
         return False
+    UP.set(1)
     return True
 
 
@@ -114,6 +124,7 @@ class ArqNudges:
         try:
             self._waiting.put_nowait(session_id)
         except asyncio.QueueFull:
+            DROPPED.inc()
             log.warning("nudge_dropped", session_id=session_id, reason="queue_full")
 
     async def start(self) -> None:
@@ -134,4 +145,5 @@ class ArqNudges:
                 async with asyncio.timeout(_ENQUEUE_SECONDS):
                     await self._redis.enqueue_job(RESULTS_DUE, session_id)
             except Exception as error:  # noqa: BLE001 - a nudge may be lost, its sender may not
+                DROPPED.inc()
                 log.warning("nudge_dropped", session_id=session_id, reason=type(error).__name__)

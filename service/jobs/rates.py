@@ -62,7 +62,11 @@ end
 return answer
 """
 
-AWAY = Gauge("ekabridge_rate_limit_without_redis", "Whether calls are counted per process, as Redis is away.")
+AWAY = Gauge(
+    "ekabridge_rate_limit_without_redis",
+    "Whether calls are counted per process, as Redis is away.",
+    multiprocess_mode="livemax",
+)
 
 
 # True for a token, False for none, None when Redis did not answer.

@@ -8,6 +8,7 @@ from functools import partial
 from uuid import uuid4
 
 import structlog
+from prometheus_client import Gauge
 
 from service.domain.errors import StoreUnavailable
 from service.domain.fetching import Fetching
@@ -19,6 +20,10 @@ from service.logs import failure
 from service.store.coordination import IdempotencyRows, LeaseRows
 
 log = structlog.get_logger()
+
+BEAT = Gauge(
+    "ekabridge_sweep_beat_timestamp_seconds", "When this process last finished a round of the sweep."
+)
 
 # Short, so that another process takes over soon; two at once would do no harm, only work twice.
 _LEASE_SECONDS = 5.0
@@ -66,6 +71,7 @@ class Sweep:
             try:
                 if await self._leases.take("sweep", self._lease, _LEASE_SECONDS):
                     await self.once()
+                    BEAT.set_to_current_time()
             except StoreUnavailable:
                 log.warning("sweep_waits", reason="store_unavailable")
             except Exception as error:  # noqa: BLE001 - a process boundary: the next round is a second away

@@ -14,6 +14,7 @@ _HEADERS_OF_INTEREST = frozenset({
     b"content-type",
     b"flavour",
     b"idempotency-key",
+    b"traceparent",
     b"transfer-encoding",
     b"user-agent",
     b"x-request-id",

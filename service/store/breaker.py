@@ -3,6 +3,7 @@
 from service.domain.breaker import BreakerRule, FailureCount
 from service.domain.ids import DestinationId
 from service.store.database import Database
+from service.store.metrics import DEAD
 from service.store.queries import sql
 
 _ACTOR = "worker"
@@ -68,4 +69,5 @@ class BreakerRows:
     async def give_up(self, destination_id: DestinationId, seconds: float, error_class: str) -> int:
         """End what is older than so many seconds and still waits; return how many that were."""
         rows = await self._database.fetch(sql("breaker.give_up"), destination_id, seconds, error_class)
+        DEAD.labels("schedule_used_up").inc(len(rows))
         return len(rows)

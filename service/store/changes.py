@@ -10,6 +10,7 @@ from schemas.emr import SessionChange, SessionStatus
 from service.domain.ids import Account, KeyId, Lease, SessionId, TenantId
 from service.domain.records import ChangeState, Principal, SessionDetails
 from service.store.database import Database, LentConnection
+from service.store.metrics import SETTLED
 from service.store.queries import sql
 from service.store.results import open_details
 from service.store.sealing import Keyring
@@ -33,7 +34,10 @@ class ChangeRows:
             if to_erase:
                 await connection.execute(sql("erasure.connections"), session_id, tenant_id)
             row = await connection.fetchrow(sql("sessions.lock"), session_id, tenant_id)
-            yield ChangeUnitRows(connection, self._keyring, row) if row else None
+            unit = ChangeUnitRows(connection, self._keyring, row) if row else None
+            yield unit
+        if unit is not None and unit.is_cancelled:
+            SETTLED.labels("cancelled").inc()
 
     async def record_change(
         self,
@@ -75,6 +79,7 @@ class ChangeUnitRows:
         self._connection = connection
         self._session_id = SessionId(row["id"])
         self._tenant_id = TenantId(row["tenant_id"])
+        self.is_cancelled = False
         self.state = ChangeState(
             account=Account(row["account"]),
             upload=row["upload"],
@@ -98,6 +103,7 @@ class ChangeUnitRows:
         """Cancel it; the vendor is owed the call: ours, or with None due when the present is over."""
         await self._connection.execute(sql("changes.cancel"), self._session_id, lease, lease_seconds)
         await self._connection.execute(sql("fetches.settle_rest"), self._session_id, "cancelled")
+        self.is_cancelled = True
 
     async def erase(self, actor: KeyId) -> SessionStatus:
         """Take out everything that identifies anybody, everywhere; return the status that stays."""

@@ -12,6 +12,7 @@ from asyncpg import Connection, Record
 from asyncpg.pool import PoolConnectionProxy
 
 from service.domain.errors import BridgeError, InvalidRequest, StoreUnavailable
+from service.store.metrics import CONNECTIONS, DATABASE_WAIT
 from service.store.queries import sql
 
 if TYPE_CHECKING:  # the stubs make it generic; the class itself is not
@@ -22,6 +23,7 @@ else:
 _COMMAND_TIMEOUT_SECONDS = 15.0
 _ACQUIRE_TIMEOUT_SECONDS = 5.0
 _IDLE_SECONDS = 300.0
+_USED, _IDLE = CONNECTIONS.labels("used"), CONNECTIONS.labels("idle")
 
 # Each means "the server is away or going away", none "the statement is wrong".
 _AWAY = (
@@ -123,16 +125,28 @@ class Database:
         """Lend a connection; raises StoreUnavailable when there is none or it breaks."""
         if self._pool is None:
             raise StoreUnavailable("the database is not open")
-        asked = time.monotonic()
+        asked, is_lent = time.monotonic(), False
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_SECONDS) as connection:
-                self._longest_wait_seconds = max(self._longest_wait_seconds, time.monotonic() - asked)
+                is_lent = True
+                self._lend(time.monotonic() - asked)
                 yield connection
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             ours = store_error(error)
             if ours is None:
                 raise
             raise ours from error
+        finally:
+            if is_lent:
+                _USED.dec()
+            else:
+                DATABASE_WAIT.observe(time.monotonic() - asked)
+            _IDLE.set(self._pool.get_idle_size())
+
+    def _lend(self, waited_seconds: float) -> None:
+        self._longest_wait_seconds = max(self._longest_wait_seconds, waited_seconds)
+        DATABASE_WAIT.observe(waited_seconds)
+        _USED.inc()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[LentConnection]:

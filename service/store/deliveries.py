@@ -13,6 +13,7 @@ from service.domain.records import Answer, DeliveryJob, NoAnswer
 from service.store.batches import Batches, Values
 from service.store.database import Database
 from service.store.destinations import open_auth, open_headers, open_secrets, open_url
+from service.store.metrics import ATTEMPTS, count_attempt
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
 from service.store.results import event_place
@@ -33,6 +34,8 @@ class DeliveryRows:
     async def _write_attempts(self, rows: Sequence[Values]) -> set[str]:
         columns = zip(*rows, strict=True)
         written = await self._database.fetch(sql("deliveries.record_attempts"), *map(list, columns))
+        for row in written:
+            count_attempt(row)
         return {row["delivery_id"] for row in written}
 
     async def claim_deliveries(
@@ -98,15 +101,26 @@ class DeliveryRows:
             job.destination_id,
         )
         if not pause_destination:
-            return await self._attempts.add(values)
+            is_recorded = await self._attempts.add(values)
+        else:
+            is_recorded = await self._record_and_pause(job.destination_id, values, reason)
+        if not is_recorded:
+            ATTEMPTS.labels(job.type, "lease_lost").inc()
+        return is_recorded
+
+    async def _record_and_pause(
+        self, destination_id: DestinationId, values: Values, reason: str | None
+    ) -> bool:
         async with self._database.transaction() as connection:
             # Before the delivery, and not only to share it, as recording alone does.
-            await connection.execute(sql("deliveries.lock_to_pause"), job.destination_id)
+            await connection.execute(sql("deliveries.lock_to_pause"), destination_id)
             columns = [[value] for value in values]
             row = await connection.fetchrow(sql("deliveries.record_attempts"), *columns)
             if row is not None:
-                await connection.execute(sql("deliveries.pause_destination"), job.destination_id, reason)
-                await connection.execute(sql("deliveries.pause_deliveries"), job.destination_id, reason)
+                await connection.execute(sql("deliveries.pause_destination"), destination_id, reason)
+                await connection.execute(sql("deliveries.pause_deliveries"), destination_id, reason)
+        if row is not None:
+            count_attempt(row)
         return row is not None
 
     async def page(
@@ -192,6 +206,7 @@ class DeliveryRows:
             payload=row["payload"],
             format=row["format"],
             timeout_seconds=row["timeout_seconds"],
+            traceparent=row["traceparent"],
         )
 
 

@@ -27,6 +27,7 @@ from service.domain.records import (
     VendorResult,
 )
 from service.store.database import Database, LentConnection
+from service.store.metrics import END_TO_DOCUMENT, SETTLED
 from service.store.queries import sql
 from service.store.sealing import Keyring
 from service.store.sessions import details_place
@@ -74,6 +75,7 @@ class ResultRows:
                 is_probe=row["is_probe"],
                 asked=row["asked"],
                 document_id=row["document_id"],
+                traceparent=row["traceparent"],
             )
             for row in rows
         ]
@@ -100,7 +102,10 @@ class ResultRows:
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(sql("sessions.lock"), session_id, None)
             is_open = row is not None and row["status"] != "cancelled" and not row["is_erased"]
-            yield SettleRows(connection, self._keyring, row) if row is not None and is_open else None
+            unit = SettleRows(connection, self._keyring, row) if row is not None and is_open else None
+            yield unit
+        if unit is not None:
+            unit.count()
 
     async def past_sessions(self, limit: int) -> list[SessionId]:
         """Sessions that were never ended and whose time is over."""
@@ -119,6 +124,8 @@ class SettleRows:
     def __init__(self, connection: LentConnection, keyring: Keyring, row: Record) -> None:
         self._connection = connection
         self._keyring = keyring
+        self._endings: list[SessionStatus] = []
+        self._waits: list[float] = []
         self.session_id = SessionId(row["id"])
         self.tenant_id = TenantId(row["tenant_id"])
         self.status: SessionStatus = row["status"]
@@ -127,6 +134,13 @@ class SettleRows:
         self.templates: list[str] = row["templates"]
         self.details = open_details(keyring, self.session_id, row["details_sealed"])
         self.transcript = open_transcript(keyring, self.session_id, row["transcript_sealed"])
+
+    def count(self) -> None:
+        """Count what was recorded, now that it is committed."""
+        for status in self._endings:
+            SETTLED.labels(status).inc()
+        for seconds in self._waits:
+            END_TO_DOCUMENT.observe(seconds)
 
     async def holds(self, job: FetchJob) -> bool:
         """Whether the call's lease still stands; if so, it does until this unit ends."""
@@ -186,7 +200,7 @@ class SettleRows:
                 sql("documents.replaced_version"), self.session_id, template_id, kept
             )
         document_id = new_document_id()
-        await self._connection.execute(
+        inserted = await self._connection.fetchrow(
             sql("documents.insert"),
             document_id,
             self.tenant_id,
@@ -200,6 +214,10 @@ class SettleRows:
             error_code,
             latest["lineage"] if latest else None,
         )
+        # What is changed or asked for after the ending is no wait of the dictation.
+        is_awaited = latest is None and status == "success" and not self.is_final
+        if is_awaited and inserted is not None and inserted["since_end_seconds"] is not None:
+            self._waits.append(inserted["since_end_seconds"])
 
     async def known_documents(self, template_id: TemplateId) -> frozenset[str]:
         """The vendor's ids of the template's documents that are here."""
@@ -263,6 +281,7 @@ class SettleRows:
         await self._connection.execute(
             sql("sessions.settle"), self.session_id, status, error_code, error_message
         )
+        self._endings.append(status)
         self.status = status
         self.is_final = True
 

@@ -9,8 +9,10 @@ from asyncpg import Record
 from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId
 from service.domain.records import ChunkClaim, EndState, OwedCall, SessionPlan, VendorSession
 from service.store.database import Database, LentConnection
+from service.store.metrics import SESSIONS
 from service.store.queries import sql
 from service.store.sealing import Hasher, Keyring
+from service.tracing import current_traceparent
 
 _PATIENT_ID = "patient_id"
 _REFERENCE = "reference"
@@ -65,6 +67,7 @@ class SessionRows:
             life_seconds,
             lease_seconds,
             lease,
+            current_traceparent(),
         ]
 
     async def patient_hash(self, tenant_id: TenantId, patient_id: str | None) -> bytes | None:
@@ -99,6 +102,8 @@ class SessionRows:
             self._keyring.seal(url.encode(), upload_url_place(session_id)) if url else None,
             found.expires_at,
         )
+        if row is not None:
+            SESSIONS.labels(row["upload"]).inc()
         return await self._was_ours(session_id, row)
 
     async def _was_ours(self, session_id: SessionId, row: Record | None) -> bool:
@@ -208,6 +213,7 @@ class SessionRows:
                 attempts=row["owed_attempts"],
                 upload=row["upload"],
                 chunks=row["chunks"],
+                traceparent=row["traceparent"],
             )
             for row in rows
         ]
@@ -220,6 +226,11 @@ class SessionRows:
         """Return how each of these sessions stands, in one statement for all who wait."""
         rows = await self._database.fetch(sql("sessions.standings"), session_ids)
         return {SessionId(row["id"]): row["standing"] for row in rows}
+
+    async def traceparent(self, session_id: SessionId) -> str | None:
+        """Return the trace that a session belongs to; None when it has none, or there is no such session."""
+        row = await self._database.fetchrow(sql("sessions.traceparent"), session_id)
+        return row["traceparent"] if row else None
 
     async def marks(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
         """Return words that change whenever these sessions' timelines do, in one statement for all."""

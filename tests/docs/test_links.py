@@ -10,7 +10,7 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, links
 
-LANGUAGES = {"sh", "console", "python", "js", "json", "sql", "mermaid", "go", "java", "ruby"}
+LANGUAGES = {"sh", "console", "python", "js", "json", "sql", "mermaid", "go", "java", "ruby", "promql"}
 DIAGRAMS = ("sequenceDiagram", "flowchart ", "stateDiagram-v2")
 
 

@@ -176,7 +176,11 @@ async def test_doctor_is_content_with_a_good_installation(rig: Rig) -> None:
     await rig.register_emr(await rig.client(service))
     status, out, err = await ekabridge(environment, "doctor")
     assert status == 0, out + err
-    assert out.count("ok  ") == len(out.splitlines()) == 6
+    marks = {line[6:].partition(":")[0]: line[:4] for line in out.splitlines()}
+    assert len(marks) == 9
+    # How much room the machine of a test has is not ours to say.
+    assert marks.pop("temporary files") in {"ok  ", "note"}
+    assert set(marks.values()) == {"ok  "}, out
 
 
 async def test_doctor_names_what_is_wrong(rig: Rig) -> None:

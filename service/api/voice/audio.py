@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from schemas.voice import AudioUploaded
-from service.api.audio import MOST_SEQUENCE
+from service.api.audio import MOST_SEQUENCE, store_chunk
 from service.api.services import Services
 from service.api.voice.bodies import Upload, read_upload
 from service.api.voice.errors import spoken
@@ -86,7 +86,7 @@ async def keep_file(
     audio_format = choose_format(file_name, content_types, limits.audio_formats)
     sequence = await _sequence(services, who, session_id, file_name)
     try:
-        await services.audio.take(who, session_id, sequence, audio_format, upload.spool)
+        await store_chunk(services, who, session_id, sequence, audio_format, upload.spool)
     except SessionEnded as ended:
         state = await services.voice.session(who.tenant_id, session_id)
         if state.status in {"completed", "partial", "failed"}:

@@ -113,8 +113,9 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
 SELECT d.id, d.lease, d.tenant_id, d.session_id, d.destination_id, d.type, d.attempts, d.scheduled,
        e.id AS event_id, e.body_sealed, t.url_sealed, t.headers_sealed, t.secrets_sealed, t.timeout_seconds,
        t.auth_sealed, t.payload, t.format, coalesce(t.previous_until > now(), false) AS is_rotating,
-       t.failures, t.probe_at IS NOT NULL AS is_probe
-FROM leased d JOIN events e ON e.id = d.event_id JOIN destinations t ON t.id = d.destination_id;
+       t.failures, t.probe_at IS NOT NULL AS is_probe, s.traceparent
+FROM leased d JOIN events e ON e.id = d.event_id JOIN destinations t ON t.id = d.destination_id
+LEFT JOIN sessions s ON s.id = d.session_id;
 
 -- name: release
 -- The worker stops before the answer came: another one sends it at once, under the same id.
@@ -163,7 +164,7 @@ WITH given AS MATERIALIZED (
         next_at = CASE WHEN h.turn = 'pending' THEN now() + make_interval(secs => h.wait) END,
         settled_at = CASE WHEN h.turn IN ('delivered', 'filed', 'dead', 'superseded') THEN now() END
     FROM held h WHERE d.id = h.id
-    RETURNING d.id, d.status, d.destination_id, d.lineage, d.version
+    RETURNING d.id, d.type, d.status, d.reason, d.session_id, d.document_id, d.destination_id, d.lineage, d.version
 ), overtaken AS (  -- older versions that were put back into the queue meanwhile
     UPDATE deliveries o
     SET status = 'dead', next_at = NULL, lease = NULL, reason = 'superseded', settled_at = now()
@@ -171,11 +172,20 @@ WITH given AS MATERIALIZED (
     WHERE d.status IN ('delivered', 'filed') AND d.version > 1 AND o.destination_id = d.destination_id
       AND o.lineage = d.lineage AND o.version < d.version
       AND o.status IN ('pending', 'paused') AND (o.lease IS NULL OR o.next_at <= now())
+), written AS (
+    INSERT INTO attempts (delivery_id, at, status_code, error_class, duration_ms, response_bytes, response_sha256)
+    SELECT h.id, now() - make_interval(secs => h.ago), h.status_code, h.error_class, h.duration_ms, h.size, h.sha256
+    FROM held h JOIN delivery USING (id)
 )
-INSERT INTO attempts (delivery_id, at, status_code, error_class, duration_ms, response_bytes, response_sha256)
-SELECT h.id, now() - make_interval(secs => h.ago), h.status_code, h.error_class, h.duration_ms, h.size, h.sha256
-FROM held h JOIN delivery USING (id)
-RETURNING delivery_id;
+SELECT d.id AS delivery_id, d.type, d.status, d.reason, h.duration_ms,
+       -- The first that a destination hears of a dictation's document, and not what was changed, asked for or
+       -- sent again later.
+       CASE WHEN d.status IN ('delivered', 'filed') AND t.status = 'success' AND t.version = 1
+                 AND (s.settled_at IS NULL OR t.received_at <= s.settled_at)
+                 AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.delivery_id = d.id AND a.error_class IS NULL)
+            THEN extract(epoch FROM clock_timestamp() - s.ended_at)::float8 END AS end_to_chart_seconds
+FROM delivery d JOIN held h USING (id)
+LEFT JOIN sessions s ON s.id = d.session_id LEFT JOIN documents t ON t.id = d.document_id;
 
 -- name: pause_destination
 -- The destination is off until somebody turns it on; what waits for it waits.

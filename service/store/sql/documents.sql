@@ -8,7 +8,9 @@ ORDER BY version DESC LIMIT 1;
 -- A document, or a new version of one.
 INSERT INTO documents (id, tenant_id, session_id, template_id, upstream_id, version, type, status, data_sealed,
                        error_code, lineage)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11, $1));
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11, $1))
+RETURNING (SELECT extract(epoch FROM clock_timestamp() - s.ended_at)::float8 FROM sessions s WHERE s.id = $3)
+          AS since_end_seconds;
 
 -- name: replaced_version
 -- The newest version of a template's documents that the vendor does not list any more.

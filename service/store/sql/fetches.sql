@@ -18,7 +18,7 @@ UPDATE fetches f SET lease = gen_random_uuid(), next_at = now() + make_interval(
 FROM due, sessions s
 WHERE f.id = due.id AND s.id = f.session_id
 RETURNING f.id, f.lease, f.tenant_id, f.session_id, f.template_id, f.attempts, f.missing, s.account,
-          extract(epoch FROM now() - s.ended_at)::float8 AS ended_seconds_ago, f.asked, f.document_id,
+          extract(epoch FROM now() - s.ended_at)::float8 AS ended_seconds_ago, f.asked, f.document_id, s.traceparent,
           s.ended_at IS NULL AS is_probe;
 
 -- name: postpone

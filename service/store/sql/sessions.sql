@@ -2,17 +2,17 @@
 -- A new session, its create call owed and leased to us; of taken ids only one that the vendor refused is replaced.
 INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages,
                       transcript_language, details_sealed, patient_id_hash, reference_hash, expires_at,
-                      owed, owed_next_at, owed_lease, owed_attempts)
+                      owed, owed_next_at, owed_lease, owed_attempts, traceparent)
 VALUES ($1, $2, $3, 'created', $4, $5, $6, $7, $8, $9, $10, $11, $12, now() + make_interval(secs => $13),
-        'create', now() + make_interval(secs => $14), $15, 1)
+        'create', now() + make_interval(secs => $14), $15, 1, $16)
 ON CONFLICT (id) DO UPDATE
 SET (account, status, upload, mode, model, templates, languages, transcript_language, details_sealed,
      patient_id_hash, reference_hash, created_at, expires_at, error_code, error_message, owed, owed_next_at,
-     owed_lease, owed_attempts)
+     owed_lease, owed_attempts, traceparent)
     = (excluded.account, excluded.status, excluded.upload, excluded.mode, excluded.model, excluded.templates,
        excluded.languages, excluded.transcript_language, excluded.details_sealed, excluded.patient_id_hash,
        excluded.reference_hash, now(), excluded.expires_at, NULL, NULL, excluded.owed, excluded.owed_next_at,
-       excluded.owed_lease, 1)
+       excluded.owed_lease, 1, excluded.traceparent)
 WHERE sessions.tenant_id = excluded.tenant_id AND sessions.status = 'failed'
   AND sessions.error_code = 'vendor_error' AND sessions.settled_at IS NULL AND sessions.erased_at IS NULL
 RETURNING id;
@@ -29,7 +29,7 @@ RETURNING id;
 UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, upload_url_sealed = $3,
                     expires_at = CASE WHEN $4::timestamptz > now() THEN $4 ELSE expires_at END
 WHERE id = $1 AND owed_lease = $2
-RETURNING id;
+RETURNING id, upload;
 
 -- name: cancel_now
 -- The call that a cancelled session was waiting for is over: the vendor is told of the cancel now.
@@ -95,7 +95,7 @@ WITH due AS (
 UPDATE sessions s SET owed_lease = gen_random_uuid(), owed_next_at = now() + make_interval(secs => $2),
                       owed_attempts = owed_attempts + 1
 FROM due WHERE s.id = due.id
-RETURNING s.id, s.account, s.owed, s.owed_lease, s.owed_attempts, s.upload,
+RETURNING s.id, s.account, s.owed, s.owed_lease, s.owed_attempts, s.upload, s.traceparent,
           (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks;
 
 -- name: settle
@@ -149,6 +149,10 @@ SELECT s.id, concat_ws('.', s.xmin,
        (SELECT concat_ws('.', count(*), count(d.settled_at), count(d.next_at), sum(d.attempts), count(d.confirmed_at))
         FROM deliveries d WHERE d.session_id = s.id)) AS mark
 FROM sessions s WHERE s.id = ANY($1);
+
+-- name: traceparent
+-- The trace that a session belongs to.
+SELECT traceparent FROM sessions WHERE id = $1;
 
 -- name: outlook
 -- Whether a session was erased, and whether anything may still come of it.

@@ -1,0 +1,67 @@
+"""What is counted where it is recorded: sessions, documents and deliveries, by kind and never by whose.
+
+Times between two steps are the database's, so that no clock of a pod has a part in them.
+"""
+
+from asyncpg import Record
+from prometheus_client import Counter, Gauge, Histogram
+
+# From what a loopback takes to the hour after which somebody has long been told.
+_LIFE_BUCKETS = (0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
+
+CONNECTIONS = Gauge(
+    "ekabridge_database_connections",
+    "Open connections to PostgreSQL, by whether they are in use.",
+    ("state",),
+    multiprocess_mode="livesum",
+)
+DATABASE_WAIT = Histogram(
+    "ekabridge_database_wait_seconds",
+    "Seconds that a statement waited for a connection, those that got none too.",
+    buckets=(0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+SESSIONS = Counter("ekabridge_sessions", "Sessions that EkaScribe has created.", ("upload",))
+SETTLED = Counter("ekabridge_sessions_settled", "Sessions that got their ending.", ("status",))
+for _status in ("completed", "partial", "failed", "expired", "cancelled"):
+    SETTLED.labels(_status)  # from 0 on: a rate does not see the first of a series that begins with it
+END_TO_DOCUMENT = Histogram(
+    "ekabridge_end_to_document_seconds",
+    "Seconds from the end of a dictation until a document of it was stored.",
+    buckets=_LIFE_BUCKETS,
+)
+END_TO_CHART = Histogram(
+    "ekabridge_end_to_chart_seconds",
+    "Seconds from the end of a dictation until a destination had accepted a document of it.",
+    buckets=_LIFE_BUCKETS,
+)
+ATTEMPTS = Counter(
+    "ekabridge_delivery_attempts", "Attempts at deliveries, by what came of them.", ("type", "outcome")
+)
+ATTEMPT_SECONDS = Histogram(
+    "ekabridge_delivery_duration_seconds",
+    "Seconds that calls to destinations took, those that failed too.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60, 120),
+)
+DEAD = Counter(
+    "ekabridge_deliveries_dead",
+    "Deliveries that were given up, by the class of the reason.",
+    ("reason_class",),
+)
+
+
+def count_attempt(row: Record) -> None:
+    """Count an attempt by where it left its delivery (deliveries.record_attempts)."""
+    status = row["status"]
+    ATTEMPTS.labels(row["type"], "retry" if status == "pending" else status).inc()
+    ATTEMPT_SECONDS.observe(row["duration_ms"] / 1000)
+    if row["end_to_chart_seconds"] is not None:
+        END_TO_CHART.observe(row["end_to_chart_seconds"])
+    # A newer version went out in its place: nothing is missing at the destination.
+    if status == "dead" and row["reason"] != "superseded":
+        DEAD.labels(reason_class(row["reason"])).inc()
+
+
+def reason_class(reason: str | None) -> str:
+    """Name the class of a reason: destinations choose their statuses, and each would be its own series."""
+    name = (reason or "unknown").partition(":")[0]
+    return f"http_{name[5]}xx" if name.startswith("http_") else name

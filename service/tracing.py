@@ -1,0 +1,185 @@
+"""Traces by OpenTelemetry, made by hand: a span for each request, webhook, call, fetch and attempt.
+
+Off unless the standard `OTEL_*` variables name where spans go; off, a span is nothing at all, and the SDK is
+not even loaded. Attributes are ids of sessions, tenants and templates, kinds and statuses; never content, and
+no error's message, which may quote it.
+
+A dictation is one trace, that of its create call, whose `traceparent` (W3C Trace Context) its row keeps.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+log = structlog.get_logger()
+
+Kind = Literal["server", "client", "consumer"]
+Attributes = Mapping[str, str | int | None]
+
+_HEADER = "traceparent"
+_KINDS = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "consumer": SpanKind.CONSUMER}
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+# How long a process that stops waits for a collector to take its last spans.
+_FLUSH_SECONDS = 2.0
+_propagator = TraceContextTextMapPropagator()
+
+
+class _Tracing:
+    """Whether spans are made in this process, and by what."""
+
+    tracer: Tracer | None = None
+    provider: "TracerProvider | None" = None
+
+
+def is_wanted(environment: Mapping[str, str]) -> bool:
+    """Whether the standard variables say that there shall be traces, and that they go out by OTLP."""
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporters = [name.strip() for name in environment.get("OTEL_TRACES_EXPORTER", "").split(",")]
+    if exporters != [""]:
+        return "otlp" in exporters
+    return any(environment.get(name, "").strip() for name in _ENDPOINTS)
+
+
+def start_tracing(process: Literal["serve", "worker"]) -> None:
+    """Send spans to where the `OTEL_*` variables say, if they do; the collector need not be there."""
+    if not is_wanted(os.environ):
+        return
+    # What most processes never need: 60 ms and 12 MB.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+    resource = Resource.create({"service.version": version("ekabridge")})
+    if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+        resource = resource.merge(Resource({SERVICE_NAME: f"ekabridge-{process}"}))
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    _Tracing.provider, _Tracing.tracer = provider, provider.get_tracer("ekabridge")
+    log.info("tracing_started", process=process)
+
+
+def stop_tracing() -> None:
+    """Send what was not sent yet, without waiting long for a collector that is away."""
+    provider = _Tracing.provider
+    if provider is None:
+        return
+    _Tracing.provider = _Tracing.tracer = None
+    last = threading.Thread(target=provider.shutdown, daemon=True)
+    last.start()
+    last.join(_FLUSH_SECONDS)
+
+
+def is_on() -> bool:
+    """Whether spans are made in this process."""
+    return _Tracing.tracer is not None
+
+
+@contextmanager
+def span(
+    name: str, kind: Kind, attributes: Attributes | None = None, *, link: str | None = None
+) -> Iterator[Span | None]:
+    """Make a span beneath the present one, for as long as the block runs; None when there are no traces.
+
+    `link`: a traceparent that belongs to it without being its parent. An error that leaves the block is told
+    by its class alone.
+    """
+    with _span(name, kind, attributes, context=None, link=link) as made:
+        yield made
+
+
+@contextmanager
+def span_of(
+    traceparent: str | None,
+    name: str,
+    kind: Kind,
+    attributes: Attributes | None = None,
+    *,
+    link: str | None = None,
+) -> Iterator[Span | None]:
+    """Make a span in the trace of a traceparent; with None a trace of its own."""
+    with _span(name, kind, attributes, context=_context(traceparent), link=link) as made:
+        yield made
+
+
+@contextmanager
+def _span(
+    name: str, kind: Kind, attributes: Attributes | None, *, context: Context | None, link: str | None
+) -> Iterator[Span | None]:
+    if _Tracing.tracer is None:
+        yield None
+        return
+    linked = trace.get_current_span(_context(link)).get_span_context()
+    with _Tracing.tracer.start_as_current_span(
+        name,
+        context,
+        kind=_KINDS[kind],
+        attributes={key: value for key, value in (attributes or {}).items() if value is not None},
+        links=[Link(linked)] if linked.is_valid else None,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as made:
+        try:
+            yield made
+        except BaseException as error:
+            fail(made, type(error).__name__)
+            raise
+
+
+def fail(made: Span | None, error_class: str) -> None:
+    """Mark a span as one that failed, by a class and never by a message."""
+    if made is not None:
+        made.set_status(Status(StatusCode.ERROR))
+        made.set_attribute("error.type", error_class)
+
+
+def note(name: str, value: str | int) -> None:
+    """Add an attribute to the present span."""
+    if _Tracing.tracer is not None:
+        trace.get_current_span().set_attribute(name, value)
+
+
+def note_failure(error_class: str) -> None:
+    """Mark the present span as one that failed."""
+    if _Tracing.tracer is not None:
+        fail(trace.get_current_span(), error_class)
+
+
+def current_traceparent() -> str | None:
+    """Return the traceparent of the present span; None when there is none."""
+    return trace_headers().get(_HEADER)
+
+
+def trace_headers() -> dict[str, str]:
+    """Return the headers that put whoever is called into the present trace."""
+    headers: dict[str, str] = {}
+    if _Tracing.tracer is not None:
+        _propagator.inject(headers)
+    return headers
+
+
+def _context(traceparent: str | None) -> Context:
+    """Return a context in which a traceparent is the parent; one that cannot be read is none."""
+    return _propagator.extract({_HEADER: traceparent} if traceparent else {}, Context())
+
+
+def add_trace_ids(_: Any, __: str, event: Any) -> Any:
+    """Put the present span's ids into a log event: a processor of structlog."""
+    if _Tracing.tracer is not None:
+        present = trace.get_current_span().get_span_context()
+        if present.is_valid:
+            event["trace_id"], event["span_id"] = f"{present.trace_id:032x}", f"{present.span_id:016x}"
+    return event
