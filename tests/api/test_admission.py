@@ -323,14 +323,14 @@ async def test_a_late_loop_is_noticed() -> None:
     async with strain.watched():
 
         async def is_noticed() -> bool:
-            time.sleep(0.7)  # noqa: ASYNC251 - what keeps the loop from its work
+            time.sleep(1.0)  # noqa: ASYNC251 - what keeps the loop from its work
             return strain.share < 1
 
         await until(is_noticed)
 
 
 async def test_a_database_that_is_waited_for_is_noticed() -> None:
-    strain, waits = Strain(), [0.3]
+    strain, waits = Strain(), [1.0]
     strain.look_seconds = 0.01
     strain.listen_to(lambda: waits.pop() if waits else 0.0)
     async with strain.watched():
@@ -346,7 +346,8 @@ async def test_under_strain_fewer_places_are_given_away(bridge: Bridge) -> None:
     app = create_app(msgspec.structs.replace(bridge.settings, max_requests=20))
     strain = admission_of(app).strain
     strain.look_seconds = 3600
-    head = b"POST /webhooks/eka HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n"
+    rest = b" HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n"
+    head, webhook = b"POST /connect-auth/v1/account/login" + rest, b"POST /webhooks/eka" + rest
     async with serve_app(app, **PROTOCOLS) as url, AsyncExitStack() as stack:
         strain.share = LEAST_SHARE
         clients = [await stack.enter_async_context(wire(url)) for _ in range(17)]
@@ -354,11 +355,19 @@ async def test_under_strain_fewer_places_are_given_away(bridge: Bridge) -> None:
             await client.send(head)
 
         async def are_in() -> bool:
-            return in_work("webhooks") == 16
+            return in_work("calls") == 16
 
         await until(are_in)
         await clients[16].send(head, b"{}")
-        assert (await clients[16].answer()).json()["code"] == "overloaded"
+        assert (await clients[16].answer()).status == 503
         strain.share = 1.0
         await clients[16].send(head, b"{}")
-        assert (await clients[16].answer()).json()["code"] == "signature_invalid"
+        assert (await clients[16].answer()).status == 400
+        # EkaScribe's webhooks are little work and end much: they keep all their places.
+        strain.share = LEAST_SHARE
+        others = [await stack.enter_async_context(wire(url)) for _ in range(20)]
+        for client in others:
+            await client.send(webhook)
+        for client in others:
+            await client.send(b"{}")
+            assert (await client.answer()).json()["code"] == "signature_invalid"
