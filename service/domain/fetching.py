@@ -15,6 +15,7 @@ from service.domain.endings import emit_ending, missing_document, release, settl
 from service.domain.errors import VendorError, VendorGateClosed, VendorRefused, VendorUnreachable
 from service.domain.ids import UNFILTERED, Account, SessionId
 from service.domain.ports import Clock, ResultStore, SettleUnit, Vendor
+from service.domain.recording import record
 from service.domain.records import FetchJob, FetchState, VendorDocument, VendorResult
 
 log = structlog.get_logger()
@@ -75,7 +76,7 @@ class Fetching:
         except asyncio.CancelledError:
             await asyncio.shield(self._store.release_fetch(job))
             raise
-        return await self._record(job, result)
+        return await record(lambda: self._record(job, result), self._clock)
 
     async def expire(self, session_id: SessionId) -> None:
         """Expire a session whose time is over, by our own clock: some servers never say so (facts.md)."""
