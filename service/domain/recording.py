@@ -9,7 +9,7 @@ from service.domain.ports import Clock
 
 T = TypeVar("T")
 
-# A restart of PostgreSQL takes less, and leases last twice as long. A try that fails may itself take its time.
+# A restart of PostgreSQL takes less, and leases last twice as long. A try that fails may take its time, too.
 _PATIENCE_SECONDS = 20.0
 _WAIT_SECONDS = 0.5
 _TRIES = int(_PATIENCE_SECONDS / _WAIT_SECONDS)
