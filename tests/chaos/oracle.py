@@ -20,8 +20,8 @@ from tests.chaos.emr_client import PATIENT_MARK, Dictation
 from tests.chaos.hospital import FORWARD_TIMEOUT_SECONDS, Hospital
 
 # A record that cannot be written waits for a connection (5 s) and for its statement (15 s), and is tried
-# again for 20 s, then it fails. A process writes it down at once, however busy the machine is, so a kill matters
-# for a moment only.
+# again for 20 s, then it fails. A process writes it down at once, however busy the machine is, so a kill
+# matters for a moment only.
 RECORD_SECONDS = 42.0
 _KILL_SECONDS = 5.0
 # What is told of a moment is off by so much, and by what our own process was late.
