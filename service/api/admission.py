@@ -40,6 +40,8 @@ _ALWAYS = ("/health/", "/metrics")
 # What a process that falls behind takes less of. An upload that is refused is sent whole again; a webhook is
 # little work and ends much; and what waits does nothing.
 _GIVE_WAY = frozenset({"reads", "calls"})
+# One webhook is so much less work than one call.
+_WEBHOOKS = 4
 _LEAST_PLACES = 16
 # What a form may be larger than its file.
 _FORM_BYTES = 65_536
@@ -138,7 +140,7 @@ class Admission:
             "reads": Room("reads", most, most_of_one=share_of(most)),
             "calls": Room("calls", most, most_of_one=share_of(most)),
             "uploads": Room("uploads", uploads, most_of_one=share_of(uploads)),
-            "webhooks": Room("webhooks", most, most_of_one=most),
+            "webhooks": Room("webhooks", _WEBHOOKS * most, most_of_one=_WEBHOOKS * most),
             "waits": Room("waits", waits, most_of_one=share_of(waits)),
         }
 

@@ -5,6 +5,7 @@ Get Session with no transaction open, and records everything that follows in one
 """
 
 import asyncio
+import math
 from collections.abc import Collection
 
 import structlog
@@ -35,6 +36,8 @@ _GIVE_UP_AFTER_TRIES = 8
 _BELIEVE_MISSING_AFTER = 8
 # Documents wait for the transcript that goes with them, but not for an outage.
 _TRANSCRIPT_TRIES = 3
+# A doctor waits for a note of the last hour: once the vendor is back, it comes within half a minute.
+_AWAITED_SECONDS, _MOST_WAIT_WHILE_AWAITED_SECONDS = 3600.0, 30.0
 _WARN_BEFORE_EXPIRY_SECONDS = 300.0
 # How often a vendor that cannot be asked is asked whether a session that nobody ended is over.
 _PROBE_TRIES = 8
@@ -108,8 +111,12 @@ class Fetching:
         is_late = job.asked is None and job.ended_seconds_ago >= _GIVE_UP_UNREACHABLE_SECONDS
         if is_late and job.attempts >= _GIVE_UP_AFTER_TRIES:
             return await self._give_up(job)
+        is_awaited = job.asked is None and job.ended_seconds_ago < _AWAITED_SECONDS
         wait = schedule.error_wait(
-            job.attempts, retry_after_seconds=retry_after_seconds, chance=self._clock.chance()
+            job.attempts,
+            retry_after_seconds=retry_after_seconds,
+            chance=self._clock.chance(),
+            most_seconds=_MOST_WAIT_WHILE_AWAITED_SECONDS if is_awaited else math.inf,
         )
         return await self._postpone(job, wait, reason)
 

@@ -276,6 +276,28 @@ async def test_a_json_body_that_never_ends_is_408_and_the_connection_closes(brid
             assert (answer.status, answer.json()["error"]["code"]) == (408, "body_timeout")
 
 
+@pytest.mark.parametrize("path", ["/v1/sessions", "/webhooks/eka"])
+async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_fault_of_ours(
+    bridge: Bridge, path: str
+) -> None:
+    """It was told as a 500: anyone could have rung the operators' bell."""
+    labels = {"method": "POST", "route": path, "status": "499"}
+    before = REGISTRY.get_sample_value("ekabridge_http_requests_total", labels) or 0
+    async with serve_app(create_app(bridge.settings), **PROTOCOLS) as url, wire(url) as client:
+        await client.send(request_head(bridge, "POST", path, Content_Length="500"), b'{"refe')
+
+        async def is_in() -> bool:
+            return in_work("calls") + in_work("webhooks") == 1
+
+        await until(is_in)
+        await client.close()
+
+        async def is_told() -> bool:
+            return REGISTRY.get_sample_value("ekabridge_http_requests_total", labels) == before + 1
+
+        await until(is_told)
+
+
 async def test_the_server_s_connections_are_those_of_the_settings(bridge: Bridge) -> None:
     app = create_app(msgspec.structs.replace(bridge.settings, max_connections=1))
     async with serve_app(app, **PROTOCOLS) as url, wire(url) as first:

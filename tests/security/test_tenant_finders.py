@@ -131,6 +131,7 @@ METHODS = {
     "IdempotencyRows.forget_old": _WORKER,
     "LeaseRows": "names of work, no rows of a tenant",
     "KeyRows": "the installation's encryption keys",
+    "ShownRow": "opens a row that a tenant's finder has found",
     "ResealingRows": _WORKER,
     "ResultRows": "the worker goes over all tenants, and then holds a lease or a lock",
     "results.drop_further": _LEASED,
