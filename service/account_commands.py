@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import click
 
 from schemas.emr import Tenant
-from service.commands import json_option, print_found, with_rows
+from service.commands import json_option, print_found, with_rows, with_sealing_rows
 from service.domain.accounts import AccountChange, Credentials
 from service.domain.ids import TenantId
 
@@ -112,7 +112,7 @@ def tenant_account(tenant: str, *, clear: bool, force: bool, as_json: bool, **gi
         await rows.access.audit(tenant_id, "cli", "account.changed", tenant, **audit_facts(change))
         return changed
 
-    found = with_rows(work)
+    found = with_rows(work) if change is None else with_sealing_rows(work)
     kind = "its own EkaScribe account" if found.own_account else "the default EkaScribe account"
     print_found(found, as_json=as_json, text=f"{found.id}  {found.name}  {kind}")
 

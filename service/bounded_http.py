@@ -22,6 +22,7 @@ _ALWAYS_SERVED = (b"/health/", b"/metrics")
 _TOO_MANY = "too many connections are open here"
 _VERSIONS = frozenset({"1.0", "1.1"})
 _OF_AN_UPGRADE = frozenset({b"connection", b"upgrade", b"http2-settings"})
+_OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class _RefusedError(Exception):
@@ -68,6 +69,8 @@ class BoundedHttp(HttpToolsProtocol):
     silent_seconds = 20.0
     head_seconds = 10.0
     unread_seconds = 30.0
+    # Of a WebSocket, which is also given up when it answers no ping.
+    unread_stream_seconds = 45.0
     # How long a client may go on sending what nobody wants any more: in all, and without a pause.
     unwanted_seconds = 60.0
     unwanted_pause_seconds = 10.0
@@ -129,6 +132,14 @@ class BoundedHttp(HttpToolsProtocol):
         """From here on the connection has another protocol, and that one's limits."""
         self._timer.cancel()
         super().handle_websocket_upgrade()
+        opened: Any = self.transport.get_protocol()
+        if not opened.handshake_initiated and not self.transport.is_closing():
+            # The library that reads the handshake says nothing of what it cannot read, and waits for ever.
+            count_refusal("invalid_request")
+            self.transport.write(refusal("invalid_request", "this opens no WebSocket as RFC 6455 has it"))
+            self.transport.close()
+        self._unread_since = None
+        self._timer = self.loop.call_later(self.look_seconds, self._look_at_stream)
 
     # Reading
 
@@ -230,6 +241,11 @@ class BoundedHttp(HttpToolsProtocol):
         if hosts > 1 or (hosts == 0 and version == "1.1"):
             _refuse("invalid_request", "a request has one Host")
 
+    def _should_upgrade(self) -> bool:
+        """Whether a WebSocket is to be opened: asked for by a GET without a body (RFC 6455, 4.1)."""
+        has_body = any(name in _OF_A_BODY for name, _ in self.headers)
+        return super()._should_upgrade() and self.parser.get_method() == b"GET" and not has_body
+
     def _stay(self, rest: bytes) -> None:
         """Serve in HTTP/1.1 whoever offers another protocol, as Java's client does (RFC 9110, 7.8).
 
@@ -319,16 +335,29 @@ class BoundedHttp(HttpToolsProtocol):
         elif not self._has_spoken and now > self.silent_seconds:
             self.transport.close()
 
-    def _too_long(self, now: float) -> str | None:
-        """Return why the connection is to be cut, if it is."""
+    def _look_at_stream(self) -> None:
+        """Cut a WebSocket whose client does not read: its library would wait for that even to close it."""
+        now = self._now = self._now + self.look_seconds
+        if self._is_unread(now, self.unread_stream_seconds):
+            CUT.labels("answer_not_read").inc()
+            self.transport.abort()
+        elif self._unread_bytes or not self.transport.is_closing():
+            self._timer = self.loop.call_later(self.look_seconds, self._look_at_stream)
+
+    def _is_unread(self, now: float, most_seconds: float) -> bool:
+        """Whether what we wrote lies there for so long, and none of it goes."""
         unread = self.transport.get_write_buffer_size()
         if unread == 0:
             self._unread_since = None
         elif self._unread_since is None or unread < self._unread_bytes:
             self._unread_since = now
-        elif now - self._unread_since > self.unread_seconds:
-            return "answer_not_read"
         self._unread_bytes = unread
+        return self._unread_since is not None and now - self._unread_since > most_seconds
+
+    def _too_long(self, now: float) -> str | None:
+        """Return why the connection is to be cut, if it is."""
+        if self._is_unread(now, self.unread_seconds):
+            return "answer_not_read"
         since = self._parting_since
         if since is None and self._in_body:
             since = self._answered_at

@@ -25,6 +25,7 @@ from service.commands import print_found as _print
 from service.commands import run as _run
 from service.commands import settings_for as _settings
 from service.commands import with_rows as _with_rows
+from service.commands import with_sealing_rows as _with_sealing_rows
 from service.delivery_commands import delivery, destination_recover, destination_test
 from service.destination_commands import destination
 from service.domain.accounts import changed_account
@@ -158,7 +159,7 @@ def tenant_add(name: str, as_json: bool, **options: Any) -> None:
         await rows.access.audit(TenantId(added.id), "cli", "tenant.created", added.id, **audit_facts(change))
         return added
 
-    added = _with_rows(work)
+    added = _with_sealing_rows(work)
     _print(added, as_json=as_json, text=f"{added.id}  {added.name}")
 
 
@@ -195,7 +196,7 @@ def key_add(tenant: str, role: Role, as_json: bool) -> None:
         await rows.access.audit(TenantId(tenant), "cli", "key.created", added.id, role=role)
         return added
 
-    added = _with_rows(work)
+    added = _with_sealing_rows(work)
     _print(
         added, as_json=as_json, text=f"{added.id}  {added.role}\n{added.key}\nKeep it: it is not shown again."
     )

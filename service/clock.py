@@ -14,7 +14,7 @@ class SystemClock:
 
     def chance(self) -> float:
         """A random number from 0 to 1; it spreads waits, so it need not be secret."""
-        return random.random()  # noqa: S311
+        return random.random()  # noqa: S311 - it spreads waits, it guards nothing
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

@@ -34,10 +34,10 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
     """Run a command's work; our own errors become one sentence and exit status 1."""
     try:
         return asyncio.run(_awaited(work))
-    except BridgeError as error:
-        raise click.ClickException(f"{error.detail} ({error.code})") from None
     except SealError as error:
         raise click.ClickException(f"the encryption keys do not fit this database: {error}") from None
+    except BridgeError as error:
+        raise click.ClickException(f"{error.detail} ({error.code})") from None
 
 
 async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
@@ -45,12 +45,24 @@ async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
 
 
 def with_rows(work: Callable[[Any], Awaitable[T]]) -> T:
-    """Run work on the store, with all keys that sealed anything in it."""
+    """Run work that seals nothing on the store, with all keys that sealed anything in it."""
 
     async def checked(rows: Any) -> T:
         from service.wiring import check_keys  # noqa: PLC0415 - brings the HTTP client
 
-        await check_keys(rows)
+        await check_keys(rows, rows.keys.check)
+        return await work(rows)
+
+    return with_unchecked_rows(checked)
+
+
+def with_sealing_rows(work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run work that seals on the store: its key is registered, which running processes can forbid."""
+
+    async def checked(rows: Any) -> T:
+        from service.wiring import check_keys  # noqa: PLC0415 - brings the HTTP client
+
+        await check_keys(rows, rows.keys.begin_command)
         return await work(rows)
 
     return with_unchecked_rows(checked)

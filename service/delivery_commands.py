@@ -6,7 +6,7 @@ from typing import Any, get_args
 import click
 
 from schemas.emr import Delivery, DeliveryStatus, Page, Recovered
-from service.commands import json_option, print_found, with_rows
+from service.commands import json_option, print_found, with_rows, with_sealing_rows
 from service.domain.ids import DeliveryId, DestinationId, TenantId
 
 _MOST_LISTED = 1000
@@ -117,7 +117,7 @@ def destination_test(tenant: str, destination: str, *, as_json: bool) -> None:
         await rows.access.audit(tenant_id, "cli", "destination.tested", destination)
         return ping
 
-    ping = with_rows(work)
+    ping = with_sealing_rows(work)
     print_found(ping, as_json=as_json, text=_line(ping))
 
 

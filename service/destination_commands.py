@@ -21,6 +21,7 @@ from service.commands import json_option
 from service.commands import print_found as _print
 from service.commands import settings_for as _settings
 from service.commands import with_rows as _with_rows
+from service.commands import with_sealing_rows as _with_sealing_rows
 from service.domain.ids import DestinationId, TenantId
 from service.settings import STORE
 
@@ -101,7 +102,7 @@ def destination_add(tenant: str, url: str, disabled: bool, as_json: bool, **opti
         await rows.access.audit(TenantId(tenant), "cli", "destination.created", added.id)
         return added
 
-    _print_secret(_with_rows(work), as_json=as_json)
+    _print_secret(_with_sealing_rows(work), as_json=as_json)
 
 
 @destination.command("list")
@@ -168,7 +169,7 @@ def destination_rotate(tenant: str, destination: str, overlap_seconds: int, as_j
         )
         return rotated
 
-    _print_secret(_with_rows(work), as_json=as_json)
+    _print_secret(_with_sealing_rows(work), as_json=as_json)
 
 
 @destination.command("remove")
@@ -197,7 +198,7 @@ def _change(tenant: str, destination: str, change: DestinationChange, said: str,
         await rows.access.audit(TenantId(tenant), "cli", "destination.changed", destination)
         return changed
 
-    changed = _with_rows(work)
+    changed = _with_sealing_rows(work)
     _print(changed, as_json=as_json, text=f"{changed.id}  {said}")
 
 

@@ -31,9 +31,9 @@ from service.forwarding.guard import (
 from service.forwarding.sender import HttpSender
 from service.forwarding.tokens import TokenRefusedError, TokenUnavailableError
 from service.settings import SERVICE, Settings, SettingsError, load_settings
-from service.store.keys import MissingKeyError
 from service.store.migrate import newest_revision
-from service.store.sealing import SealError
+from service.store.sealing import MissingKeyError, SealError
+from service.store.shown import UNREADABLE
 from service.surroundings import Finding
 from service.wiring import Rows, make_accounts, open_discovery, open_rows, open_vendor, ping_store
 
@@ -155,6 +155,8 @@ async def _destinations(rows: Rows) -> list[tuple[Tenant, Destination]]:
 
 
 async def _destination(settings: Settings, destination: Destination) -> str | None:
+    if destination.paused_reason == UNREADABLE:
+        return "what is stored of it cannot be decrypted: give URL, headers, auth and secret anew"
     if not destination.enabled:
         return f"is off: {destination.paused_reason}"
     await check_destination(destination.url, allow_private=settings.allow_private_destinations)

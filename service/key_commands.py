@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from schemas.encryption import EncryptionKey, EncryptionStatus, Forgotten, Walk
-from service.commands import json_option, print_found, with_rows, with_unchecked_rows
+from service.commands import json_option, print_found, with_sealing_rows, with_unchecked_rows
 from service.domain.errors import InvalidRequest
 
 _SAY_AGAIN_SECONDS = 5.0
@@ -59,7 +59,7 @@ def encryption_rotate(*, as_json: bool) -> None:
         walks: list[Walk] = await rows.resealing.walks()
         return walks
 
-    walks = with_rows(work)
+    walks = with_sealing_rows(work)
     status = EncryptionStatus(keys=[], walks=walks)
     print_found(status, as_json=as_json, text="\n".join(map(_walk_line, walks)))
     if any(walk.unreadable or walk.left_over for walk in walks):

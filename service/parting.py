@@ -6,13 +6,15 @@ from typing import Any
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from service.bounded_http import BoundedHttp
+from service.bounded_http import CUT, BoundedHttp
 
 _LET_GO = "ekabridge.parting.let_go"
 _GIVE_UP = "ekabridge.parting.give_up"
 _IS_PARTING = "ekabridge.parting"
 # Of the time that what is in hand has, connections on which nothing is asked stay open for this share.
 _IDLE_SHARE = 1 / 8
+# What may wait to be read by the client of a WebSocket when it sends a ping: frames are held back before.
+_MOST_UNREAD_BYTES = 1_048_576
 
 
 def when_parting(scope: Any, let_go: Callable[[], None]) -> None:
@@ -98,6 +100,13 @@ class PartingWebSocket(WebSocketsSansIOProtocol):
         self.handle_events()
         if self.conn.parser_exc is not None:
             self.handle_parser_exception()
+
+    def handle_ping(self) -> None:
+        """Answer a ping; whoever sends pings and reads no answers would fill the memory with them."""
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > _MOST_UNREAD_BYTES:
+            CUT.labels("answer_not_read").inc()
+            self.transport.abort()
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send a message of the application's."""

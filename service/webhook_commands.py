@@ -100,6 +100,7 @@ async def _asked(
 ) -> SubscriptionReport:
     from service.eka.subscriptions import Subscriptions, webhook_endpoint  # noqa: PLC0415
     from service.wiring import (  # noqa: PLC0415 - brings the HTTP client
+        check_keys,
         make_accounts,
         open_discovery,
         open_rows,
@@ -109,6 +110,7 @@ async def _asked(
     account = DEFAULT_ACCOUNT if tenant is None else Account(tenant)
     async with AsyncExitStack() as stack:
         rows = await stack.enter_async_context(open_rows(settings))
+        await check_keys(rows, rows.keys.begin_command)  # a login's tokens are sealed
         accounts = make_accounts(settings, rows)
         secrets = await accounts.webhook_secrets(account) if tenant != DEFAULT_ACCOUNT else None
         if secrets is None:

@@ -1,7 +1,7 @@
 """What both processes are made of, wired once: the rows, the vendor, the hasher."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -27,14 +27,14 @@ from service.store.database import Database
 from service.store.deliveries import DeliveryRows
 from service.store.destinations import DestinationRows
 from service.store.further import FurtherRows
-from service.store.keys import KeyRows, MissingKeyError
+from service.store.keys import KeyRows
 from service.store.ledger import LedgerRows
 from service.store.queues import QueueRows
 from service.store.recovery import RecoveryRows
 from service.store.resealing import ResealingRows
 from service.store.results import ResultRows
 from service.store.retention import RetentionRows
-from service.store.sealing import Hasher, Keyring
+from service.store.sealing import Hasher, Keyring, MissingKeyError
 from service.store.sessions import SessionRows
 from service.store.streams import StreamRows
 
@@ -121,13 +121,13 @@ async def ping_store(rows: Rows) -> None:
     await rows.hasher.load()
 
 
-async def check_keys(rows: Rows) -> None:
-    """Register the key that seals from now on.
+async def check_keys(rows: Rows, check: Callable[[], Awaitable[None]]) -> None:
+    """Make one of the registry's checks.
 
     Raises MissingKeyError, with what cannot be read and what to do, when one is missing that sealed anything.
     """
     try:
-        await rows.keys.begin()
+        await check()
     except MissingKeyError as error:
         raise await rows.keys.explained(error) from None
 
@@ -139,7 +139,7 @@ async def check_at_start(rows: Rows) -> None:
     """
     try:
         await rows.database.ping()
-        await check_keys(rows)
+        await check_keys(rows, rows.keys.begin)
         await rows.hasher.load()
     except StoreUnavailable as error:
         log.warning("started_without_database", detail=error.detail)

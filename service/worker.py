@@ -179,6 +179,7 @@ class WorkerProcess:
             owed=owed,
             retention=Retention(rows.retention),
             interval_seconds=settings.sweep_interval_seconds,
+            may_lead=lambda: not keys.is_missing_one,
         )
         redis = open_redis(settings.redis_url)
         stack.push_async_callback(close_redis, redis)

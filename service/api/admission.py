@@ -3,7 +3,7 @@
 Kinds of requests have places of their own, so that none can starve another: a hanging EkaScribe fills the
 places of calls and not those of reads, a flood of uploads delays no end, and EkaScribe's webhooks always find
 room. Within a kind no tenant takes more than three quarters. A process that falls behind gives
-fewer.
+fewer for reads and calls.
 """
 
 import re
@@ -47,6 +47,11 @@ _SESSION = re.compile(r"/v1/sessions/[^/]+(/events)?")
 _WAIT = re.compile(rb"(^|&)wait=")
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ALWAYS = ("/health/", "/metrics")
+# What a process that falls behind takes less of. An upload that is refused is sent whole again; a webhook is
+# little work and ends much; and what waits does nothing.
+_GIVE_WAY = frozenset({"reads", "calls"})
+# One webhook is so much less work than one call.
+_WEBHOOKS = 4
 _LEAST_PLACES = 16
 # What a form may be larger than its file.
 _FORM_BYTES = 65_536
@@ -151,7 +156,7 @@ class Admission:
             "reads": Room("reads", most, most_of_one=share_of(most)),
             "calls": Room("calls", most, most_of_one=share_of(most)),
             "uploads": Room("uploads", uploads, most_of_one=share_of(uploads)),
-            "webhooks": Room("webhooks", most, most_of_one=most),
+            "webhooks": Room("webhooks", _WEBHOOKS * most, most_of_one=_WEBHOOKS * most),
             "waits": Room("waits", waits, most_of_one=share_of(waits)),
         }
 
@@ -188,11 +193,8 @@ class Admission:
             place.leave()
 
     def _given(self, room: Room) -> int:
-        """Return how many places there are at this moment; some there always are.
-
-        Those of uploads stay: many are few calls of much work, and one that is refused is sent whole again.
-        """
-        if room.kind == "uploads":
+        """Return how many places there are at this moment; some there always are."""
+        if room.kind not in _GIVE_WAY:
             return room.most
         return max(min(room.most, _LEAST_PLACES), int(room.most * self.strain.share))
 

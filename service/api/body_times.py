@@ -5,11 +5,11 @@ from typing import Any
 
 from litestar.types import Receive
 
-from service.domain.errors import BodyTimeout
+from service.domain.errors import BodyTimeout, ClientDisconnected
 
 
 def timed(receive: Receive, *, idle_seconds: float, total_seconds: float) -> Receive:
-    """Return a `receive` that raises BodyTimeout when the body takes too long.
+    """Return a `receive` that raises BodyTimeout when the body takes too long, or ClientDisconnected.
 
     After the body's end it waits as long as it must: what comes then is that the client went away.
     """
@@ -26,6 +26,9 @@ def timed(receive: Receive, *, idle_seconds: float, total_seconds: float) -> Rec
                 message: Any = await receive()
         except TimeoutError:
             raise BodyTimeout("the body came too slowly") from None
+        if message["type"] != "http.request":
+            # The framework would take it for a fault of ours.
+            raise ClientDisconnected("the client went away in the middle of the body")
         is_over = not message.get("more_body", False)
         return message
 

@@ -12,7 +12,7 @@ _ANY = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 )
-# Scripts and styles from our own files, none in the page; the icons are data URLs in Swagger UI's style sheet.
+# Scripts and styles from our own files, none in the page; icons are data URLs in Swagger UI's style sheet.
 _PAGE_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -16,7 +16,7 @@ class Strain:
 
     look_seconds = 0.25
     # A pause of the machine is one look: it costs little and is soon over.
-    late_seconds = 0.25
+    late_seconds = 0.5
 
     def __init__(self) -> None:
         self.share = 1.0

@@ -38,6 +38,10 @@ class ChangeUnit(Protocol):
 
     state: ChangeState
 
+    def details(self) -> SessionDetails:
+        """Open what it is about; an erasure must not need that."""
+        ...
+
     async def lease_change(self, lease: Lease, lease_seconds: float) -> None:
         """Only we may change it now, and nobody may end it."""
         ...
@@ -119,13 +123,15 @@ class SessionChanges:
                     languages=change.languages or state.languages,
                     transcript_language=None,
                 )
+            details = unit.details()
             await unit.lease_change(lease, _CHANGE_LEASE_SECONDS)
         try:
             await self._tell_change(state, session_id, change)
         except BaseException:
             await asyncio.shield(self._store.release_change(session_id, lease))
             raise
-        details = state.details if change.patient is None else replace(state.details, patient=change.patient)
+        if change.patient is not None:
+            details = replace(details, patient=change.patient)
         if not await self._store.record_change(who, session_id, lease, change, details):
             await self._explain(who, session_id)
 

@@ -15,6 +15,7 @@ MESSAGES = {
     "session_expired": "the session expired before it was ended",
     "template_failed": "EkaScribe could not make this document",
     "document_missing": "EkaScribe made no document of this template",
+    "value_unreadable": "what is stored of it cannot be decrypted; the log names the value",
 }
 
 

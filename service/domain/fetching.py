@@ -5,6 +5,7 @@ Get Session with no transaction open, and records everything that follows in one
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Collection
 from typing import Literal
@@ -25,6 +26,7 @@ from service.domain.errors import (
 )
 from service.domain.ids import UNFILTERED, Account, SessionId
 from service.domain.ports import Clock, ResultStore, SettleUnit, Vendor
+from service.domain.recording import record
 from service.domain.records import FetchJob, FetchState, VendorDocument, VendorResult
 
 log = structlog.get_logger()
@@ -44,6 +46,8 @@ _GIVE_UP_AFTER_TRIES = 8
 _BELIEVE_MISSING_AFTER = 8
 # Documents wait for the transcript that goes with them, but not for an outage.
 _TRANSCRIPT_TRIES = 3
+# A doctor waits for a note of the last hour: once the vendor is back, it comes within half a minute.
+_AWAITED_SECONDS, _MOST_WAIT_WHILE_AWAITED_SECONDS = 3600.0, 30.0
 _WARN_BEFORE_EXPIRY_SECONDS = 300.0
 # How often a vendor that cannot be asked is asked whether a session that nobody ended is over.
 _PROBE_TRIES = 8
@@ -155,7 +159,7 @@ class Fetching:
         except asyncio.CancelledError:
             await asyncio.shield(self._store.release_fetch(job))
             raise
-        return await self._record(job, result)
+        return await record(lambda: self._record(job, result), self._clock)
 
     async def expire(self, session_id: SessionId) -> None:
         """Expire a session whose time is over, by our own clock: some servers never say so (facts.md)."""
@@ -187,8 +191,12 @@ class Fetching:
         is_late = job.asked is None and job.ended_seconds_ago >= _GIVE_UP_UNREACHABLE_SECONDS
         if is_late and job.attempts >= _GIVE_UP_AFTER_TRIES:
             return await self._give_up(job)
+        is_awaited = job.asked is None and job.ended_seconds_ago < _AWAITED_SECONDS
         wait = schedule.error_wait(
-            job.attempts, retry_after_seconds=retry_after_seconds, chance=self._clock.chance()
+            job.attempts,
+            retry_after_seconds=retry_after_seconds,
+            chance=self._clock.chance(),
+            most_seconds=_MOST_WAIT_WHILE_AWAITED_SECONDS if is_awaited else math.inf,
         )
         return await self._postpone(job, wait, reason, outcome="failed")
 

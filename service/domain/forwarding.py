@@ -17,6 +17,7 @@ from service.domain import schedule
 from service.domain.breaker import Breaker
 from service.domain.ids import DeliveryId, SessionId
 from service.domain.ports import Clock, DeliveryStore, Sender
+from service.domain.recording import record
 from service.domain.records import Answer, DeliveryJob, NoAnswer
 
 log = structlog.get_logger()
@@ -100,16 +101,19 @@ class Forwarding:
             raise
         verdict = judge(outcome, job.id)
         status, wait, reason = self._consequence(job, verdict)
-        recorded = await self._store.record_attempt(
-            job,
-            outcome,
-            status=status,
-            wait_seconds=wait,
-            spends_schedule=verdict.kind == "retry" and not job.is_probe,
-            reason=reason,
-            error_class=verdict.error_class,
-            record_id=verdict.record_id,
-            pause_destination=verdict.kind in {"pause", "disable"},
+        recorded = await record(
+            lambda: self._store.record_attempt(
+                job,
+                outcome,
+                status=status,
+                wait_seconds=wait,
+                spends_schedule=verdict.kind == "retry" and not job.is_probe,
+                reason=reason,
+                error_class=verdict.error_class,
+                record_id=verdict.record_id,
+                pause_destination=verdict.kind in {"pause", "disable"},
+            ),
+            self._clock,
         )
         log.info(
             "delivery_attempted",

@@ -172,7 +172,6 @@ class ChangeState(Struct, frozen=True, kw_only=True):
     is_erased: bool
     is_changing: bool
     is_final: bool
-    details: SessionDetails
 
 
 class FurtherState(Struct, frozen=True, kw_only=True):

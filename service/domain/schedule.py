@@ -12,7 +12,8 @@ _MOST_RETRY_AFTER_SECONDS = 86_400.0
 
 # A fetch: asked too early (202) is a matter of seconds; an error may be an outage.
 _PENDING_SECONDS = (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0)
-_LEAST_GATE_SECONDS = 1.0
+# What our own gate held back is passed over while the gate is closed: it need not sleep longer than that.
+_LEAST_GATE_SECONDS, _MOST_GATE_SECONDS = 1.0, 5.0
 _ERROR_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -42,15 +43,25 @@ def pending_wait(attempts: int, chance: float) -> float:
     return jittered(_PENDING_SECONDS[min(attempts, len(_PENDING_SECONDS)) - 1], chance)
 
 
-def error_wait(attempts: int, *, retry_after_seconds: float | None, chance: float) -> float:
-    """Seconds until a vendor call that failed is made again; `attempts` counts from 1."""
-    wait = jittered(_ERROR_SECONDS[min(attempts, len(_ERROR_SECONDS)) - 1], chance)
-    return max(wait, retry_after_seconds or 0.0)
+def error_wait(
+    attempts: int,
+    *,
+    retry_after_seconds: float | None,
+    chance: float,
+    most_seconds: float = _ERROR_SECONDS[-1],
+) -> float:
+    """Seconds until a vendor call that failed is made again; `attempts` counts from 1.
+
+    `most_seconds` bounds the schedule, not what the vendor asks for.
+    """
+    wait = min(_ERROR_SECONDS[min(attempts, len(_ERROR_SECONDS)) - 1], most_seconds)
+    return max(jittered(wait, chance), retry_after_seconds or 0.0)
 
 
 def gate_wait(asked_seconds: float | None, *, chance: float) -> float:
     """Seconds until a call is looked at again that our own gate held back; never at once."""
-    return max(asked_seconds or 0.0, _LEAST_GATE_SECONDS) * (1 + _JITTER * chance)
+    wait = min(max(asked_seconds or 0.0, _LEAST_GATE_SECONDS), _MOST_GATE_SECONDS)
+    return wait * (1 + _JITTER * chance)
 
 
 def read_retry_after(value: str | None, now: datetime) -> float | None:

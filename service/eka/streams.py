@@ -1,7 +1,6 @@
 """The vendor's side of a live stream (seed 004), by the `websockets` client."""
 
 import asyncio
-from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -18,9 +17,9 @@ from service.domain.errors import (
 )
 from service.domain.ids import Account, SessionId
 from service.domain.relay import FLUSH_SECONDS, Frame, VendorGone
-from service.domain.schedule import read_retry_after
 from service.eka.gate import Gates
 from service.eka.metrics import counted
+from service.eka.wire import asked_seconds
 from service.tracing import span, trace_headers
 
 _OPEN_SECONDS = 8.0
@@ -110,7 +109,7 @@ async def _connect(url: str) -> ClientConnection:
 
 def _refused(response: Response) -> VendorError:
     status = response.status_code
-    asked = read_retry_after(response.headers.get("retry-after"), datetime.now(UTC))
+    asked = asked_seconds(response.headers)
     detail = f"EkaScribe answered {status} to the stream"
     if status == 429:  # noqa: PLR2004
         return VendorLimited(detail, sent=False, retry_after_seconds=asked)

@@ -31,6 +31,7 @@ LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepa
 CALL_SECONDS = 30.0
 UPLOAD_SECONDS = 45.0
 
+_MOST_ASKED_SECONDS = 300.0
 _MOST_ANSWER_BYTES = 32 * 1024 * 1024
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 
@@ -88,8 +89,13 @@ async def exchange(
             made.set_attribute("http.response.status_code", answer.status_code)
             if count.outcome != "ok":
                 fail(made, str(answer.status_code))
-    retry_after = read_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
-    return WireAnswer(answer.status_code, retry_after, bytes(body))
+    return WireAnswer(answer.status_code, asked_seconds(answer.headers), bytes(body))
+
+
+def asked_seconds(headers: Mapping[str, str]) -> float | None:
+    """Return for how long the vendor asks us to wait, five minutes at most: a typo must not hide a result."""
+    asked = read_retry_after(headers.get("retry-after"), datetime.now(UTC))
+    return None if asked is None else min(asked, _MOST_ASKED_SECONDS)
 
 
 @asynccontextmanager

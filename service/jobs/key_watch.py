@@ -10,7 +10,8 @@ import structlog
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import SessionId
 from service.logs import failure
-from service.store.keys import SEALER_SECONDS, KeyRows, MissingKeyError
+from service.store.keys import SEALER_SECONDS, KeyRows
+from service.store.sealing import MissingKeyError
 
 log = structlog.get_logger()
 Job = TypeVar("Job")
@@ -26,7 +27,7 @@ class KeyWatch:
         self._process = uuid4()
         self._task: asyncio.Task[None] | None = None
         self._has_joined = False
-        self._is_missing_one = False
+        self.is_missing_one = False
 
     async def start(self) -> None:
         """Begin to watch."""
@@ -50,7 +51,7 @@ class KeyWatch:
         """Have nothing claimed while a key is missing: those who have it shall do the work."""
 
         async def claim_if_complete(session_id: SessionId | None, limit: int) -> list[Job]:
-            return [] if self._is_missing_one else await claim(session_id, limit)
+            return [] if self.is_missing_one else await claim(session_id, limit)
 
         return claim_if_complete
 
@@ -58,11 +59,11 @@ class KeyWatch:
         while True:
             try:
                 await self._keys.renew(self._process)
-                self._has_joined, self._is_missing_one = True, False
+                self._has_joined, self.is_missing_one = True, False
             except StoreUnavailable:
                 pass  # whoever cannot write seals nothing
             except MissingKeyError as error:
-                self._is_missing_one = True
+                self.is_missing_one = True
                 log.error("encryption_key_missing", key_ids=error.key_ids)
             except Exception as error:  # noqa: BLE001 - a process boundary: the next round comes
                 log.error("key_watch_failed", **failure(error))

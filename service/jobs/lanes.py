@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import structlog
 from prometheus_client import Gauge
 
+from service.domain.errors import StoreUnavailable
 from service.domain.ids import Account, SessionId
 from service.logs import failure
 
@@ -144,6 +145,8 @@ class Lane(Generic[Job]):
     async def _guarded(self, job: Job) -> None:
         try:
             await self._run(job)
+        except StoreUnavailable:
+            log.warning("job_interrupted", lane=self._name, reason="store_unavailable")
         except Exception as error:  # noqa: BLE001 - a process boundary: the lease ends, and the row is due again
             log.error("job_failed", lane=self._name, **failure(error))
 

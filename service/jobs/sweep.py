@@ -1,4 +1,7 @@
-"""Finds what is due although nobody said so: lost nudges, leases that ran out, late webhooks, expiry."""
+"""Finds what is due although nobody said so: lost nudges, leases that ran out, late webhooks, expiry.
+
+What is due is claimed by every process, each row by one of them; the rest is done by one process for all.
+"""
 
 import asyncio
 import contextlib
@@ -39,7 +42,7 @@ async def pause(stopping: asyncio.Event, seconds: float) -> None:
 
 
 class Sweep:
-    """Runs at an interval, in one process at a time; another takes over when that one is gone."""
+    """Runs at an interval; what one does for all passes to another process when that one is gone."""
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Sweep:
         owed: Lane[OwedCall],
         retention: Retention,
         interval_seconds: float,
+        may_lead: Callable[[], bool],
     ) -> None:
         self._leases = leases
         self._idempotency = idempotency
@@ -61,6 +65,7 @@ class Sweep:
         self._owed = owed
         self._retention = retention
         self.interval_seconds = interval_seconds
+        self._may_lead = may_lead
         self._lease = Lease(uuid4())
         self._housekeeping_due = 0.0
         self.last_beat = time.monotonic()
@@ -69,7 +74,12 @@ class Sweep:
         """Sweep until told to stop; a database that is away is waited for."""
         while not stopping.is_set():
             try:
-                if await self._leases.take("sweep", self._lease, _LEASE_SECONDS):
+                # Each process for itself: what one passes over, because its own way to the vendor is cut or a
+                # key is missing there, is another's to do.
+                await self._poke_all()
+                if not self._may_lead():
+                    await self._leases.release("sweep", self._lease)
+                elif await self._leases.take("sweep", self._lease, _LEASE_SECONDS):
                     await self.once()
                     BEAT.set_to_current_time()
             except StoreUnavailable:
@@ -82,8 +92,8 @@ class Sweep:
             await self._leases.release("sweep", self._lease)
 
     async def once(self) -> None:
-        """Start everything that is due now."""
-        steps = (self._expire, self._fetching.warn_expiring, self._poke_all, self._keep_house)
+        """Do what one process does for all."""
+        steps = (self._expire, self._fetching.warn_expiring, self._keep_house)
         for step in (*steps, self._retention.run):
             await self._guarded(step)
 

@@ -77,6 +77,8 @@ class ChangeUnitRows:
 
     def __init__(self, connection: LentConnection, keyring: Keyring, row: Record) -> None:
         self._connection = connection
+        self._keyring = keyring
+        self._details_sealed = row["details_sealed"]
         self._session_id = SessionId(row["id"])
         self._tenant_id = TenantId(row["tenant_id"])
         self.is_cancelled = False
@@ -92,8 +94,11 @@ class ChangeUnitRows:
             is_erased=row["is_erased"],
             is_changing=row["is_changing"],
             is_final=row["is_final"],
-            details=open_details(keyring, row["id"], row["details_sealed"]),
         )
+
+    def details(self) -> SessionDetails:
+        """Open what it is about; an erasure must not need that. Raises SealError."""
+        return open_details(self._keyring, self._session_id, self._details_sealed)
 
     async def lease_change(self, lease: Lease, lease_seconds: float) -> None:
         """Only we may change it now, and nobody may end it."""

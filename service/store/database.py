@@ -39,14 +39,14 @@ _AWAY = (
     asyncpg.ReadOnlySQLTransactionError,
 )
 
-
+_OLDER = "the database's schema is older than this version: run `ekabridge migrate`"
 # Whoever sets up the database has to do something; until then it is as good as away.
 _UNFIT = {
     asyncpg.InvalidCatalogNameError: "the database of DATABASE_URL does not exist",
     asyncpg.InvalidAuthorizationSpecificationError: "the database refuses the user or the password",
     asyncpg.InsufficientPrivilegeError: "the database's user may not use our tables",
     asyncpg.UndefinedTableError: "the database has no schema: run `ekabridge migrate`",
-    asyncpg.UndefinedColumnError: "the database has an older schema: run `ekabridge migrate`",
+    asyncpg.UndefinedColumnError: _OLDER,
 }
 
 
@@ -132,7 +132,8 @@ class Database:
                 self._lend(time.monotonic() - asked)
                 yield connection
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-            ours = store_error(error)
+            is_older = isinstance(error, asyncpg.UndefinedTableError) and await self._has_revision()
+            ours = StoreUnavailable(_OLDER) if is_older else store_error(error)
             if ours is None:
                 raise
             raise ours from error
@@ -147,6 +148,11 @@ class Database:
         self._longest_wait_seconds = max(self._longest_wait_seconds, waited_seconds)
         DATABASE_WAIT.observe(waited_seconds)
         _USED.inc()
+
+    async def _has_revision(self) -> bool:
+        """Return whether any migration was ever made."""
+        row = await self.fetchrow(sql("coordination.has_revision"))
+        return row is not None and bool(row["has_revision"])
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[LentConnection]:

@@ -19,12 +19,14 @@ from schemas.destinations import (
 from schemas.emr import Page
 from service.domain.errors import InvalidRequest, NotFound
 from service.domain.ids import DestinationId, TenantId, new_destination_id
-from service.store.database import Database
+from service.store.database import Database, LentConnection
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
 from service.store.sealing import Keyring
+from service.store.shown import UNREADABLE, ShownRow
 
 _MASK = "***"
+_TABLE = "destinations"
 
 
 def url_place(destination_id: str) -> str:
@@ -106,17 +108,18 @@ class DestinationRows:
         )
         if row is None:
             raise NotFound("no such tenant")
-        return msgspec.structs.replace(self._destination(row), secret=secret)
+        return msgspec.structs.replace(await self._destination(row), secret=secret)
 
     async def page(self, tenant_id: TenantId, after: PageAfter | None, limit: int) -> Page[Destination]:
         """Return one page of a tenant's destinations, newest first."""
         at, last = after or (None, None)
         rows = await self._database.fetch(sql("destinations.list"), tenant_id, at, last, limit + 1)
-        return page_of(rows, limit, self._destination)
+        found = {row["id"]: await self._destination(row) for row in rows[:limit]}
+        return page_of(rows, limit, lambda row: found[row["id"]])
 
     async def one(self, tenant_id: TenantId, destination_id: DestinationId) -> Destination:
         """Return a destination. Raises NotFound."""
-        return self._destination(await self._one(tenant_id, destination_id))
+        return await self._destination(await self._one(tenant_id, destination_id))
 
     async def auth(self, tenant_id: TenantId, destination_id: DestinationId) -> Auth | None:
         """Return a destination's credentials, secrets and all: for the doctor, never for an answer.
@@ -136,7 +139,8 @@ class DestinationRows:
         async with self._database.transaction() as connection:
             if change.url:
                 before = await connection.fetchrow(sql("destinations.hold"), tenant_id, destination_id)
-                self._check_new_host(before, change)
+                if before is not None:
+                    await self._check_new_host(connection, before, change)
             row = await connection.fetchrow(
                 sql("destinations.change"),
                 tenant_id,
@@ -162,21 +166,31 @@ class DestinationRows:
                 await connection.execute(sql("deliveries.resume"), destination_id)
             elif change.enabled is False:
                 await connection.execute(sql("deliveries.pause_deliveries"), destination_id, "disabled")
-        return self._destination(row)
+        return await self._destination(row)
 
-    def _check_new_host(self, before: Record | None, change: DestinationChange) -> None:
-        """Refuse to send headers or credentials, which are never shown, to another host than they are for."""
-        if before is None or not change.url:
-            return
-        old = open_url(self._keyring, before["id"], before["url_sealed"])
+    async def _check_new_host(
+        self, connection: LentConnection, before: Record, change: DestinationChange
+    ) -> None:
+        """Refuse to send headers or credentials, which are never shown, to another host than they are for.
+
+        A host that cannot be read any more counts as another one.
+        """
         keeps = [
             name
             for name, given in (("headers", change.headers), ("auth", change.auth))
             if before[f"{name}_sealed"] is not None and given is UNSET
         ]
-        if keeps and urlsplit(old)[:2] != urlsplit(change.url)[:2]:
+        if not keeps:
+            return
+        shown = ShownRow(connection, _TABLE, before["id"])
+        old = await shown.value(
+            "url_sealed", lambda: open_url(self._keyring, before["id"], before["url_sealed"]), ""
+        )
+        if urlsplit(old)[:2] != urlsplit(change.url or "")[:2]:
             raise InvalidRequest(
-                f"leads to another host: give {' and '.join(keeps)} anew with it, or null", field="url"
+                f"leads to another host{'' if old else ', for all that is known'}: "
+                f"give {' and '.join(keeps)} anew with it, or null",
+                field="url",
             )
 
     async def rotate_secret(
@@ -191,18 +205,18 @@ class DestinationRows:
             row = await connection.fetchrow(sql("destinations.hold"), tenant_id, destination_id)
             if row is None:
                 raise NotFound("no such destination")
-            current = open_secrets(self._keyring, destination_id, row["secrets_sealed"], is_rotating=False)
+            current = await self._secrets(ShownRow(connection, _TABLE, destination_id), row)
             secret = _new_secret()
             kept = [secret, *current] if overlap_seconds else [secret]
             changed = await connection.fetchrow(
                 sql("destinations.rotate"),
                 destination_id,
                 self._keyring.seal_json(kept, secrets_place(destination_id)),
-                float(overlap_seconds),
+                float(overlap_seconds) if current else 0.0,
             )
             if changed is None:  # pragma: no cover - its row is locked
                 raise AssertionError("the destination went away under its lock")
-        return msgspec.structs.replace(self._destination(changed), secret=secret)
+        return msgspec.structs.replace(await self._destination(changed), secret=secret)
 
     async def remove(self, tenant_id: TenantId, destination_id: DestinationId) -> None:
         """Take a destination out of use; what still waits for it is given up. Raises NotFound."""
@@ -223,12 +237,33 @@ class DestinationRows:
             return None
         return self._keyring.seal_json(value, place)
 
-    def _destination(self, row: Record) -> Destination:
+    async def _secrets(self, shown: ShownRow, row: Record) -> list[str]:
+        """Open the secret that signs; none when it cannot be read any more."""
+        return await shown.value(
+            "secrets_sealed",
+            lambda: open_secrets(self._keyring, row["id"], row["secrets_sealed"], is_rotating=False),
+            [],
+        )
+
+    async def _destination(self, row: Record) -> Destination:
+        """Show a row; what of it cannot be read any more is empty, and given anew it is mended."""
         destination_id = row["id"]
-        headers = open_headers(self._keyring, destination_id, row["headers_sealed"])
+        shown = ShownRow(self._database, _TABLE, destination_id)
+        url = await shown.value(
+            "url_sealed", lambda: open_url(self._keyring, destination_id, row["url_sealed"]), ""
+        )
+        headers: dict[str, str] = await shown.value(
+            "headers_sealed",
+            lambda: open_headers(self._keyring, destination_id, row["headers_sealed"]),
+            {},
+        )
+        auth = await shown.value(
+            "auth_sealed", lambda: open_auth(self._keyring, destination_id, row["auth_sealed"]), None
+        )
+        await self._secrets(shown, row)  # nothing of it is shown but that it opens
         return Destination(
             id=destination_id,
-            url=open_url(self._keyring, destination_id, row["url_sealed"]),
+            url=url,
             events=row["events"],
             templates=row["templates"],
             payload=row["payload"],
@@ -236,12 +271,19 @@ class DestinationRows:
             headers=dict.fromkeys(headers, _MASK),
             timeout_seconds=row["timeout_seconds"],
             rate_per_second=row["rate_per_second"],
-            auth=_shown(open_auth(self._keyring, destination_id, row["auth_sealed"])),
+            auth=_shown(auth),
             enabled=row["enabled"],
-            paused_reason="failing" if row["enabled"] and row["probe_at"] else row["paused_reason"],
+            paused_reason=_paused_reason(row, shown),
             previous_secret_until=row["previous_until"],
             created_at=row["created_at"],
         )
+
+
+def _paused_reason(row: Record, shown: ShownRow) -> str | None:
+    if not shown.is_whole:
+        return UNREADABLE
+    reason: str | None = row["paused_reason"]
+    return "failing" if row["enabled"] and row["probe_at"] else reason
 
 
 def _shown(auth: Auth | None) -> AuthShown | None:

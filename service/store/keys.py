@@ -11,7 +11,7 @@ from schemas.encryption import EncryptionKey, Forgotten, KeyState
 from service.domain.errors import InvalidRequest, NotFound, StoreUnavailable
 from service.store.database import Database, LentConnection
 from service.store.queries import sql
-from service.store.sealing import Keyring, SealError
+from service.store.sealing import Keyring, MissingKeyError
 
 # A process says every quarter of this that it still seals; one that was killed counts no longer than this.
 SEALER_SECONDS = 60.0
@@ -19,17 +19,6 @@ SEALER_SECONDS = 60.0
 _SAMPLED_PAGES = 1000.0
 _EVERY_PAGE = 1e15
 _COUNT_SECONDS = 3600.0
-
-
-class MissingKeyError(SealError):
-    """Something was sealed with keys that are not among ENCRYPTION_KEYS."""
-
-    def __init__(self, key_ids: list[str], detail: str = "") -> None:
-        named = " and ".join(key_ids)
-        super().__init__(
-            f"the encryption key {named} is not among ENCRYPTION_KEYS{f', {detail}' if detail else ''}"
-        )
-        self.key_ids = key_ids
 
 
 class Sealing(Struct, frozen=True, kw_only=True):
@@ -58,6 +47,21 @@ class KeyRows:
         """
         if self._keyring.first not in await self._sealed_so_far():
             await self._database.execute(sql("keys.hear"), self._keyring.first)
+
+    async def begin_command(self) -> None:
+        """Check, and register the key for a command that seals. Raises MissingKeyError or InvalidRequest.
+
+        Beside running processes a command brings no key in: they would lack it, and none would be ready.
+        """
+        first = self._keyring.first
+        if first in await self._sealed_so_far():
+            return
+        if await self._database.fetchrow(sql("keys.hear_alone"), first) is None:
+            others = " and ".join(each.key_id for each in await self.others_sealing())
+            raise InvalidRequest(
+                f"{first}, the first of ENCRYPTION_KEYS, seals nothing here yet, and the running processes "
+                f"seal with {others or 'another'}: take their list, or start them with this key first"
+            )
 
     async def renew(self, process: UUID) -> None:
         """Check, and say that this process seals with our first key. Raises MissingKeyError."""

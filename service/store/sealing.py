@@ -9,13 +9,13 @@ import hashlib
 import hmac
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from service.domain.errors import StoreUnavailable
+from service.domain.errors import BridgeError, StoreUnavailable
 from service.store.database import Database
 from service.store.queries import sql
 
@@ -31,6 +31,23 @@ _HASH_KEY = "hash_key"
 
 class SealError(Exception):
     """A sealed value cannot be opened: its key is not among ENCRYPTION_KEYS, or it was changed."""
+
+
+class MissingKeyError(SealError, BridgeError):
+    """Something was sealed with keys that are not among ENCRYPTION_KEYS.
+
+    A process that has them can do what this one cannot: the same call, made again, may reach it.
+    """
+
+    code: ClassVar[str] = "store_unavailable"
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, key_ids: list[str], detail: str = "") -> None:
+        named = " and ".join(key_ids)
+        super().__init__(
+            f"the encryption key {named} is not among ENCRYPTION_KEYS{f', {detail}' if detail else ''}"
+        )
+        self.key_ids = key_ids
 
 
 def secret_place(name: str) -> str:
@@ -68,12 +85,14 @@ class Keyring:
         )
 
     def open(self, sealed: bytes, place: str) -> bytes:
-        """Decrypt what was sealed for that place; raises SealError."""
+        """Decrypt what was sealed for that place; raises MissingKeyError or, for a damaged one, SealError."""
         cipher = self._ciphers.get(sealed[1 : 1 + _KEY_ID_BYTES])
         if len(sealed) < _HEAD + _TAG_BYTES:
             raise SealError(f"{place}: the value was cut short")
-        if sealed[:1] != _FORMAT or cipher is None:
-            raise SealError(f"{place}: its key is not among ENCRYPTION_KEYS")
+        if sealed[:1] != _FORMAT:
+            raise SealError(f"{place}: the value is of an unknown form")
+        if cipher is None:
+            raise MissingKeyError([key_id_of(sealed)])
         try:
             return cipher.decrypt(sealed[1 + _KEY_ID_BYTES : _HEAD], sealed[_HEAD:], place.encode())
         except InvalidTag:

@@ -15,7 +15,7 @@ from schemas.emr import (
     Session,
     TimelineEntry,
 )
-from service.domain.endings import document_error
+from service.domain.endings import MESSAGES, document_error
 from service.domain.errors import NotFound, SessionErased
 from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId
 from service.domain.records import SessionDetails
@@ -25,6 +25,7 @@ from service.store.queries import sql
 from service.store.results import open_data, open_details, open_transcript
 from service.store.sealing import Keyring
 from service.store.sessions import SessionRows
+from service.store.shown import UNREADABLE, ShownRow
 from service.store.streams import StreamRows
 
 
@@ -111,8 +112,8 @@ class SessionViews:
         if details["is_erased"]:
             raise SessionErased("the session was erased")
         rows = await self._database.fetch(sql("documents.of_session"), tenant_id, session_id, template_id)
-        reference = self._details(session_id, details).reference
-        return [self._document(row, reference) for row in rows]
+        reference = (await self._details(ShownRow(self._database, "sessions", session_id), details)).reference
+        return [await self._document(row, reference) for row in rows]
 
     async def document(self, tenant_id: TenantId, document_id: DocumentId) -> Document:
         """Return one document, whichever version it is. Raises NotFound or SessionErased."""
@@ -121,7 +122,8 @@ class SessionViews:
             raise NotFound("no such document")
         if row["is_erased"]:
             raise SessionErased("the document's session was erased")
-        return self._document(row, self._details(row["session_id"], row).reference)
+        session = ShownRow(self._database, "sessions", row["session_id"])
+        return await self._document(row, (await self._details(session, row)).reference)
 
     async def _assemble(self, rows: Sequence[Record]) -> list[Session]:
         ids = [row["id"] for row in rows]
@@ -136,7 +138,7 @@ class SessionViews:
                     pending=found["pending"], delivered=found["delivered"], dead=found["dead"]
                 )
         return [
-            self._session(
+            await self._session(
                 row,
                 await self._stream_url(row),
                 documents[row["id"]],
@@ -152,14 +154,20 @@ class SessionViews:
         base = self._public_url.replace("http", "ws", 1)
         return f"{base}/v1/stream/{row['id']}/{await self._streams.capability(row['id'])}"
 
-    def _session(
+    async def _session(
         self,
         row: Record,
         stream_url: str | UnsetType,
         documents: list[DocumentSummary],
         counts: DeliveryCounts,
     ) -> Session:
-        details = self._details(row["id"], row)
+        shown = ShownRow(self._database, "sessions", row["id"])
+        details = await self._details(shown, row)
+        transcript = await shown.value(
+            "transcript_sealed",
+            lambda: open_transcript(self._keyring, row["id"], row["transcript_sealed"]),
+            None,
+        )
         chunked = row["upload"] == "chunked"
         has_result = row["status"] in {"completed", "partial"}
         return Session(
@@ -181,18 +189,22 @@ class SessionViews:
             expires_at=row["expires_at"],
             ended_at=row["ended_at"],
             completed_at=row["settled_at"] if has_result else None,
-            transcript=open_transcript(self._keyring, row["id"], row["transcript_sealed"]),
+            transcript=transcript,
             documents=documents,
             deliveries=counts,
-            error=ErrorInfo(code=row["error_code"], message=row["error_message"] or "")
-            if row["error_code"]
-            else None,
+            error=_session_error(row, shown),
         )
 
-    def _details(self, session_id: str, row: Record) -> SessionDetails:
-        return open_details(self._keyring, session_id, row["details_sealed"])
+    async def _details(self, shown: ShownRow, row: Record) -> SessionDetails:
+        return await shown.value(
+            "details_sealed",
+            lambda: open_details(self._keyring, shown.id, row["details_sealed"]),
+            SessionDetails(),
+        )
 
-    def _document(self, row: Record, reference: str | None) -> Document:
+    async def _document(self, row: Record, reference: str | None) -> Document:
+        shown = ShownRow(self._database, "documents", row["id"])
+        data = await shown.value("data_sealed", lambda: open_data(self._keyring, row), None)
         return Document(
             id=row["id"],
             session_id=row["session_id"],
@@ -200,12 +212,19 @@ class SessionViews:
             template_id=row["template_id"],
             type=row["type"],
             status=row["status"],
-            data=open_data(self._keyring, row),
-            error=document_error(row["error_code"]),
+            data=data,
+            error=document_error(row["error_code"] if shown.is_whole else UNREADABLE),
             version=row["version"],
             upstream_id=row["upstream_id"],
             received_at=row["received_at"],
         )
+
+
+def _session_error(row: Record, shown: ShownRow) -> ErrorInfo | None:
+    if not shown.is_whole:
+        return ErrorInfo(code=UNREADABLE, message=MESSAGES[UNREADABLE])
+    code = row["error_code"]
+    return ErrorInfo(code=code, message=row["error_message"] or "") if code else None
 
 
 def _summary(row: Record) -> DocumentSummary:

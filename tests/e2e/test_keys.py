@@ -139,10 +139,33 @@ async def test_a_lost_key_is_told_at_the_start_by_everyone_and_by_readiness(rig:
         assert not {OLD, NEW, base64.b64decode(NEW).hex()} & set(said.split())
 
 
+async def commands_with_a_wrong_first_key_change_nothing(rig: Rig, running: Running) -> None:
+    """What only reads works and registers nothing; what seals is refused."""
+    connection = await asyncpg.connect(rig.environment["EKABRIDGE_DATABASE_URL"])
+
+    async def seals() -> bool:
+        return bool(await connection.fetchval("SELECT count(*) FROM sealers"))
+
+    assert await until(seals)
+    await connection.close()
+    environment = rig.environment | {
+        "EKABRIDGE_ENCRYPTION_KEYS": f"{NEW},{OLD}",
+        "EKABRIDGE_PUBLIC_URL": running.url,
+    }
+    commands = (("tenant", "list"), ("tenant", "add", "City"), ("webhook", "list"))
+    ends = await asyncio.gather(*(ekabridge(environment, *command) for command in commands))
+    assert [status for status, _, _ in ends] == [0, 1, 1]
+    for _, _, err in ends[1:]:
+        assert f"the running processes seal with {OLD_ID}" in err
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        assert (await http.get(f"{running.url}/health/ready")).status_code == 200
+
+
 async def test_a_pod_with_the_old_list_is_not_ready_while_others_seal_with_a_new_key(rig: Rig) -> None:
     behind = await rig.serve()
     async with httpx2.AsyncClient(trust_env=False) as http:
         assert (await http.get(f"{behind.url}/health/ready")).status_code == 200
+        await commands_with_a_wrong_first_key_change_nothing(rig, behind)
         rig.environment["EKABRIDGE_ENCRYPTION_KEYS"] = f"{NEW},{OLD}"
         ahead = await rig.serve()
         answers = await asyncio.gather(*(http.get(f"{each.url}/health/ready") for each in (behind, ahead)))
@@ -160,3 +183,15 @@ async def test_a_pod_with_the_old_list_is_not_ready_while_others_seal_with_a_new
             return (await http.get(f"{behind.url}/health/ready")).is_success
 
         assert await until(is_ready)
+
+
+async def test_a_worker_that_lacks_a_key_does_not_keep_others_from_their_work(rig: Rig) -> None:
+    """It swept for all and claimed nothing: while it lived, nothing was done by anybody."""
+    await rig.worker()
+    rig.environment["EKABRIDGE_ENCRYPTION_KEYS"] = f"{NEW},{OLD}"
+    service = await rig.serve(reconcile_after_seconds="0.5")
+    api = await rig.client(service)
+    await rig.register_emr(api)
+    await dictate(api)
+    await rig.worker()
+    assert len(await rig.received(1, 60)) == 1

@@ -104,3 +104,14 @@ async def test_both_start_before_their_database(rig: Rig, database: Database) ->
 async def _ask(process: Running, path: str) -> httpx2.Response:
     async with httpx2.AsyncClient(trust_env=False, timeout=20) as http:
         return await http.get(process.url + path)
+
+
+async def test_a_worker_that_cannot_reach_the_vendor_does_not_keep_others_from_their_work(rig: Rig) -> None:
+    """The process that swept for all passed over what its own closed gate held back: nobody else looked."""
+    service = await rig.serve(reconcile_after_seconds="0.5")
+    await rig.worker(eka_base_url="http://127.0.0.1:9")
+    api = await rig.client(service)
+    await rig.register_emr(api)
+    sessions = [await dictate(api, chunks=1) for _ in range(12)]
+    await rig.worker()
+    assert len(await rig.received(len(sessions), 60)) == len(sessions)

@@ -178,8 +178,10 @@ async def test_a_value_that_was_moved_to_another_row_does_not_open(house):
         one,
         other,
     )
-    with pytest.raises(SealError):
-        await views_of(house.rows).session(house.tenant_id, other)
+    shown = await views_of(house.rows).session(house.tenant_id, other)
+    assert (shown.patient, shown.reference, shown.metadata) == (None, None, {})
+    assert shown.error is not None
+    assert shown.error.code == "value_unreadable"
 
 
 async def test_the_installation_s_secret_is_one_however_many_processes_make_it(database_url, connection):

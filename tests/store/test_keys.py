@@ -13,9 +13,8 @@ from structlog.testing import capture_logs
 from service.domain.errors import InvalidRequest, NotFound
 from service.jobs.key_watch import KeyWatch
 from service.jobs.resealing import UNREADABLE, VALUES, Resealing
-from service.store.keys import MissingKeyError
 from service.store.migrate import _SCRIPTS, migrate, newest_revision
-from service.store.sealing import Keyring, SealError
+from service.store.sealing import Keyring, MissingKeyError, SealError
 from service.wiring import Rows, check_at_start, open_rows, ping_store
 from tests.e2e.rig import until
 from tests.store.house import new_tenant
@@ -71,6 +70,36 @@ async def test_a_process_is_not_ready_while_others_seal_with_a_key_that_it_lacks
         await ping_store(ahead)
         with pytest.raises(MissingKeyError, match=OF[NEW]):
             await ping_store(behind)
+
+
+async def test_a_command_that_seals_brings_no_key_in_beside_running_processes(database_url):
+    process = uuid4()
+    async with (
+        open_rows(settings_with(database_url, NEW)) as running,
+        open_rows(settings_with(database_url, OTHER, NEW)) as command,
+    ):
+        await running.keys.begin_command()  # an installation that is being set up: nothing runs
+        await running.keys.renew(process)
+        with pytest.raises(InvalidRequest, match=f"{OF[OTHER]}.*seal with {OF[NEW]}"):
+            await command.keys.begin_command()
+        await ping_store(running)
+        await running.keys.begin_command()  # its key is theirs
+        await running.keys.leave(process)
+        await command.keys.begin_command()
+        assert (await states(command))[OF[OTHER]] == "first"
+
+
+async def test_a_command_brings_no_retired_key_back_beside_running_processes(database_url):
+    async with (
+        open_rows(settings_with(database_url, NEW)) as running,
+        open_rows(settings_with(database_url, OLD, NEW)) as command,
+    ):
+        await command.keys.begin()
+        await running.keys.forget(OF[OLD], give_up=True)
+        await running.keys.renew(uuid4())
+        with pytest.raises(InvalidRequest, match=f"seal with {OF[NEW]}"):
+            await command.keys.begin_command()
+        await ping_store(running)
 
 
 async def test_it_says_so_in_the_log_and_claims_nothing_until_it_is_mended(database_url, connection):

@@ -7,7 +7,7 @@ import pytest
 
 from service.domain.errors import StoreUnavailable
 from service.store.database import Database
-from service.store.migrate import check_schema, migrate, newest_revision
+from service.store.migrate import _SCRIPTS, check_schema, migrate, newest_revision
 from service.wiring import open_rows, ping_store
 from tests.bridge import make_settings
 
@@ -39,6 +39,22 @@ async def test_an_empty_database_is_brought_to_the_newest_schema(empty_database_
     assert await revision_of(empty_database_url) == newest_revision()
     assert {"sessions", "fetches", "deliveries", "leases"} <= set(await tables_of(empty_database_url))
     assert await tables_of(empty_database_url) == await tables_of(database_url)
+
+
+async def test_a_database_that_is_older_is_told_from_one_without_a_schema(empty_database_url):
+    async with open_rows(make_settings(empty_database_url, "redis://unused")) as rows:
+        with pytest.raises(StoreUnavailable, match="no schema"):
+            await ping_store(rows)
+        connection = await asyncpg.connect(empty_database_url)
+        for script in sorted((_SCRIPTS / "versions").glob("000[123]_*.sql")):
+            await connection.execute(script.read_text())
+        await connection.execute("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)")
+        await connection.execute("INSERT INTO alembic_version VALUES ('0003')")
+        await connection.close()
+        with pytest.raises(StoreUnavailable, match="older than this version: run `ekabridge migrate`"):
+            await ping_store(rows)
+        await migrate(empty_database_url)
+        await ping_store(rows)
 
 
 async def test_migrating_twice_changes_nothing(empty_database_url):

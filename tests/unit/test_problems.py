@@ -8,7 +8,14 @@ import pytest
 
 from service.api.problems import STATUS_OF_CODE, TITLES
 from service.domain import errors
-from service.domain.errors import BridgeError, CallerMistake, VendorRefused, VendorUnreachable
+from service.domain.errors import (
+    BridgeError,
+    CallerMistake,
+    Overloaded,
+    VendorGateClosed,
+    VendorRefused,
+    VendorUnreachable,
+)
 
 ROOT = Path(__file__).parents[2]
 CLASSES = sorted(
@@ -38,6 +45,8 @@ CONTRACT = {
 def make(kind: type[BridgeError]) -> BridgeError:
     if issubclass(kind, VendorRefused):
         return kind("a sentence", status=400, vendor_code=None)
+    if issubclass(kind, VendorGateClosed | Overloaded):
+        return kind("a sentence", retry_after_seconds=1.0)
     if issubclass(kind, VendorUnreachable):
         return kind("a sentence", sent=True)
     return kind("a sentence")

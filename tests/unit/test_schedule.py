@@ -7,7 +7,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.domain.schedule import error_wait, forward_wait, jittered, pending_wait, read_retry_after
+from service.domain.schedule import (
+    error_wait,
+    forward_wait,
+    gate_wait,
+    jittered,
+    pending_wait,
+    read_retry_after,
+)
 from service.settings import Settings
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -59,6 +66,18 @@ def test_waits_for_the_vendor_are_bounded_and_grow(attempts, chance):
 def test_a_vendor_that_asks_for_patience_gets_it(attempts, chance, asked):
     plain = error_wait(attempts, retry_after_seconds=None, chance=chance)
     assert error_wait(attempts, retry_after_seconds=asked, chance=chance) == max(plain, asked)
+
+
+@given(attempts=st.integers(1, 50), chance=chances, most=st.floats(1, 300))
+def test_a_result_that_is_awaited_is_asked_for_at_short_intervals(attempts, chance, most):
+    wait = error_wait(attempts, retry_after_seconds=None, chance=chance, most_seconds=most)
+    assert wait <= most * 1.1
+    assert wait <= error_wait(attempts, retry_after_seconds=None, chance=chance)
+
+
+@given(asked=st.none() | st.floats(0, DAY), chance=chances)
+def test_what_our_own_gate_held_back_is_looked_at_soon_and_not_at_once(asked, chance):
+    assert 1 <= gate_wait(asked, chance=chance) <= 5.5
 
 
 @pytest.mark.parametrize(

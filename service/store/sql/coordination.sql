@@ -70,6 +70,10 @@ DELETE FROM leases WHERE name = $1 AND lease = $2;
 -- Whether the database answers and has our schema.
 SELECT 1 FROM leases LIMIT 1;
 
+-- name: has_revision
+-- Whether the migration tool was ever here.
+SELECT to_regclass('alembic_version') IS NOT NULL AS has_revision;
+
 -- name: revision
 -- The revision of the schema, as the migration tool left it.
 SELECT version_num FROM alembic_version;

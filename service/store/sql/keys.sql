@@ -9,6 +9,17 @@ FROM encryption_keys k ORDER BY first_seen_at, key_id;
 INSERT INTO encryption_keys (key_id) VALUES ($1)
 ON CONFLICT (key_id) DO UPDATE SET heard_at = now(), retired_at = NULL;
 
+-- name: hear_alone
+-- A key seals from now on, unless a process seals with another one; then there is no row.
+INSERT INTO encryption_keys (key_id)
+SELECT $1 WHERE NOT EXISTS (SELECT FROM sealers WHERE key_id <> $1 AND until > now())
+ON CONFLICT (key_id) DO UPDATE SET heard_at = now(), retired_at = NULL
+RETURNING key_id;
+
+-- name: is_held
+-- Whether a key sealed something that was not given up: somebody has it.
+SELECT 1 FROM encryption_keys WHERE key_id = $1 AND retired_at IS NULL;
+
 -- name: discover
 -- A key under which values were found.
 INSERT INTO encryption_keys (key_id, heard_at) VALUES ($1, '-infinity') ON CONFLICT (key_id) DO NOTHING;

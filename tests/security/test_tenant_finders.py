@@ -1,0 +1,275 @@
+"""By construction: what touches a tenant's rows is told the tenant, or says here why it need not be."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from service.domain.ids import TenantId
+from service.domain.records import Principal
+from service.store.queries import queries
+
+ROOT = Path(__file__).parents[2]
+STORE = ROOT / "service" / "store"
+TENANT_TABLES = re.compile(
+    r"\b(api_keys|attempts|audit|chunks|deliveries|destinations|documents|events|fetches|idempotency_keys|sessions"
+    r"|stream_connections|streams|tenants|webhook_events)\b"
+)
+# The tenant's id as a parameter: in a filter, or among the values of the new row that a statement is about.
+BY_TENANT = re.compile(
+    r"\btenant_id\s*=\s*\$\d|\btenants\b[^;]*\bWHERE id = \$\d"
+    r"|\A\s*INSERT INTO \w+ \([^)]*\btenant_id\b[^)]*\)\s+(VALUES \(|SELECT )\$\d"
+)
+
+_LOCKED = "in a transaction that has locked the session, or the delivery, by its tenant"
+_LEASED = "fenced by a lease, which only who claimed the row has"
+_WORKER = "the worker goes over all tenants"
+_FOUND = "of rows that were found by their tenant before"
+_CAPABILITY = "whoever shows a session's capability may stream to it, whatever his tenant"
+_OPERATOR = "the operator's commands are about all tenants"
+
+# Statement, or a whole file of them → why it names no tenant.
+STATEMENTS = {
+    "access.list_tenants": _OPERATOR,
+    "access.insert_tenant": "it makes the tenant",
+    "access.principals_by_key": "it finds out who asks",
+    "access.standing_keys": "of keys that were let in before: it finds out whether they still are",
+    "access.principal_by_key_id": "it finds out who asks; the token was signed by us",
+    "breaker": "of a destination to which a delivery was leased, or that was found by its tenant",
+    "changes.lease": _LOCKED,
+    "changes.cancel": _LOCKED,
+    "changes.release": _LEASED,
+    "changes.record": _LEASED,
+    "chunks.record": "of a chunk that was claimed by its tenant; the bytes' hash tells whose it is",
+    "chunks.release": _LEASED,
+    "chunks.expire_lease": _LEASED,
+    "chunks.stored_sequences": _LOCKED,
+    "coordination.forget_idempotent": _WORKER,
+    "deliveries.claim": _WORKER,
+    "deliveries.next_slot": _WORKER,
+    "deliveries.record_attempts": _LEASED,
+    "deliveries.release": _LEASED,
+    "deliveries.lock_to_pause": _LEASED,
+    "deliveries.pause_destination": _LEASED,
+    "deliveries.pause_deliveries": _LEASED,
+    "deliveries.attempts": _FOUND,
+    "deliveries.resume": _FOUND,
+    "destinations.rotate": "in a transaction that holds the destination by its tenant",
+    "destinations.give_up_deliveries": "in a transaction that removed the destination by its tenant",
+    "documents.latest": _LOCKED,
+    "documents.replaced_version": _LOCKED,
+    "documents.known": _LOCKED,
+    "documents.unreleased": _LOCKED,
+    "documents.mark_released": _LOCKED,
+    "erasure": _LOCKED,
+    "fetches": "fenced by a lease, or in a transaction that has locked the session",
+    "further": "fenced by a lease, or in a transaction that has locked the session by its tenant",
+    "keys": _OPERATOR,
+    "recovery.add_ping": "in a transaction that holds the destination by its tenant",
+    "recovery.replay": _FOUND,
+    "recovery.recover_dead": "in a transaction that holds the destination by its tenant",
+    "recovery.confirm": _LOCKED,
+    "recovery.supersede": _LOCKED,
+    "recovery.obstacle": _LOCKED,
+    "resealing": _WORKER,
+    "retention.due": _WORKER,
+    "retention.hold_deliveries": _WORKER,
+    "retention.delete": _WORKER,
+    "sessions.record_created": _LEASED,
+    "sessions.record_never_created": _LEASED,
+    "sessions.postpone_owed": _LEASED,
+    "sessions.give_back_owed": _LEASED,
+    "sessions.record_end_told": _LEASED,
+    "sessions.record_cancel_told": _LEASED,
+    "sessions.cancel_now": "of a session whose lease the caller had; it only hurries a call that is owed",
+    "sessions.is_cancelled": "of a session that the caller itself has just made",
+    "sessions.begin_end": _LOCKED,
+    "sessions.claim_owed_end": _LOCKED,
+    "sessions.claim_owed": _WORKER,
+    "sessions.record_result": _LOCKED,
+    "sessions.settle": _LOCKED,
+    "sessions.show_partial": _LOCKED,
+    "sessions.past": _WORKER,
+    "sessions.warn_expiring": _WORKER,
+    "sessions.standings": _FOUND,
+    "sessions.marks": _FOUND,
+    "sessions.document_summaries": _FOUND,
+    "sessions.delivery_counts": _FOUND,
+    "sessions.timeline": _FOUND,
+    "streams": _CAPABILITY,
+    "voice.pending": _FOUND,
+    "webhooks.receive": "filtered by the account that signed, which is a tenant or the shared one",
+}
+
+# Method, or a whole class of them → why it is not told the tenant.
+METHODS = {
+    "AccessRows.add_tenant": "it makes the tenant",
+    "AccessRows.list_tenants": _OPERATOR,
+    "AccessRows.hash_of": "it hashes what was shown",
+    "AccessRows.principals": "it finds out who asks",
+    "AccessRows.standing_keys": "of keys that were let in before: it finds out whether they still are",
+    "Batches": "rows of many callers in one statement; each was claimed by a lease",
+    "BreakerRows": "of a destination to which a delivery was leased",
+    "ChangeRows.release_change": _LEASED,
+    "ChangeUnitRows": _LOCKED,
+    "changes.count_rows": _LOCKED,
+    "Database": "it knows connections, no rows",
+    "DeliveryRows.claim_deliveries": _WORKER,
+    "DeliveryRows.next_slot_seconds": _WORKER,
+    "EndRows": _LOCKED,
+    "FurtherRows.record_asked": _LEASED,
+    "FurtherRows.leave": _LEASED,
+    "FurtherRows.withdraw": _LEASED,
+    "FurtherUnitRows": _LOCKED,
+    "Hasher": "one secret for the installation",
+    "IdempotencyRows.forget_old": _WORKER,
+    "LeaseRows": "names of work, no rows of a tenant",
+    "KeyRows": "the installation's encryption keys",
+    "ShownRow": "opens a row that a tenant's finder has found",
+    "ResealingRows": _WORKER,
+    "ResultRows": "the worker goes over all tenants, and then holds a lease or a lock",
+    "results.drop_further": _LEASED,
+    "RetentionRows.due": _WORKER,
+    "SessionRows.record_created": _LEASED,
+    "SessionRows.is_cancelled": "of a session that the caller itself has just made",
+    "SessionRows.record_never_created": _LEASED,
+    "SessionRows.postpone_owed": _LEASED,
+    "SessionRows.give_back_owed": _LEASED,
+    "SessionRows.record_chunk": "of a chunk that was claimed by its tenant",
+    "SessionRows.release_chunk": _LEASED,
+    "SessionRows.expire_chunk_lease": _LEASED,
+    "SessionRows.record_end_told": _LEASED,
+    "SessionRows.record_cancel_told": _LEASED,
+    "SessionRows.claim_owed": _WORKER,
+    "SessionRows.standings": _FOUND,
+    "SessionRows.marks": _FOUND,
+    "SessionViews.entries": _FOUND,
+    "SettleRows": _LOCKED,
+    "StreamRows": _CAPABILITY,
+    "TokenRows": "the vendor's tokens, by account",
+    "VoiceTokens": "tokens are signed, and say which key they stand for",
+    "VoiceViews.is_pending": _FOUND,
+    "WebhookRows.receive": "told the account that signed",
+    "migrate.migrate": "the schema, not its rows",
+}
+
+# A call of a door that does not hand on who asks → why.
+DOORS = {
+    "streams.opened": _CAPABILITY,
+    "tokens.principal": "it finds out who asks",
+    "tokens.read": "it finds out who asks",
+    "views.entries": "of a session that is_over() has just found by its tenant",
+    "voice.is_pending": "of a session that session() has just found by its tenant",
+    "webhooks.receive": "told the account that signed",
+}
+ROOMS = frozenset(
+    {
+        "access", "audio", "audit", "changes", "deliveries", "desk", "destinations", "further", "ledger",
+        "life", "recovery", "streams", "tokens", "trail", "views", "voice", "webhooks",
+    }
+)  # fmt: skip
+
+
+def covered_by(name: str, reasons: dict[str, str]) -> str | None:
+    """The entry that answers for a name: its own, or that of its file or class."""
+    whole = name.partition(".")[0]
+    return name if name in reasons else whole if whole in reasons else None
+
+
+def bare_statements() -> set[str]:
+    """The statements on tenants' tables that no tenant's id goes into."""
+    found = set()
+    for name, statement in queries().items():
+        text = re.sub(r"--.*", "", statement)
+        if TENANT_TABLES.search(text) and not BY_TENANT.search(text):
+            found.add(name)
+    return found
+
+
+def carries_tenant(kind: Any) -> bool:
+    """Whether a parameter of that type tells the tenant."""
+    if kind in {TenantId, Principal, TenantId | None}:
+        return True
+    return (
+        isinstance(kind, type) and issubclass(kind, msgspec.Struct) and "tenant_id" in kind.__struct_fields__
+    )
+
+
+def bare_methods() -> set[str]:
+    """The public asynchronous functions of the store that are not told the tenant."""
+    found = set()
+    for path in sorted(STORE.glob("*.py")):
+        module = importlib.import_module(f"service.store.{path.stem}")
+        owners: list[tuple[str, Any]] = [(path.stem, module)]
+        owners += [(name, kind) for name, kind in vars(module).items() if inspect.isclass(kind)]
+        for owner, holder in owners:
+            for name, function in vars(holder).items():
+                plain = inspect.unwrap(function) if callable(function) else function
+                if name.startswith("_") or getattr(plain, "__module__", "") != module.__name__:
+                    continue
+                if not inspect.isfunction(plain):
+                    continue
+                if not (inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)):
+                    continue
+                hints = get_type_hints(plain)
+                if not any(carries_tenant(kind) for each, kind in hints.items() if each != "return"):
+                    found.add(f"{owner}.{name}")
+    return found
+
+
+def bare_doors() -> set[str]:
+    """The calls of the doors' rooms to which nobody says who asks."""
+    found = set()
+    for path in sorted((ROOT / "service" / "api").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            words = ast.unparse(node.func).split(".")
+            if words[-3:-2] not in (["services"], ["self", "services"]) or words[-2] not in ROOMS:
+                continue
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            if not any(re.search(r"\bwho\b|\ballowed\b", ast.unparse(each)) for each in given):
+                found.add(".".join(words[-2:]))
+    return found
+
+
+def test_every_statement_names_the_tenant_or_says_why_not() -> None:
+    assert {name for name in bare_statements() if covered_by(name, STATEMENTS) is None} == set()
+
+
+def test_every_function_of_the_store_is_told_the_tenant_or_says_why_not() -> None:
+    assert {name for name in bare_methods() if covered_by(name, METHODS) is None} == set()
+
+
+def test_every_door_says_who_asks_or_why_not() -> None:
+    assert {name for name in bare_doors() if covered_by(name, DOORS) is None} == set()
+
+
+def test_no_reason_outlives_what_it_was_given_for() -> None:
+    for bare, reasons in (
+        (bare_statements(), STATEMENTS),
+        (bare_methods(), METHODS),
+        (bare_doors(), DOORS),
+    ):
+        used = {covered_by(name, reasons) for name in bare}
+        assert set(reasons) - used == set()
+
+
+def test_every_table_with_a_tenant_is_watched() -> None:
+    made = (STORE / "migrations" / "versions").glob("*.sql")
+    tables = {
+        table
+        for path in made
+        for table, body in re.findall(
+            r"CREATE TABLE (\w+) \((.*?)\n\);", path.read_text(encoding="utf-8"), re.DOTALL
+        )
+        if re.search(r"\b(tenant_id|session_id|delivery_id)\b", body)
+    }
+    assert tables
+    assert {table for table in tables if not TENANT_TABLES.fullmatch(table)} == set()
