@@ -36,7 +36,7 @@ class ShownRow:
             if isinstance(error, MissingKeyError) and await self._is_held(error):
                 raise
             self.is_whole = False
-            log.error(UNREADABLE, column=f"{self._table}.{column}", row=self.id)
+            log.error("value_unreadable", column=f"{self._table}.{column}", row=self.id)
             return empty
 
     async def _is_held(self, error: MissingKeyError) -> bool:
