@@ -13,7 +13,7 @@ from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 
 BOUNDARY = "----WebKitFormBoundaryabc123"
 LABELS = [f"multipart/form-data; boundary={BOUNDARY}", "audio/webm;codecs=opus", "multipart/form-data"]
-# What looks like a boundary must not end the audio; what is one does, which is why clients draw them at random.
+# What looks like a boundary must not end the audio; what is one does, so that clients draw them at random.
 AUDIO = (
     st.lists(st.binary(max_size=60) | st.sampled_from([b"\r\n--", f"\r\n--{BOUNDARY[:-1]}".encode(), b"--"]))
     .map(b"".join)
