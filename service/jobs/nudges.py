@@ -12,7 +12,7 @@ import msgspec
 import structlog
 from arq.connections import ArqRedis
 from prometheus_client import Counter, Gauge
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import RedisError
 
@@ -88,7 +88,7 @@ def _sentinel_pool(address: SentinelAddress, bounds: dict[str, Any]) -> Sentinel
     )
 
 
-async def close_redis(redis: ArqRedis) -> None:
+async def close_redis(redis: Redis) -> None:
     """Close the client and the pool that was made for it, which it would otherwise leave open."""
     pool = redis.connection_pool
     with contextlib.suppress(RedisError, OSError, TimeoutError):

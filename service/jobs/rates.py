@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.domain.rates import Bucket, LocalRates, Policy, Standing
-from service.jobs.nudges import open_redis
+from service.jobs.nudges import close_redis, open_redis
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -150,9 +150,9 @@ class SharedRates:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
-                await self._redis.aclose(close_connection_pool=True)
+                await close_redis(self._redis)
 
     def _allowed(self, bucket: Bucket, remaining: int) -> Standing:
         wait_seconds = (
