@@ -21,7 +21,7 @@ from service.api.health import live, metrics, ready
 from service.api.last_answer import LastAnswer
 from service.api.ledger import ledger_router
 from service.api.problems import HANDLERS
-from service.api.rates import count_handshake, tell_standing
+from service.api.rates import count_handshake
 from service.api.recovery import recovery_router
 from service.api.request_ids import Edge
 from service.api.security_headers import SecurityHeaders
@@ -117,7 +117,6 @@ def create_app(settings: Settings) -> Edge:
         dependencies={"services": Provide(provide_services, sync_to_thread=False)},
         exception_handlers=in_both_tongues(HANDLERS),
         lifespan=[lifespan],
-        before_send=[tell_standing],
         openapi_config=openapi_config(version("ekabridge")),
         logging_config=None,
     )
@@ -171,7 +170,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                     read=views.session,
                 ),
                 life=life,
-                audio=AudioIntake(store=rows.sessions, vendor=vendor),
+                audio=AudioIntake(store=rows.chunks, vendor=vendor),
                 streams=streams,
                 views=views,
                 changes=SessionChanges(

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import httptools
 from prometheus_client import Counter
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -95,6 +96,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = self._field_bytes = self._fields = 0
         # The body, and what came around it.
         self._body_bytes = self._body_bytes_before = self._framing_bytes = 0
+        # What a Content-Length says, and how much of it has still to come past the parser.
+        self._announced_bytes: int | None = None
+        self._missing_bytes = 0
         self._answered_at: float | None = None
         self._unread_bytes = 0
         self._unread_since: float | None = None
@@ -148,11 +152,17 @@ class BoundedHttp(HttpToolsProtocol):
         self._heard, self._has_spoken = self._now, True
         if self._is_deaf:
             return
+        if self._missing_bytes:
+            data = self._take_body(data)
+            if not data:
+                return
         self._unset_keepalive_if_required()
         self._got_on, self._body_bytes_before = False, self._body_bytes
         try:
             self.parser.feed_data(data)
             self._count(len(data))
+            if self._in_body and self._announced_bytes is not None:
+                self._missing_bytes = self._announced_bytes - self._body_bytes
         except httptools.HttpParserUpgrade as upgrade:
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
@@ -165,6 +175,23 @@ class BoundedHttp(HttpToolsProtocol):
             self._refuse(why.code, why.detail)
         except _RefusedError as refused:
             self._refuse(refused.code, refused.detail)
+
+    def _take_body(self, data: bytes) -> bytes:
+        """Take what belongs to a body of a known length, past the parser, which would only copy it.
+
+        Returns what follows the body. The parser still waits for the body's end: a new one reads on.
+        """
+        piece = data if len(data) <= self._missing_bytes else data[: self._missing_bytes]
+        self._missing_bytes -= len(piece)
+        self.on_body(piece)
+        if not self._missing_bytes:
+            self._renew_parser()
+            self.on_message_complete()
+        return data[len(piece) :]
+
+    def _renew_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _count(self, size: int) -> None:
         """Count what was read towards a head, or around a body, without bringing either to its end."""
@@ -233,9 +260,12 @@ class BoundedHttp(HttpToolsProtocol):
         if version not in _VERSIONS or self.parser.get_method() == b"CONNECT":
             _refuse("invalid_request", "HTTP/1.1 is spoken here, and there are no tunnels")
         hosts = 0
+        self._announced_bytes = None
         for name, value in self.headers:
             if name == b"host":
                 hosts += 1
+            elif name == b"content-length":
+                self._announced_bytes = int(value)
             elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
                 _refuse("invalid_request", "the only Transfer-Encoding taken is `chunked`, in HTTP/1.1")
         if hosts > 1 or (hosts == 0 and version == "1.1"):
@@ -257,15 +287,25 @@ class BoundedHttp(HttpToolsProtocol):
                 head += [name, b": ", value, b"\r\n"]
             elif name == b"connection" and b"close" in value.lower():
                 head.append(b"connection: close\r\n")
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._renew_parser()
         self._in_body = False
         self.data_received(b"".join([*head, b"\r\n", rest]))
 
     def on_body(self, body: bytes) -> None:
         """Some of the body came."""
         self._body_bytes += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete or self.parser.should_upgrade():
+            return
+        # What the application takes before more comes is never copied; uvicorn would do it twice.
+        unread: Any = cycle.body
+        if isinstance(unread, bytearray) and unread:
+            unread += body
+        else:
+            cycle.body = bytearray(unread) + body if unread else body  # type: ignore[assignment]
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """The request is whole."""

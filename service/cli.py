@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,8 @@ def worker(host: str, port: int) -> None:
 
     with _told_if_taken(host, port):
         listening = listen(host, port)
+    # What is here now stays: to look through it for garbage would stop all work for a tenth of a second.
+    gc.freeze()
     uvloop.run(run_worker(settings, listening))
 
 

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from uvicorn._types import ASGISendEvent
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.bounded_http import CUT, BoundedHttp
+from service.plain_frames import PlainFramesWebSocket
 
 _LET_GO = "ekabridge.parting.let_go"
 _GIVE_UP = "ekabridge.parting.give_up"
@@ -88,18 +88,11 @@ class PartingHttp(BoundedHttp):
             await give_up()
 
 
-class PartingWebSocket(WebSocketsSansIOProtocol):
+class PartingWebSocket(PlainFramesWebSocket):
     """Lets whoever serves a WebSocket say goodbye itself when the process stops.
 
     uvicorn's own goodbye goes out at once: the client would not learn how much of what it sent was taken.
     """
-
-    def data_received(self, data: bytes) -> None:
-        """Hand on what came before a fault, too: uvicorn's own drops the good frames of the same read."""
-        self.conn.receive_data(data)
-        self.handle_events()
-        if self.conn.parser_exc is not None:
-            self.handle_parser_exception()
 
     def handle_ping(self) -> None:
         """Answer a ping; whoever sends pings and reads no answers would fill the memory with them."""

@@ -10,7 +10,7 @@ A dictation is one trace, that of its create call, whose `traceparent` (W3C Trac
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +33,7 @@ _KINDS = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "consumer": Span
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 # How long a process that stops waits for a collector to take its last spans.
 _FLUSH_SECONDS = 2.0
+_NO_SPAN: AbstractContextManager[None] = nullcontext()
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -88,20 +89,17 @@ def is_on() -> bool:
     return _Tracing.tracer is not None
 
 
-@contextmanager
 def span(
     name: str, kind: Kind, attributes: Attributes | None = None, *, link: str | None = None
-) -> Iterator[Span | None]:
+) -> AbstractContextManager[Span | None]:
     """Make a span beneath the present one, for as long as the block runs; None when there are no traces.
 
     `link`: a traceparent that belongs to it without being its parent. An error that leaves the block is told
     by its class alone.
     """
-    with _span(name, kind, attributes, context=None, link=link) as made:
-        yield made
+    return _span(name, kind, attributes, context=None, link=link)
 
 
-@contextmanager
 def span_of(
     traceparent: str | None,
     name: str,
@@ -109,21 +107,31 @@ def span_of(
     attributes: Attributes | None = None,
     *,
     link: str | None = None,
-) -> Iterator[Span | None]:
+) -> AbstractContextManager[Span | None]:
     """Make a span in the trace of a traceparent; with None a trace of its own."""
-    with _span(name, kind, attributes, context=_context(traceparent), link=link) as made:
-        yield made
+    context = _context(traceparent) if is_on() else None
+    return _span(name, kind, attributes, context=context, link=link)
+
+
+def _span(
+    name: str, kind: Kind, attributes: Attributes | None, *, context: Context | None, link: str | None
+) -> AbstractContextManager[Span | None]:
+    if _Tracing.tracer is None:
+        return _NO_SPAN
+    return _made_span(_Tracing.tracer, name, kind, attributes, context, link)
 
 
 @contextmanager
-def _span(
-    name: str, kind: Kind, attributes: Attributes | None, *, context: Context | None, link: str | None
+def _made_span(
+    tracer: Tracer,
+    name: str,
+    kind: Kind,
+    attributes: Attributes | None,
+    context: Context | None,
+    link: str | None,
 ) -> Iterator[Span | None]:
-    if _Tracing.tracer is None:
-        yield None
-        return
     linked = trace.get_current_span(_context(link)).get_span_context()
-    with _Tracing.tracer.start_as_current_span(
+    with tracer.start_as_current_span(
         name,
         context,
         kind=_KINDS[kind],

@@ -11,6 +11,7 @@ from service.clock import SystemClock
 from service.domain.accounts import Accounts, Credentials, VendorAccount
 from service.domain.errors import StoreUnavailable
 from service.domain.sessions import SessionLife
+from service.eka.audio_wire import AudioWire
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
 from service.eka.gate import Gates
@@ -22,6 +23,7 @@ from service.store.accounts import AccountRows
 from service.store.audit import AuditRows
 from service.store.breaker import BreakerRows
 from service.store.changes import ChangeRows
+from service.store.chunks import ChunkRows
 from service.store.coordination import IdempotencyRows, LeaseRows, TokenRows, WebhookRows
 from service.store.database import Database
 from service.store.deliveries import DeliveryRows
@@ -53,6 +55,7 @@ class Rows(Struct, frozen=True, kw_only=True):
     accounts: AccountRows
     sessions: SessionRows
     streams: StreamRows
+    chunks: ChunkRows
     results: ResultRows
     deliveries: DeliveryRows
     recovery: RecoveryRows
@@ -94,6 +97,7 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             accounts=AccountRows(database, keyring),
             sessions=sessions,
             streams=StreamRows(database, keyring, hasher),
+            chunks=ChunkRows(database),
             results=ResultRows(database, keyring),
             deliveries=deliveries,
             recovery=RecoveryRows(database, keyring, deliveries),
@@ -160,7 +164,7 @@ def make_accounts(settings: Settings, rows: Rows) -> Accounts:
 @asynccontextmanager
 async def open_vendor(settings: Settings, rows: Rows, accounts: Accounts) -> AsyncIterator[EkaClient]:
     """Open the vendor's client."""
-    async with make_http_client() as http:
+    async with make_http_client() as http, AudioWire(settings.eka_base_url) as audio:
         tokens = TokenKeeper(
             http=http,
             store=rows.tokens,
@@ -169,7 +173,7 @@ async def open_vendor(settings: Settings, rows: Rows, accounts: Accounts) -> Asy
             credentials=accounts.credentials,
         )
         gates = Gates(places=settings.eka_max_concurrency)
-        yield EkaClient(http=http, tokens=tokens, gates=gates, base_url=settings.eka_base_url)
+        yield EkaClient(http=http, audio=audio, tokens=tokens, gates=gates, base_url=settings.eka_base_url)
 
 
 @asynccontextmanager

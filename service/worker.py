@@ -31,6 +31,7 @@ from service.jobs.key_watch import KeyWatch
 from service.jobs.lanes import Lane, Share
 from service.jobs.ledger_watch import LedgerWatch
 from service.jobs.nudges import (
+    ANY,
     QUEUE,
     RESULTS_DUE,
     close_redis,
@@ -233,7 +234,7 @@ class WorkerProcess:
         """Listen for nudges; a Redis that is away, or hangs, is waited for while the sweep goes on."""
 
         async def results_due(_: dict[str, Any], session_id: str) -> None:
-            await fetches.poke(SessionId(session_id))
+            await fetches.poke(None if session_id == ANY else SessionId(session_id))
 
         results_due.__qualname__ = RESULTS_DUE
         while not self._stopping.is_set():

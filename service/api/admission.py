@@ -6,6 +6,7 @@ room. Within a kind no tenant takes more than three quarters. A process that fal
 fewer for reads and calls.
 """
 
+import asyncio
 import re
 from collections import Counter
 from random import randint
@@ -53,6 +54,9 @@ _GIVE_WAY = frozenset({"reads", "calls"})
 # One webhook is so much less work than one call.
 _WEBHOOKS = 4
 _LEAST_PLACES = 16
+# For all large bodies together; each has a first MiB besides (service/api/spool.py).
+_MEMORY_BYTES = 64 * 1024 * 1024
+_MEMORY_PATIENCE_SECONDS = 1.0
 # What a form may be larger than its file.
 _FORM_BYTES = 65_536
 _KEY = "ekabridge.place"
@@ -86,9 +90,11 @@ _DETAILS = {
 class Place:
     """One request's place, and what it keeps on disk meanwhile."""
 
-    def __init__(self, room: Room, disk: "Disk") -> None:
+    def __init__(self, room: Room, disk: "Disk", memory: "Memory") -> None:
         self._room = room
         self._disk = disk
+        self._memory = memory
+        self._memory_bytes = 0
         self._tenant: TenantId | None = None
         self._reserved_bytes = 0
         self._kept_bytes = 0
@@ -113,9 +119,17 @@ class Place:
         if self._kept_bytes > self._reserved_bytes:
             self.reserve(self._kept_bytes - self._reserved_bytes)
 
+    async def take_memory(self, size: int) -> bool:
+        """Ask for so many bytes of memory, until the place is left; the answer may take a moment."""
+        is_taken = await self._memory.take(size)
+        if is_taken:
+            self._memory_bytes += size
+        return is_taken
+
     def leave(self) -> None:
         """Give everything back."""
         self._disk.take(-self._reserved_bytes)
+        self._memory.give_back(self._memory_bytes)
         if self._tenant is not None:
             self._room.of_tenants[self._tenant] -= 1
             if not self._room.of_tenants[self._tenant]:
@@ -136,6 +150,61 @@ class Disk:
         SPOOL.inc(size)
 
 
+class Memory:
+    """What large bodies of a process may take of the memory, in bytes; who finds none left waits a moment.
+
+    Most bodies come and go within that moment, and the disk costs several times as much. A body that waits is
+    not read meanwhile: its client is held back.
+    """
+
+    def __init__(self, most_bytes: int, *, patience_seconds: float = _MEMORY_PATIENCE_SECONDS) -> None:
+        self.most_bytes = most_bytes
+        self.patience_seconds = patience_seconds
+        self.taken_bytes = 0
+        self._line: dict[asyncio.Future[bool], int] = {}
+
+    async def take(self, size: int) -> bool:
+        """Take so many bytes, if there are any in time."""
+        if size > self.most_bytes:
+            return False
+        if not self._line and self.taken_bytes + size <= self.most_bytes:
+            self.taken_bytes += size
+            return True
+        loop = asyncio.get_running_loop()
+        granted: asyncio.Future[bool] = loop.create_future()
+        self._line[granted] = size
+        timer = loop.call_later(self.patience_seconds, self._refuse, granted)
+        try:
+            return await granted
+        except asyncio.CancelledError:
+            if self._line.pop(granted, None) is None and not granted.cancelled() and granted.result():
+                self.give_back(size)
+            self._grant()
+            raise
+        finally:
+            timer.cancel()
+
+    def give_back(self, size: int) -> None:
+        """Give them back, to whoever has waited longest."""
+        self.taken_bytes -= size
+        self._grant()
+
+    def _grant(self) -> None:
+        for granted, size in list(self._line.items()):
+            if self.taken_bytes + size > self.most_bytes:
+                return
+            del self._line[granted]
+            if not granted.done():
+                self.taken_bytes += size
+                granted.set_result(True)
+
+    def _refuse(self, granted: "asyncio.Future[bool]") -> None:
+        self._line.pop(granted, None)
+        if not granted.done():
+            granted.set_result(False)
+        self._grant()
+
+
 class Admission:
     """Wraps the application: gives each request a place, or answers at once that there is none."""
 
@@ -147,6 +216,7 @@ class Admission:
         self._app = app
         self.strain = strain
         self._disk = Disk(settings.max_spool_bytes)
+        self._memory = Memory(_MEMORY_BYTES)
         self._most_bytes = settings.chunk_max_bytes + _FORM_BYTES
         self._most_connections = settings.max_connections
         most, uploads = settings.max_requests, settings.max_uploads
@@ -175,7 +245,7 @@ class Admission:
         if room.taken >= self._given(room):
             await tell(scope, room.refuse("places"), send)
             return
-        place = scope[_KEY] = Place(room, self._disk)
+        place = scope[_KEY] = Place(room, self._disk, self._memory)
         try:
             place.reserve(self._announced(scope) if kind == "uploads" else 0)
         except Overloaded as refused:

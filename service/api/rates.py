@@ -7,7 +7,6 @@ and `RateLimit`, and the three of its older versions, which most clients and gat
 import math
 from typing import Any
 
-from litestar.types import Message, Scope
 from prometheus_client import Counter
 
 from service.api.services import Services
@@ -18,7 +17,6 @@ from service.jobs.rates import SharedRates
 
 FIELDS = ("ratelimit-policy", "ratelimit", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset")
 _KEY = "ekabridge.rate"
-_STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
 
 REFUSED = Counter("ekabridge_rate_limited", "Calls refused with 429, by what there was too much of.", ("of",))
 
@@ -45,12 +43,10 @@ def check(standing: Standing, of: str) -> None:
         )
 
 
-async def tell_standing(message: Message, scope: Scope) -> None:
-    """Write how the caller stands into the head of the answer, whatever the answer is."""
-    standing: Standing | None = scope.get(_KEY)  # type: ignore[assignment]
-    if standing is not None and message["type"] in _STARTS:
-        start: Any = message
-        start["headers"] = [*start.get("headers", []), *_fields(standing)]
+def standing_fields(scope: Any) -> list[tuple[bytes, bytes]]:
+    """Return how the caller stands, for the head of the answer, whatever the answer is."""
+    standing: Standing | None = scope.get(_KEY)
+    return [] if standing is None else _fields(standing)
 
 
 def _fields(standing: Standing) -> list[tuple[bytes, bytes]]:

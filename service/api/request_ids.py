@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from functools import cache
 from typing import Any
 
 import structlog
@@ -11,6 +12,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from opentelemetry.trace import Span
 from prometheus_client import Counter, Histogram
 
+from service.api.rates import standing_fields
 from service.api.traces import SessionTraces
 from service.tracing import fail, is_on, span_of
 
@@ -69,6 +71,7 @@ class Edge:
                     *message.get("headers", []),
                     (_HEADER, request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
+                    *standing_fields(scope),
                     *(_PRIVATE if scope["path"].startswith(_PRIVATE_PATHS) else ()),
                 ]
             elif message["type"] == "http.response.body":
@@ -123,8 +126,9 @@ def _record(scope: Any, status: int, size: int, seconds: float) -> None:
     # The route's template and never the path or the query: those hold ids that a caller chose.
     route = scope.get("path_template") or "unmatched"
     method = scope["method"] if scope["method"] in _METHODS else "other"
-    REQUESTS.labels(method, route, str(status)).inc()
-    SECONDS.labels(method, route).observe(seconds)
+    requests, durations = _measures(method, route, status)
+    requests.inc()
+    durations.observe(seconds)
     if route.startswith(("/health", "/metrics")):
         return
     who = scope.get("state", {}).get("who")
@@ -139,6 +143,11 @@ def _record(scope: Any, status: int, size: int, seconds: float) -> None:
         key_id=who.key_id if who else None,
         session_id=_session_id(scope),
     )
+
+
+@cache
+def _measures(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(method, route, str(status)), SECONDS.labels(method, route)
 
 
 def _session_id(scope: Any) -> str | None:

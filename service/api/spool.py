@@ -1,10 +1,10 @@
-"""A request's body, kept while it is hashed and sent on: in memory up to 1 MiB, then on disk, encrypted."""
+"""A request's body, kept while it is hashed and sent: in memory while there is room, or encrypted on disk."""
 
 import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, BinaryIO
 
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -12,13 +12,21 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from litestar import Request
 
-from service.api.admission import place_of
+from service.api.admission import Place, place_of
 from service.domain.errors import AudioTruncated, BodyTimeout, ChunkTooLarge, ClientDisconnected
 
-_MEMORY_BYTES = 1024 * 1024
+# What each body may keep in memory without asking. More has to be granted (service/api/admission.py).
+_FREE_BYTES = 1024 * 1024
 _PIECE_BYTES = 64 * 1024
+# Pieces are put together when they have so many bytes, or are so many: each costs some memory of its own.
+_BLOCK_BYTES = 1024 * 1024
+_MOST_PIECES = 64
+# A larger body is hashed beside the loop, which serves others meanwhile.
+_LONG_BYTES = 1024 * 1024
 # A client that sends nothing for so long is gone, or means harm.
 _IDLE_SECONDS = 20.0
+# To move the end of our patience costs more than to receive a piece: it is moved once in so many seconds.
+_TOLD_SECONDS = 1.0
 # And one that drips so slowly that 10 MB take longer than this is no dictation.
 _LONGEST_SECONDS = 300.0
 
@@ -26,54 +34,110 @@ _LONGEST_SECONDS = 300.0
 class Spool:
     """The bytes of one body. On disk they are encrypted under a key that lives in this object alone."""
 
-    def __init__(self, keep: Callable[[int], None]) -> None:
-        """`keep` counts the bytes that go to the disk, and may raise."""
+    def __init__(self, keep: Callable[[int], None], memory_bytes: int = _FREE_BYTES) -> None:
+        """`keep` counts the bytes that go to the disk, and may raise; `memory_bytes` may stay in memory."""
         self._keep = keep
-        self._memory = bytearray()
-        self._file: BinaryIO | None = None
-        self._cipher = Cipher(AES(os.urandom(32)), CTR(os.urandom(16)))
-        self._encryptor = self._cipher.encryptor()
-        self._hash = hashlib.sha256()
+        self._memory_bytes = memory_bytes
+        self._blocks: list[bytes] = []
+        self._pieces: list[bytes] = []
+        self._piece_bytes = 0
+        self._disk: _Disk | None = None
+        self._sha256: str | None = None
         self.size = 0
 
     @property
     def sha256(self) -> str:
-        """Their SHA-256, hexadecimal."""
-        return self._hash.hexdigest()
+        """Their SHA-256, hexadecimal; known when the body is finished."""
+        assert self._sha256 is not None  # noqa: S101 - whoever hands a spool on has finished it
+        return self._sha256
 
     def write(self, piece: bytes) -> None:
         """Add bytes; blocking for as long as the page cache takes them."""
-        self._hash.update(piece)
         self.size += len(piece)
-        if self._file is None and self.size <= _MEMORY_BYTES:
-            self._memory += piece
+        if self._disk is not None:
+            self._disk.write(piece)
             return
-        if self._file is None:
-            # No name in the file system: it is gone with the process, however that ends.
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
-            self._keep(len(self._memory))
-            self._file.write(self._encryptor.update(bytes(self._memory)))
-            self._memory = bytearray()
-        self._keep(len(piece))
-        self._file.write(self._encryptor.update(piece))
+        self._pieces.append(piece)
+        self._piece_bytes += len(piece)
+        if self.size > self._memory_bytes:
+            self._disk = _Disk(self._keep)
+            for kept in self._take_all():
+                self._disk.write(kept)
+        elif self._piece_bytes >= _BLOCK_BYTES or len(self._pieces) >= _MOST_PIECES:
+            self._blocks.append(b"".join(self._pieces))
+            self._pieces, self._piece_bytes = [], 0
+
+    async def finish(self) -> None:
+        """There is no more: the bytes may be read."""
+        if self._disk is not None:
+            self._sha256 = self._disk.hash.hexdigest()
+            return
+        self._blocks = self._take_all()
+        if self.size > _LONG_BYTES:
+            self._sha256 = await asyncio.to_thread(_hashed, self._blocks)
+        else:
+            self._sha256 = _hashed(self._blocks)
 
     async def read(self) -> AsyncIterator[bytes]:
         """The bytes from the start, in pieces."""
-        if self._file is None:
-            for start in range(0, len(self._memory), _PIECE_BYTES):
-                yield bytes(self._memory[start : start + _PIECE_BYTES])
+        if self._disk is None:
+            for block in self._blocks:
+                yield block
             return
-        decryptor = self._cipher.decryptor()
-        self._file.seek(0)
-        while piece := self._file.read(_PIECE_BYTES):
-            yield decryptor.update(piece)
+        for piece in self._disk.read():
+            yield piece
             await asyncio.sleep(0)  # a file is always ready: let the other requests have their turn
 
     def close(self) -> None:
         """Forget the bytes."""
-        if self._file is not None:
-            self._file.close()
-        self._memory = bytearray()
+        if self._disk is not None:
+            self._disk.close()
+        self._take_all()
+
+    def _take_all(self) -> list[bytes]:
+        taken = self._blocks + self._pieces
+        self._blocks, self._pieces, self._piece_bytes = [], [], 0
+        return taken
+
+
+class _Disk:
+    """The part of a spool that lies in a file; written to its end, then read as often as anybody likes."""
+
+    def __init__(self, keep: Callable[[int], None]) -> None:
+        self._keep = keep
+        # No name in the file system: it is gone with the process, however that ends.
+        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
+        self._cipher = Cipher(AES(os.urandom(32)), CTR(os.urandom(16)))
+        self._encryptor = self._cipher.encryptor()
+        self.hash = hashlib.sha256()
+
+    def write(self, piece: bytes) -> None:
+        self._keep(len(piece))
+        self.hash.update(piece)
+        self._file.write(self._encryptor.update(piece))
+
+    def read(self) -> Iterator[bytes]:
+        decryptor = self._cipher.decryptor()
+        self._file.seek(0)
+        while piece := self._file.read(_PIECE_BYTES):
+            yield decryptor.update(piece)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _hashed(pieces: list[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+async def memory_for(place: Place, announced: int | None, most_bytes: int) -> int:
+    """Return how many bytes of a body may stay in memory: all of a large one while there is room for it."""
+    if announced is None or not _FREE_BYTES < announced <= most_bytes:
+        return _FREE_BYTES
+    return announced if await place.take_memory(announced) else 0
 
 
 async def spool_body(request: Request[Any, Any, Any], most_bytes: int) -> Spool:
@@ -81,13 +145,15 @@ async def spool_body(request: Request[Any, Any, Any], most_bytes: int) -> Spool:
 
     Raises ChunkTooLarge as soon as it is known, BodyTimeout, ClientDisconnected, AudioTruncated, Overloaded.
     """
-    spool = Spool(place_of(request.scope).keep)
+    place = place_of(request.scope)
+    spool = Spool(place.keep, await memory_for(place, content_length(request), most_bytes))
 
     async def keep(piece: bytes) -> None:
         spool.write(piece)
 
     try:
         await read_body(request, most_bytes, keep)
+        await spool.finish()
     except BaseException:
         spool.close()
         raise
@@ -98,14 +164,15 @@ async def read_body(
     request: Request[Any, Any, Any], most_bytes: int, take: Callable[[bytes], Awaitable[None]]
 ) -> None:
     """Hand a body on piece by piece, within bounds of size and time; raises as `spool_body` does."""
-    announced = _content_length(request)
+    announced = content_length(request)
     if announced is not None and announced > most_bytes:
         raise ChunkTooLarge(f"a chunk may have {most_bytes} bytes, this one announces {announced}")
     size = 0
     try:
         async with asyncio.timeout(_IDLE_SECONDS) as idle:
             loop = asyncio.get_running_loop()
-            deadline = loop.time() + _LONGEST_SECONDS
+            told = loop.time()
+            deadline = told + _LONGEST_SECONDS
             more = True
             while more:
                 message = await request.receive()
@@ -117,13 +184,16 @@ async def read_body(
                 if size > most_bytes:
                     raise ChunkTooLarge(f"a chunk may have {most_bytes} bytes")
                 await take(piece)
-                idle.reschedule(min(loop.time() + _IDLE_SECONDS, deadline))
+                if loop.time() > told + _TOLD_SECONDS:
+                    told = loop.time()
+                    idle.reschedule(min(told + _IDLE_SECONDS, deadline))
     except TimeoutError:
         raise BodyTimeout("the chunk came too slowly") from None
     if announced is not None and size != announced:
         raise AudioTruncated(f"Content-Length says {announced} bytes, {size} came")
 
 
-def _content_length(request: Request[Any, Any, Any]) -> int | None:
+def content_length(request: Request[Any, Any, Any]) -> int | None:
+    """Return what the body is announced to have."""
     text = request.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() else None

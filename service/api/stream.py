@@ -3,6 +3,7 @@
 Until it is open, what is wrong is told as an HTTP problem; afterwards by a close code and a reason.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from service.domain.errors import BridgeError
 from service.domain.ids import SessionId
 from service.domain.relay import ClientGone, Frame, Restarting
 from service.logs import failure
+from service.plain_frames import give_frames
 from service.tracing import span_of
 
 log = structlog.get_logger()
@@ -63,6 +65,19 @@ class SocketClient:
         frames.inc()
         size.inc(len(frame))
         return frame
+
+    def give_frames(self, take: Callable[[bytes], bool]) -> None:
+        """Have audio given to `take` when it comes, if the server can."""
+        frames, size = _UP
+
+        def count_taken(frame: bytes) -> bool:
+            if not take(frame):
+                return False
+            frames.inc()
+            size.inc(len(frame))
+            return True
+
+        give_frames(self._socket.scope, count_taken)
 
     async def send(self, frame: Frame) -> None:
         """Pass a frame on. Raises ClientGone."""

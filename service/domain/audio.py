@@ -18,8 +18,8 @@ from service.domain.errors import (
     WrongUpload,
 )
 from service.domain.ids import Lease, SessionId
-from service.domain.ports import Audio, SessionStore, Vendor
-from service.domain.records import AudioFormat, ChunkClaim, Principal
+from service.domain.ports import Audio, ChunkStore, Vendor
+from service.domain.records import AudioFormat, ChunkClaim, ChunkPlan, Principal
 
 _UPLOAD_DEADLINE_SECONDS = 50.0
 _LEASE_SECONDS = 60.0
@@ -42,7 +42,7 @@ def chunk_file_name(sequence: int, audio_format: AudioFormat) -> str:
 class AudioIntake:
     """Takes chunks of a session and answers only when the vendor has them and our row says so."""
 
-    def __init__(self, *, store: SessionStore, vendor: Vendor) -> None:
+    def __init__(self, *, store: ChunkStore, vendor: Vendor) -> None:
         self._store = store
         self._vendor = vendor
 
@@ -55,44 +55,34 @@ class AudioIntake:
         """
         if audio.size == 0:
             raise AudioEmpty("the chunk has no bytes")
-        file_name = chunk_file_name(sequence, audio_format)
-        lease = Lease(uuid4())
-        claim = await self._claim(who, session_id, sequence, audio_format, audio, file_name, lease)
+        chunk = ChunkPlan(
+            tenant_id=who.tenant_id,
+            session_id=session_id,
+            sequence=sequence,
+            sha256=audio.sha256,
+            size=audio.size,
+            content_type=audio_format.media_type,
+            file_name=chunk_file_name(sequence, audio_format),
+            lease=Lease(uuid4()),
+            lease_seconds=_LEASE_SECONDS,
+        )
+        claim = await self._claim(chunk)
         if claim.lease is None:
-            return _repeated(claim, sequence, audio, file_name)
-        await self._send(claim, session_id, sequence, audio_format, audio, file_name, lease)
-        if not await self._store.record_chunk(session_id, sequence, audio.sha256):
+            return _repeated(claim, chunk)
+        await self._send(claim, chunk, audio_format, audio)
+        if not await self._store.record(session_id, sequence, chunk.sha256):
             raise SessionEnded("the session was ended while this chunk was being uploaded")
-        return ChunkStored(sequence=sequence, bytes=audio.size, sha256=audio.sha256, file_name=file_name)
+        return _stored(chunk, chunk.file_name)
 
-    async def _claim(
-        self,
-        who: Principal,
-        session_id: SessionId,
-        sequence: int,
-        audio_format: AudioFormat,
-        audio: Audio,
-        file_name: str,
-        lease: Lease,
-    ) -> ChunkClaim:
+    async def _claim(self, chunk: ChunkPlan) -> ChunkClaim:
         # Again, because what a rival did after a statement's snapshot shows in the next one only: a new row,
         # or the same bytes that were being sent and are stored now.
         claim = None
         for _ in range(3):
-            claim = await self._store.claim_chunk(
-                who.tenant_id,
-                session_id,
-                sequence,
-                sha256=audio.sha256,
-                size=audio.size,
-                content_type=audio_format.media_type,
-                file_name=file_name,
-                lease=lease,
-                lease_seconds=_LEASE_SECONDS,
-            )
+            claim = await self._store.claim(chunk)
             if claim is None:
                 raise NotFound("no such session")
-            overtaken = claim.stored_sha256 == audio.sha256 and claim.stored_file_name == file_name
+            overtaken = claim.stored_sha256 == chunk.sha256 and claim.stored_file_name == chunk.file_name
             if claim.lease is not None or claim.is_stored or (claim.stored_sha256 and not overtaken):
                 break
             _check_takes_chunk(claim)
@@ -101,34 +91,30 @@ class AudioIntake:
         return claim
 
     async def _send(
-        self,
-        claim: ChunkClaim,
-        session_id: SessionId,
-        sequence: int,
-        audio_format: AudioFormat,
-        audio: Audio,
-        file_name: str,
-        lease: Lease,
+        self, claim: ChunkClaim, chunk: ChunkPlan, audio_format: AudioFormat, audio: Audio
     ) -> None:
+        place = (chunk.session_id, chunk.sequence, chunk.lease)
         try:
             async with asyncio.timeout(_UPLOAD_DEADLINE_SECONDS):
-                await self._vendor.upload_audio(claim.account, session_id, file_name, audio_format, audio)
+                await self._vendor.upload_audio(
+                    claim.account, chunk.session_id, chunk.file_name, audio_format, audio
+                )
         except VendorRefused as refused:
-            await self._store.release_chunk(session_id, sequence, lease)
+            await self._store.release(*place)
             if refused.vendor_code in _ENDED_AT_VENDOR:
                 raise SessionEnded("EkaScribe takes no more audio for this session") from refused
             raise
         except TimeoutError:
-            await self._store.expire_chunk_lease(session_id, sequence, lease)
+            await self._store.expire_lease(*place)
             raise VendorTimeout("EkaScribe did not take the chunk in time", sent=True) from None
         except VendorUnreachable as error:
             if error.sent:
-                await self._store.expire_chunk_lease(session_id, sequence, lease)
+                await self._store.expire_lease(*place)
             else:
-                await self._store.release_chunk(session_id, sequence, lease)
+                await self._store.release(*place)
             raise
         except asyncio.CancelledError:
-            await asyncio.shield(self._store.expire_chunk_lease(session_id, sequence, lease))
+            await asyncio.shield(self._store.expire_lease(*place))
             raise
 
 
@@ -162,17 +148,19 @@ def _check_takes_chunk(claim: ChunkClaim) -> None:
     )
 
 
-def _repeated(claim: ChunkClaim, sequence: int, audio: Audio, file_name: str) -> ChunkStored:
+def _repeated(claim: ChunkClaim, chunk: ChunkPlan) -> ChunkStored:
     _check_takes_chunk(claim)
-    same = claim.stored_sha256 == audio.sha256
+    same = claim.stored_sha256 == chunk.sha256
     if claim.is_stored and same and claim.stored_file_name is not None:
-        return ChunkStored(
-            sequence=sequence, bytes=audio.size, sha256=audio.sha256, file_name=claim.stored_file_name
-        )
+        return _stored(chunk, claim.stored_file_name)
     if claim.is_stored:
         raise ChunkConflict("other bytes are already stored under this sequence")
-    if claim.stored_file_name != file_name:
+    if claim.stored_file_name != chunk.file_name:
         raise ChunkConflict(
             f"this sequence was begun as {claim.stored_file_name}; send it again in the same format"
         )
     raise ChunkConflict("other bytes are being uploaded under this sequence at this moment")
+
+
+def _stored(chunk: ChunkPlan, file_name: str) -> ChunkStored:
+    return ChunkStored(sequence=chunk.sequence, bytes=chunk.size, sha256=chunk.sha256, file_name=file_name)

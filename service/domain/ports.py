@@ -13,6 +13,7 @@ from service.domain.records import (
     Answer,
     AudioFormat,
     ChunkClaim,
+    ChunkPlan,
     DeliveryJob,
     EndState,
     FetchJob,
@@ -118,8 +119,28 @@ class Nudges(Protocol):
         ...
 
 
+class ChunkStore(Protocol):
+    """Rows of chunks."""
+
+    async def claim(self, chunk: ChunkPlan) -> ChunkClaim | None:
+        """Reserve its sequence; None when the tenant has no such session."""
+        ...
+
+    async def record(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
+        """The vendor has the bytes; false when the session takes no more audio."""
+        ...
+
+    async def release(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        """The vendor refused them."""
+        ...
+
+    async def expire_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        """It is not known whether the vendor has them."""
+        ...
+
+
 class SessionStore(Protocol):
-    """Rows of sessions and chunks."""
+    """Rows of sessions."""
 
     async def insert_session(
         self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
@@ -153,34 +174,6 @@ class SessionStore(Protocol):
 
     async def give_back_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         """It was not made, and counts for nothing: look again later."""
-        ...
-
-    async def claim_chunk(
-        self,
-        tenant_id: TenantId,
-        session_id: SessionId,
-        sequence: int,
-        *,
-        sha256: str,
-        size: int,
-        content_type: str,
-        file_name: str,
-        lease: Lease,
-        lease_seconds: float,
-    ) -> ChunkClaim | None:
-        """Reserve a sequence; None when the tenant has no such session."""
-        ...
-
-    async def record_chunk(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
-        """The vendor has the bytes; false when the session takes no more audio."""
-        ...
-
-    async def release_chunk(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
-        """The vendor refused them."""
-        ...
-
-    async def expire_chunk_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
-        """It is not known whether the vendor has them."""
         ...
 
     def ending(

@@ -111,6 +111,20 @@ class AudioFormat(Struct, frozen=True):
     extension: str
 
 
+class ChunkPlan(Struct, frozen=True, kw_only=True):
+    """A chunk that is to be sent to the vendor; `sha256` is hexadecimal, the lease is for so many seconds."""
+
+    tenant_id: TenantId
+    session_id: SessionId
+    sequence: int
+    sha256: str
+    size: int
+    content_type: str
+    file_name: str
+    lease: Lease
+    lease_seconds: float
+
+
 class ChunkClaim(Struct, frozen=True, kw_only=True):
     """What became of the attempt to reserve a sequence, and what stood there before."""
 

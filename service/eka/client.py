@@ -1,6 +1,7 @@
 """EkaScribe's protocol API as the domain's Vendor: seeds 000 to 003, with the dangers of facts.md in mind."""
 
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -37,6 +38,7 @@ from service.domain.records import (
     VendorSession,
 )
 from service.eka.answers import read_session, read_time
+from service.eka.audio_wire import AudioWire
 from service.eka.gate import Gates, Kind
 from service.eka.metrics import Operation
 from service.eka.tokens import HeldToken, TokenKeeper
@@ -47,16 +49,26 @@ T = TypeVar("T")
 _SESSIONS = "/voice/v1/sessions"
 _JSON = {"content-type": "application/json"}
 _UPLOAD_TRIES = 3
+_TRIES_SECONDS = 45.0
 _NO_SUCH_DOCUMENT = frozenset({"resource_not_found", "document_not_found", "template_not_found"})
 
-Content = Callable[[], bytes | AsyncIterator[bytes]]
+Once = Callable[[HeldToken], Awaitable[WireAnswer]]
 
 
 class EkaClient:
     """The vendor's calls; each through its account's gate, one login for all, one repeat after a 401."""
 
-    def __init__(self, *, http: httpx2.AsyncClient, tokens: TokenKeeper, gates: Gates, base_url: str) -> None:
+    def __init__(
+        self,
+        *,
+        http: httpx2.AsyncClient,
+        audio: AudioWire,
+        tokens: TokenKeeper,
+        gates: Gates,
+        base_url: str,
+    ) -> None:
         self._http = http
+        self._audio = audio
         self._tokens = tokens
         self.gates = gates
         self._base_url = base_url
@@ -78,7 +90,7 @@ class EkaClient:
         )
         encoded = msgspec.json.encode(body)
         answer = await self._call(
-            plan.account, "create", plan.id, "POST", _SESSIONS, content=lambda: encoded, headers=_JSON
+            plan.account, "create", plan.id, "POST", _SESSIONS, content=encoded, headers=_JSON
         )
         try:
             check(answer, 200, 201)
@@ -97,32 +109,45 @@ class EkaClient:
     ) -> None:
         """`POST …/audio/{file_name}`, raw; repeated within bounds: the same bytes overwrite themselves."""
         headers = {"content-type": audio_format.media_type, "content-length": str(audio.size)}
-        path = f"{_SESSIONS}/{quote(session_id)}/audio/{quote(file_name)}"
-        maybe_sent = False
+        url = f"{self._base_url}{_SESSIONS}/{quote(session_id)}/audio/{quote(file_name)}"
+
+        async def send(held: HeldToken) -> WireAnswer:
+            return await self._audio.send(url, headers | _authorized(held), audio)
+
+        async def once() -> VendorUnreachable | None:
+            try:
+                check(await self._passing(account, "upload", session_id, send), 200, 201)
+            except VendorUnreachable as error:
+                return error
+            return None
+
+        began = time.monotonic()
+        failure = await once()
+        if failure is None:
+            return
+        maybe_sent = failure.sent
         async for attempt in stamina.retry_context(
-            on=_wait_before_repeat, attempts=_UPLOAD_TRIES, timeout=45.0, wait_initial=0.2, wait_max=3.0
+            on=_wait_before_repeat,
+            attempts=_UPLOAD_TRIES,
+            timeout=max(0.0, began + _TRIES_SECONDS - time.monotonic()),
+            wait_initial=0.2,
+            wait_max=3.0,
         ):
             with attempt:
-                try:
-                    if attempt.num > 1:
-                        # A 401 in the middle of a body arrives as a broken connection (pitfalls, HTTP
-                        # client): a call without a body sees it, and renews the token.
-                        await self.get_session(account, session_id, UNFILTERED)
-                    answer = await self._call(
-                        account, "upload", session_id, "POST", path, content=audio.read, headers=headers
-                    )
-                    check(answer, 200, 201)
-                except VendorUnreachable as error:
-                    error.sent = maybe_sent = maybe_sent or error.sent
-                    raise
+                if attempt.num > 1:
+                    # A 401 in the middle of a body may arrive as a broken connection: a call without a body
+                    # sees it, and renews the token.
+                    await self.get_session(account, session_id, UNFILTERED)
+                    failure = await once()
+                if failure is not None:
+                    failure.sent = maybe_sent = maybe_sent or failure.sent
+                    raise failure
 
     async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
         """`POST …/end`; never repeated here. A session that has ended already, or expired, is ended."""
         encoded = msgspec.json.encode(EndSession(audio_files_sent=files_sent))
         path = f"{_SESSIONS}/{quote(session_id)}/end"
-        answer = await self._call(
-            account, "end", session_id, "POST", path, content=lambda: encoded, headers=_JSON
-        )
+        answer = await self._call(account, "end", session_id, "POST", path, content=encoded, headers=_JSON)
         try:
             check(answer, 200, 202)
         except VendorRefused as refused:
@@ -165,7 +190,7 @@ class EkaClient:
         encoded = msgspec.json.encode(body)
         path = f"{_SESSIONS}/{quote(session_id)}"
         answer = await self._call(
-            account, operation, session_id, "PATCH", path, content=lambda: encoded, headers=_JSON
+            account, operation, session_id, "PATCH", path, content=encoded, headers=_JSON
         )
         check(answer, 200, 202, 204)
 
@@ -175,7 +200,7 @@ class EkaClient:
         """`POST …/process/template/{template_id}`; never repeated here."""
         path = f"{_SESSIONS}/{quote(session_id)}/process/template/{quote(template_id, safe='')}"
         answer = await self._call(
-            account, "make_document", session_id, "POST", path, content=lambda: b"{}", headers=_JSON
+            account, "make_document", session_id, "POST", path, content=b"{}", headers=_JSON
         )
         check(answer, 200, 201, 202)
         return _decoded(answer, DocumentAsked).document_id or None
@@ -194,9 +219,7 @@ class EkaClient:
         if body is None:
             return await self._call(account, "subscriptions", url, method, url)
         encoded = msgspec.json.encode(body)
-        return await self._call(
-            account, "subscriptions", url, method, url, content=lambda: encoded, headers=_JSON
-        )
+        return await self._call(account, "subscriptions", url, method, url, content=encoded, headers=_JSON)
 
     async def _call(
         self,
@@ -208,7 +231,7 @@ class EkaClient:
         *,
         headers: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
-        content: Content | None = None,
+        content: bytes | None = None,
     ) -> WireAnswer:
         """Make one call with the account's token; a 401 renews the token and repeats the call once.
 
@@ -221,11 +244,15 @@ class EkaClient:
                 method,
                 self._base_url + path if path.startswith("/") else path,
                 operation=operation,
-                headers=(headers or {}) | {"authorization": f"Bearer {held.access_token}"},
+                headers=(headers or {}) | _authorized(held),
                 params=params,
-                content=content() if content else None,
+                content=content,
             )
 
+        return await self._passing(account, operation, subject, once)
+
+    async def _passing(self, account: Account, operation: Operation, subject: str, once: Once) -> WireAnswer:
+        """Make one call through the account's gate; a 401 renews the token and repeats the call once."""
         kind: Kind = "upload" if operation == "upload" else "other"
         async with self.gates.passage(account, kind, operation, subject) as passage:
             token = await self._tokens.token(account)
@@ -235,6 +262,10 @@ class EkaClient:
                 answer = answer if renewed is None else await once(renewed)
             passage.heard(answer.status, answer.retry_after_seconds)
             return answer
+
+
+def _authorized(held: HeldToken) -> dict[str, str]:
+    return {"authorization": f"Bearer {held.access_token}"}
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

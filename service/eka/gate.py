@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Literal
 
@@ -210,16 +210,14 @@ class Gates:
         GATES_CLOSED.labels("default").set_function(lambda: self._closed_count(is_default=True))
         GATES_CLOSED.labels("own").set_function(lambda: self._closed_count(is_default=False))
 
-    @asynccontextmanager
-    async def passage(
+    def passage(
         self, account: Account, kind: Kind, operation: Operation, session: str
-    ) -> AsyncIterator[Passage]:
+    ) -> AbstractAsyncContextManager[Passage]:
         """Hold a place for one call, which says what it `heard`; `session`: what the call is about.
 
         Raises VendorGateClosed when no call may be made, or too many are.
         """
-        async with self._gate(account).passage(kind, operation, session) as passage:
-            yield passage
+        return self._gate(account).passage(kind, operation, session)
 
     def closed_accounts(self) -> list[Account]:
         """Return the accounts whose calls would be refused now."""

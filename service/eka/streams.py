@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.http11 import Response
+from websockets.protocol import State
 
 from service.domain.errors import (
     VendorError,
@@ -19,6 +20,7 @@ from service.domain.ids import Account, SessionId
 from service.domain.relay import FLUSH_SECONDS, Frame, VendorGone
 from service.eka.gate import Gates
 from service.eka.metrics import counted
+from service.eka.trust import trusted
 from service.eka.wire import asked_seconds
 from service.tracing import span, trace_headers
 
@@ -44,6 +46,19 @@ class EkaStream:
             return await self._connection.recv()
         except ConnectionClosed as closed:
             raise _gone(closed) from closed
+
+    def send_now(self, frame: bytes) -> bool:
+        """Pass a frame on, unless the vendor is slow or the connection is about to end."""
+        connection, transport = self._connection, self._connection.transport
+        if (
+            connection.protocol.state is not State.OPEN
+            or transport.is_closing()
+            or transport.get_write_buffer_size() > _MOST_WAITING_BYTES
+        ):
+            return False
+        connection.protocol.send_binary(frame)
+        connection.send_data()
+        return True
 
     async def send(self, frame: Frame) -> None:
         """Pass a frame on, waiting while the vendor is slow. Raises VendorGone."""
@@ -87,6 +102,7 @@ async def _connect(url: str) -> ClientConnection:
     try:
         return await connect(
             url,
+            ssl=trusted() if urlsplit(url).scheme == "wss" else None,
             additional_headers=trace_headers(),
             compression=None,
             proxy=None,

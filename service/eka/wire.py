@@ -20,6 +20,7 @@ from service.domain.errors import (
 from service.domain.schedule import read_retry_after
 from service.eka.answers import read_error_code
 from service.eka.metrics import Operation, counted, outcome_of
+from service.eka.trust import trusted
 from service.tracing import fail, span, trace_headers
 
 # Get Session holds a request for up to 14 s (facts.md, Sessions): reading must wait longer than that.
@@ -29,10 +30,9 @@ TIMEOUT = httpx2.Timeout(connect=5.0, read=25.0, write=20.0, pool=5.0)
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
 # A vendor that sends a byte now and then never runs into a time-out between two of them.
 CALL_SECONDS = 30.0
-UPLOAD_SECONDS = 45.0
 
 _MOST_ASKED_SECONDS = 300.0
-_MOST_ANSWER_BYTES = 32 * 1024 * 1024
+MOST_ANSWER_BYTES = 32 * 1024 * 1024
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 
 
@@ -51,7 +51,7 @@ class WireAnswer(Struct, frozen=True):
 
 def make_http_client() -> httpx2.AsyncClient:
     """Make the client for all vendor calls; no redirects, so that a token goes nowhere else."""
-    return httpx2.AsyncClient(timeout=TIMEOUT, limits=LIMITS, follow_redirects=False)
+    return httpx2.AsyncClient(verify=trusted(), timeout=TIMEOUT, limits=LIMITS, follow_redirects=False)
 
 
 async def exchange(
@@ -61,20 +61,19 @@ async def exchange(
     *,
     operation: Operation,
     headers: Mapping[str, str],
-    content: bytes | AsyncIterator[bytes] | None = None,
+    content: bytes | None = None,
     params: Mapping[str, str] | None = None,
-    most_bytes: int = _MOST_ANSWER_BYTES,
+    most_bytes: int = MOST_ANSWER_BYTES,
 ) -> WireAnswer:
     """Make one call and read the whole answer.
 
     Raises VendorUnavailable or VendorTimeout; their `sent` says whether the request may have taken effect.
     """
     with_body: dict[str, Any] = {} if content is None else {"content": content}
-    seconds = UPLOAD_SECONDS if operation == "upload" else CALL_SECONDS
     attributes = {"http.request.method": method, "ekabridge.operation": operation}
     with span(f"eka {operation}", "client", attributes) as made, counted(operation) as count:
         async with (
-            _told_apart(seconds),
+            _told_apart(),
             http.stream(
                 method, url, headers={**headers, **trace_headers()}, params=params, **with_body
             ) as answer,
@@ -99,9 +98,9 @@ def asked_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 @asynccontextmanager
-async def _told_apart(most_seconds: float) -> AsyncIterator[None]:
+async def _told_apart() -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(most_seconds):
+        async with asyncio.timeout(CALL_SECONDS):
             yield
     except _NEVER_SENT as error:
         kind = VendorTimeout if isinstance(error, httpx2.TimeoutException) else VendorUnavailable

@@ -21,6 +21,8 @@ SESSIONS = Gauge(
 )
 
 _SAY_AGAIN_SECONDS = 60.0
+# After an upgrade there are years to fold: a little at a time.
+_LONGEST_FOLD_SECONDS = 1.0
 
 
 class LedgerWatch:
@@ -45,6 +47,9 @@ class LedgerWatch:
         )
 
     async def _count(self) -> None:
+        began = time.monotonic()
+        while await self._ledger.fold() and time.monotonic() < began + _LONGEST_FOLD_SECONDS:
+            pass
         ledger = await self._ledger.count(None)
         for name in Ledger.__struct_fields__:
             SESSIONS.labels(name).set(getattr(ledger, name))

@@ -1,7 +1,7 @@
 """arq as the nudge: "look at session X now", from any process to some worker.
 
-A nudge carries a session's id and nothing else, may be lost, doubled or late, and is never waited for: the
-rows say what is due, and the sweep reads them.
+A nudge carries a session's id and nothing else, or not even that; it may be lost, doubled or late, and is
+never waited for: the rows say what is due, and the sweep reads them.
 """
 
 import asyncio
@@ -33,7 +33,11 @@ RESULTS_DUE = "results_due"
 
 _SOCKET_SECONDS = 2.0
 _ENQUEUE_SECONDS = 1.0
-_MOST_WAITING = 1000
+# In place of a session's id: whatever is due.
+ANY = ""
+_ENOUGH = 2
+# Workers look for nudges as often: more of them would be for nothing.
+_PAUSE_SECONDS = 0.02
 # A nudge that is older than this was overtaken by the sweep long ago.
 _EXPIRES_MS = 60_000
 
@@ -112,20 +116,23 @@ async def ping_redis(redis: ArqRedis) -> bool:
 
 
 class ArqNudges:
-    """The domain's Nudges: queued in memory, sent by one task, dropped when Redis cannot take them."""
+    """The domain's Nudges: sent by one task, dropped when Redis cannot take them.
+
+    When several are to be sent, one that names no session stands for all of them: a worker then looks at
+    whatever is due. So a flood of webhooks costs Redis, the workers and us no more than a few calls.
+    """
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis = redis
-        self._waiting: asyncio.Queue[SessionId] = asyncio.Queue(_MOST_WAITING)
+        self._due: set[SessionId] = set()
+        self._is_due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def results_due(self, session_id: SessionId) -> None:
         """Results of this session can be fetched."""
-        try:
-            self._waiting.put_nowait(session_id)
-        except asyncio.QueueFull:
-            DROPPED.inc()
-            log.warning("nudge_dropped", session_id=session_id, reason="queue_full")
+        if len(self._due) < _ENOUGH:
+            self._due.add(session_id)
+        self._is_due.set()
 
     async def start(self) -> None:
         """Start sending."""
@@ -140,10 +147,14 @@ class ArqNudges:
 
     async def _send_all(self) -> None:
         while True:
-            session_id = await self._waiting.get()
+            await self._is_due.wait()
+            self._is_due.clear()
+            due, self._due = self._due, set()
             try:
                 async with asyncio.timeout(_ENQUEUE_SECONDS):
-                    await self._redis.enqueue_job(RESULTS_DUE, session_id)
+                    await self._redis.enqueue_job(RESULTS_DUE, due.pop() if len(due) == 1 else ANY)
             except Exception as error:  # noqa: BLE001 - a nudge may be lost, its sender may not
                 DROPPED.inc()
-                log.warning("nudge_dropped", session_id=session_id, reason=type(error).__name__)
+                log.warning("nudge_dropped", reason=type(error).__name__)
+            if len(due) > 1:
+                await asyncio.sleep(_PAUSE_SECONDS)

@@ -1,8 +1,15 @@
 """Rows by which replicas agree: idempotency keys, vendor tokens, leases, and received webhooks."""
 
+from collections import Counter
+from collections.abc import Sequence
+
+from asyncpg import PostgresError
+
 from service.domain.creation import Reservation
+from service.domain.errors import BridgeError, StoreUnavailable
 from service.domain.ids import Account, Lease, SessionId, TenantId
 from service.domain.records import Received, SessionPlan, TokenState
+from service.store.batches import Batches, Values
 from service.store.database import Database
 from service.store.queries import sql
 from service.store.sealing import Hasher, Keyring
@@ -167,10 +174,16 @@ class LeaseRows:
 
 
 class WebhookRows:
-    """What the vendor told us."""
+    """What the vendor told us.
+
+    An event that comes alone is written at once, by itself. What comes meanwhile is written together, in one
+    statement and one commit; each caller goes on after the commit of its own.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._batches = Batches(self._write)
+        self._is_one_alone = False
 
     async def receive(
         self,
@@ -184,9 +197,54 @@ class WebhookRows:
         is_ending: bool,
     ) -> Received:
         """Record an event and make its results due, in one statement: one round trip, one commit."""
-        row = await self._database.fetchrow(
-            sql("webhooks.receive"), account, session_id, kind, shape, body_sha256, body_bytes, is_ending
-        )
+        event = (account, session_id, kind, shape, body_sha256, body_bytes, is_ending)
+        if self._batches.is_idle and not self._is_one_alone:
+            self._is_one_alone = True
+            try:
+                return await self._receive_alone(event)
+            finally:
+                self._is_one_alone = False
+        return await self._batches.add(event) or await self._receive_alone(event)
+
+    async def _receive_alone(self, event: Values) -> Received:
+        row = await self._database.fetchrow(sql("webhooks.receive"), *event)
         if row is None:  # pragma: no cover - the statement always returns its row
             raise AssertionError("the recorded webhook returned no row")
         return Received(phase=row["phase"], is_first=row["is_first"], due=row["due"])
+
+    async def _write(self, events: Sequence[Values]) -> Sequence[Received | None]:
+        """Write a batch; None is one that must be received alone.
+
+        That is a second kind of event of one session, one whose session somebody holds, and each of a batch
+        that the database refuses for what is in it: which one was to blame shows then.
+        """
+        times = Counter(map(_telling, events))
+        chosen: dict[str, Values] = {}
+        for event in events:
+            chosen.setdefault(event[1], event)
+        rows = [(*event, times[_telling(event)]) for event in chosen.values()]
+        try:
+            columns = map(list, zip(*rows, strict=True))
+            written = await self._database.fetch(sql("webhooks.receive_many"), *columns)
+        except StoreUnavailable:
+            raise
+        except (BridgeError, PostgresError):
+            return [None] * len(events)
+        received = {
+            _telling(chosen[row["session_id"]]): Received(
+                phase=row["phase"], is_first=row["is_first"], due=row["due"]
+            )
+            for row in written
+        }
+        answers = []
+        for event in events:
+            answer = received.get(telling := _telling(event))
+            answers.append(answer)
+            if answer is not None:
+                received[telling] = Received(phase=answer.phase, is_first=False, due=0)
+        return answers
+
+
+def _telling(event: Values) -> Values:
+    """Return what makes two events the same: account, session, kind."""
+    return event[:3]

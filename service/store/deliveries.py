@@ -31,12 +31,13 @@ class DeliveryRows:
         # A worker's calls end by the dozen: their rows are written together.
         self._attempts = Batches(self._write_attempts)
 
-    async def _write_attempts(self, rows: Sequence[Values]) -> set[str]:
+    async def _write_attempts(self, rows: Sequence[Values]) -> list[bool]:
         columns = zip(*rows, strict=True)
         written = await self._database.fetch(sql("deliveries.record_attempts"), *map(list, columns))
         for row in written:
             count_attempt(row)
-        return {row["delivery_id"] for row in written}
+        known = {row["delivery_id"] for row in written}
+        return [values[0] in known for values in rows]
 
     async def claim_deliveries(
         self, session_id: SessionId | None, limit: int, lease_seconds: float

@@ -1,4 +1,8 @@
-"""The ledger: how sessions stand that were ended or expired, counted from rows by one statement."""
+"""The ledger: how sessions stand that were ended or expired, counted from rows by one statement.
+
+Of days that are long over only the number of sessions is kept (`fold`), and what of them is open is found by
+indexes: so a count costs what the last days and the open work cost, and not all the years.
+"""
 
 from datetime import datetime
 
@@ -10,6 +14,8 @@ from service.store.database import Database
 from service.store.queries import sql
 
 _MOST_SHOWN = 1000
+# Longer than any transaction lasts, so that none adds to a day that was counted.
+_FOLD_AFTER_SECONDS = 3_600.0
 
 
 class Look(Struct, frozen=True, kw_only=True):
@@ -44,3 +50,16 @@ class LedgerRows:
             raise AssertionError("the ledger returned no row")
         ledger = Ledger(**{name: row[name] for name in Ledger.__struct_fields__})
         return Look(ledger=ledger, shown=[SessionId(each) for each in row["shown"]])
+
+    async def fold(self) -> bool:
+        """Count one more day that is over for good; false when there is none.
+
+        What of that day is not as it should be stays looked at, until it is.
+        """
+        async with self._database.transaction() as connection:
+            await connection.execute(sql("ledger.hold"))
+            row = await connection.fetchrow(sql("ledger.next_day"), _FOLD_AFTER_SECONDS)
+            if row is None:
+                return False
+            await connection.execute(sql("ledger.fold"), row["day"])
+        return True

@@ -56,7 +56,7 @@ class RetentionRows:
 
     async def due(self, limit: int, *, rows: bool) -> list[Kept]:
         """Return sessions whose content, or with `rows` whose rows, were kept long enough."""
-        found = await self._database.fetch(sql("retention.due"), limit, None, rows)
+        found = await self._database.fetch(sql("retention.due"), limit, rows)
         return [Kept(SessionId(row["id"]), TenantId(row["tenant_id"])) for row in found]
 
     async def erase(self, kept: Kept) -> bool:
@@ -70,7 +70,7 @@ class RetentionRows:
     async def _take_out(self, kept: Kept, *, rows: bool) -> bool:
         session_id, tenant_id = kept.session_id, kept.tenant_id
         async with self._database.transaction() as connection:
-            if await connection.fetchrow(sql("retention.due"), 1, session_id, rows) is None:
+            if await connection.fetchrow(sql("retention.hold"), session_id, rows) is None:
                 return False
             await connection.execute(sql("erasure.hold_destinations"), session_id)
             deliveries = await connection.fetch(sql("retention.hold_deliveries"), session_id)

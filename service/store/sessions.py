@@ -1,4 +1,4 @@
-"""Rows of sessions and their chunks."""
+"""Rows of sessions."""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -7,7 +7,7 @@ from typing import Any
 from asyncpg import Record
 
 from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId
-from service.domain.records import ChunkClaim, EndState, OwedCall, SessionPlan, VendorSession
+from service.domain.records import EndState, OwedCall, SessionPlan, VendorSession
 from service.store.database import Database, LentConnection
 from service.store.metrics import SESSIONS
 from service.store.queries import sql
@@ -132,47 +132,6 @@ class SessionRows:
         row = await self._database.fetchrow(sql("sessions.give_back_owed"), session_id, lease, seconds)
         await self._was_ours(session_id, row)
 
-    async def claim_chunk(
-        self,
-        tenant_id: TenantId,
-        session_id: SessionId,
-        sequence: int,
-        *,
-        sha256: str,
-        size: int,
-        content_type: str,
-        file_name: str,
-        lease: Lease,
-        lease_seconds: float,
-    ) -> ChunkClaim | None:
-        """Reserve a sequence; None when the tenant has no such session."""
-        row = await self._database.fetchrow(
-            sql("chunks.claim"),
-            session_id,
-            tenant_id,
-            sequence,
-            bytes.fromhex(sha256),
-            size,
-            content_type,
-            file_name,
-            lease,
-            lease_seconds,
-        )
-        return _claim(row) if row else None
-
-    async def record_chunk(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
-        """The vendor has the bytes; false when the session takes no more audio."""
-        row = await self._database.fetchrow(sql("chunks.record"), session_id, sequence, bytes.fromhex(sha256))
-        return row is not None
-
-    async def release_chunk(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
-        """The vendor refused them."""
-        await self._database.execute(sql("chunks.release"), session_id, sequence, lease)
-
-    async def expire_chunk_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
-        """It is not known whether the vendor has them."""
-        await self._database.execute(sql("chunks.expire_lease"), session_id, sequence, lease)
-
     @asynccontextmanager
     async def ending(self, tenant_id: TenantId, session_id: SessionId) -> AsyncIterator["EndRows | None"]:
         """Lock a session in order to end it; None when the tenant has no such session."""
@@ -286,20 +245,3 @@ def _heard(row: Record | None) -> bool | None:
     if row is None or row["has_audio"]:
         return row is not None
     return None if row["is_open"] else False
-
-
-def _claim(row: Record) -> ChunkClaim:
-    sha256 = row["chunk_sha256"]
-    return ChunkClaim(
-        account=Account(row["account"]),
-        session_status=row["status"],
-        upload=row["upload"],
-        is_created=row["owed"] != "create",
-        is_past=row["is_past"],
-        is_erased=row["is_erased"],
-        lease=row["lease"],
-        stored_sha256=sha256.hex() if sha256 else None,
-        stored_bytes=row["chunk_bytes"],
-        stored_file_name=row["chunk_file_name"],
-        is_stored=row["chunk_status"] == "stored",
-    )

@@ -54,7 +54,10 @@ class DeliveryFigures(Struct, frozen=True, kw_only=True):
 
 async def measure_deliveries(rig: Rig) -> DeliveryFigures:
     """Measure both; each round beside its peer, and the middle one counts."""
-    async with _receiver() as url, httpx2.AsyncClient(base_url=url, trust_env=False, timeout=10) as receiver:
+    async with (
+        open_receiver() as url,
+        httpx2.AsyncClient(base_url=url, trust_env=False, timeout=10) as receiver,
+    ):
         rates: list[tuple[float, float]] = []
         for _ in range(ROUNDS):
             ours = await _forward(rig, receiver, POSTS, [f"{url}/well/{n}" for n in range(TASKS // 8)])
@@ -69,7 +72,7 @@ async def measure_deliveries(rig: Rig) -> DeliveryFigures:
 
 
 @asynccontextmanager
-async def _receiver() -> AsyncIterator[str]:
+async def open_receiver() -> AsyncIterator[str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.bench.fast_receiver", stdout=asyncio.subprocess.PIPE
     )
@@ -83,13 +86,13 @@ async def _receiver() -> AsyncIterator[str]:
 
 async def _forward(rig: Rig, receiver: httpx2.AsyncClient, deliveries: int, urls: list[str]) -> float:
     """Let a worker forward so many, spread over these; return the seconds that the well ones took."""
-    await _fill(rig, deliveries, urls)
+    await fill_outbox(rig, deliveries, urls)
     wanted = deliveries * sum("/well" in url for url in urls) // len(urls)
     await receiver.post("/_reset")
     worker = await rig.worker(
         forward_timeout_seconds="20", sweep_interval_seconds="1", forward_schedule_seconds="5,30,120"
     )
-    seconds = await _until(receiver, wanted)
+    seconds = await until_received(receiver, wanted)
     await worker.kill()
     return seconds
 
@@ -106,10 +109,10 @@ async def _post(url: str, receiver: httpx2.AsyncClient) -> float:
         stdin=asyncio.subprocess.PIPE,
     )
     await process.communicate(msgspec.json.encode(_BODY))
-    return await _until(receiver, POSTS)
+    return await until_received(receiver, POSTS)
 
 
-async def _until(receiver: httpx2.AsyncClient, wanted: int) -> float:
+async def until_received(receiver: httpx2.AsyncClient, wanted: int) -> float:
     deadline = monotonic() + _SECONDS
     while monotonic() < deadline:
         counts: dict[str, Any] = (await receiver.get("/_counts")).json()
@@ -119,7 +122,7 @@ async def _until(receiver: httpx2.AsyncClient, wanted: int) -> float:
     raise AssertionError(f"only {counts['counted']} of {wanted} came")
 
 
-async def _fill(rig: Rig, deliveries: int, urls: list[str]) -> None:
+async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
     """Put so many deliveries into the outbox of a new tenant's destinations, and nothing else."""
     database_url = rig.environment["EKABRIDGE_DATABASE_URL"]
     connection = await asyncpg.connect(database_url)
@@ -137,6 +140,8 @@ async def _fill(rig: Rig, deliveries: int, urls: list[str]) -> None:
         sealed,
         deliveries,
     )
+    # What happens next gets an id that is still free.
+    await connection.execute("SELECT setval(pg_get_serial_sequence('events', 'id'), $1)", first + deliveries)
     now = await connection.fetchval("SELECT now()")
     await connection.copy_records_to_table(
         "deliveries",

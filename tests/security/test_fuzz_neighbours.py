@@ -23,6 +23,7 @@ from service.domain.records import Answer
 from service.domain.relay import ClientGone, Relay, VendorGone
 from service.domain.schedule import read_retry_after
 from service.eka.answers import read_error_code, read_time
+from service.eka.audio_wire import AudioWire
 from service.eka.client import EkaClient
 from service.eka.discovery import read_limits
 from service.eka.gate import Gates
@@ -36,6 +37,7 @@ from service.forwarding.guard import (
 from tests.security.examples import json_values, share
 from tests.unit.test_relay import Side
 
+BASE = "https://eka.example"
 SESSION = SessionId("ses_x")
 TEMPLATE = TemplateId("soap")
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -99,9 +101,10 @@ async def test_any_answer_of_the_vendor_is_read_or_an_error_of_our_tree(
     def answer(_: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(status, content=body, headers={"retry-after": retry_after})
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+    transport = httpx2.MockTransport(answer)
+    async with httpx2.AsyncClient(transport=transport) as http, AudioWire(BASE) as audio:
         tokens: Any = OneToken()
-        eka = EkaClient(http=http, tokens=tokens, gates=Gates(places=8), base_url="https://eka.example")
+        eka = EkaClient(http=http, audio=audio, tokens=tokens, gates=Gates(places=8), base_url=BASE)
         with contextlib.suppress(VendorError):
             result = await CALLS[call](eka)
             if call == "get" and result.expires_at is not None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 STORE = ROOT / "service" / "store"
 TENANT_TABLES = re.compile(
     r"\b(api_keys|attempts|audit|chunks|deliveries|destinations|documents|events|fetches|idempotency_keys|sessions"
-    r"|stream_connections|streams|tenants|webhook_events)\b"
+    r"|ledger_days|ledger_suspects|stream_connections|streams|tenants|webhook_events)\b"
 )
 # The tenant's id as a parameter: in a filter, or among the values of the new row that a statement is about.
 BY_TENANT = re.compile(
@@ -73,6 +73,8 @@ STATEMENTS = {
     "further": "fenced by a lease, or in a transaction that has locked the session by its tenant",
     "keys": _OPERATOR,
     "queues": "the installation's figures: how much is due, not whose",
+    "ledger.next_day": _WORKER,
+    "ledger.fold": "a day of all tenants, each counted by itself",
     "recovery.add_ping": "in a transaction that holds the destination by its tenant",
     "recovery.replay": _FOUND,
     "recovery.recover_dead": "in a transaction that holds the destination by its tenant",
@@ -81,6 +83,7 @@ STATEMENTS = {
     "recovery.obstacle": _LOCKED,
     "resealing": _WORKER,
     "retention.due": _WORKER,
+    "retention.hold": _WORKER,
     "retention.hold_deliveries": _WORKER,
     "retention.delete": _WORKER,
     "sessions.record_created": _LEASED,
@@ -108,6 +111,7 @@ STATEMENTS = {
     "streams": _CAPABILITY,
     "voice.pending": _FOUND,
     "webhooks.receive": "filtered by the account that signed, which is a tenant or the shared one",
+    "webhooks.receive_many": "filtered by the accounts that signed, each event by its own",
 }
 
 # Method, or a whole class of them → why it is not told the tenant.
@@ -136,6 +140,7 @@ METHODS = {
     "LeaseRows": "names of work, no rows of a tenant",
     "KeyRows": "the installation's encryption keys",
     "migrate.check_schema": "looks at the schema, at no rows",
+    "LedgerRows.fold": "a day of all tenants, each counted by itself",
     "QueueRows": "the installation's figures: how much is due, not whose",
     "ShownRow": "opens a row that a tenant's finder has found",
     "ResealingRows": _WORKER,
@@ -147,9 +152,9 @@ METHODS = {
     "SessionRows.record_never_created": _LEASED,
     "SessionRows.postpone_owed": _LEASED,
     "SessionRows.give_back_owed": _LEASED,
-    "SessionRows.record_chunk": "of a chunk that was claimed by its tenant",
-    "SessionRows.release_chunk": _LEASED,
-    "SessionRows.expire_chunk_lease": _LEASED,
+    "ChunkRows.record": "of a chunk that was claimed by its tenant",
+    "ChunkRows.release": _LEASED,
+    "ChunkRows.expire_lease": _LEASED,
     "SessionRows.record_end_told": _LEASED,
     "SessionRows.record_cancel_told": _LEASED,
     "SessionRows.claim_owed": _WORKER,

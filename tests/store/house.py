@@ -22,6 +22,7 @@ from service.domain.ids import (
 )
 from service.domain.records import (
     Answer,
+    ChunkPlan,
     DeliveryJob,
     FetchJob,
     NoAnswer,
@@ -90,13 +91,13 @@ class House:
             "lease": make_lease(),
             "lease_seconds": 60,
         }
-        tenant_id = fields.pop("tenant_id", self.tenant_id)
-        return await self.rows.sessions.claim_chunk(tenant_id, session_id, sequence, **(values | fields))
+        place = {"tenant_id": self.tenant_id, "session_id": session_id, "sequence": sequence}
+        return await self.rows.chunks.claim(ChunkPlan(**(place | values | fields)))
 
     async def store_chunk(self, session_id: SessionId, sequence: int, audio: bytes = b"audio") -> bool:
         await self.claim_chunk(session_id, sequence, audio)
         sha256 = hashlib.sha256(audio).hexdigest()
-        return await self.rows.sessions.record_chunk(session_id, sequence, sha256)
+        return await self.rows.chunks.record(session_id, sequence, sha256)
 
     async def begin_end(self, session_id: SessionId, *, reconcile_seconds: float = 0) -> Lease:
         lease = make_lease()

@@ -70,6 +70,11 @@ async def fill(house: House) -> dict[str, str]:
     await rows.leases.take("sweep", make_lease(), 15)
     await rows.keys.renew(uuid4())
     await rows.resealing.step()
+    await house.connection.execute(
+        "UPDATE sessions SET ended_at = now() - interval '3 days' WHERE ended_at IS NOT NULL"
+    )
+    await house.connection.execute("UPDATE sessions SET settled_at = NULL WHERE ended_at IS NOT NULL")
+    assert await rows.ledger.fold()
     return {
         "session": session_id,
         "open": open_,

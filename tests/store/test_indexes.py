@@ -50,6 +50,10 @@ INSERT INTO webhook_events (account, session_id, kind, phase, shape, body_sha256
 SELECT 'default', 's' || n, 'completed', 'ended', 'v2', '', 1 FROM generate_series(1, 2000) n;
 INSERT INTO idempotency_keys (tenant_id, key_hash, request_hash, session_id)
 SELECT 't1', sha256(n::text::bytea), '', 's' || n FROM generate_series(1, 2000) n;
+INSERT INTO audit (tenant_id, actor, action, object_id)
+SELECT 't' || (n % 20 + 1), 'k1', CASE n % 300 WHEN 0 THEN 'session.erased' ELSE 'session.read' END,
+       's' || n
+FROM generate_series(1, 2000) n;
 ANALYZE;
 SET enable_seqscan = off;
 """
@@ -71,15 +75,18 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("recovery.supersede", ["m1"], {"deliveries_of_document"}),
     ("deliveries.page", ["t1", None, None, None, None, None, 11], {"deliveries_newest"}),
     ("deliveries.page", ["t1", None, None, None, NOW, "m1", 11], {"deliveries_newest"}),
+    ("deliveries.page", ["t1", "filed", None, None, None, None, 11], {"deliveries_by_status"}),
+    ("deliveries.page", ["t1", None, "x20", None, None, None, 11], {"deliveries_by_destination"}),
+    ("deliveries.page", ["t1", None, None, "s1", None, None, 11], {"deliveries_by_session"}),
     ("deliveries.attempts", ["m1"], {"attempts_by_delivery"}),
     ("deliveries.destinations_for", ["t1", "document.ready", "a"], {"destinations_by_tenant"}),
     ("destinations.list", ["t1", None, None, 11], {"destinations_by_tenant"}),
     ("sessions.claim_owed", [10, 60.0, ["a"]], {"sessions_owed", "chunks_pkey"}),
     ("sessions.past", [10], {"sessions_unended"}),
     ("sessions.warn_expiring", [300.0], {"sessions_unended"}),
-    ("sessions.page", ["t1", None, None, None, None, None, None, 11], {"sessions_newest"}),
-    ("sessions.page", ["t1", None, None, None, NOW, NOW, "s1", 11], {"sessions_newest"}),
-    ("sessions.page", ["t1", "processing", None, None, None, None, None, 11], {"sessions_newest_by_status"}),
+    ("sessions.page", ["t1", None, None, None, None, None, None, 11], {"sessions_listed"}),
+    ("sessions.page", ["t1", None, None, None, NOW, NOW, "s1", 11], {"sessions_listed"}),
+    ("sessions.page", ["t1", "processing", None, None, None, None, None, 11], {"sessions_listed_by_status"}),
     ("sessions.page", ["t1", None, H, None, None, None, None, 11], {"sessions_by_reference"}),
     ("sessions.page", ["t1", None, None, H, None, None, None, 11], {"sessions_by_patient"}),
     ("sessions.view", ["t1", "s1"], {"sessions_pkey", "chunks_pkey"}),
@@ -117,8 +124,12 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
         {"sessions_pkey", "fetches_session_id_template_id_key"},
     ),
     ("audit.page", ["t1", None, None, None, None, None, None, 11], {"audit_newest"}),
-    ("retention.due", [20, None, False], {"sessions_newest", "fetches_", "deliveries_", "documents_"}),
-    ("retention.due", [1, "s1", True], {"sessions_pkey"}),
+    ("audit.page", ["t1", None, "s1", None, None, None, None, 11], {"audit_of_object"}),
+    ("audit.page", ["t1", "session.erased", None, None, None, None, None, 11], {"audit_by_action"}),
+    ("accounts.is_used", ["t1"], {"sessions_", "fetches_"}),
+    ("retention.due", [20, False], {"sessions_listed", "fetches_", "deliveries_", "documents_"}),
+    ("retention.due", [20, True], {"sessions_listed", "sessions_erased"}),
+    ("retention.hold", ["s1", True], {"sessions_pkey"}),
     ("erasure.extent", ["s1"], {"documents_by_session", "deliveries_by_session"}),
     ("resealing.read_sessions", ["s1", 50, b"key!"], {"sessions_pkey"}),
     ("resealing.read_documents", ["d1", 50, b"key!"], {"documents_pkey"}),
@@ -130,6 +141,9 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("coordination.forget_idempotent", [604_800.0], {"idempotency_keys_by_age"}),
     ("coordination.lock_idempotent", ["t1", H], {"idempotency_keys_pkey"}),
 ]
+
+# Small tables that a statement goes through as a whole, because it is about each of their rows.
+SCANNED = {"retention.due": {"tenants"}}
 
 
 def walk(plan: dict[str, Any]) -> list[dict[str, Any]]:
@@ -150,7 +164,7 @@ async def test_what_runs_often_uses_the_index_that_was_made_for_it(filled):
         used = {node["Index Name"] for node in nodes if "Index Name" in node}
         scanned = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
         missed = {index for index in wanted if not any(each.startswith(index) for each in used)}
-        if missed or scanned:
+        if missed or scanned - SCANNED.get(name, set()):
             surprises[f"{number} {name}"] = (missed, used, scanned)
     assert surprises == {}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.ledger import Ledger
 from service.domain.ids import TenantId
 from service.store.queries import sql
-from tests.store.house import new_tenant
+from tests.store.house import House, new_tenant
 from tests.store.test_indexes import walk
 
 
@@ -139,6 +139,25 @@ async def test_the_equation_and_the_classes_hold_whatever_the_rows_are(house, st
         dead=expected.count("dead"),
         lost=expected.count("lost"),
     )
+    await age_and_fold(house, tenant)
+    assert await house.rows.ledger.count(tenant) == found
+
+
+async def age_and_fold(house: House, tenant: TenantId) -> None:
+    """Let what happened to a tenant lie five days back, and count each of those days for good."""
+    await house.connection.execute("DELETE FROM ledger_days")
+    await house.connection.execute("DELETE FROM ledger_suspects")
+    await house.connection.execute(
+        "UPDATE sessions SET created_at = created_at - interval '5 days', "
+        "ended_at = ended_at - interval '5 days', settled_at = settled_at - interval '5 days' "
+        "WHERE tenant_id = $1",
+        tenant,
+    )
+    await house.connection.execute(
+        "UPDATE documents SET received_at = received_at - interval '5 days' WHERE tenant_id = $1", tenant
+    )
+    while await house.rows.ledger.fold():
+        pass
 
 
 HUNDRED_THOUSAND = """
@@ -148,12 +167,14 @@ SELECT 'dst' || n, 'big' || n, '', '{}', '{}', '' FROM generate_series(1, 10) n;
 INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages, created_at,
                       expires_at, ended_at, settled_at)
 SELECT 's' || n, 'big' || (n % 10 + 1), 'default', 'completed', 'chunked', 'd', 'p', '{}', '{}',
-       now() - n * interval '1 second', now(), now() - n * interval '1 second', now()
+       now() - n * interval '10 seconds', now(), now() - n * interval '10 seconds', now()
 FROM generate_series(1, 100000) n;
 INSERT INTO fetches (tenant_id, session_id, template_id, status, next_at)
 SELECT 'big' || (n % 10 + 1), 's' || n, 'a', 'settled', NULL FROM generate_series(1, 100000) n;
-INSERT INTO documents (id, tenant_id, session_id, template_id, upstream_id, version, status, released_at)
-SELECT 'd' || n, 'big' || (n % 10 + 1), 's' || n, 'a', '', 1, 'success', now()
+INSERT INTO documents (id, tenant_id, session_id, template_id, upstream_id, version, status, received_at,
+                       released_at)
+SELECT 'd' || n, 'big' || (n % 10 + 1), 's' || n, 'a', '', 1, 'success', now() - n * interval '10 seconds',
+       now()
 FROM generate_series(1, 100000) n;
 INSERT INTO events (tenant_id, session_id, document_id, type)
 SELECT 'big' || (n % 10 + 1), 's' || n, 'd' || n, 'document.ready' FROM generate_series(1, 100000) n;
@@ -164,15 +185,32 @@ ANALYZE;
 """
 
 
+SMALL_TABLES = {"destinations", "tenants", "ledger_days", "ledger_suspects"}
+
+
 async def test_a_hundred_thousand_sessions_are_counted_by_their_indexes(house):
     await house.connection.execute(HUNDRED_THOUSAND)
     found = await house.rows.ledger.count(TenantId("big1"))
     assert (found.ended, found.delivered + found.dead, found.lost) == (10_000, 10_000, 0)
     now = datetime.now(UTC)
     hour = [TenantId("big1"), now - timedelta(hours=2), now - timedelta(hours=1), None, 10]
-    plan = await house.connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql('ledger.count')}", *hour)
+    used, scanned = await plan_of(house, "ledger.count", hour)
+    assert used >= {"sessions_with_ending", "documents_by_session", "events_by_document"}
+    assert scanned <= SMALL_TABLES
+    together = await house.rows.ledger.count(None)
+    while await house.rows.ledger.fold():
+        pass
+    assert await house.rows.ledger.count(None) == together
+    assert await house.rows.ledger.count(TenantId("big1")) == found
+    _, scanned = await plan_of(house, "ledger.count", [None, None, None, None, 10])
+    assert scanned <= SMALL_TABLES
+    _, scanned = await plan_of(house, "ledger.fold", [now.date()])
+    assert scanned <= SMALL_TABLES
+
+
+async def plan_of(house: House, name: str, arguments: list[Any]) -> tuple[set[str], set[str]]:
+    """The indexes that are used, and the tables that are read from end to end."""
+    plan = await house.connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql(name)}", *arguments)
     nodes = walk(json.loads(plan)[0]["Plan"])
     used = {node["Index Name"] for node in nodes if "Index Name" in node}
-    assert used >= {"sessions_with_ending", "documents_by_session", "events_by_document"}
-    scanned = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
-    assert scanned <= {"destinations"}  # of which there are ten
+    return used, {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}

@@ -191,9 +191,9 @@ async def test_stored_bytes_are_not_replaced(house):
 async def test_a_sequence_whose_upload_is_unclear_may_get_other_bytes_later_under_the_same_name(house):
     session_id, lease = await house.create(), make_lease()
     await house.claim_chunk(session_id, 0, b"first", lease=lease)
-    await house.rows.sessions.expire_chunk_lease(session_id, 0, make_lease())
+    await house.rows.chunks.expire_lease(session_id, 0, make_lease())
     assert (await house.claim_chunk(session_id, 0, b"other")).lease is None
-    await house.rows.sessions.expire_chunk_lease(session_id, 0, lease)
+    await house.rows.chunks.expire_lease(session_id, 0, lease)
     # Another name would be a second file at the vendor (facts.md, Audio).
     assert (await house.claim_chunk(session_id, 0, b"other", file_name="audio_0.ogg")).lease is None
     assert (await house.claim_chunk(session_id, 0, b"other")).lease is not None
@@ -202,9 +202,9 @@ async def test_a_sequence_whose_upload_is_unclear_may_get_other_bytes_later_unde
 async def test_only_the_holder_releases_a_refused_sequence(house):
     session_id, lease = await house.create(), make_lease()
     await house.claim_chunk(session_id, 0, b"first", lease=lease)
-    await house.rows.sessions.release_chunk(session_id, 0, make_lease())
+    await house.rows.chunks.release(session_id, 0, make_lease())
     assert await house.value("SELECT count(*) FROM chunks") == 1
-    await house.rows.sessions.release_chunk(session_id, 0, lease)
+    await house.rows.chunks.release(session_id, 0, lease)
     assert await house.value("SELECT count(*) FROM chunks") == 0
 
 
@@ -212,7 +212,7 @@ async def test_a_chunk_counts_only_while_the_session_takes_audio(house):
     session_id = await house.create(templates=[NOTE])
     await house.claim_chunk(session_id, 0, b"late")
     await house.begin_end(session_id)
-    assert not await house.rows.sessions.record_chunk(session_id, 0, hashlib.sha256(b"late").hexdigest())
+    assert not await house.rows.chunks.record(session_id, 0, hashlib.sha256(b"late").hexdigest())
     assert (await house.claim_chunk(session_id, 1, b"later")).lease is None
     assert await house.value("SELECT status FROM sessions") == "processing"
     assert await house.value("SELECT count(*) FROM chunks WHERE status = 'stored'") == 0
@@ -221,10 +221,10 @@ async def test_a_chunk_counts_only_while_the_session_takes_audio(house):
 async def test_a_chunk_of_other_bytes_than_the_sequence_was_given_to_is_not_recorded(house):
     session_id, lease = await house.create(), make_lease()
     await house.claim_chunk(session_id, 0, b"slow", lease=lease)
-    await house.rows.sessions.expire_chunk_lease(session_id, 0, lease)
+    await house.rows.chunks.expire_lease(session_id, 0, lease)
     await house.claim_chunk(session_id, 0, b"quick")
-    assert not await house.rows.sessions.record_chunk(session_id, 0, hashlib.sha256(b"slow").hexdigest())
-    assert await house.rows.sessions.record_chunk(session_id, 0, hashlib.sha256(b"quick").hexdigest())
+    assert not await house.rows.chunks.record(session_id, 0, hashlib.sha256(b"slow").hexdigest())
+    assert await house.rows.chunks.record(session_id, 0, hashlib.sha256(b"quick").hexdigest())
 
 
 @pytest.mark.parametrize(

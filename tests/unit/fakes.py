@@ -24,7 +24,6 @@ from service.domain.ids import (
 )
 from service.domain.records import (
     AudioFormat,
-    ChunkClaim,
     EndState,
     FetchJob,
     FetchState,
@@ -144,18 +143,6 @@ class MemorySessions:
     async def give_back_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         self.recorded.append("given_back")
         self.postponed_seconds.append(seconds)
-
-    async def claim_chunk(self, *args: Any, **fields: Any) -> ChunkClaim | None:
-        return None
-
-    async def record_chunk(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
-        return False
-
-    async def release_chunk(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
-        self.recorded.append("chunk_released")
-
-    async def expire_chunk_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
-        self.recorded.append("chunk_lease_expired")
 
     @asynccontextmanager
     async def ending(self, tenant_id: TenantId, session_id: SessionId) -> AsyncIterator[MemoryEnd | None]:

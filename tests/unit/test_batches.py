@@ -22,7 +22,7 @@ class Table:
         await self.free.wait()
         if self.failure is not None:
             raise self.failure
-        return {row[0] for row in rows if row[1] == "good"}
+        return [row[1] == "good" for row in rows]
 
 
 async def turn() -> None:

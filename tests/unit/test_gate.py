@@ -14,6 +14,7 @@ from service.domain.accounts import Credentials
 from service.domain.errors import VendorGateClosed, VendorLimited, VendorRefused, VendorTimeout
 from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.eka.audio_formats import normalise_audio_format
+from service.eka.audio_wire import AudioWire
 from service.eka.circuit import CircuitRule
 from service.eka.client import EkaClient
 from service.eka.gate import Gates
@@ -285,11 +286,11 @@ async def test_an_upload_that_is_held_back_is_told_at_once_and_not_tried_again()
     async def fail(_: httpx2.Request) -> httpx2.Response:
         raise AssertionError("nothing is sent")
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(fail)) as http:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(fail)) as http, AudioWire(BASE) as audio:
         tokens = TokenKeeper(
             http=http, store=MemoryTokens(), clock=TurnedClock(), base_url=BASE, credentials=credentials
         )
-        client = EkaClient(http=http, tokens=tokens, gates=house.gates, base_url=BASE)
+        client = EkaClient(http=http, audio=audio, tokens=tokens, gates=house.gates, base_url=BASE)
         audio_format = normalise_audio_format("audio/wav")
         with pytest.raises(VendorGateClosed) as closed:
             await client.upload_audio(DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound())

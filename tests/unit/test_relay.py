@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,6 +22,16 @@ class Side:
         self.may_take = asyncio.Event()
         self.may_take.set()
         self.closed: tuple[Any, ...] | None = None
+        self.take: Callable[[bytes], bool] = lambda _: False
+        self.when_closed: Callable[[], None] = lambda: None
+
+    def give_frames(self, take: Callable[[bytes], bool]) -> None:
+        self.take = take
+
+    def send_now(self, frame: bytes) -> bool:
+        if self.may_take.is_set():
+            self.taken.append(frame)
+        return self.may_take.is_set()
 
     async def receive(self) -> Frame:
         frame = await self.coming.get()
@@ -34,6 +45,7 @@ class Side:
 
     async def close(self, code: int, *more: Any, **_: Any) -> None:
         self.log.append(f"{self.name} closed")
+        self.when_closed()
         self.closed = (code, *more)
 
 
@@ -209,3 +221,35 @@ async def test_a_stalled_vendor_shows_since_when(pair: Pair) -> None:
     await pair.say(b"2", ClientGone(1000))
     await pair.farewell()
     assert pair.relay.sending_since == 0
+
+
+async def test_audio_that_needs_no_waiting_is_passed_on_at_once_and_counted(pair: Pair) -> None:
+    await pair.say(b"1")
+    assert pair.client.take(b"22")
+    assert pair.vendor.taken == [b"1", b"22"]
+    assert (pair.relay.frames, pair.relay.bytes, pair.relay.was_heard) == (2, 3, True)
+    await pair.say(ClientGone(1000))
+    await pair.farewell()
+
+
+async def test_audio_never_passes_a_frame_that_waits_for_the_vendor(pair: Pair) -> None:
+    await pair.say(b"1")
+    pair.vendor.may_take.clear()
+    assert not pair.client.take(b"2")  # a slow vendor: the pump has to wait with it
+    await pair.say(b"2")
+    pair.vendor.may_take.set()
+    assert not pair.client.take(b"3")  # the pump has not handed over yet
+    await pair.say(b"3", ClientGone(1000))
+    await pair.farewell()
+    assert pair.vendor.taken == [b"1", b"2", b"3"]
+
+
+async def test_no_audio_is_passed_on_once_the_count_was_told(pair: Pair) -> None:
+    await pair.say(b"1")
+    pair.relay.end(Farewell("restarting", 1012))
+    after: list[bool] = []
+    pair.client.when_closed = lambda: after.append(pair.client.take(b"2"))
+    told = await pair.farewell()
+    assert after == [False]
+    assert "after frame 1 of" in told.reason
+    assert pair.vendor.taken == [b"1"]

@@ -14,6 +14,7 @@ import pytest
 from service.domain.accounts import Credentials
 from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.domain.limits import Limits
+from service.eka.audio_wire import AudioWire
 from service.eka.client import EkaClient
 from service.eka.discovery import SEED_LIMITS
 from service.eka.gate import Gates
@@ -91,13 +92,13 @@ async def subscriptions(
     async def limits() -> Limits:
         return msgspec.structs.replace(SEED_LIMITS, webhooks_url=webhooks_url)
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(vendor.take)) as http:
+    transport = httpx2.MockTransport(vendor.take)
+    async with httpx2.AsyncClient(transport=transport) as http, AudioWire(BASE) as audio:
         tokens = TokenKeeper(
             http=http, store=MemoryTokens(), clock=TurnedClock(), base_url=BASE, credentials=credentials
         )
-        yield Subscriptions(
-            client=EkaClient(http=http, tokens=tokens, gates=Gates(places=8), base_url=BASE), limits=limits
-        )
+        client = EkaClient(http=http, audio=audio, tokens=tokens, gates=Gates(places=8), base_url=BASE)
+        yield Subscriptions(client=client, limits=limits)
 
 
 SHAPES: dict[str, Any] = {

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.api.spool import Spool
 from service.api.voice.bodies import Upload, accept_any
 from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 
@@ -36,7 +37,7 @@ def no_count(_: int) -> None:
 
 
 async def read(body: bytes, label: str, sizes: list[int], most_bytes: int = 10_000) -> tuple[Upload, bytes]:
-    upload = Upload(label, most_bytes, accept_any, no_count)
+    upload = Upload(label, most_bytes, accept_any, Spool(no_count))
     rest = body
     for size in sizes:
         await upload.take(rest[:size])
@@ -92,7 +93,7 @@ async def test_the_fields_are_seen_before_a_byte_of_the_file_is_kept() -> None:
         seen.append(dict(fields))
         raise Refused
 
-    upload = Upload(LABELS[0], 100, refuse, no_count)
+    upload = Upload(LABELS[0], 100, refuse, Spool(no_count))
     with pytest.raises(Refused):
         await upload.take(body_of(b"audio", token="t"))
     assert seen == [{"token": "t"}]

@@ -8,7 +8,7 @@ import multipart
 from litestar import Request
 
 from service.api.admission import place_of
-from service.api.spool import Spool, read_body
+from service.api.spool import Spool, content_length, memory_for, read_body
 from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 
 # One official client posts a form labelled `audio/webm;codecs=opus`, without a boundary (facts.md, last
@@ -32,10 +32,8 @@ async def accept_any(_: Mapping[str, str]) -> None:
 class Upload:
     """A body that is being read. `is_form` tells whether it was a form; then the file's own words count."""
 
-    def __init__(
-        self, content_type: str, most_bytes: int, on_file: OnFile, keep: Callable[[int], None]
-    ) -> None:
-        self.spool = Spool(keep)
+    def __init__(self, content_type: str, most_bytes: int, on_file: OnFile, spool: Spool) -> None:
+        self.spool = spool
         self.fields: dict[str, str] = {}
         self.file_name: str | None = None
         self.file_type: str | None = None
@@ -74,11 +72,11 @@ class Upload:
         """There is no more. Raises AudioTruncated for a form cut short, InvalidRequest without a file."""
         if self._head is not None:
             await self._decide()
-        if self._form is None:
-            return
-        self._close()
-        if self.file_type is None:
-            raise InvalidRequest("the form has no file")
+        if self._form is not None:
+            self._close()
+            if self.file_type is None:
+                raise InvalidRequest("the form has no file")
+        await self.spool.finish()
 
     def _begin_form(self, boundary: bytes) -> None:
         self._head = None
@@ -159,10 +157,12 @@ async def read_upload(
     request: Request[Any, Any, Any], most_bytes: int, on_file: OnFile = accept_any
 ) -> Upload:
     """Read a body to its end; the caller closes its spool. `on_file` sees the fields before the file."""
-    keep = place_of(request.scope).keep
-    upload = Upload(request.headers.get("content-type", ""), most_bytes, on_file, keep)
+    place = place_of(request.scope)
+    most_body_bytes = most_bytes + _FORM_OVERHEAD_BYTES
+    spool = Spool(place.keep, await memory_for(place, content_length(request), most_body_bytes))
+    upload = Upload(request.headers.get("content-type", ""), most_bytes, on_file, spool)
     try:
-        await read_body(request, most_bytes + _FORM_OVERHEAD_BYTES, upload.take)
+        await read_body(request, most_body_bytes, upload.take)
         await upload.finish()
     except BaseException:
         upload.spool.close()

@@ -8,12 +8,11 @@ SELECT account_sealed FROM tenants WHERE id = $1 FOR UPDATE;
 
 -- name: is_used
 -- Whether a session is not done yet with the tenant's own account.
-SELECT EXISTS (
-    SELECT 1 FROM sessions s
-    WHERE s.tenant_id = $1 AND s.account = $1
-      AND (s.status IN ('created', 'recording', 'processing') OR s.owed IS NOT NULL
-           OR EXISTS (SELECT 1 FROM fetches f WHERE f.session_id = s.id AND f.status = 'pending'))
-) AS is_used;
+SELECT EXISTS (SELECT 1 FROM sessions WHERE tenant_id = $1 AND account = $1 AND erased_at IS NULL
+               AND status IN ('created', 'recording', 'processing'))
+       OR EXISTS (SELECT 1 FROM sessions WHERE tenant_id = $1 AND account = $1 AND owed IS NOT NULL)
+       OR EXISTS (SELECT 1 FROM fetches f JOIN sessions s ON s.id = f.session_id
+                  WHERE f.status = 'pending' AND f.tenant_id = $1 AND s.account = $1) AS is_used;
 
 -- name: set
 -- Another account for a tenant; NULL: it shares the default one.

@@ -1,38 +1,53 @@
 -- name: claim
--- Reserves a sequence for these bytes, if the session takes audio and nobody else holds it with other bytes.
-WITH session AS (
+-- Reserves sequences, each once, if their sessions take audio; these are locked in order, against deadlocks.
+WITH asked AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::integer[], $4::bytea[], $5::bigint[], $6::text[], $7::text[],
+                         $8::uuid[], $9::float8[])
+        WITH ORDINALITY AS asked (session_id, tenant_id, sequence, sha256, bytes, content_type, file_name, lease,
+                                  lease_seconds, place)
+), session AS (
     SELECT id, tenant_id, account, status, upload, owed, expires_at <= now() AS is_past,
            erased_at IS NOT NULL AS is_erased
-    FROM sessions WHERE id = $1 AND tenant_id = $2 FOR SHARE
+    FROM sessions WHERE (id, tenant_id) IN (SELECT session_id, tenant_id FROM asked) ORDER BY id FOR SHARE
 ), claimed AS (
     INSERT INTO chunks (session_id, sequence, tenant_id, status, sha256, bytes, content_type, file_name,
                         lease, lease_until)
-    SELECT id, $3, tenant_id, 'sending', $4, $5, $6, $7, $8, now() + make_interval(secs => $9)
-    FROM session
-    WHERE status IN ('created', 'recording') AND upload = 'chunked' AND owed IS NULL AND NOT is_past
+    SELECT s.id, a.sequence, s.tenant_id, 'sending', a.sha256, a.bytes, a.content_type, a.file_name, a.lease,
+           now() + make_interval(secs => a.lease_seconds)
+    FROM session s JOIN asked a ON a.session_id = s.id AND a.tenant_id = s.tenant_id
+    WHERE s.status IN ('created', 'recording') AND s.upload = 'chunked' AND s.owed IS NULL AND NOT s.is_past
+    ORDER BY s.id, a.sequence
     ON CONFLICT (session_id, sequence) DO UPDATE
     SET sha256 = excluded.sha256, bytes = excluded.bytes, lease = excluded.lease,
         lease_until = excluded.lease_until
     WHERE chunks.status = 'sending' AND chunks.file_name = excluded.file_name
       AND (chunks.sha256 = excluded.sha256 OR chunks.lease_until <= now())
-    RETURNING lease
+    RETURNING session_id, sequence, lease
 )
-SELECT session.account, session.status, session.upload, session.owed, session.is_past, session.is_erased,
-       (SELECT lease FROM claimed) AS lease,
+SELECT a.place, s.account, s.status, s.upload, s.owed, s.is_past, s.is_erased, n.lease,
        c.status AS chunk_status, c.sha256 AS chunk_sha256, c.bytes AS chunk_bytes, c.file_name AS chunk_file_name
-FROM session LEFT JOIN chunks c ON c.session_id = session.id AND c.sequence = $3;
+FROM asked a
+JOIN session s ON s.id = a.session_id AND s.tenant_id = a.tenant_id
+LEFT JOIN claimed n ON n.session_id = a.session_id AND n.sequence = a.sequence
+LEFT JOIN chunks c ON c.session_id = a.session_id AND c.sequence = a.sequence;
 
 -- name: record
--- The vendor has the bytes; counts only while the session still takes audio.
-WITH session AS (
-    UPDATE sessions SET status = 'recording'
-    WHERE id = $1 AND status IN ('created', 'recording')
-    RETURNING id
+-- The vendor has the bytes; each counts only while its session still takes audio.
+WITH asked AS (
+    SELECT * FROM unnest($1::text[], $2::integer[], $3::bytea[])
+        WITH ORDINALITY AS asked (session_id, sequence, sha256, place)
+), session AS (
+    SELECT id, status FROM sessions
+    WHERE id IN (SELECT session_id FROM asked) AND status IN ('created', 'recording')
+    ORDER BY id FOR NO KEY UPDATE
+), begun AS (
+    UPDATE sessions SET status = 'recording' FROM session
+    WHERE sessions.id = session.id AND session.status = 'created'
 )
 UPDATE chunks SET status = 'stored', stored_at = coalesce(stored_at, now()), lease = NULL, lease_until = NULL
-FROM session
-WHERE session_id = session.id AND sequence = $2 AND sha256 = $3
-RETURNING sequence;
+FROM asked JOIN session ON session.id = asked.session_id
+WHERE chunks.session_id = asked.session_id AND chunks.sequence = asked.sequence AND chunks.sha256 = asked.sha256
+RETURNING asked.place;
 
 -- name: release
 -- The vendor refused the bytes: the sequence is free again.

@@ -9,21 +9,37 @@ RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, keep_co
           created_at;
 
 -- name: due
--- Sessions, or this one, whose content ($3 false) or rows ($3 true) were kept long enough, and of which nothing is open.
+-- Sessions whose content ($2 false) or rows ($2 true) were kept long enough; of each tenant the oldest first.
 SELECT s.id, s.tenant_id
+FROM (SELECT id, now() - make_interval(days => CASE WHEN $2 THEN keep_metadata_days ELSE keep_content_days END) AS past
+      FROM tenants) t, LATERAL (
+    SELECT * FROM sessions WHERE tenant_id = t.id AND created_at < t.past AND erased_at IS NULL
+    UNION ALL
+    SELECT * FROM sessions WHERE $2 AND tenant_id = t.id AND created_at < t.past AND erased_at IS NOT NULL
+) s
+-- Settled after it was created: this is what the index can find.
+WHERE t.past IS NOT NULL AND coalesce(s.settled_at, s.created_at) < t.past
+  AND s.owed IS NULL AND (s.settled_at IS NOT NULL OR s.status = 'failed')
+  AND (SELECT true FROM fetches f WHERE f.session_id = s.id AND f.status = 'pending' LIMIT 1) IS NULL
+  AND (SELECT true FROM deliveries d WHERE d.session_id = s.id AND d.status IN ('pending', 'paused') LIMIT 1) IS NULL
+  AND (s.status = 'cancelled'
+       OR (SELECT true FROM documents d WHERE d.session_id = s.id AND d.released_at IS NULL LIMIT 1) IS NULL)
+LIMIT $1;
+
+-- name: hold
+-- The same asked of one session ($1), which is held until the transaction ends; no row when somebody else holds it.
+SELECT s.id
 FROM tenants t JOIN sessions s ON s.tenant_id = t.id
-WHERE ($2::text IS NULL OR s.id = $2)
-  -- Settled after it was created: this is what the index can find.
-  AND s.created_at < now() - make_interval(days => CASE WHEN $3 THEN t.keep_metadata_days ELSE t.keep_content_days END)
+WHERE s.id = $1
   AND coalesce(s.settled_at, s.created_at)
-      < now() - make_interval(days => CASE WHEN $3 THEN t.keep_metadata_days ELSE t.keep_content_days END)
-  AND ($3 OR s.erased_at IS NULL)
+      < now() - make_interval(days => CASE WHEN $2 THEN t.keep_metadata_days ELSE t.keep_content_days END)
+  AND ($2 OR s.erased_at IS NULL)
   AND s.owed IS NULL AND (s.settled_at IS NOT NULL OR s.status = 'failed')
   AND NOT EXISTS (SELECT 1 FROM fetches f WHERE f.session_id = s.id AND f.status = 'pending')
   AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.session_id = s.id AND d.status IN ('pending', 'paused'))
   AND (s.status = 'cancelled'
        OR NOT EXISTS (SELECT 1 FROM documents d WHERE d.session_id = s.id AND d.released_at IS NULL))
-LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
+FOR UPDATE OF s SKIP LOCKED;
 
 -- name: hold_deliveries
 -- After their destinations: a retry at this moment comes wholly before, and then they stay, or after.

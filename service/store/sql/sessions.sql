@@ -142,6 +142,7 @@ FROM sessions WHERE id = ANY($1);
 -- name: marks
 -- For each of these sessions a word that is another one whenever its timeline is, or whether more is to come.
 SELECT s.id, concat_ws('.', s.xmin,
+       (SELECT concat_ws('.', count(*), max(c.stored_at)) FROM chunks c WHERE c.session_id = s.id),
        (SELECT count(*) FROM webhook_events w WHERE w.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(c.closed_at)) FROM stream_connections c WHERE c.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(f.settled_at), max(f.settled_at)) FROM fetches f WHERE f.session_id = s.id),

@@ -44,3 +44,79 @@ WITH named AS (  -- held, so that an erasure or an ending at this moment comes w
 SELECT coalesce((SELECT phase FROM recorded), 'unknown') AS phase,
        coalesce((SELECT is_first FROM recorded), false) AS is_first,
        (SELECT count(*) FROM hurried) + (SELECT count(*) FROM mended) + (SELECT count(*) FROM probed) AS due;
+
+-- name: receive_many
+-- Does the same for events of different sessions; of those that somebody holds it returns, and does, nothing.
+WITH told AS MATERIALIZED (  -- `times`: how often the very same came, which is one first and its repeats
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::boolean[],
+                         $8::integer[])
+        AS t (account, session_id, kind, shape, body_sha256, body_bytes, is_ending, times)
+), named AS MATERIALIZED (  -- one session's erasure must not keep the others' events waiting
+    SELECT s.id, s.tenant_id, s.status, s.templates, s.owed, s.erased_at, s.settled_at,
+           CASE WHEN s.account <> t.account OR s.erased_at IS NOT NULL THEN 'unknown'
+                WHEN s.ended_at IS NULL THEN 'early' ELSE 'ended' END AS phase
+    FROM told t JOIN sessions s ON s.id = t.session_id
+    FOR SHARE OF s SKIP LOCKED
+), taken AS MATERIALIZED (
+    SELECT t.*, n.tenant_id, n.status, n.templates, n.owed, n.erased_at, n.settled_at,
+           coalesce(n.phase, 'unknown') AS phase
+    FROM told t LEFT JOIN named n ON n.id = t.session_id
+    WHERE n.id IS NOT NULL OR NOT EXISTS (SELECT 1 FROM sessions s WHERE s.id = t.session_id)
+), recorded AS (
+    INSERT INTO webhook_events (account, session_id, kind, phase, shape, body_sha256, body_bytes, repeats)
+    SELECT account, session_id, kind, phase, shape, body_sha256, body_bytes, times - 1
+    FROM taken WHERE erased_at IS NULL
+    ORDER BY session_id
+    ON CONFLICT (account, session_id, kind, phase)
+        DO UPDATE SET repeats = webhook_events.repeats + 1 + excluded.repeats
+    RETURNING session_id, repeats
+), noted AS MATERIALIZED (
+    SELECT t.*, r.session_id IS NOT NULL AS is_recorded, coalesce(r.repeats = t.times - 1, false) AS is_first
+    FROM taken t LEFT JOIN recorded r ON r.session_id = t.session_id
+), held AS (  -- sorted, and after all events: batches of several processes never wait for each other in a circle
+    SELECT f.id, f.status
+    FROM noted n JOIN fetches f ON f.session_id = n.session_id
+    WHERE n.is_first AND n.phase = 'ended'
+      AND (n.is_ending AND f.status = 'pending'
+           OR n.kind = 'completed' AND n.status = 'partial' AND n.settled_at IS NOT NULL
+              AND f.status = 'settled' AND f.asked IS NULL
+              AND CASE WHEN f.template_id = '' THEN cardinality(n.templates) = 0
+                       ELSE NOT EXISTS (SELECT 1 FROM documents d
+                                        WHERE d.session_id = f.session_id AND d.template_id = f.template_id)
+                         OR EXISTS (SELECT 1 FROM documents d
+                                    WHERE d.session_id = f.session_id AND d.template_id = f.template_id
+                                      AND d.status = 'failed'
+                                      AND NOT EXISTS (SELECT 1 FROM documents e
+                                                      WHERE e.session_id = f.session_id
+                                                        AND e.template_id = d.template_id
+                                                        AND e.version > d.version)) END)
+    ORDER BY f.session_id, f.template_id
+    FOR UPDATE OF f
+), hurried AS (
+    UPDATE fetches f
+    SET next_at = CASE WHEN f.lease IS NULL THEN now() ELSE f.next_at END, hinted = f.lease IS NOT NULL
+    FROM held h WHERE h.status = 'pending' AND f.id = h.id
+    RETURNING f.session_id
+), mended AS (
+    UPDATE fetches f
+    SET status = 'pending', outcome = NULL, settled_at = NULL, last_error = NULL, attempts = 0, missing = 0,
+        hinted = false, next_at = now()
+    FROM held h WHERE h.status = 'settled' AND f.id = h.id
+    RETURNING f.session_id
+), probed AS (  -- after what is held, for the order's sake
+    INSERT INTO fetches (tenant_id, session_id, template_id, next_at)
+    SELECT n.tenant_id, n.session_id, '', now() FROM noted n
+    WHERE n.kind IN ('expired', 'failed') AND n.is_first AND n.phase = 'early'
+      AND n.status IN ('created', 'recording') AND n.owed IS NULL AND (SELECT count(*) FROM held) >= 0
+    ORDER BY n.session_id
+    ON CONFLICT (session_id, template_id) DO NOTHING
+    RETURNING session_id
+), due AS (
+    SELECT session_id, count(*) AS number
+    FROM (SELECT session_id FROM hurried UNION ALL SELECT session_id FROM mended
+          UNION ALL SELECT session_id FROM probed) each
+    GROUP BY session_id
+)
+SELECT n.session_id, CASE WHEN n.is_recorded THEN n.phase ELSE 'unknown' END AS phase, n.is_first,
+       coalesce(d.number, 0) AS due
+FROM noted n LEFT JOIN due d ON d.session_id = n.session_id;

@@ -1,0 +1,78 @@
+"""Many callers' questions asked as one: what comes while one is on its way goes into the next."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+from service.domain.errors import StoreUnavailable
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+_MOST_AT_ONCE = 100
+
+
+class Gathered(Generic[Question, Answer]):
+    """Asks for all who wait at a time; who comes first asks at once and waits for nobody.
+
+    `ask` takes questions and returns an answer for each, in their order. Two questions of which `subject`
+    says the same are never asked in one. A question that cannot be asked spoils no other: then each is
+    asked by itself, unless nobody is there to ask.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Sequence[Question]], Awaitable[Sequence[Answer]]],
+        *,
+        subject: Callable[[Question], Hashable] | None = None,
+    ) -> None:
+        self._ask = ask
+        self._subject = subject
+        self._waiting: list[tuple[Question, asyncio.Future[Answer]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def __call__(self, question: Question) -> Answer:
+        """Return the answer to a question. Raises what asking it raises."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, answer))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        return await answer
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await self._settle(self._next())
+        finally:
+            self._task = None
+
+    def _next(self) -> list[tuple[Question, "asyncio.Future[Answer]"]]:
+        if self._subject is None:
+            batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
+            return batch
+        batch, later, subjects = [], [], set()
+        for waiting in self._waiting:
+            subject = self._subject(waiting[0])
+            if subject in subjects or len(batch) == _MOST_AT_ONCE:
+                later.append(waiting)
+            else:
+                subjects.add(subject)
+                batch.append(waiting)
+        self._waiting = later
+        return batch
+
+    async def _settle(self, batch: list[tuple[Question, "asyncio.Future[Answer]"]]) -> None:
+        try:
+            answers = await self._ask([question for question, _ in batch])
+        except Exception as error:  # noqa: BLE001 - it is raised where each of them is waited for
+            if len(batch) > 1 and not isinstance(error, StoreUnavailable):
+                for single in batch:
+                    await self._settle([single])
+                return
+            for _, waiting in batch:
+                if not waiting.done():
+                    waiting.set_exception(error)
+            return
+        for (_, waiting), answer in zip(batch, answers, strict=True):
+            if not waiting.done():  # else, who asked has gone
+                waiting.set_result(answer)

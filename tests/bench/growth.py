@@ -1,0 +1,139 @@
+"""Measures what growth costs: `python -m tests.bench.growth [sessions]`, ten million by default.
+
+Two installations stand side by side, one of ten thousand sessions and one of many, and every call of the API
+and every statement that touches what grows is made to both in turns. What is compared is the median.
+"""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from time import monotonic
+
+import asyncpg
+import psutil
+from msgspec import Struct
+
+from service.store.database import Database
+from service.store.ledger import LedgerRows
+from tests.bench.growth_calls import dictations, open_bench, time_calls
+from tests.bench.growth_rows import PER_DAY, Filled, fill
+from tests.bench.growth_statements import time_statements
+from tests.bench.main_job import open_installation
+
+SMALL, LARGE = 10_000, 10_000_000
+RATIO_LIMIT = 1.5
+_SHOWN_RATIO = 1.2
+
+Times = dict[str, tuple[float, float]]
+
+
+class Growth(Struct, frozen=True, kw_only=True):
+    """Median milliseconds by call and by statement, at the small and at the large one."""
+
+    filled: Filled
+    fill_seconds: float
+    calls: Times
+    statements: Times
+
+    def worst(self) -> float:
+        """The greatest ratio of a call; statements tell what lies beneath."""
+        return max(large / small for small, large in self.calls.values())
+
+
+async def measure_growth(rows: int = LARGE) -> Growth:
+    """Fill both and measure; takes ten minutes and 30 GB of disk for ten million."""
+    async with AsyncExitStack() as stack:
+        rigs = [await stack.enter_async_context(open_installation()) for _ in range(2)]
+        real = [await dictations(rig) for rig in rigs]
+        urls = [rig.environment["EKABRIDGE_DATABASE_URL"] for rig in rigs]
+        await fill(urls[0], SMALL)
+        began = monotonic()
+        filled = await fill(urls[1], rows)
+        took = monotonic() - began
+        for url in urls:
+            await _fold(url)
+        databases = [await asyncpg.connect(url) for url in urls]
+        for database in databases:
+            stack.push_async_callback(database.close)
+            await database.execute("VACUUM ANALYZE ledger_days")
+        with _on_one_core():
+            statements = await time_statements(*databases)
+            benches = [await open_bench(*each) for each in zip(rigs, databases, real, strict=True)]
+            calls = await time_calls(*benches)
+        return Growth(filled=filled, fill_seconds=took, calls=calls, statements=statements)
+
+
+async def _fold(url: str) -> None:
+    """As the worker does, day by day."""
+    database = Database(url, size=1, statement_cache_size=10)
+    await database.open()
+    try:
+        ledger = LedgerRows(database)
+        while await ledger.fold():
+            pass
+    finally:
+        await database.close()
+
+
+@contextmanager
+def _on_one_core() -> Iterator[None]:
+    """Where it can be done, we and all our processes run on one core.
+
+    Otherwise a server may stay where waking it is dearer, and what costs nothing costs three times as much.
+    """
+    ours = psutil.Process()
+    cores = ours.cpu_affinity() if hasattr(ours, "cpu_affinity") else None
+    try:
+        if cores:
+            _pin(ours, cores[:1])
+        yield
+    finally:
+        if cores:
+            _pin(ours, cores)
+
+
+def _pin(ours: psutil.Process, cores: list[int]) -> None:
+    for process in (ours, *ours.children(recursive=True)):
+        with suppress(psutil.Error):
+            process.cpu_affinity(cores)
+
+
+def growth_rows(growth: Growth) -> str:
+    """Markdown: what was asked of both, and whatever took longer at the large one."""
+    calls, statements = growth.calls, growth.statements
+    shown = [
+        (kind, name, small, large)
+        for kind, found in (("call", calls), ("statement", statements))
+        for name, (small, large) in sorted(found.items(), key=lambda each: -each[1][1] / each[1][0])
+        if large / small > _SHOWN_RATIO
+    ]
+    lines = "\n".join(
+        f"| {kind} {name} | {small:.2f} ms | {large:.2f} ms | {large / small:.2f} |"
+        for kind, name, small, large in shown
+    )
+    return f"""\
+{len(calls)} calls of the API and {len(statements)} cases of statements, each at {SMALL:,} and at \
+{growth.filled.rows:,} sessions ({growth.filled.bytes / 1e9:.1f} GB, {PER_DAY:,} a day): medians.
+The largest ratio of a call is {_largest(calls)}, of a statement {_largest(statements)}. The limit for \
+calls is {RATIO_LIMIT}. Above {_SHOWN_RATIO} are:
+
+| what | at {SMALL:,} | at {growth.filled.rows:,} | ratio |
+|---|---|---|---|
+{lines}
+"""
+
+
+def _largest(times: Times) -> str:
+    return f"{max(large / small for small, large in times.values()):.2f}"
+
+
+async def main() -> int:
+    """Measure, print, and return 1 if a limit is broken."""
+    growth = await measure_growth(int(sys.argv[1]) if len(sys.argv) > 1 else LARGE)
+    sys.stdout.write(f"filled in {growth.fill_seconds:.0f} s\n{growth_rows(growth)}")
+    return 0 if growth.worst() <= RATIO_LIMIT else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

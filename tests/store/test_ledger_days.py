@@ -1,0 +1,143 @@
+"""The ledger's days that are over: counted once, exact in every interval, and what happens to them later."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+
+from schemas.ledger import Ledger
+from service.jobs.ledger_watch import LedgerWatch
+from tests.e2e.rig import until
+from tests.store.house import House, new_tenant
+from tests.unit.makers import NOTE
+
+MIDNIGHT = datetime(2026, 1, 5, tzinfo=UTC)
+
+
+async def finished_at(house: House, *moments: datetime) -> list[str]:
+    """Sessions that ended and were delivered at these moments."""
+    found = []
+    for moment in moments:
+        session_id = await house.finish(NOTE)
+        await house.connection.execute(
+            "UPDATE sessions SET created_at = $2, ended_at = $2, settled_at = $2 WHERE id = $1",
+            *(session_id, moment),
+        )
+        await house.connection.execute(
+            "UPDATE documents SET received_at = $2 WHERE session_id = $1", session_id, moment
+        )
+        found.append(session_id)
+    return found
+
+
+async def fold(house: House) -> int:
+    """Fold all that can be; return how many days."""
+    days = 0
+    while await house.rows.ledger.fold():
+        days += 1
+    return days
+
+
+async def test_each_interval_is_counted_as_it_was_before_its_days_were_folded(house):
+    tick = timedelta(microseconds=1)
+    moments = [
+        MIDNIGHT + offset
+        for offset in (-tick, timedelta(), tick, timedelta(hours=30), timedelta(days=2), timedelta(days=4))
+    ]
+    await finished_at(house, *moments)
+    await finished_at(house, datetime.now(UTC) - timedelta(hours=1))
+    bounds = [None, *moments, *(moment + tick for moment in moments), MIDNIGHT + timedelta(days=1)]
+    pairs = [(since, before) for since in bounds for before in bounds]
+    plain = [await house.rows.ledger.count(house.tenant_id, *pair) for pair in pairs]
+    assert await fold(house) > 4
+    assert [await house.rows.ledger.count(house.tenant_id, *pair) for pair in pairs] == plain
+    assert [await house.rows.ledger.count(None, *pair) for pair in pairs] == plain
+    # What was folded is not looked at again.
+    await house.connection.execute("UPDATE ledger_days SET ended = ended + 100")
+    assert (await house.rows.ledger.count(house.tenant_id)).ended > 500
+
+
+async def test_a_day_that_is_hardly_over_is_not_folded(house):
+    await finished_at(house, datetime.now(UTC) - timedelta(minutes=59))
+    assert await fold(house) == 0
+
+
+async def test_a_session_that_is_deleted_leaves_its_day(house):
+    first, _ = await finished_at(house, MIDNIGHT, MIDNIGHT)
+    other = await new_tenant(house.rows, "second")
+    await fold(house)
+    await house.connection.execute("DELETE FROM sessions WHERE id = $1", first)
+    one = Ledger(ended=1, delivered=1, in_flight=0, dead=0, lost=0)
+    assert await house.rows.ledger.count(house.tenant_id) == one
+    assert await house.rows.ledger.count(None) == one
+    assert (await house.rows.ledger.count(other)).ended == 0
+
+
+async def test_a_day_is_folded_wholly_before_a_deletion_or_after(house, database_url):
+    first, _ = await finished_at(house, MIDNIGHT, MIDNIGHT)
+    other = await asyncpg.connect(database_url)
+    deletion = other.transaction()
+    await deletion.start()
+    await other.execute("DELETE FROM sessions WHERE id = $1", first)
+    folding = asyncio.create_task(house.rows.ledger.fold())
+
+    async def waits() -> bool:
+        return bool(
+            await house.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        )
+
+    await until(waits)
+    await deletion.commit()
+    await other.close()
+    assert await folding
+    assert (await house.rows.ledger.count(None)).ended == 1
+
+
+async def test_what_comes_later_to_a_folded_day_is_seen(house):
+    await house.add_destination()
+    first, second = await finished_at(house, MIDNIGHT, MIDNIGHT)
+    await house.connection.execute(
+        "UPDATE deliveries SET status = 'dead', next_at = NULL, reason = 'http_422'"
+    )
+    await fold(house)
+    look = await house.rows.ledger.look(house.tenant_id, None, None, "dead")
+    assert sorted(look.shown) == sorted([first, second])
+    await house.connection.execute("UPDATE deliveries SET status = 'filed'")
+    assert (await house.rows.ledger.count(None)).delivered == 2
+    # A document that was released without its event.
+    await house.connection.execute(
+        "INSERT INTO documents (id, tenant_id, session_id, template_id, upstream_id, version, status, "
+        "released_at) VALUES ('doc_late', $1, $2, 'late', '', 1, 'success', now())",
+        *(house.tenant_id, second),
+    )
+    assert (await house.rows.ledger.look(house.tenant_id, None, None, "lost")).shown == [second]
+    # Its own day is folded, too: it stays known, until it is as it should be.
+    await house.connection.execute("UPDATE documents SET received_at = $1 WHERE id = 'doc_late'", MIDNIGHT)
+    await house.connection.execute("DELETE FROM ledger_days")
+    await fold(house)
+    assert (await house.rows.ledger.look(house.tenant_id, None, None, "lost")).shown == [second]
+    await house.connection.execute(
+        "INSERT INTO events (tenant_id, session_id, document_id, type) "
+        "VALUES ($1, $2, 'doc_late', 'document.ready')",
+        *(house.tenant_id, second),
+    )
+    assert (await house.rows.ledger.count(None)).lost == 0
+    await house.connection.execute("DELETE FROM ledger_days")
+    await fold(house)
+    assert await house.value("SELECT count(*) FROM ledger_suspects") == 0
+
+
+async def test_the_worker_folds_before_it_counts(house):
+    await finished_at(house, MIDNIGHT)
+    stopping = asyncio.Event()
+    watch = LedgerWatch(leases=house.rows.leases, ledger=house.rows.ledger, interval_seconds=0.05)
+    watching = asyncio.create_task(watch.run(stopping))
+
+    async def is_folded() -> bool:
+        return bool(await house.value("SELECT count(*) > 1 FROM ledger_days"))
+
+    await until(is_folded)
+    stopping.set()
+    await watching
