@@ -17,7 +17,7 @@ CA_BUNDLES := /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.cr
   /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem
 
 .PHONY: help setup demo dev test lint types imports scan audit pytest unit store api e2e manifests image bench dashboards \
-  chaos overload fuzz sizing dashboards lock clean
+  chaos overload fuzz sizing growth lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9 ]*\):.*## \(.*\)$$/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
@@ -99,8 +99,14 @@ image: ## build the image into build/image.tar, its SBOM and provenance attached
 	  --build-arg REVISION=$$(git rev-parse HEAD) $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) \
 	  --output type=oci,dest=build/image.tar,rewrite-timestamp=true .
 
-bench: $(STAMP) ## measure, and write docs/benchmarks.md
-	$(BIN)/python -m tests.bench.main_job
+bench: $(STAMP) | build/peers/.installed ## measure beside others, and write docs/benchmarks.md; nginx, if there is one
+	$(BIN)/python -m tests.bench.report
+
+# ROWS=… another number of sessions; ten million take some 30 GB of disk and half an hour.
+ROWS ?= 10000000
+
+growth: $(STAMP) ## measure every call and statement at ten thousand and at ten million sessions; write docs/growth.md
+	$(BIN)/python -m tests.bench.growth $(ROWS)
 
 # SEED=… SEEDS=… MINUTES=… DICTATIONS=… as docs/reliability.md says; WRITE=1 puts the figures into that page.
 SEED ?= 1
@@ -151,6 +157,13 @@ build/plot/.installed: | $(BIN)/python
 	@$(trust_the_system); set -ex; \
 	$(BIN)/python -m venv build/plot; \
 	build/plot/bin/python -m pip install --quiet 'matplotlib>=3.11,<4'; \
+	touch $@
+
+# What we are measured against is no part of what we install.
+build/peers/.installed: | $(BIN)/python
+	@$(trust_the_system); set -ex; \
+	$(BIN)/python -m venv build/peers; \
+	build/peers/bin/python -m pip install --quiet 'fastapi-proxy-lib[standard]==0.3.0' uvicorn uvloop httptools; \
 	touch $@
 
 build/uv/bin/uv: | $(BIN)/python

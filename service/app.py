@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from typing import Any, Self
 
+import structlog
 from litestar import Litestar, Router
 from litestar.di import Provide
+from uvicorn.config import STARTUP_FAILURE
 
 from service.api.access import authenticate, provide_services, provide_who
 from service.api.admission import Admission
@@ -47,12 +50,15 @@ from service.domain.revocations import Revocations
 from service.domain.streams import Streams
 from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
+from service.eka.audio_way import LIBRARY as AUDIO_LIBRARY
 from service.eka.streams import EkaStreams
 from service.forwarding.checks import check_call
 from service.jobs.key_watch import KeyWatch
-from service.jobs.nudges import ArqNudges, open_redis, ping_redis
+from service.jobs.nudges import LIBRARIES as REDIS_LIBRARIES
+from service.jobs.nudges import ArqNudges, LateRedis, open_redis
 from service.jobs.rates import open_rates
-from service.logs import configure_logs
+from service.later import Libraries
+from service.logs import configure_logs, failure
 from service.metrics import tell_build
 from service.open_files import allow_open_files
 from service.settings import SERVICE, Settings, load_settings
@@ -69,10 +75,19 @@ from service.wiring import (
     ping_store,
 )
 
+log = structlog.get_logger()
+
 # The database's and Redis's connections, calls to EkaScribe, and what Python itself has open.
 _OTHER_FILES = 512
 # Failed logins of one client_id, in one process: ten at once, then ten a minute.
 _LOGIN_FAILURES = Policy(per_second=10 / 60, burst=10)
+
+
+class _Fresh(Router):
+    """A router of one application, which need not copy it with all that it holds to make it its own."""
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        return self
 
 
 def create_app(settings: Settings) -> Edge:
@@ -86,7 +101,7 @@ def create_app(settings: Settings) -> Edge:
             strain.listen_to(services.database_wait)
             yield
 
-    v1 = Router(
+    v1 = _Fresh(
         "/v1",
         route_handlers=[
             sessions_router,
@@ -126,13 +141,14 @@ def create_app(settings: Settings) -> Edge:
 @asynccontextmanager
 async def open_services(settings: Settings, traces: SessionTraces) -> AsyncIterator[Services]:
     """Open the store, the vendor and Redis, none of which need be there yet."""
-    redis = open_redis(settings.redis_url)
+    libraries = Libraries(AUDIO_LIBRARY, *REDIS_LIBRARIES)
+    redis = LateRedis(partial(open_redis, settings.redis_url), libraries.loaded)
     nudges = ArqNudges(redis)
     async with AsyncExitStack() as stack:
         rows = await stack.enter_async_context(open_rows(settings))
         traces.read_from(rows.sessions.traceparent)
         accounts = make_accounts(settings, rows)
-        vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts))
+        vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts, libraries))
         discovery = await stack.enter_async_context(open_discovery(settings))
         life = make_session_life(settings, rows, vendor)
         views = SessionViews(
@@ -140,7 +156,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
         )
         watch = ChangeWatch(rows.sessions.standings)
         timeline_watch = ChangeWatch(rows.sessions.marks)
-        rates = await stack.enter_async_context(open_rates(settings))
+        rates = await stack.enter_async_context(open_rates(settings, libraries.loaded))
         authentication = Authentication(rows.access)
         revocations = Revocations(rows.access.standing_keys)
         streams = Streams(
@@ -153,6 +169,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
 
         await nudges.start()
         await keys.start()
+        libraries.start(_end_as_failed)
         try:
             yield Services(
                 settings=settings,
@@ -197,7 +214,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 voice=VoiceViews(rows.database, rows.keyring),
                 ping_database=partial(ping_store, rows),
                 database_wait=rows.database.longest_wait,
-                ping_redis=partial(ping_redis, redis),
+                ping_redis=redis.ping,
             )
         finally:
             await streams.stop()
@@ -208,6 +225,12 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
             await nudges.stop()
             await keys.stop()
             await asyncio.to_thread(stop_tracing)
+
+
+def _end_as_failed(error: BaseException) -> None:
+    """End a process that cannot do all of its work, as one that did not come up."""
+    log.error("library_unusable", **failure(error))
+    os._exit(STARTUP_FAILURE)
 
 
 def app_from_environment() -> Edge:

@@ -152,11 +152,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._heard, self._has_spoken = self._now, True
         if self._is_deaf:
             return
+        self._unset_keepalive_if_required()
         if self._missing_bytes:
             data = self._take_body(data)
             if not data:
                 return
-        self._unset_keepalive_if_required()
         self._got_on, self._body_bytes_before = False, self._body_bytes
         try:
             self.parser.feed_data(data)
@@ -218,6 +218,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        self._unset_keepalive_if_required()
         self._in_head = True
         self._field_bytes = self._fields = 0
         super().on_message_begin()
@@ -310,8 +311,14 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is whole."""
         self._in_body, self._got_on = False, True
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
+        if self.parser.should_upgrade():
+            return
+        super().on_message_complete()
+        if self._is_idle and self.timeout_keep_alive_task is None:
+            # It was answered before it was whole, and its last bytes were no next request.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     # Answering
 

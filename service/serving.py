@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from service.eka.trust import trusted
 from service.parting import PROTOCOLS, PartingHttp
 
 log = structlog.get_logger()
@@ -47,6 +48,8 @@ def serve(
     """
     # Nearly all that a start makes stays: looking for garbage in it again and again is a tenth of its time.
     gc.disable()
+    # The loop needs it at the end of the start; the files are read on another core meanwhile.
+    threading.Thread(target=trusted, name="trusted", daemon=True).start()
     config = uvicorn.Config(
         _FACTORY,
         factory=True,

@@ -11,12 +11,13 @@ from service.clock import SystemClock
 from service.domain.accounts import Accounts, Credentials, VendorAccount
 from service.domain.errors import StoreUnavailable
 from service.domain.sessions import SessionLife
-from service.eka.audio_wire import AudioWire
+from service.eka.audio_way import AudioWay
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
 from service.eka.gate import Gates
 from service.eka.tokens import TokenKeeper
 from service.eka.wire import make_http_client
+from service.later import Libraries
 from service.settings import Settings
 from service.store.access import AccessRows
 from service.store.accounts import AccountRows
@@ -162,9 +163,12 @@ def make_accounts(settings: Settings, rows: Rows) -> Accounts:
 
 
 @asynccontextmanager
-async def open_vendor(settings: Settings, rows: Rows, accounts: Accounts) -> AsyncIterator[EkaClient]:
-    """Open the vendor's client."""
-    async with make_http_client() as http, AudioWire(settings.eka_base_url) as audio:
+async def open_vendor(
+    settings: Settings, rows: Rows, accounts: Accounts, libraries: Libraries | None = None
+) -> AsyncIterator[EkaClient]:
+    """Open the vendor's client; an upload waits for the libraries."""
+    loaded = (libraries or Libraries()).loaded
+    async with make_http_client() as http, AudioWay(settings.eka_base_url, loaded) as audio:
         tokens = TokenKeeper(
             http=http,
             store=rows.tokens,

@@ -57,6 +57,7 @@ _LEAST_PLACES = 16
 # For all large bodies together; each has a first MiB besides (service/api/spool.py).
 _MEMORY_BYTES = 64 * 1024 * 1024
 _MEMORY_PATIENCE_SECONDS = 1.0
+_VAIN_SECONDS = 10.0
 # What a form may be larger than its file.
 _FORM_BYTES = 65_536
 _KEY = "ekabridge.place"
@@ -157,10 +158,19 @@ class Memory:
     not read meanwhile: its client is held back.
     """
 
-    def __init__(self, most_bytes: int, *, patience_seconds: float = _MEMORY_PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        most_bytes: int,
+        *,
+        patience_seconds: float = _MEMORY_PATIENCE_SECONDS,
+        vain_seconds: float = _VAIN_SECONDS,
+    ) -> None:
         self.most_bytes = most_bytes
+        self._vain_seconds = vain_seconds
         self.patience_seconds = patience_seconds
         self.taken_bytes = 0
+        # Until when nobody waits: somebody has just waited for nothing, behind clients that are slow.
+        self._vain_until = 0.0
         self._line: dict[asyncio.Future[bool], int] = {}
 
     async def take(self, size: int) -> bool:
@@ -171,6 +181,8 @@ class Memory:
             self.taken_bytes += size
             return True
         loop = asyncio.get_running_loop()
+        if loop.time() < self._vain_until:
+            return False
         granted: asyncio.Future[bool] = loop.create_future()
         self._line[granted] = size
         timer = loop.call_later(self.patience_seconds, self._refuse, granted)
@@ -202,6 +214,7 @@ class Memory:
         self._line.pop(granted, None)
         if not granted.done():
             granted.set_result(False)
+            self._vain_until = asyncio.get_running_loop().time() + self._vain_seconds
         self._grant()
 
 

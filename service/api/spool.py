@@ -57,6 +57,8 @@ class Spool:
         if self._disk is not None:
             self._disk.write(piece)
             return
+        if not piece:
+            return
         self._pieces.append(piece)
         self._piece_bytes += len(piece)
         if self.size > self._memory_bytes:
@@ -64,8 +66,7 @@ class Spool:
             for kept in self._take_all():
                 self._disk.write(kept)
         elif self._piece_bytes >= _BLOCK_BYTES or len(self._pieces) >= _MOST_PIECES:
-            self._blocks.append(b"".join(self._pieces))
-            self._pieces, self._piece_bytes = [], 0
+            self._pack()
 
     async def finish(self) -> None:
         """There is no more: the bytes may be read."""
@@ -93,6 +94,15 @@ class Spool:
         if self._disk is not None:
             self._disk.close()
         self._take_all()
+
+    def _pack(self) -> None:
+        """Make one block of the pieces; small blocks become larger ones, so that there are few."""
+        blocks = self._blocks
+        blocks.append(b"".join(self._pieces))
+        self._pieces, self._piece_bytes = [], 0
+        while len(blocks) > 1 and len(blocks[-2]) <= len(blocks[-1]) < _BLOCK_BYTES // 2:
+            last = blocks.pop()
+            blocks[-1] += last
 
     def _take_all(self) -> list[bytes]:
         taken = self._blocks + self._pieces

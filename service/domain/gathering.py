@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from service.domain.errors import StoreUnavailable
 
@@ -31,6 +31,11 @@ class Gathered(Generic[Question, Answer]):
         self._waiting: list[tuple[Question, asyncio.Future[Answer]]] = []
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being asked, and nobody waits."""
+        return self._task is None
+
     async def __call__(self, question: Question) -> Answer:
         """Return the answer to a question. Raises what asking it raises."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -45,6 +50,8 @@ class Gathered(Generic[Question, Answer]):
                 await self._settle(self._next())
         finally:
             self._task = None
+            _give_up(self._waiting)
+            self._waiting = []
 
     def _next(self) -> list[tuple[Question, "asyncio.Future[Answer]"]]:
         if self._subject is None:
@@ -69,10 +76,30 @@ class Gathered(Generic[Question, Answer]):
                 for single in batch:
                     await self._settle([single])
                 return
-            for _, waiting in batch:
-                if not waiting.done():
-                    waiting.set_exception(error)
-            return
-        for (_, waiting), answer in zip(batch, answers, strict=True):
-            if not waiting.done():  # else, who asked has gone
-                waiting.set_result(answer)
+            _fail(batch, error)
+        else:
+            for (_, waiting), answer in zip(batch, answers, strict=True):
+                if not waiting.done():  # else, who asked has gone
+                    waiting.set_result(answer)
+        finally:
+            _give_up(batch)
+
+
+def _fail(batch: Sequence[tuple[Any, "asyncio.Future[Any]"]], error: Exception) -> None:
+    for _, waiting in batch:
+        if not waiting.done():
+            waiting.set_exception(_own(error) if len(batch) > 1 else error)
+
+
+def _own(error: Exception) -> Exception:
+    """Return an error of the caller's own: one that many raise would gather the places of all of them."""
+    if not isinstance(error, StoreUnavailable):
+        return error
+    own = StoreUnavailable(error.detail, **error.extra)
+    own.__cause__ = error
+    return own
+
+
+def _give_up(batch: Sequence[tuple[Any, "asyncio.Future[Any]"]]) -> None:
+    """Let go who would wait for ever: the asking itself was ended."""
+    _fail([each for each in batch if not each[1].done()], StoreUnavailable("what was asked was given up"))

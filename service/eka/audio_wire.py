@@ -1,45 +1,56 @@
-"""The way of audio to the vendor, by aiohttp: a body costs it a fifth of what it costs httpx2 (ADR 022).
+"""The way of audio to the vendor, by aiohttp: a body costs it a fifth of what it costs httpx2 (ADR 023).
 
-It sees an early answer, a 401 say, while the body is still being sent. It knows no time-out for a peer that
-stops reading, so that each piece of the body has one here.
+It sees an early answer, a 401 say, while the body is still being sent. What it does not do is done here: a
+time-out for a peer that stops reading, and no belief in a success that cannot be one.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Self
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.connector import Connection
+from msgspec import Struct
 from yarl import URL
 
 from service.domain.errors import VendorFailure, VendorTimeout, VendorUnavailable, VendorUnreachable
 from service.domain.ports import Audio
 from service.eka.metrics import counted, outcome_of
+from service.eka.proxies import proxy_for
 from service.eka.trust import trusted
 from service.eka.wire import MOST_ANSWER_BYTES, TIMEOUT, WireAnswer, asked_seconds
 from service.tracing import fail, span, trace_headers
 
-UPLOAD_SECONDS = 45.0
-_CONNECT_SECONDS = TIMEOUT.connect or 0.0
-_WRITE_SECONDS = TIMEOUT.write or 0.0
-_READ_SECONDS = TIMEOUT.read or 0.0
 _KEEPALIVE_SECONDS = 30.0
-# To move the end of our patience costs more than to send a piece: it is moved once in so many seconds.
-_TOLD_SECONDS = 1.0
-_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.InvalidURL)
+# To move the end of our patience costs more than to send a piece: it is moved so many times in a wait.
+_TOLD_IN_A_WAIT = 20
+_LEAST_REFUSAL = 300
+
+
+class Patience(Struct, frozen=True, kw_only=True):
+    """How many seconds each step of an upload may take, and the whole of it once it began."""
+
+    connect: float = TIMEOUT.connect or 0.0
+    write: float = TIMEOUT.write or 0.0
+    read: float = TIMEOUT.read or 0.0
+    whole: float = 45.0
 
 
 class AudioWire:
     """Connections for audio, kept between the calls. How many there are is the gates' matter."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(
+        self, base_url: str, *, patience: Patience | None = None, most_answer_bytes: int = MOST_ANSWER_BYTES
+    ) -> None:
+        self._patience = patience or Patience()
+        self._most_answer_bytes = most_answer_bytes
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=trusted()),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._patience.connect),
+            response_class=_Answer,
             # Not `trust_env`: that looks for a netrc file with each call.
-            proxy=_proxy_for(base_url),
+            proxy=proxy_for(base_url),
         )
 
     async def __aenter__(self) -> Self:
@@ -52,14 +63,16 @@ class AudioWire:
     async def send(self, url: str, headers: Mapping[str, str], audio: Audio) -> WireAnswer:
         """POST all of it and read the whole answer; `url` is quoted already.
 
-        Raises VendorUnavailable or VendorTimeout; their `sent` says whether it may have taken effect.
+        Raises VendorUnavailable or VendorTimeout; their `sent` says whether it may have taken effect. What
+        `audio` raises while it is read is raised as it is.
         """
         attributes = {"http.request.method": "POST", "ekabridge.operation": "upload"}
+        body = _Body(audio)
         with span("eka upload", "client", attributes) as made, counted("upload") as count:
             try:
-                answer = await self._exchange(url, {**headers, **trace_headers()}, audio)
+                answer = await self._exchange(url, {**headers, **trace_headers()}, body)
             except (aiohttp.ClientError, OSError) as error:  # a time-out is an OSError, too
-                raise _told_apart(error) from error
+                raise body.failure or _told_apart(error, is_sent=body.given > 0) from error
             count.outcome = outcome_of(answer.status)
             if made is not None:
                 made.set_attribute("http.response.status_code", answer.status)
@@ -67,52 +80,105 @@ class AudioWire:
                     fail(made, str(answer.status))
         return answer
 
-    async def _exchange(self, url: str, headers: dict[str, str], audio: Audio) -> WireAnswer:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + UPLOAD_SECONDS
-        async with asyncio.timeout_at(loop.time() + _CONNECT_SECONDS + _WRITE_SECONDS) as patience:
+    async def _exchange(self, url: str, headers: dict[str, str], body: "_Body") -> WireAnswer:
+        started, patience = asyncio.get_running_loop().time(), self._patience
+        async with (
+            asyncio.timeout_at(started + patience.connect + patience.write) as end,
+            self._session.post(
+                URL(url, encoded=True),
+                data=body.pieces(end, started + patience.whole, patience),
+                headers=headers,
+                allow_redirects=False,
+            ) as answer,
+        ):
+            assert isinstance(answer, _Answer)  # noqa: S101 - the session was told so
+            try:
+                content = await self._content_of(answer)
+            except BaseException:
+                answer.abort()
+                raise
+            if not body.is_given:
+                answer.abort()
+                if answer.status < _LEAST_REFUSAL:
+                    raise VendorUnavailable("EkaScribe answered before it had the audio", sent=True)
+        return WireAnswer(answer.status, asked_seconds(answer.headers), content)
 
-            async def pieces() -> AsyncIterator[bytes]:
-                told = 0.0
-                async for piece in audio.read():
-                    now = loop.time()
-                    if now > told + _TOLD_SECONDS:
-                        told = now
-                        _be_patient(patience, min(end, now + _WRITE_SECONDS))
-                    yield piece
-                _be_patient(patience, min(end, loop.time() + _READ_SECONDS))
-
-            async with self._session.post(
-                URL(url, encoded=True), data=pieces(), headers=headers, allow_redirects=False
-            ) as answer:
-                body = bytearray()
-                async for piece in answer.content.iter_any():
-                    body += piece
-                    if len(body) > MOST_ANSWER_BYTES:
-                        raise VendorFailure("EkaScribe's answer is too large", sent=True)
-        return WireAnswer(answer.status, asked_seconds(answer.headers), bytes(body))
-
-
-def _proxy_for(base_url: str) -> str | None:
-    """Return the proxy that the usual variables (HTTPS_PROXY, NO_PROXY, …) name for an address."""
-    parts = urlsplit(base_url)
-    proxies = getproxies()
-    if proxy_bypass(parts.hostname or ""):
-        return None
-    return proxies.get(parts.scheme) or proxies.get("all")
+    async def _content_of(self, answer: aiohttp.ClientResponse) -> bytes:
+        content = bytearray()
+        async for piece in answer.content.iter_any():
+            content += piece
+            if len(content) > self._most_answer_bytes:
+                raise VendorFailure("EkaScribe's answer is too large", sent=True)
+        return bytes(content)
 
 
-def _be_patient(patience: asyncio.Timeout, until: float) -> None:
-    # The body is sent by a task of the library's, which may have another turn after the end of our patience.
-    if not patience.expired():
-        patience.reschedule(until)
+class _Body:
+    """A body on its way, by a task of the library's: how much of it was handed over, and what went wrong."""
+
+    def __init__(self, audio: Audio) -> None:
+        self._audio = audio
+        self.given = 0
+        self.failure: Exception | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the connection has all of it: the library takes a piece and writes it in one turn."""
+        return self.given == self._audio.size
+
+    async def pieces(self, end: asyncio.Timeout, latest: float, patience: Patience) -> AsyncIterator[bytes]:
+        """The bytes; with each that is taken the end of our patience moves."""
+        loop, told = asyncio.get_running_loop(), 0.0
+        try:
+            async for piece in self._audio.read():
+                now = loop.time()
+                if now > told + patience.write / _TOLD_IN_A_WAIT:
+                    told = now
+                    _move(end, min(latest, now + patience.write))
+                self.given += len(piece)
+                yield piece
+            if not self.is_given:
+                # The rest of what we announced would be the next upload's first bytes.
+                raise RuntimeError("the audio is not as long as it said")
+        except Exception as error:
+            self.failure = error
+            raise
+        _move(end, min(latest, loop.time() + patience.read))
 
 
-def _told_apart(error: Exception) -> VendorUnreachable:
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return VendorTimeout("EkaScribe cannot be reached", sent=False)
-    if isinstance(error, _NEVER_SENT):
-        return VendorUnavailable("EkaScribe cannot be reached", sent=False)
+class _Answer(aiohttp.ClientResponse):
+    """An answer to what was asked; a connection over which it did not come as it should is cut off."""
+
+    _transport: asyncio.Transport | None = None
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Wait for the answer's head."""
+        protocol, self._transport = connection.protocol, connection.transport
+        # No turn of the loop has passed since the connection was taken: what has come over it, a 408 for
+        # idleness or an answer too many, is no answer to us.
+        if protocol is None or protocol.should_close:
+            raise aiohttp.ClientConnectionError("the vendor spoke before it was asked")
+        try:
+            return await super().start(connection)
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Cut the connection off: closed only, it waits for a peer that may never read what it was sent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _move(end: asyncio.Timeout, until: float) -> None:
+    # The library's task may have another turn after the end of our patience.
+    if not end.expired():
+        end.reschedule(until)
+
+
+def _told_apart(error: Exception, *, is_sent: bool) -> VendorUnreachable:
+    """Name a failure. Before the first piece of the body is taken nothing is written, not even the head."""
     if isinstance(error, TimeoutError):
-        return VendorTimeout("EkaScribe did not answer in time", sent=True)
-    return VendorUnavailable("the connection to EkaScribe broke", sent=True)
+        told = "EkaScribe did not answer in time" if is_sent else "EkaScribe cannot be reached in time"
+        return VendorTimeout(told, sent=is_sent)
+    told = "the connection to EkaScribe broke" if is_sent else "EkaScribe cannot be reached"
+    return VendorUnavailable(told, sent=is_sent)

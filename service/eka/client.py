@@ -38,7 +38,7 @@ from service.domain.records import (
     VendorSession,
 )
 from service.eka.answers import read_session, read_time
-from service.eka.audio_wire import AudioWire
+from service.eka.audio_way import AudioSender
 from service.eka.gate import Gates, Kind
 from service.eka.metrics import Operation
 from service.eka.tokens import HeldToken, TokenKeeper
@@ -62,7 +62,7 @@ class EkaClient:
         self,
         *,
         http: httpx2.AsyncClient,
-        audio: AudioWire,
+        audio: AudioSender,
         tokens: TokenKeeper,
         gates: Gates,
         base_url: str,
@@ -114,8 +114,12 @@ class EkaClient:
         async def send(held: HeldToken) -> WireAnswer:
             return await self._audio.send(url, headers | _authorized(held), audio)
 
-        async def once() -> VendorUnreachable | None:
+        async def once(*, again: bool = False) -> VendorUnreachable | None:
             try:
+                if again:
+                    # A 401 in the middle of a body may arrive as a broken connection: a call without a body
+                    # sees it, and renews the token.
+                    await self._look_at(account, session_id)
                 check(await self._passing(account, "upload", session_id, send), 200, 201)
             except VendorUnreachable as error:
                 return error
@@ -135,13 +139,17 @@ class EkaClient:
         ):
             with attempt:
                 if attempt.num > 1:
-                    # A 401 in the middle of a body may arrive as a broken connection: a call without a body
-                    # sees it, and renews the token.
-                    await self.get_session(account, session_id, UNFILTERED)
-                    failure = await once()
+                    failure = await once(again=True)
                 if failure is not None:
                     failure.sent = maybe_sent = maybe_sent or failure.sent
                     raise failure
+
+    async def _look_at(self, account: Account, session_id: SessionId) -> None:
+        try:
+            await self.get_session(account, session_id, UNFILTERED)
+        except VendorUnreachable as error:
+            error.sent = False  # it was only a look
+            raise
 
     async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
         """`POST …/end`; never repeated here. A session that has ended already, or expired, is ended."""

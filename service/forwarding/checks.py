@@ -1,15 +1,6 @@
 """What is refused of a destination when it is registered or changed, before anything of it is stored."""
 
 import re
-from datetime import UTC, datetime
-
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-)
-from cryptography.x509 import load_pem_x509_certificates
 
 from schemas.destinations import DestinationChange, DestinationCreate, MutualTls, OAuth2
 from service.domain.errors import InvalidRequest
@@ -40,7 +31,9 @@ async def check_call(request: DestinationCreate | DestinationChange, *, allow_pr
     if isinstance(request.auth, OAuth2):
         await check_destination(request.auth.token_url, allow_private=allow_private, field="auth.token_url")
     elif isinstance(request.auth, MutualTls):
-        _check_certificate(request.auth)
+        from service.forwarding.presented import check_certificate  # noqa: PLC0415 - x509 is seldom needed
+
+        check_certificate(request.auth)
 
 
 def _check_headers(headers: dict[str, str]) -> None:
@@ -56,26 +49,3 @@ def _check_headers(headers: dict[str, str]) -> None:
             raise InvalidRequest("is a header that only ekabridge itself sets", field=field)
         if not _VALUE.fullmatch(value):
             raise InvalidRequest("must be 1 to 4096 printable ASCII characters", field=field)
-
-
-def _check_certificate(auth: MutualTls) -> None:
-    try:
-        certificates = load_pem_x509_certificates(auth.certificate.encode())
-    except ValueError:
-        raise InvalidRequest("is no certificate in PEM", field="auth.certificate") from None
-    try:
-        key = load_pem_private_key(auth.private_key.encode(), password=None)
-    except TypeError:
-        raise InvalidRequest("must not need a passphrase", field="auth.private_key") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise InvalidRequest("is no private key in PEM", field="auth.private_key") from None
-    own = certificates[0]
-    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    try:
-        certified = own.public_key().public_bytes(*form)
-    except (ValueError, UnsupportedAlgorithm):
-        raise InvalidRequest("holds a key that cannot be read", field="auth.certificate") from None
-    if certified != key.public_key().public_bytes(*form):
-        raise InvalidRequest("is not the key of the first certificate", field="auth.private_key")
-    if own.not_valid_after_utc <= datetime.now(UTC):
-        raise InvalidRequest("is no longer valid", field="auth.certificate")

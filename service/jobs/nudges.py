@@ -6,20 +6,25 @@ never waited for: the rows say what is due, and the sweep reads them.
 
 import asyncio
 import contextlib
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from arq.connections import ArqRedis
 from prometheus_client import Counter, Gauge
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.exceptions import RedisError
 
 from service.domain.ids import SessionId
 from service.redis_address import SENTINEL_SCHEMES, SentinelAddress, parse_sentinel
 
+if TYPE_CHECKING:
+    from arq.connections import ArqRedis
+    from redis.asyncio import Redis
+    from redis.asyncio.sentinel import SentinelConnectionPool
+
 log = structlog.get_logger()
+
+# What `open_redis` loads.
+LIBRARIES = ("arq.connections", "redis.asyncio.sentinel")
 
 UP = Gauge(
     "ekabridge_redis_up",
@@ -52,8 +57,18 @@ def decode(job: bytes) -> dict[str, Any]:
     return msgspec.msgpack.decode(job, type=dict[str, Any])
 
 
-def open_redis(url: str) -> ArqRedis:
+def redis_errors() -> tuple[type[Exception], ...]:
+    """Return what is raised where Redis, or the way to it, fails: an `except` asks only when it must."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - as below
+
+    return RedisError, OSError, TimeoutError
+
+
+def open_redis(url: str) -> "ArqRedis":
     """Make a client that connects when it is first used and never waits long (pitfalls, arq)."""
+    from arq.connections import ArqRedis  # noqa: PLC0415 - a tenth of a start, and not needed to answer
+    from redis.asyncio import ConnectionPool  # noqa: PLC0415
+
     bounds: dict[str, Any] = {
         "max_connections": 32,
         "socket_timeout": _SOCKET_SECONDS,
@@ -71,8 +86,10 @@ def open_redis(url: str) -> ArqRedis:
     )
 
 
-def _sentinel_pool(address: SentinelAddress, bounds: dict[str, Any]) -> SentinelConnectionPool:
+def _sentinel_pool(address: SentinelAddress, bounds: dict[str, Any]) -> "SentinelConnectionPool":
     """Make a pool whose every new connection asks the sentinels who the master is now."""
+    from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool  # noqa: PLC0415
+
     tls = {"ssl": True, "ssl_ca_certs": address.ca_file} if address.tls else {}
     sentinel_login = {"username": address.sentinel_username, "password": address.sentinel_password}
     sentinels = Sentinel(  # type: ignore[no-untyped-call]
@@ -92,10 +109,12 @@ def _sentinel_pool(address: SentinelAddress, bounds: dict[str, Any]) -> Sentinel
     )
 
 
-async def close_redis(redis: Redis) -> None:
+async def close_redis(redis: "Redis") -> None:
     """Close the client and the pool that was made for it, which it would otherwise leave open."""
+    from redis.asyncio.sentinel import SentinelConnectionPool  # noqa: PLC0415
+
     pool = redis.connection_pool
-    with contextlib.suppress(RedisError, OSError, TimeoutError):
+    with contextlib.suppress(*redis_errors()):
         async with asyncio.timeout(_SOCKET_SECONDS):
             await redis.aclose(close_connection_pool=True)
             if isinstance(pool, SentinelConnectionPool):
@@ -103,16 +122,43 @@ async def close_redis(redis: Redis) -> None:
                     await sentinel.aclose()
 
 
-async def ping_redis(redis: ArqRedis) -> bool:
+async def ping_redis(redis: "ArqRedis") -> bool:
     """Return whether Redis answers, within a second."""
     try:
         async with asyncio.timeout(1.0):
             await redis.ping()
-    except (RedisError, OSError, TimeoutError):
+    except redis_errors():
         UP.set(0)
         return False
     UP.set(1)
     return True
+
+
+class LateRedis:
+    """A client that is made when it is first needed, by when its libraries are here."""
+
+    def __init__(self, make: "Callable[[], ArqRedis]", loaded: Callable[[], Awaitable[None]]) -> None:
+        """Take what makes it, and what to wait for before that."""
+        self._make = make
+        self._loaded = loaded
+        self._client: ArqRedis | None = None
+
+    async def client(self) -> "ArqRedis":
+        """Return it. Raises what made its libraries fail."""
+        if self._client is None:
+            await self._loaded()
+        if self._client is None:
+            self._client = self._make()
+        return self._client
+
+    async def ping(self) -> bool:
+        """Return whether Redis answers, within a second of being asked."""
+        return await ping_redis(await self.client())
+
+    async def close(self) -> None:
+        """Close it, if it was made."""
+        if self._client is not None:
+            await close_redis(self._client)
 
 
 class ArqNudges:
@@ -122,7 +168,7 @@ class ArqNudges:
     whatever is due. So a flood of webhooks costs Redis, the workers and us no more than a few calls.
     """
 
-    def __init__(self, redis: ArqRedis) -> None:
+    def __init__(self, redis: LateRedis) -> None:
         self._redis = redis
         self._due: set[SessionId] = set()
         self._is_due = asyncio.Event()
@@ -143,7 +189,7 @@ class ArqNudges:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=_ENQUEUE_SECONDS)
-        await close_redis(self._redis)
+        await self._redis.close()
 
     async def _send_all(self) -> None:
         while True:
@@ -151,8 +197,9 @@ class ArqNudges:
             self._is_due.clear()
             due, self._due = self._due, set()
             try:
+                redis = await self._redis.client()
                 async with asyncio.timeout(_ENQUEUE_SECONDS):
-                    await self._redis.enqueue_job(RESULTS_DUE, due.pop() if len(due) == 1 else ANY)
+                    await redis.enqueue_job(RESULTS_DUE, due.pop() if len(due) == 1 else ANY)
             except Exception as error:  # noqa: BLE001 - a nudge may be lost, its sender may not
                 DROPPED.inc()
                 log.warning("nudge_dropped", reason=type(error).__name__)

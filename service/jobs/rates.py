@@ -13,17 +13,16 @@ import contextlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
 from prometheus_client import Gauge
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from service.domain.rates import Bucket, LocalRates, Policy, Standing
-from service.jobs.nudges import close_redis, open_redis
+from service.jobs.nudges import LateRedis, open_redis, redis_errors
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -100,7 +99,7 @@ class SharedRates:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: LateRedis,
         policy: Policy,
         *,
         patience_seconds: float = _PATIENCE_SECONDS,
@@ -152,7 +151,7 @@ class SharedRates:
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
-                await close_redis(self._redis)
+                await self._redis.close()
 
     def _allowed(self, bucket: Bucket, remaining: int) -> Standing:
         wait_seconds = (
@@ -236,7 +235,9 @@ class SharedRates:
 
     async def _ask(self, wanted: dict[str, int]) -> list[list[int]] | None:
         """Draw so many tokens for these callers; None, and a while of silence, when Redis is away."""
-        call = asyncio.ensure_future(self._run(wanted))
+        # Not within our patience: its library may still be loaded.
+        redis = await self._redis.client()
+        call = asyncio.ensure_future(self._run(redis, wanted))
         call.add_done_callback(_look_at)
         try:
             await asyncio.wait({call}, timeout=self.patience_seconds)
@@ -245,20 +246,18 @@ class SharedRates:
                     return call.result()
                 await asyncio.sleep(0)
             self._lose("TimeoutError")
-        except (RedisError, OSError) as error:
+        except redis_errors() as error:
             self._lose(type(error).__name__)
         finally:
             call.cancel()
         return None
 
-    async def _run(self, wanted: dict[str, int]) -> list[list[int]]:
+    async def _run(self, redis: Any, wanted: dict[str, int]) -> list[list[int]]:
         interval = 1_000_000 / self._policy.per_second
         size = self._policy.burst - self._most_ahead
         life = math.ceil(size * interval / 1000) + 1000
         keys = [_PREFIX + name for name in wanted]
-        answer: Any = self._redis.eval(
-            _DRAW, len(keys), *keys, *map(str, (interval, size, life, *wanted.values()))
-        )
+        answer = redis.eval(_DRAW, len(keys), *keys, *map(str, (interval, size, life, *wanted.values())))
         found: list[list[int]] = await answer
         return found
 
@@ -278,8 +277,8 @@ class SharedRates:
     async def _probe(self) -> None:
         try:
             async with asyncio.timeout(_AWAY_SECONDS):
-                await self._run({_PROBE: 1})
-        except (RedisError, OSError, TimeoutError):
+                await self._run(await self._redis.client(), {_PROBE: 1})
+        except redis_errors():
             self._away_until = self._now() + _AWAY_SECONDS
             return
         log.info("rate_limit_with_redis_again")
@@ -288,13 +287,15 @@ class SharedRates:
 
 
 @asynccontextmanager
-async def open_rates(settings: Settings) -> AsyncIterator[SharedRates | None]:
+async def open_rates(
+    settings: Settings, loaded: Callable[[], Awaitable[None]]
+) -> AsyncIterator[SharedRates | None]:
     """Open the limit of the settings, with a client of its own: it never waits behind nudges."""
     if not settings.rate_limit_per_second:
         yield None
         return
     policy = Policy(per_second=settings.rate_limit_per_second, burst=settings.rate_limit_burst)
-    rates = SharedRates(open_redis(settings.redis_url), policy)
+    rates = SharedRates(LateRedis(partial(open_redis, settings.redis_url), loaded), policy)
     try:
         yield rates
     finally:

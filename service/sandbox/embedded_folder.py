@@ -174,7 +174,7 @@ def _stop_leftovers(folder: Path) -> None:
 
 
 def _stop_leftover(pid: int, folder: str) -> None:
-    import psutil  # type: ignore[import-untyped] # noqa: PLC0415 - comes with the extra `embedded`
+    import psutil  # noqa: PLC0415 - comes with the extra `embedded`
 
     try:
         process = psutil.Process(pid)

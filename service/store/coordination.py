@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from asyncpg import PostgresError
 
 from service.domain.creation import Reservation
 from service.domain.errors import BridgeError, StoreUnavailable
+from service.domain.gathering import Gathered
 from service.domain.ids import Account, Lease, SessionId, TenantId
 from service.domain.records import Received, SessionPlan, TokenState
-from service.store.batches import Batches, Values
 from service.store.database import Database
 from service.store.queries import sql
 from service.store.sealing import Hasher, Keyring
@@ -173,6 +174,10 @@ class LeaseRows:
         await self._database.execute(sql("coordination.release_lease"), name, lease)
 
 
+# Account, session, kind, shape, hash and size of the body, whether it ends the session.
+_Event = tuple[Any, ...]
+
+
 class WebhookRows:
     """What the vendor told us.
 
@@ -182,7 +187,7 @@ class WebhookRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._batches = Batches(self._write)
+        self._together = Gathered(self._write)
         self._is_one_alone = False
 
     async def receive(
@@ -198,28 +203,28 @@ class WebhookRows:
     ) -> Received:
         """Record an event and make its results due, in one statement: one round trip, one commit."""
         event = (account, session_id, kind, shape, body_sha256, body_bytes, is_ending)
-        if self._batches.is_idle and not self._is_one_alone:
+        if self._together.is_idle and not self._is_one_alone:
             self._is_one_alone = True
             try:
                 return await self._receive_alone(event)
             finally:
                 self._is_one_alone = False
-        return await self._batches.add(event) or await self._receive_alone(event)
+        return await self._together(event) or await self._receive_alone(event)
 
-    async def _receive_alone(self, event: Values) -> Received:
+    async def _receive_alone(self, event: _Event) -> Received:
         row = await self._database.fetchrow(sql("webhooks.receive"), *event)
         if row is None:  # pragma: no cover - the statement always returns its row
             raise AssertionError("the recorded webhook returned no row")
         return Received(phase=row["phase"], is_first=row["is_first"], due=row["due"])
 
-    async def _write(self, events: Sequence[Values]) -> Sequence[Received | None]:
+    async def _write(self, events: Sequence[_Event]) -> Sequence[Received | None]:
         """Write a batch; None is one that must be received alone.
 
         That is a second kind of event of one session, one whose session somebody holds, and each of a batch
         that the database refuses for what is in it: which one was to blame shows then.
         """
         times = Counter(map(_telling, events))
-        chosen: dict[str, Values] = {}
+        chosen: dict[str, _Event] = {}
         for event in events:
             chosen.setdefault(event[1], event)
         rows = [(*event, times[_telling(event)]) for event in chosen.values()]
@@ -245,6 +250,6 @@ class WebhookRows:
         return answers
 
 
-def _telling(event: Values) -> Values:
+def _telling(event: _Event) -> _Event:
     """Return what makes two events the same: account, session, kind."""
     return event[:3]

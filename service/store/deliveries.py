@@ -1,6 +1,7 @@
 """Rows of deliveries and attempts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from asyncpg import Record
@@ -8,9 +9,9 @@ from asyncpg import Record
 from schemas.emr import Attempt, Delivery, Page
 from service.domain.breaker import AT_ONCE, CAREFUL_AFTER
 from service.domain.errors import DeliverySettled, DeliverySuperseded, NotFound, SessionErased
+from service.domain.gathering import Gathered
 from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId
 from service.domain.records import Answer, DeliveryJob, NoAnswer
-from service.store.batches import Batches, Values
 from service.store.database import Database
 from service.store.destinations import open_auth, open_headers, open_secrets, open_url
 from service.store.metrics import ATTEMPTS, count_attempt
@@ -29,9 +30,9 @@ class DeliveryRows:
         self._database = database
         self._keyring = keyring
         # A worker's calls end by the dozen: their rows are written together.
-        self._attempts = Batches(self._write_attempts)
+        self._attempts = Gathered(self._write_attempts)
 
-    async def _write_attempts(self, rows: Sequence[Values]) -> list[bool]:
+    async def _write_attempts(self, rows: Sequence[tuple[Any, ...]]) -> list[bool]:
         columns = zip(*rows, strict=True)
         written = await self._database.fetch(sql("deliveries.record_attempts"), *map(list, columns))
         for row in written:
@@ -102,7 +103,7 @@ class DeliveryRows:
             job.destination_id,
         )
         if not pause_destination:
-            is_recorded = await self._attempts.add(values)
+            is_recorded = await self._attempts(values)
         else:
             is_recorded = await self._record_and_pause(job.destination_id, values, reason)
         if not is_recorded:
@@ -110,7 +111,7 @@ class DeliveryRows:
         return is_recorded
 
     async def _record_and_pause(
-        self, destination_id: DestinationId, values: Values, reason: str | None
+        self, destination_id: DestinationId, values: tuple[Any, ...], reason: str | None
     ) -> bool:
         async with self._database.transaction() as connection:
             # Before the delivery, and not only to share it, as recording alone does.

@@ -4,18 +4,16 @@ Of days that are long over only the number of sessions is kept (`fold`), and wha
 indexes: so a count costs what the last days and the open work cost, and not all the years.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 
 from msgspec import Struct
 
 from schemas.ledger import Ledger, LedgerClass
 from service.domain.ids import SessionId, TenantId
-from service.store.database import Database
+from service.store.database import Database, LentConnection
 from service.store.queries import sql
 
 _MOST_SHOWN = 1000
-# Longer than any transaction lasts, so that none adds to a day that was counted.
-_FOLD_AFTER_SECONDS = 3_600.0
 
 
 class Look(Struct, frozen=True, kw_only=True):
@@ -52,14 +50,35 @@ class LedgerRows:
         return Look(ledger=ledger, shown=[SessionId(each) for each in row["shown"]])
 
     async def fold(self) -> bool:
-        """Count one more day that is over for good; false when there is none.
+        """Count one more day that is over; false when there is none.
 
-        What of that day is not as it should be stays looked at, until it is.
+        What of that day is not as it should be stays looked at, until it is. Days that cannot be over, since
+        the database's clock was wrong when they were counted, are forgotten first.
         """
         async with self._database.transaction() as connection:
             await connection.execute(sql("ledger.hold"))
-            row = await connection.fetchrow(sql("ledger.next_day"), _FOLD_AFTER_SECONDS)
+            for wrong in await connection.fetch(sql("ledger.days_to_come")):
+                await connection.execute(sql("ledger.unfold"), wrong["day"])
+            row = await connection.fetchrow(sql("ledger.next_day"))
+            if row is not None:
+                await connection.execute(sql("ledger.fold"), row["day"])
+        return row is not None
+
+    async def recount(self) -> date | None:
+        """Count again the folded day that was counted longest ago; return it if its figures were wrong.
+
+        None ever should be: this finds it out, and mends it, whatever wrote into the database.
+        """
+        async with self._database.transaction() as connection:
+            await connection.execute(sql("ledger.hold"))
+            row = await connection.fetchrow(sql("ledger.oldest_count"))
             if row is None:
-                return False
-            await connection.execute(sql("ledger.fold"), row["day"])
-        return True
+                return None
+            day: date = row["day"]
+            before = await _figures(connection, sql("ledger.unfold"), day)
+            return None if await _figures(connection, sql("ledger.fold"), day) == before else day
+
+
+async def _figures(connection: LentConnection, statement: str, day: date) -> dict[str, int]:
+    """Run a statement over a day and return how many sessions of each tenant it told of."""
+    return {row["tenant_id"]: row["ended"] for row in await connection.fetch(statement, day) if row["ended"]}

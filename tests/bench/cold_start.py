@@ -17,6 +17,7 @@ import psutil
 from msgspec import Struct
 
 from service.sandbox.stack import free_port
+from tests.bench.installation import open_installation
 from tests.e2e.rig import Rig
 
 ROUNDS = 7
@@ -27,7 +28,7 @@ _LOOK_AGAIN_SECONDS = 0.002
 _AS_INSTALLED = "import sys; sys.modules['pydantic'] = None"
 _LIBRARIES = f"{_AS_INSTALLED}; import litestar, asyncpg, httpx2"
 _OUR_IMPORTS = f"{_AS_INSTALLED}; import service.cli, service.serving, service.app, uvloop"
-_OURS = f"{_AS_INSTALLED}; from service.cli import main; main()"
+_OURS = f"{_AS_INSTALLED}; from service.__main__ import main; main()"
 _BARE = f"{_AS_INSTALLED}; import runpy; runpy.run_module('tests.bench.bare_service', run_name='__main__')"
 
 
@@ -45,6 +46,7 @@ class ColdStartFigures(Struct, frozen=True, kw_only=True):
     libraries: list[Start]
     imports: list[Start]
     ours: list[Start]
+    ready: list[Start]
     bare: list[Start]
 
     @property
@@ -78,7 +80,8 @@ async def measure_cold_start(rig: Rig) -> ColdStartFigures:
         makers: dict[str, Callable[[], Start]] = {
             "libraries": lambda: _ran(_LIBRARIES, environment),
             "imports": lambda: _ran(_OUR_IMPORTS, environment),
-            "ours": lambda: _answered(_OURS, lambda port: ["serve", "--port", str(port)], environment),
+            "ours": lambda: _answered(_OURS, _serve, environment),
+            "ready": lambda: _answered(_OURS, _serve, environment, "/health/ready"),
             "bare": lambda: _answered(_BARE, lambda port: [str(port)], environment),
         }
         rounds = [
@@ -97,7 +100,13 @@ def _ran(code: str, environment: dict[str, str]) -> Start:
     return Start(wall=wall, cpu=usage.ru_utime + usage.ru_stime)
 
 
-def _answered(code: str, arguments: Callable[[int], list[str]], environment: dict[str, str]) -> Start:
+def _serve(port: int) -> list[str]:
+    return ["serve", "--port", str(port)]
+
+
+def _answered(
+    code: str, arguments: Callable[[int], list[str]], environment: dict[str, str], path: str = "/health/live"
+) -> Start:
     """Start a service, ask as soon as its port is open, and stop it when it has answered."""
     port = free_port()
     began = monotonic()
@@ -106,7 +115,7 @@ def _answered(code: str, arguments: Callable[[int], list[str]], environment: dic
     )
     try:
         with _connected(port, process) as connection:
-            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
             answer = connection.recv(4096)
         wall = monotonic() - began
         assert answer.startswith(b"HTTP/1.1 200 "), answer
@@ -139,6 +148,8 @@ def cold_start_rows(figures: ColdStartFigures) -> str:
 | the same for all that `ekabridge serve` imports | {_times(figures.imports)} | |
 | `ekabridge serve` until it answers, beside the import of those three libraries \
 | {_times(figures.ours)}: {figures.ratio:.2f} times | {START_GOAL:g} times |
+| the same until it says that it is ready, by when aiohttp and Redis's client are loaded, too \
+| {_times(figures.ready)} | |
 | the same beside the barest Litestar service under uvicorn until it answers \
 | {_times(figures.bare)}: {figures.ratio_to_bare:.2f} times | |
 """
@@ -151,8 +162,6 @@ def _times(starts: list[Start]) -> str:
 
 async def main() -> int:
     """Measure on an installation of its own; 1 if the goal is missed."""
-    from tests.bench.main_job import open_installation  # noqa: PLC0415 - which imports this
-
     async with open_installation() as rig:
         figures = await measure_cold_start(rig)
     sys.stdout.write(cold_start_rows(figures))

@@ -18,6 +18,7 @@ from schemas.emr import TenantDefaults
 from service.domain.ids import TenantId
 from service.store.results import event_place
 from service.wiring import open_rows
+from tests.bench.installation import open_installation
 from tests.bridge import make_settings
 from tests.e2e.rig import Rig
 
@@ -50,6 +51,11 @@ class DeliveryFigures(Struct, frozen=True, kw_only=True):
     def slowdown(self) -> float:
         """How many times longer it takes beside endpoints that hang."""
         return self.drained_beside_hanging / self.drained
+
+    @property
+    def is_well(self) -> bool:
+        """Whether every limit is kept."""
+        return self.share >= SHARE_LIMIT and self.slowdown <= DRAIN_LIMIT
 
 
 async def measure_deliveries(rig: Rig) -> DeliveryFigures:
@@ -155,8 +161,18 @@ async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
     await connection.close()
 
 
+def delivery_rows(figures: DeliveryFigures) -> str:
+    """Write the figures as rows of the report's table: what, measured, goal."""
+    return f"""\
+| deliveries a second of one worker, beside the barest httpx2 loop \
+| {figures.worker:.0f} beside {figures.bare:.0f}: {figures.share:.2f} times | {SHARE_LIMIT} times |
+| 10,000 deliveries to 100 destinations: seconds until 90 have theirs, and while the other 10 hang \
+| {figures.drained:.1f} s, {figures.drained_beside_hanging:.1f} s: {figures.slowdown:.2f} times \
+| {DRAIN_LIMIT} times |
+"""
+
+
 if __name__ == "__main__":
-    from tests.bench.main_job import open_installation
 
     async def _alone() -> None:
         async with open_installation() as rig:

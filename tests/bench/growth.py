@@ -1,13 +1,16 @@
 """Measures what growth costs: `python -m tests.bench.growth [sessions]`, ten million by default.
 
 Two installations stand side by side, one of ten thousand sessions and one of many, and every call of the API
-and every statement that touches what grows is made to both in turns. What is compared is the median.
+and every statement that touches what grows is made to both in turns. What is compared is the median. Writes
+docs/growth.md.
 """
 
 import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from time import monotonic
 
 import asyncpg
@@ -19,11 +22,21 @@ from service.store.ledger import LedgerRows
 from tests.bench.growth_calls import dictations, open_bench, time_calls
 from tests.bench.growth_rows import PER_DAY, Filled, fill
 from tests.bench.growth_statements import time_statements
-from tests.bench.main_job import open_installation
+from tests.bench.installation import open_installation
 
 SMALL, LARGE = 10_000, 10_000_000
 RATIO_LIMIT = 1.5
+# A statement that takes so little longer, however many times as long, is felt by nobody.
+LEAST_MORE_MS = 0.5
 _SHOWN_RATIO = 1.2
+_PAGE = Path(__file__).parents[2] / "docs" / "growth.md"
+# Why a statement takes longer at the large one, where it does.
+WHY = {
+    "recovery.recover_dead": "planned anew each time (0.3 ms); at the small one a plan is kept",
+    "resealing.read_documents": "a hundred rows that lie further apart; while keys are rotated",
+    "resealing.read_sessions": "a hundred rows that lie further apart; while keys are rotated",
+    "ledger.count (all)": "as many rows at both, and by EXPLAIN as long; every 15 s, by one worker",
+}
 
 Times = dict[str, tuple[float, float]]
 
@@ -36,9 +49,14 @@ class Growth(Struct, frozen=True, kw_only=True):
     calls: Times
     statements: Times
 
-    def worst(self) -> float:
-        """The greatest ratio of a call; statements tell what lies beneath."""
-        return max(large / small for small, large in self.calls.values())
+    def too_slow(self) -> list[str]:
+        """The calls, and the statements for which it matters, that take too many times as long."""
+        calls = [name for name, (small, large) in self.calls.items() if large > RATIO_LIMIT * small]
+        return calls + [
+            name
+            for name, (small, large) in self.statements.items()
+            if large > RATIO_LIMIT * small and large - small >= LEAST_MORE_MS
+        ]
 
 
 async def measure_growth(rows: int = LARGE) -> Growth:
@@ -109,18 +127,32 @@ def growth_rows(growth: Growth) -> str:
         if large / small > _SHOWN_RATIO
     ]
     lines = "\n".join(
-        f"| {kind} {name} | {small:.2f} ms | {large:.2f} ms | {large / small:.2f} |"
+        f"| {kind} {name} | {small:.2f} ms | {large:.2f} ms | {large / small:.2f} | {WHY.get(name, '')} |"
         for kind, name, small, large in shown
     )
     return f"""\
 {len(calls)} calls of the API and {len(statements)} cases of statements, each at {SMALL:,} and at \
-{growth.filled.rows:,} sessions ({growth.filled.bytes / 1e9:.1f} GB, {PER_DAY:,} a day): medians.
-The largest ratio of a call is {_largest(calls)}, of a statement {_largest(statements)}. The limit for \
-calls is {RATIO_LIMIT}. Above {_SHOWN_RATIO} are:
+{growth.filled.rows:,} sessions ({growth.filled.bytes / 1e9:.1f} GB, {PER_DAY:,} a day): medians. \
+The largest ratio of a call is {_largest(calls)}, of a statement {_largest(statements)}. The limit is
+{RATIO_LIMIT}, for a statement only where that is {LEAST_MORE_MS} ms more. Above {_SHOWN_RATIO} are:
 
-| what | at {SMALL:,} | at {growth.filled.rows:,} | ratio |
-|---|---|---|---|
+| what | at {SMALL:,} | at {growth.filled.rows:,} | ratio | why |
+|---|---|---|---|---|
 {lines}
+"""
+
+
+def page(growth: Growth, *, seconds: float) -> str:
+    """Write the page."""
+    verdict = ", ".join(growth.too_slow()) or "none"
+    return f"""# Growth
+
+Made by `make growth` in {seconds:.0f} s on {datetime.now(UTC):%Y-%m-%d}, on one machine, everything on one of
+its cores. Which indexes that takes, and what a large installation should know when it upgrades:
+[operations](operations.md#large-databases).
+
+{growth_rows(growth)}
+Over the limit: {verdict}.
 """
 
 
@@ -129,10 +161,14 @@ def _largest(times: Times) -> str:
 
 
 async def main() -> int:
-    """Measure, print, and return 1 if a limit is broken."""
+    """Measure, write the page, and return 1 if a limit is broken."""
+    began = monotonic()
     growth = await measure_growth(int(sys.argv[1]) if len(sys.argv) > 1 else LARGE)
+    _PAGE.write_text(page(growth, seconds=monotonic() - began), encoding="utf-8")
     sys.stdout.write(f"filled in {growth.fill_seconds:.0f} s\n{growth_rows(growth)}")
-    return 0 if growth.worst() <= RATIO_LIMIT else 1
+    for name in growth.too_slow():
+        sys.stdout.write(f"too slow: {name}\n")
+    return 1 if growth.too_slow() else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A proxy as a team would write it in an hour: fastapi-proxy-lib before the port that BENCH_UPSTREAM names."""
+"""A proxy as a team would write it in an hour: fastapi-proxy-lib before the port of BENCH_UPSTREAM."""
 
 import os
 

@@ -1,57 +1,64 @@
-"""Measures the main job and writes docs/benchmarks.md: `make bench`.
-
-Memory under 64 uploads of 10 MB at once, our share of the way from a webhook to the EMR's endpoint, and live
-streams beside the thinnest relay.
-Times of one machine mean nothing on another; what counts is the distance to the limit, or to a peer.
-"""
+"""The memory of many large uploads at once, and our share of the way from a webhook to the EMR's endpoint."""
 
 import asyncio
-import platform
 import statistics
-import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
-from pathlib import Path
-from time import monotonic, time
+from time import time
 
-import asyncpg
-import httpx2
 import psutil
+from msgspec import Struct
 
-from service.sandbox.embedded import start_embedded
-from service.store.migrate import migrate
-from tests.bench.deliveries import DRAIN_LIMIT, SHARE_LIMIT, measure_deliveries
-from tests.bench.streams import (
-    CPU_LIMIT,
-    FRAMES,
-    GROWTH_LIMIT_MB,
-    ROUNDS,
-    SECONDS,
-    STREAMS,
-    measure_streams,
-)
-from tests.e2e.rig import Rig, Running, dictate, open_rig
+from tests.bench.installation import open_installation  # noqa: F401
+from tests.e2e.rig import Rig, Running, dictate
 
 UPLOADS = 64
 UPLOAD_BYTES = 10_000_000
 DICTATIONS = 60
 MEMORY_LIMIT_MB = 150
 SHARE_LIMIT_MS = 50
-REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
-@asynccontextmanager
-async def open_installation() -> AsyncIterator[Rig]:
-    """Start servers and stand-ins of our own."""
-    async with AsyncExitStack() as stack:
-        urls = stack.enter_context(start_embedded(temporary=True)).urls
-        await migrate(urls.database_url)
-        yield await stack.enter_async_context(open_rig(urls.database_url, urls.redis_url))
+class MemoryFigures(Struct, frozen=True, kw_only=True):
+    """Megabytes of the service at rest and at the peak, and how many uploads were stored."""
+
+    rest_mb: float
+    peak_mb: float
+    stored: int
+
+    @property
+    def growth_mb(self) -> float:
+        """How much it grew."""
+        return self.peak_mb - self.rest_mb
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the limit is kept, and everything was stored."""
+        return self.growth_mb < MEMORY_LIMIT_MB and self.stored == UPLOADS
 
 
-async def measure_memory(rig: Rig) -> tuple[float, float, int]:
-    """Upload 64 chunks of 10 MB at once; return MB at rest, MB at the peak, and how many were stored."""
+class ShareFigures(Struct, frozen=True, kw_only=True):
+    """Milliseconds from sending a webhook until the EMR has the document, of each dictation."""
+
+    waits_ms: list[float]
+
+    @property
+    def median_ms(self) -> float:
+        """The middle one."""
+        return statistics.median(self.waits_ms)
+
+    @property
+    def p95_ms(self) -> float:
+        """The 95th percentile."""
+        return sorted(self.waits_ms)[int(len(self.waits_ms) * 0.95)]
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the limit is kept."""
+        return self.median_ms < SHARE_LIMIT_MS
+
+
+async def measure_memory(rig: Rig) -> MemoryFigures:
+    """Upload 64 chunks of 10 MB at once."""
     service = await rig.serve()
     api = await rig.client(service)
     session_id = (await api.post("/v1/sessions", json={})).json()["id"]
@@ -81,11 +88,11 @@ async def measure_memory(rig: Rig) -> tuple[float, float, int]:
     done.set()
     await watching
     await service.stop()
-    return rest, peak, statuses.count(200)
+    return MemoryFigures(rest_mb=rest, peak_mb=peak, stored=statuses.count(200))
 
 
-async def measure_share(rig: Rig) -> list[float]:
-    """Return, per dictation, the milliseconds from sending the webhook until the EMR has the document."""
+async def measure_share(rig: Rig) -> ShareFigures:
+    """Dictate one after the other, and tell of each by a webhook of our own."""
     service, worker = await rig.serve(), await rig.worker()
     api = await rig.client(service)
     await rig.register_emr(api)
@@ -107,87 +114,8 @@ async def measure_share(rig: Rig) -> list[float]:
         shares.append((received[-1]["at"] - sent) * 1000)
     await service.stop()
     await worker.stop()
-    return shares
+    return ShareFigures(waits_ms=shares)
 
 
 def _resident_mb(service: Running) -> float:
     return psutil.Process(service.process.pid).memory_info().rss / 1e6
-
-
-async def main() -> int:
-    """Measure, write the report, and return 1 if a limit is broken."""
-    started = monotonic()
-    async with open_installation() as rig:
-        rest, peak, stored = await measure_memory(rig)
-        shares = sorted(await measure_share(rig))
-    async with open_installation() as rig:
-        streams = await measure_streams(rig)
-    async with open_installation() as rig:
-        deliveries = await measure_deliveries(rig)
-    growth, median = peak - rest, statistics.median(shares)
-    p95 = shares[int(len(shares) * 0.95)]
-    version = await _server_version()
-    report = f"""# Benchmarks
-
-Made by `make bench` in {monotonic() - started:.0f} s on {datetime.now(UTC):%Y-%m-%d}, {platform.system()}, \
-{psutil.cpu_count()} cores, Python {platform.python_version()}, {version}. Everything runs on that one
-machine: service, worker, PostgreSQL, Valkey, the stand-in EkaScribe and the stand-in EMR. Absolute times
-differ from machine to machine; the limits are ours.
-
-| what | measured | limit |
-|---|---|---|
-| memory of the service at rest | {rest:.0f} MB | |
-| growth under {UPLOADS} uploads of {UPLOAD_BYTES / 1e6:.0f} MB at once, all stored: {stored == UPLOADS} \
-| {growth:.0f} MB | {MEMORY_LIMIT_MB} MB |
-| from webhook to the EMR's endpoint, at rest, median of {DICTATIONS} | {median:.0f} ms \
-| {SHARE_LIMIT_MS} ms |
-| the same, 95th percentile | {p95:.0f} ms | |
-| database round trips before a webhook is answered | 1 | 1 |
-| CPU of a stream's frame of 3,200 bytes, beside the thinnest relay on the same libraries \
-| {streams.ratio:.2f} times | {CPU_LIMIT} times |
-| memory of the service with {STREAMS} real-time streams after 2 s, and {SECONDS} s; all frames came: \
-{streams.arrived == streams.sent} | {streams.early_mb:.0f} MB, {streams.late_mb:.0f} MB | no growth |
-| deliveries a second of one worker, beside the barest httpx2 loop \
-| {deliveries.worker:.0f} beside {deliveries.bare:.0f}: {deliveries.share:.2f} | {SHARE_LIMIT} |
-| 10,000 deliveries to 100 destinations: seconds until 90 have theirs, and while the other 10 hang \
-| {deliveries.drained:.1f} s, {deliveries.drained_beside_hanging:.1f} s: {deliveries.slowdown:.2f} times \
-| {DRAIN_LIMIT} times |
-
-The way from webhook to EMR holds the signature check, the commit, the nudge through Redis (arq looks every
-20 ms), the Get Session call, the commit of the document and its deliveries, and the signed POST. The round
-trips are counted on the wire by `tests/bench/test_round_trips.py`, which `make test` runs.
-
-The thinnest relay is `tests/bench/thin_relay.py`: two loops between uvicorn and `websockets` that check and
-record nothing. Both run in turns ({ROUNDS} of {FRAMES:,} frames), each in its own process, and send to
-one sink; their CPU is what the operating system says that each process used.
-
-The barest loop is `tests/bench/bare_posts.py`: as many tasks as a worker forwards at once post the same
-body to the same receiver and do nothing else. A worker claims, opens, signs and records each delivery, too.
-"""
-    await asyncio.to_thread(REPORT.write_text, report)
-    sys.stdout.write(report)
-    is_well = (
-        growth < MEMORY_LIMIT_MB
-        and median < SHARE_LIMIT_MS
-        and stored == UPLOADS
-        and streams.ratio <= CPU_LIMIT
-        and streams.arrived == streams.sent
-        and streams.late_mb - streams.early_mb < GROWTH_LIMIT_MB
-        and deliveries.share >= SHARE_LIMIT
-        and deliveries.slowdown <= DRAIN_LIMIT
-    )
-    return 0 if is_well else 1
-
-
-async def _server_version() -> str:
-    with start_embedded(temporary=True) as embedded:
-        connection = await asyncpg.connect(embedded.urls.database_url)
-        try:
-            version: str = await connection.fetchval("SHOW server_version")
-        finally:
-            await connection.close()
-    return f"PostgreSQL {version}, httpx2 {httpx2.__version__}"
-
-
-if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))

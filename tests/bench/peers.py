@@ -34,6 +34,7 @@ http {{
     scgi_temp_path {folder}/scgi;
     server {{
         listen 127.0.0.1:{port};
+        keepalive_requests 1000000;  # the default closes each connection after a thousand
         location / {{
             proxy_pass http://127.0.0.1:{upstream};
 {more}
@@ -60,7 +61,9 @@ def nginx() -> str | None:
 
 
 @asynccontextmanager
-async def started(*command: str, port: int, env: dict[str, str] | None = None) -> AsyncIterator[psutil.Process]:
+async def started(
+    *command: str, port: int, env: dict[str, str] | None = None
+) -> AsyncIterator[psutil.Process]:
     """Run a command until its port is open, and until the block ends."""
     process = await asyncio.create_subprocess_exec(*command, env=env, stdout=asyncio.subprocess.DEVNULL)
     try:
@@ -100,7 +103,9 @@ async def open_sink() -> AsyncIterator[tuple[psutil.Process, int]]:
 
 
 @asynccontextmanager
-async def open_nginx(upstream: int, more: str = "", workers: int = 1) -> AsyncIterator[tuple[psutil.Process, int]]:
+async def open_nginx(
+    upstream: int, more: str = "", workers: int = 1
+) -> AsyncIterator[tuple[psutil.Process, int]]:
     """Start nginx before a port, with its defaults and what more is said."""
     program = nginx()
     assert program is not None
@@ -118,7 +123,11 @@ async def open_nginx(upstream: int, more: str = "", workers: int = 1) -> AsyncIt
 async def send(load: Load) -> Loaded:
     """Send a load from a process of its own."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.load", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "tests.bench.load",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate(msgspec.json.encode(load))
     assert process.returncode == 0, "the load could not be sent"

@@ -14,6 +14,7 @@ from typing import Any, Self
 import httpx2
 from msgspec import Struct
 
+from tests.bench.installation import open_installation
 from tests.e2e.rig import Rig, dictate
 
 DICTATIONS = 40
@@ -64,6 +65,7 @@ class PollingFigures(Struct, kw_only=True):
         """How many times sooner ours is."""
         return self.polling.median_ms / self.ours.median_ms
 
+    @property
     def is_well(self) -> bool:
         """Whether every limit is kept."""
         return self.sooner >= SOONER_LIMIT and set(self.ours.gets) == {1}
@@ -173,7 +175,7 @@ def _session_of(body: dict[str, Any]) -> str:
     return str(body["data"]["session_id"] if "data" in body else body["session_id"])
 
 
-def rows(figures: PollingFigures) -> list[str]:
+def polling_rows(figures: PollingFigures) -> str:
     """Write what was measured as rows of the report's table: what, measured, limit."""
     ours, polling = figures.ours, figures.polling
     once = "each once" if set(ours.gets) == {1} else f"{min(ours.gets)} to {max(ours.gets)}"
@@ -186,21 +188,19 @@ def rows(figures: PollingFigures) -> list[str]:
         f" {DICTATIONS} at a time, beside a client that polls each {POLL_SECONDS:g} s"
     )
     calls = "Get Session calls a dictation of one template, ours, and the polling client's"
-    return [
-        f"| {what} | {soon} | {SOONER_LIMIT:g} times |",
-        f"| the same, 95th percentile | {late} | |",
-        f"| {calls} | {once}, {polling.calls:.2f} | each once |",
-    ]
+    return f"""\
+| {what} | {soon} | {SOONER_LIMIT:g} times |
+| the same, 95th percentile | {late} | |
+| {calls} | {once}, {polling.calls:.2f} | each once |
+"""
 
 
 async def main() -> int:
     """Measure by itself; return 1 if a limit is broken."""
-    from tests.bench.main_job import open_installation  # noqa: PLC0415 - which may import this module
-
     async with open_installation() as rig:
         figures = await measure_polling(rig)
-    sys.stdout.write("\n".join(rows(figures)) + "\n")
-    return 0 if figures.is_well() else 1
+    sys.stdout.write(polling_rows(figures))
+    return 0 if figures.is_well else 1
 
 
 if __name__ == "__main__":

@@ -18,14 +18,15 @@ import psutil
 from msgspec import Struct
 
 from tests.bench.deliveries import fill_outbox, open_receiver, until_received
+from tests.bench.installation import open_installation
 from tests.bench.load import Load
 from tests.bench.peers import cpu_seconds, send
 from tests.bench.result_sink import TEMPLATE
 from tests.e2e.rig import Rig, Running
 
 ROUNDS = 3
-DELIVERIES = 1_500
-FETCHES = 400
+DELIVERIES = 1_000
+FETCHES = 150
 CALLS_SECONDS = 1.5
 SPEEDUP_GOAL = 1.7
 CPU_GOAL = 0.85
@@ -230,8 +231,6 @@ def scaling_rows(figures: ScalingFigures) -> str:
 
 async def main() -> int:
     """Measure on an installation of its own; 1 if a goal is missed."""
-    from tests.bench.main_job import open_installation  # noqa: PLC0415 - which imports this
-
     async with open_installation() as rig:
         figures = await measure_scaling(rig)
     sys.stdout.write(scaling_rows(figures))

@@ -18,7 +18,7 @@ import httpx2
 import psutil
 from msgspec import Struct
 
-from tests.bench.main_job import open_installation
+from tests.bench.installation import open_installation
 from tests.e2e.rig import Rig, Running, dictate, until
 
 SESSIONS = 400

@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import BINARY, Frame
 
 from service.sandbox.stack import free_port
+from tests.bench.installation import open_installation
 from tests.bench.peers import WEBSOCKET, cpu_seconds, nginx, open_nginx, started
 from tests.e2e.rig import Rig
 
@@ -53,6 +54,7 @@ class StreamFigures(Struct, frozen=True, kw_only=True):
     arrived: int
     sent: int
 
+    @property
     def is_well(self) -> bool:
         """Whether every limit is kept."""
         return (
@@ -225,7 +227,7 @@ async def _opened(address: Callable[[], Awaitable[str]]) -> AsyncIterator[list[C
             stream.transport.abort()
 
 
-def rows(figures: StreamFigures) -> list[str]:
+def stream_rows(figures: StreamFigures) -> str:
     """Write what was measured as rows of the report's table: what, measured, limit."""
     every = (
         f"CPU of a frame of {FRAME_BYTES:,} bytes with {STREAMS} real-time streams,"
@@ -239,21 +241,19 @@ def rows(figures: StreamFigures) -> list[str]:
         f"memory of the service with these streams after {FRAMES:,} frames, and after {ROUNDS * FRAMES:,};"
         f" all frames came: {figures.arrived == figures.sent}"
     )
-    return [
-        f"| {every} | {thin} | {CPU_LIMIT} times |",
-        f"| the same, beside nginx as a WebSocket proxy | {beside} | {NGINX_LIMIT:g} times |",
-        f"| {memory} | {figures.early_mb:.0f} MB, {figures.late_mb:.0f} MB | no growth |",
-    ]
+    return f"""\
+| {every} | {thin} | {CPU_LIMIT} times |
+| the same, beside nginx as a WebSocket proxy | {beside} | {NGINX_LIMIT:g} times |
+| {memory} | {figures.early_mb:.0f} MB, {figures.late_mb:.0f} MB | no growth |
+"""
 
 
 async def main() -> int:
     """Measure by itself; return 1 if a limit is broken."""
-    from tests.bench.main_job import open_installation  # noqa: PLC0415 - which imports this module
-
     async with open_installation() as rig:
         figures = await measure_streams(rig)
-    sys.stdout.write("\n".join(rows(figures)) + "\n")
-    return 0 if figures.is_well() else 1
+    sys.stdout.write(stream_rows(figures))
+    return 0 if figures.is_well else 1
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ import asyncio
 import os
 import statistics
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from itertools import count
-from pathlib import Path
 
 import asyncpg
 import httpx2
@@ -20,13 +18,12 @@ import msgspec
 import psutil
 from msgspec import Struct
 
-from service.sandbox.embedded import start_embedded
 from service.sandbox.stack import free_port
-from service.store.migrate import migrate
+from tests.bench.installation import open_durable_installation
 from tests.bench.load import Load, Loaded
 from tests.bench.peers import cpu_seconds, send, started
 from tests.bridge import WEBHOOK_SECRET
-from tests.e2e.rig import Rig, open_rig
+from tests.e2e.rig import Rig
 
 CONNECTIONS = 32
 ROUNDS = 3
@@ -198,17 +195,6 @@ def _middle(rounds: Sequence[WebhookRound]) -> tuple[float, ...]:
     """Return the medians of the rates, of the service's CPU and of the database's."""
     columns = zip(*((each.rate, each.service_cpu_ms, each.database_cpu_ms) for each in rounds), strict=True)
     return tuple(statistics.median(column) for column in columns)
-
-
-@asynccontextmanager
-async def open_durable_installation() -> AsyncIterator[Rig]:
-    """Start servers and stand-ins whose PostgreSQL keeps what it commits, as one does that is relied on."""
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        await asyncio.to_thread(folder.chmod, 0o755)  # as root PostgreSQL runs as a user of its own
-        urls = stack.enter_context(start_embedded(folder / "data")).urls
-        await migrate(urls.database_url)
-        yield await stack.enter_async_context(open_rig(urls.database_url, urls.redis_url))
 
 
 async def main() -> int:

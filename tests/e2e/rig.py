@@ -102,7 +102,7 @@ class Rig:
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "service.cli",
+                "service",
                 *arguments,
                 env=self.environment | changed,
                 stdout=log,

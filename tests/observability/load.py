@@ -24,7 +24,7 @@ import yaml
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from tests.bench.main_job import open_installation
+from tests.bench.installation import open_installation
 from tests.bridge import add_tenant, free_port, make_settings
 from tests.e2e.rig import Rig, Running, until
 from tests.observability.boards import BOARDS

@@ -128,7 +128,7 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("audit.page", ["t1", "session.erased", None, None, None, None, None, 11], {"audit_by_action"}),
     ("accounts.is_used", ["t1"], {"sessions_", "fetches_"}),
     ("retention.due", [20, False], {"sessions_listed", "fetches_", "deliveries_", "documents_"}),
-    ("retention.due", [20, True], {"sessions_listed", "sessions_erased"}),
+    ("retention.due", [20, True], {"sessions_listed", "sessions_newest"}),
     ("retention.hold", ["s1", True], {"sessions_pkey"}),
     ("erasure.extent", ["s1"], {"documents_by_session", "deliveries_by_session"}),
     ("resealing.read_sessions", ["s1", 50, b"key!"], {"sessions_pkey"}),

@@ -6,6 +6,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from schemas.ledger import Ledger
 from service.jobs.ledger_watch import LedgerWatch
@@ -129,15 +131,80 @@ async def test_what_comes_later_to_a_folded_day_is_seen(house):
     assert await house.value("SELECT count(*) FROM ledger_suspects") == 0
 
 
-async def test_the_worker_folds_before_it_counts(house):
+async def test_a_document_of_a_later_day_than_its_session_s_stays_looked_at(house):
+    (session_id,) = await finished_at(house, MIDNIGHT)
+    assert await house.rows.ledger.fold()
+    await house.connection.execute(
+        "INSERT INTO documents (id, tenant_id, session_id, template_id, upstream_id, version, status, "
+        "received_at, released_at) VALUES ('doc_late', $1, $2, 'late', '', 1, 'success', $3, now())",
+        *(house.tenant_id, session_id, MIDNIGHT + timedelta(hours=30)),
+    )
+    await fold(house)
+    assert (await house.rows.ledger.look(house.tenant_id, None, None, "lost")).shown == [session_id]
+
+
+async def test_days_that_were_folded_by_a_clock_that_ran_ahead_are_not_believed(house):
+    await finished_at(house, MIDNIGHT, datetime.now(UTC))
+    plain = await house.rows.ledger.count(None)
+    await fold(house)
+    await house.connection.execute(
+        "INSERT INTO ledger_days (tenant_id, day, ended) SELECT tenant, current_date + n, 0 "
+        "FROM generate_series(0, 9) n, unnest(ARRAY['', $1]) tenant",
+        house.tenant_id,
+    )
+    assert await house.rows.ledger.count(None) == plain
+    assert await house.rows.ledger.count(house.tenant_id) == plain
+    assert await fold(house) == 0
+    assert await house.value("SELECT max(day) < current_date FROM ledger_days")
+
+
+async def test_a_session_from_before_the_first_folded_day_is_counted(house):
     await finished_at(house, MIDNIGHT)
+    await fold(house)
+    await finished_at(house, MIDNIGHT - timedelta(days=9))
+    count = house.rows.ledger.count
+    assert [(await count(each)).ended for each in (None, house.tenant_id)] == [2, 2]
+    assert (await count(None, None, MIDNIGHT)).ended == 1
+    assert (await count(None, MIDNIGHT - timedelta(days=1), None)).ended == 1
+
+
+async def test_a_day_that_is_counted_again_and_was_wrong_is_mended_and_told_of(house):
+    _, second = await finished_at(house, MIDNIGHT, MIDNIGHT)
+    plain = await house.rows.ledger.count(house.tenant_id)
+    days = await fold(house)
+    assert [await house.rows.ledger.recount() for _ in range(days)] == [None] * days
+    await house.connection.execute("UPDATE ledger_days SET ended = 7 WHERE ended > 0 AND tenant_id <> ''")
+    await house.connection.execute("DELETE FROM events WHERE session_id = $1", second)
+    with capture_logs() as logs:
+        await watch_until(house, "SELECT max(ended) = 2 FROM ledger_days")
+    assert {"event": "ledger_day_mended", "log_level": "error", "day": "2026-01-05"} in logs
+    found = await house.rows.ledger.look(house.tenant_id, None, None, "lost")
+    assert (found.ledger.ended, found.shown) == (plain.ended, [second])
+
+
+async def test_what_cannot_be_folded_is_counted_all_the_same(house):
+    await finished_at(house, MIDNIGHT)
+    await house.connection.execute("ALTER TABLE ledger_days ADD CHECK (ended < 0)")
+    with capture_logs() as logs:
+        await watch_until(house, "SELECT count(*) = 1 FROM leases WHERE name = 'ledger'", shows=1.0)
+    assert "ledger_fold_failed" in {each["event"] for each in logs}
+
+
+async def watch_until(house: House, statement: str, *, shows: float | None = None) -> None:
+    """Let a worker count until a statement is true, and it shows so many sessions that were ended."""
     stopping = asyncio.Event()
     watch = LedgerWatch(leases=house.rows.leases, ledger=house.rows.ledger, interval_seconds=0.05)
     watching = asyncio.create_task(watch.run(stopping))
 
-    async def is_folded() -> bool:
-        return bool(await house.value("SELECT count(*) > 1 FROM ledger_days"))
+    async def is_so() -> bool:
+        shown = REGISTRY.get_sample_value("ekabridge_ledger_sessions", {"standing": "ended"})
+        return bool(await house.value(statement)) and (shows is None or shown == shows)
 
-    await until(is_folded)
+    await until(is_so)
     stopping.set()
     await watching
+
+
+async def test_the_worker_folds_before_it_counts(house):
+    await finished_at(house, MIDNIGHT)
+    await watch_until(house, "SELECT count(*) > 1 FROM ledger_days")

@@ -13,7 +13,7 @@ SECRET = re.compile(
 )
 NO_SECRETS = {"key_id", "token_type"}
 HARMLESS = {
-    ("service/forwarding/checks.py", "certified != key.public_key().public_bytes(*form)"): "public keys",
+    ("service/forwarding/presented.py", "certified != key.public_key().public_bytes(*form)"): "public keys",
     ("service/forwarding/tokens.py", "held.token == refused"): "what we held before and what we hold now",
     ("service/store/coordination.py", "known['request_hash'] != request_hash"): (
         "keyed hashes of two requests of the caller's own: it knows both requests and neither hash"

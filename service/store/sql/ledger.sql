@@ -1,10 +1,11 @@
 -- name: count
 -- How sessions stand that were ended or expired, and which stand as asked for: one statement, one snapshot.
-WITH folded AS MATERIALIZED (  -- days that are over were counted once (ledger.fold)
-    SELECT coalesce(max(day) + 1, '-infinity') AS until FROM ledger_days WHERE tenant_id = ''
+WITH folded AS MATERIALIZED (  -- days that are over were counted once (ledger.fold), by whatever clock
+    SELECT coalesce(min(day), 'infinity') AS since, coalesce(max(day) + 1, '-infinity') AS until FROM ledger_days
+    WHERE tenant_id = '' AND day < (now() AT TIME ZONE 'UTC' - interval '1 hour')::date
 ), asked AS MATERIALIZED (
-    SELECT coalesce(($2::timestamptz AT TIME ZONE 'UTC' + interval '1 day' - interval '1 microsecond')::date,
-                    '-infinity') AS first,
+    SELECT greatest(since, ($2::timestamptz AT TIME ZONE 'UTC' + interval '1 day' - interval '1 microsecond')::date)
+               AS first,
            least(until, coalesce(($3::timestamptz AT TIME ZONE 'UTC')::date, 'infinity')) AS over
     FROM folded
 ), days AS MATERIALIZED (  -- the whole ones among those that are asked for
@@ -104,8 +105,13 @@ SELECT ended::bigint, (ended - in_flight - dead)::bigint AS delivered, in_flight
 -- One process folds at a time, and nobody deletes a session meanwhile, until the transaction ends.
 SELECT pg_advisory_xact_lock(4711002);
 
+-- name: days_to_come
+-- Days that were folded though they are not over: by a clock that has been put back since.
+SELECT day FROM ledger_days
+WHERE tenant_id = '' AND day >= (now() AT TIME ZONE 'UTC' - interval '1 hour')::date;
+
 -- name: next_day
--- The day to fold: the one after the last, or the first of all, once it has been over for so many seconds.
+-- The day after the last that was folded, or the first of all: over for an hour, and no transaction is left of it.
 SELECT day FROM (
     SELECT coalesce((SELECT max(day) + 1 FROM ledger_days WHERE tenant_id = ''), (
         SELECT (min(coalesce(s.ended_at, s.settled_at)) AT TIME ZONE 'UTC')::date
@@ -116,10 +122,25 @@ SELECT day FROM (
             ORDER BY tenant_id, coalesce(ended_at, settled_at) LIMIT 1
         ) s)) AS day
 ) next
-WHERE (day + 1)::timestamp AT TIME ZONE 'UTC' + make_interval(secs => $1) <= now();
+WHERE day < (now() AT TIME ZONE 'UTC' - interval '1 hour')::date
+  -- What such a transaction writes bears the time of its beginning, however late it commits.
+  AND NOT EXISTS (SELECT FROM pg_stat_activity
+                  WHERE datname = current_database() AND xact_start < (day + 1)::timestamp AT TIME ZONE 'UTC');
+
+-- name: oldest_count
+-- The folded day that was counted longest ago.
+SELECT day FROM ledger_days
+WHERE tenant_id = '' AND day < (now() AT TIME ZONE 'UTC' - interval '1 hour')::date
+ORDER BY counted_at, day LIMIT 1;
+
+-- name: unfold
+-- Forgets what was counted of a day.
+DELETE FROM ledger_days d USING (SELECT id FROM tenants UNION ALL SELECT '') t
+WHERE d.tenant_id = t.id AND d.day = $1
+RETURNING d.tenant_id, d.ended;
 
 -- name: fold
--- Counts a day for good; of its sessions, of its documents' and of those before: which are to be looked at further.
+-- Counts a day; of its sessions, of its documents' and of those before: which are to be looked at further.
 WITH bounds AS MATERIALIZED (
     SELECT $1::date::timestamp AT TIME ZONE 'UTC' AS since, ($1::date + 1)::timestamp AT TIME ZONE 'UTC' AS before
 ), ended AS MATERIALIZED (
@@ -156,4 +177,5 @@ WITH bounds AS MATERIALIZED (
 INSERT INTO ledger_days (tenant_id, day, ended)
 SELECT tenant_id, $1, count(*) FROM ended GROUP BY tenant_id
 UNION ALL
-SELECT '', $1, count(*) FROM ended;
+SELECT '', $1, count(*) FROM ended
+RETURNING tenant_id, ended;

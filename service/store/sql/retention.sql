@@ -9,7 +9,7 @@ RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, keep_co
           created_at;
 
 -- name: due
--- Sessions whose content ($2 false) or rows ($2 true) were kept long enough; of each tenant the oldest first.
+-- Sessions whose content ($2 false) or rows ($2 true) were kept long enough, and of which nothing is open.
 SELECT s.id, s.tenant_id
 FROM (SELECT id, now() - make_interval(days => CASE WHEN $2 THEN keep_metadata_days ELSE keep_content_days END) AS past
       FROM tenants) t, LATERAL (

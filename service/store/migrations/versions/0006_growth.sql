@@ -2,16 +2,18 @@
 -- the last days are counted anew. Where an index is there already, it was made beforehand, without a lock
 -- (docs/operations.md, "Large databases").
 
--- Erased sessions stand in no list. Together these two hold each session once, as the one before them did.
+-- Who waits for a lock makes everybody else wait behind it: rather fail, and be run again.
+SET LOCAL lock_timeout = '10s';
+
+-- Erased sessions stand in no list. sessions_newest holds them too: for retention, and for the version before.
 CREATE INDEX IF NOT EXISTS sessions_listed ON sessions (tenant_id, created_at DESC, id DESC) WHERE erased_at IS NULL;
-CREATE INDEX IF NOT EXISTS sessions_erased ON sessions (tenant_id, created_at) WHERE erased_at IS NOT NULL;
-DROP INDEX sessions_newest;
 CREATE INDEX IF NOT EXISTS sessions_listed_by_status ON sessions (tenant_id, status, created_at DESC, id DESC)
     WHERE erased_at IS NULL;
-DROP INDEX sessions_newest_by_status;
 
--- For lists of deliveries of which there are few among many.
-CREATE INDEX IF NOT EXISTS deliveries_by_status ON deliveries (tenant_id, status, created_at DESC, id DESC);
+-- For lists of deliveries of which there are few among many. Each claim would write a pending one anew, and of
+-- these there are never many: deliveries_due finds them.
+CREATE INDEX IF NOT EXISTS deliveries_by_status ON deliveries (tenant_id, status, created_at DESC, id DESC)
+    WHERE status <> 'pending';
 CREATE INDEX IF NOT EXISTS deliveries_by_destination
     ON deliveries (tenant_id, destination_id, created_at DESC, id DESC);
 
@@ -26,12 +28,25 @@ CREATE INDEX IF NOT EXISTS deliveries_dead ON deliveries (tenant_id, session_id)
     WHERE status = 'dead' AND coalesce(reason, '') NOT IN ('session_erased', 'superseded');
 CREATE INDEX IF NOT EXISTS documents_by_time ON documents (tenant_id, received_at);
 
+DO $$
+DECLARE broken text;
+BEGIN
+    SELECT string_agg(indexrelid::regclass::text, ', ') INTO broken FROM pg_index
+    WHERE NOT indisvalid AND indrelid IN ('sessions'::regclass, 'deliveries'::regclass, 'documents'::regclass,
+                                          'audit'::regclass);
+    IF broken IS NOT NULL THEN
+        RAISE EXCEPTION 'made beforehand, but interrupted: drop these indexes, then migrate again: %', broken;
+    END IF;
+END
+$$;
+
 -- How many sessions of a tenant, or with '' of all together, were ended or expired on a day (UTC) that is over.
 -- Made from the rows by the worker (ledger.fold); without these rows the ledger counts every session.
 CREATE TABLE ledger_days (
-    tenant_id text NOT NULL,
-    day       date NOT NULL,
-    ended     bigint NOT NULL,
+    tenant_id  text NOT NULL,
+    day        date NOT NULL,
+    ended      bigint NOT NULL,
+    counted_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant_id, day) INCLUDE (ended)
 );
 
@@ -55,3 +70,6 @@ END
 $$;
 CREATE TRIGGER session_leaves_ledger AFTER DELETE ON sessions
     FOR EACH ROW WHEN (OLD.ended_at IS NOT NULL OR OLD.status = 'expired') EXECUTE FUNCTION forget_in_ledger();
+
+-- The list by status has its successor above. Last of all: from here on nobody reads a session until we are done.
+DROP INDEX sessions_newest_by_status;

@@ -1,0 +1,145 @@
+"""Nudges: one names its session, many are one that names none, and a Redis that is away holds nobody up."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client import REGISTRY
+from redis.exceptions import ConnectionError as RedisAway
+
+from service.domain.ids import SessionId
+from service.jobs.nudges import ANY, RESULTS_DUE, ArqNudges, LateRedis, open_redis
+from service.later import Libraries
+from service.worker import WorkerProcess
+from tests.bridge import make_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ONE, OTHER, THIRD = SessionId("ses_1"), SessionId("ses_2"), SessionId("ses_3")
+
+
+class Queue:
+    """What ArqNudges uses of ArqRedis."""
+
+    connection_pool = None
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.failures: list[Exception] = []
+        self.came = asyncio.Condition()
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+
+    async def enqueue_job(self, name: str, session_id: str) -> None:
+        assert name == RESULTS_DUE
+        await self.is_open.wait()
+        if self.failures:
+            raise self.failures.pop()
+        async with self.came:
+            self.taken.append(session_id)
+            self.came.notify_all()
+
+    async def length(self, length: int) -> list[str]:
+        async with asyncio.timeout(5), self.came:
+            await self.came.wait_for(lambda: len(self.taken) >= length)
+        return self.taken
+
+    async def aclose(self, *, close_connection_pool: bool) -> None:
+        assert close_connection_pool
+
+
+@pytest.fixture
+async def queue() -> Queue:
+    return Queue()
+
+
+@pytest.fixture
+async def nudges(queue: Queue) -> AsyncIterator[ArqNudges]:
+    redis: Any = queue
+    made = ArqNudges(LateRedis(lambda: redis, Libraries().loaded))
+    await made.start()
+    yield made
+    await made.stop()
+
+
+def dropped() -> float:
+    return REGISTRY.get_sample_value("ekabridge_nudges_dropped_total") or 0.0
+
+
+async def test_one_that_waits_names_its_session_and_many_are_one_that_names_none(
+    nudges: ArqNudges, queue: Queue
+) -> None:
+    for _ in range(5):
+        nudges.results_due(ONE)
+    assert await queue.length(1) == [ONE]
+    for session_id in (ONE, OTHER, THIRD):
+        nudges.results_due(session_id)
+    assert await queue.length(2) == [ONE, ANY]
+    nudges.results_due(OTHER)
+    assert await queue.length(3) == [ONE, ANY, OTHER]
+
+
+async def test_what_is_due_while_one_is_sent_is_sent_after_it(nudges: ArqNudges, queue: Queue) -> None:
+    queue.is_open.clear()
+    nudges.results_due(ONE)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    nudges.results_due(OTHER)
+    queue.is_open.set()
+    assert await queue.length(2) == [ONE, OTHER]
+
+
+async def test_a_flood_of_them_is_a_few_calls(nudges: ArqNudges, queue: Queue) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while loop.time() < began + 0.2:
+        nudges.results_due(ONE)
+        nudges.results_due(OTHER)
+        await asyncio.sleep(0)
+    assert 2 <= len(queue.taken) <= 12
+    assert set(queue.taken) == {ANY}
+
+
+@pytest.mark.parametrize("error", [RedisAway(), TimeoutError(), OSError(), ValueError()])
+async def test_what_redis_does_not_take_is_dropped_counted_and_followed_by_others(
+    nudges: ArqNudges, queue: Queue, error: Exception
+) -> None:
+    before = dropped()
+    queue.failures.append(error)
+    nudges.results_due(ONE)
+    async with asyncio.timeout(5):
+        while queue.failures:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0)
+    assert dropped() == before + 1
+    nudges.results_due(OTHER)
+    assert await queue.length(1) == [OTHER]
+
+
+async def test_a_worker_looks_at_the_session_that_is_named_or_at_whatever_is_due(redis_url: str) -> None:
+    looks: asyncio.Queue[SessionId | None] = asyncio.Queue()
+
+    class Fetches:
+        async def poke(self, session_id: SessionId | None) -> None:
+            looks.put_nowait(session_id)
+
+    stopping, fetches = asyncio.Event(), Fetches()
+    with socket.socket() as unused:
+        settings = make_settings("postgresql://unused", redis_url)
+        worker: Any = WorkerProcess(settings, listening=unused, stopping=stopping)
+        listening = asyncio.create_task(worker._listen(fetches))
+        nudges = ArqNudges(LateRedis(partial(open_redis, redis_url), Libraries().loaded))
+        await nudges.start()
+        async with asyncio.timeout(10):
+            nudges.results_due(ONE)
+            assert await looks.get() == ONE
+            nudges.results_due(ONE)
+            nudges.results_due(OTHER)
+            assert await looks.get() is None
+            stopping.set()
+            await listening
+        await nudges.stop()
