@@ -216,7 +216,7 @@ Growth to ten million sessions has a run and a page of its own: [growth.md](grow
 
 All send from {CONNECTIONS} kept connections to one sink, which costs next to nothing; ekabridge, nginx and
 the library are one process each, and PostgreSQL waits for the disk. "calls counted" has the limit of calls,
-at a rate that nobody reaches; without it ekabridge passes on {counted or 0:.2f} times as many of 128 KB.
+at a rate that nobody reaches: with it ekabridge passes on {counted or 0:.2f} times as many of 128 KB.
 
 ## Everything else
 
