@@ -8,7 +8,6 @@ from time import time
 import psutil
 from msgspec import Struct
 
-from tests.bench.installation import open_installation  # noqa: F401
 from tests.e2e.rig import Rig, Running, dictate
 
 UPLOADS = 64
