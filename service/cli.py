@@ -55,8 +55,6 @@ def cli() -> None:
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes.")
 def serve(host: str, port: int, workers: int) -> None:
     """Run the HTTP service."""
-    # As for the first imports; it is turned on again when nothing more is loaded.
-    gc.disable()
     settings = _settings(SERVICE)
     if settings.public_url is None:
         # Child processes read the environment again: tell them what we would say ourselves.
@@ -71,7 +69,6 @@ def serve(host: str, port: int, workers: int) -> None:
         listening = listen(host, port)
     seconds = settings.shutdown_seconds
     if workers > 1:
-        gc.enable()
         supervisor = Supervisor(listening, host=host, port=port, workers=workers, shutdown_seconds=seconds)
         asyncio.run(supervisor.run())
     else:

@@ -5,9 +5,12 @@ is left to be missed by the first dictation: what is not installed ends the star
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Generic, TypeVar
+
+Made = TypeVar("Made")
 
 
 class Libraries:
@@ -43,3 +46,21 @@ class Libraries:
     def _load(self) -> None:
         for module in self._modules:
             import_module(module)
+
+
+class Late(Generic[Made]):
+    """Something that is made when it is first needed, by when its library is here."""
+
+    def __init__(self, make: Callable[[], Made], loaded: Callable[[], Awaitable[None]]) -> None:
+        """Take what makes it, and what to wait for before that."""
+        self._make = make
+        self._loaded = loaded
+        self.made: Made | None = None
+
+    async def get(self) -> Made:
+        """Return it. Raises what made its library fail."""
+        if self.made is None:
+            await self._loaded()
+        if self.made is None:  # nobody else made it while this one waited
+            self.made = self._make()
+        return self.made

@@ -27,7 +27,7 @@ class Gathered(Generic[Question, Answer]):
         subject: Callable[[Question], Hashable] | None = None,
     ) -> None:
         self._ask = ask
-        self._subject = subject
+        self._subject = subject or _of_its_own
         self._waiting: list[tuple[Question, asyncio.Future[Answer]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -54,10 +54,9 @@ class Gathered(Generic[Question, Answer]):
             self._waiting = []
 
     def _next(self) -> list[tuple[Question, "asyncio.Future[Answer]"]]:
-        if self._subject is None:
-            batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
-            return batch
-        batch, later, subjects = [], [], set()
+        batch: list[tuple[Question, asyncio.Future[Answer]]] = []
+        later: list[tuple[Question, asyncio.Future[Answer]]] = []
+        subjects = set()
         for waiting in self._waiting:
             subject = self._subject(waiting[0])
             if subject in subjects or len(batch) == _MOST_AT_ONCE:
@@ -83,6 +82,10 @@ class Gathered(Generic[Question, Answer]):
                     waiting.set_result(answer)
         finally:
             _give_up(batch)
+
+
+def _of_its_own(_: object) -> Hashable:
+    return object()
 
 
 def _fail(batch: Sequence[tuple[Any, "asyncio.Future[Any]"]], error: Exception) -> None:

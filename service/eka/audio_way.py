@@ -1,10 +1,12 @@
 """The wire for audio, made for the first upload: its library is loaded when the process already answers."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 from service.domain.ports import Audio
 from service.eka.wire import WireAnswer
+from service.later import Late
 
 if TYPE_CHECKING:
     from service.eka.audio_wire import AudioWire
@@ -26,26 +28,22 @@ class AudioWay:
 
     def __init__(self, base_url: str, loaded: Callable[[], Awaitable[None]]) -> None:
         """Take the vendor's address, and what to wait for before the wire's library is touched."""
-        self._base_url = base_url
-        self._loaded = loaded
-        self._wire: AudioWire | None = None
+        self._wire = Late(partial(_make, base_url), loaded)
 
     async def __aenter__(self) -> Self:
         """Use it until the block ends, which closes every connection."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._wire is not None:
-            await self._wire.__aexit__()
+        if self._wire.made is not None:
+            await self._wire.made.__aexit__()
 
     async def send(self, url: str, headers: Mapping[str, str], audio: Audio) -> WireAnswer:
         """Send by the wire."""
-        if self._wire is None:
-            await self._loaded()
-        return await (self._wire or self._made()).send(url, headers, audio)
+        return await (await self._wire.get()).send(url, headers, audio)
 
-    def _made(self) -> "AudioWire":
-        from service.eka.audio_wire import AudioWire  # noqa: PLC0415 - brings aiohttp
 
-        self._wire = AudioWire(self._base_url)
-        return self._wire
+def _make(base_url: str) -> "AudioWire":
+    from service.eka.audio_wire import AudioWire  # noqa: PLC0415 - brings aiohttp
+
+    return AudioWire(base_url)

@@ -15,11 +15,10 @@ from yarl import URL
 
 from service.domain.errors import VendorFailure, VendorTimeout, VendorUnavailable, VendorUnreachable
 from service.domain.ports import Audio
-from service.eka.metrics import counted, outcome_of
 from service.eka.proxies import proxy_for
 from service.eka.trust import trusted
-from service.eka.wire import MOST_ANSWER_BYTES, TIMEOUT, WireAnswer, asked_seconds
-from service.tracing import fail, span, trace_headers
+from service.eka.wire import MOST_ANSWER_BYTES, TIMEOUT, WireAnswer, asked_seconds, watched
+from service.tracing import trace_headers
 
 _KEEPALIVE_SECONDS = 30.0
 # To move the end of our patience costs more than to send a piece: it is moved so many times in a wait.
@@ -66,18 +65,13 @@ class AudioWire:
         Raises VendorUnavailable or VendorTimeout; their `sent` says whether it may have taken effect. What
         `audio` raises while it is read is raised as it is.
         """
-        attributes = {"http.request.method": "POST", "ekabridge.operation": "upload"}
         body = _Body(audio)
-        with span("eka upload", "client", attributes) as made, counted("upload") as count:
+        with watched("upload", "POST") as answered:
             try:
                 answer = await self._exchange(url, {**headers, **trace_headers()}, body)
             except (aiohttp.ClientError, OSError) as error:  # a time-out is an OSError, too
                 raise body.failure or _told_apart(error, is_sent=body.given > 0) from error
-            count.outcome = outcome_of(answer.status)
-            if made is not None:
-                made.set_attribute("http.response.status_code", answer.status)
-                if count.outcome != "ok":
-                    fail(made, str(answer.status))
+            answered(answer.status)
         return answer
 
     async def _exchange(self, url: str, headers: dict[str, str], body: "_Body") -> WireAnswer:

@@ -1,8 +1,8 @@
 """One HTTP exchange with the vendor: bounded in time and size, failures told apart by whether it was sent."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -70,8 +70,7 @@ async def exchange(
     Raises VendorUnavailable or VendorTimeout; their `sent` says whether the request may have taken effect.
     """
     with_body: dict[str, Any] = {} if content is None else {"content": content}
-    attributes = {"http.request.method": method, "ekabridge.operation": operation}
-    with span(f"eka {operation}", "client", attributes) as made, counted(operation) as count:
+    with watched(operation, method) as answered:
         async with (
             _told_apart(),
             http.stream(
@@ -83,12 +82,24 @@ async def exchange(
                 body += piece
                 if len(body) > most_bytes:
                     raise VendorFailure("EkaScribe's answer is too large", sent=True)
-        count.outcome = outcome_of(answer.status_code)
-        if made is not None:
-            made.set_attribute("http.response.status_code", answer.status_code)
-            if count.outcome != "ok":
-                fail(made, str(answer.status_code))
+        answered(answer.status_code)
     return WireAnswer(answer.status_code, asked_seconds(answer.headers), bytes(body))
+
+
+@contextmanager
+def watched(operation: Operation, method: str) -> Iterator[Callable[[int], None]]:
+    """Count, time and trace one call to the vendor, which tells the status of a whole answer."""
+    attributes = {"http.request.method": method, "ekabridge.operation": operation}
+    with span(f"eka {operation}", "client", attributes) as made, counted(operation) as count:
+
+        def answered(status: int) -> None:
+            count.outcome = outcome_of(status)
+            if made is not None:
+                made.set_attribute("http.response.status_code", status)
+                if count.outcome != "ok":
+                    fail(made, str(status))
+
+        yield answered
 
 
 def asked_seconds(headers: Mapping[str, str]) -> float | None:

@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from service.domain.ids import SessionId
+from service.later import Late
 from service.redis_address import SENTINEL_SCHEMES, SentinelAddress, parse_sentinel
 
 if TYPE_CHECKING:
@@ -139,17 +140,11 @@ class LateRedis:
 
     def __init__(self, make: "Callable[[], ArqRedis]", loaded: Callable[[], Awaitable[None]]) -> None:
         """Take what makes it, and what to wait for before that."""
-        self._make = make
-        self._loaded = loaded
-        self._client: ArqRedis | None = None
+        self._client = Late(make, loaded)
 
     async def client(self) -> "ArqRedis":
         """Return it. Raises what made its libraries fail."""
-        if self._client is None:
-            await self._loaded()
-        if self._client is None:
-            self._client = self._make()
-        return self._client
+        return await self._client.get()
 
     async def ping(self) -> bool:
         """Return whether Redis answers, within a second of being asked."""
@@ -157,8 +152,8 @@ class LateRedis:
 
     async def close(self) -> None:
         """Close it, if it was made."""
-        if self._client is not None:
-            await close_redis(self._client)
+        if self._client.made is not None:
+            await close_redis(self._client.made)
 
 
 class ArqNudges:

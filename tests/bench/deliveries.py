@@ -2,8 +2,6 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from secrets import token_hex
 from time import monotonic
 from typing import Any
@@ -19,6 +17,7 @@ from service.domain.ids import TenantId
 from service.store.results import event_place
 from service.wiring import open_rows
 from tests.bench.installation import open_installation
+from tests.bench.peers import open_listening
 from tests.bridge import make_settings
 from tests.e2e.rig import Rig
 
@@ -61,8 +60,10 @@ class DeliveryFigures(Struct, frozen=True, kw_only=True):
 async def measure_deliveries(rig: Rig) -> DeliveryFigures:
     """Measure both; each round beside its peer, and the middle one counts."""
     async with (
-        open_receiver() as url,
-        httpx2.AsyncClient(base_url=url, trust_env=False, timeout=10) as receiver,
+        open_listening("tests.bench.fast_receiver") as port,
+        httpx2.AsyncClient(
+            base_url=(url := f"http://127.0.0.1:{port}"), trust_env=False, timeout=10
+        ) as receiver,
     ):
         rates: list[tuple[float, float]] = []
         for _ in range(ROUNDS):
@@ -75,19 +76,6 @@ async def measure_deliveries(rig: Rig) -> DeliveryFigures:
         beside = await _forward(rig, receiver, DELIVERIES, well + [f"{url}/hang/{n}" for n in range(HANGING)])
     worker, bare = sorted(rates, key=lambda pair: pair[0] / pair[1])[len(rates) // 2]
     return DeliveryFigures(worker=worker, bare=bare, drained=drained, drained_beside_hanging=beside)
-
-
-@asynccontextmanager
-async def open_receiver() -> AsyncIterator[str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.fast_receiver", stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(await process.stdout.readline())}"
-    finally:
-        process.kill()
-        await process.wait()
 
 
 async def _forward(rig: Rig, receiver: httpx2.AsyncClient, deliveries: int, urls: list[str]) -> float:

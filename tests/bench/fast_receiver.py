@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-import sys
+from functools import partial
 from time import monotonic
 from typing import cast
 
-import uvloop
+from tests.bench.raw import serve_raw
 
 ACCEPTED = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -65,14 +65,5 @@ class Receiver(asyncio.Protocol):
                 self._transport.write(ACCEPTED)
 
 
-async def main() -> None:
-    """Serve until killed; say the port."""
-    counts = Counts()
-    server = await asyncio.get_running_loop().create_server(lambda: Receiver(counts), "127.0.0.1", 0)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    uvloop.run(main())
+    serve_raw(partial(Receiver, Counts()))

@@ -1,13 +1,13 @@
 """The memory of many large uploads at once, and our share of the way from a webhook to the EMR's endpoint."""
 
 import asyncio
-import statistics
 from collections.abc import AsyncIterator
 from time import time
 
 import psutil
 from msgspec import Struct
 
+from tests.bench.waits import Waits
 from tests.e2e.rig import Rig, Running, dictate
 
 UPLOADS = 64
@@ -35,20 +35,8 @@ class MemoryFigures(Struct, frozen=True, kw_only=True):
         return self.growth_mb < MEMORY_LIMIT_MB and self.stored == UPLOADS
 
 
-class ShareFigures(Struct, frozen=True, kw_only=True):
+class ShareFigures(Waits, kw_only=True):
     """Milliseconds from sending a webhook until the EMR has the document, of each dictation."""
-
-    waits_ms: list[float]
-
-    @property
-    def median_ms(self) -> float:
-        """The middle one."""
-        return statistics.median(self.waits_ms)
-
-    @property
-    def p95_ms(self) -> float:
-        """The 95th percentile."""
-        return sorted(self.waits_ms)[int(len(self.waits_ms) * 0.95)]
 
     @property
     def is_well(self) -> bool:

@@ -89,14 +89,14 @@ async def _listens(process: asyncio.subprocess.Process, port: int) -> None:
 
 
 @asynccontextmanager
-async def open_sink() -> AsyncIterator[tuple[psutil.Process, int]]:
-    """Start the EkaScribe that costs next to nothing; its process and its port."""
+async def open_listening(module: str) -> AsyncIterator[int]:
+    """Start a module of ours that says its port (`tests/bench/raw.py`); that port."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.sink", stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", module, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     try:
-        yield psutil.Process(process.pid), int(await process.stdout.readline())
+        yield int(await process.stdout.readline())
     finally:
         process.kill()
         await process.wait()

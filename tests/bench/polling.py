@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 import httpx2
-from msgspec import Struct
+from msgspec import Struct, field
 
 from tests.bench.installation import open_installation
+from tests.bench.waits import Waits
 from tests.e2e.rig import Rig, dictate
 
 DICTATIONS = 40
@@ -31,22 +32,11 @@ _STARTED_AT_ONCE = 8
 _WAV = {"content-type": "audio/wav"}
 
 
-class Way(Struct, kw_only=True):
+class Way(Waits, kw_only=True):
     """One way to the EMR; by dictation: milliseconds after the vendor was done, how often it was asked."""
 
-    waits_ms: list[float] = []
-    session_ids: list[str] = []
-    gets: list[int] = []
-
-    @property
-    def median_ms(self) -> float:
-        """Half of the documents came so soon."""
-        return statistics.median(self.waits_ms)
-
-    @property
-    def p95_ms(self) -> float:
-        """All but a twentieth came so soon."""
-        return sorted(self.waits_ms)[int(len(self.waits_ms) * 0.95)]
+    session_ids: list[str] = field(default_factory=list)
+    gets: list[int] = field(default_factory=list)
 
     @property
     def calls(self) -> float:

@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-import sys
 from typing import cast
 
-import uvloop
+from tests.bench.raw import serve_raw
 
 TEMPLATE = "eka_emr_template"
 _BODY = json.dumps(
@@ -47,13 +46,5 @@ class _Sink(asyncio.Protocol):
             self._transport.write(_ANSWER)
 
 
-async def main() -> None:
-    """Serve until killed; say the port."""
-    server = await asyncio.get_running_loop().create_server(_Sink, "127.0.0.1", 0)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    uvloop.run(main())
+    serve_raw(_Sink)

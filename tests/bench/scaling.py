@@ -8,8 +8,7 @@ their CPU does, alone and as two. Alone: `python -m tests.bench.scaling`.
 import asyncio
 import statistics
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from time import monotonic
 
 import asyncpg
@@ -17,10 +16,10 @@ import httpx2
 import psutil
 from msgspec import Struct
 
-from tests.bench.deliveries import fill_outbox, open_receiver, until_received
+from tests.bench.deliveries import fill_outbox, until_received
 from tests.bench.installation import open_installation
 from tests.bench.load import Load
-from tests.bench.peers import cpu_seconds, send
+from tests.bench.peers import cpu_seconds, open_listening, send
 from tests.bench.result_sink import TEMPLATE
 from tests.e2e.rig import Rig, Running
 
@@ -138,13 +137,15 @@ async def _measure_workers(rig: Rig) -> tuple[Pair, Pair]:
     database = await asyncpg.connect(rig.environment["EKABRIDGE_DATABASE_URL"])
     try:
         async with (
-            open_receiver() as url,
-            httpx2.AsyncClient(base_url=url, trust_env=False, timeout=10) as receiver,
-            _open_result_sink() as sink_url,
+            open_listening("tests.bench.fast_receiver") as port,
+            httpx2.AsyncClient(
+                base_url=(url := f"http://127.0.0.1:{port}"), trust_env=False, timeout=10
+            ) as receiver,
+            open_listening("tests.bench.result_sink") as sink_port,
         ):
             for _ in range(ROUNDS):
                 for index, number in enumerate((1, 2)):
-                    workers = await asyncio.gather(*(_start(rig, sink_url) for _ in range(number)))
+                    workers = await asyncio.gather(*(_start(rig, sink_port) for _ in range(number)))
                     processes = [psutil.Process(each.process.pid) for each in workers]
                     deliveries[index].append(await _forward(rig, receiver, url, processes))
                     fetches[index].append(await _fetch(rig, database, processes))
@@ -154,9 +155,9 @@ async def _measure_workers(rig: Rig) -> tuple[Pair, Pair]:
     return Pair(one=deliveries[0], two=deliveries[1]), Pair(one=fetches[0], two=fetches[1])
 
 
-async def _start(rig: Rig, sink_url: str) -> Running:
+async def _start(rig: Rig, sink_port: int) -> Running:
     return await rig.worker(
-        eka_base_url=sink_url,
+        eka_base_url=f"http://127.0.0.1:{sink_port}",
         eka_token="any",
         forward_timeout_seconds="20",
         sweep_interval_seconds="0.1",
@@ -187,19 +188,6 @@ async def _fetch(rig: Rig, database: asyncpg.Connection, processes: Sequence[psu
     )
     assert not missing, f"{missing} sessions were not completed"
     return Work(rate=FETCHES / seconds, per_cpu_second=FETCHES / used)
-
-
-@asynccontextmanager
-async def _open_result_sink() -> AsyncIterator[str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.result_sink", stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(await process.stdout.readline())}"
-    finally:
-        process.kill()
-        await process.wait()
 
 
 def _middle_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

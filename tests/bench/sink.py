@@ -1,10 +1,9 @@
 """An EkaScribe that costs next to nothing: takes any body and answers with as little as is understood."""
 
 import asyncio
-import sys
 from typing import cast
 
-import uvloop
+from tests.bench.raw import serve_raw
 
 _SESSION = b'{"session_id":"ses_any","status":"created","message":"ok"}'
 _STORED = b'{"status":"success","message":"stored"}'
@@ -74,13 +73,5 @@ class _Sink(asyncio.Protocol):
             self._transport.write(self._answer)
 
 
-async def main() -> None:
-    """Serve until killed; say the port."""
-    server = await asyncio.get_running_loop().create_server(_Sink, "127.0.0.1", 0)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    uvloop.run(main())
+    serve_raw(_Sink)

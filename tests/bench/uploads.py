@@ -19,7 +19,7 @@ from msgspec import Struct
 from service.sandbox.stack import free_port
 from tests.bench.installation import open_durable_installation
 from tests.bench.load import Load
-from tests.bench.peers import UNBUFFERED, cpu_seconds, nginx, open_nginx, open_sink, send, started
+from tests.bench.peers import UNBUFFERED, cpu_seconds, nginx, open_listening, open_nginx, send, started
 from tests.e2e.rig import Rig
 
 PEERS_PYTHON = Path(__file__).parents[2] / "build" / "peers" / "bin" / "python"
@@ -130,7 +130,7 @@ async def _open_targets(rig: Rig) -> AsyncIterator[list[Target]]:
         return ["/upload/{n}"]
 
     async with AsyncExitStack() as stack:
-        _, upstream = await stack.enter_async_context(open_sink())
+        upstream = await stack.enter_async_context(open_listening("tests.bench.sink"))
         targets = []
         if nginx() is not None:
             for name, more in ((NGINX, ""), (f"{NGINX}, unbuffered", UNBUFFERED)):

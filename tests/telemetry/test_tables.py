@@ -107,7 +107,7 @@ def test_every_span_stands_in_the_table() -> None:
         elif kind in {"span", "span_of"} and not ast.unparse(call).startswith(("span_of(parent, scope",)):
             of_trace = kind == "span_of"
             name = written(call.args[of_trace])
-            found["eka <operation>" if name in {"eka stream", "eka upload"} else name] = ast.literal_eval(
+            found["eka <operation>" if name == "eka stream" else name] = ast.literal_eval(
                 call.args[of_trace + 1]
             )
     assert {row[0]: row[1] for row in rows(PAGE, "span")} == found
