@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from schemas.deliveries import Event
-from schemas.emr import SessionChange, SessionStatus
+from schemas.emr import SessionChange, SessionStatus, WarningInfo
 from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
 from service.domain.limits import Limits
 from service.domain.records import (
@@ -264,6 +264,13 @@ class SettleUnit(Protocol):
     templates: list[str]
     details: SessionDetails
     transcript: str | None
+    model_used: str | None
+    language_detected: str | None
+
+    @property
+    def warnings(self) -> list[WarningInfo]:
+        """The session's warnings as they stand now."""
+        ...
 
     async def holds(self, job: FetchJob) -> bool:
         """Whether the call's lease still stands; if so, it does until this unit ends."""

@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, field
 
 from schemas.destinations import Auth, Format, Payload
-from schemas.emr import Mode, Model, Role, SessionStatus, TenantDefaults, Upload
+from schemas.emr import Mode, Model, Role, SessionStatus, TenantDefaults, Upload, WarningInfo
 from service.domain.ids import (
     Account,
     DeliveryId,
@@ -75,24 +75,40 @@ class VendorEnd(Struct, frozen=True, kw_only=True):
 
 
 VendorState = Literal[
-    "open", "processing", "completed", "partial", "failed", "expired", "missing", "no_document"
+    "open", "processing", "completed", "partial", "failed", "expired", "missing", "no_document", "unknown"
 ]
+# `pending`: announced, not made yet. `empty`: called a success, with nothing in it. `unknown`: a status that
+# is new on the vendor's wire.
+VendorDocumentStatus = Literal["success", "failed", "pending", "empty", "unknown"]
+
+
+class DocumentAnnotations(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the vendor says of a document beside its content; stored encrypted.
+
+    `vendor_code`: the vendor's own code for why the document failed. `fhir`: a FHIR resource that came along.
+    """
+
+    warnings: list[WarningInfo] = field(default_factory=list)
+    vendor_code: str | None = None
+    fhir: Any = UNSET
 
 
 class VendorDocument(Struct, frozen=True, kw_only=True):
-    """One document of an answer. `pending`: announced, but not made yet."""
+    """One document of an answer."""
 
     template_id: TemplateId
     upstream_id: str
     type: str | None
-    status: Literal["success", "failed", "pending"]
+    status: VendorDocumentStatus
     data: Any
+    annotations: DocumentAnnotations = DocumentAnnotations()
 
 
 class VendorResult(Struct, frozen=True, kw_only=True):
     """What Get Session said, in our terms.
 
-    `open`: not ended yet; `missing`: no such session; `no_document`: the filter hit nothing.
+    `open`: not ended yet; `missing`: no such session; `no_document`: the filter hit nothing; `unknown`: a
+    status that is new on the vendor's wire. `warnings`: what it says of the session's processing.
     """
 
     state: VendorState
@@ -102,6 +118,7 @@ class VendorResult(Struct, frozen=True, kw_only=True):
     language_detected: str | None = None
     upload_url: str | None = None
     expires_at: datetime | None = None
+    warnings: list[WarningInfo] = field(default_factory=list)
 
 
 class AudioFormat(Struct, frozen=True):
@@ -250,6 +267,7 @@ class StoredDocument(Struct, frozen=True, kw_only=True):
     data: Any
     error_code: str | None
     replaces: DocumentId | None = None
+    annotations: DocumentAnnotations = DocumentAnnotations()
 
 
 class DeliveryJob(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,8 @@ import msgspec
 from asyncpg import Record
 
 from schemas.deliveries import Event
-from schemas.emr import SessionStatus
+from schemas.emr import SessionStatus, WarningInfo
+from service.domain.endings import session_warnings
 from service.domain.ids import (
     Account,
     DocumentId,
@@ -19,6 +20,7 @@ from service.domain.ids import (
     new_document_id,
 )
 from service.domain.records import (
+    DocumentAnnotations,
     FetchJob,
     FetchState,
     SessionDetails,
@@ -36,6 +38,16 @@ from service.store.sessions import details_place
 def transcript_place(session_id: str) -> str:
     """Name the place for which a transcript is sealed."""
     return f"session.transcript:{session_id}"
+
+
+def warnings_place(session_id: str) -> str:
+    """Name the AAD under which a session's warnings are encrypted."""
+    return f"session.warnings:{session_id}"
+
+
+def annotations_place(document_id: str) -> str:
+    """Name the AAD under which a document's warnings, reasons and FHIR resource are encrypted."""
+    return f"document.annotations:{document_id}"
 
 
 def document_place(document_id: str) -> str:
@@ -134,6 +146,15 @@ class SettleRows:
         self.templates: list[str] = row["templates"]
         self.details = open_details(keyring, self.session_id, row["details_sealed"])
         self.transcript = open_transcript(keyring, self.session_id, row["transcript_sealed"])
+        self.model_used: str | None = row["model_used"]
+        self.language_detected: str | None = row["language_detected"]
+        self._vendor_warnings = open_warnings(keyring, self.session_id, row["warnings_sealed"])
+        self._audio_missing: list[int] | None = row["audio_missing"]
+
+    @property
+    def warnings(self) -> list[WarningInfo]:
+        """The session's warnings as they stand now."""
+        return session_warnings(self._vendor_warnings, self._audio_missing)
 
     def count(self) -> None:
         """Count what was recorded, now that it is committed."""
@@ -166,6 +187,9 @@ class SettleRows:
         transcript = result.transcript or None
         if self.transcript is None:
             self.transcript = transcript
+        self.model_used = storable(result.model_used) or self.model_used
+        self.language_detected = storable(result.language_detected) or self.language_detected
+        self._vendor_warnings = result.warnings or self._vendor_warnings
         await self._connection.execute(
             sql("sessions.record_result"),
             self.session_id,
@@ -174,6 +198,9 @@ class SettleRows:
             else None,
             storable(result.model_used),
             storable(result.language_detected),
+            self._keyring.seal_json(result.warnings, warnings_place(self.session_id))
+            if result.warnings
+            else None,
         )
 
     async def add_document(
@@ -193,7 +220,9 @@ class SettleRows:
         if latest is not None and latest["status"] == status:
             sealed = latest["data_sealed"]
             if sealed is not None and self._keyring.open(sealed, document_place(latest["id"])) == data:
-                return
+                known = open_annotations(self._keyring, latest["id"], latest["annotations_sealed"])
+                if known == document.annotations:
+                    return
         if latest is None:
             kept = [storable(each) for each in listed]
             latest = await self._connection.fetchrow(
@@ -213,6 +242,9 @@ class SettleRows:
             self._keyring.seal(data, document_place(document_id)),
             error_code,
             latest["lineage"] if latest else None,
+            self._keyring.seal_json(document.annotations, annotations_place(document_id))
+            if document.annotations != DocumentAnnotations()
+            else None,
         )
         # What is changed or asked for after the ending is no wait of the dictation.
         is_awaited = latest is None and status == "success" and not self.is_final
@@ -265,6 +297,7 @@ class SettleRows:
                 data=open_data(self._keyring, row),
                 error_code=row["error_code"],
                 replaces=DocumentId(row["replaces"]) if row["replaces"] else None,
+                annotations=open_annotations(self._keyring, row["id"], row["annotations_sealed"]),
             )
             for row in rows
         ]
@@ -350,6 +383,21 @@ def open_details(keyring: Keyring, session_id: str, sealed: bytes | None) -> Ses
 def open_transcript(keyring: Keyring, session_id: str, sealed: bytes | None) -> str | None:
     """Open a session's transcript."""
     return None if sealed is None else keyring.open(sealed, transcript_place(session_id)).decode()
+
+
+def open_warnings(keyring: Keyring, session_id: str, sealed: bytes | None) -> list[WarningInfo]:
+    """Decrypt the warnings that the vendor's answers brought for a session."""
+    if sealed is None:
+        return []
+    opened: list[WarningInfo] = keyring.open_json(sealed, warnings_place(session_id), list[WarningInfo])
+    return opened
+
+
+def open_annotations(keyring: Keyring, document_id: str, sealed: bytes | None) -> DocumentAnnotations:
+    """Decrypt a document's warnings, reason and FHIR resource."""
+    if sealed is None:
+        return DocumentAnnotations()
+    return keyring.open_json(sealed, annotations_place(document_id), DocumentAnnotations)
 
 
 def open_data(keyring: Keyring, row: Record) -> object:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from schemas.deliveries import Event
-from schemas.emr import SessionChange
+from schemas.emr import SessionChange, WarningInfo
 from service.domain.errors import VendorError
 from service.domain.ids import (
     Account,
@@ -299,6 +299,9 @@ class MemorySettle:
         self.templates = kept.templates
         self.details = SessionDetails(patient={"id": "PAT-1", "name": "Asha Rao"}, reference="ENC-1")
         self.transcript = kept.transcript
+        self.model_used: str | None = None
+        self.language_detected: str | None = None
+        self.warnings: list[WarningInfo] = []
 
     async def holds(self, job: FetchJob) -> bool:
         row = self.kept.fetches[job.template_id]
@@ -321,6 +324,9 @@ class MemorySettle:
 
     async def record_result(self, result: VendorResult) -> None:
         self.transcript = self.transcript or result.transcript
+        self.model_used = result.model_used or self.model_used
+        self.language_detected = result.language_detected or self.language_detected
+        self.warnings = result.warnings or self.warnings
 
     async def add_document(
         self, document: VendorDocument, error_code: str | None, *, listed: frozenset[str]
@@ -340,6 +346,7 @@ class MemorySettle:
             status="success" if document.status == "success" else "failed",
             data=document.data,
             error_code=error_code,
+            annotations=document.annotations,
         )
         self.kept.documents.append((stored, False))
 

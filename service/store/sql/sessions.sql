@@ -67,7 +67,8 @@ RETURNING id;
 
 -- name: lock
 -- A session's row, held until the transaction ends; the tenant is checked where there is one.
-SELECT id, tenant_id, account, status, upload, templates, details_sealed, transcript_sealed, owed, owed_lease,
+SELECT id, tenant_id, account, status, upload, templates, details_sealed, transcript_sealed, warnings_sealed,
+       audio_missing, model_used, language_detected, owed, owed_lease,
        owed_next_at <= now() AS owed_due, ended_at, expires_at <= now() AS is_past, model, languages,
        erased_at IS NOT NULL AS is_erased, settled_at IS NOT NULL AS is_final,
        coalesce(change_until > now(), false) AS is_changing
@@ -105,9 +106,9 @@ UPDATE sessions SET status = $2, owed = NULL, owed_next_at = NULL, owed_lease = 
 WHERE id = $1;
 
 -- name: record_result
--- What an answer said about the session as a whole; the first transcript stays.
+-- The answer's statements about the session as a whole; the first transcript stays.
 UPDATE sessions SET transcript_sealed = coalesce(transcript_sealed, $2), model_used = coalesce($3, model_used),
-                    language_detected = coalesce($4, language_detected)
+                    language_detected = coalesce($4, language_detected), warnings_sealed = coalesce($5, warnings_sealed)
 WHERE id = $1;
 
 -- name: past
