@@ -1,11 +1,11 @@
 """EkaScribe's wire, as the seeds show it and as its on-prem server was seen to speak (facts.md, Sessions).
 
-Decoding is lenient on purpose: a field that is missing, null or new must not cost a finished dictation.
+Get Session's answers are read field by field (service/eka/answers.py), since their types vary.
 """
 
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 
 class CreateSession(Struct, kw_only=True, omit_defaults=True):
@@ -64,31 +64,6 @@ class SessionEnded(Struct, kw_only=True):
     """Answer to end: what the vendor holds."""
 
     audio_files_received: int | None = None
-
-
-class TemplateResult(Struct, kw_only=True):
-    """One document; `failure` and `failed` both occur, `data` can be null either way."""
-
-    status: str | None = None
-    document_id: str | None = None
-    document_type: str | None = None
-    data: Any = None
-
-
-class SessionAnswer(Struct, kw_only=True):
-    """Body of Get Session in any of its states (seed 001)."""
-
-    session_id: str | None = None
-    status: str | None = None
-    created_at: str | None = None
-    completed_at: str | None = None
-    expires_at: str | None = None
-    upload_url: Any = None
-    model_used: str | None = None
-    language_detected: str | None = None
-    audio_files_received: int | None = None
-    transcript: str | None = None
-    templates: list[dict[str, TemplateResult | None]] | None = field(default=None)
 
 
 class Tokens(Struct, kw_only=True):

@@ -17,6 +17,7 @@ from service.eka.discovery import Discovery
 from service.eka.gate import Gates
 from service.eka.tokens import TokenKeeper
 from service.eka.wire import make_http_client
+from service.forwarding.downloads import GuardedDownloads
 from service.later import Libraries
 from service.settings import Settings
 from service.store.access import AccessRows
@@ -168,7 +169,11 @@ async def open_vendor(
 ) -> AsyncIterator[EkaClient]:
     """Open the vendor's client; an upload waits for the libraries."""
     loaded = (libraries or Libraries()).loaded
-    async with make_http_client() as http, AudioWay(settings.eka_base_url, loaded) as audio:
+    async with (
+        make_http_client() as http,
+        AudioWay(settings.eka_base_url, loaded) as audio,
+        GuardedDownloads(allow_private=settings.allow_private_destinations) as downloads,
+    ):
         tokens = TokenKeeper(
             http=http,
             store=rows.tokens,
@@ -177,7 +182,14 @@ async def open_vendor(
             credentials=accounts.credentials,
         )
         gates = Gates(places=settings.eka_max_concurrency)
-        yield EkaClient(http=http, audio=audio, tokens=tokens, gates=gates, base_url=settings.eka_base_url)
+        yield EkaClient(
+            http=http,
+            audio=audio,
+            tokens=tokens,
+            gates=gates,
+            downloads=downloads,
+            base_url=settings.eka_base_url,
+        )
 
 
 @asynccontextmanager

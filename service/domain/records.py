@@ -77,6 +77,8 @@ class VendorEnd(Struct, frozen=True, kw_only=True):
 VendorState = Literal[
     "open", "processing", "completed", "partial", "failed", "expired", "missing", "no_document", "unknown"
 ]
+# An answer's judgement of one document that is no plain success (service/domain/results/verdicts.py).
+Verdict = Literal["failed", "unexplained", "empty", "unknown", "absent"]
 # `pending`: announced, not made yet. `empty`: called a success, with nothing in it. `unknown`: a status that
 # is new on the vendor's wire.
 VendorDocumentStatus = Literal["success", "failed", "pending", "empty", "unknown"]
@@ -94,7 +96,7 @@ class DocumentAnnotations(Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class VendorDocument(Struct, frozen=True, kw_only=True):
-    """One document of an answer."""
+    """One document of an answer; `content_url`: where its content is, if not in `data`."""
 
     template_id: TemplateId
     upstream_id: str
@@ -102,6 +104,7 @@ class VendorDocument(Struct, frozen=True, kw_only=True):
     status: VendorDocumentStatus
     data: Any
     annotations: DocumentAnnotations = DocumentAnnotations()
+    content_url: str | None = None
 
 
 class VendorResult(Struct, frozen=True, kw_only=True):
@@ -226,8 +229,11 @@ class FurtherState(Struct, frozen=True, kw_only=True):
 class FetchJob(Struct, frozen=True, kw_only=True):
     """A Get Session call that is ours to make until the lease ends.
 
-    `is_probe`: nobody ended the session, the vendor hinted that it is over. `asked`: for a further document,
-    whether the vendor is known to have been asked for it; `document_id` is its id at the vendor.
+    `is_probe`: nobody ended the session, the vendor hinted that it is over. `is_over`: the session has its
+    final status already, and the call looks whether the vendor has more by now. `was_announced`: a webhook
+    said that results are there. `verdict`: what earlier answers said of the document, for so many seconds.
+    `asked`: for a further document, whether the vendor is known to have been asked for it; `document_id` is
+    its vendor's id.
     """
 
     id: int
@@ -240,6 +246,10 @@ class FetchJob(Struct, frozen=True, kw_only=True):
     missing: int  # how often in a row the vendor said that there is no such thing
     ended_seconds_ago: float
     is_probe: bool = False
+    is_over: bool = False
+    was_announced: bool = False
+    verdict: Verdict | None = None
+    verdict_seconds: float | None = None
     asked: Literal["asking", "asked"] | None = None
     document_id: str | None = None
     traceparent: str | None = None  # of the session's create call
@@ -253,6 +263,10 @@ class FetchState(Struct, frozen=True, kw_only=True):
     was_answered: bool
     attempts: int
     is_further: bool = False
+    reason: str | None = None  # of the last answer that did not settle it
+    outcome: str | None = None
+    verdict: Verdict | None = None
+    verdict_seconds: float | None = None
 
 
 class StoredDocument(Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 import msgspec
 import stamina
+import structlog
 
 from schemas.eka import (
     CancelSession,
@@ -15,7 +16,6 @@ from schemas.eka import (
     CreateSession,
     DocumentAsked,
     EndSession,
-    SessionAnswer,
     SessionCreated,
     SessionEnded,
 )
@@ -33,17 +33,21 @@ from service.domain.ports import Audio
 from service.domain.records import (
     AudioFormat,
     SessionPlan,
+    VendorDocument,
     VendorEnd,
     VendorResult,
     VendorSession,
 )
-from service.eka.answers import read_session, read_time
+from service.eka.answers import is_empty, read_session
 from service.eka.audio_way import AudioSender
+from service.eka.contents import MAX_CONTENT_BYTES, Downloads, read_content
+from service.eka.fields import read_time
 from service.eka.gate import Gates, Kind
 from service.eka.metrics import Operation
 from service.eka.tokens import HeldToken, TokenKeeper
 from service.eka.wire import WireAnswer, check, exchange
 
+log = structlog.get_logger()
 T = TypeVar("T")
 
 _SESSIONS = "/voice/v1/sessions"
@@ -65,9 +69,11 @@ class EkaClient:
         audio: AudioSender,
         tokens: TokenKeeper,
         gates: Gates,
+        downloads: Downloads,
         base_url: str,
     ) -> None:
         self._http = http
+        self._downloads = downloads
         self._audio = audio
         self._tokens = tokens
         self.gates = gates
@@ -165,17 +171,54 @@ class EkaClient:
         return VendorEnd(files_received=_decoded(answer, SessionEnded).audio_files_received)
 
     async def get_session(
-        self, account: Account, session_id: SessionId, template_id: TemplateId
+        self,
+        account: Account,
+        session_id: SessionId,
+        template_id: TemplateId,
+        document_id: str | None = None,
     ) -> VendorResult:
-        """`GET /voice/v1/sessions/{id}[?template_id=]`; may be held by the vendor for 14 s."""
+        """`GET /voice/v1/sessions/{id}[?template_id=|?document_id=]`; may be held by the vendor for 14 s."""
         params: dict[str, str] = {} if template_id == UNFILTERED else {"template_id": template_id}
+        if document_id:
+            params = {"document_id": document_id}
         path = f"{_SESSIONS}/{quote(session_id)}"
         answer = await self._call(account, "get", session_id, "GET", path, params=params)
         if answer.status == 404:  # noqa: PLR2004
-            no_document = template_id != UNFILTERED and answer.code in _NO_SUCH_DOCUMENT
+            no_document = bool(params) and answer.code in _NO_SUCH_DOCUMENT
             return VendorResult(state="no_document" if no_document else "missing")
         check(answer, 200, 202, 206, 410)
-        return read_session(answer.status, _decoded(answer, SessionAnswer))
+        try:
+            result = read_session(answer.status, answer.body)
+        except (ValueError, RecursionError) as error:
+            raise VendorFailure("EkaScribe's answer cannot be read", sent=True) from error
+        return await self._with_contents(result)
+
+    async def _with_contents(self, result: VendorResult) -> VendorResult:
+        """Fetch the content of documents that have an address in the place of it."""
+        if not any(each.status == "empty" and each.content_url for each in result.documents):
+            return result
+        documents = [await self._with_content(each) for each in result.documents]
+        return msgspec.structs.replace(result, documents=documents)
+
+    async def _with_content(self, document: VendorDocument) -> VendorDocument:
+        if document.status != "empty" or not document.content_url:
+            return document
+        content = await self._content(document.content_url)
+        if content is None or is_empty(data := read_content(content)):
+            return document  # asked for again later
+        return msgspec.structs.replace(document, status="success", data=data)
+
+    async def _content(self, url: str) -> bytes | None:
+        if not self.is_vendors(url):
+            return await self._downloads.get(url, MAX_CONTENT_BYTES)
+        try:
+            answer = await exchange(
+                self._http, "GET", url, operation="content", headers={}, most_bytes=MAX_CONTENT_BYTES
+            )
+        except VendorUnreachable as error:
+            log.warning("download_refused", reason=error.code)
+            return None
+        return answer.body if answer.status == 200 else None  # noqa: PLR2004
 
     async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
         """`PATCH /voice/v1/sessions/{id}` with what is given, nothing else."""

@@ -21,6 +21,7 @@ Operation = Literal[
     "upload",
     "end",
     "get",
+    "content",
     "change",
     "cancel",
     "make_document",

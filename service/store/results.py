@@ -8,7 +8,6 @@ from asyncpg import Record
 
 from schemas.deliveries import Event
 from schemas.emr import SessionStatus, WarningInfo
-from service.domain.endings import session_warnings
 from service.domain.ids import (
     Account,
     DocumentId,
@@ -27,7 +26,9 @@ from service.domain.records import (
     StoredDocument,
     VendorDocument,
     VendorResult,
+    Verdict,
 )
+from service.domain.results.events import session_warnings
 from service.store.database import Database, LentConnection
 from service.store.metrics import END_TO_DOCUMENT, SETTLED
 from service.store.queries import sql
@@ -85,16 +86,16 @@ class ResultRows:
                 missing=row["missing"],
                 ended_seconds_ago=row["ended_seconds_ago"] or 0.0,
                 is_probe=row["is_probe"],
+                is_over=row["is_over"],
+                was_announced=row["was_announced"],
+                verdict=row["verdict"],
+                verdict_seconds=row["verdict_seconds"],
                 asked=row["asked"],
                 document_id=row["document_id"],
                 traceparent=row["traceparent"],
             )
             for row in rows
         ]
-
-    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
-        """Ask again later; `is_missing`: the vendor said that there is no such thing."""
-        await self._database.execute(sql("fetches.postpone"), job.id, job.lease, seconds, reason, is_missing)
 
     async def release_fetch(self, job: FetchJob) -> None:
         """Its worker stops: another one makes it at once."""
@@ -176,10 +177,24 @@ class SettleRows:
         """Calls that were still to be made are not."""
         await self._connection.execute(sql("fetches.settle_rest"), self.session_id, outcome)
 
-    async def owe_fetch(self, template_id: TemplateId) -> None:
-        """Another call, at once."""
+    async def settle_template(self, template_id: TemplateId, outcome: str) -> None:
+        """The call for a template need not be made any more; one that is under way records nothing."""
+        await self._connection.execute(sql("fetches.settle_template"), self.session_id, template_id, outcome)
+
+    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
+        """Ask again later; `is_missing`: the vendor said that there is no such thing."""
         await self._connection.execute(
-            sql("fetches.owe"), self.tenant_id, self.session_id, [template_id], 0.0
+            sql("fetches.postpone"), job.id, job.lease, seconds, reason, is_missing
+        )
+
+    async def record_verdict(self, template_id: TemplateId, verdict: Verdict | None) -> None:
+        """Remember what an answer said of a template's document, and since when; None forgets it."""
+        await self._connection.execute(sql("fetches.record_verdict"), self.session_id, template_id, verdict)
+
+    async def request_unfiltered(self, *, at_once: bool) -> None:
+        """Have the unfiltered call made, unless it is waiting to be made; `at_once`: even then."""
+        await self._connection.execute(
+            sql("fetches.request_unfiltered"), self.tenant_id, self.session_id, at_once
         )
 
     async def record_result(self, result: VendorResult) -> None:
@@ -189,7 +204,8 @@ class SettleRows:
             self.transcript = transcript
         self.model_used = storable(result.model_used) or self.model_used
         self.language_detected = storable(result.language_detected) or self.language_detected
-        self._vendor_warnings = result.warnings or self._vendor_warnings
+        known = self._vendor_warnings
+        self._vendor_warnings = [*known, *(each for each in result.warnings if each not in known)]
         await self._connection.execute(
             sql("sessions.record_result"),
             self.session_id,
@@ -198,8 +214,8 @@ class SettleRows:
             else None,
             storable(result.model_used),
             storable(result.language_detected),
-            self._keyring.seal_json(result.warnings, warnings_place(self.session_id))
-            if result.warnings
+            self._keyring.seal_json(self._vendor_warnings, warnings_place(self.session_id))
+            if len(self._vendor_warnings) > len(known)
             else None,
         )
 
@@ -274,6 +290,10 @@ class SettleRows:
                 was_answered=row["was_answered"],
                 attempts=row["attempts"],
                 is_further=row["is_further"],
+                reason=row["reason"],
+                outcome=row["outcome"],
+                verdict=row["verdict"],
+                verdict_seconds=row["verdict_seconds"],
             )
             for row in rows
         ]

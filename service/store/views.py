@@ -16,10 +16,10 @@ from schemas.emr import (
     TimelineEntry,
     WarningInfo,
 )
-from service.domain.endings import MESSAGES, document_error, session_warnings
 from service.domain.errors import NotFound, SessionErased
 from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId
 from service.domain.records import DocumentAnnotations, SessionDetails
+from service.domain.results.events import MESSAGES, document_error, session_warnings
 from service.store.database import Database
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql

@@ -10,7 +10,6 @@ import asyncpg
 
 from schemas.destinations import DestinationCreate
 from schemas.emr import TenantDefaults
-from service.domain.fetching import Fetching
 from service.domain.ids import (
     DEFAULT_ACCOUNT,
     UNFILTERED,
@@ -32,6 +31,7 @@ from service.domain.records import (
     VendorResult,
     VendorSession,
 )
+from service.domain.results.fetching import Fetching
 from service.wiring import Rows
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import (
@@ -120,7 +120,7 @@ class House:
 
     async def fetch(self, job: FetchJob, result: VendorResult) -> bool:
         vendor = ScriptedVendor()
-        vendor.answers = {job.template_id: [result]}
+        vendor.answers = {UNFILTERED: [result], job.template_id: [result]}
         fetching = Fetching(store=self.rows.results, vendor=vendor, clock=TurnedClock())
         return await fetching.fetch(job)
 
@@ -167,10 +167,10 @@ class House:
             account, session_id=session_id, kind=kind, **(values | fields)
         )
 
-    async def let_pass(self, table: str, column: str = "next_at") -> None:
-        """Let the time of every row be over, as if one had waited."""
+    async def let_pass(self, table: str, column: str = "next_at", seconds: float = 1) -> None:
+        """Let the time of every row be over for so long, as if one had waited."""
         await self.connection.execute(
-            f"UPDATE {table} SET {column} = now() - interval '1 second' WHERE {column} IS NOT NULL"
+            f"UPDATE {table} SET {column} = now() - make_interval(secs => $1) WHERE {column} IS NOT NULL", seconds
         )
 
     async def value(self, query: str, *arguments: Any) -> Any:

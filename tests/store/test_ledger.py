@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from schemas.ledger import Ledger
-from service.domain.fetching import Fetching
 from service.domain.ids import SessionId, TemplateId
+from service.domain.results.fetching import Fetching
 from tests.store.house import House, new_tenant
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import NOTE, TurnedClock, make_document, make_lease, make_principal, make_result

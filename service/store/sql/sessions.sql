@@ -100,9 +100,10 @@ RETURNING s.id, s.account, s.owed, s.owed_lease, s.owed_attempts, s.upload, s.tr
           (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks;
 
 -- name: settle
--- A session's ending; nothing more is owed to the vendor for it.
+-- A session's final status; nothing more is owed to the vendor for it. The ledger counts a session that had expired
+-- without an end under the time when it expired, and goes on doing so when documents came after all.
 UPDATE sessions SET status = $2, owed = NULL, owed_next_at = NULL, owed_lease = NULL, error_code = $3, error_message = $4,
-                    settled_at = now()
+                    ended_at = coalesce(ended_at, settled_at), settled_at = now()
 WHERE id = $1;
 
 -- name: record_result

@@ -13,4 +13,5 @@ ALTER TABLE documents
 
 ALTER TABLE fetches
     ADD COLUMN called_at timestamptz,           -- when the call was last made
-    ADD COLUMN undecided_since timestamptz;     -- since when its answers neither bring nor refuse the document
+    ADD COLUMN verdict text,                    -- what its answers say of the document, where it is not a success
+    ADD COLUMN verdict_since timestamptz;       -- since when they say so

@@ -1,4 +1,4 @@
-"""What the EMR is told of a result or an ending: events, frozen in the transaction of their cause."""
+"""Events that tell the EMR of a result or an ending, frozen in the transaction of their cause."""
 
 from collections.abc import Sequence
 
