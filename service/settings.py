@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_allow_unsigned: bool = False
     webhook_tolerance_seconds: int = 300
     encryption_keys: tuple[bytes, ...] = ()
-    reconcile_after_seconds: float = 120.0
+    reconcile_after_seconds: float = 30.0
     # 14 attempts over three and a half days: quick at first, for a restart; enough for a weekend's outage.
     forward_schedule_seconds: tuple[float, ...] = (
         5,

@@ -35,6 +35,7 @@ from service.store.keys import KeyRows
 from service.store.ledger import LedgerRows
 from service.store.queues import QueueRows
 from service.store.recovery import RecoveryRows
+from service.store.refreshing import RefreshRows
 from service.store.resealing import ResealingRows
 from service.store.results import ResultRows
 from service.store.retention import RetentionRows
@@ -59,6 +60,7 @@ class Rows(Struct, frozen=True, kw_only=True):
     streams: StreamRows
     chunks: ChunkRows
     results: ResultRows
+    refreshing: RefreshRows
     deliveries: DeliveryRows
     recovery: RecoveryRows
     breaker: BreakerRows
@@ -101,6 +103,7 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             streams=StreamRows(database, keyring, hasher),
             chunks=ChunkRows(database),
             results=ResultRows(database, keyring),
+            refreshing=RefreshRows(database),
             deliveries=deliveries,
             recovery=RecoveryRows(database, keyring, deliveries),
             breaker=BreakerRows(database),

@@ -186,6 +186,11 @@ class SessionRows:
         rows = await self._database.fetch(sql("sessions.standings"), session_ids)
         return {SessionId(row["id"]): row["standing"] for row in rows}
 
+    async def tenant_of(self, session_id: SessionId) -> TenantId | None:
+        """Return the tenant that a session belongs to."""
+        row = await self._database.fetchrow(sql("sessions.tenant_of"), session_id)
+        return TenantId(row["tenant_id"]) if row else None
+
     async def traceparent(self, session_id: SessionId) -> str | None:
         """Return the trace that a session belongs to; None when it has none, or there is no such session."""
         row = await self._database.fetchrow(sql("sessions.traceparent"), session_id)

@@ -124,6 +124,12 @@ class House:
         fetching = Fetching(store=self.rows.results, vendor=vendor, clock=TurnedClock())
         return await fetching.fetch(job)
 
+    async def postpone(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool = False) -> None:
+        """Have a call made again later, as an answer that settles nothing does."""
+        async with self.rows.results.settling(job.session_id) as unit:
+            assert unit is not None
+            await unit.postpone_fetch(job, seconds, reason, is_missing=is_missing)
+
     async def finish(self, *templates: TemplateId, transcript: str = "words", **fields: Any) -> SessionId:
         """A session whose results are here: every document's event is in the outbox."""
         session_id = await self.end(*templates, **fields)
@@ -170,7 +176,8 @@ class House:
     async def let_pass(self, table: str, column: str = "next_at", seconds: float = 1) -> None:
         """Let the time of every row be over for so long, as if one had waited."""
         await self.connection.execute(
-            f"UPDATE {table} SET {column} = now() - make_interval(secs => $1) WHERE {column} IS NOT NULL", seconds
+            f"UPDATE {table} SET {column} = now() - make_interval(secs => $1) WHERE {column} IS NOT NULL",
+            seconds,
         )
 
     async def value(self, query: str, *arguments: Any) -> Any:

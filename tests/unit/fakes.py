@@ -484,3 +484,15 @@ class MemoryTokens:
         if self.holder == lease:
             self.holder = None
             self.released += 1
+
+
+class MemoryDownloads:
+    """The client's Downloads from memory; keeps the addresses that were wanted."""
+
+    def __init__(self, contents: dict[str, bytes] | None = None) -> None:
+        self.contents = contents or {}
+        self.urls: list[str] = []
+
+    async def get(self, url: str, max_bytes: int) -> bytes | None:
+        self.urls.append(url)
+        return self.contents.get(url)

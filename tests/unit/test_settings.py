@@ -34,7 +34,7 @@ def test_the_defaults_are_those_of_the_contract():
     assert found.eka_base_url == "https://api.eka.care"
     assert found.webhook_tolerance_seconds == 300
     assert found.webhook_allow_unsigned is False
-    assert found.reconcile_after_seconds == 120
+    assert found.reconcile_after_seconds == 30
     assert found.forward_timeout_seconds == 20
     assert found.allow_private_destinations is False
     assert found.chunk_max_bytes == 10_485_760

@@ -16,7 +16,7 @@ from service.eka.audio_wire import AudioWire
 from service.eka.client import EkaClient
 from service.eka.gate import Gates
 from service.eka.tokens import TokenKeeper
-from tests.unit.fakes import MemoryTokens
+from tests.unit.fakes import MemoryDownloads, MemoryTokens
 from tests.unit.makers import SESSION, TurnedClock
 from tests.unit.raw_peer import OK, Line, Sound, answer_all, open_peer
 
@@ -53,7 +53,14 @@ class Eka:
                 base_url=base_url,
                 credentials=credentials,
             )
-            yield EkaClient(http=http, audio=audio, tokens=tokens, gates=Gates(places=2), base_url=base_url)
+            yield EkaClient(
+                http=http,
+                audio=audio,
+                tokens=tokens,
+                gates=Gates(places=2),
+                downloads=MemoryDownloads(),
+                base_url=base_url,
+            )
 
     async def upload(self, base_url: str) -> None:
         async with self.client(base_url) as client:

@@ -65,6 +65,31 @@ WHERE s.id = $2 AND s.tenant_id = $1 AND s.status IN ('processing', 'partial') A
   AND coalesce(f.called_at < now() - make_interval(secs => $3), true)
 RETURNING f.id;
 
+-- name: refresh
+-- Has the vendor asked again about a session that is over, or at once about one that was ended, with its audit entry.
+WITH named AS (
+    SELECT id, tenant_id, status, erased_at IS NOT NULL AS is_erased,
+           erased_at IS NULL AND owed IS NULL
+           AND (status IN ('failed', 'expired') OR settled_at IS NOT NULL AND status IN ('completed', 'partial')) AS is_over,
+           erased_at IS NULL AND settled_at IS NULL AND status IN ('processing', 'partial') AS is_ended
+    FROM sessions WHERE tenant_id = $1 AND id = $2 FOR SHARE
+), asked AS (
+    INSERT INTO fetches (tenant_id, session_id, template_id, next_at)
+    SELECT tenant_id, id, '', now() FROM named WHERE is_over
+    ON CONFLICT (session_id, template_id) DO UPDATE
+    SET status = 'pending', outcome = NULL, settled_at = NULL, last_error = NULL, attempts = 0, missing = 0,
+        verdict = NULL, verdict_since = NULL, hinted = fetches.lease IS NOT NULL,
+        next_at = CASE WHEN fetches.lease IS NULL THEN now() ELSE fetches.next_at END
+    WHERE fetches.asked IS NULL
+), hurried AS (
+    UPDATE fetches f SET next_at = CASE WHEN f.lease IS NULL THEN now() ELSE f.next_at END, hinted = f.lease IS NOT NULL
+    FROM named n WHERE n.is_ended AND f.session_id = n.id AND f.status = 'pending'
+), noted AS (
+    INSERT INTO audit (tenant_id, actor, action, object_id)
+    SELECT tenant_id, $3, 'session.refreshed', id FROM named WHERE is_over OR is_ended
+)
+SELECT status, is_erased, is_over OR is_ended AS is_requested FROM named;
+
 -- name: release
 -- The worker stops before the answer came: another one asks at once.
 UPDATE fetches SET lease = NULL, next_at = now() WHERE id = $1 AND lease = $2 AND status = 'pending';

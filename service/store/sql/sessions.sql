@@ -100,8 +100,7 @@ RETURNING s.id, s.account, s.owed, s.owed_lease, s.owed_attempts, s.upload, s.tr
           (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks;
 
 -- name: settle
--- A session's final status; nothing more is owed to the vendor for it. The ledger counts a session that had expired
--- without an end under the time when it expired, and goes on doing so when documents came after all.
+-- A session's final status; one that had expired unended stays under that time in the ledger.
 UPDATE sessions SET status = $2, owed = NULL, owed_next_at = NULL, owed_lease = NULL, error_code = $3, error_message = $4,
                     ended_at = coalesce(ended_at, settled_at), settled_at = now()
 WHERE id = $1;
@@ -117,6 +116,17 @@ WHERE id = $1;
 SELECT id FROM sessions
 WHERE status IN ('created', 'recording') AND expires_at <= now() AND owed IS NULL
 ORDER BY expires_at LIMIT $1;
+
+-- name: ended_badly
+-- Sessions of one tenant or of all, created since then, of which the vendor may have more than is here.
+SELECT id, tenant_id FROM sessions
+WHERE ($1::text IS NULL OR tenant_id = $1) AND created_at >= $2 AND status IN ('partial', 'failed', 'expired')
+  AND erased_at IS NULL AND owed IS NULL AND (settled_at IS NOT NULL OR status = 'failed')
+ORDER BY created_at LIMIT $3;
+
+-- name: tenant_of
+-- The tenant that a session belongs to.
+SELECT tenant_id FROM sessions WHERE id = $1;
 
 -- name: warn_expiring
 -- Sessions that hold audio, were not ended and soon expire: each is told of once.
