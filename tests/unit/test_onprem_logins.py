@@ -36,6 +36,7 @@ from tests.unit.onprem_peer import (
     USERS,
     Answer,
     OnPrem,
+    Version,
     failed,
     open_onprem,
 )
@@ -86,7 +87,7 @@ class House:
 
 @asynccontextmanager
 async def open_house(
-    version: str = "2026-08",
+    version: Version = "2026-08",
     credentials: Credentials = LAB,
     *,
     own: Credentials = WARD,
@@ -98,7 +99,7 @@ async def open_house(
 
     shared, clock = store or TokensOfMany(), TurnedClock()
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(open_onprem(version))  # type: ignore[arg-type]
+        server = await stack.enter_async_context(open_onprem(version))
         made = []
         for _ in range(replicas):
             http = await stack.enter_async_context(make_http_client())
@@ -287,7 +288,7 @@ async def test_a_wrong_password_is_told_without_it_and_the_right_to_log_in_is_gi
     ],
 )
 async def test_a_login_that_the_server_does_not_have_is_told_with_the_one_that_it_may_have(
-    version: str, credentials: Credentials, path: str, words: str
+    version: Version, credentials: Credentials, path: str, words: str
 ) -> None:
     async with open_house(version, credentials) as house:
         refused = await house.refused()
