@@ -161,6 +161,8 @@ def make_accounts(settings: Settings, rows: Rows) -> Accounts:
         client_id=settings.eka_client_id,
         client_secret=settings.eka_client_secret,
         sharing_key=settings.eka_sharing_key,
+        username=settings.eka_username,
+        password=settings.eka_password,
     )
     default = VendorAccount(credentials=credentials, webhook_secrets=settings.webhook_secrets)
     return Accounts(default=default, store=rows.accounts, time=time.monotonic)

@@ -43,9 +43,10 @@ from service.eka.audio_way import AudioSender
 from service.eka.contents import MAX_CONTENT_BYTES, Downloads, read_content
 from service.eka.fields import read_time
 from service.eka.gate import Gates, Kind
+from service.eka.logins import asks_for_login, how_to_mend
 from service.eka.metrics import Operation
 from service.eka.tokens import HeldToken, TokenKeeper
-from service.eka.wire import WireAnswer, check, exchange
+from service.eka.wire import WireAnswer, check, exchange, refusal
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -60,7 +61,7 @@ Once = Callable[[HeldToken], Awaitable[WireAnswer]]
 
 
 class EkaClient:
-    """The vendor's calls; each through its account's gate, one login for all, one repeat after a 401."""
+    """The vendor's calls; each through its account's gate, one login for all, one repeat with a new token."""
 
     def __init__(
         self,
@@ -284,7 +285,7 @@ class EkaClient:
         params: dict[str, str] | None = None,
         content: bytes | None = None,
     ) -> WireAnswer:
-        """Make one call with the account's token; a 401 renews the token and repeats the call once.
+        """Make one call with the account's token; one that is refused is renewed, and the call repeated once.
 
         `subject`: the session that it is about, or the address. The login that it may need is part of it.
         """
@@ -303,14 +304,19 @@ class EkaClient:
         return await self._passing(account, operation, subject, once)
 
     async def _passing(self, account: Account, operation: Operation, subject: str, once: Once) -> WireAnswer:
-        """Make one call through the account's gate; a 401 renews the token and repeats the call once."""
+        """Make one call through the account's gate, once more when the answer asks for a newer token.
+
+        Raises VendorRefused when no token helps.
+        """
         kind: Kind = "upload" if operation == "upload" else "other"
         async with self.gates.passage(account, kind, operation, subject) as passage:
             token = await self._tokens.token(account)
             answer = await once(token)
-            if answer.status == 401:  # noqa: PLR2004
+            if asks_for_login(answer.status, answer.body):
                 renewed = await self._tokens.renew(account, token)
                 answer = answer if renewed is None else await once(renewed)
+                if asks_for_login(answer.status, answer.body):
+                    raise refusal(answer, how_to_mend(account, is_static=renewed is None))
             passage.heard(answer.status, answer.retry_after_seconds)
             return answer
 

@@ -78,6 +78,13 @@ class Discovery:
         await self._refresh()
         return self._limits
 
+    async def document(self) -> dict[str, Any] | None:
+        """Return the whole document as it is now; None when there is none that can be read."""
+        try:
+            return _document(await self._fetch())
+        except VendorError:
+            return None
+
     async def stop(self) -> None:
         """Let go of a look that is under way."""
         if self._look is not None:

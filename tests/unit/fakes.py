@@ -496,3 +496,24 @@ class MemoryDownloads:
     async def get(self, url: str, max_bytes: int) -> bytes | None:
         self.urls.append(url)
         return self.contents.get(url)
+class TokensOfMany:
+    """The domain's TokenStore for more accounts than one."""
+
+    def __init__(self, *, when_leased: Callable[[], None] | None = None) -> None:
+        self.of: dict[Account, MemoryTokens] = {}
+        self._when_leased = when_leased
+
+    def _one(self, account: Account) -> MemoryTokens:
+        return self.of.setdefault(account, MemoryTokens(when_leased=self._when_leased))
+
+    async def read(self, account: Account) -> TokenState:
+        return await self._one(account).read(account)
+
+    async def lease(self, account: Account, lease: Lease, *, seconds: float, generation: int) -> bool:
+        return await self._one(account).lease(account, lease, seconds=seconds, generation=generation)
+
+    async def store(self, account: Account, lease: Lease, tokens: bytes) -> bool:
+        return await self._one(account).store(account, lease, tokens)
+
+    async def release(self, account: Account, lease: Lease) -> None:
+        await self._one(account).release(account, lease)
