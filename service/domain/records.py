@@ -69,9 +69,20 @@ class VendorSession(Struct, frozen=True, kw_only=True):
 
 
 class VendorEnd(Struct, frozen=True, kw_only=True):
-    """The vendor knows of the end; how many audio files it holds, where it said so."""
+    """The vendor knows of the end: how many audio files it holds, and their numbers, where it said so."""
 
     files_received: int | None
+    sequences: list[int] | None = None
+
+
+class EndRecorded(Struct, frozen=True, kw_only=True):
+    """An end that was recorded; `missing`: which stored sequences the vendor's list lacks.
+
+    `missing` is empty when the vendor only counts fewer files, and None when nothing is known to be missing.
+    """
+
+    was_ours: bool
+    missing: list[int] | None = None
 
 
 VendorState = Literal[
@@ -109,6 +120,7 @@ class VendorResult(Struct, frozen=True, kw_only=True):
 
     `open`: not ended yet; `missing`: no such session; `no_document`: the filter hit nothing; `unknown`: a
     status that is new on the vendor's wire. `warnings`: what it says of the session's processing.
+    `audio`: the files that it lists, read from an answer without a filter only.
     """
 
     state: VendorState
@@ -119,6 +131,7 @@ class VendorResult(Struct, frozen=True, kw_only=True):
     upload_url: str | None = None
     expires_at: datetime | None = None
     warnings: list[WarningInfo] = field(default_factory=list)
+    audio: VendorEnd | None = None
 
 
 class AudioFormat(Struct, frozen=True):
