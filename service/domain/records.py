@@ -7,6 +7,7 @@ from msgspec import UNSET, Struct, field
 
 from schemas.destinations import Auth, Format, Payload
 from schemas.emr import Mode, Model, Role, SessionStatus, TenantDefaults, Upload, WarningInfo
+from schemas.voice import UploadType
 from service.domain.ids import (
     Account,
     DeliveryId,
@@ -33,7 +34,7 @@ class Principal(Struct, frozen=True, kw_only=True):
 class ProtocolWords(Struct, frozen=True, kw_only=True):
     """What a client of the protocol said at create and hears again at each get; no rule of ours needs it."""
 
-    upload_type: str
+    upload_type: UploadType
     communication_protocol: str
 
 
@@ -206,6 +207,7 @@ class ChangeState(Struct, frozen=True, kw_only=True):
     """A session's row as a change, a cancel or an erasure finds it, locked."""
 
     account: Account
+    templates: list[str]
     upload: Upload
     model: Model
     languages: list[str]

@@ -1,4 +1,4 @@
-"""Only what an answer says counts as stored, and the vendor's list of files is read in every recorded form."""
+"""Audio is stored only if the answer says so; the vendor's list of files is read in every recorded form."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""An upload is tried three times at most, whether it may have arrived is remembered over all of them, and only
-a vendor's word that this session's audio is stored ends them."""
+"""An upload is tried three times at most, whether it may have arrived is remembered over all of them.
+
+Only the vendor's word that this session's audio is stored is a success.
+"""
 
 from __future__ import annotations
 
