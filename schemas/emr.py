@@ -23,6 +23,7 @@ Role = Literal["emr", "admin"]
 # `$` alone would let a final newline pass.
 TemplateName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$(?!\n)")]
 Language = Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$(?!\n)")]
+SpokenLanguage = Annotated[str, Meta(pattern=r"^([A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*|auto_detect)$(?!\n)")]
 Templates = Annotated[
     list[TemplateName],
     Meta(
@@ -33,7 +34,12 @@ Templates = Annotated[
     ),
 ]
 Languages = Annotated[
-    list[Language], Meta(max_length=10, description="Spoken languages, ISO 639-1", examples=[["en", "hi"]])
+    list[SpokenLanguage],
+    Meta(
+        max_length=10,
+        description="Spoken languages, ISO 639-1; or `auto_detect`, where EkaScribe's server offers it",
+        examples=[["en", "hi"]],
+    ),
 ]
 
 

@@ -15,6 +15,7 @@ from service.domain.records import (
     ChunkClaim,
     ChunkPlan,
     DeliveryJob,
+    EndRecorded,
     EndState,
     FetchJob,
     FetchState,
@@ -191,8 +192,8 @@ class SessionStore(Protocol):
         """Lock a session in order to end it; None when the tenant has no such session."""
         ...
 
-    async def record_end_told(self, session_id: SessionId, lease: Lease, files_received: int | None) -> bool:
-        """The vendor knows of the end."""
+    async def record_end_told(self, session_id: SessionId, lease: Lease, told: VendorEnd) -> EndRecorded:
+        """The vendor knows of the end, and has said which files it holds."""
         ...
 
     async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:

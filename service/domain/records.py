@@ -7,6 +7,7 @@ from msgspec import UNSET, Struct, field
 
 from schemas.destinations import Auth, Format, Payload
 from schemas.emr import Mode, Model, Role, SessionStatus, TenantDefaults, Upload, WarningInfo
+from schemas.voice import UploadType
 from service.domain.ids import (
     Account,
     DeliveryId,
@@ -33,7 +34,7 @@ class Principal(Struct, frozen=True, kw_only=True):
 class ProtocolWords(Struct, frozen=True, kw_only=True):
     """What a client of the protocol said at create and hears again at each get; no rule of ours needs it."""
 
-    upload_type: str
+    upload_type: UploadType
     communication_protocol: str
 
 
@@ -69,9 +70,20 @@ class VendorSession(Struct, frozen=True, kw_only=True):
 
 
 class VendorEnd(Struct, frozen=True, kw_only=True):
-    """The vendor knows of the end; how many audio files it holds, where it said so."""
+    """The vendor knows of the end: how many audio files it holds, and their numbers, where it said so."""
 
     files_received: int | None
+    sequences: list[int] | None = None
+
+
+class EndRecorded(Struct, frozen=True, kw_only=True):
+    """An end that was recorded; `missing`: which stored sequences the vendor's list lacks.
+
+    `missing` is empty when the vendor only counts fewer files, and None when nothing is known to be missing.
+    """
+
+    was_ours: bool
+    missing: list[int] | None = None
 
 
 VendorState = Literal[
@@ -112,6 +124,7 @@ class VendorResult(Struct, frozen=True, kw_only=True):
 
     `open`: not ended yet; `missing`: no such session; `no_document`: the filter hit nothing; `unknown`: a
     status that is new on the vendor's wire. `warnings`: what it says of the session's processing.
+    `audio`: the files that it lists, read from an answer without a filter only.
     """
 
     state: VendorState
@@ -122,6 +135,7 @@ class VendorResult(Struct, frozen=True, kw_only=True):
     upload_url: str | None = None
     expires_at: datetime | None = None
     warnings: list[WarningInfo] = field(default_factory=list)
+    audio: VendorEnd | None = None
 
 
 class AudioFormat(Struct, frozen=True):
@@ -196,6 +210,7 @@ class ChangeState(Struct, frozen=True, kw_only=True):
     """A session's row as a change, a cancel or an erasure finds it, locked."""
 
     account: Account
+    templates: list[str]
     upload: Upload
     model: Model
     languages: list[str]

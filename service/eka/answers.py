@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from schemas.eka import SessionFacts
 from schemas.emr import WarningInfo
 from service.domain.ids import TemplateId
 from service.domain.records import (
@@ -58,9 +59,14 @@ _MAX_MESSAGE_CHARACTERS = 1000
 
 
 def read_session(status_code: int, body: bytes) -> VendorResult:
-    """Read Get Session's answer of 200, 202, 206 or 410: the HTTP status is the signal (seed 001).
+    """Read the result of Get Session's answer. Raises ValueError for a body that is no JSON object at all."""
+    return read_answer(status_code, body)[0]
 
-    Raises ValueError for a body that is no JSON object at all.
+
+def read_answer(status_code: int, body: bytes) -> tuple[VendorResult, SessionFacts]:
+    """Read Get Session's answer of 200, 202, 206 or 410, and what it says beside the result.
+
+    The HTTP status is the signal (seed 001). Raises ValueError for a body that is no JSON object at all.
     """
     values, is_well_formed = decode_object(body)
     odd: list[str] = [] if is_well_formed else ["get"]
@@ -78,7 +84,8 @@ def read_session(status_code: int, body: bytes) -> VendorResult:
         expires_at=fields.timestamp("expires_at"),
         warnings=_reasons(fields, "processing_errors", "processing_error"),
     )
-    return _with_odd_fields(result, odd) if odd else result
+    facts = SessionFacts(**{name: values[name] for name in SessionFacts.__struct_fields__ if name in values})
+    return (_with_odd_fields(result, odd) if odd else result), facts
 
 
 def _with_odd_fields(result: VendorResult, odd: list[str]) -> VendorResult:

@@ -114,7 +114,7 @@ class SessionViews:
             raise SessionErased("the session was erased")
         rows = await self._database.fetch(sql("documents.of_session"), tenant_id, session_id, template_id)
         reference = (await self._details(ShownRow(self._database, "sessions", session_id), details)).reference
-        return [await self._document(row, reference) for row in rows]
+        return [await self._document(row, reference, details["audio_missing"]) for row in rows]
 
     async def document(self, tenant_id: TenantId, document_id: DocumentId) -> Document:
         """Return one document, whichever version it is. Raises NotFound or SessionErased."""
@@ -124,7 +124,8 @@ class SessionViews:
         if row["is_erased"]:
             raise SessionErased("the document's session was erased")
         session = ShownRow(self._database, "sessions", row["session_id"])
-        return await self._document(row, (await self._details(session, row)).reference)
+        reference = (await self._details(session, row)).reference
+        return await self._document(row, reference, row["audio_missing"])
 
     async def _assemble(self, rows: Sequence[Record]) -> list[Session]:
         ids = [row["id"] for row in rows]
@@ -211,7 +212,9 @@ class SessionViews:
             SessionDetails(),
         )
 
-    async def _document(self, row: Record, reference: str | None) -> Document:
+    async def _document(
+        self, row: Record, reference: str | None, audio_missing: list[int] | None
+    ) -> Document:
         shown = ShownRow(self._database, "documents", row["id"])
         data = await shown.value("data_sealed", lambda: open_data(self._keyring, row), None)
         annotations = await shown.value(
@@ -230,7 +233,7 @@ class SessionViews:
             error=document_error(
                 row["error_code"] if shown.is_whole else UNREADABLE, annotations.vendor_code
             ),
-            warnings=annotations.warnings,
+            warnings=session_warnings(annotations.warnings, audio_missing),
             fhir=annotations.fhir,
             version=row["version"],
             upstream_id=row["upstream_id"],

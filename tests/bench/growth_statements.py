@@ -113,7 +113,7 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
         ("sessions.begin_end", "", lambda row: [row["id"], lease, 60.0]),
         ("sessions.settle", "", lambda row: [row["id"], "completed", None, None]),
         ("sessions.record_result", "", lambda row: [row["id"], b"x", "m", "en", None]),
-        ("sessions.record_end_told", "", lambda row: [row["id"], lease, 1]),
+        ("sessions.record_end_told", "", lambda row: [row["id"], lease, 1, [0]]),
         ("sessions.page", "", always(t, *sessions_page, 21)),
         ("sessions.page", "deep", always(t, None, None, None, None, s.deep, "x", 21)),
         ("sessions.page", "status, rare", always(t, "recording", *sessions_page[1:], 21)),

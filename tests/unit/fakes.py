@@ -25,6 +25,7 @@ from service.domain.ids import (
 )
 from service.domain.records import (
     AudioFormat,
+    EndRecorded,
     EndState,
     FetchJob,
     FetchState,
@@ -113,7 +114,8 @@ class MemorySessions:
         self.recorded: list[str] = []
         self.created: VendorSession | None = None
         self.error_code: str | None = None
-        self.files_received: int | None = None
+        self.told: VendorEnd | None = None
+        self.missing: list[int] | None = None
         self.postponed_seconds: list[float] = []
         self.has_lease = True
 
@@ -155,10 +157,10 @@ class MemorySessions:
     async def ending(self, tenant_id: TenantId, session_id: SessionId) -> AsyncIterator[MemoryEnd | None]:
         yield MemoryEnd(self, self.state) if self.state is not None else None
 
-    async def record_end_told(self, session_id: SessionId, lease: Lease, files_received: int | None) -> bool:
+    async def record_end_told(self, session_id: SessionId, lease: Lease, told: VendorEnd) -> EndRecorded:
         self.recorded.append("end_told")
-        self.files_received = files_received
-        return True
+        self.told = told
+        return EndRecorded(was_ours=True, missing=self.missing)
 
     async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
         self.recorded.append("cancel_told")
@@ -496,6 +498,8 @@ class MemoryDownloads:
     async def get(self, url: str, max_bytes: int) -> bytes | None:
         self.urls.append(url)
         return self.contents.get(url)
+
+
 class TokensOfMany:
     """The domain's TokenStore for more accounts than one."""
 

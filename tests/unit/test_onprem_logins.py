@@ -20,7 +20,7 @@ from service.eka.gate import Gates
 from service.eka.logins import asks_for_login
 from service.eka.tokens import TokenKeeper
 from service.eka.wire import make_http_client
-from tests.unit.fakes import TokensOfMany
+from tests.unit.fakes import MemoryDownloads, TokensOfMany
 from tests.unit.makers import NOTE, SESSION, TurnedClock
 from tests.unit.onprem_peer import (
     BAD_CREDENTIALS,
@@ -108,7 +108,12 @@ async def open_house(
                     http=http,
                     audio=await stack.enter_async_context(AudioWire(server.url)),
                     tokens=TokenKeeper(
-                        http=http, store=shared, clock=clock, base_url=server.url, credentials=known
+                        http=http,
+                        store=shared,
+                        clock=clock,
+                        downloads=MemoryDownloads(),
+                        base_url=server.url,
+                        credentials=known,
                     ),
                     gates=Gates(places=64),
                     base_url=server.url,

@@ -59,13 +59,16 @@ def document_error(code: str | None, vendor_code: str | None = None) -> ErrorInf
 
 
 def session_warnings(stored: list[WarningInfo], audio_missing: Sequence[int] | None) -> list[WarningInfo]:
-    """Return a session's warnings: those of the vendor's answers, and the chunks that its list lacks."""
-    if not audio_missing:
+    """Return the warnings of a session or of its document: the vendor's own, and the chunks that it lacks.
+
+    `audio_missing` is empty when the vendor only counted fewer files than it had confirmed, without a list.
+    """
+    if audio_missing is None:
         return stored
     incomplete = WarningInfo(
         code="audio_incomplete",
         message="EkaScribe does not list every chunk that it confirmed; the documents may have gaps",
-        missing=list(audio_missing),
+        missing=list(audio_missing) or UNSET,
     )
     return [incomplete, *stored]
 

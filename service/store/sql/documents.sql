@@ -56,10 +56,10 @@ WHERE NOT EXISTS (
 ORDER BY d.template_id, d.upstream_id;
 
 -- name: one
--- One document, any version, with its session's sealed details.
-SELECT d.*, s.details_sealed, s.erased_at IS NOT NULL AS is_erased FROM documents d JOIN sessions s ON s.id = d.session_id
+-- One document, any version, with its session's sealed details and what its audio lacks at the vendor.
+SELECT d.*, s.details_sealed, s.audio_missing, s.erased_at IS NOT NULL AS is_erased FROM documents d JOIN sessions s ON s.id = d.session_id
 WHERE d.tenant_id = $1 AND d.id = $2;
 
 -- name: session_details
--- The sealed details of a session.
-SELECT details_sealed, erased_at IS NOT NULL AS is_erased FROM sessions WHERE tenant_id = $1 AND id = $2;
+-- The sealed details of a session, and what its audio lacks at the vendor.
+SELECT details_sealed, audio_missing, erased_at IS NOT NULL AS is_erased FROM sessions WHERE tenant_id = $1 AND id = $2;

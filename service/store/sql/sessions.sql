@@ -60,10 +60,15 @@ WHERE id = $1 AND owed_lease = $2
 RETURNING id;
 
 -- name: record_end_told
--- The vendor knows that the session has ended.
-UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3
+-- The vendor knows of the end; what its list lacks of our chunks is kept, {} when only its count is too low.
+UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3,
+    audio_missing = (
+        SELECT CASE WHEN $4::integer[] IS NOT NULL THEN array_agg(c.sequence ORDER BY c.sequence)
+                         FILTER (WHERE NOT c.sequence = ANY($4))
+                    WHEN count(*) > $3::integer THEN '{}'::integer[] END
+        FROM chunks c WHERE c.session_id = $1 AND c.status = 'stored')
 WHERE id = $1 AND owed_lease = $2 AND owed = 'end'
-RETURNING id;
+RETURNING id, audio_missing;
 
 -- name: lock
 -- A session's row, held until the transaction ends; the tenant is checked where there is one.
