@@ -1,7 +1,10 @@
 """When a destination that keeps failing is left alone, and how it is found to be well again.
 
 Its deliveries wait where they are, without using up their schedule; one at a time is tried as a probe. The
-first that gets through closes the breaker, and what waited is due at once.
+first that gets through closes the breaker, and what waited for it is due at once.
+
+A destination that answered with Retry-After is not called at all before that time is over, whatever other
+calls bring meanwhile; only a person who says that it is mended ends that wait.
 """
 
 from typing import Protocol
@@ -70,7 +73,7 @@ class Breaker:
         self._rule = rule or BreakerRule()
 
     async def failed(self, job: DeliveryJob, error_class: str, retry_after_seconds: float | None) -> None:
-        """A call did not get through, or was answered with 408, 429 or 5xx."""
+        """A call did not get through, or was answered with 408, 425, 429 or 5xx."""
         count = await self._store.count_failure(job.destination_id, self._rule, retry_after_seconds or 0.0)
         if count is None or not count.is_open:
             return

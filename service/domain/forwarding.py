@@ -22,7 +22,7 @@ from service.domain.records import Answer, DeliveryJob, NoAnswer
 
 log = structlog.get_logger()
 
-_RETRIED = frozenset({408, 429})
+_RETRIED = frozenset({408, 425, 429})
 _AUTHORISATION = frozenset({401, 403})
 _HAS_IT_ALREADY = frozenset({"duplicate", "already_exists"})
 # Room after the call's own limit for recording what came of it.

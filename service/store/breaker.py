@@ -50,7 +50,7 @@ class BreakerRows:
         )
 
     async def count_contact(self, destination_id: DestinationId) -> bool:
-        """It answers: no failure counts any more, what waited is due. True when the breaker was open."""
+        """It answers: no failure counts any more, what the breaker held is due. True when it was open."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(sql("breaker.close"), destination_id)
             if row is None or not row["was_open"]:

@@ -101,6 +101,7 @@ class DeliveryRows:
             answer.size if answer else None,
             answer.sha256 if answer else None,
             job.destination_id,
+            answer.retry_after_seconds if answer else None,
         )
         if not pause_destination:
             is_recorded = await self._attempts(values)

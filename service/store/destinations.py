@@ -283,7 +283,11 @@ def _paused_reason(row: Record, shown: ShownRow) -> str | None:
     if not shown.is_whole:
         return UNREADABLE
     reason: str | None = row["paused_reason"]
-    return "failing" if row["enabled"] and row["probe_at"] else reason
+    if not row["enabled"]:
+        return reason
+    if row["probe_at"]:
+        return "failing"
+    return "retry_after" if row["is_told_to_wait"] else reason
 
 
 def _shown(auth: Auth | None) -> AuthShown | None:

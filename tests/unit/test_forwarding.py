@@ -29,7 +29,7 @@ def test_any_2xx_is_delivered(status):
     assert judge(make_answer(status), ID).error_class is None
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 507, 511, 599])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 507, 511, 599])
 def test_a_hiccup_is_tried_again_as_late_as_the_destination_asks(status):
     verdict = judge(make_answer(status, retry_after_seconds=77.0), ID)
     assert (verdict.kind, verdict.error_class) == ("retry", f"http_{status}")
@@ -45,7 +45,7 @@ def test_gone_and_unauthorised_are_about_the_destination(status, kind, error_cla
     assert (verdict.kind, verdict.error_class) == (kind, error_class)
 
 
-@pytest.mark.parametrize("status", sorted({*range(400, 500)} - {401, 403, 408, 410, 429}))
+@pytest.mark.parametrize("status", sorted({*range(400, 500)} - {401, 403, 408, 410, 425, 429}))
 def test_any_other_4xx_is_dead_at_once_with_its_reason(status):
     verdict = judge(make_answer(status, b'{"code": "not_a_duplicate"}', retry_after_seconds=5.0), ID)
     assert (verdict.kind, verdict.error_class) == ("dead", f"http_{status}")

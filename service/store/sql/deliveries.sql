@@ -45,6 +45,7 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
                 ELSE statement_timestamp() END AS slot
     FROM destinations t JOIN wanted USING (id)
     WHERE t.enabled AND (t.rate_per_second IS NOT NULL OR t.probe_at IS NOT NULL)
+      AND (t.retry_after_until IS NULL OR t.retry_after_until <= statement_timestamp())
     ORDER BY t.id
     FOR NO KEY UPDATE OF t
 ), gates AS (
@@ -59,6 +60,7 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
     SELECT t.id, t.failures, greatest($3::float8, t.timeout_seconds + 5), NULL, NULL, false, false, $4::integer
     FROM destinations t JOIN wanted USING (id)
     WHERE t.enabled AND t.rate_per_second IS NULL AND t.probe_at IS NULL
+      AND (t.retry_after_until IS NULL OR t.retry_after_until <= statement_timestamp())
 ), rooms AS (  -- one that keeps failing is asked one at a time even before its breaker opens
     SELECT g.id, g.lease, g.rate, g.slot, g.is_open, g.is_probing,
            least(g.slots, CASE WHEN g.failures >= $5::integer THEN 1 ELSE $4::integer END - flying.number)::integer AS room
@@ -91,7 +93,8 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
                WHERE o.destination_id = d.destination_id AND o.lineage = d.lineage AND o.version <> d.version AND o.status = 'pending'
                  AND (o.version < d.version OR (o.lease IS NOT NULL AND o.next_at > statement_timestamp()))
                LIMIT 1) IS NULL)
-         ORDER BY d.type <> 'ping', d.next_at LIMIT 1)
+         -- One that was told to wait is tried out of turn only when a person ended the destination's wait.
+         ORDER BY d.type <> 'ping', coalesce(d.not_before > statement_timestamp(), false), d.next_at LIMIT 1)
     ) found
     ORDER BY place, found.next_at LIMIT $2
 ), locked AS (
@@ -126,7 +129,7 @@ UPDATE deliveries SET lease = NULL, next_at = now() WHERE id = $1 AND lease = $2
 SELECT extract(epoch FROM min(t.next_slot_at) - clock_timestamp())::float8 AS seconds
 FROM destinations t
 WHERE t.next_slot_at > clock_timestamp() - interval '50 milliseconds' AND t.enabled AND t.rate_per_second IS NOT NULL
-  AND t.probe_at IS NULL
+  AND t.probe_at IS NULL AND (t.retry_after_until IS NULL OR t.retry_after_until <= clock_timestamp())
   AND EXISTS (SELECT 1 FROM deliveries d
               WHERE d.destination_id = t.id AND d.status = 'pending' AND d.next_at <= t.next_slot_at);
 
@@ -139,9 +142,9 @@ SELECT enabled FROM destinations WHERE id = $1 FOR UPDATE;
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::integer[], $5::float8[], $6::text[], $7::text[],
                          $8::float8[], $9::integer[], $10::text[], $11::integer[], $12::bigint[], $13::bytea[],
-                         $14::text[])
+                         $14::text[], $15::float8[])
         AS g (id, lease, status, spent, wait, reason, record_id, ago, status_code, error_class, duration_ms,
-              size, sha256, destination_id)
+              size, sha256, destination_id, retry_after)
 ), destination AS MATERIALIZED (
     -- First of all, so that turning one on or off at this moment comes wholly before or after.
     SELECT t.id, t.enabled FROM destinations t WHERE t.id = ANY($14) ORDER BY t.id FOR SHARE
@@ -162,6 +165,7 @@ WITH given AS MATERIALIZED (
         reason = CASE h.turn WHEN 'superseded' THEN 'superseded' ELSE h.reason END,
         record_id = coalesce(h.record_id, d.record_id),
         next_at = CASE WHEN h.turn = 'pending' THEN now() + make_interval(secs => h.wait) END,
+        not_before = CASE WHEN h.status = 'pending' THEN now() + make_interval(secs => h.retry_after) END,
         settled_at = CASE WHEN h.turn IN ('delivered', 'filed', 'dead', 'superseded') THEN now() END
     FROM held h WHERE d.id = h.id
     RETURNING d.id, d.type, d.status, d.reason, d.session_id, d.document_id, d.destination_id, d.lineage, d.version
@@ -217,8 +221,8 @@ SELECT at, status_code, error_class, duration_ms FROM attempts WHERE delivery_id
 
 -- name: retry
 -- A dead delivery is due again, with the same id and a fresh schedule.
-UPDATE deliveries SET status = 'pending', next_at = now(), lease = NULL, scheduled = 0, reason = NULL,
-                      settled_at = NULL
+UPDATE deliveries SET status = 'pending', next_at = now(), not_before = NULL, lease = NULL, scheduled = 0,
+                      reason = NULL, settled_at = NULL
 WHERE tenant_id = $1 AND id = $2 AND status = 'dead'
   AND EXISTS (SELECT 1 FROM destinations t WHERE t.id = destination_id AND t.enabled)
   AND EXISTS (SELECT 1 FROM events e WHERE e.id = event_id AND e.body_sealed IS NOT NULL)
@@ -228,6 +232,6 @@ WHERE tenant_id = $1 AND id = $2 AND status = 'dead'
 RETURNING id, destination_id;
 
 -- name: resume
--- What waited for a destination that is on again is due now, its schedule where it was.
-UPDATE deliveries SET status = 'pending', next_at = now(), reason = NULL
+-- What waited for a destination that is on again is due now, or when its Retry-After is over, its schedule where it was.
+UPDATE deliveries SET status = 'pending', next_at = greatest(now(), not_before), reason = NULL
 WHERE destination_id = $1 AND status = 'paused';
