@@ -52,7 +52,7 @@ from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
 from service.eka.audio_way import LIBRARY as AUDIO_LIBRARY
 from service.eka.streams import EkaStreams
-from service.forwarding.checks import check_call
+from service.forwarding.checks import call_limits, check_call
 from service.jobs.key_watch import KeyWatch
 from service.jobs.nudges import LIBRARIES as REDIS_LIBRARIES
 from service.jobs.nudges import ArqNudges, LateRedis, open_redis
@@ -207,7 +207,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 ledger=rows.ledger,
                 audit=rows.audit,
                 trail=ReadTrail(store=rows.audit, clock=SystemClock()),
-                check_call=partial(check_call, allow_private=settings.allow_private_destinations),
+                check_call=partial(check_call, limits=call_limits(settings)),
                 webhook_secrets=accounts.webhook_secrets,
                 discovery=discovery,
                 tokens=VoiceTokens(rows.database, rows.hasher),

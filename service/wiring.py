@@ -103,7 +103,7 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             deliveries=deliveries,
             recovery=RecoveryRows(database, keyring, deliveries),
             breaker=BreakerRows(database),
-            destinations=DestinationRows(database, keyring),
+            destinations=DestinationRows(database, keyring, max_destinations=settings.max_destinations),
             idempotency=IdempotencyRows(database, keyring, hasher, sessions),
             tokens=TokenRows(database, keyring),
             leases=LeaseRows(database),

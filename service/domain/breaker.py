@@ -48,9 +48,18 @@ class BreakerStore(Protocol):
     """What is known of destinations that fail."""
 
     async def count_failure(
-        self, destination_id: DestinationId, rule: BreakerRule, retry_after_seconds: float
+        self,
+        destination_id: DestinationId,
+        rule: BreakerRule,
+        retry_after_seconds: float,
+        *,
+        took_long: bool = False,
     ) -> FailureCount | None:
-        """Count one more failure in a row; None when the destination is gone."""
+        """Count one more failure in a row; None when the destination is gone.
+
+        `took_long`: the call held a place of the worker for long. Until its next success the destination gets
+        one call at a time, with shorter time-outs, after all others.
+        """
         ...
 
     async def count_contact(self, destination_id: DestinationId) -> bool:
@@ -72,9 +81,18 @@ class Breaker:
         self._schedule_total_seconds = schedule_total_seconds
         self._rule = rule or BreakerRule()
 
-    async def failed(self, job: DeliveryJob, error_class: str, retry_after_seconds: float | None) -> None:
+    async def failed(
+        self,
+        job: DeliveryJob,
+        error_class: str,
+        retry_after_seconds: float | None,
+        *,
+        took_long: bool = False,
+    ) -> None:
         """A call did not get through, or was answered with 408, 425, 429 or 5xx."""
-        count = await self._store.count_failure(job.destination_id, self._rule, retry_after_seconds or 0.0)
+        count = await self._store.count_failure(
+            job.destination_id, self._rule, retry_after_seconds or 0.0, took_long=took_long
+        )
         if count is None or not count.is_open:
             return
         if count.has_just_opened:

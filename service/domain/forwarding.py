@@ -6,7 +6,7 @@ The stage and the answer decide, not one retry for all (contract, "For the EMR's
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -27,6 +27,8 @@ _AUTHORISATION = frozenset({401, 403})
 _HAS_IT_ALREADY = frozenset({"duplicate", "already_exists"})
 # Room after the call's own limit for recording what came of it.
 _LEASE_MARGIN_SECONDS = 5.0
+# A call that took as long and brought nothing counts as one that hung, like one that timed out sooner.
+_LONG_MS = 5000
 _RECORD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 Kind = Literal["delivered", "retry", "dead", "pause", "disable"]
@@ -84,9 +86,11 @@ class Forwarding:
         self._breaker = breaker
         self._lease_seconds = timeout_seconds + _LEASE_MARGIN_SECONDS
 
-    async def claim(self, session_id: SessionId | None, limit: int) -> list[DeliveryJob]:
-        """Lease deliveries that are due, of one session or of any."""
-        return await self._store.claim_deliveries(session_id, limit, self._lease_seconds)
+    async def claim(
+        self, session_id: SessionId | None, limit: int, passed_over: Collection[str] = ()
+    ) -> list[DeliveryJob]:
+        """Lease deliveries that are due, of one session or of any, but of no holder that is passed over."""
+        return await self._store.claim_deliveries(session_id, limit, self._lease_seconds, passed_over)
 
     async def next_slot_seconds(self) -> float | None:
         """Return the seconds until a rate lets go of what is due; None when nothing waits for one."""
@@ -131,7 +135,10 @@ class Forwarding:
             lease_lost=not recorded,
         )
         if verdict.kind == "retry":
-            await self._breaker.failed(job, verdict.error_class or "", verdict.retry_after_seconds)
+            took_long = outcome.duration_ms >= _LONG_MS or verdict.error_class == "timeout"
+            await self._breaker.failed(
+                job, verdict.error_class or "", verdict.retry_after_seconds, took_long=took_long
+            )
         elif isinstance(outcome, Answer):
             await self._breaker.reached(job)
 

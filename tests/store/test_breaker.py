@@ -287,3 +287,78 @@ async def test_nothing_is_given_up_at_the_moment_it_opens(house):
     assert await house.value("SELECT status FROM deliveries") == "pending"
     await breaker.failed(job, "http_503", None)
     assert await house.value("SELECT status FROM deliveries") == "dead"
+
+
+async def hang(house, destination, times: int = 1) -> None:
+    for _ in range(times):
+        await house.rows.breaker.count_failure(destination.id, BreakerRule(), 0.0, took_long=True)
+
+
+async def test_a_destination_that_hung_gets_one_call_at_a_time_after_all_others_until_it_answers(house):
+    silent = await house.add_destination()
+    for _ in range(3):
+        await house.finish(NOTE)
+    healthy = await house.add_destination("https://well.example/")
+    await house.finish(NOTE)
+    await hang(house, silent, 2)
+    (first,) = await house.claim_deliveries(limit=1)
+    assert (first.destination_id, first.hangs) == (healthy.id, 0)
+    (second,) = await house.claim_deliveries()
+    assert (second.destination_id, second.hangs, second.is_probe) == (silent.id, 2, False)
+    assert await house.claim_deliveries() == []
+    await house.record(second)
+    await house.rows.breaker.count_contact(silent.id)
+    assert [job.hangs for job in await house.claim_deliveries()] == [0, 0, 0]
+
+
+async def test_what_fails_at_once_is_not_silent(house):
+    destination = await house.add_destination()
+    for _ in range(2):
+        await house.finish(NOTE)
+    await fail(house, destination)
+    assert [job.hangs for job in await house.claim_deliveries()] == [0, 0]
+
+
+async def test_tenants_and_silent_destinations_are_passed_over_when_they_have_their_share(house):
+    silent = await house.add_destination()
+    healthy = await house.add_destination("https://well.example/")
+    await hang(house, silent)
+    await house.finish(NOTE)
+
+    async def claimed(*passed_over: str) -> set[str]:
+        jobs = await house.rows.deliveries.claim_deliveries(None, 50, 60, passed_over)
+        for job in jobs:
+            await house.rows.deliveries.release_delivery(job)
+        return {job.destination_id for job in jobs}
+
+    assert await claimed("ten_of_others", "silent:ten_of_others") == {silent.id, healthy.id}
+    assert await claimed(house.tenant_id) == set()
+    assert await claimed("silent") == {healthy.id}
+    assert await claimed(f"silent:{house.tenant_id}") == {healthy.id}
+
+
+async def test_a_destination_without_a_call_on_its_way_comes_first(house):
+    busy = await house.add_destination()
+    for _ in range(4):
+        await house.finish(NOTE)
+    await house.claim_deliveries(limit=2)
+    idle = await house.add_destination("https://idle.example/")
+    await house.finish(NOTE)
+    (job,) = await house.claim_deliveries(limit=1)
+    assert job.destination_id == idle.id
+    (job,) = await house.claim_deliveries(limit=1)
+    assert job.destination_id == busy.id
+
+
+@pytest.mark.parametrize("call", ["ping", "turn_on"])
+async def test_a_person_ends_what_a_destination_s_hanging_costs_it(house, call):
+    destination = await house.add_destination()
+    for _ in range(2):
+        await house.finish(NOTE)
+    await hang(house, destination)
+    if call == "ping":
+        await house.rows.recovery.ping(house.tenant_id, destination.id, datetime.now(UTC))
+    else:
+        change = DestinationChange(enabled=True)
+        await house.rows.destinations.change(house.tenant_id, destination.id, change)
+    assert {job.hangs for job in await house.claim_deliveries()} == {0}

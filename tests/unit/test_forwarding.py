@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -157,8 +158,10 @@ class WrittenDown:
         self.counted: list[Any] = []
         self.released: list[DeliveryJob] = []
 
-    async def count_failure(self, destination_id: DestinationId, *given: Any) -> FailureCount | None:
-        self.counted.append(("failure", given[-1]))
+    async def count_failure(
+        self, destination_id: DestinationId, *given: Any, took_long: bool = False
+    ) -> FailureCount | None:
+        self.counted.append(("failure", given[-1], took_long))
         return self.count
 
     async def count_contact(self, destination_id: DestinationId) -> bool:
@@ -173,7 +176,7 @@ class WrittenDown:
         return 0.25
 
     async def claim_deliveries(
-        self, session_id: SessionId | None, limit: int, lease_seconds: float
+        self, session_id: SessionId | None, limit: int, lease_seconds: float, passed_over: Any = ()
     ) -> list[DeliveryJob]:
         self.claimed_for = lease_seconds
         return []
@@ -251,7 +254,7 @@ async def test_only_calls_that_did_not_get_through_count_against_the_destination
     for outcome in (make_answer(503, retry_after_seconds=9.0), NoAnswer(error_class="tls", duration_ms=1)):
         desk = WrittenDown(outcome)
         await forwarding_with(desk).forward(make_delivery_job(failures=3))
-        assert desk.counted == [("failure", 9.0 if isinstance(outcome, Answer) else 0.0)]
+        assert desk.counted == [("failure", 9.0 if isinstance(outcome, Answer) else 0.0, False)]
     for status in (200, 401, 409, 410, 422):
         desk = WrittenDown(make_answer(status))
         await forwarding_with(desk).forward(make_delivery_job(failures=3))
@@ -262,6 +265,22 @@ async def test_only_calls_that_did_not_get_through_count_against_the_destination
     desk = WrittenDown(NoAnswer(error_class="forbidden_address", duration_ms=1, is_forbidden=True))
     await forwarding_with(desk).forward(make_delivery_job(failures=3))
     assert desk.counted == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "took_long"),
+    [
+        (NoAnswer(error_class="timeout", duration_ms=300), True),
+        (NoAnswer(error_class="oauth_token", duration_ms=9_000), True),
+        (NoAnswer(error_class="connect", duration_ms=20), False),
+        (msgspec.structs.replace(make_answer(503), duration_ms=110_000), True),
+        (make_answer(503), False),
+    ],
+)
+async def test_a_failure_that_held_a_place_for_long_is_counted_as_one_that_hung(outcome, took_long):
+    desk = WrittenDown(outcome)
+    await forwarding_with(desk).forward(make_delivery_job())
+    assert desk.counted == [("failure", 0.0, took_long)]
 
 
 async def test_a_probe_takes_no_place_in_the_schedule_and_is_never_the_last():

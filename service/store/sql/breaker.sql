@@ -8,6 +8,7 @@ WITH held AS (
 )
 UPDATE destinations t
 SET failures = held.failures, failing_since = held.since, retry_after_until = held.until,
+    hangs = t.hangs + CASE WHEN $7 THEN 1 ELSE 0 END,
     probe_at = CASE WHEN held.probe_at IS NOT NULL
                          OR (held.failures >= $2 AND held.since <= now() - make_interval(secs => $3))
                     THEN greatest(held.until, now() + make_interval(secs =>
@@ -30,7 +31,7 @@ RETURNING id;
 WITH held AS (
     SELECT id, probe_at FROM destinations WHERE id = $1 AND failures > 0 FOR UPDATE
 )
-UPDATE destinations t SET failures = 0, failing_since = NULL, probe_at = NULL
+UPDATE destinations t SET failures = 0, failing_since = NULL, probe_at = NULL, hangs = 0
 FROM held WHERE t.id = held.id
 RETURNING t.tenant_id, held.probe_at IS NOT NULL AS was_open;
 
@@ -46,5 +47,6 @@ WHERE d.id = placed.id AND d.status = 'pending' AND d.lease IS NULL;
 UPDATE destinations SET retry_after_until = NULL,
                         probe_at = CASE WHEN probe_at IS NOT NULL THEN now() END,
                         failures = CASE WHEN probe_at IS NULL THEN 0 ELSE failures END,
+                        hangs = CASE WHEN probe_at IS NULL THEN 0 ELSE hangs END,
                         failing_since = CASE WHEN probe_at IS NOT NULL THEN now() END
 WHERE id = $1 AND (failures > 0 OR retry_after_until IS NOT NULL);

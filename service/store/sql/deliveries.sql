@@ -39,17 +39,19 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
     UNION
     SELECT destination_id FROM deliveries WHERE session_id = $1 AND status = 'pending'
 ), metered AS MATERIALIZED (  -- with a rate or an open breaker: what is begun is written down in their rows
-    SELECT t.id, t.failures, t.timeout_seconds, t.rate_per_second AS rate, t.probe_at,
+    SELECT t.id, t.failures, t.hangs, t.timeout_seconds, t.rate_per_second AS rate, t.probe_at,
            -- A look that comes a little late loses no slot, and a long silence earns none.
            CASE WHEN t.next_slot_at > statement_timestamp() - interval '50 milliseconds' THEN t.next_slot_at
                 ELSE statement_timestamp() END AS slot
     FROM destinations t JOIN wanted USING (id)
     WHERE t.enabled AND (t.rate_per_second IS NOT NULL OR t.probe_at IS NOT NULL)
       AND (t.retry_after_until IS NULL OR t.retry_after_until <= statement_timestamp())
+      AND t.tenant_id <> ALL($6::text[])
+      AND (t.hangs = 0 OR NOT ARRAY['silent', 'silent:' || t.tenant_id] && $6)
     ORDER BY t.id
     FOR NO KEY UPDATE OF t
 ), gates AS (
-    SELECT id, failures, greatest($3::float8, timeout_seconds + 5) AS lease, rate, slot,
+    SELECT id, failures, hangs, greatest($3::float8, timeout_seconds + 5) AS lease, rate, slot,
            probe_at IS NOT NULL AS is_open,
            probe_at IS NOT NULL AND probe_at <= statement_timestamp() AS is_probing,
            CASE WHEN rate IS NULL THEN $4::integer
@@ -57,13 +59,15 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
                 ELSE 1 + floor(extract(epoch FROM statement_timestamp() - slot) * rate) END AS slots
     FROM metered
     UNION ALL
-    SELECT t.id, t.failures, greatest($3::float8, t.timeout_seconds + 5), NULL, NULL, false, false, $4::integer
+    SELECT t.id, t.failures, t.hangs, greatest($3::float8, t.timeout_seconds + 5), NULL, NULL, false, false, $4::integer
     FROM destinations t JOIN wanted USING (id)
     WHERE t.enabled AND t.rate_per_second IS NULL AND t.probe_at IS NULL
       AND (t.retry_after_until IS NULL OR t.retry_after_until <= statement_timestamp())
-), rooms AS (  -- one that keeps failing is asked one at a time even before its breaker opens
-    SELECT g.id, g.lease, g.rate, g.slot, g.is_open, g.is_probing,
-           least(g.slots, CASE WHEN g.failures >= $5::integer THEN 1 ELSE $4::integer END - flying.number)::integer AS room
+      AND t.tenant_id <> ALL($6::text[])
+      AND (t.hangs = 0 OR NOT ARRAY['silent', 'silent:' || t.tenant_id] && $6)
+), rooms AS (  -- one that keeps failing, or hangs, is asked one at a time even before its breaker opens
+    SELECT g.id, g.lease, g.rate, g.slot, g.is_open, g.is_probing, g.hangs > 0 AS is_silent, flying.number AS flying,
+           least(g.slots, CASE WHEN g.failures >= $5::integer OR g.hangs > 0 THEN 1 ELSE $4::integer END - flying.number)::integer AS room
     FROM gates g, LATERAL (
         SELECT count(*) AS number FROM deliveries f
         WHERE f.destination_id = g.id AND f.status = 'pending' AND f.lease IS NOT NULL
@@ -71,7 +75,8 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
           AND f.next_at <= statement_timestamp() + make_interval(secs => g.lease)
     ) flying
 ), chosen AS (
-    SELECT found.id, row_number() OVER (PARTITION BY r.id ORDER BY found.next_at) AS place, found.next_at
+    -- Who has no call on its way comes before who has, or many whose calls hang would take every place that is free.
+    SELECT found.id, r.flying + row_number() OVER (PARTITION BY r.id ORDER BY found.next_at) AS place, found.next_at
     FROM rooms r, LATERAL (
         (SELECT d.id, d.next_at FROM deliveries d
          WHERE NOT r.is_open AND d.destination_id = r.id AND d.status = 'pending'
@@ -96,7 +101,7 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
          -- One that was told to wait is tried out of turn only when a person ended the destination's wait.
          ORDER BY d.type <> 'ping', coalesce(d.not_before > statement_timestamp(), false), d.next_at LIMIT 1)
     ) found
-    ORDER BY place, found.next_at LIMIT $2
+    ORDER BY r.is_silent, place, found.next_at LIMIT $2
 ), locked AS (
     SELECT d.id FROM deliveries d
     WHERE d.id = ANY(ARRAY(SELECT id FROM chosen)) AND d.status = 'pending' FOR UPDATE SKIP LOCKED
@@ -116,7 +121,7 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
 SELECT d.id, d.lease, d.tenant_id, d.session_id, d.destination_id, d.type, d.attempts, d.scheduled,
        e.id AS event_id, e.body_sealed, t.url_sealed, t.headers_sealed, t.secrets_sealed, t.timeout_seconds,
        t.auth_sealed, t.payload, t.format, coalesce(t.previous_until > now(), false) AS is_rotating,
-       t.failures, t.probe_at IS NOT NULL AS is_probe, s.traceparent
+       t.failures, t.hangs, t.probe_at IS NOT NULL AS is_probe, s.traceparent
 FROM leased d JOIN events e ON e.id = d.event_id JOIN destinations t ON t.id = d.destination_id
 LEFT JOIN sessions s ON s.id = d.session_id;
 

@@ -1,3 +1,13 @@
+-- name: lock_tenant
+-- Lets one destination at a time be added to a tenant.
+SELECT id FROM tenants WHERE id = $1 FOR NO KEY UPDATE;
+
+-- name: count
+-- How many destinations a tenant has; the look ends when that is enough to know.
+SELECT count(*) AS number FROM (
+    SELECT 1 FROM destinations WHERE tenant_id = $1 AND removed_at IS NULL LIMIT $2
+) found;
+
 -- name: insert
 -- A new destination of an existing tenant; no row when there is no such tenant.
 INSERT INTO destinations (id, tenant_id, url_sealed, events, templates, secrets_sealed, payload, format,
@@ -33,6 +43,7 @@ SET enabled = coalesce($3, enabled), events = coalesce($4, events), templates = 
     retry_after_until = CASE WHEN $3 THEN NULL ELSE retry_after_until END,
     probe_at = CASE WHEN $3 AND probe_at IS NOT NULL THEN now() ELSE probe_at END,
     failures = CASE WHEN $3 AND probe_at IS NULL THEN 0 ELSE failures END,
+    hangs = CASE WHEN $3 AND probe_at IS NULL THEN 0 ELSE hangs END,
     failing_since = CASE WHEN $3 IS NOT TRUE THEN failing_since WHEN probe_at IS NOT NULL THEN now() END
 WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL
 RETURNING *, coalesce(retry_after_until > now(), false) AS is_told_to_wait;

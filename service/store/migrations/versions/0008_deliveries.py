@@ -1,4 +1,4 @@
-"""A destination's Retry-After outlives later failures and the successes of other deliveries."""
+"""A destination's Retry-After outlives other deliveries' outcomes, and hanging destinations are known."""
 
 from pathlib import Path
 
