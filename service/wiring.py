@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import structlog
 from msgspec import Struct
 
-from service.clock import SystemClock
+from service.clock import CheckedClock, SystemClock
 from service.domain.accounts import Accounts, Credentials, VendorAccount
 from service.domain.errors import StoreUnavailable
 from service.domain.sessions import SessionLife
@@ -164,11 +164,19 @@ def make_accounts(settings: Settings, rows: Rows) -> Accounts:
 
 @asynccontextmanager
 async def open_vendor(
-    settings: Settings, rows: Rows, accounts: Accounts, libraries: Libraries | None = None
+    settings: Settings,
+    rows: Rows,
+    accounts: Accounts,
+    *,
+    libraries: Libraries | None = None,
+    clock: CheckedClock | None = None,
 ) -> AsyncIterator[EkaClient]:
-    """Open the vendor's client; an upload waits for the libraries."""
+    """Open the vendor's client; an upload waits for the libraries, and the clock hears the answers' dates."""
     loaded = (libraries or Libraries()).loaded
-    async with make_http_client() as http, AudioWay(settings.eka_base_url, loaded) as audio:
+    async with (
+        make_http_client(clock.hear_vendor if clock else None) as http,
+        AudioWay(settings.eka_base_url, loaded) as audio,
+    ):
         tokens = TokenKeeper(
             http=http,
             store=rows.tokens,

@@ -15,7 +15,7 @@ from arq.worker import Worker
 from redis.exceptions import RedisError
 
 from service.api.worker_health import WorkerHealth, create_worker_app
-from service.clock import SystemClock
+from service.clock import CheckedClock
 from service.domain.breaker import Breaker
 from service.domain.errors import StoreUnavailable
 from service.domain.fetching import Fetching
@@ -27,6 +27,7 @@ from service.domain.sessions import OWED_LEASE_SECONDS
 from service.forwarding.guard import GuardedBackend
 from service.forwarding.patience import silent_holders, silent_holders_of_tenant
 from service.forwarding.sender import HttpSender
+from service.jobs.clock_watch import ClockWatch
 from service.jobs.counts import count_fetch
 from service.jobs.key_watch import KeyWatch
 from service.jobs.lanes import Lane, Share
@@ -100,9 +101,11 @@ class WorkerProcess:
         log.info("worker_stopped")
 
     async def _run(self, stack: AsyncExitStack) -> None:
-        settings, clock = self._settings, SystemClock()
+        settings, clock = self._settings, CheckedClock()
         rows = await stack.enter_async_context(open_rows(settings))
-        vendor = await stack.enter_async_context(open_vendor(settings, rows, make_accounts(settings, rows)))
+        vendor = await stack.enter_async_context(
+            open_vendor(settings, rows, make_accounts(settings, rows), clock=clock)
+        )
         sender = HttpSender(
             backend=GuardedBackend(allow_private=settings.allow_private_destinations),
             clock=clock,
@@ -121,6 +124,7 @@ class WorkerProcess:
             clock=clock,
             schedule_seconds=settings.forward_schedule_seconds,
             timeout_seconds=settings.forward_timeout_seconds,
+            is_clock_off=lambda: clock.is_off,
             breaker=Breaker(
                 store=rows.breaker, schedule_total_seconds=sum(settings.forward_schedule_seconds)
             ),
@@ -128,6 +132,8 @@ class WorkerProcess:
         life = make_session_life(settings, rows, vendor)
         keys = KeyWatch(rows.keys)
         stack.push_async_callback(keys.stop)
+        clock_watch = ClockWatch(clock, rows.database.clock)
+        stack.push_async_callback(clock_watch.stop)
 
         async def claim_deliveries(session_id: SessionId | None, limit: int) -> list[DeliveryJob]:
             return await forwarding.claim(session_id, limit, deliveries.crowded())
@@ -201,6 +207,7 @@ class WorkerProcess:
         health = WorkerHealth(
             ping_database=partial(ping_store, rows),
             ping_redis=partial(ping_redis, redis),
+            clock=clock,
             is_alive=lambda: _is_alive(sweep),
             is_stopping=self._stopping.is_set,
         )
@@ -210,6 +217,7 @@ class WorkerProcess:
             leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring
         )
         await keys.start()
+        await clock_watch.start()
         server = _health_server(health)
         serving = asyncio.create_task(server.serve(sockets=[self._listening]))
         log.info("worker_started", port=self._listening.getsockname()[1])

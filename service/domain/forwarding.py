@@ -6,7 +6,7 @@ The stage and the answer decide, not one retry for all (contract, "For the EMR's
 import asyncio
 import contextlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -24,6 +24,11 @@ log = structlog.get_logger()
 
 _RETRIED = frozenset({408, 425, 429})
 _AUTHORISATION = frozenset({401, 403})
+# What receivers answer to a signature whose timestamp is too old or too new: the fault of a clock, not of the
+# document or the secret.
+_MAY_BE_STALE = frozenset({400, 401})
+# Not the mere name of a field: many frameworks' error bodies say when the error was ("timestamp": …).
+_TIMESTAMP = re.compile(rb"webhook-timestamp|(?<![</])time[ _-]?stamp(?![\"']\s*:)", re.IGNORECASE)
 _HAS_IT_ALREADY = frozenset({"duplicate", "already_exists"})
 # Room after the call's own limit for recording what came of it.
 _LEASE_MARGIN_SECONDS = 5.0
@@ -43,8 +48,11 @@ class Verdict(Struct, frozen=True, kw_only=True):
     retry_after_seconds: float | None = None
 
 
-def judge(outcome: Answer | NoAnswer, delivery_id: DeliveryId) -> Verdict:
-    """Decide what an attempt's outcome means; a pure function."""
+def judge(outcome: Answer | NoAnswer, delivery_id: DeliveryId, *, is_clock_off: bool = False) -> Verdict:
+    """Decide what an attempt's outcome means; a pure function.
+
+    `is_clock_off`: this process's clock was off, so the destination may have refused our timestamp alone.
+    """
     if isinstance(outcome, NoAnswer):
         kind: Kind = "dead" if outcome.is_forbidden else "pause" if outcome.is_refused else "retry"
         return Verdict(kind=kind, error_class=outcome.error_class)
@@ -53,6 +61,10 @@ def judge(outcome: Answer | NoAnswer, delivery_id: DeliveryId) -> Verdict:
         return Verdict(kind="delivered", record_id=_record_id(outcome))
     if status == 410:  # noqa: PLR2004
         return Verdict(kind="disable", error_class="gone")
+    if status in _MAY_BE_STALE and (is_clock_off or _TIMESTAMP.search(outcome.excerpt)):
+        return Verdict(
+            kind="retry", error_class="stale_timestamp", retry_after_seconds=outcome.retry_after_seconds
+        )
     if status in _AUTHORISATION:
         return Verdict(kind="pause", error_class="unauthorized" if status == 401 else "forbidden")  # noqa: PLR2004
     if status == 409 and _says_duplicate(outcome, delivery_id):  # noqa: PLR2004
@@ -78,12 +90,14 @@ class Forwarding:
         schedule_seconds: Sequence[float],
         timeout_seconds: float,
         breaker: Breaker,
+        is_clock_off: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._sender = sender
         self._clock = clock
         self._schedule_seconds = schedule_seconds
         self._breaker = breaker
+        self._is_clock_off = is_clock_off
         self._lease_seconds = timeout_seconds + _LEASE_MARGIN_SECONDS
 
     async def claim(
@@ -103,7 +117,7 @@ class Forwarding:
         except asyncio.CancelledError:
             await asyncio.shield(self._store.release_delivery(job))
             raise
-        verdict = judge(outcome, job.id)
+        verdict = judge(outcome, job.id, is_clock_off=self._is_clock_off())
         status, wait, reason = self._consequence(job, verdict)
         recorded = await record(
             lambda: self._store.record_attempt(

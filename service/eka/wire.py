@@ -49,9 +49,19 @@ class WireAnswer(Struct, frozen=True):
         return read_error_code(self.body)
 
 
-def make_http_client() -> httpx2.AsyncClient:
-    """Make the client for all vendor calls; no redirects, so that a token goes nowhere else."""
-    return httpx2.AsyncClient(verify=trusted(), timeout=TIMEOUT, limits=LIMITS, follow_redirects=False)
+def make_http_client(hear_date: Callable[[str | None], None] | None = None) -> httpx2.AsyncClient:
+    """Make the client for all vendor calls; no redirects, so that a token goes nowhere else.
+
+    `hear_date` is told the `Date` of each answer: the vendor's clock is a witness of the time.
+    """
+    client = httpx2.AsyncClient(verify=trusted(), timeout=TIMEOUT, limits=LIMITS, follow_redirects=False)
+    if hear_date is not None:
+
+        async def hear(answer: httpx2.Response) -> None:
+            hear_date(answer.headers.get("date"))
+
+        client.event_hooks = {"response": [hear]}
+    return client
 
 
 async def exchange(

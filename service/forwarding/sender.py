@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import ssl
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 
 import httpx2
 import msgspec
@@ -170,7 +170,7 @@ class HttpSender:
             excerpt = await _excerpt(answer)
             return Answer(
                 status_code=answer.status_code,
-                retry_after_seconds=read_retry_after(answer.headers.get("retry-after"), datetime.now(UTC)),
+                retry_after_seconds=read_retry_after(answer.headers.get("retry-after"), self._clock.now()),
                 location=answer.headers.get("location") if answer.is_success else None,
                 echoed_id=answer.headers.get("webhook-id"),
                 excerpt=excerpt,

@@ -52,6 +52,53 @@ def test_any_other_4xx_is_dead_at_once_with_its_reason(status):
     assert (verdict.kind, verdict.error_class) == ("dead", f"http_{status}")
 
 
+@pytest.mark.parametrize("status", [400, 401])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Message timestamp too old",
+        b'{"error": "Timestamp outside the tolerance"}',
+        b'{"code":"stale_time_stamp"}',
+        b'{"errors": {"webhook-timestamp": ["is too old"]}}',
+    ],
+)
+def test_a_refusal_of_our_timestamp_is_tried_again(status, body):
+    verdict = judge(make_answer(status, body, retry_after_seconds=9.0), ID)
+    assert (verdict.kind, verdict.error_class) == ("retry", "stale_timestamp")
+    assert verdict.retry_after_seconds == 9.0
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, "dead"), (401, "pause")])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"timestamp":"2026-11-30T00:00:00Z","status":401,"error":"Unauthorized","path":"/hooks"}',
+        b'{"timestamp" : 1796000000}',
+        b"<Map><timestamp>2026-11-30</timestamp><status>401</status></Map>",
+    ],
+)
+def test_an_error_that_says_when_it_happened_names_no_timestamp_of_ours(status, kind, body):
+    assert judge(make_answer(status, body), ID).kind == kind
+
+
+def test_while_our_clock_is_off_no_400_and_no_401_is_believed():
+    for status in (400, 401):
+        verdict = judge(make_answer(status, b"bad request"), ID, is_clock_off=True)
+        assert (verdict.kind, verdict.error_class) == ("retry", "stale_timestamp")
+    assert judge(make_answer(400, b"bad request"), ID).kind == "dead"
+    assert judge(make_answer(401, b"bad request"), ID).kind == "pause"
+    for status, kind in ((403, "pause"), (410, "disable"), (422, "dead"), (200, "delivered")):
+        assert judge(make_answer(status, b"timestamp"), ID, is_clock_off=True).kind == kind
+
+
+async def test_the_clock_is_asked_when_the_answer_is_there():
+    desk = WrittenDown(make_answer(401))
+    forwarding = forwarding_with(desk, is_clock_off=lambda: True)
+    await forwarding.forward(make_delivery_job())
+    assert (desk.recorded["status"], desk.recorded["error_class"]) == ("pending", "stale_timestamp")
+    assert desk.recorded["pause_destination"] is False
+
+
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 def test_a_redirect_is_not_followed(status):
     verdict = judge(make_answer(status, location="https://elsewhere.example/"), ID)
@@ -192,7 +239,7 @@ class WrittenDown:
         return self.outcome
 
 
-def forwarding_with(desk: WrittenDown, *schedule: float) -> Forwarding:
+def forwarding_with(desk: WrittenDown, *schedule: float, **more: Any) -> Forwarding:
     seconds = schedule or (5, 30)
     return Forwarding(
         store=desk,
@@ -201,6 +248,7 @@ def forwarding_with(desk: WrittenDown, *schedule: float) -> Forwarding:
         schedule_seconds=seconds,
         timeout_seconds=20,
         breaker=Breaker(store=desk, schedule_total_seconds=sum(seconds)),
+        **more,
     )
 
 
