@@ -83,6 +83,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     forward_timeout_seconds: float = 20.0
     allow_private_destinations: bool = False
+    max_destinations: int = 500
+    max_destination_templates: int = 100
+    max_destination_headers: int = 20
     fhir_patient_system: str = "urn:ekabridge:patient"
     fhir_encounter_system: str = "urn:ekabridge:encounter"
     chunk_max_bytes: int = 10_485_760
@@ -282,6 +285,9 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "forward_schedule_seconds": _listed(_number(float, 0, 2_592_000)),
     "forward_timeout_seconds": _number(float, 0.1, 120),
     "allow_private_destinations": _boolean,
+    "max_destinations": _number(int, 1, 10_000),
+    "max_destination_templates": _number(int, 1, 1000),
+    "max_destination_headers": _number(int, 0, 20),
     "fhir_patient_system": _system,
     "fhir_encounter_system": _system,
     "chunk_max_bytes": _number(int, 1, 104_857_600),

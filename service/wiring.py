@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import structlog
 from msgspec import Struct
 
-from service.clock import SystemClock
+from service.clock import CheckedClock, SystemClock
 from service.domain.accounts import Accounts, Credentials, VendorAccount
 from service.domain.errors import StoreUnavailable
 from service.domain.sessions import SessionLife
@@ -107,7 +107,7 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             deliveries=deliveries,
             recovery=RecoveryRows(database, keyring, deliveries),
             breaker=BreakerRows(database),
-            destinations=DestinationRows(database, keyring),
+            destinations=DestinationRows(database, keyring, max_destinations=settings.max_destinations),
             idempotency=IdempotencyRows(database, keyring, hasher, sessions),
             tokens=TokenRows(database, keyring),
             leases=LeaseRows(database),
@@ -170,12 +170,17 @@ def make_accounts(settings: Settings, rows: Rows) -> Accounts:
 
 @asynccontextmanager
 async def open_vendor(
-    settings: Settings, rows: Rows, accounts: Accounts, libraries: Libraries | None = None
+    settings: Settings,
+    rows: Rows,
+    accounts: Accounts,
+    *,
+    libraries: Libraries | None = None,
+    clock: CheckedClock | None = None,
 ) -> AsyncIterator[EkaClient]:
-    """Open the vendor's client; an upload waits for the libraries."""
+    """Open the vendor's client; an upload waits for the libraries, and the clock hears the answers' dates."""
     loaded = (libraries or Libraries()).loaded
     async with (
-        make_http_client() as http,
+        make_http_client(clock.hear_vendor if clock else None) as http,
         AudioWay(settings.eka_base_url, loaded) as audio,
         GuardedDownloads(allow_private=settings.allow_private_destinations) as downloads,
     ):

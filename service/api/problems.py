@@ -47,6 +47,7 @@ STATUS_OF_CODE = {
     "delivery_superseded": 409,
     "delivery_already_filed": 409,
     "destination_disabled": 409,
+    "too_many_destinations": 409,
     "idempotency_in_progress": 409,
     "session_erased": 410,
     "body_too_large": 413,

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from schemas.destinations import DestinationChange, DestinationCreate
 from service.api.traces import SessionTraces
+from service.clock import CheckedClock
 from service.domain.audio import AudioIntake
 from service.domain.authentication import Authentication
 from service.domain.changes import SessionChanges
@@ -47,6 +48,7 @@ class Services(Struct, frozen=True, kw_only=True):
     """Domain functions and reads, by the name a door knows them."""
 
     settings: Settings
+    clock: CheckedClock
     traces: SessionTraces
     access: AccessRows
     authentication: Authentication

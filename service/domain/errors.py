@@ -254,6 +254,12 @@ class DeliveryAlreadyFiled(CallerMistake):
     code = "delivery_already_filed"
 
 
+class TooManyDestinations(CallerMistake):
+    """The tenant has as many destinations as it may (MAX_DESTINATIONS)."""
+
+    code = "too_many_destinations"
+
+
 class DestinationDisabled(CallerMistake):
     """The destination is off: nothing is sent to it."""
 

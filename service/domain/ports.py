@@ -365,9 +365,13 @@ class DeliveryStore(Protocol):
     """Rows of deliveries and attempts."""
 
     async def claim_deliveries(
-        self, session_id: SessionId | None, limit: int, lease_seconds: float
+        self,
+        session_id: SessionId | None,
+        limit: int,
+        lease_seconds: float,
+        passed_over: Collection[str] = (),
     ) -> list[DeliveryJob]:
-        """Lease deliveries that are due."""
+        """Lease deliveries that are due, but of no tenant or group of silent destinations passed over."""
         ...
 
     async def next_slot_seconds(self) -> float | None:

@@ -319,6 +319,7 @@ class DeliveryJob(Struct, frozen=True, kw_only=True):
     format: Format = "ekabridge"
     auth: Auth | None = None
     failures: int = 0  # of calls to the destination in a row, when this one was claimed
+    hangs: int = 0  # of them, how many took long
     is_probe: bool = False  # the destination's breaker is open: this one finds out whether it is well again
     traceparent: str | None = None  # of the session's create call
 

@@ -51,19 +51,27 @@ class WireAnswer(Struct, frozen=True):
         return read_error_code(self.body)
 
 
-def make_http_client() -> httpx2.AsyncClient:
+def make_http_client(hear_date: Callable[[str | None], None] | None = None) -> httpx2.AsyncClient:
     """Make the client for all vendor calls.
 
     No redirects, so that a token goes nowhere else. No cookies: a server on premises sets its login as one,
-    and the client's jar would send one account's login with another account's calls.
+    and the client's jar would send one account's login with another account's calls. `hear_date` is told the
+    `Date` of each answer: the vendor's clock is a witness of the time.
     """
-    return httpx2.AsyncClient(
+    client = httpx2.AsyncClient(
         verify=trusted(),
         timeout=TIMEOUT,
         limits=LIMITS,
         follow_redirects=False,
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
     )
+    if hear_date is not None:
+
+        async def hear(answer: httpx2.Response) -> None:
+            hear_date(answer.headers.get("date"))
+
+        client.event_hooks = {"response": [hear]}
+    return client
 
 
 async def exchange(
