@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException
 
 from service.sandbox.answers import VendorError
 from service.sandbox.door import VendorDoor
+from service.sandbox.requests import VendorRequest
 from service.sandbox.settings import Endpoint, VendorSettings
 from service.sandbox.vendor_accounts import (
     discover,
@@ -24,15 +25,10 @@ from service.sandbox.vendor_accounts import (
     unsubscribe,
 )
 from service.sandbox.vendor_audio import upload_audio
+from service.sandbox.vendor_blobs import read_blob, upload_form, write_blob
+from service.sandbox.vendor_changes import end_session, process_template, update_session
 from service.sandbox.vendor_control import create_control_router
-from service.sandbox.vendor_sessions import (
-    VendorRequest,
-    create_session,
-    end_session,
-    get_session,
-    process_template,
-    update_session,
-)
+from service.sandbox.vendor_sessions import create_session, get_session
 from service.sandbox.vendor_state import VendorState
 from service.sandbox.vendor_stream import stream_audio
 
@@ -57,7 +53,8 @@ def create_vendor(settings: VendorSettings | None = None) -> Litestar:
         ],
         guards=[require_token],
     )
-    open_handlers = [discover, log_in, refresh_token, stream_audio]
+    storage = [read_blob, write_blob, upload_form]
+    open_handlers = [discover, log_in, refresh_token, stream_audio, *storage]
     webhooks = [
         subscribe,
         list_subscriptions,

@@ -10,10 +10,10 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
 from service.sandbox.answers import AUDIO_FORMATS, VendorError, plain_error, session_not_found
-from service.sandbox.vendor_sessions import VendorRequest, base_url, read_object, vendor_of
-from service.sandbox.vendor_state import VendorState, timestamp
+from service.sandbox.requests import VendorRequest, account_of, base_url, read_object, vendor_of
+from service.sandbox.vendor_records import timestamp
+from service.sandbox.vendor_state import VendorState
 
-_LANGUAGES = ["en", "hi", "gu", "kn", "ml", "ta", "te", "bn", "mr", "pa", "or", "as"]
 _CONNECT_PATH = "/notification/v1/connect/webhook/subscriptions"
 _PROTOCOL_PATH = "/voice/v1/webhooks"
 
@@ -32,22 +32,18 @@ def require_token(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHa
         raise session_not_found(session.session_id)
 
 
-def _account_of(request: VendorRequest) -> str:
-    account: str = request.scope["state"]["sandbox_account"]
-    return account
-
-
 @get("/voice/v1/.well-known/medscribealliance")
 async def discover(request: VendorRequest) -> Response[dict[str, Any]]:
     """Answer the discovery document, with URLs on the host that was asked (recordings)."""
-    base, style = base_url(request), vendor_of(request).settings.style
-    methods = ["chunked", "single", "stream"] if style == "hosted" else ["chunked", "single"]
+    base, settings = base_url(request), vendor_of(request).settings
+    traits = settings.traits
+    methods = ["chunked", "single", *(["stream"] if settings.is_hosted else [])]
     document = {
         "protocol": "medscribealliance",
         "protocol_version": "0.1",
         "supported_versions": ["0.1"],
         "service": {
-            "name": "Scribe Service",
+            "name": traits.service_name,
             "documentation_url": f"{base}/voice/docs",
             "support_email": "admin@example.com",
         },
@@ -74,23 +70,25 @@ async def discover(request: VendorRequest) -> Response[dict[str, Any]]:
             "storage_providers": ["aws"],
         },
         "models": [
-            _describe_model("lite", "Lite", 600, "fast", pro=False),
-            _describe_model("pro", "Professional", 3600, "standard", pro=True),
+            _describe_model("lite", "Lite", 600, "fast", traits.lite_languages),
+            _describe_model("pro", "Professional", 3600, "standard", traits.languages),
         ],
-        "languages": {"supported": _LANGUAGES, "auto_detection": False},
+        "languages": {"supported": list(traits.languages), "auto_detection": traits.auto_detection},
     }
     return Response(document, status_code=200, headers={"cache-control": "max-age=10800"})
 
 
-def _describe_model(model_id: str, name: str, seconds: int, speed: str, *, pro: bool) -> dict[str, Any]:
+def _describe_model(
+    model_id: str, name: str, seconds: int, speed: str, languages: tuple[str, ...]
+) -> dict[str, Any]:
     features = ("realtime_transcription", "speaker_diarization", "custom_templates")
     return {
         "id": model_id,
         "display_name": name,
-        "languages": _LANGUAGES,
+        "languages": list(languages),
         "max_session_duration_seconds": seconds,
         "response_speed": speed,
-        "features": dict.fromkeys(features, pro),
+        "features": dict.fromkeys(features, model_id == "pro"),
     }
 
 
@@ -117,7 +115,7 @@ async def subscribe(request: VendorRequest) -> Response[dict[str, Any]]:
     endpoint = body.get("endpoint")
     if not isinstance(endpoint, str) or not endpoint:
         raise VendorError(400, {"code": 400, "error": "endpoint is required"})
-    account = _account_of(request)
+    account = account_of(request)
     if any((each["endpoint"], each["account"]) == (endpoint, account) for each in known.values()):
         raise VendorError(400, {"code": 400, "error": "endpoint already registered"})
     subscription_id = f"sub_{secrets.token_hex(8)}"
@@ -149,7 +147,7 @@ async def register_webhook(request: VendorRequest) -> Response[dict[str, Any]]:
     url = body.get("url")
     if not isinstance(url, str) or not url:
         raise plain_error(400, "BAD_REQUEST", "Field 'body -> url': Field required")
-    account = _account_of(request)
+    account = account_of(request)
     if any((each["url"], each["account"]) == (url, account) for each in known.values()):
         raise plain_error(400, "webhook_already_registered", "Webhook URL is already registered")
     webhook_id = f"wh_{secrets.token_hex(8)}"
@@ -182,7 +180,7 @@ async def remove_webhook(request: VendorRequest, webhook_id: FromPath[str]) -> R
 
 
 def _of_account(request: VendorRequest, known: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [each for each in known.values() if each["account"] == _account_of(request)]
+    return [each for each in known.values() if each["account"] == account_of(request)]
 
 
 def _without(item: dict[str, Any], secret: str) -> dict[str, Any]:

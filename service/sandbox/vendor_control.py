@@ -16,11 +16,16 @@ from litestar.params import FromPath, FromQuery
 from service.sandbox.control_bodies import read_struct
 from service.sandbox.faults import Fault, cut_connection
 from service.sandbox.journal import Call
-from service.sandbox.processing import finish, read_audio
+from service.sandbox.notes import read_audio
+from service.sandbox.processing import finish
+from service.sandbox.requests import VendorRequest, read_object, vendor_of
 from service.sandbox.settings import Outcome, Shape, SignatureHeader, Signing, VendorSettings, merge_settings
-from service.sandbox.vendor_sessions import VendorRequest, read_object, vendor_of
-from service.sandbox.vendor_state import Chunk, Recording, Session, VendorState, timestamp
+from service.sandbox.vendor_records import FAILED, PENDING, Chunk, Recording, Session, timestamp
+from service.sandbox.vendor_state import VendorState
 from service.sandbox.vendor_webhooks import Target, name_event, open_client, post_event, write_event
+
+# The witness has its own words for what each character spells differently.
+_STATUS_WORDS = {PENDING: "pending", FAILED: "failed"}
 
 
 class Finish(msgspec.Struct, forbid_unknown_fields=True):
@@ -165,7 +170,7 @@ async def witness_session(request: VendorRequest, session_id: FromPath[str]) -> 
         "damaged": session.damaged,
         "files": [_view_chunk(chunk) for chunk in session.ordered_chunks()],
         "audio": audio.view(),
-        "transcript": session.transcript,
+        "transcript": session.transcript.content or "",
         "end_calls": len(session.end_bodies),
         "end_counts": session.end_bodies,
         "runs": session.runs,
@@ -175,7 +180,7 @@ async def witness_session(request: VendorRequest, session_id: FromPath[str]) -> 
             {
                 "document_id": each.document_id,
                 "template_id": each.template_id,
-                "status": each.status,
+                "status": _STATUS_WORDS.get(each.status, each.status),
                 "current": each.current,
             }
             for each in session.documents

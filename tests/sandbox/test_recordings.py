@@ -94,7 +94,7 @@ async def test_the_onprem_style_answers_as_recorded(bench, exchange):
     if exchange["label"] in OTHER_LOGIN:
         assert exchange["request"]["path"] == "/connect-auth/v1/login"
         return
-    await bench.settle(style="onprem")
+    await bench.settle(character="onprem-2026-08")
     answer = await replay(bench, exchange)
     real, ours = exchange["response"]["body"]["json"], answer.json()
     assert answer.status_code == exchange["response"]["status"], ours
