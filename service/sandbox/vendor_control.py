@@ -14,6 +14,7 @@ from litestar.exceptions import ClientException, NotFoundException
 from litestar.params import FromPath, FromQuery
 
 from service.sandbox.control_bodies import read_struct
+from service.sandbox.control_states import set_document, set_session
 from service.sandbox.faults import Fault, cut_connection
 from service.sandbox.journal import Call
 from service.sandbox.notes import read_audio
@@ -57,9 +58,10 @@ class SendWebhook(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ExpireTokens(msgspec.Struct, forbid_unknown_fields=True):
-    """Whether the long-lived tokens expire too."""
+    """Whether the long-lived tokens expire too; `refresh_seconds` instead ages spent refresh tokens."""
 
     static: bool = False
+    refresh_seconds: float | None = None
 
 
 class StreamFrame(msgspec.Struct, forbid_unknown_fields=True):
@@ -250,7 +252,11 @@ async def send_webhooks(request: VendorRequest) -> dict[str, Any]:
 async def expire_tokens(request: VendorRequest) -> dict[str, int]:
     """Expire every access token; the static ones only with `{"static": true}`."""
     data = await read_struct(request, ExpireTokens)
-    return {"expired": vendor_of(request).tokens.expire(static=data.static)}
+    tokens = vendor_of(request).tokens
+    if data.refresh_seconds is not None:
+        tokens.age_refresh_tokens(data.refresh_seconds)
+        return {"expired": 0}
+    return {"expired": tokens.expire(static=data.static)}
 
 
 @post("/reset", status_code=204)
@@ -294,6 +300,8 @@ def create_control_router() -> Router:
         list_sessions,
         witness_session,
         finish_session,
+        set_document,
+        set_session,
         send_to_stream,
         list_deliveries,
         send_webhooks,
