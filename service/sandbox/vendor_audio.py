@@ -18,6 +18,7 @@ from service.sandbox.answers import (
 from service.sandbox.requests import VendorRequest, usable_session, vendor_of
 from service.sandbox.vendor_records import TERMINAL, Chunk, Recording, Session, measure_chunk
 from service.sandbox.vendor_state import VendorState
+from service.sandbox.vendor_webhooks import announce_event
 
 _FILE_NAME = re.compile(r"^\S+_(\d+)\.([A-Za-z0-9]+)$")
 # The type that the on-prem server complains of when it found none (facts-2, Upload).
@@ -44,6 +45,10 @@ async def upload_audio(
         await _refuse_noise(session, recording)
         # The server cuts such a recording into files of its own.
         extension = "m4a"
+    if not session.chunks:
+        announce_event(vendor, session, "scribe.session.update")
+    if not session.chunks:
+        announce_event(vendor, session, "scribe.session.update")
     keep_recording(session, number, extension, content_type, file_name, recording)
     answer = {"session_id": session_id, "success": True, "original_filename": file_name}
     return Response(answer, status_code=200)

@@ -47,13 +47,13 @@ async def write_blob(
     file_name: FromPath[str],
     expires: FromQuery[str] = "",
     token: FromQuery[str] = "",
-) -> Response[None]:
+) -> Response[str]:
     """Store the content of a document; its status and its path stay as they are (facts-2)."""
     path = f"{day}/{session_id}/documents/{file_name}"
     session, document = _find(vendor_of(request), path, expires, token)
     document.content = (await request.body()).decode("utf-8", "replace")
     session.announce_change()
-    return Response(None, status_code=200)
+    return Response("", status_code=200, media_type="text/plain")
 
 
 def _find(vendor: VendorState, path: str, expires: str, token: str) -> tuple[Session, Document]:

@@ -173,6 +173,7 @@ async def witness_session(request: VendorRequest, session_id: FromPath[str]) -> 
         "files": [_view_chunk(chunk) for chunk in session.ordered_chunks()],
         "audio": audio.view(),
         "transcript": session.transcript.content or "",
+        "transcript_document": session.transcript.document_id,
         "end_calls": len(session.end_bodies),
         "end_counts": session.end_bodies,
         "runs": session.runs,

@@ -19,7 +19,8 @@ _PATH = "/voice/api/v1/template"
 async def list_templates(request: VendorRequest) -> Response[dict[str, Any]]:
     """List the templates that were made here, and the default one."""
     vendor = vendor_of(request)
-    items = [_view(vendor, each) for each in vendor.templates.values() if not each.archived]
+    newest_first = reversed(vendor.templates.values())
+    items = [_view(vendor, each) for each in newest_first if not each.archived]
     return Response({"items": items}, status_code=200)
 
 
