@@ -6,17 +6,10 @@ import time
 from typing import Any
 
 from tests.sandbox.likeness import compare
-from tests.sandbox.replay_steps import before, dictated, opened, process
-from tests.sandbox.replaying import (
-    AUGUST,
-    EXCHANGES,
-    FIRST,
-    JULY,
-    PATIENCE_SECONDS,
-    Conversation,
-    Exchange,
-    session_in,
-)
+from tests.sandbox.recordings import AUGUST, EXCHANGES, FIRST, JULY, Exchange, session_in
+from tests.sandbox.replay_others import process
+from tests.sandbox.replay_steps import before, dictated, opened
+from tests.sandbox.replaying import PATIENCE_SECONDS, Conversation
 
 USER = {"username": "lab", "password": "a-long-password"}
 LOGIN, REFRESH = "/connect-auth/v1/login", "/connect-auth/v1/refresh"

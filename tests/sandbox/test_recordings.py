@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
-import tests.sandbox.replay_logins  # noqa: F401 - its steps are registered by its import
+# Their steps are registered as they are imported.
+import tests.sandbox.replay_changes
+import tests.sandbox.replay_logins
+import tests.sandbox.replay_others  # noqa: F401
 from tests.sandbox.conftest import Bench
+from tests.sandbox.recordings import AUGUST, EXCHANGES, JULY, group_of
 from tests.sandbox.replay_steps import STEPS, TEMPLATES
-from tests.sandbox.replaying import AUGUST, EXCHANGES, JULY, Conversation, group_of
+from tests.sandbox.replaying import Conversation
 
 _STREAM = "an event stream of the vendor's web client, which no caller of ours uses"
 UNANSWERED: dict[tuple[str, str], str] = {
