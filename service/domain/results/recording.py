@@ -70,25 +70,38 @@ class Fetched(Struct, frozen=True, kw_only=True):
 
 async def record_answer(unit: SettleUnit, job: FetchJob, result: VendorResult, clock: Clock) -> Fetched:
     """Record an answer about a session that was ended; nothing when the call's lease is lost."""
+    documents = _of_template(result, job.template_id)
+    if job.template_id != UNFILTERED and result.state in verdicts.OVER and is_good(documents):
+        return await _record_good(unit, job, result, documents, clock)
     if not await unit.holds(job):
         return Fetched(outcome="lease_lost")
     if job.template_id != UNFILTERED:
-        return await _record_filtered(unit, job, result, clock)
+        return await _record_doubtful(unit, job, result, documents, clock)
     if job.is_over:
         return await _record_look(unit, job, result, clock)
     return await _record_unfiltered(unit, job, result, clock)
 
 
-async def _record_filtered(unit: SettleUnit, job: FetchJob, result: VendorResult, clock: Clock) -> Fetched:
-    documents = _of_template(result, job.template_id)
+async def _record_good(
+    unit: SettleUnit, job: FetchJob, result: VendorResult, documents: Sequence[VendorDocument], clock: Clock
+) -> Fetched:
+    """Record a template's documents, all of them successes with content."""
+    if not await unit.settle_fetch(job, result.state):
+        return Fetched(outcome="lease_lost")
+    await unit.record_result(result)
+    await _store_good(unit, documents)
+    if result.state == "partial":
+        await unit.request_unfiltered(at_once=True)
+    return Fetched(outcome="settled", has_events=await conclude(unit, clock))
+
+
+async def _record_doubtful(
+    unit: SettleUnit, job: FetchJob, result: VendorResult, documents: Sequence[VendorDocument], clock: Clock
+) -> Fetched:
+    """Record a filtered answer that is no plain success, and have the unfiltered call made."""
     if result.state in verdicts.OVER:
         await unit.record_result(result)
         await _store_good(unit, documents)
-        if is_good(documents):
-            await unit.settle_fetch(job, result.state)
-            if result.state == "partial":
-                await unit.request_unfiltered(at_once=True)
-            return Fetched(outcome="settled", has_events=await conclude(unit, clock))
     verdict = judge_filtered(result.state, documents)
     if verdict is not None or job.verdict in {"failed", "absent"}:
         # "Still being made" takes back what the filtered answer had said, not what the unfiltered one says.
@@ -138,7 +151,9 @@ async def _still_undecided(
     """Have the unfiltered call made again by schedule, at the latest when a verdict is confirmed."""
     if job.ended_seconds_ago >= GIVE_UP_PENDING_SECONDS and job.attempts >= GIVE_UP_AFTER_TRIES:
         return await give_up(unit, job, clock)
-    is_shown = result.state == "partial" and unit.status == "processing"
+    # A session is shown as partial while the vendor makes more, but not while a verdict is doubted: whoever
+    # reads "partial" takes what is there for all that will come.
+    is_shown = result.state == "partial" and unit.status == "processing" and not confirmed_in_seconds
     if is_shown and await unit.document_statuses():
         await unit.show_partial()
     chance = clock.chance()
