@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -113,10 +114,14 @@ class Forwarding:
     async def forward(self, job: DeliveryJob) -> None:
         """Make one attempt at a leased delivery and record it."""
         try:
-            outcome = await self._sender.send(job)
+            outcome = await self._sender.send(job, partial(self._store.may_leave, job))
         except asyncio.CancelledError:
             await asyncio.shield(self._store.release_delivery(job))
             raise
+        if isinstance(outcome, NoAnswer) and outcome.is_withheld:
+            await record(partial(self._store.withdraw_delivery, job), self._clock)
+            log.info("delivery_withheld", delivery_id=job.id, session_id=job.session_id)
+            return
         verdict = judge(outcome, job.id, is_clock_off=self._is_clock_off())
         status, wait, reason = self._consequence(job, verdict)
         recorded = await record(

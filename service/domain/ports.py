@@ -1,6 +1,6 @@
 """What the rules need from the rest of the house; eka, store, forwarding and jobs provide it."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
@@ -353,6 +353,14 @@ class DeliveryStore(Protocol):
         """Seconds until a rate lets go of what is due; None when nothing waits for one."""
         ...
 
+    async def may_leave(self, job: DeliveryJob) -> bool:
+        """Whether it is still to be sent: its session was not erased, nobody confirmed it or took it over."""
+        ...
+
+    async def withdraw_delivery(self, job: DeliveryJob) -> None:
+        """It did not leave after all, and must not count as an attempt."""
+        ...
+
     async def release_delivery(self, job: DeliveryJob) -> None:
         """Its worker stops before the answer came: another one sends it at once."""
         ...
@@ -377,8 +385,12 @@ class DeliveryStore(Protocol):
 class Sender(Protocol):
     """Makes the call to a destination."""
 
-    async def send(self, job: DeliveryJob) -> Answer | NoAnswer:
-        """POST the body, signed; every failure comes back as a NoAnswer with its stage."""
+    async def send(self, job: DeliveryJob, may_leave: Callable[[], Awaitable[bool]]) -> Answer | NoAnswer:
+        """POST the body, signed; every failure comes back as a NoAnswer with its stage.
+
+        `may_leave` is asked when everything is ready and nothing of the request has left; without its consent
+        nothing does.
+        """
         ...
 
 
