@@ -46,6 +46,7 @@ from service.domain.creation import SessionDesk
 from service.domain.further import FurtherDocuments
 from service.domain.rates import LocalRates, Policy
 from service.domain.reading import ReadTrail
+from service.domain.results.refreshing import Refreshing
 from service.domain.revocations import Revocations
 from service.domain.streams import Streams
 from service.domain.watch import ChangeWatch
@@ -205,6 +206,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                     limits=discovery,
                 ),
                 further=FurtherDocuments(store=rows.further, vendor=vendor, clock=SystemClock()),
+                refreshing=Refreshing(store=rows.refreshing, nudges=nudges),
                 watch=watch,
                 timeline_watch=timeline_watch,
                 webhooks=WebhookIntake(store=rows.webhooks, nudges=nudges),

@@ -34,6 +34,7 @@ from service.domain.ids import KeyId, TenantId
 from service.key_commands import encryption
 from service.ledger_commands import audit, ledger, tenant_retention
 from service.logs import configure_logs
+from service.session_commands import session
 from service.settings import DATABASE, SERVICE, WORKER
 from service.webhook_commands import webhook
 
@@ -235,6 +236,7 @@ destination.add_command(destination_recover)
 destination.add_command(destination_test)
 cli.add_command(destination)
 cli.add_command(delivery)
+cli.add_command(session)
 
 
 def _check_keys() -> None:
@@ -267,12 +269,19 @@ def doctor() -> None:
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8090, show_default=True, type=click.IntRange(1, 65535))
-def sandbox(host: str, port: int) -> None:
+@click.option(
+    "--character",
+    default="hosted",
+    show_default=True,
+    type=click.Choice(["hosted", "onprem-2026-07", "onprem-2026-08"]),
+    help="Which of the vendor's servers it is.",
+)
+def sandbox(host: str, port: int, character: str) -> None:
     """Run a stand-in EkaScribe on loopback, for development and tests."""
     from service.sandbox.serving import run_sandbox  # noqa: PLC0415 - production never loads the sandbox
 
     try:
-        run_sandbox(host, port)
+        run_sandbox(host, port, character)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
 

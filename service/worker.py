@@ -18,11 +18,11 @@ from service.api.worker_health import WorkerHealth, create_worker_app
 from service.clock import CheckedClock
 from service.domain.breaker import Breaker
 from service.domain.errors import StoreUnavailable
-from service.domain.fetching import Fetching
 from service.domain.fhir import FhirSystems
 from service.domain.forwarding import Forwarding
 from service.domain.ids import UNFILTERED, Account, SessionId
 from service.domain.records import DeliveryJob, FetchJob, OwedCall
+from service.domain.results.fetching import Fetching
 from service.domain.sessions import OWED_LEASE_SECONDS
 from service.forwarding.guard import GuardedBackend
 from service.forwarding.patience import silent_holders, silent_holders_of_tenant

@@ -16,6 +16,7 @@ from service.domain.further import FurtherDocuments
 from service.domain.ids import Account
 from service.domain.rates import LocalRates
 from service.domain.reading import ReadTrail
+from service.domain.results.refreshing import Refreshing
 from service.domain.revocations import Revocations
 from service.domain.sessions import SessionLife
 from service.domain.streams import Streams
@@ -61,6 +62,7 @@ class Services(Struct, frozen=True, kw_only=True):
     views: SessionViews
     changes: SessionChanges
     further: FurtherDocuments
+    refreshing: Refreshing
     watch: ChangeWatch
     timeline_watch: ChangeWatch
     webhooks: WebhookIntake

@@ -25,12 +25,19 @@ class VendorError(Exception):
         self.body = body
 
 
-def transaction_error(status: int, code: str, message: str, session_id: str) -> VendorError:
-    """Make the envelope with `txn_id` and `b_id`, for errors about one session."""
+def transaction_error(
+    status: int, code: str, message: str, session_id: str, *, business_id: str = BUSINESS_ID
+) -> VendorError:
+    """Make the envelope with `txn_id` and `b_id`; in errors of the documents API `txn_id` is any id."""
     error = {"code": code, "message": message, "display_message": message}
     return VendorError(
-        status, {"status": "failed", "error": error, "txn_id": session_id, "b_id": BUSINESS_ID}
+        status, {"status": "failed", "error": error, "txn_id": session_id, "b_id": business_id}
     )
+
+
+def not_found() -> VendorError:
+    """404 for a path that the server does not have."""
+    return VendorError(404, {"detail": "Not Found"})
 
 
 def plain_error(status: int, code: str, message: str, details: dict[str, Any] | None = None) -> VendorError:

@@ -11,6 +11,10 @@ from service.sandbox.journal import Call
 from service.sandbox.vendor_state import VendorState
 
 CONTROL_PREFIX = "/_control"
+_VARY = (
+    b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers, "
+    b"Access-Control-Request-Private-Network"
+)
 
 
 @dataclass
@@ -50,6 +54,22 @@ class _WatchedSend:
         await self.inner(message)
 
 
+async def _answer_preflight(scope: Scope, _: Receive, send: Send) -> None:
+    """Allow every origin, with credentials, as the on-prem servers do (recordings)."""
+    asked = dict(scope["headers"])
+    headers = [
+        (b"vary", _VARY),
+        (b"access-control-allow-methods", b"GET, POST, PUT, OPTIONS, PATCH, DELETE"),
+        (b"access-control-max-age", b"86400"),
+        (b"access-control-allow-credentials", b"true"),
+        (b"access-control-allow-origin", asked.get(b"origin", b"")),
+        (b"access-control-allow-headers", asked.get(b"access-control-request-headers", b"")),
+        (b"content-type", b"text/plain; charset=utf-8"),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"OK", "more_body": False})
+
+
 @dataclass
 class VendorDoor:
     """ASGI middleware around the vendor that writes the journal and plays the faults, control calls aside."""
@@ -65,6 +85,8 @@ class VendorDoor:
         call = self.vendor.journal.open(scope)
         fault = self.vendor.faults.pick(call.method, call.path, call.query)
         app, started = self.app, time.perf_counter()
+        if call.method == "OPTIONS" and not self.vendor.settings.is_hosted:
+            app = _answer_preflight
         scope["state"] = {**(scope.get("state") or {}), "sandbox_receive": receive}
         if fault is not None:
             call.fault = f"{fault.mode}/{fault.when}"

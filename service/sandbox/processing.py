@@ -1,73 +1,66 @@
-"""What happens between End Session and the results: transcript, documents, and how a session ends."""
+"""What happens between End Session and the results: the transcript, the documents, and how a session ends."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import secrets
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from service.sandbox.audio import webm_seconds
+from service.sandbox.notes import AudioFacts, read_audio, write_note
 from service.sandbox.settings import Outcome
-from service.sandbox.vendor_state import Chunk, Document, Session, VendorState
-from service.sandbox.vendor_webhooks import announce_outcome
+from service.sandbox.vendor_records import (
+    FAILED,
+    GOOD,
+    LLM_FAILURE,
+    PARTIAL_SUCCESS,
+    PENDING,
+    POOR_AUDIO,
+    Document,
+    Session,
+    SessionStatus,
+)
+from service.sandbox.vendor_state import VendorState
+from service.sandbox.vendor_webhooks import announce_document, announce_event, announce_outcome
 
-
-@dataclass(frozen=True)
-class AudioFacts:
-    """What was truly received, in sequence order; `sha256` is of all bytes joined."""
-
-    files: int
-    seconds: float | None
-    size: int
-    sha256: str
-    lines: tuple[str, ...]
-
-    def view(self) -> dict[str, Any]:
-        """Write the `audio` object of every document."""
-        return {"files": self.files, "seconds": self.seconds, "bytes": self.size, "sha256": self.sha256}
-
-    def transcript(self) -> str:
-        """Write a transcript that a test can check against what it sent."""
-        noun = "file" if self.files == 1 else "files"
-        head = f"Received {self.files} audio {noun}, {_spell(self.seconds)}, sha256 {self.sha256}."
-        return "\n".join((head, *self.lines))
-
-
-def read_audio(session: Session) -> AudioFacts:
-    """Read back and measure the first copy of every chunk (facts, Audio: the first bytes are transcribed)."""
-    chunks = session.ordered_chunks()
-    digest, webm, slices = hashlib.sha256(), bytearray(), 0
-    known: list[float | None] = []
-    for chunk in chunks:
-        data = chunk.first.path.read_bytes()
-        digest.update(data)
-        if chunk.extension == "webm":
-            webm += data
-            slices += 1
-        else:
-            known.append(chunk.first.seconds)
-    if slices:
-        known.append(webm_seconds(bytes(webm)))
-    total = sum(seconds for seconds in known if seconds is not None)
-    return AudioFacts(
-        files=len(chunks),
-        seconds=None if None in known else round(total, 6),
-        size=sum(chunk.first.size for chunk in chunks),
-        sha256=digest.hexdigest(),
-        lines=tuple(_describe(chunk) for chunk in chunks),
-    )
+ODD_STATUS = "some_new_status"
+DocumentOutcome = Literal[
+    "good", "failing", "partial_success", "empty", "late", "slow", "twice", "odd", "presigned"
+]
+# The beginning of a template's id decides what becomes of its document, whatever the settings say.
+PREFIXES: dict[str, DocumentOutcome] = {
+    "fail": "failing",
+    "partial": "partial_success",
+    "empty": "empty",
+    "late": "late",
+    "slow": "slow",
+    "twice": "twice",
+    "odd": "odd",
+    "presigned": "presigned",
+}
+# What a session's outcome means for the last of its documents.
+_LAST_DOCUMENT: dict[Outcome, DocumentOutcome] = {
+    "partial": "failing",
+    "partial_success": "partial_success",
+    "empty": "empty",
+    "late": "late",
+    "slow": "slow",
+    "twice": "twice",
+    "odd": "odd",
+    "presigned": "presigned",
+}
 
 
 def start_processing(vendor: VendorState, session: Session) -> None:
     """Queue one run, as every End Session does, however many came before."""
     session.committed = True
-    if session.status == "cancelled":
+    session.ended_at = session.ended_at or time.time()
+    if session.user_status == "cancelled":
+        session.cancelled_at_end = True
         return
-    session.status = "processing"
+    session.user_status, session.status = "commit", "processing"
+    session.endless = _chosen(vendor, session) == "never"
     session.announce_change()
+    announce_event(vendor, session, "scribe.session.end")
     vendor.spawn(_process(vendor, session), session)
 
 
@@ -76,57 +69,168 @@ async def finish(vendor: VendorState, session: Session, outcome: Outcome) -> Non
     if outcome == "never":
         return
     session.runs += 1
-    session.committed = True
+    session.committed, session.user_status, session.endless = True, "commit", False
+    session.ended_at = session.ended_at or time.time()
     if outcome == "expired":
         session.status, session.completed_at = "expired", time.time()
+        session.announce_change()
+        announce_outcome(vendor, session)
+    elif outcome == "stt_failed" or (outcome == "failed" and vendor.settings.is_august):
+        vendor.spawn(_fail_later(vendor, session), session)
+    elif outcome == "failed":
+        for document in session.every_document():
+            document.fail()
+        settle(vendor, session)
     else:
         facts = await asyncio.to_thread(read_audio, session)
         _write_results(vendor, session, facts, outcome)
+
+
+def settle(vendor: VendorState, session: Session) -> None:
+    """Judge a session by its documents once none is pending; wakes pollers, sends webhooks."""
+    before, after = session.status, _judge(vendor, session)
     session.announce_change()
-    announce_outcome(vendor, session)
+    if after is None:
+        return
+    session.status, session.processing_status = after, "success" if after != "failed" else "request_failure"
+    if before not in {after, "completed"}:
+        session.completed_at, session.completed_shown = time.time(), False
+    is_news = before in {"initialized", "processing"} or (before, after) == ("partial", "completed")
+    if is_news or vendor.settings.webhook_on_document:
+        announce_outcome(vendor, session)
 
 
 def add_document(vendor: VendorState, session: Session, template_id: str) -> Document:
-    """Queue one more document of a finished session, or the same one anew, as the settings say."""
+    """Queue one more document of a session, or the same one anew, as the settings say."""
     known = [each for each in session.documents if each.current and each.template_id == template_id]
     if known and vendor.settings.rerun_reuses_document:
         document = known[-1]
-        document.status = "pending"
+        document.status = PENDING
     else:
-        document = Document(template_id, secrets.token_hex(12), "pending")
+        document = Document(template_id, name=vendor.name_of(template_id))
         session.documents.append(document)
     document.runs = max((each.runs for each in known), default=0) + 1
     vendor.spawn(_extract_later(vendor, session, document, vendor.settings.processing_seconds), session)
     return document
 
 
+def does_not_exist(template_id: str) -> bool:
+    """Whether the template is one that the stand-in does not have."""
+    return template_id.startswith(("no_such", "no-such"))
+
+
 async def _process(vendor: VendorState, session: Session) -> None:
-    settings = vendor.settings
-    await asyncio.sleep(settings.damage_seconds if session.damaged else settings.processing_seconds)
-    chosen = settings.outcomes.get(session.session_id, settings.outcome)
-    await finish(vendor, session, "partial" if session.damaged else chosen)
+    await asyncio.sleep(vendor.settings.processing_seconds)
+    await finish(vendor, session, _chosen(vendor, session))
+
+
+def _chosen(vendor: VendorState, session: Session) -> Outcome:
+    return vendor.settings.outcomes.get(session.session_id, vendor.settings.outcome)
+
+
+async def _fail_later(vendor: VendorState, session: Session) -> None:
+    # Get Session counts the seconds itself; this is for pollers, webhooks and the witness.
+    session.announce_change()
+    await asyncio.sleep(vendor.settings.stt_fail_seconds)
+    session.status = "failed"
+    session.announce_change()
+    announce_outcome(vendor, session)
 
 
 def _write_results(vendor: VendorState, session: Session, facts: AudioFacts, outcome: Outcome) -> None:
-    session.completed_at, session.completed_shown = time.time(), False
-    for document in session.documents:
-        document.current = False
-    if outcome == "failed":
-        session.status = "failed"
-        return
-    session.transcript = facts.transcript()
-    made = [_extract(session, facts, template_id) for template_id in session.templates]
-    if outcome == "partial" and made and all(document.status == "success" for document in made):
-        made[-1].status, made[-1].data = "failed", None
-    for document in made:
-        if document.template_id.startswith("slow"):
-            document.status = "pending"
-            delay = vendor.settings.slow_template_seconds
-            vendor.spawn(_extract_later(vendor, session, document, delay), session)
+    settings = vendor.settings
+    silent = outcome == "silent" or (not settings.is_hosted and not session.chunks)
+    if not session.damaged:
+        session.transcript.write("" if silent else facts.transcript())
+        announce_event(vendor, session, "scribe.session.transcript.completed", transcript_status="success")
+    else:
+        vendor.spawn(_settle_later(vendor, session, settings.damage_seconds), session)
+    documents = _documents_to_make(vendor, session)
+    last = _LAST_DOCUMENT.get(outcome)
+    if outcome == "partial" and any(_by_prefix(each.template_id) == "failing" for each in documents):
+        last = None
+    if outcome == "partial" and not documents and not session.damaged:
+        session.transcript.status = PARTIAL_SUCCESS
+    for document in documents:
+        if silent:
+            if not settings.is_august:
+                document.fail(LLM_FAILURE)
+            continue
+        default: DocumentOutcome = last if last and document is documents[-1] else "good"
+        _make(vendor, session, document, facts, _by_prefix(document.template_id) or default)
+    settle(vendor, session)
+
+
+def _documents_to_make(vendor: VendorState, session: Session) -> list[Document]:
+    """Choose what End Session makes: on-prem what create asked for, in place, hosted anew each time."""
+    settings = vendor.settings
+    requested = [each for each in session.documents if each.requested and each.current and not each.deleted]
+    if not settings.is_hosted:
+        never = session.flavour or session.templates_patched
+        return [] if never or (settings.is_august and not settings.makes_documents) else requested
+    if session.runs > 1:
+        for document in session.documents:
+            document.current = False
+        requested = new_documents(vendor, session, session.templates)
+    return requested
+
+
+def new_documents(vendor: VendorState, session: Session, template_ids: list[str]) -> list[Document]:
+    """Add a pending document for each of these templates, as Create Session does."""
+    now = time.time()
+    made = [
+        Document(
+            each,
+            name=vendor.name_of(each),
+            requested=True,
+            has_path=not vendor.settings.is_august,
+            created_at=now,
+        )
+        for each in template_ids
+    ]
     session.documents.extend(made)
-    failed = any(document.status == "failed" for document in made)
-    waits = vendor.settings.partial_while_pending and any(document.status == "pending" for document in made)
-    session.status = "partial" if failed or waits or outcome == "partial" else "completed"
+    return made
+
+
+def _by_prefix(template_id: str) -> DocumentOutcome | None:
+    found = (outcome for prefix, outcome in PREFIXES.items() if template_id.startswith(prefix))
+    return next(found, None)
+
+
+def _make(
+    vendor: VendorState, session: Session, document: Document, facts: AudioFacts, outcome: DocumentOutcome
+) -> None:
+    if outcome == "slow":
+        delay = vendor.settings.slow_template_seconds
+        document.status = PENDING
+        vendor.spawn(_extract_later(vendor, session, document, delay), session)
+        return
+    _fill(vendor, session, document, facts, outcome)
+    if outcome == "twice":
+        second = Document(document.template_id, name=document.name)
+        second.write(_revise(document, 2))
+        session.documents.append(second)
+        announce_document(vendor, session, second)
+    announce_document(vendor, session, document)
+
+
+def _fill(
+    vendor: VendorState, session: Session, document: Document, facts: AudioFacts, outcome: DocumentOutcome
+) -> None:
+    document.errors, document.warnings = [], []
+    if outcome == "failing":
+        document.fail(LLM_FAILURE)
+        return
+    document.write(write_note(session, facts, document.template_id))
+    if outcome == "partial_success":
+        document.status, document.warnings = PARTIAL_SUCCESS, [POOR_AUDIO]
+    elif outcome == "empty":
+        document.content = None
+    elif outcome == "late":
+        document.shown_at = time.time() + vendor.settings.late_content_seconds
+    elif outcome == "odd":
+        document.status = ODD_STATUS
+    document.by_address = outcome == "presigned"
 
 
 async def _extract_later(
@@ -134,53 +238,39 @@ async def _extract_later(
 ) -> None:
     await asyncio.sleep(delay_seconds)
     facts = await asyncio.to_thread(read_audio, session)
-    ready = _extract(session, facts, document.template_id)
-    document.data, document.status = ready.data, ready.status
-    if vendor.settings.rerun_changes and document.runs > 1 and document.data is not None:
-        document.data["revision"] = document.runs
-    is_whole = all(each.status == "success" for each in session.documents if each.current)
-    if vendor.settings.partial_while_pending and session.status == "partial" and is_whole:
-        session.status = "completed"
-        session.announce_change()
-        announce_outcome(vendor, session)
-        return
-    session.announce_change()
-    if vendor.settings.webhook_on_document:
-        announce_outcome(vendor, session)
+    outcome = _by_prefix(document.template_id) or "good"
+    refused = does_not_exist(document.template_id) or not session.committed
+    _fill(vendor, session, document, facts, "failing" if refused else outcome)
+    if vendor.settings.rerun_changes and document.runs > 1 and document.status == GOOD:
+        document.write(_revise(document, document.runs))
+    announce_document(vendor, session, document)
+    settle(vendor, session)
 
 
-def _extract(session: Session, facts: AudioFacts, template_id: str) -> Document:
-    document_id = secrets.token_hex(12)
-    if template_id.startswith("fail"):
-        return Document(template_id, document_id, "failed")
-    return Document(template_id, document_id, "success", _write_note(session, facts, template_id))
+async def _settle_later(vendor: VendorState, session: Session, delay_seconds: float) -> None:
+    await asyncio.sleep(delay_seconds)
+    settle(vendor, session)
 
 
-def _write_note(session: Session, facts: AudioFacts, template_id: str) -> dict[str, Any]:
-    complaint, plan = "Cough and fever for three days", "Fluids, rest, review in three days"
-    medicine = {"name": "Paracetamol 650 mg", "frequency": "1-1-1", "duration_days": 3}
-    if template_id.startswith("clinical_notes"):
-        note: dict[str, Any] = {
-            "subjective": complaint,
-            "objective": "Temperature 38.4 °C, chest clear",
-            "assessment": "Acute bronchitis",
-            "plan": plan,
-        }
-    else:
-        note = {
-            "chief_complaint": complaint,
-            "vitals": {"temperature_celsius": 38.4, "pulse_per_minute": 92},
-            "diagnosis": ["Acute bronchitis"],
-            "medications": [medicine],
-            "advice": plan,
-        }
-    return {**note, "mode": session.session_mode, "patient": session.patient, "audio": facts.view()}
+def _revise(document: Document, revision: int) -> object:
+    content = document.read()
+    return {**content, "revision": revision} if isinstance(content, dict) else f"{content}\n\n({revision})"
 
 
-def _describe(chunk: Chunk) -> str:
-    copy = chunk.first
-    return f"{chunk.name}: {copy.size} bytes, {_spell(copy.seconds)}, sha256 {copy.sha256}"
+def _judge(vendor: VendorState, session: Session) -> SessionStatus | None:
+    """Say how the session ended, None while something is pending that the vendor waits for."""
+    documents = [each for each in session.documents if each.current and not each.deleted]
+    statuses = [each.status for each in documents]
+    transcript = session.transcript.status
+    if transcript == PENDING and not _damage_is_over(vendor, session):
+        return None
+    if PENDING in statuses:
+        return "partial" if vendor.settings.partial_while_pending else None
+    if transcript == FAILED and all(status == FAILED for status in statuses):
+        return "failed"
+    return "completed" if transcript == GOOD and all(status == GOOD for status in statuses) else "partial"
 
 
-def _spell(seconds: float | None) -> str:
-    return "unknown length" if seconds is None else f"{seconds:.2f} seconds"
+def _damage_is_over(vendor: VendorState, session: Session) -> bool:
+    ended_at = session.ended_at or time.time()
+    return session.damaged and time.time() >= ended_at + vendor.settings.damage_seconds

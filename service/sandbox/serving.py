@@ -9,14 +9,16 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import click
+import msgspec
 import uvicorn
 
-from service.sandbox.vendor import create_vendor
+from service.sandbox.vendor import VendorSettings, create_vendor
 
 _GRACE_SECONDS = 1
 _USAGE = """\
 ekabridge sandbox: a stand-in EkaScribe at {url}
-  token          Authorization: Bearer sandbox-token   (or log in as sandbox / sandbox-secret)
+  token          Authorization: Bearer sandbox-token   (or log in as sandbox / sandbox-secret,
+                 with --character onprem-2026-08 as sandbox / sandbox-password)
   settings       curl {url}/_control/settings
   change one     curl -X PATCH {url}/_control/settings -d '{{"processing_seconds": 5}}'
   add a fault    curl -X POST {url}/_control/faults -d '{{"path_regex": "/end$", "status": 503, "times": 2}}'
@@ -93,22 +95,23 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run_sandbox(host: str = "127.0.0.1", port: int = 8090) -> None:
-    """Serve the stand-in vendor until SIGINT or SIGTERM.
+def run_sandbox(host: str = "127.0.0.1", port: int = 8090, character: str = "hosted") -> None:
+    """Serve the stand-in vendor, as one of its three servers, until SIGINT or SIGTERM.
 
     Raises `ValueError` for an address that is not loopback, since the control API has no authorization, and
     `OSError` when the port is taken.
     """
     if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
         raise ValueError("the sandbox listens on loopback addresses only")
-    asyncio.run(_serve_sandbox("127.0.0.1" if host == "localhost" else host, port))
+    settings = msgspec.convert({"character": character}, VendorSettings)
+    asyncio.run(_serve_sandbox("127.0.0.1" if host == "localhost" else host, port, settings))
 
 
-async def _serve_sandbox(host: str, port: int) -> None:
+async def _serve_sandbox(host: str, port: int, settings: VendorSettings) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    async with serve_app(create_vendor(), host, port) as url:
+    async with serve_app(create_vendor(settings), host, port) as url:
         click.echo(_USAGE.format(url=url))
         await stopped.wait()

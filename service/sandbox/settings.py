@@ -4,8 +4,24 @@ from typing import Literal
 
 import msgspec
 
-Style = Literal["hosted", "onprem"]
-Outcome = Literal["completed", "partial", "failed", "expired", "never"]
+from service.sandbox.characters import CHARACTERS, Character, CharacterName
+
+Outcome = Literal[
+    "completed",
+    "partial",
+    "failed",
+    "expired",
+    "never",
+    "stt_failed",
+    "silent",
+    "partial_success",
+    "empty",
+    "late",
+    "slow",
+    "twice",
+    "odd",
+    "presigned",
+]
 Shape = Literal["nested", "flat", "flat-event-type", "v2", "protocol"]
 Signing = Literal["raw", "compact", "compact-ascii", "wrong", "none"]
 SignatureHeader = Literal["Eka-Webhook-Signature", "X-MSA-Signature"]
@@ -25,28 +41,37 @@ class Endpoint(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class VendorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How the stand-in vendor behaves; every field can be changed while it runs.
 
-    `style` "hosted" follows the seeds, "onprem" the recordings of the vendor's on-prem server. Durations are
-    seconds, sizes bytes. `transcript_with_filter` None means: as the style does (hosted yes, on-prem no).
+    `character` "hosted" follows the seeds and the public documentation, the two others the recordings of the
+    vendor's on-prem servers. Durations are seconds, sizes bytes.
+    `transcript_with_filter` None means: as the character does (hosted yes, on-prem no).
     `stream_base_url` is where streams live if not here.
-    Each of `clients` is an account of its own; `token_accounts` maps static tokens to one of them.
-    `outcomes` maps session ids to an outcome and wins over `outcome`. Template ids starting with "fail" fail,
-    with "slow" become ready `slow_template_seconds` after their session, with "no_such" do not exist.
+    Each of `clients` is an account of its own; `token_accounts` maps static tokens to one of them. `users`
+    log in with a password to "onprem-2026-08" and share one account.
+    `outcomes` maps session ids to an outcome and wins over `outcome`; the beginning of a template id wins
+    over both for its document (`processing.PREFIXES`). Templates starting with "no_such" do not exist.
+    `makes_documents` false is what the server of August 2026 really does: requested documents stay pending.
     """
 
-    style: Style = "hosted"
+    character: CharacterName = "hosted"
     clients: dict[str, str] = msgspec.field(default_factory=lambda: {"sandbox": "sandbox-secret"})
+    users: dict[str, str] = msgspec.field(default_factory=lambda: {"sandbox": "sandbox-password"})
     static_tokens: list[str] = msgspec.field(default_factory=lambda: ["sandbox-token"])
     token_accounts: dict[str, str] = msgspec.field(default_factory=dict)
     access_token_seconds: int = 1800
+    user_token_seconds: int = 900
     refresh_token_seconds: int = 2_592_000
+    refresh_reuse_seconds: float = 60.0
 
     require_language_hint: bool = True
     chunk_max_bytes: int | None = None
     session_seconds: float = 3600.0
     answer_410: bool = True
 
+    makes_documents: bool = True
     processing_seconds: float = 0.2
     slow_template_seconds: float = 1.0
+    late_content_seconds: float = 5.0
+    stt_fail_seconds: float = 120.0
     damage_seconds: float = 120.0
     long_poll_seconds: float = 0.0
     outcome: Outcome = "completed"
@@ -73,10 +98,30 @@ class VendorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     webhook_on_document: bool = False
 
     @property
+    def traits(self) -> Character:
+        """The words and lists of the chosen character."""
+        return CHARACTERS[self.character]
+
+    @property
+    def is_hosted(self) -> bool:
+        """Whether the published documentation decides, rather than a recording."""
+        return self.character == "hosted"
+
+    @property
+    def is_july(self) -> bool:
+        """Whether the on-prem server of July 2026 decides."""
+        return self.character == "onprem-2026-07"
+
+    @property
+    def is_august(self) -> bool:
+        """Whether the on-prem server of August 2026 decides."""
+        return self.character == "onprem-2026-08"
+
+    @property
     def filtered_answers_carry_transcript(self) -> bool:
         """Whether Get Session with a `template_id` repeats the transcript (facts, Sessions)."""
         if self.transcript_with_filter is None:
-            return self.style == "hosted"
+            return self.is_hosted
         return self.transcript_with_filter
 
 

@@ -15,17 +15,16 @@ from service.sandbox.answers import (
     unexpected_error,
     unsupported_audio,
 )
-from service.sandbox.vendor_sessions import VendorRequest, usable_session, vendor_of
-from service.sandbox.vendor_state import (
-    TERMINAL,
-    Chunk,
-    Recording,
-    Session,
-    VendorState,
-    measure_chunk,
-)
+from service.sandbox.requests import VendorRequest, usable_session, vendor_of
+from service.sandbox.vendor_records import TERMINAL, Chunk, Recording, Session, measure_chunk
+from service.sandbox.vendor_state import VendorState
+from service.sandbox.vendor_webhooks import announce_event
 
-_FILE_NAME = re.compile(r"^.+_(\d+)\.([A-Za-z0-9]+)$")
+_FILE_NAME = re.compile(r"^\S+_(\d+)\.([A-Za-z0-9]+)$")
+# The type that the on-prem server complains of when it found none (facts-2, Upload).
+_NEVER_SENT = "audio/webm"
+_SHORTEST_RECORDING = 64
+_FIRST_BYTES = (b"ID3", b"OggS", b"\xff")
 _FORMAT_OF_EXTENSION = {extension: name for name, extension in reversed(AUDIO_FORMATS.items())}
 
 
@@ -42,6 +41,14 @@ async def upload_audio(
     except VendorError:
         await _drain_body(request)
         raise
+    if session.upload_type == "single" and not vendor.settings.is_hosted:
+        await _refuse_noise(session, recording)
+        # The server cuts such a recording into files of its own.
+        extension = "m4a"
+    if not session.chunks:
+        announce_event(vendor, session, "scribe.session.update")
+    if not session.chunks:
+        announce_event(vendor, session, "scribe.session.update")
     keep_recording(session, number, extension, content_type, file_name, recording)
     answer = {"session_id": session_id, "success": True, "original_filename": file_name}
     return Response(answer, status_code=200)
@@ -66,21 +73,39 @@ def _check_upload(
 ) -> tuple[Session, int, str, str]:
     session = usable_session(vendor, session_id)
     _refuse_ended(vendor, session)
-    content_type = request.headers.get("content-type", "")
-    if not content_type:
-        content_type = _FORMAT_OF_EXTENSION.get(file_name.rpartition(".")[2], "")
+    content_type = _read_type(vendor, request.headers.get("content-type", ""), file_name)
     if content_type not in AUDIO_FORMATS:
         raise unsupported_audio(content_type)
+    if session.upload_type == "single" and not vendor.settings.is_hosted:
+        return session, len(session.chunks) + 1, file_name.rpartition(".")[2], content_type
     parsed = _FILE_NAME.match(file_name)
     if parsed is None:
         raise unexpected_error(session_id)
     return session, int(parsed.group(1)), parsed.group(2), content_type
 
 
+async def _refuse_noise(session: Session, recording: Recording) -> None:
+    """Answer 500 to a `single` recording that is no audio; a chunk is never looked at (facts-2, Upload)."""
+    data = await asyncio.to_thread(recording.path.read_bytes)
+    known = data.startswith(_FIRST_BYTES) or data[4:8] == b"ftyp"
+    if recording.seconds is None and not (known and recording.size >= _SHORTEST_RECORDING):
+        raise unexpected_error(session.session_id)
+
+
+def _read_type(vendor: VendorState, sent: str, file_name: str) -> str:
+    """Say which type counts: on-prem one that is no audio at all is replaced by the extension's (facts-2)."""
+    sent = sent.strip()
+    is_audio = sent.lower().startswith("audio/")
+    if sent and (is_audio or vendor.settings.is_hosted):
+        return sent
+    by_extension = _FORMAT_OF_EXTENSION.get(file_name.rpartition(".")[2].lower(), "")
+    return by_extension or ("" if vendor.settings.is_hosted else _NEVER_SENT)
+
+
 def _refuse_ended(vendor: VendorState, session: Session) -> None:
-    if session.status in TERMINAL and vendor.settings.style == "hosted":
+    if session.status in TERMINAL and vendor.settings.is_hosted:
         raise plain_error(400, "session_completed", "Session processing has finished, cannot upload audio")
-    if session.committed or session.is_expired():
+    if session.committed or (vendor.settings.is_hosted and session.is_expired()):
         raise plain_error(400, "session_ended", "Session has ended, cannot upload audio")
 
 

@@ -14,13 +14,19 @@ from litestar.exceptions import ClientException, NotFoundException
 from litestar.params import FromPath, FromQuery
 
 from service.sandbox.control_bodies import read_struct
+from service.sandbox.control_states import set_document, set_session
+from service.sandbox.control_webhooks import list_deliveries, send_webhooks
 from service.sandbox.faults import Fault, cut_connection
 from service.sandbox.journal import Call
-from service.sandbox.processing import finish, read_audio
-from service.sandbox.settings import Outcome, Shape, SignatureHeader, Signing, VendorSettings, merge_settings
-from service.sandbox.vendor_sessions import VendorRequest, read_object, vendor_of
-from service.sandbox.vendor_state import Chunk, Recording, Session, VendorState, timestamp
-from service.sandbox.vendor_webhooks import Target, name_event, open_client, post_event, write_event
+from service.sandbox.notes import read_audio
+from service.sandbox.processing import finish
+from service.sandbox.requests import VendorRequest, read_object, vendor_of
+from service.sandbox.settings import Outcome, VendorSettings, merge_settings
+from service.sandbox.vendor_records import FAILED, PENDING, Chunk, Recording, Session, timestamp
+from service.sandbox.vendor_state import VendorState
+
+# The witness has its own words for what each character spells differently.
+_STATUS_WORDS = {PENDING: "pending", FAILED: "failed"}
 
 
 class Finish(msgspec.Struct, forbid_unknown_fields=True):
@@ -29,32 +35,11 @@ class Finish(msgspec.Struct, forbid_unknown_fields=True):
     outcome: Outcome = "completed"
 
 
-class SendWebhook(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Webhooks to send now, `copies` of them at once.
-
-    `event` defaults to completed in the shape's own spelling; `timestamp` (Unix seconds) and `sign` make
-    stale and wrong signatures; `body` replaces the event's JSON by these characters.
-    """
-
-    url: str
-    session_id: str
-    secret: str | None = None
-    shape: Shape = "v2"
-    event: str | None = None
-    data: dict[str, Any] = {}
-    copies: int = 1
-    header: SignatureHeader = "Eka-Webhook-Signature"
-    headers: dict[str, str] = {}
-    timestamp: int | None = None
-    sign: Signing = "raw"
-    body: str | None = None
-    timeout_seconds: float = 30.0
-
-
 class ExpireTokens(msgspec.Struct, forbid_unknown_fields=True):
-    """Whether the long-lived tokens expire too."""
+    """Whether the long-lived tokens expire too; `refresh_seconds` instead ages spent refresh tokens."""
 
     static: bool = False
+    refresh_seconds: float | None = None
 
 
 class StreamFrame(msgspec.Struct, forbid_unknown_fields=True):
@@ -165,7 +150,8 @@ async def witness_session(request: VendorRequest, session_id: FromPath[str]) -> 
         "damaged": session.damaged,
         "files": [_view_chunk(chunk) for chunk in session.ordered_chunks()],
         "audio": audio.view(),
-        "transcript": session.transcript,
+        "transcript": session.transcript.content or "",
+        "transcript_document": session.transcript.document_id,
         "end_calls": len(session.end_bodies),
         "end_counts": session.end_bodies,
         "runs": session.runs,
@@ -175,7 +161,7 @@ async def witness_session(request: VendorRequest, session_id: FromPath[str]) -> 
             {
                 "document_id": each.document_id,
                 "template_id": each.template_id,
-                "status": each.status,
+                "status": _STATUS_WORDS.get(each.status, each.status),
                 "current": each.current,
             }
             for each in session.documents
@@ -212,40 +198,15 @@ async def send_to_stream(request: VendorRequest, session_id: FromPath[str]) -> d
     return {"sockets": len(sockets)}
 
 
-@get("/webhooks")
-async def list_deliveries(
-    request: VendorRequest, session_id: FromQuery[str | None] = None
-) -> list[dict[str, Any]]:
-    """List the webhooks that were sent by themselves, and what was answered."""
-    deliveries = vendor_of(request).deliveries
-    return [each for each in deliveries if session_id in {None, each["session_id"]}]
-
-
-@post("/webhooks/send", status_code=200)
-async def send_webhooks(request: VendorRequest) -> dict[str, Any]:
-    """Send webhooks at once and answer what the receiver said to each."""
-    data = await read_struct(request, SendWebhook)
-    target = Target(
-        data.url,
-        data.secret,
-        data.shape,
-        data.header,
-        data.sign,
-        at=data.timestamp,
-        extra_headers=data.headers,
-    )
-    name = data.event or name_event(data.shape, "completed")
-    event = write_event(data.shape, name, data.session_id, data.data or {"status": "completed"})
-    async with open_client(data.timeout_seconds) as client:
-        sends = (post_event(client, target, event, data.body) for _ in range(data.copies))
-        return {"answers": await asyncio.gather(*sends)}
-
-
 @post("/tokens/expire", status_code=200)
 async def expire_tokens(request: VendorRequest) -> dict[str, int]:
     """Expire every access token; the static ones only with `{"static": true}`."""
     data = await read_struct(request, ExpireTokens)
-    return {"expired": vendor_of(request).tokens.expire(static=data.static)}
+    tokens = vendor_of(request).tokens
+    if data.refresh_seconds is not None:
+        tokens.age_refresh_tokens(data.refresh_seconds)
+        return {"expired": 0}
+    return {"expired": tokens.expire(static=data.static)}
 
 
 @post("/reset", status_code=204)
@@ -289,6 +250,8 @@ def create_control_router() -> Router:
         list_sessions,
         witness_session,
         finish_session,
+        set_document,
+        set_session,
         send_to_stream,
         list_deliveries,
         send_webhooks,

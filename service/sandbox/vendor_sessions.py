@@ -1,3 +1,5 @@
+"""Create Session and Get Session."""
+
 from __future__ import annotations
 
 import asyncio
@@ -6,165 +8,163 @@ import secrets
 import time
 from typing import Any
 
-import msgspec
-from litestar import Request, Response, get, patch, post
-from litestar.datastructures import State
+from litestar import Response, get, post
 from litestar.params import FromPath, FromQuery
 
-from service.sandbox.answers import VendorError, field_error, plain_error, transaction_error, unexpected_error
-from service.sandbox.processing import add_document, start_processing
-from service.sandbox.settings import VendorSettings
-from service.sandbox.vendor_state import TERMINAL, Session, StreamLog, VendorState, timestamp
-from service.sandbox.views import list_audio, view_patient, view_session
+from service.sandbox.answers import field_error, transaction_error, unexpected_error
+from service.sandbox.processing import new_documents
+from service.sandbox.requests import (
+    VendorRequest,
+    account_of,
+    base_url,
+    check_choice,
+    check_strings,
+    check_template_exists,
+    read_object,
+    usable_session,
+    user_of,
+    vendor_of,
+    wants_form,
+)
+from service.sandbox.vendor_records import Document, Session, StreamLog, timestamp
+from service.sandbox.vendor_state import VendorState
+from service.sandbox.vendor_webhooks import announce_event
+from service.sandbox.view_parts import view_patient, view_upload_url
+from service.sandbox.views import Viewer
 
-VendorRequest = Request[Any, Any, State]
-
-_UPLOAD_TYPES = ("chunked", "single", "stream")
-_PROTOCOLS = ("http", "websocket", "rpc")
-
-
-def vendor_of(request: VendorRequest) -> VendorState:
-    """Find the state behind this request's app."""
-    vendor: VendorState = request.app.state.vendor
-    return vendor
-
-
-def base_url(request: VendorRequest) -> str:
-    """Scheme and host as the client spelled them, without a trailing slash."""
-    return str(request.base_url).rstrip("/")
-
-
-async def read_object(request: VendorRequest) -> dict[str, Any]:
-    """Decode the request's JSON object, {} for an empty body; raises `VendorError` 400 for anything else."""
-    body = await request.body()
-    try:
-        return msgspec.json.decode(body, type=dict[str, Any]) if body else {}
-    except msgspec.MsgspecError as error:
-        raise plain_error(400, "BAD_REQUEST", "Field 'body': Input should be a valid JSON object") from error
-
-
-def usable_session(vendor: VendorState, session_id: str) -> Session:
-    """Find the session; `VendorError` 404 when unknown, 500 after a PATCH of `additional_data` (facts)."""
-    session = vendor.session(session_id)
-    if session.broken:
-        raise unexpected_error(session_id)
-    return session
+UPLOAD_TYPES = ("chunked", "single", "stream")
+MODELS = ("pro", "lite")
+MODES = ("consultation", "dictation", "bdic_2025")
+_PROTOCOLS = ("websocket", "http", "rpc")
+_SHORTEST_ID, _LONGEST_ID = 16, 32
+_POLL_STEP_SECONDS = 0.5
 
 
 @post("/voice/v1/sessions")
 async def create_session(request: VendorRequest) -> Response[dict[str, Any]]:
     """Create Session (seed 000)."""
     vendor = vendor_of(request)
-    body = await read_object(request)
-    wants_form = request.query_params.get("version") == "v2" or "flavour" in request.headers
+    body = await read_object(request, required=not vendor.settings.is_hosted)
+    form = wants_form(request)
     session_id = body.get("session_id") or f"ses_{secrets.token_hex(10)}"
     request.scope["state"]["sandbox_session_id"] = session_id
-    _check_create(vendor.settings, body, session_id, wants_form=wants_form)
+    _check_create(vendor, body, session_id, wants_form=form)
     known = vendor.sessions.get(session_id)
     if known is not None:
         known.damaged = True
         known.creates += 1
         raise transaction_error(409, "txn_already_initialized", "Transaction already initialized", session_id)
-    session = _open_session(vendor, body, session_id, base_url(request))
-    session.account = request.scope["state"]["sandbox_account"]
-    echoed = view_patient(vendor.settings, session)
+    session = _open_session(vendor, request, body, session_id)
+    announce_event(vendor, session, "scribe.session.init")
+    if not vendor.settings.is_hosted and session.stream is not None:
+        raise unexpected_error(session_id)
     view: dict[str, Any] = {
         "session_id": session_id,
         "status": "created",
         "created_at": timestamp(session.created_at),
         "expires_at": timestamp(session.expires_at),
-        "upload_url": _form_upload(session, base_url(request)) if wants_form else session.upload_url,
-        **echoed,
+        "upload_url": view_upload_url(session, form=form),
+        **view_patient(vendor.settings, session),
     }
-    if vendor.settings.style == "onprem":
-        view["storage_provider"] = "aws" if wants_form else None
-        view["session_details"] = body.get("session_details")
+    if not vendor.settings.is_hosted:
+        view["storage_provider"] = "aws" if isinstance(view["upload_url"], dict) else None
     return Response(view, status_code=201)
 
 
-def _check_create(
-    settings: VendorSettings, body: dict[str, Any], session_id: Any, *, wants_form: bool
-) -> None:
-    if body.get("upload_type") not in _UPLOAD_TYPES:
-        raise field_error("upload_type", "Input should be 'chunked', 'single' or 'stream'")
-    protocol = body.get("communication_protocol")
-    if protocol not in _PROTOCOLS and not (wants_form and protocol is None):
-        raise field_error("communication_protocol", "Input should be 'websocket', 'http' or 'rpc'")
-    check_templates(body.get("templates"))
-    if not isinstance(session_id, str) or not 16 <= len(session_id) <= 32:
-        raise field_error("session_id", "String should have 16 to 32 characters")
-    if settings.require_language_hint and not body.get("language_hint"):
+def _check_create(vendor: VendorState, body: dict[str, Any], session_id: Any, *, wants_form: bool) -> None:
+    settings = vendor.settings
+    if "upload_type" not in body and not settings.is_hosted:
+        raise field_error("upload_type", "Field required")
+    check_choice({"upload_type": body.get("upload_type")}, "upload_type", UPLOAD_TYPES)
+    if settings.is_hosted:
+        needed = not wants_form or body.get("communication_protocol") is not None
+        protocol = {"communication_protocol": body.get("communication_protocol") or ""}
+        check_choice(protocol if needed else {}, "communication_protocol", _PROTOCOLS)
+    else:
+        check_choice(body, "communication_protocol", _PROTOCOLS)
+        check_choice(body, "model", MODELS)
+        check_choice(body, "session_mode", MODES)
+        if not isinstance(body.get("additional_data") or {}, dict):
+            raise field_error("additional_data", "Input should be a valid dictionary")
+    check_strings(body, "templates", most=2)
+    check_strings(body, "language_hint")
+    if not isinstance(session_id, str) or len(session_id) < _SHORTEST_ID:
+        raise field_error("session_id", f"String should have at least {_SHORTEST_ID} characters")
+    if len(session_id) > _LONGEST_ID:
+        raise field_error("session_id", f"String should have at most {_LONGEST_ID} characters")
+    _check_languages(vendor, body.get("language_hint") or [], session_id)
+    for template_id in body.get("templates") or []:
+        check_template_exists(vendor, template_id)
+
+
+def _check_languages(vendor: VendorState, hints: list[str], session_id: str) -> None:
+    """Refuse a create without one language that the server knows; July takes any (facts-2, Create)."""
+    settings = vendor.settings
+    if settings.is_july:
+        return
+    known = hints
+    if settings.is_august:
+        known = [each for each in hints if each.partition("-")[0] in settings.traits.languages]
+    if settings.require_language_hint and not known:
         message = "language_hint is required on session create; supported languages: en, hi, en-hi"
         raise transaction_error(400, "bad_request", message, session_id)
-    for template_id in body.get("templates") or []:
-        check_template_exists(template_id)
-    if settings.style == "onprem" and body["upload_type"] == "stream":
-        raise unexpected_error(session_id)
 
 
-def check_templates(templates: Any) -> None:
-    """Refuse what is not a list of at most two strings."""
-    if templates is None:
-        return
-    if not isinstance(templates, list) or not all(isinstance(each, str) for each in templates):
-        raise field_error("templates", "Input should be a valid list")
-    if len(templates) > 2:
-        raise field_error(
-            "templates", f"List should have at most 2 items after validation, not {len(templates)}"
-        )
-
-
-def check_template_exists(template_id: str) -> None:
-    """Refuse template ids that start with "no_such"."""
-    if template_id.startswith("no_such"):
-        raise transaction_error(400, "bad_request", f"Template '{template_id}' is not available", "")
-
-
-def _open_session(vendor: VendorState, body: dict[str, Any], session_id: str, base: str) -> Session:
-    now = time.time()
+def _open_session(
+    vendor: VendorState, request: VendorRequest, body: dict[str, Any], session_id: str
+) -> Session:
+    now, base, settings = time.time(), base_url(request), vendor.settings
     stream = StreamLog(f"str_{secrets.token_hex(12)}") if body["upload_type"] == "stream" else None
-    url = f"{base}/voice/v1/sessions/{session_id}/audio"
-    if stream is not None:
-        vendor.streams[stream.stream_id] = session_id
-        host = vendor.settings.stream_base_url or re.sub("^http", "ws", base)
-        url = f"{host}/voice/v1/stream/sessions/{stream.stream_id}/audio"
     templates = body.get("templates") or []
     protocol = {
         "version": "0.1",
         "upload_type": body["upload_type"],
-        "communication_protocol": body.get("communication_protocol", "http"),
+        "communication_protocol": body.get("communication_protocol") or "http",
         "requested_templates": templates,
     }
     session = Session(
         session_id=session_id,
         upload_type=body["upload_type"],
-        upload_url=url,
+        base_url=base,
+        upload_url=_choose_upload_url(vendor, base, session_id, stream),
         templates=list(templates),
-        model=body.get("model") or "lite",
-        session_mode=body.get("session_mode") or "dictation",
+        model=body.get("model") or ("lite" if settings.is_hosted else "pro"),
+        session_mode=body.get("session_mode") or ("dictation" if settings.is_hosted else "consultation"),
         languages=list(body.get("language_hint") or []),
-        patient=body.get("patient_details") or body.get("session_details"),
+        patient=_choose_patient(vendor, body),
         additional_data={**(body.get("additional_data") or {}), "_protocol": protocol},
         created_at=now,
-        expires_at=now + vendor.settings.session_seconds,
+        expires_at=now + settings.session_seconds,
+        transcript=Document("transcript", name="transcript", kind="transcript", created_at=now),
         stream=stream,
+        account=account_of(request),
+        owner=user_of(request),
+        flavour="" if settings.is_hosted else request.headers.get("flavour", ""),
     )
+    if not (session.flavour and settings.is_august):
+        new_documents(vendor, session, list(templates))
     vendor.sessions[session_id] = session
+    if stream is not None and settings.is_hosted:
+        vendor.streams[stream.stream_id] = session_id
     return session
 
 
-def _form_upload(session: Session, base: str) -> dict[str, Any]:
-    folder = f"{timestamp(session.created_at)[2:10].replace('-', '')}/{session.session_id}"
-    fields = {
-        "key": f"{folder}/${{filename}}",
-        "x-scribe-prefix": folder,
-        "x-scribe-expires": str(int(session.expires_at)),
-        "x-scribe-token": secrets.token_hex(16),
-        "x-amz-meta-bid": "onprem-workspace",
-        "x-amz-meta-txnid": session.session_id,
-    }
-    upload = {"url": f"{base}/voice/v1/blob-upload/voice-records", "fields": fields}
-    return {"uploadData": upload, "folderPath": f"{folder}/", "txn_id": session.session_id}
+def _choose_upload_url(vendor: VendorState, base: str, session_id: str, stream: StreamLog | None) -> str:
+    address = f"{base}/voice/v1/sessions/{session_id}/audio"
+    if stream is None or vendor.settings.is_august:
+        return address
+    host = vendor.settings.stream_base_url or re.sub("^http", "ws", base)
+    if vendor.settings.is_july:
+        return f"{host}/voice/v1/sessions/{session_id}/audio/stream"
+    return f"{host}/voice/v1/stream/sessions/{stream.stream_id}/audio"
+
+
+def _choose_patient(vendor: VendorState, body: dict[str, Any]) -> dict[str, Any] | None:
+    """Take the field that the character knows; on-prem the other is dropped without a word (facts-2)."""
+    patient: dict[str, Any] | None = body.get(vendor.settings.traits.patient_field)
+    if vendor.settings.is_hosted:
+        return patient or body.get("session_details")
+    return patient
 
 
 @get("/voice/v1/sessions/{session_id:str}")
@@ -174,84 +174,22 @@ async def get_session(
     template_id: FromQuery[str | None] = None,
     document_id: FromQuery[str | None] = None,
 ) -> Response[dict[str, Any]]:
-    """Get Session (seed 001); after the end it holds a 202 for up to `long_poll_seconds`."""
+    """Get Session (seed 001); it holds a 202 for up to `long_poll_seconds`, unless nothing was ended yet.
+
+    A filtered 202 is held even before the end (facts-2, Get Session).
+    """
     vendor = vendor_of(request)
     session = usable_session(vendor, session_id)
     session.gets[f"document:{document_id}" if document_id else template_id or ""] += 1
     deadline = time.monotonic() + vendor.settings.long_poll_seconds
+    viewer = Viewer(vendor.settings, session, wants_form(request))
     while True:
         changed = session.changed
-        status, view = view_session(vendor.settings, session, template_id, document_id)
+        view = viewer.view(template_id, document_id)
         left = deadline - time.monotonic()
-        if status != 202 or left <= 0 or not session.committed:
-            return Response(view, status_code=status)
+        if not view.waits or left <= 0:
+            return Response(view.body, status_code=view.status)
         try:
-            await asyncio.wait_for(changed.wait(), left)
+            await asyncio.wait_for(changed.wait(), min(left, _POLL_STEP_SECONDS))
         except TimeoutError:
             continue
-
-
-@patch("/voice/v1/sessions/{session_id:str}")
-async def update_session(request: VendorRequest, session_id: FromPath[str]) -> Response[dict[str, Any]]:
-    """PATCH of a session (facts, Sessions); cancelling stops its processing."""
-    vendor = vendor_of(request)
-    session = usable_session(vendor, session_id)
-    body = await read_object(request)
-    if session.committed and ("session_mode" in body or "model" in body):
-        message = "mode and model can only be updated before the session is committed"
-        raise transaction_error(409, "session_already_committed", message, session_id)
-    check_templates(body.get("templates"))
-    session.patient = body.get("session_details") or body.get("patient_details") or session.patient
-    session.templates = list(body.get("templates", session.templates))
-    session.languages = list(body.get("language_hint", session.languages))
-    session.session_mode = body.get("session_mode", session.session_mode)
-    session.model = body.get("model", session.model)
-    session.broken = "additional_data" in body
-    if "cancelled" in {body.get("user_status"), body.get("processing_status")}:
-        for task in list(session.tasks):
-            task.cancel()
-        session.status, session.committed = "cancelled", True
-        session.announce_change()
-    answer = {"session_id": session_id, "status": "success", "message": "Session updated successfully"}
-    return Response(answer, status_code=200)
-
-
-@post("/voice/v1/sessions/{session_id:str}/end")
-async def end_session(request: VendorRequest, session_id: FromPath[str]) -> Response[dict[str, Any]]:
-    """End Session (seed 003) without a guard: every call answers 202 and processes again (facts, End)."""
-    vendor = vendor_of(request)
-    session = usable_session(vendor, session_id)
-    body = await read_object(request)
-    sent = body.get("audio_files_sent")
-    if not isinstance(sent, int) or isinstance(sent, bool):
-        raise field_error("audio_files_sent", "Input should be a valid integer" if sent else "Field required")
-    if sent < 0:
-        raise field_error("audio_files_sent", "Input should be greater than or equal to 0")
-    if session.is_expired():
-        raise VendorError(410, view_session(vendor.settings, session, None, None)[1])
-    session.end_bodies.append(sent)
-    start_processing(vendor, session)
-    files = list_audio(vendor.settings, session, ordered=True)
-    answer = {
-        "session_id": session_id,
-        "status": "processing",
-        "message": "Session ended. Processing started.",
-        "audio_files_received": len(files),
-        "audio_files": files,
-    }
-    return Response(answer, status_code=202)
-
-
-@post("/voice/v1/sessions/{session_id:str}/process/template/{template_id:str}")
-async def process_template(
-    request: VendorRequest, session_id: FromPath[str], template_id: FromPath[str]
-) -> Response[dict[str, Any]]:
-    """Another document of a finished session (facts, Sessions)."""
-    vendor = vendor_of(request)
-    session = usable_session(vendor, session_id)
-    check_template_exists(template_id)
-    if session.status not in TERMINAL:
-        raise transaction_error(409, "session_not_processed", "Session is not processed yet", session_id)
-    document = add_document(vendor, session, template_id)
-    answer = {"session_id": session_id, "status": "processing", "document_id": document.document_id}
-    return Response(answer, status_code=202)

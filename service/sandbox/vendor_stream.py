@@ -14,7 +14,8 @@ from litestar.params import FromPath
 
 from service.sandbox.audio import PCM_BYTES_PER_SAMPLE, pcm_seconds
 from service.sandbox.vendor_audio import keep_recording
-from service.sandbox.vendor_state import Recording, Session, StreamLog, VendorState
+from service.sandbox.vendor_records import Recording, Session, StreamLog
+from service.sandbox.vendor_state import VendorState
 
 _PIECE_SECONDS = 20
 _UNKNOWN_STREAM = 4404

@@ -12,8 +12,10 @@ from typing import Any, get_args
 
 import httpx2
 
+from service.sandbox.answers import BUSINESS_ID
 from service.sandbox.settings import Shape, SignatureHeader, Signing
-from service.sandbox.vendor_state import Session, VendorState, timestamp
+from service.sandbox.vendor_records import PENDING, Document, Session, timestamp
+from service.sandbox.vendor_state import VendorState
 
 _BUSINESS_ID, _SERVICE = "b_sandbox", "v2rx"
 SHAPES: tuple[str, ...] = get_args(Shape)
@@ -118,12 +120,57 @@ def announce_outcome(vendor: VendorState, session: Session) -> None:
     """Send the webhooks of a session's ending in the background, if there are receivers.
 
     Connect shapes know only "completed" unless `webhook_all_outcomes`: the vendor publishes no other event.
+    On premises July sends its one completion, also for a partial session, and August nothing at all.
     """
-    if not vendor.settings.webhooks_enabled:
+    settings = vendor.settings
+    if not settings.is_hosted:
+        if session.status in {"completed", "partial"}:
+            announce_event(vendor, session, name_event("nested", "completed"))
+        return
+    if not settings.webhooks_enabled:
         return
     for target in _find_targets(vendor, session):
         for _ in range(vendor.settings.webhook_copies):
-            vendor.spawn(_deliver(vendor, session, target, session.status))
+            name = name_event(target.shape, session.status)
+            event = write_event(target.shape, name, session.session_id, {"status": session.status})
+            vendor.spawn(_deliver(vendor, session, target, session.status, event))
+
+
+def announce_event(vendor: VendorState, session: Session, event: str, **data: object) -> None:
+    """Send one of the events that the on-prem server of July has; the other characters have none of them."""
+    settings = vendor.settings
+    if not settings.webhooks_enabled or not settings.is_july:
+        return
+    about = {} if event == name_event("nested", "completed") else {"session_id": session.session_id, **data}
+    now = int(time.time())
+    payload = {"service": _SERVICE, "event": event, "event_time": now, "transaction_id": session.session_id}
+    body = {
+        "business_id": BUSINESS_ID,
+        "client_id": settings.traits.client_id,
+        "service_id": _SERVICE,
+        "event_id": event,
+        "payload": {**payload, "data": about},
+    }
+    header, signing = settings.webhook_header, settings.webhook_sign
+    for each in settings.webhook_endpoints:
+        target = Target(each.url, each.secret, "nested", header, signing)
+        for _ in range(settings.webhook_copies):
+            vendor.spawn(_deliver(vendor, session, target, event, body))
+
+
+def announce_document(vendor: VendorState, session: Session, document: Document) -> None:
+    """Tell July's receivers of a document that was made; of one that failed it says nothing."""
+    if document.status in {PENDING, "failure"}:
+        return
+    announce_event(
+        vendor,
+        session,
+        "scribe.session.document.generated",
+        document_id=document.document_id,
+        template_id=document.template_id,
+        status=document.status,
+        source="background_agent",
+    )
 
 
 def _find_targets(vendor: VendorState, session: Session) -> list[Target]:
@@ -149,11 +196,10 @@ def _wants(names: object, event: str) -> bool:
     return not isinstance(names, list) or not names or event in names or "*" in names
 
 
-async def _deliver(vendor: VendorState, session: Session, target: Target, outcome: str) -> None:
+async def _deliver(
+    vendor: VendorState, session: Session, target: Target, outcome: str, event: dict[str, Any]
+) -> None:
     await asyncio.sleep(vendor.settings.webhook_delay_seconds)
-    event = write_event(
-        target.shape, name_event(target.shape, outcome), session.session_id, {"status": outcome}
-    )
     started = time.time()
     async with open_client(vendor.settings.webhook_timeout_seconds) as client:
         answer = await post_event(client, target, event)

@@ -1,160 +1,234 @@
-"""Get Session's bodies, in the seeds' style ("hosted") and the on-prem server's."""
+"""Get Session: a filtered answer speaks of its document, an unfiltered one of the session (facts-2)."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import Any
 
 from service.sandbox.answers import transaction_error
 from service.sandbox.settings import VendorSettings
-from service.sandbox.vendor_state import TERMINAL, Document, Session, timestamp
+from service.sandbox.vendor_records import (
+    DECIDED,
+    FAILED,
+    GOOD,
+    PENDING,
+    Document,
+    Session,
+    timestamp,
+)
+from service.sandbox.view_parts import list_audio, view_entry, view_patient, view_times, view_upload_url
 
 TRANSCRIPT_FILTER = "transcript"
 
 
-def view_patient(settings: VendorSettings, session: Session) -> dict[str, Any]:
-    """`patient_details` when there are any (seeds), or `session_details`, null without (recordings)."""
-    if settings.style == "onprem":
-        return {"session_details": session.patient}
-    return {} if session.patient is None else {"patient_details": session.patient}
+@dataclass(frozen=True)
+class View:
+    """One answer; `waits` says that the long poll goes on, and this is what it ends with."""
+
+    status: int
+    body: dict[str, Any]
+    waits: bool = False
 
 
-def list_audio(settings: VendorSettings, session: Session, *, ordered: bool = False) -> list[str]:
-    """List stored names: by arrival before the end, by sequence after it (on-prem: as URLs)."""
-    names = [chunk.name for chunk in session.chunks.values()]
-    if ordered or session.committed:
-        names = [chunk.name for chunk in session.ordered_chunks()]
-    if settings.style == "onprem" and session.committed:
-        day = timestamp(session.created_at)[2:10].replace("-", "")
-        return [f"s3://voice-records/{day}/{session.session_id}/{name}" for name in names]
-    return names
+@dataclass(frozen=True)
+class Viewer:
+    """Writes the answers about one session; `form` when the caller wants the upload address as an object."""
 
+    settings: VendorSettings
+    session: Session
+    form: bool = False
 
-def view_session(
-    settings: VendorSettings, session: Session, template_id: str | None, document_id: str | None
-) -> tuple[int, dict[str, Any]]:
-    """Status and body of Get Session; raises `VendorError` 404 for a filter that hits nothing."""
-    if session.is_expired():
-        if settings.answer_410:
-            return 410, _view_expired(settings, session)
-        return 202, _view_pending(settings, session)
-    if session.status in {"failed", "cancelled"}:
-        return 200, {**_view_common(settings, session), "upload_url": session.upload_url}
-    if session.status not in TERMINAL:
-        return 202, _view_pending(settings, session)
-    documents = _choose_documents(session, template_id, document_id)
-    if (template_id or document_id) and any(each.status == "pending" for each in documents):
-        return 202, _view_pending(settings, session, status="processing")
-    filtered = document_id is not None or template_id not in {None, TRANSCRIPT_FILTER}
-    return _view_results(settings, session, documents, filtered=filtered)
+    def view(self, template_id: str | None, document_id: str | None) -> View:
+        """Answer Get Session; raises `VendorError` 404 for a filter that hits nothing."""
+        if self._is_gone():
+            return View(410, self.view_expired())
+        if self.settings.is_hosted and self.session.status == "cancelled":
+            return View(200, self._failed("cancelled"))
+        if template_id is not None or document_id is not None:
+            return self._view_filtered(self._choose(template_id, document_id))
+        return self._view_all()
 
-
-def _choose_documents(session: Session, template_id: str | None, document_id: str | None) -> list[Document]:
-    if document_id is not None:
-        found = [each for each in session.documents if each.document_id == document_id]
-        wanted = f"document '{document_id}'"
-    elif template_id == TRANSCRIPT_FILTER:
-        return []
-    else:
-        current = [each for each in session.documents if each.current]
-        if template_id is None:
-            return [each for each in current if each.status != "pending"]
-        found = [each for each in current if each.template_id == template_id]
-        wanted = f"template '{template_id}'"
-    if not found:
-        message = f"No document found for {wanted}"
-        raise transaction_error(404, "resource_not_found", message, session.session_id)
-    return found
-
-
-def _view_common(settings: VendorSettings, session: Session) -> dict[str, Any]:
-    files = list_audio(settings, session)
-    view: dict[str, Any] = {
-        "session_id": session.session_id,
-        "status": session.status,
-        "created_at": timestamp(session.created_at),
-        "audio_files_received": len(files),
-        "audio_files": files,
-        "additional_data": session.additional_data,
-        **view_patient(settings, session),
-    }
-    if settings.style == "hosted":
-        view |= {"expires_at": timestamp(session.expires_at), "upload_url": session.upload_url}
-    return view
-
-
-def _view_pending(settings: VendorSettings, session: Session, status: str | None = None) -> dict[str, Any]:
-    expires_at = timestamp(session.expires_at)
-    if settings.style == "onprem":
-        expires_at = expires_at.replace("Z", "+00:00")
-    return {
-        **_view_common(settings, session),
-        "status": status or ("initialized" if session.status == "expired" else session.status),
-        "upload_url": session.upload_url,
-        "expires_at": expires_at,
-        "transcript": "",
-    }
-
-
-def _view_expired(settings: VendorSettings, session: Session) -> dict[str, Any]:
-    return {
-        **_view_common(settings, session),
-        "status": "expired",
-        "expired_at": timestamp(session.completed_at or session.expires_at),
-        "message": "Session expired before processing was initiated.",
-        "templates": [],
-        "transcript": "",
-    }
-
-
-def _view_results(
-    settings: VendorSettings, session: Session, documents: list[Document], *, filtered: bool
-) -> tuple[int, dict[str, Any]]:
-    hides_time = settings.completed_at_null_first and not session.completed_shown
-    session.completed_shown = True
-    hides_transcript = filtered and not settings.filtered_answers_carry_transcript
-    view = {
-        **_view_common(settings, session),
-        "completed_at": None if hides_time else timestamp(session.completed_at or session.created_at),
-        "model_used": session.model,
-        "transcript": "" if hides_transcript else session.transcript,
-        "templates": [{each.template_id: _view_document(settings, each)} for each in documents],
-    }
-    if session.status == "completed" or settings.style == "hosted":
-        view["language_detected"] = session.languages[0] if session.languages else "en"
-    if session.status == "completed":
-        return 200, view
-    view |= {
-        "upload_url": session.upload_url,
-        "audio_files_processed": len(session.chunks),
-        "processing_errors": _view_errors(settings, session),
-    }
-    return 206, view
-
-
-def _view_document(settings: VendorSettings, document: Document) -> dict[str, Any]:
-    failed = document.status == "failed"
-    view: dict[str, Any] = {
-        "status": document.status,
-        "document_id": document.document_id,
-        "document_type": document.template_id,
-        "data": document.data,
-        "publish": {},
-    }
-    if settings.style == "onprem":
-        view |= {"errors": [], "warnings": [], "document_type": "custom"}
-        view["status"] = "failure" if failed else document.status
-    return view
-
-
-def _view_errors(settings: VendorSettings, session: Session) -> list[dict[str, str]]:
-    if settings.style == "onprem":
-        return []
-    return [
-        {
-            "code": "template_failed",
-            "template_id": each.template_id,
-            "message": f"Template '{each.template_id}' could not be extracted",
+    def view_expired(self) -> dict[str, Any]:
+        """Write the body of a 410."""
+        expired_at = timestamp(self.session.expires_at)
+        return {
+            **self._common(),
+            "status": "expired",
+            "upload_url": view_upload_url(self.session, form=self.form),
+            "expired_at": expired_at if self.settings.is_hosted else expired_at.replace("Z", "+00:00"),
+            "message": "Session expired before processing was initiated",
+            "templates": {},
+            "transcript": "",
         }
-        for each in session.documents
-        if each.current and each.status == "failed"
-    ]
+
+    def _is_gone(self) -> bool:
+        # Neither on-prem server ever says 410 by itself (facts-2, Expiry); a forced ending does.
+        if self.session.status == "expired":
+            return self.settings.answer_410
+        return self.settings.is_hosted and self.settings.answer_410 and self.session.is_expired()
+
+    def _choose(self, template_id: str | None, document_id: str | None) -> list[Document]:
+        session = self.session
+        if document_id is not None:
+            found = [each for each in session.every_document() if each.document_id == document_id]
+            missing = f"Document '{document_id}' not found for session '{session.session_id}'"
+        elif template_id == TRANSCRIPT_FILTER:
+            return [session.transcript]
+        else:
+            found = [
+                each
+                for each in session.documents
+                if each.current and not each.deleted and each.template_id == template_id
+            ]
+            if not self.settings.is_hosted:
+                decided = [each for each in found if each.status != PENDING]
+                found = (decided or found)[:1]
+            missing = f"No document found for template '{template_id}'"
+        if not found:
+            raise transaction_error(404, "resource_not_found", missing, session.session_id)
+        return found
+
+    def _view_filtered(self, documents: list[Document]) -> View:
+        statuses = {each.status for each in documents}
+        if not statuses <= DECIDED:
+            return View(202, self._pending("processing", ""), waits=True)
+        if statuses == {FAILED}:
+            return View(200, self._failed("failed"))
+        if any(each.kind == TRANSCRIPT_FILTER for each in documents):
+            return View(200, self._completed([], documents[-1].content or ""))
+        text = self.session.transcript.content or ""
+        shown = text if self.settings.filtered_answers_carry_transcript else ""
+        entries = [view_entry(self.settings, self.session, each) for each in documents]
+        if statuses == {GOOD}:
+            return View(200, self._completed(entries, shown))
+        return View(206, self._partial(entries, shown))
+
+    def _view_all(self) -> View:
+        session, settings = self.session, self.settings
+        if session.cancelled_at_end:
+            about = {"txn_id": session.session_id, "b_id": "onprem-workspace"}
+            error = {"code": "system_failure", "message": about, "display_message": {}}
+            return View(500, {"status": "failed", "error": error, **about})
+        if session.user_status != "commit":
+            return View(202, self._pending("initialized", ""))
+        documents = self._current()
+        pending = [each for each in (session.transcript, *documents) if each.status == PENDING]
+        if any(self._still_waits(each) for each in pending):
+            text = self._transcript()
+            if not (settings.partial_while_pending and session.transcript.status != PENDING):
+                return View(202, self._pending("processing", text), waits=True)
+            documents = [each for each in documents if each.status != PENDING]
+        return self._view_outcome(documents)
+
+    def _view_outcome(self, documents: list[Document]) -> View:
+        session, settings = self.session, self.settings
+        own = {each.document_id: FAILED if each.status == PENDING else each.status for each in documents}
+        transcript = FAILED if session.transcript.status == PENDING else session.transcript.status
+        statuses = {transcript, *own.values()}
+        if statuses == {FAILED} and not session.damaged:
+            return View(200, self._failed("failed"))
+        if not settings.is_hosted:
+            documents = sorted(documents, key=lambda each: each.created_at, reverse=True)
+        entries = [view_entry(settings, session, each, own[each.document_id]) for each in documents]
+        hides = settings.partial_while_pending and len(documents) < len(self._current())
+        if statuses == {GOOD} and not hides:
+            return View(200, self._completed(entries, self._transcript()))
+        odd = any(status not in DECIDED for status in statuses)
+        return View(206, self._partial(entries, self._transcript()), waits=odd)
+
+    def _still_waits(self, document: Document) -> bool:
+        session = self.session
+        if session.endless:
+            return True
+        if session.ended_at is None:
+            return False
+        seconds = self.settings.damage_seconds if session.damaged else self.settings.stt_fail_seconds
+        return time.time() < max(session.ended_at, document.created_at) + seconds
+
+    def _current(self) -> list[Document]:
+        return [
+            each
+            for each in self.session.documents
+            if each.current and not each.deleted and each.kind != TRANSCRIPT_FILTER
+        ]
+
+    def _transcript(self) -> str:
+        """Give the newest transcript: a translation takes the place of the original (facts-2)."""
+        made = [each for each in self.session.documents if each.kind == TRANSCRIPT_FILTER]
+        ready = [each for each in (self.session.transcript, *made) if each.status == GOOD]
+        newest = ready[-1] if ready else self.session.transcript
+        return newest.content or ""
+
+    def _common(self) -> dict[str, Any]:
+        session, settings = self.session, self.settings
+        files = list_audio(settings, session)
+        view: dict[str, Any] = {
+            "session_id": session.session_id,
+            "created_at": timestamp(session.created_at),
+            "audio_files_received": len(files),
+            "audio_files": files,
+            "additional_data": session.additional_data,
+            **view_patient(settings, session),
+        }
+        if settings.is_hosted:
+            view |= {"expires_at": timestamp(session.expires_at), "upload_url": session.upload_url}
+        return view
+
+    def _pending(self, status: str, transcript: str) -> dict[str, Any]:
+        expires_at = timestamp(self.session.expires_at)
+        return {
+            **self._common(),
+            "status": status,
+            "upload_url": view_upload_url(self.session, form=self.form),
+            "expires_at": expires_at if self.settings.is_hosted else expires_at.replace("Z", "+00:00"),
+            "transcript": transcript,
+        }
+
+    def _failed(self, status: str) -> dict[str, Any]:
+        return {
+            **self._common(),
+            "status": status,
+            "upload_url": view_upload_url(self.session, form=self.form),
+        }
+
+    def _results(self, status: str, entries: list[Any], transcript: str) -> dict[str, Any]:
+        return {
+            **self._common(),
+            "status": status,
+            **view_times(self.settings, self.session),
+            "model_used": self.session.model,
+            "transcript": transcript,
+            "templates": entries,
+        }
+
+    def _completed(self, entries: list[Any], transcript: str) -> dict[str, Any]:
+        # No detection: the first two letters of the first hint (facts-2, Create).
+        language = self.session.languages[0][:2] if self.session.languages else "en"
+        return {**self._results("completed", entries, transcript), "language_detected": language}
+
+    def _partial(self, entries: list[Any], transcript: str) -> dict[str, Any]:
+        body = self._results("partial", entries, transcript)
+        if self.settings.is_hosted:
+            body["language_detected"] = self.session.languages[0] if self.session.languages else "en"
+        return {
+            **body,
+            "upload_url": view_upload_url(self.session, form=self.form),
+            "audio_files_processed": len(self.session.chunks),
+            "processing_errors": self._processing_errors(entries),
+        }
+
+    def _processing_errors(self, entries: list[dict[str, dict[str, Any]]]) -> list[dict[str, str]]:
+        if not self.settings.is_hosted:
+            error = (self.session.processing_error or {}).get("error")
+            return [{"type": error.get("type", ""), "message": error.get("msg", "")}] if error else []
+        return [
+            {
+                "code": "template_failed",
+                "template_id": template_id,
+                "message": f"Template '{template_id}' could not be extracted",
+            }
+            for each in entries
+            for template_id, entry in each.items()
+            if entry["status"] == self.settings.traits.failure_word
+        ]

@@ -103,6 +103,7 @@ async def test_a_change_of_nothing_calls_nobody(house: Bridge) -> None:
         ({"templates": ["a", "a"]}, "templates"),
         ({"templates": ["a/b"]}, "templates"),
         ({"languages": ["english"]}, "languages"),
+        ({"patient": {}}, "patient"),
         ({"patient": {"id": ""}}, "patient.id"),
         ({"patient": {"name": 5}}, "patient.name"),
         ({"patient": {"id": "a\0b"}}, "patient.id"),

@@ -135,7 +135,7 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("resealing.read_documents", ["d1", 50, b"key!"], {"documents_pkey"}),
     ("resealing.read_events", ["1", 50, b"key!"], {"events_pkey"}),
     ("resealing.read_idempotency_keys", ["t1 00ff", 50, b"key!"], {"idempotency_keys_pkey"}),
-    ("resealing.write_sessions", [["s1"], *[[b"x"]] * 6], {"sessions_pkey"}),
+    ("resealing.write_sessions", [["s1"], *[[b"x"]] * 8], {"sessions_pkey"}),
     ("resealing.write_events", [["1"], [b"x"], [b"x"]], {"events_pkey"}),
     ("resealing.write_idempotency_keys", [["t1 00ff"], [b"x"], [b"x"]], {"idempotency_keys_pkey"}),
     ("coordination.forget_idempotent", [604_800.0], {"idempotency_keys_by_age"}),
