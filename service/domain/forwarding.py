@@ -6,8 +6,9 @@ The stage and the answer decide, not one retry for all (contract, "For the EMR's
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import msgspec
 import structlog
@@ -16,7 +17,7 @@ from msgspec import Struct
 from service.domain import schedule
 from service.domain.breaker import Breaker
 from service.domain.ids import DeliveryId, SessionId
-from service.domain.ports import Clock, DeliveryStore, Sender
+from service.domain.ports import Clock
 from service.domain.recording import record
 from service.domain.records import Answer, DeliveryJob, NoAnswer
 
@@ -37,6 +38,64 @@ _LONG_MS = 5000
 _RECORD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 Kind = Literal["delivered", "retry", "dead", "pause", "disable"]
+
+
+class DeliveryStore(Protocol):
+    """Rows of deliveries and attempts."""
+
+    async def claim_deliveries(
+        self,
+        session_id: SessionId | None,
+        limit: int,
+        lease_seconds: float,
+        passed_over: Collection[str] = (),
+    ) -> list[DeliveryJob]:
+        """Lease deliveries that are due, but of no tenant or group of silent destinations passed over."""
+        ...
+
+    async def next_slot_seconds(self) -> float | None:
+        """Seconds until a rate lets go of what is due; None when nothing waits for one."""
+        ...
+
+    async def may_leave(self, job: DeliveryJob) -> bool:
+        """Whether it is still to be sent: its session was not erased, nobody confirmed it or took it over."""
+        ...
+
+    async def withdraw_delivery(self, job: DeliveryJob) -> None:
+        """It did not leave after all, and must not count as an attempt."""
+        ...
+
+    async def release_delivery(self, job: DeliveryJob) -> None:
+        """Its worker stops before the answer came: another one sends it at once."""
+        ...
+
+    async def record_attempt(
+        self,
+        job: DeliveryJob,
+        outcome: Answer | NoAnswer,
+        *,
+        status: str,
+        wait_seconds: float | None,
+        spends_schedule: bool,
+        reason: str | None,
+        error_class: str | None,
+        record_id: str | None,
+        pause_destination: bool,
+    ) -> bool:
+        """Record one attempt and where the delivery stands now; false when the lease was lost."""
+        ...
+
+
+class Sender(Protocol):
+    """Makes the call to a destination."""
+
+    async def send(self, job: DeliveryJob, may_leave: Callable[[], Awaitable[bool]]) -> Answer | NoAnswer:
+        """POST the body, signed; every failure comes back as a NoAnswer with its stage.
+
+        `may_leave` is asked when everything is ready and nothing of the request has left; without its consent
+        nothing does.
+        """
+        ...
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -113,10 +172,14 @@ class Forwarding:
     async def forward(self, job: DeliveryJob) -> None:
         """Make one attempt at a leased delivery and record it."""
         try:
-            outcome = await self._sender.send(job)
+            outcome = await self._sender.send(job, partial(self._store.may_leave, job))
         except asyncio.CancelledError:
             await asyncio.shield(self._store.release_delivery(job))
             raise
+        if isinstance(outcome, NoAnswer) and outcome.is_withheld:
+            await record(partial(self._store.withdraw_delivery, job), self._clock)
+            log.info("delivery_withheld", delivery_id=job.id, session_id=job.session_id)
+            return
         verdict = judge(outcome, job.id, is_clock_off=self._is_clock_off())
         status, wait, reason = self._consequence(job, verdict)
         recorded = await record(

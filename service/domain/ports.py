@@ -10,16 +10,13 @@ from schemas.emr import SessionChange, SessionStatus, WarningInfo
 from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
 from service.domain.limits import Limits
 from service.domain.records import (
-    Answer,
     AudioFormat,
     ChunkClaim,
     ChunkPlan,
-    DeliveryJob,
     EndRecorded,
     EndState,
     FetchJob,
     FetchState,
-    NoAnswer,
     OwedCall,
     SessionDetails,
     SessionPlan,
@@ -358,52 +355,6 @@ class SettleUnit(Protocol):
         self, event: Event, document_id: DocumentId | None, template_id: TemplateId | None
     ) -> None:
         """Put the event and one delivery per matching destination into the outbox."""
-        ...
-
-
-class DeliveryStore(Protocol):
-    """Rows of deliveries and attempts."""
-
-    async def claim_deliveries(
-        self,
-        session_id: SessionId | None,
-        limit: int,
-        lease_seconds: float,
-        passed_over: Collection[str] = (),
-    ) -> list[DeliveryJob]:
-        """Lease deliveries that are due, but of no tenant or group of silent destinations passed over."""
-        ...
-
-    async def next_slot_seconds(self) -> float | None:
-        """Seconds until a rate lets go of what is due; None when nothing waits for one."""
-        ...
-
-    async def release_delivery(self, job: DeliveryJob) -> None:
-        """Its worker stops before the answer came: another one sends it at once."""
-        ...
-
-    async def record_attempt(
-        self,
-        job: DeliveryJob,
-        outcome: Answer | NoAnswer,
-        *,
-        status: str,
-        wait_seconds: float | None,
-        spends_schedule: bool,
-        reason: str | None,
-        error_class: str | None,
-        record_id: str | None,
-        pause_destination: bool,
-    ) -> bool:
-        """Record one attempt and where the delivery stands now; false when the lease was lost."""
-        ...
-
-
-class Sender(Protocol):
-    """Makes the call to a destination."""
-
-    async def send(self, job: DeliveryJob) -> Answer | NoAnswer:
-        """POST the body, signed; every failure comes back as a NoAnswer with its stage."""
         ...
 
 

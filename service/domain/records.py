@@ -320,6 +320,7 @@ class DeliveryJob(Struct, frozen=True, kw_only=True):
     auth: Auth | None = None
     failures: int = 0  # of calls to the destination in a row, when this one was claimed
     hangs: int = 0  # of them, how many took long
+    claimed_at: float = 0.0  # on the monotonic clock
     is_probe: bool = False  # the destination's breaker is open: this one finds out whether it is well again
     traceparent: str | None = None  # of the session's create call
 
@@ -340,13 +341,15 @@ class Answer(Struct, frozen=True, kw_only=True):
 class NoAnswer(Struct, frozen=True, kw_only=True):
     """A destination that did not answer: at which stage it failed.
 
-    `is_refused`: the token endpoint of its OAuth 2.0 did not take our credentials.
+    `is_refused`: the token endpoint of its OAuth 2.0 did not take our credentials. `is_withheld`: nothing was
+    sent, for at the last moment it was found that nothing was to be sent any more.
     """
 
     error_class: str
     duration_ms: int
     is_forbidden: bool = False
     is_refused: bool = False
+    is_withheld: bool = False
 
 
 class TokenState(Struct, frozen=True, kw_only=True):

@@ -5,10 +5,13 @@ import contextlib
 import hashlib
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import Any
 
 import httpx2
 import msgspec
+from msgspec import Struct
 from standardwebhooks import Webhook
 
 from schemas.destinations import MutualTls, OAuth2
@@ -49,6 +52,9 @@ _FAILURES = (
     ExceptionGroup,
 )
 _OUR_SYSTEMS = FhirSystems()
+# What httpcore2 calls the moment at which the connection stands and the first byte is about to be written.
+_WRITING = "http11.send_request_headers.started"
+MayLeave = Callable[[], Awaitable[bool]]
 
 
 def sign(delivery_id: DeliveryId, at: datetime, body: bytes, secrets: list[str]) -> dict[str, str]:
@@ -61,6 +67,20 @@ def sign(delivery_id: DeliveryId, at: datetime, body: bytes, secrets: list[str])
         "webhook-signature": " ".join(signatures),
         "idempotency-key": delivery_id,
     }
+
+
+class _WithheldError(Exception):
+    """At the last moment nothing was to be sent any more."""
+
+
+class _Attempt(Struct, frozen=True, kw_only=True):
+    """One attempt at a delivery, which may take more than one request."""
+
+    call: Call
+    form: Form
+    may_leave: MayLeave
+    limit: float
+    started: float
 
 
 class HttpSender:
@@ -95,9 +115,12 @@ class HttpSender:
         await self.tokens.close()
         await self._http.aclose()
 
-    async def send(self, job: DeliveryJob) -> Answer | NoAnswer:
-        """POST the body, signed; never raises for what the destination does."""
-        outcome = await self._send(job)
+    async def send(self, job: DeliveryJob, may_leave: MayLeave) -> Answer | NoAnswer:
+        """POST the body, signed; never raises for what the destination does.
+
+        `may_leave` is asked each time that a connection stands and the request is about to be written.
+        """
+        outcome = await self._send(job, may_leave)
         if isinstance(outcome, NoAnswer):
             note_failure(outcome.error_class)
         else:
@@ -106,14 +129,16 @@ class HttpSender:
                 note_failure(str(outcome.status_code))
         return outcome
 
-    async def _send(self, job: DeliveryJob) -> Answer | NoAnswer:
+    async def _send(self, job: DeliveryJob, may_leave: MayLeave) -> Answer | NoAnswer:
         # A destination's own limit stands in the place of everybody's, be it longer or shorter.
         limit = self._patience.seconds(job, self._timeout_seconds)
         started = time.monotonic()
         try:
             async with asyncio.timeout(limit) as scope:
                 with self._patience.watch(job, scope) as call:
-                    return await self._attempt(call, limit, started)
+                    return await self._attempt(call, may_leave, limit=limit, started=started)
+        except _WithheldError:
+            return NoAnswer(error_class="withheld", duration_ms=_elapsed_ms(started), is_withheld=True)
         except _FAILURES as error:
             return NoAnswer(
                 error_class=_stage(error),
@@ -122,23 +147,27 @@ class HttpSender:
                 is_refused=isinstance(error, TokenRefusedError),
             )
 
-    async def _attempt(self, call: Call, limit: float, started: float) -> Answer:
+    async def _attempt(self, call: Call, may_leave: MayLeave, *, limit: float, started: float) -> Answer:
         job = call.job
         form = self._forms.make(job.body, payload=job.payload, format=job.format)
+        attempt = _Attempt(call=call, form=form, may_leave=may_leave, limit=limit, started=started)
         if isinstance(job.auth, MutualTls):
             # A connection of its own for each call: a pool per certificate would have to be kept and closed.
             async with self._open(await self._certificates.context(job.auth)) as http:
-                return await self._post(http, call, form, {}, limit=limit, started=started)
+                return await self._post(http, attempt, {})
         if not isinstance(job.auth, OAuth2):
-            return await self._post(self._http, call, form, {}, limit=limit, started=started)
+            return await self._post(self._http, attempt, {})
         token = await self._token(job.destination_id, job.auth, limit)
-        answer = await self._post(self._http, call, form, _bearer(token), limit=limit, started=started)
+        answer = await self._post(self._http, attempt, _bearer(token))
         if answer.status_code != 401:  # noqa: PLR2004
             return answer
         # It may have been revoked before its time; one new token, then the answer stands.
         self.tokens.forget(job.destination_id, token)
         token = await self._token(job.destination_id, job.auth, limit)
-        return await self._post(self._http, call, form, _bearer(token), limit=limit, started=started)
+        try:
+            return await self._post(self._http, attempt, _bearer(token))
+        except _WithheldError:
+            return answer  # the first request did leave, and this is what came of it
 
     async def _token(self, destination_id: DestinationId, auth: OAuth2, limit: float) -> str:
         try:
@@ -148,25 +177,28 @@ class HttpSender:
         except TimeoutError as error:
             raise TokenUnavailableError("timeout") from error
 
-    async def _post(
-        self,
-        http: httpx2.AsyncClient,
-        call: Call,
-        form: Form,
-        credentials: dict[str, str],
-        *,
-        limit: float,
-        started: float,
-    ) -> Answer:
-        job = call.job
+    async def _post(self, http: httpx2.AsyncClient, attempt: _Attempt, credentials: dict[str, str]) -> Answer:
+        job, form = attempt.call.job, attempt.form
         headers = {name.lower(): value for name, value in job.headers.items()}
         if job.format == "fhir-r4":
             headers.setdefault("accept", form.content_type)  # a record id is read out of JSON
         headers |= credentials | {"content-type": form.content_type}
         headers |= sign(job.id, self._clock.now(), form.body, job.secrets) | trace_headers()
-        async with http.stream("POST", job.url, content=form.body, headers=headers, timeout=limit) as answer:
+
+        async def before_writing(event: str, _: dict[str, Any]) -> None:
+            if event == _WRITING and not await attempt.may_leave():
+                raise _WithheldError
+
+        async with http.stream(
+            "POST",
+            job.url,
+            content=form.body,
+            headers=headers,
+            timeout=attempt.limit,
+            extensions={"trace": before_writing},
+        ) as answer:
             if answer.status_code != 401:  # noqa: PLR2004 - after a 401 the call may be made again
-                call.answered()
+                attempt.call.answered()
             excerpt = await _excerpt(answer)
             return Answer(
                 status_code=answer.status_code,
@@ -176,7 +208,7 @@ class HttpSender:
                 excerpt=excerpt,
                 size=len(excerpt),
                 sha256=hashlib.sha256(excerpt).digest(),
-                duration_ms=_elapsed_ms(started),
+                duration_ms=_elapsed_ms(attempt.started),
             )
 
     def _open(self, ssl_context: ssl.SSLContext | None) -> httpx2.AsyncClient:

@@ -1,5 +1,6 @@
 """Rows of deliveries and attempts."""
 
+import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from service.store.sealing import Keyring, SealError
 
 log = structlog.get_logger()
 
+# What is sent this soon after its claim is not looked at again: the claim was the look.
+_FRESH_SECONDS = 0.05
+
 
 class DeliveryRows:
     """The domain's DeliveryStore over PostgreSQL, and what the EMR may read of it."""
@@ -31,6 +35,7 @@ class DeliveryRows:
         self._keyring = keyring
         # A worker's calls end by the dozen: their rows are written together.
         self._attempts = Gathered(self._write_attempts)
+        self._looks = Gathered(self._look_again)
 
     async def _write_attempts(self, rows: Sequence[tuple[Any, ...]]) -> list[bool]:
         columns = zip(*rows, strict=True)
@@ -39,6 +44,12 @@ class DeliveryRows:
             count_attempt(row)
         known = {row["delivery_id"] for row in written}
         return [values[0] in known for values in rows]
+
+    async def _look_again(self, jobs: Sequence[DeliveryJob]) -> list[bool]:
+        ids, leases = [job.id for job in jobs], [job.lease for job in jobs]
+        rows = await self._database.fetch(sql("deliveries.may_leave"), ids, leases)
+        known = {row["id"] for row in rows}
+        return [job.id in known for job in jobs]
 
     async def claim_deliveries(
         self,
@@ -62,6 +73,8 @@ class DeliveryRows:
                 CAREFUL_AFTER,
                 list(passed_over),
             )
+            # Before the commit: an erasure waits for it, so up to this moment there was none.
+            claimed_at = time.monotonic()
         jobs = []
         for row in rows:
             if row["body_sealed"] is None:
@@ -69,7 +82,7 @@ class DeliveryRows:
                 log.error("delivery_without_body", delivery_id=row["id"])
                 continue
             try:
-                jobs.append(self._job(row))
+                jobs.append(self._job(row, claimed_at))
             except SealError as error:
                 # It stays leased and is due again: the others must not wait for a key that may come back.
                 log.error("delivery_cannot_be_opened", delivery_id=row["id"], detail=str(error))
@@ -79,6 +92,19 @@ class DeliveryRows:
         """Seconds until a rate lets go of what is due; None when nothing waits for one."""
         row = await self._database.fetchrow(sql("deliveries.next_slot"))
         return row["seconds"] if row else None
+
+    async def may_leave(self, job: DeliveryJob) -> bool:
+        """Whether it is still to be sent: looked at again unless it was claimed this very moment.
+
+        Deliveries that are about to leave at once are looked at together.
+        """
+        if time.monotonic() - job.claimed_at < _FRESH_SECONDS:
+            return True
+        return await self._looks(job)
+
+    async def withdraw_delivery(self, job: DeliveryJob) -> None:
+        """It did not leave after all: an erasure that counted it as on its way counts it no more."""
+        await self._database.execute(sql("deliveries.withdraw"), job.id, job.lease)
 
     async def release_delivery(self, job: DeliveryJob) -> None:
         """Its worker stops before the answer came: another one sends it at once."""
@@ -199,11 +225,12 @@ class DeliveryRows:
             raise DeliverySettled(f"the delivery is {delivery.status}; only a dead one can be retried")
         return delivery
 
-    def _job(self, row: Record) -> DeliveryJob:
+    def _job(self, row: Record, claimed_at: float) -> DeliveryJob:
         destination_id = row["destination_id"]
         return DeliveryJob(
             id=DeliveryId(row["id"]),
             lease=Lease(row["lease"]),
+            claimed_at=claimed_at,
             tenant_id=TenantId(row["tenant_id"]),
             session_id=SessionId(row["session_id"]) if row["session_id"] else None,
             destination_id=DestinationId(destination_id),

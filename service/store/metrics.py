@@ -56,6 +56,10 @@ DEAD = Counter(
 def count_attempt(row: Record) -> None:
     """Count an attempt by where it left its delivery (deliveries.record_attempts)."""
     status = row["status"]
+    if status == "dead" and row["reason"] == "session_erased":
+        # It had left when its session was erased; whatever came of it, nothing is missing at the destination.
+        ATTEMPTS.labels(row["type"], "erased").inc()
+        return
     ATTEMPTS.labels(row["type"], "retry" if status == "pending" else status).inc()
     ATTEMPT_SECONDS.observe(row["duration_ms"] / 1000)
     if row["end_to_chart_seconds"] is not None:

@@ -179,7 +179,7 @@ async def test_what_waits_for_a_destination_that_is_off_is_dead_too(bridge: Brid
     assert (delivery["status"], delivery["reason"]) == ("dead", "session_erased")
 
 
-async def test_a_delivery_under_way_records_nothing(bridge: Bridge) -> None:
+async def test_a_delivery_under_way_is_told_without_what_the_emr_answered(bridge: Bridge) -> None:
     await bridge.add_destination()
     await bridge.emr.post(
         "/_control/behaviour",
@@ -197,7 +197,10 @@ async def test_a_delivery_under_way_records_nothing(bridge: Bridge) -> None:
     await asyncio.gather(*(worker.stop() for worker in bridge.workers))
     (delivery,) = (await bridge.api.get("/v1/deliveries")).json()["items"]
     assert (delivery["status"], delivery["reason"], delivery["record_id"]) == ("dead", "session_erased", None)
-    assert await bridge.database.fetchval("SELECT count(*) FROM attempts") == 0
+    kept = await bridge.database.fetch(
+        "SELECT status_code, error_class, response_bytes, response_sha256 FROM attempts"
+    )
+    assert [tuple(row) for row in kept] == [(201, None, None, None)]
 
 
 async def test_a_fetch_under_way_brings_nothing_back(bridge: Bridge) -> None:

@@ -9,11 +9,13 @@ from uuid import uuid4
 import pytest
 
 from service.clock import SystemClock
+from service.domain.errors import StoreUnavailable
 from service.domain.forwarding import judge
 from service.domain.ids import DeliveryId, DestinationId, Lease, TenantId
 from service.domain.records import Answer, DeliveryJob, NoAnswer
 from service.forwarding.guard import GuardedBackend
 from service.forwarding.sender import HttpSender
+from tests.unit.makers import wanted
 
 STALLS = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{"
 BREAKS = b"HTTP/1.1 201 Created\r\ncontent-length: 10\r\n\r\n{"
@@ -64,7 +66,7 @@ def make_job(url: str) -> DeliveryJob:
 @pytest.fixture
 async def sender() -> AsyncIterator[Callable[[str], object]]:
     made = HttpSender(backend=GuardedBackend(allow_private=True), clock=SystemClock(), timeout_seconds=5)
-    yield lambda url: made.send(make_job(url))
+    yield lambda url: made.send(make_job(url), wanted)
     await made.close()
 
 
@@ -130,7 +132,7 @@ async def say_nothing(writer: asyncio.StreamWriter) -> None:
 async def send_to(url: str, limit: float) -> tuple[object, float]:
     made = HttpSender(backend=GuardedBackend(allow_private=True), clock=SystemClock(), timeout_seconds=limit)
     started = monotonic()
-    outcome = await made.send(make_job(url))
+    outcome = await made.send(make_job(url), wanted)
     took = monotonic() - started
     await made.close()
     return outcome, took
@@ -172,3 +174,65 @@ async def test_of_an_answer_of_100_megabytes_only_the_beginning_is_read() -> Non
     assert outcome.size == 65_536
     assert sent < 20_000_000  # what the sockets' buffers took
     assert took < 4
+
+
+class Watched:
+    """A destination that counts connections and keeps every byte."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.connected = asyncio.Event()
+        self.got = b""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connected.set()
+        with suppress(ConnectionError):
+            while piece := await reader.read(65536):
+                self.got += piece
+                if b"{}" in self.got:
+                    writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+
+@pytest.fixture
+async def watched() -> AsyncIterator[Watched]:
+    made = Watched()
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hooks"
+    yield made
+    server.close()
+
+
+@pytest.mark.parametrize("may", [True, False])
+async def test_it_is_asked_once_more_when_the_connection_stands_and_nothing_has_left(
+    watched: Watched, *, may: bool
+) -> None:
+    async def may_leave() -> bool:
+        await watched.connected.wait()
+        assert watched.got == b""
+        return may
+
+    sender = HttpSender(backend=GuardedBackend(allow_private=True), clock=SystemClock(), timeout_seconds=5)
+    outcome = await sender.send(make_job(watched.url), may_leave)
+    if may:
+        assert isinstance(outcome, Answer)
+        assert b"{}" in watched.got
+        # A connection that was kept is no reason not to ask.
+        watched.got = b""
+        assert isinstance(await sender.send(make_job(watched.url), may_leave), Answer)
+    else:
+        assert isinstance(outcome, NoAnswer)
+        assert (outcome.is_withheld, outcome.error_class) == (True, "withheld")
+    await sender.close()
+    assert may is (watched.got != b"")
+
+
+async def test_while_the_database_is_away_nothing_leaves_unasked(watched: Watched) -> None:
+    async def may_leave() -> bool:
+        raise StoreUnavailable("away")
+
+    sender = HttpSender(backend=GuardedBackend(allow_private=True), clock=SystemClock(), timeout_seconds=5)
+    with pytest.raises(StoreUnavailable):
+        await sender.send(make_job(watched.url), may_leave)
+    await sender.close()
+    assert watched.got == b""

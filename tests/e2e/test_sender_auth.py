@@ -22,7 +22,7 @@ from service.forwarding.guard import GuardedBackend
 from service.forwarding.sender import HttpSender
 from service.sandbox.serving import serve_app
 from tests.certificates import Authority, make_authority
-from tests.unit.makers import TurnedClock, make_delivery_job
+from tests.unit.makers import TurnedClock, make_delivery_job, wanted
 
 
 @dataclass
@@ -94,7 +94,7 @@ async def sending(clock: Any = None, *, allow_private: bool = True) -> AsyncIter
 
 async def test_a_token_is_asked_for_as_the_standard_says_and_kept(login: Login) -> None:
     async with sending() as sender:
-        outcomes = [await sender.send(login.job()) for _ in range(3)]
+        outcomes = [await sender.send(login.job(), wanted) for _ in range(3)]
     assert [outcome.status_code for outcome in outcomes if isinstance(outcome, Answer)] == [204] * 3
     assert login.seen == ["Bearer token-1"] * 3
     ((headers, form),) = login.asked
@@ -106,14 +106,14 @@ async def test_a_token_is_asked_for_as_the_standard_says_and_kept(login: Login) 
 
 async def test_a_token_stands_in_the_place_of_a_static_header(login: Login) -> None:
     async with sending() as sender:
-        await sender.send(login.job(headers={"Authorization": "Bearer static", "x-key": "1"}))
+        await sender.send(login.job(headers={"Authorization": "Bearer static", "x-key": "1"}), wanted)
     assert login.seen == ["Bearer token-1"]
 
 
 async def test_however_many_wait_one_token_is_fetched(login: Login) -> None:
     login.gate.clear()
     async with sending() as sender:
-        sends = [asyncio.create_task(sender.send(login.job())) for _ in range(10)]
+        sends = [asyncio.create_task(sender.send(login.job(), wanted)) for _ in range(10)]
         await login.arrived.wait()
         login.gate.set()
         await asyncio.gather(*sends)
@@ -127,23 +127,38 @@ async def test_a_token_is_renewed_before_it_ends_and_when_the_credentials_change
     async with sending(clock) as sender:
         for wait in (0, 500, 50):
             await clock.sleep(wait)
-            await sender.send(login.job())
+            await sender.send(login.job(), wanted)
         assert login.seen == ["Bearer token-1", "Bearer token-1", "Bearer token-2"]
-        await sender.send(login.job(auth=login.auth(client_secret="new")))
-        await sender.send(login.job(destination_id=DestinationId("dst_2")))
+        await sender.send(login.job(auth=login.auth(client_secret="new")), wanted)
+        await sender.send(login.job(destination_id=DestinationId("dst_2")), wanted)
     assert len(login.asked) == 4
+
+
+async def test_what_was_refused_did_leave_even_if_it_is_not_sent_again(login: Login) -> None:
+    """The session was erased while a new token was fetched: the first request is not to be told as none."""
+    consents = iter([True, False])
+
+    async def may_leave() -> bool:
+        return next(consents)
+
+    login.refuses = {"Bearer token-1"}
+    async with sending() as sender:
+        outcome = await sender.send(login.job(), may_leave)
+    assert isinstance(outcome, Answer)
+    assert outcome.status_code == 401
+    assert login.seen == ["Bearer token-1"]
 
 
 async def test_a_token_that_is_refused_is_renewed_once(login: Login) -> None:
     async with sending() as sender:
-        await sender.send(login.job())
+        await sender.send(login.job(), wanted)
         login.refuses = {"Bearer token-1"}
-        outcome = await sender.send(login.job())
+        outcome = await sender.send(login.job(), wanted)
         assert isinstance(outcome, Answer)
         assert outcome.status_code == 204
         login.refuses = {"Bearer token-2", "Bearer token-3", "Bearer token-4"}
         job = login.job()
-        outcome = await sender.send(job)
+        outcome = await sender.send(job, wanted)
     assert isinstance(outcome, Answer)
     assert judge(outcome, job.id).kind == "pause"
     assert login.seen[1:] == [f"Bearer token-{number}" for number in (1, 2, 2, 3)]
@@ -171,7 +186,7 @@ async def test_a_token_that_cannot_be_had_is_told_by_its_stage(
     login.status, login.body = status, body or {"error": "other"}
     job = login.job()
     async with sending() as sender:
-        outcome = await sender.send(job)
+        outcome = await sender.send(job, wanted)
     assert isinstance(outcome, NoAnswer)
     verdict = judge(outcome, job.id)
     assert (verdict.error_class, verdict.kind) == (error_class, kind)
@@ -181,7 +196,7 @@ async def test_a_token_that_cannot_be_had_is_told_by_its_stage(
 async def test_a_token_endpoint_that_hangs_is_not_taken_for_a_destination_that_does(login: Login) -> None:
     login.gate.clear()
     async with sending() as sender:
-        outcome = await sender.send(login.job(timeout_seconds=0.3))
+        outcome = await sender.send(login.job(timeout_seconds=0.3), wanted)
         login.gate.set()
     assert isinstance(outcome, NoAnswer)
     assert outcome.error_class == "oauth_token"
@@ -190,14 +205,14 @@ async def test_a_token_endpoint_that_hangs_is_not_taken_for_a_destination_that_d
 
 async def test_a_token_endpoint_that_nobody_answers_at_is_retried(login: Login) -> None:
     async with sending() as sender:
-        outcome = await sender.send(login.job(auth=login.auth(token_url="http://127.0.0.1:1/token")))
+        outcome = await sender.send(login.job(auth=login.auth(token_url="http://127.0.0.1:1/token")), wanted)
     assert isinstance(outcome, NoAnswer)
     assert (outcome.error_class, outcome.is_refused) == ("oauth_token", False)
 
 
 async def test_the_way_to_the_token_endpoint_is_guarded_too(login: Login) -> None:
     async with sending(allow_private=False) as sender:
-        outcome = await sender.send(login.job(url="https://8.8.8.8/"))
+        outcome = await sender.send(login.job(url="https://8.8.8.8/"), wanted)
     assert isinstance(outcome, NoAnswer)
     assert (outcome.error_class, outcome.is_forbidden) == ("forbidden_address", True)
     assert login.asked == []
@@ -243,10 +258,10 @@ async def test_each_destination_is_shown_its_own_certificate_and_no_other_any(
         for name in ("first", "second", "first"):
             issued = authority.issue(name)
             auth = MutualTls(certificate=issued.certificate, private_key=issued.key)
-            outcome = await sender.send(make_delivery_job(url=url, auth=auth))
+            outcome = await sender.send(make_delivery_job(url=url, auth=auth), wanted)
             assert isinstance(outcome, Answer)
             assert name.encode() in outcome.excerpt
-        outcome = await sender.send(make_delivery_job(url=url))
+        outcome = await sender.send(make_delivery_job(url=url), wanted)
         # In TLS 1.3 the server's refusal comes after the handshake, as a broken connection.
         assert isinstance(outcome, NoAnswer)
         assert outcome.error_class in {"tls", "connection_broken", "protocol"}
@@ -259,7 +274,7 @@ async def test_a_certificate_of_ours_does_not_make_us_trust_the_server(
     issued = authority.issue("bridge")
     auth = MutualTls(certificate=issued.certificate, private_key=issued.key)
     async with tls_endpoint(stranger, tmp_path, wants_certificate=False) as url, sending() as sender:
-        outcome = await sender.send(make_delivery_job(url=url, auth=auth))
+        outcome = await sender.send(make_delivery_job(url=url, auth=auth), wanted)
     assert isinstance(outcome, NoAnswer)
     assert outcome.error_class == "tls"
 
@@ -276,8 +291,8 @@ async def test_a_destinations_own_time_stands_in_the_place_of_everybodys(login: 
     backend = GuardedBackend(allow_private=True)
     sender = HttpSender(backend=backend, clock=SystemClock(), timeout_seconds=0.2)
     try:
-        own = await sender.send(make_delivery_job(url=url, timeout_seconds=0.6))
-        common = await sender.send(make_delivery_job(url=url))
+        own = await sender.send(make_delivery_job(url=url, timeout_seconds=0.6), wanted)
+        common = await sender.send(make_delivery_job(url=url), wanted)
     finally:
         hangs.set()
         server.close()

@@ -55,6 +55,8 @@ STATEMENTS = {
     "deliveries.claim": _WORKER,
     "deliveries.next_slot": _WORKER,
     "deliveries.record_attempts": _LEASED,
+    "deliveries.may_leave": _LEASED,
+    "deliveries.withdraw": _LEASED,
     "deliveries.release": _LEASED,
     "deliveries.lock_to_pause": _LEASED,
     "deliveries.pause_destination": _LEASED,

@@ -58,6 +58,11 @@ class TurnedClock:
         self.at += timedelta(seconds=seconds)
 
 
+async def wanted() -> bool:
+    """What a sender asks before anything leaves: it is still to be sent."""
+    return True
+
+
 def make_lease() -> Lease:
     return Lease(uuid4())
 

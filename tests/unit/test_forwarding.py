@@ -204,6 +204,7 @@ class WrittenDown:
         self.count = FailureCount(failures=1, failing_seconds=0, is_open=False, has_just_opened=False)
         self.counted: list[Any] = []
         self.released: list[DeliveryJob] = []
+        self.withdrawn: list[DeliveryJob] = []
 
     async def count_failure(
         self, destination_id: DestinationId, *given: Any, took_long: bool = False
@@ -235,7 +236,14 @@ class WrittenDown:
     async def release_delivery(self, job: DeliveryJob) -> None:
         self.released.append(job)
 
-    async def send(self, job: DeliveryJob) -> Answer | NoAnswer:
+    async def may_leave(self, job: DeliveryJob) -> bool:
+        return True
+
+    async def withdraw_delivery(self, job: DeliveryJob) -> None:
+        self.withdrawn.append(job)
+
+    async def send(self, job: DeliveryJob, may_leave: Any) -> Answer | NoAnswer:
+        assert await may_leave()
         return self.outcome
 
 
@@ -313,6 +321,13 @@ async def test_only_calls_that_did_not_get_through_count_against_the_destination
     desk = WrittenDown(NoAnswer(error_class="forbidden_address", duration_ms=1, is_forbidden=True))
     await forwarding_with(desk).forward(make_delivery_job(failures=3))
     assert desk.counted == []
+
+
+async def test_what_was_withheld_is_no_attempt():
+    desk = WrittenDown(NoAnswer(error_class="withheld", duration_ms=1, is_withheld=True))
+    job = make_delivery_job(failures=3)
+    await forwarding_with(desk).forward(job)
+    assert (desk.withdrawn, desk.recorded, desk.counted) == ([job], {}, [])
 
 
 @pytest.mark.parametrize(

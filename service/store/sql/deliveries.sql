@@ -129,6 +129,19 @@ LEFT JOIN sessions s ON s.id = d.session_id;
 -- The worker stops before the answer came: another one sends it at once, under the same id.
 UPDATE deliveries SET lease = NULL, next_at = now() WHERE id = $1 AND lease = $2 AND status = 'pending';
 
+-- name: may_leave
+-- Which of these leased deliveries are still to be sent: none was erased, confirmed or taken over meanwhile.
+SELECT d.id FROM unnest($1::text[], $2::uuid[]) AS g (id, lease) JOIN deliveries d ON d.id = g.id
+WHERE d.lease = g.lease AND d.status = 'pending';
+
+-- name: withdraw
+-- Its session was erased before it left: it counts as no attempt.
+WITH back AS (
+    UPDATE deliveries SET lease = NULL, attempts = attempts - 1 WHERE id = $1 AND lease = $2 AND status = 'dead'
+    RETURNING id
+)
+DELETE FROM attempts a USING back WHERE a.delivery_id = back.id AND a.error_class = 'on_its_way';
+
 -- name: next_slot
 -- Seconds until a destination that something waits for may be called again, by its rate; NULL: none has to wait.
 SELECT extract(epoch FROM min(t.next_slot_at) - clock_timestamp())::float8 AS seconds
@@ -154,7 +167,8 @@ WITH given AS MATERIALIZED (
     -- First of all, so that turning one on or off at this moment comes wholly before or after.
     SELECT t.id, t.enabled FROM destinations t WHERE t.id = ANY($14) ORDER BY t.id FOR SHARE
 ), held AS (  -- sent again: not while it is off, and not after a newer version
-    SELECT g.*, CASE WHEN g.status <> 'pending' THEN g.status
+    SELECT g.*, CASE WHEN d.status = 'dead' THEN 'erased'  -- the one way to die and to keep the lease
+                     WHEN g.status <> 'pending' THEN g.status
                      WHEN EXISTS (SELECT 1 FROM deliveries n
                                   WHERE n.destination_id = d.destination_id AND n.lineage = d.lineage AND n.version > d.version
                                     AND n.status IN ('delivered', 'filed')) THEN 'superseded'
@@ -165,13 +179,14 @@ WITH given AS MATERIALIZED (
     FOR UPDATE OF d
 ), delivery AS (
     UPDATE deliveries d
-    SET status = CASE h.turn WHEN 'superseded' THEN 'dead' ELSE h.turn END,
-        attempts = attempts + 1, scheduled = scheduled + h.spent, lease = NULL,
-        reason = CASE h.turn WHEN 'superseded' THEN 'superseded' ELSE h.reason END,
-        record_id = coalesce(h.record_id, d.record_id),
+    SET status = CASE WHEN h.turn IN ('superseded', 'erased') THEN 'dead' ELSE h.turn END,
+        attempts = attempts + (h.turn <> 'erased')::integer, scheduled = scheduled + h.spent, lease = NULL,
+        reason = CASE h.turn WHEN 'superseded' THEN 'superseded' WHEN 'erased' THEN d.reason ELSE h.reason END,
+        record_id = CASE WHEN h.turn <> 'erased' THEN coalesce(h.record_id, d.record_id) END,
         next_at = CASE WHEN h.turn = 'pending' THEN now() + make_interval(secs => h.wait) END,
         not_before = CASE WHEN h.status = 'pending' THEN now() + make_interval(secs => h.retry_after) END,
-        settled_at = CASE WHEN h.turn IN ('delivered', 'filed', 'dead', 'superseded') THEN now() END
+        settled_at = CASE WHEN h.turn = 'erased' THEN d.settled_at
+                          WHEN h.turn IN ('delivered', 'filed', 'dead', 'superseded') THEN now() END
     FROM held h WHERE d.id = h.id
     RETURNING d.id, d.type, d.status, d.reason, d.session_id, d.document_id, d.destination_id, d.lineage, d.version
 ), overtaken AS (  -- older versions that were put back into the queue meanwhile
@@ -184,7 +199,12 @@ WITH given AS MATERIALIZED (
 ), written AS (
     INSERT INTO attempts (delivery_id, at, status_code, error_class, duration_ms, response_bytes, response_sha256)
     SELECT h.id, now() - make_interval(secs => h.ago), h.status_code, h.error_class, h.duration_ms, h.size, h.sha256
-    FROM held h JOIN delivery USING (id)
+    FROM held h JOIN delivery USING (id) WHERE h.turn <> 'erased'
+), told AS (  -- the erasure has written it down already, as one that was on its way
+    UPDATE attempts a
+    SET at = now() - make_interval(secs => h.ago), status_code = h.status_code, error_class = h.error_class,
+        duration_ms = h.duration_ms
+    FROM held h WHERE h.turn = 'erased' AND a.delivery_id = h.id AND a.error_class = 'on_its_way'
 )
 SELECT d.id AS delivery_id, d.type, d.status, d.reason, h.duration_ms,
        -- The first that a destination hears of a dictation's document, and not what was changed, asked for or

@@ -39,13 +39,21 @@ WHERE session_id = $1;
 UPDATE events SET body_sealed = NULL WHERE session_id = $1;
 
 -- name: deliveries
--- That something was sent stays known; what was still to be sent is not, and an attempt under way records nothing.
-UPDATE deliveries
-SET record_id = NULL, lease = NULL, next_at = NULL,
+-- That something was sent stays known; what was still to be sent is not.
+WITH held AS (
+    SELECT id, status = 'pending' AND lease IS NOT NULL AS is_under_way FROM deliveries
+    WHERE session_id = $1 ORDER BY id FOR UPDATE
+), told AS (  -- An attempt under way may have left: its worker, which keeps its lease, says how it ended, or withdraws it.
+    INSERT INTO attempts (delivery_id, at, error_class, duration_ms)
+    SELECT id, now(), 'on_its_way', 0 FROM held WHERE is_under_way
+)
+UPDATE deliveries d
+SET record_id = NULL, lease = CASE WHEN h.is_under_way THEN lease END, next_at = NULL,
+    attempts = attempts + h.is_under_way::integer,
     reason = CASE WHEN status IN ('pending', 'paused') THEN 'session_erased' ELSE reason END,
     settled_at = coalesce(settled_at, now()),
     status = CASE WHEN status IN ('pending', 'paused') THEN 'dead' ELSE status END
-WHERE id IN (SELECT id FROM deliveries WHERE session_id = $1 ORDER BY id FOR UPDATE);
+FROM held h WHERE d.id = h.id;
 
 -- name: attempts
 -- Hashes and sizes of what the EMR's side answered.
