@@ -168,7 +168,7 @@ def _documents_to_make(vendor: VendorState, session: Session) -> list[Document]:
     if not settings.is_hosted:
         never = session.flavour or session.templates_patched
         return [] if never or (settings.is_august and not settings.makes_documents) else requested
-    if session.runs > 1:
+    if session.runs > 1 and not any(each.status == PENDING for each in requested):
         for document in session.documents:
             document.current = False
         requested = new_documents(vendor, session, session.templates)

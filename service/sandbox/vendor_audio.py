@@ -47,8 +47,6 @@ async def upload_audio(
         extension = "m4a"
     if not session.chunks:
         announce_event(vendor, session, "scribe.session.update")
-    if not session.chunks:
-        announce_event(vendor, session, "scribe.session.update")
     keep_recording(session, number, extension, content_type, file_name, recording)
     answer = {"session_id": session_id, "success": True, "original_filename": file_name}
     return Response(answer, status_code=200)

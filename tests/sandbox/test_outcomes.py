@@ -163,17 +163,23 @@ async def test_content_by_address_needs_no_token(house: Bench):
 
 
 @pytest.mark.parametrize(
-    ("outcome", "status"), [("partial", 206), ("partial_success", 206), ("empty", 200), ("odd", 206)]
+    ("outcome", "status", "word"),
+    [
+        ("partial", 206, "failure"),
+        ("partial_success", 206, "partial_success"),
+        ("empty", 200, "success"),
+        ("odd", 206, "some_new_status"),
+    ],
 )
-async def test_an_outcome_can_be_chosen_for_one_session(house: Bench, outcome: str, status: int):
+async def test_an_outcome_can_be_chosen_for_one_session(house: Bench, outcome: str, status: int, word: str):
     session_id = (await house.create(templates=[GOOD, "b_note"]))["session_id"]
     await house.upload(session_id, "audio_0.wav", wav(1))
     await house.settle(outcomes={session_id: outcome})
     await house.end(session_id)
-    whole = await until(house, session_id, status)
-    assert {status for name, status, _ in entries(whole) if name == GOOD} == {"success"}
-    found = next(each for each in entries(whole) if each[0] == "b_note")
-    assert found[1:] != ("success", found[2]) or found[2] is None
+    found = {name: (each, data) for name, each, data in entries(await until(house, session_id, status))}
+    assert found[GOOD][0] == "success"
+    assert found["b_note"][0].replace("failed", "failure") == word
+    assert (found["b_note"][1] is None) == (outcome in {"partial", "empty"})
 
 
 async def test_before_the_end_a_filter_is_held_and_the_session_is_not(house: Bench):

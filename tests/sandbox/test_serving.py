@@ -38,15 +38,18 @@ def test_only_loopback_is_served():
         run_sandbox("0.0.0.0", 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_stops_cleanly_on_signals(number):
-    code = "from service.sandbox.serving import run_sandbox; run_sandbox(port=0)"
+@pytest.mark.parametrize(
+    ("number", "character"), [(signal.SIGINT, "hosted"), (signal.SIGTERM, "onprem-2026-07")]
+)
+def test_the_command_stops_cleanly_on_signals(number, character):
+    code = f"from service.sandbox.serving import run_sandbox; run_sandbox(port=0, character='{character}')"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         first = process.stdout.readline().decode()
         url = re.search(r"http://127\.0\.0\.1:\d+", first)
         assert url is not None
-        assert httpx2.get(f"{url[0]}/_control/settings", trust_env=False).status_code == 200
+        settings = httpx2.get(f"{url[0]}/_control/settings", trust_env=False).json()
+        assert settings["character"] == character
         process.send_signal(number)
         assert process.wait(10) == 0
