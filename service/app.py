@@ -48,10 +48,12 @@ from service.domain.rates import LocalRates, Policy
 from service.domain.reading import ReadTrail
 from service.domain.revocations import Revocations
 from service.domain.streams import Streams
+from service.domain.templates import Templates
 from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
 from service.eka.audio_way import LIBRARY as AUDIO_LIBRARY
 from service.eka.streams import EkaStreams
+from service.eka.templates import EkaTemplates
 from service.forwarding.checks import check_call
 from service.jobs.key_watch import KeyWatch
 from service.jobs.nudges import LIBRARIES as REDIS_LIBRARIES
@@ -165,6 +167,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
             admit=partial(count_handshake, rates),
         )
 
+        templates = Templates(source=EkaTemplates(vendor), time=time.monotonic)
         keys = KeyWatch(rows.keys)
 
         await nudges.start()
@@ -198,6 +201,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                     limits=discovery,
                 ),
                 further=FurtherDocuments(store=rows.further, vendor=vendor, clock=SystemClock()),
+                templates=templates,
                 watch=watch,
                 timeline_watch=timeline_watch,
                 webhooks=WebhookIntake(store=rows.webhooks, nudges=nudges),
@@ -218,6 +222,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
             )
         finally:
             await streams.stop()
+            await templates.stop()
             await watch.stop()
             await timeline_watch.stop()
             await revocations.stop()

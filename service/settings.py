@@ -14,6 +14,7 @@ from service.redis_address import SENTINEL_SCHEMES, parse_sentinel
 PREFIX = "EKABRIDGE_"
 _T = TypeVar("_T")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,500}")
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){1,8}")
 _UNSAFE_IN_HEADERS = frozenset("\r\n\0")
 _SECRET_FIELDS = frozenset(
     {
@@ -48,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str = ""
     redis_url: str = ""
     public_url: str | None = None
+    support_email: str | None = None
     eka_base_url: str = "https://api.eka.care"
     eka_token: str | None = None
     eka_client_id: str | None = None
@@ -174,6 +176,12 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _email(raw: str) -> str:
+    if not _EMAIL.fullmatch(raw):
+        raise ValueError("must be an e-mail address, such as it@hospital.example")
+    return raw
+
+
 def _redis_url(raw: str) -> str:
     scheme = raw.partition("://")[0]
     if scheme in SENTINEL_SCHEMES:
@@ -240,6 +248,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "database_url": _url("postgresql", "postgres"),
     "redis_url": _redis_url,
     "public_url": _url("http", "https"),
+    "support_email": _email,
     "eka_base_url": _url("https", "http"),
     "eka_token": _text,
     "eka_client_id": _text,

@@ -24,7 +24,7 @@ _HEADER = b"x-request-id"
 _KEY = "ekabridge.request_id"
 # What a tenant reads is kept by nobody in between.
 _PRIVATE = ((b"cache-control", b"no-store"),)
-_PRIVATE_PATHS = ("/v1/", "/voice/v1/sessions", "/connect-auth/")
+_PRIVATE_PATHS = ("/v1/", "/voice/v1/sessions", "/voice/v1/templates", "/connect-auth/")
 
 REQUESTS = Counter("ekabridge_http_requests", "Requests answered, by route.", ("method", "route", "status"))
 SECONDS = Histogram(

@@ -18,6 +18,7 @@ from service.domain.reading import ReadTrail
 from service.domain.revocations import Revocations
 from service.domain.sessions import SessionLife
 from service.domain.streams import Streams
+from service.domain.templates import Templates
 from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
 from service.eka.discovery import Discovery
@@ -59,6 +60,7 @@ class Services(Struct, frozen=True, kw_only=True):
     views: SessionViews
     changes: SessionChanges
     further: FurtherDocuments
+    templates: Templates
     watch: ChangeWatch
     timeline_watch: ChangeWatch
     webhooks: WebhookIntake

@@ -8,11 +8,16 @@ from service.domain.errors import InvalidRequest
 
 
 class ModelLimits(Struct, frozen=True, kw_only=True):
-    """One model: its id, the languages it hears, and how long a session of it may last, in seconds."""
+    """One model: its id, the languages it hears, and how long a session of it may last, in seconds.
+
+    `display_name` and `response_speed` are the vendor's words for people; None where it has none.
+    """
 
     id: str
     languages: tuple[str, ...]
     max_session_duration_seconds: int
+    display_name: str | None = None
+    response_speed: str | None = None
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -27,6 +32,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     models: tuple[ModelLimits, ...]
     languages: tuple[str, ...]
     service_name: str
+    upload_methods: tuple[str, ...] = ("chunked", "single", "stream")
+    auto_detection: bool = False
     max_chunk_bytes: int | None = None
     webhooks_url: str | None = None
     discovered: frozenset[str] = frozenset()

@@ -82,6 +82,7 @@ async def test_the_recorded_document_is_read_as_a_whole():
         "languages",
         "webhooks_url",
         "service_name",
+        "upload_methods",
     }
 
 

@@ -6,13 +6,16 @@ The framework's own CORS answers for the whole application; /v1 is for backends 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from schemas.voice import PROTOCOL_VERSION
 from service.api.rates import FIELDS
-from service.api.voice.errors import is_protocol
+from service.api.voice.errors import VERSION_HEADER, is_protocol
 
 _METHODS = b"GET, POST, PATCH, OPTIONS"
 # What official clients send, in the order in which it is answered (facts.md).
-_HEADERS = ("authorization", "content-type", "flavour", "x-timezone")
-_EXPOSED = ", ".join(("etag", "retry-after", "x-request-id", *FIELDS)).encode()
+_HEADERS = ("authorization", "content-type", "flavour", "x-timezone", VERSION_HEADER)
+_EXPOSED = ", ".join(("etag", "retry-after", "x-request-id", VERSION_HEADER, *FIELDS)).encode()
+# Which version of the protocol an answer is of, on every one of them (specification, section 3.3).
+_VERSION = (VERSION_HEADER.encode(), PROTOCOL_VERSION.encode())
 _MAX_AGE_SECONDS = b"7200"
 
 
@@ -35,7 +38,7 @@ class VoiceCors:
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                marks = [(b"vary", b"Origin")]
+                marks = [(b"vary", b"Origin"), _VERSION]
                 if origin is not None:
                     marks += _allow(origin)
                     marks.append((b"access-control-expose-headers", _EXPOSED))
