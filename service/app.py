@@ -137,7 +137,8 @@ def create_app(settings: Settings) -> Edge:
         openapi_config=openapi_config(version("ekabridge")),
         logging_config=None,
     )
-    return Edge(SecurityHeaders(VoiceCors(Admission(LastAnswer(app), settings, strain))), traces)
+    admitted = Admission(LastAnswer(app), settings, strain)
+    return Edge(SecurityHeaders(VoiceCors(admitted, settings.voice_origins)), traces)
 
 
 @asynccontextmanager
@@ -163,7 +164,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
         revocations = Revocations(rows.access.standing_keys)
         streams = Streams(
             store=rows.streams,
-            vendor=EkaStreams(settings.eka_base_url, vendor.gates),
+            vendor=EkaStreams(settings.eka_base_url, vendor.gates, hosts=settings.eka_stream_hosts),
             admit=partial(count_handshake, rates),
         )
 
