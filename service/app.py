@@ -27,6 +27,7 @@ from service.api.problems import HANDLERS
 from service.api.rates import count_handshake
 from service.api.recovery import recovery_router
 from service.api.request_ids import Edge
+from service.api.request_kinds import handler_of
 from service.api.security_headers import SecurityHeaders
 from service.api.services import Services
 from service.api.session_changes import changes_router
@@ -137,7 +138,7 @@ def create_app(settings: Settings) -> Edge:
         openapi_config=openapi_config(version("ekabridge")),
         logging_config=None,
     )
-    admitted = Admission(LastAnswer(app), settings, strain)
+    admitted = Admission(LastAnswer(app), partial(handler_of, app), settings, strain)
     return Edge(SecurityHeaders(VoiceCors(admitted, settings.voice_origins)), traces)
 
 

@@ -4,11 +4,13 @@ from litestar import get
 from litestar.di import NamedDependency
 
 from schemas.voice import VoiceTemplate, VoiceTemplates
+from service.api.request_kinds import REQUEST_KIND
 from service.api.services import Services
 from service.domain.records import Principal
 
 
-@get("/templates")
+# It calls EkaScribe: one that hangs must not fill the places of reads.
+@get("/templates", opt={REQUEST_KIND: "calls"})
 async def list_templates(
     services: NamedDependency[Services], who: NamedDependency[Principal]
 ) -> VoiceTemplates:
