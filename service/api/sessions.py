@@ -61,7 +61,10 @@ async def create_session(
 ) -> Response[Any]:
     """Create a session here and at EkaScribe."""
     created = await services.desk.create(who, read_json(body, SessionCreate), idempotency_key)
-    headers = {"Idempotency-Replayed": "true"} if created.is_replayed else {}
+    headers = {}
+    if created.is_replayed:
+        headers["Idempotency-Replayed"] = "true"
+        await services.trail.replayed(who, created.body)
     return Response(created.body, status_code=201, media_type=MediaType.JSON, headers=headers)
 
 
