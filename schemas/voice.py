@@ -10,6 +10,9 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from schemas.emr import Language, Languages, Mode, Model, TemplateName
 
+PROTOCOL_VERSION = "0.1"
+SUPPORTED_VERSIONS = (PROTOCOL_VERSION,)
+
 UploadType = Literal["chunked", "single", "stream"]
 CommunicationProtocol = Literal["http", "websocket", "rpc"]
 ClientSessionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{16,32}$(?!\n)")]
@@ -200,12 +203,36 @@ class TemplateAsked(Struct, kw_only=True, frozen=True):
     status: Literal["processing"] = "processing"
     message: str = "Template processing started"
     document_id: str | UnsetType = UNSET
+    poll_url: str | UnsetType = UNSET
+
+
+class VoiceTemplate(Struct, kw_only=True, frozen=True):
+    """One template that a session may ask for, as the protocol describes it (specification, 8.2)."""
+
+    id: str
+    name: str
+    description: str
+
+
+class VoiceTemplates(Struct, kw_only=True, frozen=True):
+    """Answer to `GET /voice/v1/templates`."""
+
+    templates: list[VoiceTemplate]
+
+
+class DiscoveryService(Struct, kw_only=True, frozen=True):
+    """Who offers the service; the address for questions is the operator's."""
+
+    name: str
+    documentation_url: str | UnsetType = UNSET
+    support_email: str | UnsetType = UNSET
 
 
 class DiscoveryEndpoints(Struct, kw_only=True, frozen=True):
-    """Where the protocol is spoken."""
+    """Where the protocol is spoken; without `webhooks_url`, because clients cannot register webhooks."""
 
     base_url: str
+    templates_url: str
 
 
 class DiscoveryAuthentication(Struct, kw_only=True, frozen=True):
@@ -215,11 +242,17 @@ class DiscoveryAuthentication(Struct, kw_only=True, frozen=True):
 
 
 class DiscoveryCapabilities(Struct, kw_only=True, frozen=True):
-    """What audio is taken, and how."""
+    """What audio is taken, how, and how results are handed over.
+
+    `webhook_delivery`: the protocol's own webhooks, which are not sent. `client_sdk_delivery`: an official
+    client gets its results from Get Session and gives them to its page or program.
+    """
 
     audio_formats: list[str]
     max_chunk_duration_seconds: int
     upload_methods: list[UploadType]
+    webhook_delivery: bool = False
+    client_sdk_delivery: bool = True
 
 
 class DiscoveryModel(Struct, kw_only=True, frozen=True):
@@ -229,20 +262,23 @@ class DiscoveryModel(Struct, kw_only=True, frozen=True):
     display_name: str
     languages: list[str]
     max_session_duration_seconds: int
+    response_speed: str | UnsetType = UNSET
 
 
 class DiscoveryLanguages(Struct, kw_only=True, frozen=True):
-    """Which languages may be spoken."""
+    """Which languages may be spoken, and whether EkaScribe recognises them by itself."""
 
     supported: list[str]
+    auto_detection: bool
 
 
 class Discovery(Struct, kw_only=True, frozen=True):
     """The discovery document, with our own addresses in it."""
 
     protocol: str = "medscribealliance"
-    protocol_version: str = "0.1"
-    supported_versions: list[str] = field(default_factory=lambda: ["0.1"])
+    protocol_version: str = PROTOCOL_VERSION
+    supported_versions: list[str] = field(default_factory=lambda: list(SUPPORTED_VERSIONS))
+    service: DiscoveryService
     endpoints: DiscoveryEndpoints
     authentication: DiscoveryAuthentication
     capabilities: DiscoveryCapabilities

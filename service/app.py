@@ -27,6 +27,7 @@ from service.api.problems import HANDLERS
 from service.api.rates import count_handshake
 from service.api.recovery import recovery_router
 from service.api.request_ids import Edge
+from service.api.request_kinds import handler_of
 from service.api.security_headers import SecurityHeaders
 from service.api.services import Services
 from service.api.session_changes import changes_router
@@ -49,10 +50,12 @@ from service.domain.reading import ReadTrail
 from service.domain.results.refreshing import Refreshing
 from service.domain.revocations import Revocations
 from service.domain.streams import Streams
+from service.domain.templates import Templates
 from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
 from service.eka.audio_way import LIBRARY as AUDIO_LIBRARY
 from service.eka.streams import EkaStreams
+from service.eka.templates import EkaTemplates
 from service.forwarding.checks import call_limits, check_call
 from service.jobs.clock_watch import ClockWatch
 from service.jobs.key_watch import KeyWatch
@@ -137,7 +140,8 @@ def create_app(settings: Settings) -> Edge:
         openapi_config=openapi_config(version("ekabridge")),
         logging_config=None,
     )
-    return Edge(SecurityHeaders(VoiceCors(Admission(LastAnswer(app), settings, strain))), traces)
+    admitted = Admission(LastAnswer(app), partial(handler_of, app), settings, strain)
+    return Edge(SecurityHeaders(VoiceCors(admitted, settings.voice_origins)), traces)
 
 
 @asynccontextmanager
@@ -166,10 +170,11 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
         revocations = Revocations(rows.access.standing_keys)
         streams = Streams(
             store=rows.streams,
-            vendor=EkaStreams(settings.eka_base_url, vendor.gates),
+            vendor=EkaStreams(settings.eka_base_url, vendor.gates, hosts=settings.eka_stream_hosts),
             admit=partial(count_handshake, rates),
         )
 
+        templates = Templates(source=EkaTemplates(vendor), time=time.monotonic)
         keys = KeyWatch(rows.keys)
         clock_watch = ClockWatch(clock, rows.database.clock)
 
@@ -207,6 +212,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 ),
                 further=FurtherDocuments(store=rows.further, vendor=vendor, clock=SystemClock()),
                 refreshing=Refreshing(store=rows.refreshing, nudges=nudges),
+                templates=templates,
                 watch=watch,
                 timeline_watch=timeline_watch,
                 webhooks=WebhookIntake(store=rows.webhooks, nudges=nudges),
@@ -228,6 +234,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
         finally:
             await clock_watch.stop()
             await streams.stop()
+            await templates.stop()
             await watch.stop()
             await timeline_watch.stop()
             await revocations.stop()

@@ -14,6 +14,8 @@ from service.redis_address import SENTINEL_SCHEMES, parse_sentinel
 PREFIX = "EKABRIDGE_"
 _T = TypeVar("_T")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,500}")
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){1,8}")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _UNSAFE_IN_HEADERS = frozenset("\r\n\0")
 _SECRET_FIELDS = frozenset(
     {
@@ -52,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str = ""
     redis_url: str = ""
     public_url: str | None = None
+    support_email: str | None = None
+    voice_origins: tuple[str, ...] = ()
     eka_base_url: str = "https://api.eka.care"
     eka_token: str | None = None
     eka_client_id: str | None = None
@@ -60,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     eka_username: str | None = None
     eka_password: str | None = None
     eka_max_concurrency: int = 64
+    eka_stream_hosts: tuple[str, ...] = ()
     webhook_secrets: tuple[str, ...] = ()
     webhook_allow_unsigned: bool = False
     webhook_tolerance_seconds: int = 300
@@ -203,6 +208,30 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _email(raw: str) -> str:
+    if not _EMAIL.fullmatch(raw):
+        raise ValueError("must be an e-mail address, such as it@hospital.example")
+    return raw
+
+
+def _origin(raw: str) -> str:
+    if not raw.isascii():
+        raise ValueError("must be origins in ASCII, an international name as a browser sends it: xn--…")
+    parts = urlsplit(_url("https", "http")(raw))
+    if parts.path or parts.query or parts.fragment or "*" in parts.netloc:
+        raise ValueError("must be origins, such as https://emr.example: no path, no `*`, no `null`")
+    # Browsers leave out the scheme's own port.
+    port = None if parts.port == {"http": 80, "https": 443}[parts.scheme] else parts.port
+    host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
+    return f"{parts.scheme}://{host}" if port is None else f"{parts.scheme}://{host}:{port}"
+
+
+def _host(raw: str) -> str:
+    if not _HOST.fullmatch(raw):
+        raise ValueError("must be host names, such as stream.eka.care: no scheme, no port, no path")
+    return raw.lower()
+
+
 def _redis_url(raw: str) -> str:
     scheme = raw.partition("://")[0]
     if scheme in SENTINEL_SCHEMES:
@@ -269,6 +298,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "database_url": _url("postgresql", "postgres"),
     "redis_url": _redis_url,
     "public_url": _url("http", "https"),
+    "support_email": _email,
+    "voice_origins": _listed(_origin),
     "eka_base_url": _url("https", "http"),
     "eka_token": _text,
     "eka_client_id": _text,
@@ -277,6 +308,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "eka_username": _printable,
     "eka_password": _printable,
     "eka_max_concurrency": _number(int, 1, 1000),
+    "eka_stream_hosts": _listed(_host),
     "webhook_secrets": _listed(str),
     "webhook_allow_unsigned": _boolean,
     "webhook_tolerance_seconds": _number(int, 1, 86_400),

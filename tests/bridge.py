@@ -193,6 +193,7 @@ def make_settings(database_url: str, redis_url: str, **changes: Any) -> Settings
         "allow_private_destinations": True,
         "forward_schedule_seconds": (0.05, 0.1, 0.2),
         "sweep_interval_seconds": 0.1,
+        "voice_origins": ("https://emr.example",),
     }
     return Settings(**(values | changes))
 

@@ -1,13 +1,16 @@
 """Who may come in: API keys, roles where a route names one, and how often."""
 
+from functools import cache
 from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
+from litestar.params import QueryParameter
 from litestar.types import Scope
 
 from service.api.admission import claim_share
+from service.api.field_errors import unknown_parameter
 from service.api.rates import count_call
 from service.api.services import Services
 from service.domain.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
@@ -15,12 +18,13 @@ from service.domain.records import Principal
 
 _SCHEME = "bearer "
 _MOST_KEY_CHARACTERS = 256
+_MAX_ERRORS = 20
 
 
 async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Let in whoever shows a good key of a sufficient role, and not too often.
 
-    Raises Unauthenticated, RateLimited or Forbidden.
+    Raises Unauthenticated, RateLimited or Forbidden, or InvalidRequest for parameters that the call has not.
     """
     check_texts(connection)
     services: Services = connection.app.state.services
@@ -30,6 +34,7 @@ async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: 
     await let_in(connection.scope, services, who)
     if handler.opt.get("role") == "admin" and who.role != "admin":
         raise Forbidden("this needs an admin key")
+    check_parameters(connection, handler)
 
 
 async def principal_of_key(services: Services, key: str) -> Principal | None:
@@ -65,6 +70,30 @@ def check_texts(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
     for name, value in connection.query_params.multi_items():
         if "\0" in value:
             raise InvalidRequest("holds a character that cannot be stored", field=name)
+
+
+def check_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Refuse query parameters that a call does not have: a filter with a typo would list everything.
+
+    Raises InvalidRequest.
+    """
+    if not connection.scope["query_string"]:
+        return
+    known = _parameters(handler)
+    unknown = list(dict.fromkeys(name for name in connection.query_params if name not in known))
+    if unknown:
+        errors = [unknown_parameter(name) for name in unknown[:_MAX_ERRORS]]
+        raise InvalidRequest("the call has parameters that it does not know; see `errors`", errors=errors)
+
+
+@cache
+def _parameters(handler: BaseRouteHandler) -> frozenset[str]:
+    """Return the query parameters of a handler, by the names that callers write."""
+    return frozenset(
+        field.kwarg_definition.name or name
+        for name, field in handler.parsed_fn_signature.parameters.items()
+        if isinstance(field.kwarg_definition, QueryParameter)
+    )
 
 
 def provide_who(scope: Scope) -> Principal:

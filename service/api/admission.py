@@ -7,18 +7,20 @@ fewer for reads and calls.
 """
 
 import asyncio
-import re
 from collections import Counter
+from collections.abc import Callable
 from random import randint
 from typing import Any
 
 from litestar.enums import ScopeType
+from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Send
 from prometheus_client import Counter as Counted
 from prometheus_client import Gauge
 
 from service.api.body_times import timed
 from service.api.early_answers import tell
+from service.api.request_kinds import kind_of
 from service.api.strain import Strain
 from service.bounded_http import MOST_CONNECTIONS
 from service.domain.errors import Overloaded
@@ -43,11 +45,6 @@ REFUSED = Counted(
     ("kind", "reason"),
 )
 
-_UPLOAD = re.compile(r"/v1/sessions/[^/]+/audio(/|$)|/voice/v1/(sessions/[^/]+/audio(/|$)|uploads/)")
-_SESSION = re.compile(r"/v1/sessions/[^/]+(/events)?")
-_WAIT = re.compile(rb"(^|&)wait=")
-_READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_ALWAYS = ("/health/", "/metrics")
 # What a process that falls behind takes less of. An upload that is refused is sent whole again; a webhook is
 # little work and ends much; and what waits does nothing.
 _GIVE_WAY = frozenset({"reads", "calls"})
@@ -61,6 +58,8 @@ _VAIN_SECONDS = 10.0
 # What a form may be larger than its file.
 _FORM_BYTES = 65_536
 _KEY = "ekabridge.place"
+HandlerOf = Callable[[Any], BaseRouteHandler | None]
+
 # Whoever comes again comes scattered.
 _RETRY_AFTER_SECONDS = (1, 4)
 
@@ -225,8 +224,10 @@ class Admission:
     body_idle_seconds = 20.0
     body_total_seconds = 60.0
 
-    def __init__(self, app: ASGIApp, settings: Settings, strain: Strain) -> None:
+    def __init__(self, app: ASGIApp, handler_of: HandlerOf, settings: Settings, strain: Strain) -> None:
+        """`handler_of` finds the handler of the route that a request will take."""
         self._app = app
+        self._handler_of = handler_of
         self.strain = strain
         self._disk = Disk(settings.max_spool_bytes)
         self._memory = Memory(_MEMORY_BYTES)
@@ -250,7 +251,7 @@ class Admission:
             async with self.strain.watched():
                 await self._app(scope, receive, send)
             return
-        kind = kind_of(scope) if scope["type"] == ScopeType.HTTP else None
+        kind = kind_of(self._handler_of(scope), scope) if scope["type"] == ScopeType.HTTP else None
         if kind is None:
             await self._app(scope, receive, send)
             return
@@ -291,20 +292,6 @@ class Admission:
                 size = int(value)
                 return size if size <= self._most_bytes else 0
         return 0
-
-
-def kind_of(scope: Any) -> str | None:
-    """Return which places a request takes one of; None if it is always let in."""
-    path, method = scope["path"], scope["method"]
-    if path.startswith(_ALWAYS):
-        return None
-    if path.startswith("/webhooks/"):
-        return "webhooks"
-    if method in _READS:
-        session = _SESSION.fullmatch(path)
-        is_wait = session and (session[1] or _WAIT.search(scope["query_string"]))
-        return "waits" if is_wait else "reads"
-    return "uploads" if _UPLOAD.match(path) else "calls"
 
 
 def claim_share(scope: Any, tenant_id: TenantId) -> None:

@@ -14,6 +14,7 @@ from service.api import examples
 from service.api.access import provide_services, provide_who
 from service.api.examples import answer
 from service.api.problems import documented
+from service.api.request_kinds import REQUEST_KIND
 from service.api.services import Services
 from service.api.spool import spool_body
 from service.domain.errors import (
@@ -53,6 +54,7 @@ class AudioOperation(Operation):
 @put(
     "/sessions/{session_id:str}/audio/{sequence:str}",
     operation_id="putAudio",
+    opt={REQUEST_KIND: "uploads"},
     operation_class=AudioOperation,
     summary="Send one chunk of audio",
     tags=["Sessions"],

@@ -17,6 +17,7 @@ from schemas.emr import TimelineEntry
 from service.api import examples
 from service.api.positions import Position
 from service.api.problems import documented
+from service.api.request_kinds import REQUEST_KIND
 from service.api.services import Services
 from service.api.sessions import SessionPath
 from service.domain.errors import SessionErased, StoreUnavailable
@@ -50,6 +51,7 @@ def _example() -> str:
 @get(
     "/sessions/{session_id:str}/events",
     operation_id="followEvents",
+    opt={REQUEST_KIND: "waits"},
     summary="What happens to a session, live",
     tags=["Sessions"],
     responses={

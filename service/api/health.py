@@ -11,6 +11,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from msgspec import UNSET, Struct, UnsetType
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.api.request_kinds import REQUEST_KIND
 from service.api.services import Services
 from service.clock import CheckedClock
 from service.domain.errors import StoreUnavailable
@@ -59,7 +60,13 @@ async def readiness(
     return Response(ready, status_code=200 if can_serve else 503)
 
 
-@get("/health/live", operation_id="live", summary="Is the process alive", tags=["Operators"])
+@get(
+    "/health/live",
+    operation_id="live",
+    opt={REQUEST_KIND: None},
+    summary="Is the process alive",
+    tags=["Operators"],
+)
 async def live() -> Live:
     """Answer without asking anybody."""
     return Live("alive")
@@ -68,6 +75,7 @@ async def live() -> Live:
 @get(
     "/health/ready",
     operation_id="ready",
+    opt={REQUEST_KIND: None},
     summary="Can it serve",
     tags=["Operators"],
     responses={503: ResponseSpec(Ready, description="It cannot", generate_examples=False)},
@@ -85,6 +93,7 @@ async def ready(request: Request[Any, Any, Any], services: NamedDependency[Servi
 @get(
     "/metrics",
     operation_id="metrics",
+    opt={REQUEST_KIND: None},
     summary="Prometheus metrics",
     tags=["Operators"],
     media_type=MediaType.TEXT,

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.utils.path import normalize_path
 from opentelemetry.trace import Span
 from prometheus_client import Counter, Histogram
 
@@ -24,7 +25,7 @@ _HEADER = b"x-request-id"
 _KEY = "ekabridge.request_id"
 # What a tenant reads is kept by nobody in between.
 _PRIVATE = ((b"cache-control", b"no-store"),)
-_PRIVATE_PATHS = ("/v1/", "/voice/v1/sessions", "/connect-auth/")
+_PRIVATE_PATHS = ("/v1/", "/voice/v1/sessions", "/voice/v1/templates", "/connect-auth/")
 
 REQUESTS = Counter("ekabridge_http_requests", "Requests answered, by route.", ("method", "route", "status"))
 SECONDS = Histogram(
@@ -55,6 +56,8 @@ class Edge:
         if scope["type"] not in {ScopeType.HTTP, ScopeType.WEBSOCKET}:
             await self._app(scope, receive, send)
             return
+        # As the router reads it: a decision by the beginning of a path must not depend on its spelling.
+        scope["path"] = normalize_path(scope["path"])
         request_id = _request_id(scope)
         scope[_KEY] = request_id  # type: ignore[literal-required]
         if scope["type"] != ScopeType.HTTP:

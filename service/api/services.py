@@ -20,6 +20,7 @@ from service.domain.results.refreshing import Refreshing
 from service.domain.revocations import Revocations
 from service.domain.sessions import SessionLife
 from service.domain.streams import Streams
+from service.domain.templates import Templates
 from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
 from service.eka.discovery import Discovery
@@ -63,6 +64,7 @@ class Services(Struct, frozen=True, kw_only=True):
     changes: SessionChanges
     further: FurtherDocuments
     refreshing: Refreshing
+    templates: Templates
     watch: ChangeWatch
     timeline_watch: ChangeWatch
     webhooks: WebhookIntake

@@ -34,7 +34,9 @@ async def change_session(
 ) -> Session:
     """Change what is given, at EkaScribe first; what is left out stays."""
     await services.changes.change(who, SessionId(session_id), read_json(body, SessionChange))
-    return await services.views.session(who.tenant_id, SessionId(session_id))
+    session = await services.views.session(who.tenant_id, SessionId(session_id))
+    await services.trail.sessions(who, [session])
+    return session
 
 
 @delete(

@@ -16,6 +16,7 @@ from service.api.bodies import MOST_JSON_BYTES, json_operation, read_json
 from service.api.examples import answer
 from service.api.moments import MOMENT, read_moment
 from service.api.problems import documented
+from service.api.request_kinds import WAITS_WITH
 from service.api.services import Services
 from service.domain.errors import ClientDisconnected
 from service.domain.ids import DocumentId, SessionId, TemplateId
@@ -60,7 +61,10 @@ async def create_session(
 ) -> Response[Any]:
     """Create a session here and at EkaScribe."""
     created = await services.desk.create(who, read_json(body, SessionCreate), idempotency_key)
-    headers = {"Idempotency-Replayed": "true"} if created.is_replayed else {}
+    headers = {}
+    if created.is_replayed:
+        headers["Idempotency-Replayed"] = "true"
+        await services.trail.replayed(who, created.body)
     return Response(created.body, status_code=201, media_type=MediaType.JSON, headers=headers)
 
 
@@ -92,6 +96,7 @@ async def end_session(
 @get(
     "/sessions/{session_id:str}",
     operation_id="getSession",
+    opt={WAITS_WITH: "wait"},
     summary="Read a session, or wait for it to change",
     responses={
         200: answer(examples.COMPLETED, "The session as it stands"),

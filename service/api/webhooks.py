@@ -16,6 +16,7 @@ from prometheus_client import Counter
 
 from service.api.access import provide_services
 from service.api.problems import documented
+from service.api.request_kinds import REQUEST_KIND
 from service.api.services import Services
 from service.domain.errors import InvalidRequest, SignatureInvalid
 from service.domain.ids import DEFAULT_ACCOUNT, Account, SessionId
@@ -81,6 +82,7 @@ class WebhookOperation(Operation):
     "/webhooks/eka",
     status_code=200,
     operation_id="receiveWebhook",
+    opt={REQUEST_KIND: "webhooks"},
     operation_class=WebhookOperation,
     summary="EkaScribe tells us that results are there",
     tags=["Vendor"],
@@ -96,6 +98,7 @@ async def receive_webhook(request: Request[Any, Any, Any]) -> ASGIResponse:
     "/webhooks/eka/{tenant:str}",
     status_code=200,
     operation_id="receiveTenantWebhook",
+    opt={REQUEST_KIND: "webhooks"},
     operation_class=WebhookOperation,
     summary="The same, from a tenant's own account at EkaScribe",
     tags=["Vendor"],

@@ -13,11 +13,16 @@ AUTO_DETECT = "auto_detect"
 
 
 class ModelLimits(Struct, frozen=True, kw_only=True):
-    """One model: its id, the languages it hears, and how long a session of it may last, in seconds."""
+    """One model: its id, the languages it hears, and how long a session of it may last, in seconds.
+
+    `display_name` and `response_speed` are the vendor's words for people; None where it has none.
+    """
 
     id: str
     languages: tuple[str, ...]
     max_session_duration_seconds: int
+    display_name: str | None = None
+    response_speed: str | None = None
 
 
 class Limits(Struct, frozen=True, kw_only=True):

@@ -1,11 +1,13 @@
 """Who read what: one entry for a key, an object and an hour, written after the read and never in its way."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+import msgspec
 import structlog
+from msgspec import UNSET, Struct
 
 from schemas.emr import Document, Session
 from service.domain.errors import StoreUnavailable
@@ -17,6 +19,20 @@ log = structlog.get_logger()
 
 ReadAction = Literal["session.read", "document.read"]
 _Read = tuple[KeyId, ReadAction, str]
+
+
+class _Replayed(Struct, frozen=True):
+    """What matters here of an answer to create."""
+
+    id: str
+    patient: dict[str, Any] | None = None
+    transcript: str | None = None
+
+
+def is_of_patient(patient: Mapping[str, Any] | None, transcript: str | None) -> bool:
+    """Return whether a session that is shown says anything about a patient."""
+    return bool(patient) or transcript is not None
+
 
 # About 20 MB at most. What is forgotten early makes one more entry, none is left out.
 _MOST_REMEMBERED = 100_000
@@ -42,12 +58,20 @@ class ReadTrail:
         self._hours: OrderedDict[_Read, datetime] = OrderedDict()
 
     async def sessions(self, who: Principal, found: Sequence[Session]) -> None:
-        """These sessions were read; those that carry a transcript are recorded."""
-        await self.note(who, "session.read", [each.id for each in found if each.transcript is not None])
+        """Record that these sessions were shown, those that carry a patient's details or a transcript."""
+        shown = [each.id for each in found if is_of_patient(each.patient, each.transcript)]
+        await self.note(who, "session.read", shown)
+
+    async def replayed(self, who: Principal, answer: bytes) -> None:
+        """Record that an answer that was given before was shown again, perhaps to another key."""
+        session = msgspec.json.decode(answer, type=_Replayed)
+        if is_of_patient(session.patient, session.transcript):
+            await self.note(who, "session.read", [session.id])
 
     async def documents(self, who: Principal, found: Sequence[Document]) -> None:
-        """These documents were read; those that carry data are recorded."""
-        await self.note(who, "document.read", [each.id for each in found if each.data is not None])
+        """Record that these documents were shown, those that carry anything."""
+        shown = [each.id for each in found if each.data is not None or each.fhir not in (None, UNSET)]
+        await self.note(who, "document.read", shown)
 
     async def note(self, who: Principal, action: ReadAction, object_ids: Sequence[str]) -> None:
         """Record a read. It has happened: a database that is away now does not fail it, the log tells."""

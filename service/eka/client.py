@@ -54,7 +54,7 @@ from service.eka.patients import (
 )
 from service.eka.tokens import HeldToken, TokenKeeper
 from service.eka.upload_tries import try_upload
-from service.eka.wire import WireAnswer, check, exchange, refusal
+from service.eka.wire import MOST_ANSWER_BYTES, WireAnswer, check, exchange, refusal
 
 log = structlog.get_logger()
 
@@ -287,17 +287,26 @@ class EkaClient:
         """Whether a URL has the origin of EKA_BASE_URL: our token must go nowhere else."""
         return _origin(url) == _origin(self._base_url)
 
-    async def ask(self, account: Account, method: str, url: str, *, body: Any = None) -> WireAnswer:
-        """Make a call about webhook subscriptions, to a path or to a whole URL, with `body` as JSON.
+    async def ask(
+        self,
+        account: Account,
+        method: str,
+        url: str,
+        *,
+        body: Any = None,
+        operation: Operation = "subscriptions",
+        max_bytes: int = MOST_ANSWER_BYTES,
+    ) -> WireAnswer:
+        """Make a call about no session, to a path or to a whole URL, with `body` as JSON.
 
         Returns any answer that came. Raises VendorUnreachable, also for a URL that is not the vendor's.
         """
         if not url.startswith("/") and not self.is_vendors(url):
             raise VendorFailure("an address that is not EkaScribe's is not called", sent=False)
-        if body is None:
-            return await self._call(account, "subscriptions", url, method, url)
-        encoded = msgspec.json.encode(body)
-        return await self._call(account, "subscriptions", url, method, url, content=encoded, headers=_JSON)
+        with_body: dict[str, Any] = (
+            {} if body is None else {"content": msgspec.json.encode(body), "headers": _JSON}
+        )
+        return await self._call(account, operation, url, method, url, max_bytes=max_bytes, **with_body)
 
     async def _call(
         self,
@@ -310,6 +319,7 @@ class EkaClient:
         headers: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
         content: bytes | None = None,
+        max_bytes: int = MOST_ANSWER_BYTES,
     ) -> WireAnswer:
         """Make one call with the account's token; one that is refused is renewed, and the call repeated once.
 
@@ -325,6 +335,7 @@ class EkaClient:
                 headers=(headers or {}) | _authorized(held),
                 params=params,
                 content=content,
+                most_bytes=max_bytes,
             )
 
         return await self._passing(account, operation, subject, once)

@@ -34,6 +34,8 @@ _LEAST_CHUNK_BYTES = 64 * 1024
 _MOST_ENTRIES = 200
 _MOST_CHARACTERS = 200
 _MOST_NUMBER = 2**53
+_SPEEDS = ("fast", "standard", "thorough")
+_AUTO_DETECT = "auto_detect"
 _LANGUAGES = ("en", "hi", "gu", "kn", "ml", "ta", "te", "bn", "mr", "pa", "or", "as")
 
 # What the seeds say, and the on-prem server's document where they are silent (facts.md, Audio).
@@ -41,8 +43,20 @@ SEED_LIMITS = Limits(
     audio_formats=SUPPORTED,
     max_chunk_duration_seconds=20,
     models=(
-        ModelLimits(id="lite", languages=_LANGUAGES, max_session_duration_seconds=600),
-        ModelLimits(id="pro", languages=_LANGUAGES, max_session_duration_seconds=3600),
+        ModelLimits(
+            id="lite",
+            languages=_LANGUAGES,
+            max_session_duration_seconds=600,
+            display_name="Lite",
+            response_speed="fast",
+        ),
+        ModelLimits(
+            id="pro",
+            languages=_LANGUAGES,
+            max_session_duration_seconds=3600,
+            display_name="Professional",
+            response_speed="standard",
+        ),
     ),
     languages=_LANGUAGES,
     service_name="EkaScribe",
@@ -137,18 +151,20 @@ def read_limits(document: dict[str, Any]) -> Limits:
     """Read a discovery document; each field that it lacks or breaks is that of the seeds."""
     capabilities, endpoints = _object(document, "capabilities"), _object(document, "endpoints")
     languages = _object(document, "languages")
-    methods = _texts(capabilities.get("upload_methods"))
     duration = _number(capabilities.get("max_chunk_duration_seconds"), least=1)
     name = _object(document, "service").get("name")
     formats = _texts(capabilities.get("audio_formats"))
+    methods = _texts(capabilities.get("upload_methods"))
+    supported = _texts(languages.get("supported"))
     read = {
         "audio_formats": tuple(each for each in formats if normalise_audio_format(each, [each])),
         "max_chunk_duration_seconds": int(duration) if duration else None,
         "max_chunk_bytes": _chunk_bytes(capabilities),
         "models": _models(document.get("models")),
-        "languages": _texts(languages.get("supported")),
+        "languages": supported,
         "upload_methods": tuple(each for each in UPLOAD_METHODS if each in methods),
-        "auto_detection": languages.get("auto_detection") is True,
+        # On-prem servers that recognise languages also list a language of this name.
+        "auto_detection": languages.get("auto_detection") is True or _AUTO_DETECT in supported,
         "webhooks_url": _url(endpoints.get("webhooks_url")),
         "service_name": name if _is_text(name) else None,
     }
@@ -177,6 +193,8 @@ def _models(listed: Any) -> tuple[ModelLimits, ...]:
                 id=entry["id"],
                 languages=_texts(entry.get("languages")),
                 max_session_duration_seconds=int(seconds or seed.max_session_duration_seconds),
+                display_name=name if _is_text(name := entry.get("display_name")) else None,
+                response_speed=next((each for each in _SPEEDS if each == entry.get("response_speed")), None),
             )
         )
     return tuple(found)

@@ -30,6 +30,7 @@ Operation = Literal[
     "refresh",
     "discovery",
     "subscriptions",
+    "templates",
 ]
 Outcome = Literal[
     "ok", "refused", "limited", "failed", "timeout", "unreachable", "abandoned", "gate_closed", "line_full"

@@ -1,8 +1,10 @@
 """The vendor's side of a live stream (seed 004), by the `websockets` client."""
 
 import asyncio
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.http11 import Response
@@ -23,6 +25,8 @@ from service.eka.metrics import counted
 from service.eka.trust import trusted
 from service.eka.wire import asked_seconds
 from service.tracing import span, trace_headers
+
+log = structlog.get_logger()
 
 _OPEN_SECONDS = 8.0
 # Both sides stay alive through proxies that cut what is silent for 60 s; a vendor that is slow to take audio
@@ -79,8 +83,10 @@ class EkaStream:
 class EkaStreams:
     """The domain's VendorStreams."""
 
-    def __init__(self, base_url: str, gates: Gates) -> None:
+    def __init__(self, base_url: str, gates: Gates, *, hosts: Iterable[str] = ()) -> None:
+        """`hosts`: where the vendor's streams may lead besides its own host."""
         self._must_be_secure = base_url.startswith("https://")
+        self._hosts = frozenset({urlsplit(base_url).hostname, *hosts})
         self._gates = gates
 
     async def open(self, account: Account, session_id: SessionId, url: str) -> EkaStream:
@@ -88,14 +94,30 @@ class EkaStreams:
 
         Connecting passes the account's gate; a stream that is open holds no place. Raises VendorError.
         """
-        scheme = urlsplit(url).scheme
-        if scheme != "wss" and (scheme != "ws" or self._must_be_secure):
-            raise VendorFailure("EkaScribe gave an address that is no secure stream", sent=False)
+        self._check(url)
         async with self._gates.passage(account, "other", "stream", session_id):
             with span("eka stream", "client", {"ekabridge.operation": "stream"}), counted("stream") as count:
                 connection = await _connect(url)
                 count.outcome = "ok"
         return EkaStream(connection)
+
+    def _check(self, url: str) -> None:
+        """Refuse an address that patients' voices must not be sent to, whoever put it into an answer."""
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname
+        except ValueError:
+            raise VendorFailure("EkaScribe gave an address that cannot be read", sent=False) from None
+        if parts.scheme != "wss" and (parts.scheme != "ws" or self._must_be_secure):
+            raise VendorFailure("EkaScribe gave an address that is no secure stream", sent=False)
+        if host not in self._hosts or parts.username is not None:
+            # The host may be anything that the answer holds: it is told to nobody.
+            log.warning("stream_host_refused", allowed=sorted(str(each) for each in self._hosts))
+            raise VendorFailure(
+                "EkaScribe gave a stream's address on a host that is not its own;"
+                " EKA_STREAM_HOSTS can allow more",
+                sent=False,
+            )
 
 
 async def _connect(url: str) -> ClientConnection:

@@ -14,8 +14,9 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from service.api.admission import Admission, kind_of
+from service.api.admission import Admission
 from service.api.body_times import timed
+from service.api.request_kinds import handler_of, kind_of
 from service.api.strain import LEAST_SHARE, Strain
 from service.app import create_app
 from service.domain.errors import BodyTimeout
@@ -34,6 +35,7 @@ from tests.api.asking import (
     wire,
 )
 from tests.bridge import Bridge, open_bridge, random_bytes
+from tests.security.routes import application
 
 MEBIBYTE = 1024 * 1024
 
@@ -203,7 +205,8 @@ async def test_the_answer_reaches_who_still_sends_ten_megabytes(narrow: Bridge) 
     ],
 )
 def test_every_request_is_of_one_kind(method: str, path: str, query: bytes, kind: str | None) -> None:
-    assert kind_of({"method": method, "path": path, "query_string": query}) == kind
+    scope = {"type": "http", "method": method, "path": path, "query_string": query, "state": {}}
+    assert kind_of(handler_of(application(), scope), scope) == kind
 
 
 class Body:

@@ -1,13 +1,14 @@
 """GET /v1/audit: who read, changed or erased what, and when."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
 import pytest
 
 from tests.api.asking import problem
-from tests.bridge import Bridge, add_tenant
+from tests.bridge import Bridge, add_key, add_tenant
 
 BEFORE_TODAY = "2026-01-02T00:00:00Z"  # the entries that a test adds itself
 SECRET = "Zaphrandine Quillibrand"
@@ -20,17 +21,27 @@ async def trail(house: Bridge, **params: Any) -> list[dict[str, Any]]:
     return found
 
 
+async def reads(bridge: Bridge, *keys: str) -> list[dict[str, Any]]:
+    """What was read, newest first, by others than the key that dictated."""
+    return [
+        each for each in await trail(bridge) if each["action"].endswith(".read") and each["actor"] not in keys
+    ]
+
+
 async def finished(bridge: Bridge) -> dict[str, Any]:
-    """A finished session, seen by nobody yet."""
+    """A finished session, seen by nobody yet but the key that dictated it, `by`."""
     worker = await bridge.start_worker()
-    session_id = await bridge.dictate(patient={"id": "PAT-1", "name": SECRET})
+    writer = await bridge.client(await add_key(bridge.settings, bridge.tenant_id, "emr"))
+    session_id = await replace(bridge, api=writer).dictate(patient={"id": "PAT-1", "name": SECRET})
+    (entry,) = await reads(bridge)
+    by = entry["actor"]
     wait = "SELECT count(*) FROM sessions WHERE status = 'completed' AND id = $1"
     async with asyncio.timeout(20):
         while await bridge.database.fetchval(wait, session_id) == 0:
             pass  # each look is a round trip
     await worker.stop()
     document_id = await bridge.database.fetchval("SELECT id FROM documents WHERE session_id = $1", session_id)
-    return {"id": session_id, "document": document_id}
+    return {"id": session_id, "document": document_id, "by": by}
 
 
 async def test_only_an_admin_may_read_it(house: Bridge) -> None:
@@ -40,21 +51,20 @@ async def test_only_an_admin_may_read_it(house: Bridge) -> None:
 
 async def test_reads_of_content_leave_one_entry_for_each_key_and_object(bridge: Bridge) -> None:
     session = await finished(bridge)
-    assert await trail(bridge, action="session.read") == []
     for _ in range(3):
         await bridge.api.get(f"/v1/sessions/{session['id']}?wait=1")
         await bridge.api.get(f"/v1/documents/{session['document']}")
         await bridge.api.get(f"/v1/sessions/{session['id']}/documents")
     await bridge.admin.get(f"/v1/documents/{session['document']}")
-    reads = [each for each in await trail(bridge) if each["action"].endswith(".read")]
-    assert [(each["action"], each["object_id"]) for each in reads] == [
+    found = await reads(bridge, session["by"])
+    assert [(each["action"], each["object_id"]) for each in found] == [
         ("document.read", session["document"]),
         ("document.read", session["document"]),
         ("session.read", session["id"]),
     ]
-    admin, emr, same = [each["actor"] for each in reads]
+    admin, emr, same = [each["actor"] for each in found]
     assert emr == same != admin
-    assert all(each["facts"] == {} for each in reads)
+    assert all(each["facts"] == {} for each in found)
     assert SECRET not in str(await trail(bridge))
 
 
@@ -63,15 +73,51 @@ async def test_every_door_that_shows_content_is_watched(bridge: Bridge, path: st
     session = await finished(bridge)
     answer = await bridge.api.get(path.format(**session))
     assert answer.is_success, answer.text
-    reads = [each for each in await trail(bridge) if each["action"].endswith(".read")]
-    assert len(reads) == 1
-    assert reads[0]["object_id"] in session.values()
+    (found,) = await reads(bridge, session["by"])
+    assert found["object_id"] in session.values()
 
 
 async def test_a_repeated_end_that_shows_the_transcript_is_a_read(bridge: Bridge) -> None:
     session = await finished(bridge)
     assert (await bridge.api.post(f"/v1/sessions/{session['id']}/end")).json()["transcript"]
-    assert [each["object_id"] for each in await trail(bridge, action="session.read")] == [session["id"]]
+    assert [each["object_id"] for each in await reads(bridge, session["by"])] == [session["id"]]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/v1/sessions/{id}", None),
+        ("GET", "/v1/sessions/{id}?wait=0.05", None),
+        ("GET", "/v1/sessions", None),
+        ("GET", "/v1/sessions?patient_id=PAT-1", None),
+        ("PATCH", "/v1/sessions/{id}", {"languages": ["hi"]}),
+        ("POST", "/v1/sessions/{id}/end", {}),
+        ("GET", "/voice/v1/sessions/{id}", None),
+    ],
+)
+async def test_whoever_is_shown_a_patient_s_details_is_written_down(
+    house: Bridge, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    session = await house.create(patient={"id": "PAT-1", "name": SECRET})
+    await house.put(session["id"], 0)
+    assert await reads(house) == []  # what was only said to us was shown to nobody
+    answer = await house.admin.request(method, path.format(**session), json=body)
+    assert answer.is_success, answer.text
+    assert SECRET in answer.text
+    (found,) = await reads(house)
+    assert (found["action"], found["object_id"]) == ("session.read", session["id"])
+    assert SECRET not in str(found)
+
+
+async def test_a_replayed_create_is_a_read_of_what_it_shows(house: Bridge) -> None:
+    for patient in ({"id": "PAT-1", "name": SECRET}, None):
+        headers = {"idempotency-key": f"key-{patient is None}"}
+        first = await house.api.post("/v1/sessions", json={"patient": patient}, headers=headers)
+        again = await house.admin.post("/v1/sessions", json={"patient": patient}, headers=headers)
+        assert again.headers["idempotency-replayed"] == "true"
+        assert again.json()["id"] == first.json()["id"]
+    (found,) = await reads(house)
+    assert found["action"] == "session.read"
 
 
 async def test_what_shows_no_content_leaves_no_entry(house: Bridge) -> None:
@@ -103,8 +149,12 @@ async def test_an_erasure_leaves_counts_and_a_hash_and_the_earlier_reads(bridge:
     session = await finished(bridge)
     await bridge.api.get(f"/v1/sessions/{session['id']}")
     await bridge.api.delete(f"/v1/sessions/{session['id']}")
-    erased, read = await trail(bridge, object_id=session["id"])
-    assert (erased["action"], read["action"]) == ("session.erased", "session.read")
+    erased, *seen = await trail(bridge, object_id=session["id"])
+    assert [erased["action"], *(each["action"] for each in seen)] == [
+        "session.erased",
+        "session.read",
+        "session.read",
+    ]
     assert erased["facts"].keys() == {"documents", "deliveries", "sha256"}
     assert (erased["facts"]["documents"], len(erased["facts"]["sha256"])) == (1, 64)
 

@@ -49,7 +49,8 @@ async def test_what_is_given_is_replaced_as_a_whole_here_and_at_the_vendor(house
     assert seen["additional_data"]["ward"] == "7"
     assert (seen["mode"], seen["model"]) == ("dictation", "pro")
     assert await audits(house, before["id"]) == [
-        ("session.changed", {"fields": ["templates", "languages", "patient"]})
+        ("session.changed", {"fields": ["templates", "languages", "patient"]}),
+        ("session.read", {}),  # the answer shows the patient
     ]
 
 

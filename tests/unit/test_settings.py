@@ -49,6 +49,13 @@ def test_the_defaults_are_those_of_the_contract():
         ("REDIS_URL", "rediss://cache:6380/1", "rediss://cache:6380/1"),
         ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
         ("PUBLIC_URL", "https://bridge.example/", "https://bridge.example"),
+        ("SUPPORT_EMAIL", "it@hospital.example", "it@hospital.example"),
+        (
+            "VOICE_ORIGINS",
+            "https://EMR.example:443/, http://localhost:3000,https://[::1]:8443",
+            ("https://emr.example", "http://localhost:3000", "https://[::1]:8443"),
+        ),
+        ("EKA_STREAM_HOSTS", "Stream.eka.care, 10.0.0.5", ("stream.eka.care", "10.0.0.5")),
         ("EKA_BASE_URL", "http://127.0.0.1:9000", "http://127.0.0.1:9000"),
         ("EKA_TOKEN", " token ", "token"),
         ("WEBHOOK_SECRETS", "new, old", ("new", "old")),
@@ -117,6 +124,9 @@ BAD = {
     "DATABASE_URL": "mysql://root:hunter2@db/x",
     "REDIS_URL": "http://hunter2",
     "PUBLIC_URL": "https://",
+    "SUPPORT_EMAIL": "hunter2",
+    "VOICE_ORIGINS": "https://hunter2/path",
+    "EKA_STREAM_HOSTS": "https://hunter2",
     "EKA_BASE_URL": "ftp://hunter2",
     "EKA_TOKEN": "hunter2\nX: y",
     "EKA_CLIENT_ID": "hunter2é",
@@ -256,3 +266,11 @@ def test_the_spool_must_hold_the_largest_chunk():
     problem = "EKABRIDGE_MAX_SPOOL_BYTES must not be less than EKABRIDGE_CHUNK_MAX_BYTES"
     assert problems_of(MAX_SPOOL_BYTES="2000000") == [problem]
     load(MAX_SPOOL_BYTES="2000000", CHUNK_MAX_BYTES="2000000")
+
+
+@pytest.mark.parametrize(
+    "raw", ["*", "null", "https://*.emr.example", "emr.example", "https://a.example?x", "https://ü.example"]
+)
+def test_no_page_of_just_anywhere_can_be_allowed(raw):
+    (problem,) = problems_of(VOICE_ORIGINS=raw)
+    assert problem.startswith("EKABRIDGE_VOICE_ORIGINS must be ")

@@ -5,24 +5,29 @@ from typing import Any
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
+from schemas.voice import SUPPORTED_VERSIONS
 from service.api.access import bearer_of, check_texts, let_in, principal_of_key
 from service.api.services import Services
-from service.api.voice.errors import spoken
-from service.domain.errors import Unauthenticated
+from service.api.voice.errors import VERSION_HEADER, spoken
+from service.domain.errors import InvalidRequest, Unauthenticated
 from service.domain.records import Principal
 
 _TOKEN_PREFIX = "ekt_"  # noqa: S105 - how our tokens begin, no secret
+_KEY_SCHEME = "x-api-key "
+_MAX_VERSION_CHARACTERS = 20
 
 
 async def authenticate_client(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Let in who shows a token or a key, as `Authorization: Bearer` or `X-API-Key`, and not too often.
+    """Let in who shows a token or a key, and not too often, in a version of the protocol that we speak.
 
-    Raises Unauthenticated or RateLimited.
+    The key may come as `Authorization: Bearer`, as `X-API-Key`, or as the specification's examples have it,
+    `Authorization: X-API-Key …`. Raises InvalidRequest, Unauthenticated or RateLimited.
     Without any it is 403 `missing_token`, with a bad or old one 401 `token_expired`, as at the vendor
     (facts.md, Accounts): official clients log in again after a 401.
     """
+    check_version(connection)
     check_texts(connection)
-    shown = bearer_of(connection) or connection.headers.get("x-api-key", "").strip()
+    shown = _shown(connection)
     if not shown:
         raise spoken(Unauthenticated("a token is needed: log in first"), 403, "missing_token")
     services: Services = connection.app.state.services
@@ -34,6 +39,31 @@ async def authenticate_client(connection: ASGIConnection[Any, Any, Any, Any], _:
             "token_expired",
         )
     await let_in(connection.scope, services, who)
+
+
+def check_version(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """Refuse a call that asks for a version that we do not speak; none asked for is ours.
+
+    Raises InvalidRequest, in the words of the specification's section 3.3.
+    """
+    asked = connection.headers.get(VERSION_HEADER)
+    if asked is None or asked.strip() in SUPPORTED_VERSIONS:
+        return
+    shown = asked.strip()[:_MAX_VERSION_CHARACTERS]
+    raise spoken(
+        InvalidRequest(f"this service speaks version {', '.join(SUPPORTED_VERSIONS)} of the protocol"),
+        400,
+        "unsupported_version",
+        requested_version=shown,
+        supported_versions=list(SUPPORTED_VERSIONS),
+    )
+
+
+def _shown(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    header = connection.headers.get("authorization", "")
+    if header[: len(_KEY_SCHEME)].lower() == _KEY_SCHEME:
+        return header[len(_KEY_SCHEME) :].strip()
+    return bearer_of(connection) or connection.headers.get("x-api-key", "").strip()
 
 
 async def _who(services: Services, shown: str) -> Principal | None:

@@ -10,6 +10,7 @@ from litestar.params import FromPath
 
 from schemas.voice import AudioUploaded
 from service.api.audio import MOST_SEQUENCE, store_chunk
+from service.api.request_kinds import REQUEST_KIND
 from service.api.services import Services
 from service.api.voice.bodies import Upload, read_upload
 from service.api.voice.errors import spoken
@@ -25,7 +26,12 @@ _SAYS_NOTHING = frozenset({"", "application/octet-stream", "binary/octet-stream"
 _MOST_SHOWN_CHARACTERS = 100
 
 
-@post("/sessions/{session_id:str}/audio/{file_name:str}", status_code=200, request_max_body_size=None)
+@post(
+    "/sessions/{session_id:str}/audio/{file_name:str}",
+    status_code=200,
+    request_max_body_size=None,
+    opt={REQUEST_KIND: "uploads"},
+)
 async def upload_audio(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
@@ -37,7 +43,12 @@ async def upload_audio(
     return await _store(request, services, who, SessionId(session_id), file_name)
 
 
-@post("/sessions/{session_id:str}/audio", status_code=200, request_max_body_size=None)
+@post(
+    "/sessions/{session_id:str}/audio",
+    status_code=200,
+    request_max_body_size=None,
+    opt={REQUEST_KIND: "uploads"},
+)
 async def upload_named_form(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],

@@ -1,5 +1,7 @@
 """The doors that change a session of the protocol, cancel it, or ask for another document of it."""
 
+from urllib.parse import urlencode
+
 from litestar import patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, RawBody
@@ -60,5 +62,29 @@ async def process_template(
     template_id: FromPath[str],
 ) -> TemplateAsked:
     """Ask for another document of a finished session."""
-    document_id = await services.further.ask(who, SessionId(session_id), TemplateId(template_id))
-    return TemplateAsked(session_id=session_id, template_id=template_id, document_id=document_id or UNSET)
+    return await _ask(services, who, SessionId(session_id), TemplateId(template_id))
+
+
+@post("/sessions/{session_id:str}/process/template", status_code=202)
+async def process_requested_template(
+    services: NamedDependency[Services], who: NamedDependency[Principal], session_id: FromPath[str]
+) -> TemplateAsked:
+    """Ask for a document of the first template of the session anew, as EkaScribe does (facts-2.md)."""
+    state = await services.voice.session(who.tenant_id, SessionId(session_id))
+    if not state.templates:
+        raise InvalidRequest("is needed: the session was created without templates", field="template_id")
+    return await _ask(services, who, state.id, TemplateId(state.templates[0]))
+
+
+async def _ask(
+    services: Services, who: Principal, session_id: SessionId, template_id: TemplateId
+) -> TemplateAsked:
+    document_id = await services.further.ask(who, session_id, template_id)
+    # Where EkaScribe names no document yet, the template's own filter finds it.
+    wanted = {"document_id": document_id} if document_id else {"template_id": template_id}
+    return TemplateAsked(
+        session_id=session_id,
+        template_id=template_id,
+        document_id=document_id or UNSET,
+        poll_url=f"/voice/v1/sessions/{session_id}?{urlencode(wanted)}",
+    )

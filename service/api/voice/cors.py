@@ -1,26 +1,36 @@
-"""Browsers may call the protocol from any origin: what lets a call in is its token, never a cookie.
+"""Pages of the origins that VOICE_ORIGINS names may call the protocol from a browser, and no others.
 
-The framework's own CORS answers for the whole application; /v1 is for backends and stays without.
+Official browser clients send cookies along, and then a browser takes no `*`: the page's own origin has to be
+echoed. To echo any origin would let every page that a doctor opens call with whatever the browser adds by
+itself, and `null` is the origin of sandboxed frames and local files, so neither is ever allowed. The
+framework's own CORS answers for the whole application; /v1 is for backends and stays without.
 """
+
+from collections.abc import Iterable
+from typing import Any
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from schemas.voice import PROTOCOL_VERSION
 from service.api.rates import FIELDS
-from service.api.voice.errors import is_protocol
+from service.api.voice.errors import VERSION_HEADER, is_protocol
 
 _METHODS = b"GET, POST, PATCH, OPTIONS"
 # What official clients send, in the order in which it is answered (facts.md).
-_HEADERS = ("authorization", "content-type", "flavour", "x-timezone")
-_EXPOSED = ", ".join(("etag", "retry-after", "x-request-id", *FIELDS)).encode()
+_HEADERS = ("authorization", "content-type", "flavour", "x-timezone", VERSION_HEADER)
+_EXPOSED = ", ".join(("etag", "retry-after", "x-request-id", VERSION_HEADER, *FIELDS)).encode()
+# Which version of the protocol an answer is of, on every one of them (specification, section 3.3).
+_VERSION = (VERSION_HEADER.encode(), PROTOCOL_VERSION.encode())
 _MAX_AGE_SECONDS = b"7200"
 
 
 class VoiceCors:
-    """Wraps the application: answers preflights, and marks every answer to a browser, errors too."""
+    """Wraps the application: answers preflights, and marks every answer to an allowed page, errors too."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
         self._app = app
+        self._origins = frozenset(each.encode() for each in origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -28,14 +38,17 @@ class VoiceCors:
             await self._app(scope, receive, send)
             return
         given = dict(scope["headers"])
+        is_preflight = scope["method"] == "OPTIONS" and b"access-control-request-method" in given
         origin = given.get(b"origin")
-        if origin is not None and scope["method"] == "OPTIONS" and b"access-control-request-method" in given:
+        if origin not in self._origins:
+            origin = None
+        if is_preflight and b"origin" in given:
             await _answer_preflight(origin, given.get(b"access-control-request-headers", b""), send)
             return
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                marks = [(b"vary", b"Origin")]
+                marks = [(b"vary", b"Origin"), _VERSION]
                 if origin is not None:
                     marks += _allow(origin)
                     marks.append((b"access-control-expose-headers", _EXPOSED))
@@ -53,20 +66,26 @@ def _allow(origin: bytes) -> list[tuple[bytes, bytes]]:
     ]
 
 
-async def _answer_preflight(origin: bytes, asked: bytes, send: Send) -> None:
+async def _answer_preflight(origin: bytes | None, asked: bytes, send: Send) -> None:
+    if origin is None:
+        await _answer(403, [(b"vary", b"Origin")], send)
+        return
     wanted = {name.strip().lower() for name in asked.decode("latin-1").split(",")}
     headers = ", ".join(name for name in _HEADERS if name in wanted)
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 204,
-            "headers": [
-                *_allow(origin),
-                (b"vary", b"Origin"),
-                (b"access-control-allow-methods", _METHODS),
-                (b"access-control-allow-headers", headers.encode()),
-                (b"access-control-max-age", _MAX_AGE_SECONDS),
-            ],
-        }
+    await _answer(
+        204,
+        [
+            *_allow(origin),
+            (b"vary", b"Origin"),
+            (b"access-control-allow-methods", _METHODS),
+            (b"access-control-allow-headers", headers.encode()),
+            (b"access-control-max-age", _MAX_AGE_SECONDS),
+        ],
+        send,
     )
+
+
+async def _answer(status: int, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+    start: Any = {"type": "http.response.start", "status": status, "headers": headers}
+    await send(start)
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -2,6 +2,7 @@
 
 from litestar import Response, get
 from litestar.di import NamedDependency
+from msgspec import UNSET
 
 from schemas.voice import (
     Discovery,
@@ -10,6 +11,7 @@ from schemas.voice import (
     DiscoveryEndpoints,
     DiscoveryLanguages,
     DiscoveryModel,
+    DiscoveryService,
 )
 from service.api.services import Services
 from service.api.voice.errors import DISCOVERY_PATH
@@ -25,13 +27,22 @@ _CACHE = {"Cache-Control": "max-age=10800"}
 async def discover(services: NamedDependency[Services]) -> Response[Discovery]:
     """Answer the vendor's limits under our own addresses."""
     limits = await services.discovery.limits()
-    return Response(make_discovery(services.settings.public_url or "", limits), headers=_CACHE)
+    settings = services.settings
+    document = make_discovery(settings.public_url or "", limits, support_email=settings.support_email)
+    return Response(document, headers=_CACHE)
 
 
-def make_discovery(public_url: str, limits: Limits) -> Discovery:
+def make_discovery(public_url: str, limits: Limits, *, support_email: str | None = None) -> Discovery:
     """Make the document; what is optional in it and not ours to promise is left out."""
     return Discovery(
-        endpoints=DiscoveryEndpoints(base_url=f"{public_url}/voice/v1"),
+        service=DiscoveryService(
+            name=f"{limits.service_name} through ekabridge",
+            documentation_url=f"{public_url}/docs" if public_url else UNSET,
+            support_email=support_email or UNSET,
+        ),
+        endpoints=DiscoveryEndpoints(
+            base_url=f"{public_url}/voice/v1", templates_url=f"{public_url}/voice/v1/templates"
+        ),
         authentication=DiscoveryAuthentication(supported_methods=["api_key"]),
         capabilities=DiscoveryCapabilities(
             audio_formats=list(limits.audio_formats),
@@ -41,11 +52,12 @@ def make_discovery(public_url: str, limits: Limits) -> Discovery:
         models=[
             DiscoveryModel(
                 id=model.id,
-                display_name=model.id.capitalize(),
+                display_name=model.display_name or model.id.capitalize(),
                 languages=list(model.languages or limits.languages),
                 max_session_duration_seconds=model.max_session_duration_seconds,
+                response_speed=model.response_speed or UNSET,
             )
             for model in limits.models
         ],
-        languages=DiscoveryLanguages(supported=list(limits.languages)),
+        languages=DiscoveryLanguages(supported=list(limits.languages), auto_detection=limits.auto_detection),
     )

@@ -16,6 +16,7 @@ from schemas.voice import LoginRefused, VoiceError, VoiceErrorAnswer
 from service.domain.errors import BridgeError, CallerMistake, NotFound, SessionErased, VendorRefused
 
 LOGIN_PREFIX = "/connect-auth/"
+VERSION_HEADER = "msa-version"
 DISCOVERY_PATH = "/.well-known/medscribealliance"
 _PREFIXES = ("/voice/", LOGIN_PREFIX, DISCOVERY_PATH)
 

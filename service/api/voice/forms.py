@@ -9,6 +9,7 @@ from litestar.params import FromPath
 
 from schemas.voice import FormUpload, UploadData
 from service.api.access import let_in
+from service.api.request_kinds import REQUEST_KIND
 from service.api.services import Services
 from service.api.voice.audio import keep_file
 from service.api.voice.bodies import read_upload
@@ -45,6 +46,7 @@ async def make_form(services: Services, who: Principal, state: VoiceState) -> Fo
     "/uploads/{session_id:str}",
     status_code=204,
     request_max_body_size=None,
+    opt={REQUEST_KIND: "uploads"},
 )
 async def post_form(
     request: Request[Any, Any, Any], services: NamedDependency[Services], session_id: FromPath[str]

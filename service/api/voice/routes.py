@@ -10,7 +10,7 @@ from litestar.types import ControllerRouterHandler
 from service.api.access import provide_who
 from service.api.voice.access import authenticate_client
 from service.api.voice.audio import upload_audio, upload_named_form
-from service.api.voice.changes import patch_session, process_template
+from service.api.voice.changes import patch_session, process_requested_template, process_template
 from service.api.voice.discovery import discover
 from service.api.voice.forms import post_form
 from service.api.voice.login import log_in
@@ -19,6 +19,7 @@ from service.api.voice.sessions import (
     end_session,
     get_session,
 )
+from service.api.voice.templates import list_templates
 
 _behind_the_guard = Router(
     "/voice/v1",
@@ -28,6 +29,8 @@ _behind_the_guard = Router(
         end_session,
         patch_session,
         process_template,
+        process_requested_template,
+        list_templates,
         upload_audio,
         upload_named_form,
     ],

@@ -23,6 +23,7 @@ from service.api.voice.errors import spoken
 from service.api.voice.forms import make_form, wants_form
 from service.domain.errors import AudioIncomplete, InvalidRequest, NotFound
 from service.domain.ids import SessionId, TemplateId
+from service.domain.reading import is_of_patient
 from service.domain.records import Principal, ProtocolWords
 from service.store.voice_views import VoiceState
 
@@ -155,6 +156,6 @@ async def get_session(
                 raise spoken(NotFound("no such document"), 404, "resource_not_found")
     upload_url = await _upload_url(request, services, who, state)
     status, body = show_session(state, upload_url, documents, is_pending=is_pending)
-    if documents or state.transcript is not None:
+    if documents or is_of_patient(state.details.patient, state.transcript):
         await services.trail.note(who, "session.read", [state.id])
     return Response(body, status_code=status)

@@ -124,7 +124,9 @@ async def test_a_further_document_is_asked_for_and_comes(bridge: Bridge) -> None
     answer = await bridge.api.post(url)
     assert answer.status_code == 202
     asked = answer.json()
-    assert set(asked) == {"session_id", "template_id", "status", "message", "document_id"}
+    assert set(asked) == {"session_id", "template_id", "status", "message", "document_id", "poll_url"}
+    assert asked["poll_url"] == f"/voice/v1/sessions/{session}?document_id={asked['document_id']}"
+    assert (await bridge.api.get(asked["poll_url"])).status_code == 202
     assert (asked["template_id"], asked["status"]) == ("clinical_notes_template", "processing")
     assert (await get(bridge, session, document_id=asked["document_id"])).status_code == 202
     assert (await get(bridge, session, template_id="clinical_notes_template")).status_code == 202
@@ -147,3 +149,25 @@ async def test_a_further_document_that_the_vendor_does_not_make(bridge: Bridge) 
     session = await finished(bridge, "completed")
     url = f"/voice/v1/sessions/{session}/process/template/no_such_template"
     envelope(await bridge.api.post(url), 400, "bad_request")
+
+
+async def test_without_a_template_the_session_s_first_is_made_anew(bridge: Bridge) -> None:
+    session = await finished(bridge, "completed")
+    answer = await bridge.api.post(f"/voice/v1/sessions/{session}/process/template")
+    assert answer.status_code == 202
+    assert answer.json()["template_id"] == "eka_emr_template"
+    assert await bridge.calls("/process/template/eka_emr_template$", "POST") == 1
+    assert (await get(bridge, session, document_id=answer.json()["document_id"])).status_code == 202
+
+
+async def test_without_a_template_a_session_that_asked_for_none_must_be_told_one(bridge: Bridge) -> None:
+    session = await finished(bridge, "completed", templates=[])
+    error = envelope(
+        await bridge.api.post(f"/voice/v1/sessions/{session}/process/template"), 400, "invalid_request"
+    )
+    assert "template_id" in error["message"]
+    envelope(
+        await bridge.api.post("/voice/v1/sessions/ses_nope_nope_nope/process/template"),
+        404,
+        "session_not_found",
+    )

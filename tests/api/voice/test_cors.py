@@ -1,16 +1,16 @@
-"""Browsers of any origin may call the protocol's paths, and no others."""
+"""Pages of the origins that the setting names may call the protocol's paths, and nobody else's."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.api.voice.clients import ORIGIN, envelope, login
-from tests.bridge import Bridge
+from tests.bridge import Bridge, open_bridge
 
 ASKED = {
     "origin": ORIGIN,
     "access-control-request-method": "PATCH",
-    "access-control-request-headers": "Authorization, content-type,flavour, x-timezone, x-evil",
+    "access-control-request-headers": "Authorization, content-type,flavour, x-timezone, msa-version, x-evil",
 }
 
 
@@ -33,7 +33,9 @@ async def test_a_preflight_is_answered(house: Bridge, path: str) -> None:
     assert headers["access-control-allow-credentials"] == "true"
     assert headers["vary"] == "Origin"
     assert set(headers["access-control-allow-methods"].split(", ")) == {"GET", "POST", "PATCH", "OPTIONS"}
-    assert headers["access-control-allow-headers"] == "authorization, content-type, flavour, x-timezone"
+    assert headers["access-control-allow-headers"] == (
+        "authorization, content-type, flavour, x-timezone, msa-version"
+    )
     assert int(headers["access-control-max-age"]) > 0
 
 
@@ -52,6 +54,41 @@ async def test_every_answer_is_marked_errors_too(house: Bridge) -> None:
     answer = await http.get("/.well-known/medscribealliance")
     assert "access-control-allow-origin" not in answer.headers
     assert answer.headers["vary"] == "Origin"
+
+
+STRANGERS = [
+    "https://evil.example",
+    "null",
+    "https://emr.example.evil.example",
+    "https://sub.emr.example",
+    "http://emr.example",
+    "https://emr.example:8443",
+    "https://emr.example/",
+    "*",
+    "",
+]
+
+
+@pytest.mark.parametrize("origin", STRANGERS)
+async def test_another_origin_is_let_in_nowhere(house: Bridge, origin: str) -> None:
+    http = await house.client(None)
+    answer = await http.options("/voice/v1/sessions", headers=ASKED | {"origin": origin})
+    assert answer.status_code == 403
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+    for path in ("/voice/v1/sessions/ses_x", "/.well-known/medscribealliance"):
+        answer = await http.get(path, headers={"origin": origin})
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+        assert "Origin" in answer.headers["vary"]
+
+
+async def test_without_the_setting_no_page_is_let_in(database_url: str, redis_url: str) -> None:
+    async with open_bridge(database_url, redis_url, voice_origins=()) as bridge:
+        http = await bridge.client(None)
+        answer = await http.options("/voice/v1/sessions", headers=ASKED)
+        assert answer.status_code == 403
+        answer = await http.get("/.well-known/medscribealliance", headers={"origin": ORIGIN})
+        assert answer.status_code == 200
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
 async def test_v1_is_for_backends(house: Bridge) -> None:

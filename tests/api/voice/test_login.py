@@ -62,7 +62,23 @@ async def test_a_login_without_a_secret_is_told_so_in_its_own_form(house: Bridge
 async def test_a_key_itself_is_a_token_too(house: Bridge) -> None:
     key = house.api.headers["authorization"]
     envelope(await ask(house, {"authorization": key}), 404, "session_not_found")
-    envelope(await ask(house, {"x-api-key": key.removeprefix("Bearer ")}), 404, "session_not_found")
+    for header in ("x-api-key", "X-API-Key"):
+        envelope(await ask(house, {header: key.removeprefix("Bearer ")}), 404, "session_not_found")
+
+
+@pytest.mark.parametrize("scheme", ["X-API-Key", "x-api-key", "X-Api-Key  "])
+async def test_a_key_may_stand_where_the_specification_s_examples_have_it(house: Bridge, scheme: str) -> None:
+    key = house.api.headers["authorization"].removeprefix("Bearer ")
+    envelope(await ask(house, {"authorization": f"{scheme} {key}"}), 404, "session_not_found")
+    envelope(await ask(house, {"authorization": f"{scheme} {key}x"}), 401, "token_expired")
+    envelope(await ask(house, {"authorization": scheme.strip()}), 403, "missing_token")
+
+
+async def test_v1_takes_a_key_as_bearer_only(house: Bridge) -> None:
+    key = house.api.headers["authorization"].removeprefix("Bearer ")
+    for headers in ({"x-api-key": key}, {"authorization": f"X-API-Key {key}"}):
+        answer = await (await house.client(None)).get("/v1/sessions", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
 
 
 async def test_without_any_it_is_403_as_at_the_vendor(house: Bridge) -> None:
