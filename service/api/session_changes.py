@@ -90,7 +90,7 @@ async def make_document(
     summary="Have EkaScribe asked again about a session that is over",
     responses={
         202: answer(examples.COMPLETED, "EkaScribe is asked; what is new comes as documents or versions"),
-        **documented(401, 404, 409, 410, 503),
+        **documented(400, 401, 404, 409, 410, 503),
     },
 )
 async def refresh_session(

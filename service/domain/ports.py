@@ -308,12 +308,18 @@ class SettleUnit(Protocol):
         ...
 
     async def add_document(
-        self, document: VendorDocument, error_code: str | None, *, listed: frozenset[str]
+        self,
+        document: VendorDocument,
+        error_code: str | None,
+        *,
+        listed: frozenset[str],
+        unless_same: bool = False,
     ) -> None:
         """A document, or a new version if it differs from the newest one.
 
         `listed`: the ids under which the vendor has the template's documents now. A new id takes the place of
-        those that are not among them, and goes on counting their versions.
+        those that are not among them, and goes on counting their versions; with `unless_same` only where its
+        content is another one.
         """
         ...
 

@@ -220,12 +220,18 @@ class SettleRows:
         )
 
     async def add_document(
-        self, document: VendorDocument, error_code: str | None, *, listed: frozenset[str]
+        self,
+        document: VendorDocument,
+        error_code: str | None,
+        *,
+        listed: frozenset[str],
+        unless_same: bool = False,
     ) -> None:
         """A document, or a new version if it differs from the newest one.
 
         `listed`: the ids under which the vendor has the template's documents now. A new id takes the place of
-        those that are not among them, and goes on counting their versions.
+        those that are not among them, and goes on counting their versions; with `unless_same` only where its
+        content is another one.
         """
         template_id, upstream_id = storable(document.template_id), storable(document.upstream_id)
         latest = await self._connection.fetchrow(
@@ -233,17 +239,16 @@ class SettleRows:
         )
         data = msgspec.json.encode(document.data)
         status = "success" if document.status == "success" else "failed"
-        if latest is not None and latest["status"] == status:
-            sealed = latest["data_sealed"]
-            if sealed is not None and self._keyring.open(sealed, document_place(latest["id"])) == data:
-                known = open_annotations(self._keyring, latest["id"], latest["annotations_sealed"])
-                if known == document.annotations:
-                    return
+        if latest is not None and self._is_same(latest, status, data, document.annotations):
+            return
         if latest is None:
             kept = [storable(each) for each in listed]
             latest = await self._connection.fetchrow(
                 sql("documents.replaced_version"), self.session_id, template_id, kept
             )
+            if latest is not None and unless_same:
+                if self._is_same(latest, status, data, document.annotations):
+                    return
         document_id = new_document_id()
         inserted = await self._connection.fetchrow(
             sql("documents.insert"),
@@ -266,6 +271,13 @@ class SettleRows:
         is_awaited = latest is None and status == "success" and not self.is_final
         if is_awaited and inserted is not None and inserted["since_end_seconds"] is not None:
             self._waits.append(inserted["since_end_seconds"])
+
+    def _is_same(self, row: Record, status: str, data: bytes, annotations: DocumentAnnotations) -> bool:
+        sealed = row["data_sealed"]
+        if row["status"] != status or sealed is None:
+            return False
+        known = open_annotations(self._keyring, row["id"], row["annotations_sealed"])
+        return self._keyring.open(sealed, document_place(row["id"])) == data and known == annotations
 
     async def known_documents(self, template_id: TemplateId) -> frozenset[str]:
         """The vendor's ids of the template's documents that are here."""

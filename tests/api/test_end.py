@@ -237,7 +237,7 @@ OUTAGES: dict[str, tuple[dict[str, Any], int, str]] = {
     "429": ({"status": 429, "headers": {"Retry-After": "30"}}, 503, "vendor_unavailable"),
     "reset": ({"mode": "reset"}, 503, "vendor_unavailable"),
     "400": ({"status": 400, "body": {"error": {"code": "bad_request"}}}, 502, "vendor_error"),
-    "403": ({"status": 403, "body": {"detail": "missing_token"}}, 502, "vendor_error"),
+    "403": ({"status": 403, "body": {"detail": "no_such_right"}}, 502, "vendor_error"),
 }
 
 

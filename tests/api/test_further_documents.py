@@ -61,7 +61,9 @@ async def test_another_template_is_fetched_and_forwarded_like_any_other(bridge: 
     assert [each["template_id"] for each in now["documents"]] == [OTHER, NOTE]
     assert (now["status"], now["completed_at"]) == ("completed", session["completed_at"])
     seen = await bridge.seen(session["id"])
-    assert seen["get_calls"] == {NOTE: 1, OTHER: seen["get_calls"][OTHER]}
+    # The filter by template gives any of a template's documents: the new one is asked for by its id.
+    by_id = {name for name in seen["get_calls"] if name.startswith("document:")}
+    assert set(seen["get_calls"]) == {NOTE} | by_id
     assert await asked(bridge, session["id"]) == 1
 
 

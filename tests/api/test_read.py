@@ -107,8 +107,8 @@ async def test_a_dictation_from_its_start_to_its_documents(bridge: Bridge) -> No
     assert documents["next_cursor"] is None
     for document in documents["items"]:
         assert set(document) == {
-            "id", "session_id", "reference", "template_id", "type", "status", "data", "error", "version",
-            "upstream_id", "received_at",
+            "id", "session_id", "reference", "template_id", "type", "status", "data", "error", "warnings",
+            "version", "upstream_id", "received_at",
         }  # fmt: skip
         assert (document["session_id"], document["reference"]) == (session_id, "ENC-1")
         assert document["version"] == 1
@@ -119,7 +119,7 @@ async def test_a_dictation_from_its_start_to_its_documents(bridge: Bridge) -> No
     assert by_template["a_template"]["data"]
     assert by_template["a_template"]["error"] is None
     assert by_template["fail_b"]["data"] is None
-    assert set(by_template["fail_b"]["error"]) == {"code", "message"}
+    assert set(by_template["fail_b"]["error"]) == {"code", "message", "vendor_code"}
     narrowed = await bridge.api.get(
         f"/v1/sessions/{session_id}/documents", params={"template_id": "a_template"}
     )

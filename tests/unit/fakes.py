@@ -369,12 +369,18 @@ class MemorySettle:
         self.warnings = result.warnings or self.warnings
 
     async def add_document(
-        self, document: VendorDocument, error_code: str | None, *, listed: frozenset[str]
+        self,
+        document: VendorDocument,
+        error_code: str | None,
+        *,
+        listed: frozenset[str],
+        unless_same: bool = False,
     ) -> None:
         same = [each for each, _ in self.kept.documents if each.template_id == document.template_id]
         before = [each for each in same if each.upstream_id == document.upstream_id]
         gone = [each for each in same if each.upstream_id not in listed]
-        if before and (before[-1].status, before[-1].data) == (document.status, document.data):
+        compared = before or (gone if unless_same else [])
+        if compared and (compared[-1].status, compared[-1].data) == (document.status, document.data):
             return
         version = max((each.version for each in before or gone), default=0) + 1
         stored = StoredDocument(

@@ -218,7 +218,7 @@ async def _record_look(unit: SettleUnit, job: FetchJob, result: VendorResult, cl
     is_new = result.state in verdicts.OVER or result.state == "unknown"
     if is_new:
         await unit.record_result(result)
-        await _store_good(unit, result.documents)
+        await _store_good(unit, result.documents, unless_same=True)
         await _restate(unit, result)
     is_undecided = any(each.status in {"pending", "empty", "unknown"} for each in result.documents)
     if result.state == "missing" and job.missing + 1 < _BELIEVE_MISSING_AFTER:
@@ -306,13 +306,15 @@ def _of_template(result: VendorResult, template_id: TemplateId) -> list[VendorDo
     return [each for each in result.documents if each.template_id == template_id]
 
 
-async def _store_good(unit: SettleUnit, documents: Sequence[VendorDocument]) -> None:
+async def _store_good(
+    unit: SettleUnit, documents: Sequence[VendorDocument], *, unless_same: bool = False
+) -> None:
     for document in documents:
         if document.status == "success":
             listed = frozenset(
                 each.upstream_id for each in documents if each.template_id == document.template_id
             )
-            await unit.add_document(document, None, listed=listed)
+            await unit.add_document(document, None, listed=listed, unless_same=unless_same)
 
 
 async def _store_failed(

@@ -14,7 +14,7 @@ RETURNING (SELECT extract(epoch FROM clock_timestamp() - s.ended_at)::float8 FRO
 
 -- name: replaced_version
 -- The newest version of a template's documents that the vendor does not list any more.
-SELECT version, coalesce(lineage, id) AS lineage FROM documents
+SELECT id, version, coalesce(lineage, id) AS lineage, status, data_sealed, annotations_sealed FROM documents
 WHERE session_id = $1 AND template_id = $2 AND NOT upstream_id = ANY($3)
 ORDER BY version DESC, received_at DESC LIMIT 1;
 

@@ -24,13 +24,16 @@ WITH named AS (  -- held, so that an erasure or an ending at this moment comes w
            AND n.status IN ('created', 'recording') AND n.owed IS NULL)
        OR ($3 IN ('completed', 'partial') AND r.phase <> 'unknown' AND n.settled_at IS NOT NULL
            AND n.status IN ('partial', 'failed', 'expired')
-           AND NOT EXISTS (SELECT 1 FROM webhook_events w
-                           WHERE w.account = $1 AND w.session_id = $2 AND w.kind = $3 AND w.body_sha256 = $5))
+           AND (r.is_first OR NOT EXISTS (
+               SELECT 1 FROM webhook_events w
+               WHERE w.account = $1 AND w.session_id = $2 AND w.kind = $3 AND w.body_sha256 = $5
+               UNION ALL
+               SELECT 1 FROM fetches f WHERE f.session_id = $2 AND f.template_id = ''
+                                         AND f.called_at >= now() - interval '10 seconds')))
     ON CONFLICT (session_id, template_id) DO UPDATE
     SET status = 'pending', outcome = NULL, settled_at = NULL, last_error = NULL, attempts = 0, missing = 0,
         verdict = NULL, verdict_since = NULL, hinted = false, next_at = now()
     WHERE fetches.status = 'settled' AND fetches.asked IS NULL
-      AND coalesce(fetches.called_at < now() - interval '10 seconds', true)
     RETURNING id
 )
 SELECT coalesce((SELECT phase FROM recorded), 'unknown') AS phase,
@@ -83,16 +86,19 @@ WITH told AS MATERIALIZED (  -- `times`: how often the very same came, which is 
             AND n.status IN ('created', 'recording') AND n.owed IS NULL)
            OR (n.kind IN ('completed', 'partial') AND n.phase <> 'unknown' AND n.settled_at IS NOT NULL
                AND n.status IN ('partial', 'failed', 'expired')
-               AND NOT EXISTS (SELECT 1 FROM webhook_events w
-                               WHERE w.account = n.account AND w.session_id = n.session_id AND w.kind = n.kind
-                                 AND w.body_sha256 = n.body_sha256)))
+               AND (n.is_first OR NOT EXISTS (
+                   SELECT 1 FROM webhook_events w
+                   WHERE w.account = n.account AND w.session_id = n.session_id AND w.kind = n.kind
+                     AND w.body_sha256 = n.body_sha256
+                   UNION ALL
+                   SELECT 1 FROM fetches f WHERE f.session_id = n.session_id AND f.template_id = ''
+                                             AND f.called_at >= now() - interval '10 seconds'))))
       AND (SELECT count(*) FROM held) >= 0
     ORDER BY n.session_id
     ON CONFLICT (session_id, template_id) DO UPDATE
     SET status = 'pending', outcome = NULL, settled_at = NULL, last_error = NULL, attempts = 0, missing = 0,
         verdict = NULL, verdict_since = NULL, hinted = false, next_at = now()
     WHERE fetches.status = 'settled' AND fetches.asked IS NULL
-      AND coalesce(fetches.called_at < now() - interval '10 seconds', true)
     RETURNING session_id
 ), due AS (
     SELECT session_id, count(*) AS number
