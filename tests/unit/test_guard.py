@@ -24,7 +24,7 @@ from service.forwarding.guard import (
     is_public,
 )
 from service.forwarding.sender import HttpSender
-from tests.unit.makers import make_delivery_job
+from tests.unit.makers import make_delivery_job, wanted
 
 PUBLIC = [
     "1.1.1.1",
@@ -268,7 +268,7 @@ async def test_a_name_that_turns_private_between_check_and_call_is_refused():
     check_addresses(await names("emr.example", 80))  # as it was when the destination was registered
     async with listening() as listener, sending(names, allow_private=False) as sender:
         url = f"http://emr.example:{listener.port}/hooks"
-        outcome = await sender.send(make_delivery_job(url=url))
+        outcome = await sender.send(make_delivery_job(url=url), wanted)
         assert listener.heads == []
     assert isinstance(outcome, NoAnswer)
     assert (outcome.error_class, outcome.is_forbidden) == ("forbidden_address", True)
@@ -284,7 +284,9 @@ async def test_the_connection_goes_to_the_address_that_was_checked_and_the_name_
     async with listening() as listener:
         names = Names(["127.0.0.1"])
         async with sending(names, allow_private=True) as sender:
-            outcome = await sender.send(make_delivery_job(url=f"http://emr.example:{listener.port}/hooks"))
+            outcome = await sender.send(
+                make_delivery_job(url=f"http://emr.example:{listener.port}/hooks"), wanted
+            )
         assert isinstance(outcome, Answer)
         assert outcome.status_code == 204
         assert names.asked == [("emr.example", listener.port)]
@@ -293,7 +295,7 @@ async def test_the_connection_goes_to_the_address_that_was_checked_and_the_name_
 
 async def test_an_address_in_the_url_passes_through_the_same_door():
     async with listening() as listener, sending(Names(["127.0.0.1"]), allow_private=False) as sender:
-        outcome = await sender.send(make_delivery_job(url=f"http://127.0.0.1:{listener.port}/"))
+        outcome = await sender.send(make_delivery_job(url=f"http://127.0.0.1:{listener.port}/"), wanted)
         assert listener.heads == []
     assert isinstance(outcome, NoAnswer)
     assert outcome.is_forbidden
@@ -322,7 +324,7 @@ async def test_a_name_without_addresses_and_a_port_without_a_server_are_told_apa
 @pytest.mark.parametrize("port", [99_999, 65_536])
 async def test_an_impossible_port_is_a_failed_attempt_and_not_an_exception(port):
     async with sending(Names(["127.0.0.1"]), allow_private=True) as sender:
-        outcome = await sender.send(make_delivery_job(url=f"https://emr.example:{port}/"))
+        outcome = await sender.send(make_delivery_job(url=f"https://emr.example:{port}/"), wanted)
     assert isinstance(outcome, NoAnswer)
 
 
