@@ -239,16 +239,15 @@ class SettleRows:
         )
         data = msgspec.json.encode(document.data)
         status = "success" if document.status == "success" else "failed"
-        if latest is not None and self._is_same(latest, status, data, document.annotations):
+        if self._is_same(latest, status, data, document.annotations):
             return
         if latest is None:
             kept = [storable(each) for each in listed]
             latest = await self._connection.fetchrow(
                 sql("documents.replaced_version"), self.session_id, template_id, kept
             )
-            if latest is not None and unless_same:
-                if self._is_same(latest, status, data, document.annotations):
-                    return
+            if unless_same and self._is_same(latest, status, data, document.annotations):
+                return
         document_id = new_document_id()
         inserted = await self._connection.fetchrow(
             sql("documents.insert"),
@@ -272,9 +271,11 @@ class SettleRows:
         if is_awaited and inserted is not None and inserted["since_end_seconds"] is not None:
             self._waits.append(inserted["since_end_seconds"])
 
-    def _is_same(self, row: Record, status: str, data: bytes, annotations: DocumentAnnotations) -> bool:
-        sealed = row["data_sealed"]
-        if row["status"] != status or sealed is None:
+    def _is_same(
+        self, row: Record | None, status: str, data: bytes, annotations: DocumentAnnotations
+    ) -> bool:
+        sealed = row["data_sealed"] if row is not None else None
+        if row is None or sealed is None or row["status"] != status:
             return False
         known = open_annotations(self._keyring, row["id"], row["annotations_sealed"])
         return self._keyring.open(sealed, document_place(row["id"])) == data and known == annotations

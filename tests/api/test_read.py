@@ -148,7 +148,7 @@ async def everything_is_on_the_timeline(bridge: Bridge, session_id: str) -> None
             break
     assert types[:4] == ["session.created", "chunk.stored", "chunk.stored", "session.ended"]
     assert types.count("webhook.received") == 1
-    assert types.count("result.fetched") == 2
+    assert types.count("result.fetched") == 3  # of each template, and of the failure's reason
     assert types.count("document.received") == 2
     assert types.count("delivery.attempted") == 2
     assert types.count("delivery.delivered") == 2

@@ -111,11 +111,11 @@ async def open_house(
                         http=http,
                         store=shared,
                         clock=clock,
-                        downloads=MemoryDownloads(),
                         base_url=server.url,
                         credentials=known,
                     ),
                     gates=Gates(places=64),
+                    downloads=MemoryDownloads(),
                     base_url=server.url,
                 )
             )
