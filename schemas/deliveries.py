@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
-from schemas.emr import ErrorInfo, EventType
+from schemas.emr import ErrorInfo, EventType, WarningInfo
 
 
 class EventDocument(Struct, kw_only=True, frozen=True):
@@ -19,6 +19,8 @@ class EventDocument(Struct, kw_only=True, frozen=True):
     version: int
     replaces: str | UnsetType = UNSET
     error: ErrorInfo | UnsetType = UNSET
+    warnings: list[WarningInfo] = field(default_factory=list)
+    fhir: Any = UNSET
 
 
 class EventPatient(Struct, kw_only=True, frozen=True):
@@ -36,8 +38,11 @@ class EventData(Struct, kw_only=True, frozen=True):
     metadata: dict[str, Any]
     session_status: str
     transcript: str | None
+    model_used: str | None = None
+    language_detected: str | None = None
     document: EventDocument | UnsetType = UNSET
     error: ErrorInfo | UnsetType = UNSET
+    warnings: list[WarningInfo] = field(default_factory=list)
 
 
 class PingData(Struct, kw_only=True, frozen=True):

@@ -1,15 +1,19 @@
 """EkaScribe's wire, as the seeds show it and as its on-prem server was seen to speak (facts.md, Sessions).
 
-Decoding is lenient on purpose: a field that is missing, null or new must not cost a finished dictation.
+Get Session's answers are read field by field (service/eka/answers.py), since their types vary.
 """
 
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct
 
 
 class CreateSession(Struct, kw_only=True, omit_defaults=True):
-    """Body of `POST /voice/v1/sessions` (seed 000)."""
+    """Body of `POST /voice/v1/sessions` (seed 000).
+
+    The patient is sent under both names: servers of July 2026 read `patient_details`, those of August
+    `session_details`, and each drops the other name without a word (facts-2.md, Create).
+    """
 
     session_id: str
     session_mode: str
@@ -21,20 +25,34 @@ class CreateSession(Struct, kw_only=True, omit_defaults=True):
     transcript_language: str | None = None
     additional_data: dict[str, Any] | None = None
     patient_details: dict[str, Any] | None = None
+    session_details: dict[str, Any] | None = None
 
 
 class SessionCreated(Struct, kw_only=True):
     """Answer to create; `upload_url` is a string unless a client asks for form posts."""
 
     session_id: str
-    upload_url: str | dict[str, Any] | None = None
-    expires_at: str | None = None
+    upload_url: Any = None
+    expires_at: Any = None
+    patient_details: Any = UNSET
+    session_details: Any = UNSET
+
+
+class AudioStored(Struct, kw_only=True):
+    """Answer to an upload (seed 002)."""
+
+    session_id: Any = None
+    success: Any = None
 
 
 class ChangeSession(Struct, kw_only=True, omit_defaults=True):
-    """Body of `PATCH /voice/v1/sessions/{id}`; `additional_data` would break the session (facts.md)."""
+    """Body of `PATCH /voice/v1/sessions/{id}`; `additional_data` would break the session (facts.md).
+
+    Only one name of the patient may be set: a server refuses the call over the other (facts-2.md, PATCH).
+    """
 
     patient_details: dict[str, Any] | None = None
+    session_details: dict[str, Any] | None = None
     templates: list[str] | None = None
     language_hint: list[str] | None = None
     session_mode: str | None = None
@@ -63,32 +81,17 @@ class EndSession(Struct, kw_only=True):
 class SessionEnded(Struct, kw_only=True):
     """Answer to end: what the vendor holds."""
 
-    audio_files_received: int | None = None
+    audio_files_received: Any = None
+    audio_files: Any = None
 
 
-class TemplateResult(Struct, kw_only=True):
-    """One document; `failure` and `failed` both occur, `data` can be null either way."""
+class SessionFacts(Struct, kw_only=True):
+    """Get Session's body beside the result: the audio that is held, and under which name the patient is."""
 
-    status: str | None = None
-    document_id: str | None = None
-    document_type: str | None = None
-    data: Any = None
-
-
-class SessionAnswer(Struct, kw_only=True):
-    """Body of Get Session in any of its states (seed 001)."""
-
-    session_id: str | None = None
-    status: str | None = None
-    created_at: str | None = None
-    completed_at: str | None = None
-    expires_at: str | None = None
-    upload_url: Any = None
-    model_used: str | None = None
-    language_detected: str | None = None
-    audio_files_received: int | None = None
-    transcript: str | None = None
-    templates: list[dict[str, TemplateResult | None]] | None = field(default=None)
+    audio_files_received: Any = None
+    audio_files: Any = None
+    patient_details: Any = UNSET
+    session_details: Any = UNSET
 
 
 class Tokens(Struct, kw_only=True):

@@ -23,6 +23,7 @@ Role = Literal["emr", "admin"]
 # `$` alone would let a final newline pass.
 TemplateName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$(?!\n)")]
 Language = Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$(?!\n)")]
+SpokenLanguage = Annotated[str, Meta(pattern=r"^([A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*|auto_detect)$(?!\n)")]
 Templates = Annotated[
     list[TemplateName],
     Meta(
@@ -33,7 +34,12 @@ Templates = Annotated[
     ),
 ]
 Languages = Annotated[
-    list[Language], Meta(max_length=10, description="Spoken languages, ISO 639-1", examples=[["en", "hi"]])
+    list[SpokenLanguage],
+    Meta(
+        max_length=10,
+        description="Spoken languages, ISO 639-1; or `auto_detect`, where EkaScribe's server offers it",
+        examples=[["en", "hi"]],
+    ),
 ]
 
 
@@ -103,11 +109,28 @@ class SessionEnd(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     force: bool = False
 
 
-class ErrorInfo(Struct, frozen=True):
-    """Why something ended badly: a stable code and a sentence."""
+class ErrorInfo(Struct, frozen=True, omit_defaults=True):
+    """Why something ended badly: a stable code of ours and a sentence.
+
+    `vendor_code` is EkaScribe's own code for the reason, where it gave one.
+    """
 
     code: str
     message: str
+    vendor_code: str | UnsetType = UNSET
+
+
+class WarningInfo(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """Something that a reader of a session or a document should know, although it did not fail.
+
+    `code` is ours and stable. `vendor_code` and `message` are EkaScribe's own where it gave the warning.
+    `missing`: with `audio_incomplete`, the sequences of the chunks that EkaScribe does not list.
+    """
+
+    code: str
+    message: str
+    vendor_code: str | UnsetType = UNSET
+    missing: list[int] | UnsetType = UNSET
 
 
 class DocumentSummary(Struct, kw_only=True, frozen=True):
@@ -131,6 +154,8 @@ class Document(Struct, kw_only=True, frozen=True):
     status: Literal["success", "failed"]
     data: Any
     error: ErrorInfo | None
+    warnings: list[WarningInfo]
+    fhir: Any = UNSET
     version: int
     upstream_id: str
     received_at: datetime
@@ -166,9 +191,12 @@ class Session(Struct, kw_only=True, frozen=True):
     ended_at: datetime | None
     completed_at: datetime | None
     transcript: str | None
+    model_used: str | None
+    language_detected: str | None
     documents: list[DocumentSummary]
     deliveries: DeliveryCounts
     error: ErrorInfo | None
+    warnings: list[WarningInfo]
 
 
 class SessionErasure(Struct, kw_only=True, frozen=True):

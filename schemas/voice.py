@@ -6,7 +6,7 @@ Answers never hold null: a field without a value is left out, since official cli
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from schemas.emr import Language, Languages, Mode, Model, TemplateName
 
@@ -168,7 +168,10 @@ class VoiceSession(Struct, kw_only=True, frozen=True):
 
 
 class PatchVoiceSession(Struct, kw_only=True, frozen=True):
-    """Body of `PATCH …/sessions/{id}`: changes before the end, or the session's cancelling."""
+    """Body of `PATCH …/sessions/{id}`: changes before the end, or the session's cancelling.
+
+    `additional_data` is not read: only whether it was given matters.
+    """
 
     user_status: str | None = None
     processing_status: str | None = None
@@ -178,6 +181,7 @@ class PatchVoiceSession(Struct, kw_only=True, frozen=True):
     language_hint: Languages | None = None
     patient_details: dict[str, Any] | None = None
     session_details: dict[str, Any] | None = None
+    additional_data: Raw | UnsetType = UNSET
 
 
 class VoiceSessionPatched(Struct, kw_only=True, frozen=True):

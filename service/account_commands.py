@@ -38,7 +38,19 @@ _OPTIONS = [
         "--eka-sharing-key",
         envvar="EKABRIDGE_TENANT_EKA_SHARING_KEY",
         show_envvar=True,
-        help="Sent with the login.",
+        help="Sent with the client's login.",
+    ),
+    click.option(
+        "--eka-username",
+        envvar="EKABRIDGE_TENANT_EKA_USERNAME",
+        show_envvar=True,
+        help="Or, on premises: the user to log in as.",
+    ),
+    click.option(
+        "--eka-password",
+        envvar="EKABRIDGE_TENANT_EKA_PASSWORD",
+        show_envvar=True,
+        help="The user's password.",
     ),
     click.option(
         "--webhook-secret",
@@ -65,6 +77,8 @@ def account_change(
     eka_client_id: str | None,
     eka_client_secret: str | None,
     eka_sharing_key: str | None,
+    eka_username: str | None,
+    eka_password: str | None,
     webhook_secrets: tuple[str, ...],
 ) -> AccountChange | None:
     """Read the options; None when none of them was given."""
@@ -73,6 +87,8 @@ def account_change(
         client_id=eka_client_id,
         client_secret=eka_client_secret,
         sharing_key=eka_sharing_key,
+        username=eka_username,
+        password=eka_password,
     )
     given = None if credentials == Credentials() else credentials
     secrets = tuple(secret.strip() for secret in webhook_secrets) or None
@@ -86,7 +102,7 @@ def account_change(
 @click.option(
     "--force",
     is_flag=True,
-    help="Take another client although sessions are not done: it must see the same sessions.",
+    help="Take another client or user although sessions are not done: it must see the same sessions.",
 )
 @json_option
 def tenant_account(tenant: str, *, clear: bool, force: bool, as_json: bool, **given: Any) -> None:
@@ -123,7 +139,8 @@ def audit_facts(change: AccountChange | None) -> dict[str, Any]:
         return {}
     facts: dict[str, Any] = {}
     if change.credentials is not None:
-        facts["credentials"] = "token" if change.credentials.token is not None else "client"
+        identity = change.credentials.identity
+        facts["credentials"] = "token" if identity is None else identity[0]
     if change.webhook_secrets is not None:
         facts["webhook_secrets"] = len(change.webhook_secrets)
     return facts

@@ -38,7 +38,7 @@ from service.api.voice.cors import VoiceCors
 from service.api.voice.errors import in_both_tongues
 from service.api.voice.routes import PROTOCOL_ROUTES
 from service.api.webhooks import receive_tenant_webhook, receive_webhook
-from service.clock import SystemClock
+from service.clock import CheckedClock, SystemClock
 from service.domain.audio import AudioIntake
 from service.domain.authentication import Authentication
 from service.domain.changes import SessionChanges
@@ -46,13 +46,15 @@ from service.domain.creation import SessionDesk
 from service.domain.further import FurtherDocuments
 from service.domain.rates import LocalRates, Policy
 from service.domain.reading import ReadTrail
+from service.domain.results.refreshing import Refreshing
 from service.domain.revocations import Revocations
 from service.domain.streams import Streams
 from service.domain.watch import ChangeWatch
 from service.domain.webhooks import WebhookIntake
 from service.eka.audio_way import LIBRARY as AUDIO_LIBRARY
 from service.eka.streams import EkaStreams
-from service.forwarding.checks import check_call
+from service.forwarding.checks import call_limits, check_call
+from service.jobs.clock_watch import ClockWatch
 from service.jobs.key_watch import KeyWatch
 from service.jobs.nudges import LIBRARIES as REDIS_LIBRARIES
 from service.jobs.nudges import ArqNudges, LateRedis, open_redis
@@ -146,9 +148,12 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
     nudges = ArqNudges(redis)
     async with AsyncExitStack() as stack:
         rows = await stack.enter_async_context(open_rows(settings))
+        clock = CheckedClock()
         traces.read_from(rows.sessions.traceparent)
         accounts = make_accounts(settings, rows)
-        vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts, libraries))
+        vendor = await stack.enter_async_context(
+            open_vendor(settings, rows, accounts, libraries=libraries, clock=clock)
+        )
         discovery = await stack.enter_async_context(open_discovery(settings))
         life = make_session_life(settings, rows, vendor)
         views = SessionViews(
@@ -166,13 +171,16 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
         )
 
         keys = KeyWatch(rows.keys)
+        clock_watch = ClockWatch(clock, rows.database.clock)
 
         await nudges.start()
         await keys.start()
+        await clock_watch.start(wait_seconds=0.0)
         libraries.start(_end_as_failed)
         try:
             yield Services(
                 settings=settings,
+                clock=clock,
                 traces=traces,
                 access=rows.access,
                 authentication=authentication,
@@ -198,6 +206,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                     limits=discovery,
                 ),
                 further=FurtherDocuments(store=rows.further, vendor=vendor, clock=SystemClock()),
+                refreshing=Refreshing(store=rows.refreshing, nudges=nudges),
                 watch=watch,
                 timeline_watch=timeline_watch,
                 webhooks=WebhookIntake(store=rows.webhooks, nudges=nudges),
@@ -207,7 +216,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 ledger=rows.ledger,
                 audit=rows.audit,
                 trail=ReadTrail(store=rows.audit, clock=SystemClock()),
-                check_call=partial(check_call, allow_private=settings.allow_private_destinations),
+                check_call=partial(check_call, limits=call_limits(settings)),
                 webhook_secrets=accounts.webhook_secrets,
                 discovery=discovery,
                 tokens=VoiceTokens(rows.database, rows.hasher),
@@ -217,6 +226,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 ping_redis=redis.ping,
             )
         finally:
+            await clock_watch.stop()
             await streams.stop()
             await watch.stop()
             await timeline_watch.stop()

@@ -34,6 +34,7 @@ from service.domain.ids import KeyId, TenantId
 from service.key_commands import encryption
 from service.ledger_commands import audit, ledger, tenant_retention
 from service.logs import configure_logs
+from service.session_commands import session
 from service.settings import DATABASE, SERVICE, WORKER
 from service.webhook_commands import webhook
 
@@ -235,6 +236,7 @@ destination.add_command(destination_recover)
 destination.add_command(destination_test)
 cli.add_command(destination)
 cli.add_command(delivery)
+cli.add_command(session)
 
 
 def _check_keys() -> None:

@@ -208,9 +208,9 @@ def _print_secret(found: Destination, *, as_json: bool) -> None:
 
 
 async def _check(request: DestinationCreate | DestinationChange) -> None:
-    from service.forwarding.checks import check_call  # noqa: PLC0415 - brings the HTTP client
+    from service.forwarding.checks import call_limits, check_call  # noqa: PLC0415 - brings the HTTP client
 
-    await check_call(request, allow_private=_settings(STORE).allow_private_destinations)
+    await check_call(request, limits=call_limits(_settings(STORE)))
 
 
 def _given(*, headers: tuple[str, ...], **options: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from schemas.emr import Tenant
 from service import surroundings
 from service.clock import SystemClock
 from service.domain.accounts import Accounts
-from service.domain.errors import BridgeError
+from service.domain.errors import BridgeError, VendorError
 from service.domain.ids import (
     DEFAULT_ACCOUNT,
     UNFILTERED,
@@ -20,7 +20,10 @@ from service.domain.ids import (
     new_session_id,
 )
 from service.eka.client import EkaClient
+from service.eka.discovery import Discovery
+from service.eka.server_kind import ServerKind, describe, look_at_server
 from service.eka.subscriptions import Subscriptions, webhook_endpoint
+from service.eka.wire import make_http_client
 from service.forwarding.guard import (
     AddressForbiddenError,
     GuardedBackend,
@@ -34,7 +37,7 @@ from service.settings import SERVICE, Settings, SettingsError, load_settings
 from service.store.migrate import newest_revision
 from service.store.sealing import MissingKeyError, SealError
 from service.store.shown import UNREADABLE
-from service.surroundings import Finding
+from service.surroundings import Finding, Note
 from service.wiring import Rows, make_accounts, open_discovery, open_rows, open_vendor, ping_store
 
 Report = Callable[[str, Finding], None]
@@ -72,11 +75,12 @@ async def examine(environment: Mapping[str, str], report: Report) -> bool:
         await check("temporary files", asyncio.to_thread(surroundings.temporary_files, settings))
         if settings.public_url is not None:
             await check("public URL", surroundings.way_in(settings.public_url))
+        kind = await _server(settings, discovery, report)
         if has_store:
             for name, account in await _accounts(rows, accounts):
                 await check(f"vendor and its credentials{name}", _vendor(vendor, account))
                 secrets = await accounts.webhook_secrets(account)
-                work = _subscription(settings, subscriptions, account, has_secrets=bool(secrets))
+                work = _subscription(settings, subscriptions, account, kind, has_secrets=bool(secrets))
                 await check(f"webhook subscription{name}", work)
             for tenant, destination in await _destinations(rows):
                 name = f"destination {destination.id} of {tenant.name}"
@@ -119,6 +123,25 @@ async def _accounts(rows: Rows, accounts: Accounts) -> list[tuple[str, Account]]
     return own if len(own) == len(tenants) > 0 and not default else [("", DEFAULT_ACCOUNT), *own]
 
 
+async def _server(settings: Settings, discovery: Discovery, report: Report) -> ServerKind:
+    """Report which kind of server it is and what it cannot do; nothing of that is wrong."""
+    name = "EkaScribe's server"
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS), make_http_client() as http:
+            server = await look_at_server(http, settings.eka_base_url, discovery)
+    except (TimeoutError, VendorError) as error:
+        why = error.detail if isinstance(error, VendorError) else "no answer in time"
+        report(name, Note(f"of no known kind: {why}"))
+        return "unknown"
+    if server.kind == "hosted":
+        report(f"{name}: {describe(server.kind)}", None)
+    else:
+        report(name, Note(describe(server.kind)))
+    for each in server.lacks:
+        report(name, Note(each))
+    return server.kind
+
+
 async def _vendor(vendor: EkaClient, account: Account) -> str | None:
     # A session that cannot exist: 404 shows that the address is right and that we may ask.
     result = await vendor.get_session(account, new_session_id(), UNFILTERED)
@@ -126,13 +149,22 @@ async def _vendor(vendor: EkaClient, account: Account) -> str | None:
 
 
 async def _subscription(
-    settings: Settings, subscriptions: Subscriptions, account: Account, *, has_secrets: bool
-) -> str | None:
+    settings: Settings,
+    subscriptions: Subscriptions,
+    account: Account,
+    kind: ServerKind,
+    *,
+    has_secrets: bool,
+) -> Finding:
+    wanted = webhook_endpoint(settings.public_url or "", account)
+    if kind != "hosted":
+        report = await subscriptions.look(account, wanted)
+        if all(each.outcome == "unavailable" for each in report.apis):
+            return Note("has no webhooks: results come only by asking for them (RECONCILE_AFTER_SECONDS)")
     if not has_secrets and not settings.webhook_allow_unsigned:
         return "it has no webhook secret, so every webhook is refused (ekabridge tenant account)"
     if settings.public_url is None:
         return "EKABRIDGE_PUBLIC_URL is not set, so EkaScribe cannot be told where to send its webhooks"
-    wanted = webhook_endpoint(settings.public_url, account)
     report = await subscriptions.look(account, wanted)
     if any(each.ours for each in report.items):
         return None

@@ -22,10 +22,14 @@ _SECRET_FIELDS = frozenset(
         "eka_token",
         "eka_client_secret",
         "eka_sharing_key",
+        "eka_username",
+        "eka_password",
         "webhook_secrets",
         "encryption_keys",
     }
 )
+_USER_LOGIN = ("EKA_USERNAME", "EKA_PASSWORD")
+_OTHER_LOGINS = ("EKA_TOKEN", "EKA_CLIENT_ID", "EKA_CLIENT_SECRET", "EKA_SHARING_KEY")
 
 DATABASE = frozenset({"DATABASE_URL"})
 STORE = DATABASE | {"ENCRYPTION_KEYS"}
@@ -53,12 +57,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     eka_client_id: str | None = None
     eka_client_secret: str | None = None
     eka_sharing_key: str | None = None
+    eka_username: str | None = None
+    eka_password: str | None = None
     eka_max_concurrency: int = 64
     webhook_secrets: tuple[str, ...] = ()
     webhook_allow_unsigned: bool = False
     webhook_tolerance_seconds: int = 300
     encryption_keys: tuple[bytes, ...] = ()
-    reconcile_after_seconds: float = 120.0
+    reconcile_after_seconds: float = 30.0
     # 14 attempts over three and a half days: quick at first, for a restart; enough for a weekend's outage.
     forward_schedule_seconds: tuple[float, ...] = (
         5,
@@ -77,6 +83,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     forward_timeout_seconds: float = 20.0
     allow_private_destinations: bool = False
+    max_destinations: int = 500
+    max_destination_templates: int = 100
+    max_destination_headers: int = 20
     fhir_patient_system: str = "urn:ekabridge:patient"
     fhir_encounter_system: str = "urn:ekabridge:encounter"
     chunk_max_bytes: int = 10_485_760
@@ -145,14 +154,34 @@ def _combined_problems(
         )
     if (settings.eka_client_id is None) != (settings.eka_client_secret is None):
         problems.append(f"{PREFIX}EKA_CLIENT_ID and {PREFIX}EKA_CLIENT_SECRET go together: one is missing")
+    problems += _user_problems(environment)
     if settings.max_spool_bytes < settings.chunk_max_bytes:
         problems.append(f"{PREFIX}MAX_SPOOL_BYTES must not be less than {PREFIX}CHUNK_MAX_BYTES")
+    return problems
+
+
+def _user_problems(environment: Mapping[str, str]) -> list[str]:
+    """Say what is wrong with the login of a server on premises, which goes with no other."""
+    user, others = (
+        [PREFIX + name for name in names if environment.get(PREFIX + name, "").strip()]
+        for names in (_USER_LOGIN, _OTHER_LOGINS)
+    )
+    pair = " and ".join(PREFIX + name for name in _USER_LOGIN)
+    problems = [f"{pair} go together: one is missing"] if len(user) == 1 else []
+    if user and others:
+        problems.append(f"{pair} go alone, without {', '.join(others)}: leave out what is not meant")
     return problems
 
 
 def _text(raw: str) -> str:
     if not raw.isascii() or _UNSAFE_IN_HEADERS & set(raw):
         raise ValueError("must be printable ASCII text")
+    return raw
+
+
+def _printable(raw: str) -> str:
+    if not raw.isprintable():
+        raise ValueError("must be printable text")
     return raw
 
 
@@ -245,6 +274,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "eka_client_id": _text,
     "eka_client_secret": _text,
     "eka_sharing_key": _text,
+    "eka_username": _printable,
+    "eka_password": _printable,
     "eka_max_concurrency": _number(int, 1, 1000),
     "webhook_secrets": _listed(str),
     "webhook_allow_unsigned": _boolean,
@@ -254,6 +285,9 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "forward_schedule_seconds": _listed(_number(float, 0, 2_592_000)),
     "forward_timeout_seconds": _number(float, 0.1, 120),
     "allow_private_destinations": _boolean,
+    "max_destinations": _number(int, 1, 10_000),
+    "max_destination_templates": _number(int, 1, 1000),
+    "max_destination_headers": _number(int, 0, 20),
     "fhir_patient_system": _system,
     "fhir_encounter_system": _system,
     "chunk_max_bytes": _number(int, 1, 104_857_600),

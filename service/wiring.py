@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import structlog
 from msgspec import Struct
 
-from service.clock import SystemClock
+from service.clock import CheckedClock, SystemClock
 from service.domain.accounts import Accounts, Credentials, VendorAccount
 from service.domain.errors import StoreUnavailable
 from service.domain.sessions import SessionLife
@@ -17,6 +17,7 @@ from service.eka.discovery import Discovery
 from service.eka.gate import Gates
 from service.eka.tokens import TokenKeeper
 from service.eka.wire import make_http_client
+from service.forwarding.downloads import GuardedDownloads
 from service.later import Libraries
 from service.settings import Settings
 from service.store.access import AccessRows
@@ -34,6 +35,7 @@ from service.store.keys import KeyRows
 from service.store.ledger import LedgerRows
 from service.store.queues import QueueRows
 from service.store.recovery import RecoveryRows
+from service.store.refreshing import RefreshRows
 from service.store.resealing import ResealingRows
 from service.store.results import ResultRows
 from service.store.retention import RetentionRows
@@ -58,6 +60,7 @@ class Rows(Struct, frozen=True, kw_only=True):
     streams: StreamRows
     chunks: ChunkRows
     results: ResultRows
+    refreshing: RefreshRows
     deliveries: DeliveryRows
     recovery: RecoveryRows
     breaker: BreakerRows
@@ -100,10 +103,11 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             streams=StreamRows(database, keyring, hasher),
             chunks=ChunkRows(database),
             results=ResultRows(database, keyring),
+            refreshing=RefreshRows(database),
             deliveries=deliveries,
             recovery=RecoveryRows(database, keyring, deliveries),
             breaker=BreakerRows(database),
-            destinations=DestinationRows(database, keyring),
+            destinations=DestinationRows(database, keyring, max_destinations=settings.max_destinations),
             idempotency=IdempotencyRows(database, keyring, hasher, sessions),
             tokens=TokenRows(database, keyring),
             leases=LeaseRows(database),
@@ -157,6 +161,8 @@ def make_accounts(settings: Settings, rows: Rows) -> Accounts:
         client_id=settings.eka_client_id,
         client_secret=settings.eka_client_secret,
         sharing_key=settings.eka_sharing_key,
+        username=settings.eka_username,
+        password=settings.eka_password,
     )
     default = VendorAccount(credentials=credentials, webhook_secrets=settings.webhook_secrets)
     return Accounts(default=default, store=rows.accounts, time=time.monotonic)
@@ -164,11 +170,20 @@ def make_accounts(settings: Settings, rows: Rows) -> Accounts:
 
 @asynccontextmanager
 async def open_vendor(
-    settings: Settings, rows: Rows, accounts: Accounts, libraries: Libraries | None = None
+    settings: Settings,
+    rows: Rows,
+    accounts: Accounts,
+    *,
+    libraries: Libraries | None = None,
+    clock: CheckedClock | None = None,
 ) -> AsyncIterator[EkaClient]:
-    """Open the vendor's client; an upload waits for the libraries."""
+    """Open the vendor's client; an upload waits for the libraries, and the clock hears the answers' dates."""
     loaded = (libraries or Libraries()).loaded
-    async with make_http_client() as http, AudioWay(settings.eka_base_url, loaded) as audio:
+    async with (
+        make_http_client(clock.hear_vendor if clock else None) as http,
+        AudioWay(settings.eka_base_url, loaded) as audio,
+        GuardedDownloads(allow_private=settings.allow_private_destinations) as downloads,
+    ):
         tokens = TokenKeeper(
             http=http,
             store=rows.tokens,
@@ -177,7 +192,14 @@ async def open_vendor(
             credentials=accounts.credentials,
         )
         gates = Gates(places=settings.eka_max_concurrency)
-        yield EkaClient(http=http, audio=audio, tokens=tokens, gates=gates, base_url=settings.eka_base_url)
+        yield EkaClient(
+            http=http,
+            audio=audio,
+            tokens=tokens,
+            gates=gates,
+            downloads=downloads,
+            base_url=settings.eka_base_url,
+        )
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -15,17 +15,19 @@ from arq.worker import Worker
 from redis.exceptions import RedisError
 
 from service.api.worker_health import WorkerHealth, create_worker_app
-from service.clock import SystemClock
+from service.clock import CheckedClock
 from service.domain.breaker import Breaker
 from service.domain.errors import StoreUnavailable
-from service.domain.fetching import Fetching
 from service.domain.fhir import FhirSystems
 from service.domain.forwarding import Forwarding
-from service.domain.ids import UNFILTERED, SessionId
+from service.domain.ids import UNFILTERED, Account, SessionId
 from service.domain.records import DeliveryJob, FetchJob, OwedCall
+from service.domain.results.fetching import Fetching
 from service.domain.sessions import OWED_LEASE_SECONDS
 from service.forwarding.guard import GuardedBackend
+from service.forwarding.patience import silent_holders, silent_holders_of_tenant
 from service.forwarding.sender import HttpSender
+from service.jobs.clock_watch import ClockWatch
 from service.jobs.counts import count_fetch
 from service.jobs.key_watch import KeyWatch
 from service.jobs.lanes import Lane, Share
@@ -55,7 +57,12 @@ from service.wiring import make_accounts, make_session_life, open_rows, open_ven
 
 log = structlog.get_logger()
 
-_DELIVERIES_AT_ONCE = 128
+_DELIVERIES_AT_ONCE = 256
+# With what one claim takes, all destinations whose last call hung come to have half of the places at most.
+_DELIVERIES_OF_A_TENANT = 128
+_SILENT_DELIVERIES = 96
+_SILENT_OF_A_TENANT = 32
+_DELIVERIES_AT_A_TIME = 32
 _OWED_AT_ONCE = 24
 _OWED_OF_AN_ACCOUNT = 8
 # How often arq looks for nudges: 12 ms at the median, under 3 % of an idle core (pitfalls, arq).
@@ -94,13 +101,16 @@ class WorkerProcess:
         log.info("worker_stopped")
 
     async def _run(self, stack: AsyncExitStack) -> None:
-        settings, clock = self._settings, SystemClock()
+        settings, clock = self._settings, CheckedClock()
         rows = await stack.enter_async_context(open_rows(settings))
-        vendor = await stack.enter_async_context(open_vendor(settings, rows, make_accounts(settings, rows)))
+        vendor = await stack.enter_async_context(
+            open_vendor(settings, rows, make_accounts(settings, rows), clock=clock)
+        )
         sender = HttpSender(
             backend=GuardedBackend(allow_private=settings.allow_private_destinations),
             clock=clock,
             timeout_seconds=settings.forward_timeout_seconds,
+            max_silent=_DELIVERIES_AT_ONCE // 2,
             public_url=settings.public_url or "",
             systems=FhirSystems(
                 patient=settings.fhir_patient_system, encounter=settings.fhir_encounter_system
@@ -114,6 +124,7 @@ class WorkerProcess:
             clock=clock,
             schedule_seconds=settings.forward_schedule_seconds,
             timeout_seconds=settings.forward_timeout_seconds,
+            is_clock_off=lambda: clock.is_off,
             breaker=Breaker(
                 store=rows.breaker, schedule_total_seconds=sum(settings.forward_schedule_seconds)
             ),
@@ -121,12 +132,19 @@ class WorkerProcess:
         life = make_session_life(settings, rows, vendor)
         keys = KeyWatch(rows.keys)
         stack.push_async_callback(keys.stop)
+        clock_watch = ClockWatch(clock, rows.database.clock)
+        stack.push_async_callback(clock_watch.stop)
+
+        async def claim_deliveries(session_id: SessionId | None, limit: int) -> list[DeliveryJob]:
+            return await forwarding.claim(session_id, limit, deliveries.crowded())
+
         deliveries = Lane[DeliveryJob](
             "deliveries",
             size=_DELIVERIES_AT_ONCE,
-            claim=keys.gated(forwarding.claim),
+            claim=keys.gated(claim_deliveries),
             run=traced_delivery(forwarding.forward),
             next_slot_seconds=forwarding.next_slot_seconds,
+            shares=_delivery_shares(),
         )
 
         async def fetch_and_follow(job: FetchJob) -> None:
@@ -144,7 +162,7 @@ class WorkerProcess:
                 await fetches.poke(job.session_id)
 
         async def claim_fetches(session_id: SessionId | None, limit: int) -> list[FetchJob]:
-            passed_over = {*vendor.gates.closed_accounts(), *fetches.crowded()}
+            passed_over = {*vendor.gates.closed_accounts(), *map(Account, fetches.crowded())}
             return await fetching.claim(session_id, limit, passed_over)
 
         places = settings.eka_max_concurrency
@@ -153,11 +171,11 @@ class WorkerProcess:
             size=2 * places,
             claim=keys.gated(claim_fetches),
             run=traced_fetch(fetch_and_follow),
-            share=Share(account_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2)),
+            shares=[Share(holder_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2))],
         )
 
         async def claim_owed(_: SessionId | None, limit: int) -> list[OwedCall]:
-            passed_over = {*vendor.gates.closed_accounts(), *owed.crowded()}
+            passed_over = {*vendor.gates.closed_accounts(), *map(Account, owed.crowded())}
             return await rows.sessions.claim_owed(limit, OWED_LEASE_SECONDS, passed_over)
 
         owed = Lane[OwedCall](
@@ -165,11 +183,13 @@ class WorkerProcess:
             size=_OWED_AT_ONCE,
             claim=keys.gated(claim_owed),
             run=traced_call(life.pay),
-            share=Share(
-                account_of=lambda call: call.account,
-                places=_OWED_OF_AN_ACCOUNT,
-                at_a_time=_OWED_OF_AN_ACCOUNT,
-            ),
+            shares=[
+                Share(
+                    holder_of=lambda call: call.account,
+                    places=_OWED_OF_AN_ACCOUNT,
+                    at_a_time=_OWED_OF_AN_ACCOUNT,
+                )
+            ],
         )
         sweep = Sweep(
             leases=rows.leases,
@@ -187,6 +207,7 @@ class WorkerProcess:
         health = WorkerHealth(
             ping_database=partial(ping_store, rows),
             ping_redis=partial(ping_redis, redis),
+            clock=clock,
             is_alive=lambda: _is_alive(sweep),
             is_stopping=self._stopping.is_set,
         )
@@ -196,6 +217,7 @@ class WorkerProcess:
             leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring
         )
         await keys.start()
+        await clock_watch.start()
         server = _health_server(health)
         serving = asyncio.create_task(server.serve(sockets=[self._listening]))
         log.info("worker_started", port=self._listening.getsockname()[1])
@@ -258,6 +280,19 @@ class WorkerProcess:
         elif isinstance(error, BaseException):
             log.error("listening_failed", **failure(error))
         await pause(self._stopping, _RECONNECT_SECONDS)
+
+
+def _delivery_shares() -> list[Share[DeliveryJob]]:
+    """Return what one tenant, all silent destinations, and one tenant's silent destinations may hold."""
+    limits: list[tuple[Callable[[DeliveryJob], str | None], int]] = [
+        (lambda job: job.tenant_id, _DELIVERIES_OF_A_TENANT),
+        (silent_holders, _SILENT_DELIVERIES),
+        (silent_holders_of_tenant, _SILENT_OF_A_TENANT),
+    ]
+    return [
+        Share(holder_of=holder_of, places=places, at_a_time=_DELIVERIES_AT_A_TIME)
+        for holder_of, places in limits
+    ]
 
 
 async def _end(listening: asyncio.Task[None]) -> None:

@@ -25,7 +25,7 @@ from service.store.paging import after_cursor
     request_max_body_size=MOST_JSON_BYTES,
     responses={
         201: answer(examples.NEW_DESTINATION_ANSWER, "The destination, with its secret this once"),
-        **documented(400, 401, 413, 503),
+        **documented(400, 401, 409, 413, 503),
     },
     tags=["Destinations"],
 )

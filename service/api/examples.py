@@ -78,9 +78,12 @@ CREATED = Session(
     ended_at=None,
     completed_at=None,
     transcript=None,
+    model_used=None,
+    language_detected=None,
     documents=[],
     deliveries=DeliveryCounts(),
     error=None,
+    warnings=[],
 )
 ENDED = msgspec.structs.replace(CREATED, status="processing", chunks_received=12, ended_at=_ENDED)
 COMPLETED = msgspec.structs.replace(
@@ -88,6 +91,8 @@ COMPLETED = msgspec.structs.replace(
     status="completed",
     completed_at=_DONE,
     transcript="Fever and cough for three days …",
+    model_used="pro",
+    language_detected="en",
     documents=[
         DocumentSummary(
             id=_DOCUMENT_ID, template_id="eka_emr_template", status="success", type=None, received_at=_DONE
@@ -111,6 +116,7 @@ DOCUMENT = Document(
     status="success",
     data={"chief_complaint": "cough and fever"},
     error=None,
+    warnings=[],
     version=1,
     upstream_id="doc_abc123",
     received_at=_DONE,

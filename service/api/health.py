@@ -8,10 +8,11 @@ from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
 from litestar.openapi.datastructures import ResponseSpec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api.services import Services
+from service.clock import CheckedClock
 from service.domain.errors import StoreUnavailable
 from service.metrics import exposition
 from service.parting import is_parting
@@ -30,15 +31,20 @@ class Ready(Struct, frozen=True):
     status: Literal["ready", "not ready"]
     database: str
     redis: str
+    clock: str | UnsetType = UNSET  # only when the process's own is off
 
 
 async def readiness(
     ping_database: Callable[[], Awaitable[None]],
     ping_redis: Callable[[], Awaitable[bool]],
     *,
+    clock: CheckedClock,
     is_stopping: bool,
 ) -> Response[Ready]:
-    """Ask the database and Redis, never the vendor: its outage must not take us out of service."""
+    """Ask the database and Redis, never the vendor: its outage must not take us out of service.
+
+    Neither must a wrong clock, which is corrected; whoever asks is told.
+    """
     database = "ok"
     try:
         await ping_database()
@@ -48,7 +54,8 @@ async def readiness(
         database = str(error)
     redis = "ok" if await ping_redis() else "unreachable"
     can_serve = database == "ok" and not is_stopping
-    ready = Ready("ready" if can_serve else "not ready", database, redis)
+    off = f"off by {abs(clock.offset_seconds):.0f} s: the corrected time is used" if clock.is_off else UNSET
+    ready = Ready("ready" if can_serve else "not ready", database, redis, off)
     return Response(ready, status_code=200 if can_serve else 503)
 
 
@@ -67,7 +74,12 @@ async def live() -> Live:
 )
 async def ready(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Ready]:
     """Ask the database and Redis; a process that is to stop is not ready."""
-    return await readiness(services.ping_database, services.ping_redis, is_stopping=is_parting(request.scope))
+    return await readiness(
+        services.ping_database,
+        services.ping_redis,
+        clock=services.clock,
+        is_stopping=is_parting(request.scope),
+    )
 
 
 @get(

@@ -1,7 +1,5 @@
 """The doors that put deliveries right: test a destination, recover what it missed, confirm a filing."""
 
-from datetime import UTC, datetime
-
 from litestar import Router, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, RawBody
@@ -32,7 +30,9 @@ async def test_destination(
     services: NamedDependency[Services], who: NamedDependency[Principal], destination_id: FromPath[str]
 ) -> Delivery:
     """Put a `ping` into its outbox, whatever its filters; it goes the way that documents go."""
-    delivery = await services.recovery.ping(who.tenant_id, DestinationId(destination_id), datetime.now(UTC))
+    delivery = await services.recovery.ping(
+        who.tenant_id, DestinationId(destination_id), services.clock.now()
+    )
     await services.access.audit(who.tenant_id, who.key_id, "destination.tested", destination_id)
     return delivery
 

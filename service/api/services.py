@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from schemas.destinations import DestinationChange, DestinationCreate
 from service.api.traces import SessionTraces
+from service.clock import CheckedClock
 from service.domain.audio import AudioIntake
 from service.domain.authentication import Authentication
 from service.domain.changes import SessionChanges
@@ -15,6 +16,7 @@ from service.domain.further import FurtherDocuments
 from service.domain.ids import Account
 from service.domain.rates import LocalRates
 from service.domain.reading import ReadTrail
+from service.domain.results.refreshing import Refreshing
 from service.domain.revocations import Revocations
 from service.domain.sessions import SessionLife
 from service.domain.streams import Streams
@@ -46,6 +48,7 @@ class Services(Struct, frozen=True, kw_only=True):
     """Domain functions and reads, by the name a door knows them."""
 
     settings: Settings
+    clock: CheckedClock
     traces: SessionTraces
     access: AccessRows
     authentication: Authentication
@@ -59,6 +62,7 @@ class Services(Struct, frozen=True, kw_only=True):
     views: SessionViews
     changes: SessionChanges
     further: FurtherDocuments
+    refreshing: Refreshing
     watch: ChangeWatch
     timeline_watch: ChangeWatch
     webhooks: WebhookIntake

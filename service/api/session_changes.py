@@ -81,4 +81,26 @@ async def make_document(
     return session
 
 
-changes_router = Router("", route_handlers=[change_session, erase_session, make_document], tags=["Sessions"])
+@post(
+    "/sessions/{session_id:str}/refresh",
+    status_code=202,
+    operation_id="refreshSession",
+    summary="Have EkaScribe asked again about a session that is over",
+    responses={
+        202: answer(examples.COMPLETED, "EkaScribe is asked; what is new comes as documents or versions"),
+        **documented(401, 404, 409, 410, 503),
+    },
+)
+async def refresh_session(
+    services: NamedDependency[Services], who: NamedDependency[Principal], session_id: SessionPath
+) -> Session:
+    """Make one unfiltered call due; the same document again changes nothing."""
+    await services.refreshing.refresh(who.tenant_id, SessionId(session_id), who.key_id)
+    session = await services.views.session(who.tenant_id, SessionId(session_id))
+    await services.trail.sessions(who, [session])
+    return session
+
+
+changes_router = Router(
+    "", route_handlers=[change_session, erase_session, make_document, refresh_session], tags=["Sessions"]
+)

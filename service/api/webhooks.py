@@ -1,6 +1,5 @@
 """The vendor's doors: POST /webhooks/eka, and /webhooks/eka/{tenant} for a tenant's own account."""
 
-import time
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
@@ -134,8 +133,8 @@ async def _take(request: Request[Any, Any, Any], services: Services, account: Ac
     # None, no such account, is told like a wrong signature: whoever asks learns nothing of our tenants.
     if secrets is None or secrets or not services.settings.webhook_allow_unsigned:
         headers = [value for name in _SIGNATURE_HEADERS for value in request.headers.getall(name, [])]
-        tolerance = services.settings.webhook_tolerance_seconds
-        if not is_signed(headers, body, secrets or (), now=time.time(), tolerance_seconds=tolerance):
+        tolerance, now = services.settings.webhook_tolerance_seconds, services.clock.now().timestamp()
+        if not is_signed(headers, body, secrets or (), now=now, tolerance_seconds=tolerance):
             raise SignatureInvalid("the webhook carries no signature that is both right and fresh")
     event = parse_event(body)
     if event is None:

@@ -6,6 +6,7 @@ from litestar import Litestar, Response, get
 from msgspec import Struct
 
 from service.api.health import Live, Ready, exposed, readiness
+from service.clock import CheckedClock
 
 
 class WorkerHealth(Struct, frozen=True, kw_only=True):
@@ -13,6 +14,7 @@ class WorkerHealth(Struct, frozen=True, kw_only=True):
 
     ping_database: Callable[[], Awaitable[None]]
     ping_redis: Callable[[], Awaitable[bool]]
+    clock: CheckedClock
     is_alive: Callable[[], bool]
     is_stopping: Callable[[], bool]
 
@@ -29,7 +31,9 @@ def create_worker_app(health: WorkerHealth) -> Litestar:
     @get("/health/ready")
     async def ready() -> Response[Ready]:
         """Ask the database and Redis; a process that is to stop is not ready."""
-        return await readiness(health.ping_database, health.ping_redis, is_stopping=health.is_stopping())
+        return await readiness(
+            health.ping_database, health.ping_redis, clock=health.clock, is_stopping=health.is_stopping()
+        )
 
     @get("/metrics")
     async def metrics() -> Response[bytes]:

@@ -15,6 +15,8 @@ from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
 KEPT_SECONDS = 30.0
 _TENANT_ID = re.compile(r"ten_[0-9a-z]{24}")
 _PRINTABLE = re.compile(r"[\x20-\x7e]+")
+# They never stand in a header, and people may have chosen them.
+_IN_BODY_ONLY = frozenset({"username", "password"})
 
 
 class Secret:
@@ -27,22 +29,36 @@ class Secret:
 
 
 class Credentials(Secret, Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How we are known at the vendor: a long-lived token, or what to log in with; neither is no account."""
+    """How we are known at the vendor: a token, a client, or a user of a server on premises; or nothing."""
 
     token: str | None = None
     client_id: str | None = None
     client_secret: str | None = None
     sharing_key: str | None = None
+    username: str | None = None
+    password: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """What tells these credentials from others without showing them."""
-        return hashlib.sha256(msgspec.json.encode(msgspec.structs.astuple(self))).hexdigest()
+        values = [self.token, self.client_id, self.client_secret, self.sharing_key]
+        # Only where there is a user: a replica of an older version computes the same for all others, and two
+        # that differ would each throw away the tokens that the other one got.
+        if self.username is not None:
+            values += [self.username, self.password]
+        return hashlib.sha256(msgspec.json.encode(values)).hexdigest()
+
+    @property
+    def identity(self) -> tuple[str, str] | None:
+        """Whom a login names; None for a token, which names nobody."""
+        if self.client_id is not None:
+            return "client", self.client_id
+        return None if self.username is None else ("user", self.username)
 
     @property
     def are_given(self) -> bool:
         """Whether there is anything to be known by."""
-        return self.token is not None or self.client_id is not None
+        return self.token is not None or self.identity is not None
 
 
 class VendorAccount(Secret, Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,17 +140,34 @@ def changed_account(current: VendorAccount | None, change: AccountChange) -> Ven
 def _check_account(account: VendorAccount) -> None:
     own = account.credentials
     for field, value in msgspec.structs.asdict(own).items():
-        if value is not None and not _PRINTABLE.fullmatch(value):
+        if value is None:
+            continue
+        if field in _IN_BODY_ONLY:
+            if not value or not value.isprintable():
+                raise InvalidRequest(f"{field} must be printable text, and not empty", field=field)
+        elif not _PRINTABLE.fullmatch(value):
             raise InvalidRequest(f"{field} must be printable ASCII text, and not empty", field=field)
     if not all(_PRINTABLE.fullmatch(secret) for secret in account.webhook_secrets):
         raise InvalidRequest(
             "a webhook secret must be printable ASCII text, and not empty", field="webhook_secrets"
         )
-    if own.token is not None and (own.client_id or own.client_secret or own.sharing_key):
-        raise InvalidRequest("a token goes alone, without a client", field="token")
+    _check_together(own)
+
+
+def _check_together(own: Credentials) -> None:
+    has_client = bool(own.client_id or own.client_secret or own.sharing_key)
+    has_user = bool(own.username or own.password)
+    if own.token is not None and (has_client or has_user):
+        raise InvalidRequest("a token goes alone, without a client or a user", field="token")
+    if has_client and has_user:
+        raise InvalidRequest("username and password go alone, without a client", field="username")
+    if (own.username is None) != (own.password is None):
+        raise InvalidRequest("username and password go together: one is missing", field="username")
     if (own.client_id is None) != (own.client_secret is None):
         raise InvalidRequest("client id and client secret go together: one is missing", field="client_id")
     if own.sharing_key is not None and own.client_id is None:
         raise InvalidRequest("a sharing key goes with a client id and secret", field="sharing_key")
     if not own.are_given:
-        raise InvalidRequest("an account needs a token, or a client id and secret", field="token")
+        raise InvalidRequest(
+            "an account needs a token, a client id and secret, or a username and password", field="token"
+        )

@@ -1,7 +1,10 @@
 """When a destination that keeps failing is left alone, and how it is found to be well again.
 
 Its deliveries wait where they are, without using up their schedule; one at a time is tried as a probe. The
-first that gets through closes the breaker, and what waited is due at once.
+first that gets through closes the breaker, and what waited for it is due at once.
+
+A destination that answered with Retry-After is not called at all before that time is over, whatever other
+calls bring meanwhile; only a person who says that it is mended ends that wait.
 """
 
 from typing import Protocol
@@ -45,9 +48,18 @@ class BreakerStore(Protocol):
     """What is known of destinations that fail."""
 
     async def count_failure(
-        self, destination_id: DestinationId, rule: BreakerRule, retry_after_seconds: float
+        self,
+        destination_id: DestinationId,
+        rule: BreakerRule,
+        retry_after_seconds: float,
+        *,
+        took_long: bool = False,
     ) -> FailureCount | None:
-        """Count one more failure in a row; None when the destination is gone."""
+        """Count one more failure in a row; None when the destination is gone.
+
+        `took_long`: the call held a place of the worker for long. Until its next success the destination gets
+        one call at a time, with shorter time-outs, after all others.
+        """
         ...
 
     async def count_contact(self, destination_id: DestinationId) -> bool:
@@ -69,9 +81,18 @@ class Breaker:
         self._schedule_total_seconds = schedule_total_seconds
         self._rule = rule or BreakerRule()
 
-    async def failed(self, job: DeliveryJob, error_class: str, retry_after_seconds: float | None) -> None:
-        """A call did not get through, or was answered with 408, 429 or 5xx."""
-        count = await self._store.count_failure(job.destination_id, self._rule, retry_after_seconds or 0.0)
+    async def failed(
+        self,
+        job: DeliveryJob,
+        error_class: str,
+        retry_after_seconds: float | None,
+        *,
+        took_long: bool = False,
+    ) -> None:
+        """A call did not get through, or was answered with 408, 425, 429 or 5xx."""
+        count = await self._store.count_failure(
+            job.destination_id, self._rule, retry_after_seconds or 0.0, took_long=took_long
+        )
         if count is None or not count.is_open:
             return
         if count.has_just_opened:

@@ -18,11 +18,12 @@ from service.domain.errors import (
     SessionErased,
     SessionExpired,
     SessionNotReady,
+    TemplatesFixed,
     VendorRefused,
     VendorTimeout,
 )
 from service.domain.ids import KeyId, Lease, SessionId, TenantId
-from service.domain.limits import check_limits
+from service.domain.limits import Limits, check_limits
 from service.domain.once import call_again
 from service.domain.ports import Clock, SessionStore, Vendor, VendorLimits
 from service.domain.records import ChangeState, OwedCall, Principal, SessionDetails
@@ -101,19 +102,23 @@ class SessionChanges:
     async def change(self, who: Principal, session_id: SessionId, change: SessionChange) -> None:
         """Change a session that has not ended, at the vendor first, then here.
 
-        Raises InvalidRequest, NotFound, SessionErased, SessionEnded, SessionExpired, SessionNotReady while
-        another change or the create call is under way, or VendorError; then nothing has changed here, and the
-        same call may be made again.
+        Raises InvalidRequest, NotFound, SessionErased, SessionEnded, SessionExpired, TemplatesFixed,
+        SessionNotReady while another change or the create call is under way, or VendorError; then nothing has
+        changed here, and after one of the last two the same call may be made again.
         """
         check_fields(templates=change.templates, patient=change.patient)
         if change.languages is not None and not change.languages:
             # The vendor wants one always (facts.md, Sessions); at create none means the tenant's.
             raise InvalidRequest("must name a language", field="languages")
+        if change.patient is not None and not change.patient:
+            # Sent as it is, it would wipe the patient at the vendor; not sent, the two would differ.
+            raise InvalidRequest("must not be empty", field="patient")
         limits = await self._limits.limits()
         lease = Lease(uuid4())
         async with self._store.locked(who.tenant_id, session_id) as unit:
             state = _found(unit)
             _check_changeable(state)
+            change = _changed_templates(change, state, limits)
             if unit is None or change == SessionChange():
                 return
             if change.model is not None or change.languages is not None:
@@ -226,6 +231,18 @@ def _found(unit: ChangeUnit | None) -> ChangeState:
     if unit.state.is_erased:
         raise SessionErased("the session was erased")
     return unit.state
+
+
+def _changed_templates(change: SessionChange, state: ChangeState, limits: Limits) -> SessionChange:
+    """Keep new templates from a server that would take them and then make no document at all (ADR 026)."""
+    if change.templates is None or not limits.templates_are_fixed:
+        return change
+    if set(change.templates) != set(state.templates):
+        raise TemplatesFixed(
+            "this EkaScribe server makes documents only of the templates that a session was created with; "
+            "create a new session, or ask for the other template after the end"
+        )
+    return replace(change, templates=None)
 
 
 def _check_changeable(state: ChangeState) -> None:

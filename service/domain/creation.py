@@ -20,7 +20,7 @@ from service.domain.errors import (
     SessionExists,
 )
 from service.domain.ids import Lease, SessionId, TenantId, new_session_id
-from service.domain.limits import check_limits
+from service.domain.limits import check_limits, check_upload
 from service.domain.ports import SessionStore, VendorLimits
 from service.domain.records import Principal, ProtocolWords, SessionPlan
 from service.domain.sessions import OWED_LEASE_SECONDS, SESSION_LIFE_SECONDS, SessionLife, plan_session
@@ -97,8 +97,8 @@ class SessionDesk:
     async def create(self, who: Principal, request: SessionCreate, key: str | None) -> Created:
         """Create a session, or give the answer that this key was given before.
 
-        Raises InvalidRequest, IdempotencyKeyReused, IdempotencyInProgress, or VendorError; after one of the
-        last the same call with the same key may be made again.
+        Raises InvalidRequest, UploadNotSupported, IdempotencyKeyReused, IdempotencyInProgress, or
+        VendorError; after one of the last two the same call with the same key may be made again.
         """
         if key is None:
             return Created(await self._answer(who, await self.start(who, request)), is_replayed=False)
@@ -121,12 +121,11 @@ class SessionDesk:
         """Create a session without an Idempotency-Key; clients of the protocol may choose its id.
 
         Raises InvalidRequest, SessionExists for an id that is taken, by whomever (the vendor is not called: a
-        second create damages the first session, facts.md), or VendorError.
+        second create damages the first session, facts.md), UploadNotSupported, or VendorError.
         """
         check_create(request)
         lease = Lease(uuid4())
-        plan = await self._plan(who, request, session_id or new_session_id())
-        plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
+        plan = await self._plan(who, request, session_id or new_session_id(), words)
         inserted = await self._store.insert_session(
             plan, lease, lease_seconds=OWED_LEASE_SECONDS, life_seconds=SESSION_LIFE_SECONDS
         )
@@ -135,11 +134,23 @@ class SessionDesk:
         await self._life.establish(plan, lease, maybe_sent=False)
         return plan.id
 
-    async def _plan(self, who: Principal, request: SessionCreate, session_id: SessionId) -> SessionPlan:
-        """Fill in the defaults, and refuse what EkaScribe would refuse anyway, naming the field."""
+    async def _plan(
+        self,
+        who: Principal,
+        request: SessionCreate,
+        session_id: SessionId,
+        words: ProtocolWords | None = None,
+    ) -> SessionPlan:
+        """Fill in the defaults, and refuse what EkaScribe would refuse anyway, naming the field.
+
+        `words`: what a client of the protocol asked for; its `single` is a session of one chunk to us.
+        """
         plan = plan_session(who, request, session_id)
+        plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
+        limits = await self._limits.limits()
+        check_upload(limits, words.upload_type if words else plan.upload)
         check_limits(
-            await self._limits.limits(),
+            limits,
             model=plan.model,
             languages=plan.languages,
             transcript_language=plan.transcript_language,

@@ -142,6 +142,18 @@ class WrongUpload(CallerMistake):
     code = "wrong_upload_type"
 
 
+class UploadNotSupported(CallerMistake):
+    """A way of sending audio that this account's EkaScribe server does not offer."""
+
+    code = "upload_not_supported"
+
+
+class TemplatesFixed(CallerMistake):
+    """Templates that change, at a server that makes documents only of those a session was created with."""
+
+    code = "templates_fixed"
+
+
 class ChunkConflict(CallerMistake):
     """Other bytes are, or are about to be, stored under this sequence."""
 
@@ -240,6 +252,12 @@ class DeliveryAlreadyFiled(CallerMistake):
     """The EMR filed the delivery under another record id before."""
 
     code = "delivery_already_filed"
+
+
+class TooManyDestinations(CallerMistake):
+    """The tenant has as many destinations as it may (MAX_DESTINATIONS)."""
+
+    code = "too_many_destinations"
 
 
 class DestinationDisabled(CallerMistake):

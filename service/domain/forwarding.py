@@ -6,7 +6,7 @@ The stage and the answer decide, not one retry for all (contract, "For the EMR's
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -22,11 +22,18 @@ from service.domain.records import Answer, DeliveryJob, NoAnswer
 
 log = structlog.get_logger()
 
-_RETRIED = frozenset({408, 429})
+_RETRIED = frozenset({408, 425, 429})
 _AUTHORISATION = frozenset({401, 403})
+# What receivers answer to a signature whose timestamp is too old or too new: the fault of a clock, not of the
+# document or the secret.
+_MAY_BE_STALE = frozenset({400, 401})
+# Not the mere name of a field: many frameworks' error bodies say when the error was ("timestamp": …).
+_TIMESTAMP = re.compile(rb"webhook-timestamp|(?<![</])time[ _-]?stamp(?![\"']\s*:)", re.IGNORECASE)
 _HAS_IT_ALREADY = frozenset({"duplicate", "already_exists"})
 # Room after the call's own limit for recording what came of it.
 _LEASE_MARGIN_SECONDS = 5.0
+# A call that took as long and brought nothing counts as one that hung, like one that timed out sooner.
+_LONG_MS = 5000
 _RECORD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 Kind = Literal["delivered", "retry", "dead", "pause", "disable"]
@@ -41,8 +48,11 @@ class Verdict(Struct, frozen=True, kw_only=True):
     retry_after_seconds: float | None = None
 
 
-def judge(outcome: Answer | NoAnswer, delivery_id: DeliveryId) -> Verdict:
-    """Decide what an attempt's outcome means; a pure function."""
+def judge(outcome: Answer | NoAnswer, delivery_id: DeliveryId, *, is_clock_off: bool = False) -> Verdict:
+    """Decide what an attempt's outcome means; a pure function.
+
+    `is_clock_off`: this process's clock was off, so the destination may have refused our timestamp alone.
+    """
     if isinstance(outcome, NoAnswer):
         kind: Kind = "dead" if outcome.is_forbidden else "pause" if outcome.is_refused else "retry"
         return Verdict(kind=kind, error_class=outcome.error_class)
@@ -51,6 +61,10 @@ def judge(outcome: Answer | NoAnswer, delivery_id: DeliveryId) -> Verdict:
         return Verdict(kind="delivered", record_id=_record_id(outcome))
     if status == 410:  # noqa: PLR2004
         return Verdict(kind="disable", error_class="gone")
+    if status in _MAY_BE_STALE and (is_clock_off or _TIMESTAMP.search(outcome.excerpt)):
+        return Verdict(
+            kind="retry", error_class="stale_timestamp", retry_after_seconds=outcome.retry_after_seconds
+        )
     if status in _AUTHORISATION:
         return Verdict(kind="pause", error_class="unauthorized" if status == 401 else "forbidden")  # noqa: PLR2004
     if status == 409 and _says_duplicate(outcome, delivery_id):  # noqa: PLR2004
@@ -76,17 +90,21 @@ class Forwarding:
         schedule_seconds: Sequence[float],
         timeout_seconds: float,
         breaker: Breaker,
+        is_clock_off: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._sender = sender
         self._clock = clock
         self._schedule_seconds = schedule_seconds
         self._breaker = breaker
+        self._is_clock_off = is_clock_off
         self._lease_seconds = timeout_seconds + _LEASE_MARGIN_SECONDS
 
-    async def claim(self, session_id: SessionId | None, limit: int) -> list[DeliveryJob]:
-        """Lease deliveries that are due, of one session or of any."""
-        return await self._store.claim_deliveries(session_id, limit, self._lease_seconds)
+    async def claim(
+        self, session_id: SessionId | None, limit: int, passed_over: Collection[str] = ()
+    ) -> list[DeliveryJob]:
+        """Lease deliveries that are due, of one session or of any, but of no holder that is passed over."""
+        return await self._store.claim_deliveries(session_id, limit, self._lease_seconds, passed_over)
 
     async def next_slot_seconds(self) -> float | None:
         """Return the seconds until a rate lets go of what is due; None when nothing waits for one."""
@@ -99,7 +117,7 @@ class Forwarding:
         except asyncio.CancelledError:
             await asyncio.shield(self._store.release_delivery(job))
             raise
-        verdict = judge(outcome, job.id)
+        verdict = judge(outcome, job.id, is_clock_off=self._is_clock_off())
         status, wait, reason = self._consequence(job, verdict)
         recorded = await record(
             lambda: self._store.record_attempt(
@@ -131,7 +149,10 @@ class Forwarding:
             lease_lost=not recorded,
         )
         if verdict.kind == "retry":
-            await self._breaker.failed(job, verdict.error_class or "", verdict.retry_after_seconds)
+            took_long = outcome.duration_ms >= _LONG_MS or verdict.error_class == "timeout"
+            await self._breaker.failed(
+                job, verdict.error_class or "", verdict.retry_after_seconds, took_long=took_long
+            )
         elif isinstance(outcome, Answer):
             await self._breaker.reached(job)
 

@@ -14,11 +14,11 @@ from service.domain.errors import (
     VendorRefused,
     VendorTimeout,
 )
-from service.domain.further_results import Made, find_made
 from service.domain.ids import Lease, SessionId, TemplateId, TenantId
 from service.domain.once import call_once
 from service.domain.ports import Clock, Vendor
 from service.domain.records import FurtherState, Principal
+from service.domain.results.additional_documents import Made, find_made
 from service.domain.sessions import CALL_DEADLINE_SECONDS
 
 # Longer than the deadline of the vendor's call, so that a lease ends only when its holder is gone.

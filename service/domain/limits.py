@@ -4,7 +4,12 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from service.domain.errors import InvalidRequest
+from schemas.voice import UploadType
+from service.domain.errors import InvalidRequest, UploadNotSupported
+
+UPLOAD_METHODS: tuple[UploadType, ...] = ("chunked", "single", "stream")
+# In the place of a language: the vendor is to find out itself. Not every server can (facts-2.md, Create).
+AUTO_DETECT = "auto_detect"
 
 
 class ModelLimits(Struct, frozen=True, kw_only=True):
@@ -20,6 +25,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     `audio_formats` are spelled as the vendor spells them: it compares letter by letter (facts.md, Audio).
     `max_chunk_bytes` is None when the document names no size, `webhooks_url` when it names no address.
+    `auto_detection`: whether the vendor finds out the language itself, when it is asked to.
     """
 
     audio_formats: tuple[str, ...]
@@ -27,6 +33,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     models: tuple[ModelLimits, ...]
     languages: tuple[str, ...]
     service_name: str
+    upload_methods: tuple[UploadType, ...] = UPLOAD_METHODS
+    auto_detection: bool = False
     max_chunk_bytes: int | None = None
     webhooks_url: str | None = None
     discovered: frozenset[str] = frozenset()
@@ -34,6 +42,23 @@ class Limits(Struct, frozen=True, kw_only=True):
     def chunk_bytes(self, most: int) -> int:
         """Return how large a chunk may be when we ourselves allow so many bytes."""
         return most if self.max_chunk_bytes is None else min(most, self.max_chunk_bytes)
+
+    @property
+    def templates_are_fixed(self) -> bool:
+        """Whether the vendor makes documents only of the templates that a session was created with.
+
+        Servers on premises are so, whatever they answer to a change (facts-2.md, PATCH). Their discovery
+        offers no streams, which tells them from the hosted service.
+        """
+        return "stream" not in self.upload_methods
+
+
+def check_upload(limits: Limits, method: UploadType) -> None:
+    """Refuse a way of sending audio that discovery does not offer. Raises UploadNotSupported."""
+    if method not in limits.upload_methods:
+        raise UploadNotSupported(
+            _among(f"this EkaScribe server does not take `{method}`", limits.upload_methods), field="upload"
+        )
 
 
 def check_limits(
@@ -53,7 +78,12 @@ def check_limits(
     if named is not None and named.languages and "models" in limits.discovered:
         # A model may hear fewer languages than the service as a whole writes.
         heard, knows_heard = named.languages, True
-    if knows_heard and any(not _is_listed(language, heard) for language in languages or ()):
+    if AUTO_DETECT in (languages or ()) and limits.discovered and not _detects(limits):
+        raise InvalidRequest(
+            _among(f"this EkaScribe server does not take `{AUTO_DETECT}`", heard), field="languages"
+        )
+    named_languages = [language for language in languages or () if language != AUTO_DETECT]
+    if knows_heard and any(not _is_listed(language, heard) for language in named_languages):
         raise InvalidRequest(
             _among("EkaScribe does not hear all of these languages", heard), field="languages"
         )
@@ -61,6 +91,10 @@ def check_limits(
         raise InvalidRequest(
             _among("EkaScribe does not write this language", written), field="transcript_language"
         )
+
+
+def _detects(limits: Limits) -> bool:
+    return limits.auto_detection or AUTO_DETECT in limits.languages
 
 
 def _is_listed(language: str, listed: Iterable[str]) -> bool:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from schemas.deliveries import Event
-from schemas.emr import SessionChange, SessionStatus
+from schemas.emr import SessionChange, SessionStatus, WarningInfo
 from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
 from service.domain.limits import Limits
 from service.domain.records import (
@@ -15,6 +15,7 @@ from service.domain.records import (
     ChunkClaim,
     ChunkPlan,
     DeliveryJob,
+    EndRecorded,
     EndState,
     FetchJob,
     FetchState,
@@ -28,6 +29,7 @@ from service.domain.records import (
     VendorEnd,
     VendorResult,
     VendorSession,
+    Verdict,
 )
 
 
@@ -83,9 +85,17 @@ class Vendor(Protocol):
         ...
 
     async def get_session(
-        self, account: Account, session_id: SessionId, template_id: TemplateId
+        self,
+        account: Account,
+        session_id: SessionId,
+        template_id: TemplateId,
+        document_id: str | None = None,
     ) -> VendorResult:
-        """Get the session's state and result, filtered by the template unless it is UNFILTERED."""
+        """Get the session's state and result, filtered by the template unless it is UNFILTERED.
+
+        `document_id`, the vendor's, filters instead: with several documents of a template, the template's
+        filter gives any of them.
+        """
         ...
 
     async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
@@ -182,8 +192,8 @@ class SessionStore(Protocol):
         """Lock a session in order to end it; None when the tenant has no such session."""
         ...
 
-    async def record_end_told(self, session_id: SessionId, lease: Lease, files_received: int | None) -> bool:
-        """The vendor knows of the end."""
+    async def record_end_told(self, session_id: SessionId, lease: Lease, told: VendorEnd) -> EndRecorded:
+        """The vendor knows of the end, and has said which files it holds."""
         ...
 
     async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
@@ -224,10 +234,6 @@ class ResultStore(Protocol):
         """Lease Get Session calls that are due, but of no account that is passed over."""
         ...
 
-    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
-        """Ask again later; `is_missing`: the vendor said that there is no such thing."""
-        ...
-
     async def release_fetch(self, job: FetchJob) -> None:
         """Its worker stops: another one makes it at once."""
         ...
@@ -264,6 +270,13 @@ class SettleUnit(Protocol):
     templates: list[str]
     details: SessionDetails
     transcript: str | None
+    model_used: str | None
+    language_detected: str | None
+
+    @property
+    def warnings(self) -> list[WarningInfo]:
+        """The session's warnings as they stand now."""
+        ...
 
     async def holds(self, job: FetchJob) -> bool:
         """Whether the call's lease still stands; if so, it does until this unit ends."""
@@ -277,8 +290,20 @@ class SettleUnit(Protocol):
         """Calls that were still to be made are not."""
         ...
 
-    async def owe_fetch(self, template_id: TemplateId) -> None:
-        """Another call, at once."""
+    async def settle_template(self, template_id: TemplateId, outcome: str) -> None:
+        """The call for a template need not be made any more; one that is under way records nothing."""
+        ...
+
+    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
+        """Ask again later; `is_missing`: the vendor said that there is no such thing."""
+        ...
+
+    async def record_verdict(self, template_id: TemplateId, verdict: Verdict | None) -> None:
+        """Remember what an answer said of a template's document, and since when; None forgets it."""
+        ...
+
+    async def request_unfiltered(self, *, at_once: bool) -> None:
+        """Have the unfiltered call made, unless it is waiting to be made; `at_once`: even then."""
         ...
 
     async def record_result(self, result: VendorResult) -> None:
@@ -340,9 +365,13 @@ class DeliveryStore(Protocol):
     """Rows of deliveries and attempts."""
 
     async def claim_deliveries(
-        self, session_id: SessionId | None, limit: int, lease_seconds: float
+        self,
+        session_id: SessionId | None,
+        limit: int,
+        lease_seconds: float,
+        passed_over: Collection[str] = (),
     ) -> list[DeliveryJob]:
-        """Lease deliveries that are due."""
+        """Lease deliveries that are due, but of no tenant or group of silent destinations passed over."""
         ...
 
     async def next_slot_seconds(self) -> float | None:

@@ -3,10 +3,11 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, field
 
 from schemas.destinations import Auth, Format, Payload
-from schemas.emr import Mode, Model, Role, SessionStatus, TenantDefaults, Upload
+from schemas.emr import Mode, Model, Role, SessionStatus, TenantDefaults, Upload, WarningInfo
+from schemas.voice import UploadType
 from service.domain.ids import (
     Account,
     DeliveryId,
@@ -33,7 +34,7 @@ class Principal(Struct, frozen=True, kw_only=True):
 class ProtocolWords(Struct, frozen=True, kw_only=True):
     """What a client of the protocol said at create and hears again at each get; no rule of ours needs it."""
 
-    upload_type: str
+    upload_type: UploadType
     communication_protocol: str
 
 
@@ -69,30 +70,61 @@ class VendorSession(Struct, frozen=True, kw_only=True):
 
 
 class VendorEnd(Struct, frozen=True, kw_only=True):
-    """The vendor knows of the end; how many audio files it holds, where it said so."""
+    """The vendor knows of the end: how many audio files it holds, and their numbers, where it said so."""
 
     files_received: int | None
+    sequences: list[int] | None = None
+
+
+class EndRecorded(Struct, frozen=True, kw_only=True):
+    """An end that was recorded; `missing`: which stored sequences the vendor's list lacks.
+
+    `missing` is empty when the vendor only counts fewer files, and None when nothing is known to be missing.
+    """
+
+    was_ours: bool
+    missing: list[int] | None = None
 
 
 VendorState = Literal[
-    "open", "processing", "completed", "partial", "failed", "expired", "missing", "no_document"
+    "open", "processing", "completed", "partial", "failed", "expired", "missing", "no_document", "unknown"
 ]
+# An answer's judgement of one document that is no plain success (service/domain/results/verdicts.py).
+Verdict = Literal["failed", "unexplained", "empty", "unknown", "absent"]
+# `pending`: announced, not made yet. `empty`: called a success, with nothing in it. `unknown`: a status that
+# is new on the vendor's wire.
+VendorDocumentStatus = Literal["success", "failed", "pending", "empty", "unknown"]
+
+
+class DocumentAnnotations(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the vendor says of a document beside its content; stored encrypted.
+
+    `vendor_code`: the vendor's own code for why the document failed. `fhir`: a FHIR resource that came along.
+    """
+
+    warnings: list[WarningInfo] = field(default_factory=list)
+    vendor_code: str | None = None
+    fhir: Any = UNSET
 
 
 class VendorDocument(Struct, frozen=True, kw_only=True):
-    """One document of an answer. `pending`: announced, but not made yet."""
+    """One document of an answer; `content_url`: where its content is, if not in `data`."""
 
     template_id: TemplateId
     upstream_id: str
     type: str | None
-    status: Literal["success", "failed", "pending"]
+    status: VendorDocumentStatus
     data: Any
+    annotations: DocumentAnnotations = DocumentAnnotations()
+    content_url: str | None = None
 
 
 class VendorResult(Struct, frozen=True, kw_only=True):
     """What Get Session said, in our terms.
 
-    `open`: not ended yet; `missing`: no such session; `no_document`: the filter hit nothing.
+    `open`: not ended yet; `missing`: no such session; `no_document`: the filter hit nothing; `unknown`: a
+    status that is new on the vendor's wire. `warnings`: what it says of the session's processing.
+    `audio`: the files that it lists, read from an answer without a filter only.
     """
 
     state: VendorState
@@ -102,6 +134,8 @@ class VendorResult(Struct, frozen=True, kw_only=True):
     language_detected: str | None = None
     upload_url: str | None = None
     expires_at: datetime | None = None
+    warnings: list[WarningInfo] = field(default_factory=list)
+    audio: VendorEnd | None = None
 
 
 class AudioFormat(Struct, frozen=True):
@@ -176,6 +210,7 @@ class ChangeState(Struct, frozen=True, kw_only=True):
     """A session's row as a change, a cancel or an erasure finds it, locked."""
 
     account: Account
+    templates: list[str]
     upload: Upload
     model: Model
     languages: list[str]
@@ -209,8 +244,11 @@ class FurtherState(Struct, frozen=True, kw_only=True):
 class FetchJob(Struct, frozen=True, kw_only=True):
     """A Get Session call that is ours to make until the lease ends.
 
-    `is_probe`: nobody ended the session, the vendor hinted that it is over. `asked`: for a further document,
-    whether the vendor is known to have been asked for it; `document_id` is its id at the vendor.
+    `is_probe`: nobody ended the session, the vendor hinted that it is over. `is_over`: the session has its
+    final status already, and the call looks whether the vendor has more by now. `was_announced`: a webhook
+    said that results are there. `verdict`: what earlier answers said of the document, for so many seconds.
+    `asked`: for a further document, whether the vendor is known to have been asked for it; `document_id` is
+    its vendor's id.
     """
 
     id: int
@@ -223,6 +261,10 @@ class FetchJob(Struct, frozen=True, kw_only=True):
     missing: int  # how often in a row the vendor said that there is no such thing
     ended_seconds_ago: float
     is_probe: bool = False
+    is_over: bool = False
+    was_announced: bool = False
+    verdict: Verdict | None = None
+    verdict_seconds: float | None = None
     asked: Literal["asking", "asked"] | None = None
     document_id: str | None = None
     traceparent: str | None = None  # of the session's create call
@@ -236,6 +278,10 @@ class FetchState(Struct, frozen=True, kw_only=True):
     was_answered: bool
     attempts: int
     is_further: bool = False
+    reason: str | None = None  # of the last answer that did not settle it
+    outcome: str | None = None
+    verdict: Verdict | None = None
+    verdict_seconds: float | None = None
 
 
 class StoredDocument(Struct, frozen=True, kw_only=True):
@@ -250,6 +296,7 @@ class StoredDocument(Struct, frozen=True, kw_only=True):
     data: Any
     error_code: str | None
     replaces: DocumentId | None = None
+    annotations: DocumentAnnotations = DocumentAnnotations()
 
 
 class DeliveryJob(Struct, frozen=True, kw_only=True):
@@ -272,6 +319,7 @@ class DeliveryJob(Struct, frozen=True, kw_only=True):
     format: Format = "ekabridge"
     auth: Auth | None = None
     failures: int = 0  # of calls to the destination in a row, when this one was claimed
+    hangs: int = 0  # of them, how many took long
     is_probe: bool = False  # the destination's breaker is open: this one finds out whether it is well again
     traceparent: str | None = None  # of the session's create call
 

@@ -10,8 +10,15 @@ from email.utils import parsedate_to_datetime
 _JITTER = 0.1
 _MOST_RETRY_AFTER_SECONDS = 86_400.0
 
-# A fetch: asked too early (202) is a matter of seconds; an error may be an outage.
+# A fetch: asked too early (202) is a matter of seconds once the vendor announced the result; an error may
+# be an outage.
 _PENDING_SECONDS = (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0)
+_MAX_PENDING_SECONDS = 300.0
+# A server gives up a transcription two minutes after the end: the first look after that comes soon.
+_VENDOR_GIVES_UP_SECONDS = 125.0
+# An unfiltered look while something is undecided, and a filtered call for a document that is doubted.
+_LOOK_SECONDS = (10.0, 20.0, 30.0, 60.0, 120.0, 240.0, 300.0)
+_DOUBT_SECONDS = (30.0, 60.0, 120.0, 240.0, 300.0)
 # What our own gate held back is passed over while the gate is closed: it need not sleep longer than that.
 _LEAST_GATE_SECONDS, _MOST_GATE_SECONDS = 1.0, 5.0
 _ERROR_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -38,9 +45,37 @@ def forward_wait(
     return wait
 
 
-def pending_wait(attempts: int, chance: float) -> float:
-    """Seconds until a result that was not ready is asked for again; `attempts` counts from 1."""
-    return jittered(_PENDING_SECONDS[min(attempts, len(_PENDING_SECONDS)) - 1], chance)
+def pending_wait(
+    attempts: int, chance: float, *, seconds_after_end: float = 0.0, was_announced: bool = True
+) -> float:
+    """Seconds until a result that was not ready is asked for again; `attempts` counts from 1.
+
+    A result that no webhook announced is asked for when its session ended twice as long ago: 30 s after the
+    end, then 60, 120 and so on. An announced one comes within seconds, but an unknown status may keep it
+    for ever.
+    """
+    if was_announced:
+        wait = max(_stage(_PENDING_SECONDS, attempts), min(seconds_after_end / 10, _MAX_PENDING_SECONDS))
+    else:
+        wait = min(max(seconds_after_end, _PENDING_SECONDS[0]), _MAX_PENDING_SECONDS)
+        left = _VENDOR_GIVES_UP_SECONDS - seconds_after_end
+        if 0 < left < wait:
+            return max(left, _PENDING_SECONDS[0])
+    return jittered(wait, chance)
+
+
+def look_wait(attempts: int, chance: float) -> float:
+    """Seconds until the vendor is asked without a filter again, while something is undecided."""
+    return jittered(_stage(_LOOK_SECONDS, attempts), chance)
+
+
+def doubt_wait(attempts: int, chance: float) -> float:
+    """Seconds until a document is asked for again of which the vendor said anything but a plain success."""
+    return jittered(_stage(_DOUBT_SECONDS, attempts), chance)
+
+
+def _stage(stages: Sequence[float], attempts: int) -> float:
+    return stages[min(attempts, len(stages)) - 1]
 
 
 def error_wait(

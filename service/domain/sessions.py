@@ -236,14 +236,14 @@ class SessionLife:
         except asyncio.CancelledError:
             await asyncio.shield(self._postpone(owed.session_id, owed.lease, owed.attempts))
             raise
-        received = told.files_received
-        await self._store.record_end_told(owed.session_id, owed.lease, received)
-        if received is not None and received < owed.chunks:
+        recorded = await self._store.record_end_told(owed.session_id, owed.lease, told)
+        if recorded.missing is not None:
             log.warning(
                 "vendor_holds_fewer_files",
                 session_id=owed.session_id,
                 chunks=owed.chunks,
-                vendor_files=received,
+                vendor_files=told.files_received,
+                missing=len(recorded.missing),
             )
 
     async def _await_stream(self, session_id: SessionId) -> None:
@@ -263,7 +263,9 @@ class SessionLife:
 
         async def look() -> VendorEnd | None:
             found = await self._vendor.get_session(owed.account, owed.session_id, UNFILTERED)
-            return None if found.state in {"open", "missing"} else VendorEnd(files_received=None)
+            if found.state in {"open", "missing"}:
+                return None
+            return found.audio or VendorEnd(files_received=None)
 
         return await call_once(
             lambda: self._vendor.end_session(owed.account, owed.session_id, files_sent),

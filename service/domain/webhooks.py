@@ -79,7 +79,8 @@ class WebhookIntake:
             body_bytes=len(body),
             is_ending=event.is_ending,
         )
-        outcome: Outcome = "accepted" if received.is_first else "duplicate"
+        # A new completion of a session that ended badly has the vendor asked again.
+        outcome: Outcome = "accepted" if received.is_first or received.due else "duplicate"
         if received.phase == "unknown" or not event.is_known:
             outcome = "ignored"
         if received.due:

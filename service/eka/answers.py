@@ -1,91 +1,228 @@
-"""From the vendor's wire to our terms: states, documents, times, and its three error bodies."""
+"""EkaScribe's answers to Get Session in our terms: states, documents, warnings; and its four error bodies.
+
+Decoding is lenient on purpose: a field that is missing, null, new or of another type must not cost a finished
+dictation.
+"""
 
 import re
-from datetime import UTC, datetime
-from typing import Literal
+from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
-from schemas.eka import SessionAnswer, TemplateResult
+from schemas.eka import SessionFacts
+from schemas.emr import WarningInfo
 from service.domain.ids import TemplateId
-from service.domain.records import VendorDocument, VendorResult, VendorState
+from service.domain.records import (
+    DocumentAnnotations,
+    VendorDocument,
+    VendorDocumentStatus,
+    VendorResult,
+    VendorState,
+)
+from service.eka.fields import Fields, note_unknown
+from service.eka.lenient_json import decode_object
 
-_NOT_ENDED = frozenset({"initialized", "initialised", "created", "recording"})
-_SUCCESS = frozenset({"success", "completed"})
-_FAILED = frozenset({"failed", "failure", "error"})
+_OK, _ACCEPTED, _PARTIAL, _GONE = 200, 202, 206, 410
+_OPEN = frozenset({"initialized", "initialised", "created", "recording"})
+_STATES: dict[str, VendorState] = {
+    **dict.fromkeys(_OPEN, "open"),
+    "processing": "processing",
+    "in-progress": "processing",
+    "completed": "completed",
+    "success": "completed",
+    "partial": "partial",
+    "partial_success": "partial",
+    "failed": "failed",
+    "failure": "failed",
+    "cancelled": "failed",  # by the vendor itself: a session that we cancelled is not asked for
+    "expired": "expired",
+}
+PARTIAL_SUCCESS = "partial_success"
+_DOCUMENT_STATUSES: dict[str, VendorDocumentStatus] = {
+    "success": "success",
+    "completed": "success",
+    PARTIAL_SUCCESS: "success",
+    "failed": "failed",
+    "failure": "failed",
+    "error": "failed",
+    "pending": "pending",
+    "in-progress": "pending",
+    "in_progress": "pending",
+    "processing": "pending",
+    "queued": "pending",
+}
 # Words joined by underscores: anything else might be somebody's name.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+){1,8}")
+_MAX_REASONS = 20
+_MAX_MESSAGE_CHARACTERS = 1000
 
 
-def read_session(status_code: int, answer: SessionAnswer) -> VendorResult:
-    """Read Get Session's answer of 200, 202, 206 or 410: the HTTP status is the signal (seed 001)."""
-    return VendorResult(
-        state=_state(status_code, answer.status),
-        transcript=answer.transcript or None,
-        documents=_documents(answer.templates or []),
-        model_used=answer.model_used,
-        language_detected=answer.language_detected,
-        upload_url=answer.upload_url if isinstance(answer.upload_url, str) else None,
-        expires_at=read_time(answer.expires_at),
+def read_session(status_code: int, body: bytes) -> VendorResult:
+    """Read the result of Get Session's answer. Raises ValueError for a body that is no JSON object at all."""
+    return read_answer(status_code, body)[0]
+
+
+def read_answer(status_code: int, body: bytes) -> tuple[VendorResult, SessionFacts]:
+    """Read Get Session's answer of 200, 202, 206 or 410, and what it says beside the result.
+
+    The HTTP status is the signal (seed 001). Raises ValueError for a body that is no JSON object at all.
+    """
+    values, is_well_formed = decode_object(body)
+    odd: list[str] = [] if is_well_formed else ["get"]
+    if not is_well_formed:
+        note_unknown("get", None)
+    fields = Fields(values, "get", odd)
+    documents = _documents(fields)
+    result = VendorResult(
+        state=_state(status_code, fields, has_content=bool(documents) or bool(values.get("transcript"))),
+        transcript=fields.text("transcript") or None,
+        documents=documents,
+        model_used=fields.identifier("model_used"),
+        language_detected=fields.identifier("language_detected"),
+        upload_url=values["upload_url"] if isinstance(values.get("upload_url"), str) else None,
+        expires_at=fields.timestamp("expires_at"),
+        warnings=_reasons(fields, "processing_errors", "processing_error"),
     )
+    facts = SessionFacts(**{name: values[name] for name in SessionFacts.__struct_fields__ if name in values})
+    return (_with_odd_fields(result, odd) if odd else result), facts
 
 
-def _state(status_code: int, status: str | None) -> VendorState:
-    if status_code == 410 or status == "expired":  # noqa: PLR2004
+def _with_odd_fields(result: VendorResult, odd: list[str]) -> VendorResult:
+    warning = WarningInfo(
+        code="vendor_field_unexpected",
+        message="ekabridge did not expect the type of these fields of EkaScribe's answer: "
+        + ", ".join(sorted(set(odd))),
+    )
+    return msgspec.structs.replace(result, warnings=[*result.warnings, warning])
+
+
+def _state(status_code: int, fields: Fields, *, has_content: bool) -> VendorState:
+    word = fields.text("status")
+    if status_code == _GONE:
         return "expired"
-    if status_code == 202:  # noqa: PLR2004
-        return "open" if status in _NOT_ENDED else "processing"
-    if status in {"failed", "cancelled"}:  # the latter at the vendor itself: what we cancel is not asked for
-        return "failed"
-    return "partial" if status_code == 206 or status == "partial" else "completed"  # noqa: PLR2004
+    known = _STATES.get(word or "")
+    if word and known is None:
+        note_unknown("get.status", word)
+    if status_code == _ACCEPTED:
+        return "open" if known == "open" else "processing"
+    if status_code == _PARTIAL:
+        return known if known in {"failed", "expired"} else "partial"
+    if not word:
+        return "completed" if has_content else "unknown"
+    return known or "unknown"
 
 
-def _documents(templates: list[dict[str, TemplateResult | None]]) -> list[VendorDocument]:
-    found = []
-    for entry in templates:
-        for template_id, result in entry.items():
-            made = result or TemplateResult()
-            found.append(
-                VendorDocument(
-                    template_id=TemplateId(template_id),
-                    upstream_id=made.document_id or "",
-                    type=made.document_type,
-                    status=_document_status(made),
-                    data=made.data,
-                )
-            )
+def _documents(fields: Fields) -> list[VendorDocument]:
+    return [
+        _document(template_id, entry, fields)
+        for template_id, entry in _entries(fields.values.get("templates"), fields)
+    ]
+
+
+def _entries(templates: Any, fields: Fields) -> list[tuple[str, Any]]:
+    """Return (template id, entry) of a list of one-key objects, or of a map; one template may come twice."""
+    if templates is None:
+        return []
+    if isinstance(templates, dict):
+        templates = [templates]
+    if not isinstance(templates, list):
+        fields.note("templates", templates)
+        return []
+    found: list[tuple[str, Any]] = []
+    for item in templates:
+        if not isinstance(item, dict):
+            fields.note("templates", item)
+        elif isinstance(item.get("template_id"), str):
+            found.append((item["template_id"], item))
+        else:
+            for template_id, entry in item.items():
+                entries = entry if isinstance(entry, list) else [entry]
+                found += [(template_id, each) for each in entries]
     return found
 
 
-def _document_status(made: TemplateResult) -> Literal["success", "failed", "pending"]:
-    if made.status in _SUCCESS or (made.status is None and made.data is not None):
-        return "success"
-    return "failed" if made.status in _FAILED else "pending"
+def _document(template_id: str, entry: Any, session: Fields) -> VendorDocument:
+    if entry is not None and not isinstance(entry, dict):
+        session.note("templates.entry", entry)
+        entry = {"data": entry}
+    fields = Fields(entry or {}, "get.templates", session.odd)
+    word, data = fields.text("status"), fields.values.get("data")
+    status = _document_status(word, data)
+    errors = _reasons(fields, "errors", "vendor_error")
+    warnings = _reasons(fields, "warnings", "vendor_warning")
+    if word == PARTIAL_SUCCESS:
+        message = "EkaScribe could make only a part of this document"
+        warnings = [WarningInfo(code="document_partial", message=message), *warnings]
+    first = errors[0].vendor_code if errors else UNSET
+    vendor_code = word if status == "unknown" else (first or None)
+    fhir = fields.values.get("fhir")
+    url = fields.values.get("presigned_url")
+    return VendorDocument(
+        template_id=TemplateId(template_id),
+        upstream_id=fields.identifier("document_id") or "",
+        type=fields.identifier("document_type"),
+        status=status,
+        data=data,
+        annotations=DocumentAnnotations(
+            warnings=warnings if status == "failed" else [*warnings, *errors],
+            vendor_code=(vendor_code or None) if status != "success" else None,
+            fhir=UNSET if fhir is None else fhir,
+        ),
+        content_url=url if isinstance(url, str) and url else None,
+    )
 
 
-def read_time(text: str | None) -> datetime | None:
-    """Read an ISO 8601 time; one without a zone is UTC, one that is none, or beyond the calendar, is None."""
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
+def _document_status(word: str | None, data: Any) -> VendorDocumentStatus:
+    if word is None:
+        return "pending" if is_empty(data) else "success"
+    status = _DOCUMENT_STATUSES.get(word)
+    if status is None:
+        note_unknown("get.templates.status", word)
+        return "unknown"
+    return "empty" if status == "success" and is_empty(data) else status
+
+
+def is_empty(data: Any) -> bool:
+    """Return whether a document's content says nothing: no text, number or truth value anywhere in it."""
+    waiting = [data]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif value is not None and not (isinstance(value, str) and not value.strip()):
+            return False
+    return True
+
+
+def _reasons(fields: Fields, name: str, code: str) -> list[WarningInfo]:
+    """Read a list of EkaScribe's `{type, code, msg}` or `{type, message}`."""
+    found = []
+    for values in fields.objects(name)[:_MAX_REASONS]:
+        reason = Fields(values, f"get.{name}", fields.odd)
+        message = reason.text("msg") or reason.text("message") or ""
+        found.append(
+            WarningInfo(
+                code=code,
+                message=message[:_MAX_MESSAGE_CHARACTERS],
+                vendor_code=reason.identifier("code") or reason.identifier("type") or UNSET,
+            )
+        )
+    return found
 
 
 def read_error_code(body: bytes) -> str | None:
-    """Return the code of an error body, whichever of the three it is; never its message.
+    """Return the code of an error body, whichever of the four it is; never its message.
 
-    `{"detail": …}`, `{"error": {code, message}}` and `{"status": "failed", "error": {…}, txn_id, b_id}`
-    occur (facts.md, Sessions), and `{code: int, error: str}` at login. Messages may hold anything, patient
-    data included, so none is read.
+    `{"detail": …}`, `{"error": {code, message}}`, `{"status": "failed", "error": {…}, txn_id, b_id}` and
+    `{"status": "failed", "error": "…"}` occur, and `{code: int, error: str}` at login. Messages may hold
+    anything, patient data included, so none is read.
     """
     try:
-        decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if not isinstance(decoded, dict):
+        decoded, _ = decode_object(body)
+    except (ValueError, RecursionError):
         return None
     error = decoded.get("error")
     code = error.get("code") if isinstance(error, dict) else decoded.get("detail")

@@ -1,13 +1,13 @@
 """EkaScribe's protocol API as the domain's Vendor: seeds 000 to 003, with the dangers of facts.md in mind."""
 
-import time
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx2
 import msgspec
-import stamina
+import structlog
 
 from schemas.eka import (
     CancelSession,
@@ -15,16 +15,14 @@ from schemas.eka import (
     CreateSession,
     DocumentAsked,
     EndSession,
-    SessionAnswer,
     SessionCreated,
     SessionEnded,
 )
 from schemas.emr import SessionChange
 from service.domain.errors import (
     ENDED_AT_VENDOR,
-    LONGEST_WAIT_SECONDS,
+    VendorError,
     VendorFailure,
-    VendorGateClosed,
     VendorRefused,
     VendorUnreachable,
 )
@@ -33,30 +31,44 @@ from service.domain.ports import Audio
 from service.domain.records import (
     AudioFormat,
     SessionPlan,
+    VendorDocument,
     VendorEnd,
     VendorResult,
     VendorSession,
 )
-from service.eka.answers import read_session, read_time
+from service.eka.acknowledgements import check_stored, decode, read_files
+from service.eka.answers import is_empty, read_answer
 from service.eka.audio_way import AudioSender
+from service.eka.contents import MAX_CONTENT_BYTES, Downloads, read_content
+from service.eka.fields import read_time
 from service.eka.gate import Gates, Kind
-from service.eka.metrics import Operation
+from service.eka.logins import asks_for_login, how_to_mend
+from service.eka.metrics import PATIENTS_DROPPED, Operation
+from service.eka.patients import (
+    OTHER_FIELD,
+    PatientFields,
+    carries_patient,
+    patient_details,
+    refuses_field,
+    with_patient,
+)
 from service.eka.tokens import HeldToken, TokenKeeper
-from service.eka.wire import WireAnswer, check, exchange
+from service.eka.upload_tries import try_upload
+from service.eka.wire import WireAnswer, check, exchange, refusal
 
-T = TypeVar("T")
+log = structlog.get_logger()
 
 _SESSIONS = "/voice/v1/sessions"
 _JSON = {"content-type": "application/json"}
-_UPLOAD_TRIES = 3
-_TRIES_SECONDS = 45.0
+# The create call has succeeded, and whoever waits for it must not lose it over the patient.
+_PATIENT_SECONDS = 5.0
 _NO_SUCH_DOCUMENT = frozenset({"resource_not_found", "document_not_found", "template_not_found"})
 
 Once = Callable[[HeldToken], Awaitable[WireAnswer]]
 
 
 class EkaClient:
-    """The vendor's calls; each through its account's gate, one login for all, one repeat after a 401."""
+    """The vendor's calls; each through its account's gate, one login for all, one repeat with a new token."""
 
     def __init__(
         self,
@@ -65,17 +77,20 @@ class EkaClient:
         audio: AudioSender,
         tokens: TokenKeeper,
         gates: Gates,
+        downloads: Downloads,
         base_url: str,
     ) -> None:
         self._http = http
+        self._downloads = downloads
         self._audio = audio
         self._tokens = tokens
         self.gates = gates
         self._base_url = base_url
+        self._patient_fields = PatientFields()
 
     async def create_session(self, plan: SessionPlan) -> VendorSession:
         """`POST /voice/v1/sessions` with our id; never repeated here."""
-        patient = plan.details.patient
+        details = patient_details(plan.details.patient)
         body = CreateSession(
             session_id=plan.id,
             session_mode=plan.mode,
@@ -86,7 +101,8 @@ class EkaClient:
             communication_protocol="websocket" if plan.upload == "stream" else "http",
             transcript_language=plan.transcript_language,
             additional_data=plan.details.metadata or None,
-            patient_details=_patient_details(patient) if patient else None,
+            patient_details=details,
+            session_details=details,
         )
         encoded = msgspec.json.encode(body)
         answer = await self._call(
@@ -98,11 +114,28 @@ class EkaClient:
             if refused.status == 400:  # noqa: PLR2004
                 refused.detail += "; check templates, languages, transcript_language and model"
             raise
-        created = _decoded(answer, SessionCreated)
-        url = created.upload_url
+        created = decode(answer, SessionCreated)
+        self._patient_fields.learn(plan.account, created)
+        if details is not None and not carries_patient(created, details):
+            await self._send_patient_again(plan.account, plan.id, details)
+        url, ends = created.upload_url, created.expires_at
         return VendorSession(
-            upload_url=url if isinstance(url, str) else None, expires_at=read_time(created.expires_at)
+            upload_url=url if isinstance(url, str) else None,
+            expires_at=read_time(ends) if isinstance(ends, str) else None,
         )
+
+    async def _send_patient_again(
+        self, account: Account, session_id: SessionId, details: dict[str, Any]
+    ) -> None:
+        """PATCH the patient in, once, where the answer to create lacks it; the session stands either way."""
+        outcome = "repaired"
+        try:
+            async with asyncio.timeout(_PATIENT_SECONDS):
+                await self._change(account, session_id, ChangeSession(), details)
+        except (VendorError, TimeoutError):
+            outcome = "missing"
+        PATIENTS_DROPPED.labels(outcome).inc()
+        log.warning("patient_dropped", session_id=session_id, outcome=outcome)
 
     async def upload_audio(
         self, account: Account, session_id: SessionId, file_name: str, audio_format: AudioFormat, audio: Audio
@@ -114,35 +147,17 @@ class EkaClient:
         async def send(held: HeldToken) -> WireAnswer:
             return await self._audio.send(url, headers | _authorized(held), audio)
 
-        async def once(*, again: bool = False) -> VendorUnreachable | None:
-            try:
-                if again:
-                    # A 401 in the middle of a body may arrive as a broken connection: a call without a body
-                    # sees it, and renews the token.
-                    await self._look_at(account, session_id)
-                check(await self._passing(account, "upload", session_id, send), 200, 201)
-            except VendorUnreachable as error:
-                return error
-            return None
+        async def once() -> None:
+            answer = await self._passing(account, "upload", session_id, send)
+            check_stored(check(answer, 200, 201), session_id)
 
-        began = time.monotonic()
-        failure = await once()
-        if failure is None:
-            return
-        maybe_sent = failure.sent
-        async for attempt in stamina.retry_context(
-            on=_wait_before_repeat,
-            attempts=_UPLOAD_TRIES,
-            timeout=max(0.0, began + _TRIES_SECONDS - time.monotonic()),
-            wait_initial=0.2,
-            wait_max=3.0,
-        ):
-            with attempt:
-                if attempt.num > 1:
-                    failure = await once(again=True)
-                if failure is not None:
-                    failure.sent = maybe_sent = maybe_sent or failure.sent
-                    raise failure
+        async def again() -> None:
+            # A 401 in the middle of a body may arrive as a broken connection: a call without a body sees it,
+            # and renews the token.
+            await self._look_at(account, session_id)
+            await once()
+
+        await try_upload(once, again)
 
     async def _look_at(self, account: Account, session_id: SessionId) -> None:
         try:
@@ -162,45 +177,100 @@ class EkaClient:
             if refused.vendor_code in ENDED_AT_VENDOR or refused.status == 410:  # noqa: PLR2004
                 return VendorEnd(files_received=None)
             raise
-        return VendorEnd(files_received=_decoded(answer, SessionEnded).audio_files_received)
+        ended = decode(answer, SessionEnded)
+        return read_files(ended.audio_files_received, ended.audio_files)
 
     async def get_session(
-        self, account: Account, session_id: SessionId, template_id: TemplateId
+        self,
+        account: Account,
+        session_id: SessionId,
+        template_id: TemplateId,
+        document_id: str | None = None,
     ) -> VendorResult:
-        """`GET /voice/v1/sessions/{id}[?template_id=]`; may be held by the vendor for 14 s."""
+        """`GET /voice/v1/sessions/{id}[?template_id=|?document_id=]`; may be held by the vendor for 14 s."""
         params: dict[str, str] = {} if template_id == UNFILTERED else {"template_id": template_id}
+        if document_id:
+            params = {"document_id": document_id}
         path = f"{_SESSIONS}/{quote(session_id)}"
         answer = await self._call(account, "get", session_id, "GET", path, params=params)
         if answer.status == 404:  # noqa: PLR2004
-            no_document = template_id != UNFILTERED and answer.code in _NO_SUCH_DOCUMENT
+            no_document = bool(params) and answer.code in _NO_SUCH_DOCUMENT
             return VendorResult(state="no_document" if no_document else "missing")
         check(answer, 200, 202, 206, 410)
-        return read_session(answer.status, _decoded(answer, SessionAnswer))
+        try:
+            result, facts = read_answer(answer.status, answer.body)
+        except (ValueError, RecursionError) as error:
+            raise VendorFailure("EkaScribe's answer cannot be read", sent=True) from error
+        self._patient_fields.learn(account, facts)
+        if not params:
+            audio = read_files(facts.audio_files_received, facts.audio_files)
+            result = msgspec.structs.replace(result, audio=audio)
+        return await self._with_contents(result)
+
+    async def _with_contents(self, result: VendorResult) -> VendorResult:
+        """Fetch the content of documents that have an address in the place of it."""
+        if not any(each.status == "empty" and each.content_url for each in result.documents):
+            return result
+        documents = [await self._with_content(each) for each in result.documents]
+        return msgspec.structs.replace(result, documents=documents)
+
+    async def _with_content(self, document: VendorDocument) -> VendorDocument:
+        if document.status != "empty" or not document.content_url:
+            return document
+        content = await self._content(document.content_url)
+        if content is None or is_empty(data := read_content(content)):
+            return document  # asked for again later
+        return msgspec.structs.replace(document, status="success", data=data)
+
+    async def _content(self, url: str) -> bytes | None:
+        if not self.is_vendors(url):
+            return await self._downloads.get(url, MAX_CONTENT_BYTES)
+        try:
+            answer = await exchange(
+                self._http, "GET", url, operation="content", headers={}, most_bytes=MAX_CONTENT_BYTES
+            )
+        except VendorUnreachable as error:
+            log.warning("download_refused", reason=error.code)
+            return None
+        return answer.body if answer.status == 200 else None  # noqa: PLR2004
 
     async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
         """`PATCH /voice/v1/sessions/{id}` with what is given, nothing else."""
         body = ChangeSession(
-            patient_details=None if change.patient is None else _patient_details(change.patient),
             templates=change.templates,
             language_hint=change.languages,
             session_mode=change.mode,
             model=change.model,
         )
-        await self._patch(account, "change", session_id, body)
+        await self._change(account, session_id, body, patient_details(change.patient))
+
+    async def _change(
+        self,
+        account: Account,
+        session_id: SessionId,
+        body: ChangeSession,
+        details: dict[str, Any] | None,
+    ) -> None:
+        """PATCH with the patient under the one name that the server takes; the other is tried once."""
+        name = self._patient_fields.name_for(account)
+        answer = await self._patch(account, "change", session_id, with_patient(body, name, details))
+        if details is not None and refuses_field(answer, name):
+            name = OTHER_FIELD[name]
+            answer = await self._patch(account, "change", session_id, with_patient(body, name, details))
+        check(answer, 200, 202, 204)
+        if details is not None:
+            self._patient_fields.remember(account, name)
 
     async def cancel_session(self, account: Account, session_id: SessionId) -> None:
         """`PATCH /voice/v1/sessions/{id}` that cancels it."""
-        await self._patch(account, "cancel", session_id, CancelSession())
+        check(await self._patch(account, "cancel", session_id, CancelSession()), 200, 202, 204)
 
     async def _patch(
         self, account: Account, operation: Operation, session_id: SessionId, body: msgspec.Struct
-    ) -> None:
+    ) -> WireAnswer:
         encoded = msgspec.json.encode(body)
         path = f"{_SESSIONS}/{quote(session_id)}"
-        answer = await self._call(
-            account, operation, session_id, "PATCH", path, content=encoded, headers=_JSON
-        )
-        check(answer, 200, 202, 204)
+        return await self._call(account, operation, session_id, "PATCH", path, content=encoded, headers=_JSON)
 
     async def make_document(
         self, account: Account, session_id: SessionId, template_id: TemplateId
@@ -211,7 +281,7 @@ class EkaClient:
             account, "make_document", session_id, "POST", path, content=b"{}", headers=_JSON
         )
         check(answer, 200, 201, 202)
-        return _decoded(answer, DocumentAsked).document_id or None
+        return decode(answer, DocumentAsked).document_id or None
 
     def is_vendors(self, url: str) -> bool:
         """Whether a URL has the origin of EKA_BASE_URL: our token must go nowhere else."""
@@ -241,7 +311,7 @@ class EkaClient:
         params: dict[str, str] | None = None,
         content: bytes | None = None,
     ) -> WireAnswer:
-        """Make one call with the account's token; a 401 renews the token and repeats the call once.
+        """Make one call with the account's token; one that is refused is renewed, and the call repeated once.
 
         `subject`: the session that it is about, or the address. The login that it may need is part of it.
         """
@@ -260,14 +330,19 @@ class EkaClient:
         return await self._passing(account, operation, subject, once)
 
     async def _passing(self, account: Account, operation: Operation, subject: str, once: Once) -> WireAnswer:
-        """Make one call through the account's gate; a 401 renews the token and repeats the call once."""
+        """Make one call through the account's gate, once more when the answer asks for a newer token.
+
+        Raises VendorRefused when no token helps.
+        """
         kind: Kind = "upload" if operation == "upload" else "other"
         async with self.gates.passage(account, kind, operation, subject) as passage:
             token = await self._tokens.token(account)
             answer = await once(token)
-            if answer.status == 401:  # noqa: PLR2004
+            if asks_for_login(answer.status, answer.body):
                 renewed = await self._tokens.renew(account, token)
                 answer = answer if renewed is None else await once(renewed)
+                if asks_for_login(answer.status, answer.body):
+                    raise refusal(answer, how_to_mend(account, is_static=renewed is None))
             passage.heard(answer.status, answer.retry_after_seconds)
             return answer
 
@@ -279,26 +354,3 @@ def _authorized(held: HeldToken) -> dict[str, str]:
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def _patient_details(patient: dict[str, Any]) -> dict[str, Any]:
-    """Name the patient's id as the vendor does: it indexes by `oid` (seed 000)."""
-    details = {name: value for name, value in patient.items() if name != "id"}
-    return details | {"oid": patient["id"]} if "id" in patient else details
-
-
-def _wait_before_repeat(error: Exception) -> bool | float:
-    """Whether an upload is worth repeating, or for how long to wait when the vendor said so."""
-    if not isinstance(error, VendorUnreachable) or isinstance(error, VendorGateClosed):
-        return False
-    wait = error.retry_after_seconds
-    if wait is None:
-        return True
-    return wait if wait <= LONGEST_WAIT_SECONDS else False
-
-
-def _decoded(answer: WireAnswer, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(answer.body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise VendorFailure("EkaScribe's answer cannot be read", sent=True) from error

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from service.domain.errors import VendorError, VendorFailure
-from service.domain.limits import Limits, ModelLimits
+from service.domain.limits import UPLOAD_METHODS, Limits, ModelLimits
 from service.domain.ports import Clock
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
 from service.eka.wire import WireAnswer, check, exchange
@@ -78,6 +78,13 @@ class Discovery:
         await self._refresh()
         return self._limits
 
+    async def document(self) -> dict[str, Any] | None:
+        """Return the whole document as it is now; None when there is none that can be read."""
+        try:
+            return _document(await self._fetch())
+        except VendorError:
+            return None
+
     async def stop(self) -> None:
         """Let go of a look that is under way."""
         if self._look is not None:
@@ -129,6 +136,8 @@ def _document(answer: WireAnswer) -> dict[str, Any]:
 def read_limits(document: dict[str, Any]) -> Limits:
     """Read a discovery document; each field that it lacks or breaks is that of the seeds."""
     capabilities, endpoints = _object(document, "capabilities"), _object(document, "endpoints")
+    languages = _object(document, "languages")
+    methods = _texts(capabilities.get("upload_methods"))
     duration = _number(capabilities.get("max_chunk_duration_seconds"), least=1)
     name = _object(document, "service").get("name")
     formats = _texts(capabilities.get("audio_formats"))
@@ -137,7 +146,9 @@ def read_limits(document: dict[str, Any]) -> Limits:
         "max_chunk_duration_seconds": int(duration) if duration else None,
         "max_chunk_bytes": _chunk_bytes(capabilities),
         "models": _models(document.get("models")),
-        "languages": _texts(_object(document, "languages").get("supported")),
+        "languages": _texts(languages.get("supported")),
+        "upload_methods": tuple(each for each in UPLOAD_METHODS if each in methods),
+        "auto_detection": languages.get("auto_detection") is True,
         "webhooks_url": _url(endpoints.get("webhooks_url")),
         "service_name": name if _is_text(name) else None,
     }

@@ -21,6 +21,7 @@ Operation = Literal[
     "upload",
     "end",
     "get",
+    "content",
     "change",
     "cancel",
     "make_document",
@@ -51,7 +52,13 @@ GATES_CLOSED = Gauge(
     ["account"],
     multiprocess_mode="livemax",
 )
-
+PATIENTS_DROPPED = Counter(
+    "ekabridge_vendor_patients_dropped",
+    "Sessions that EkaScribe created without the patient that was sent, by what a second try came to",
+    ["outcome"],
+)
+for _outcome in ("repaired", "missing"):
+    PATIENTS_DROPPED.labels(_outcome)  # from 0 on: a rate does not see the first of a series
 
 _OUTCOMES: dict[type[Exception], Outcome] = {
     VendorTimeout: "timeout",

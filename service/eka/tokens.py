@@ -25,10 +25,24 @@ from service.eka.wire import WireAnswer, check, exchange
 
 log = structlog.get_logger()
 
-_PATHS: dict[Operation, str] = {
+_CLIENT_PATHS: dict[Operation, str] = {
     "login": "/connect-auth/v1/account/login",
     "refresh": "/connect-auth/v1/account/refresh-token",
 }
+# A server on premises, since August 2026. A refresh there may give the same refresh token back, which soon is
+# refused: that is followed by a login, as any refresh that fails.
+_USER_PATHS: dict[Operation, str] = {
+    "login": "/connect-auth/v1/login",
+    "refresh": "/connect-auth/v1/refresh",
+}
+_REFUSED_CLIENT = (
+    " to our login: check the client's id and secret; a server on premises has users with passwords instead,"
+    " or one token"
+)
+_REFUSED_USER = (
+    " to our login: check username and password; only a server on premises has this login, and some have one"
+    " token instead"
+)
 _LEASE_SECONDS = 30.0
 _WAIT_SECONDS = 20.0
 _POLL_SECONDS = 0.1
@@ -162,34 +176,49 @@ class TokenKeeper:
         return await self._login(credentials)
 
     async def _refresh(self, credentials: Credentials, kept: _Kept) -> _Kept:
+        if credentials.username is not None:
+            body = {"refresh_token": kept.refresh_token}
+            return self._kept(credentials, await self._post("refresh", _USER_PATHS, _JSON, body))
         headers = _JSON | {
             "authorization": f"Bearer {kept.access_token}",
             "client-id": credentials.client_id or "",
         }
         body = {"refresh_token": kept.refresh_token, "access_token": kept.access_token}
-        return self._kept(credentials, await self._post("refresh", headers, body))
+        return self._kept(credentials, await self._post("refresh", _CLIENT_PATHS, headers, body))
 
     async def _login(self, own: Credentials) -> _Kept:
-        if own.client_id is None:
+        if own.identity is None:
             raise VendorRefused(
                 "no EkaScribe account is configured: set EKABRIDGE_EKA_TOKEN, or EKABRIDGE_EKA_CLIENT_ID and "
-                "EKABRIDGE_EKA_CLIENT_SECRET",
+                "EKABRIDGE_EKA_CLIENT_SECRET, or on premises EKABRIDGE_EKA_USERNAME and "
+                "EKABRIDGE_EKA_PASSWORD",
                 status=401,
                 vendor_code=None,
             )
-        body = {"client_id": own.client_id, "client_secret": own.client_secret}
-        if own.sharing_key is not None:
-            body["sharing_key"] = own.sharing_key
-        return self._kept(own, await self._post("login", _JSON, body))
+        if own.username is not None:
+            paths, body = _USER_PATHS, {"username": own.username, "password": own.password}
+        else:
+            paths, body = _CLIENT_PATHS, {"client_id": own.client_id, "client_secret": own.client_secret}
+            if own.sharing_key is not None:
+                body["sharing_key"] = own.sharing_key
+        try:
+            return self._kept(own, await self._post("login", paths, _JSON, body))
+        except VendorRefused as refused:
+            refused.detail += _REFUSED_USER if own.username is not None else _REFUSED_CLIENT
+            raise
 
     async def _post(
-        self, operation: Operation, headers: dict[str, str], body: dict[str, str | None]
+        self,
+        operation: Operation,
+        paths: dict[Operation, str],
+        headers: dict[str, str],
+        body: dict[str, str | None],
     ) -> WireAnswer:
         try:
             answer = await exchange(
                 self._http,
                 "POST",
-                self._base_url + _PATHS[operation],
+                self._base_url + paths[operation],
                 operation=operation,
                 headers=headers,
                 content=msgspec.json.encode(body),

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx2
@@ -19,6 +20,7 @@ from service.domain.errors import (
 )
 from service.domain.schedule import read_retry_after
 from service.eka.answers import read_error_code
+from service.eka.logins import explanation
 from service.eka.metrics import Operation, counted, outcome_of
 from service.eka.trust import trusted
 from service.tracing import fail, span, trace_headers
@@ -49,9 +51,27 @@ class WireAnswer(Struct, frozen=True):
         return read_error_code(self.body)
 
 
-def make_http_client() -> httpx2.AsyncClient:
-    """Make the client for all vendor calls; no redirects, so that a token goes nowhere else."""
-    return httpx2.AsyncClient(verify=trusted(), timeout=TIMEOUT, limits=LIMITS, follow_redirects=False)
+def make_http_client(hear_date: Callable[[str | None], None] | None = None) -> httpx2.AsyncClient:
+    """Make the client for all vendor calls.
+
+    No redirects, so that a token goes nowhere else. No cookies: a server on premises sets its login as one,
+    and the client's jar would send one account's login with another account's calls. `hear_date` is told the
+    `Date` of each answer: the vendor's clock is a witness of the time.
+    """
+    client = httpx2.AsyncClient(
+        verify=trusted(),
+        timeout=TIMEOUT,
+        limits=LIMITS,
+        follow_redirects=False,
+        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+    )
+    if hear_date is not None:
+
+        async def hear(answer: httpx2.Response) -> None:
+            hear_date(answer.headers.get("date"))
+
+        client.event_hooks = {"response": [hear]}
+    return client
 
 
 async def exchange(
@@ -135,9 +155,14 @@ def check(answer: WireAnswer, *accepted: int) -> WireAnswer:
         raise kind(
             f"EkaScribe answered {answer.status}", sent=True, retry_after_seconds=answer.retry_after_seconds
         )
+    raise refusal(answer, explanation(answer.status, answer.body))
+
+
+def refusal(answer: WireAnswer, more: str = "") -> VendorRefused:
+    """Make the error for an answer that means no; `more` goes on after the status and the code."""
     code = answer.code
-    raise VendorRefused(
-        f"EkaScribe answered {answer.status}{f' {code}' if code else ''}",
+    return VendorRefused(
+        f"EkaScribe answered {answer.status}{f' {code}' if code else ''}{more}",
         status=answer.status,
         vendor_code=code,
     )

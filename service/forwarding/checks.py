@@ -2,9 +2,12 @@
 
 import re
 
+from msgspec import Struct
+
 from schemas.destinations import DestinationChange, DestinationCreate, MutualTls, OAuth2
 from service.domain.errors import InvalidRequest
 from service.forwarding.guard import check_destination
+from service.settings import Settings
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 # What a field's value may hold (RFC 9110, 5.5), without the bytes above ASCII that servers read differently.
@@ -19,11 +22,33 @@ _OF_THE_CONNECTION = frozenset(
 )  # fmt: skip
 
 
-async def check_call(request: DestinationCreate | DestinationChange, *, allow_private: bool) -> None:
-    """Refuse a URL, headers or credentials that no call must be made with.
+class CallLimits(Struct, frozen=True, kw_only=True):
+    """What a destination may have, by the operator's settings."""
+
+    allow_private: bool
+    max_templates: int
+    max_headers: int
+
+
+def call_limits(settings: Settings) -> CallLimits:
+    """Return the limits that the settings name."""
+    return CallLimits(
+        allow_private=settings.allow_private_destinations,
+        max_templates=settings.max_destination_templates,
+        max_headers=settings.max_destination_headers,
+    )
+
+
+async def check_call(request: DestinationCreate | DestinationChange, *, limits: CallLimits) -> None:
+    """Refuse a URL, headers or credentials that no call must be made with, and more of them than allowed.
 
     Raises DestinationForbidden, or InvalidRequest that names the field. No value is quoted: they are secrets.
     """
+    allow_private = limits.allow_private
+    if len(request.templates or ()) > limits.max_templates:
+        raise InvalidRequest(f"must not name more than {limits.max_templates}", field="templates")
+    if isinstance(request.headers, dict) and len(request.headers) > limits.max_headers:
+        raise InvalidRequest(f"must not be more than {limits.max_headers}", field="headers")
     if request.url:
         await check_destination(request.url, allow_private=allow_private)
     if request.headers:

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import ssl
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 
 import httpx2
 import msgspec
@@ -25,6 +25,7 @@ from service.forwarding.guard import (
     GuardedTransport,
     NameUnresolvedError,
 )
+from service.forwarding.patience import Call, Patience
 from service.forwarding.tokens import DestinationTokens, TokenRefusedError, TokenUnavailableError
 from service.tracing import note, note_failure, trace_headers
 
@@ -65,6 +66,7 @@ def sign(delivery_id: DeliveryId, at: datetime, body: bytes, secrets: list[str])
 class HttpSender:
     """The domain's Sender over httpx2.
 
+    `max_silent` calls at most go on that have waited for an answer for unusually long (Patience).
     `public_url` and `systems` go into the forms that want them: where a document is read, and whose the
     identifiers in FHIR are.
     """
@@ -75,12 +77,14 @@ class HttpSender:
         backend: GuardedBackend,
         clock: Clock,
         timeout_seconds: float,
+        max_silent: int = 64,
         public_url: str = "",
         systems: FhirSystems = _OUR_SYSTEMS,
     ) -> None:
         self._backend = backend
         self._clock = clock
         self._timeout_seconds = timeout_seconds
+        self._patience = Patience(max_silent=max_silent)
         self._forms = Forms(public_url=public_url, systems=systems)
         self._certificates = ClientCertificates()
         self._http = self._open(None)
@@ -104,11 +108,12 @@ class HttpSender:
 
     async def _send(self, job: DeliveryJob) -> Answer | NoAnswer:
         # A destination's own limit stands in the place of everybody's, be it longer or shorter.
-        limit = job.timeout_seconds or self._timeout_seconds
+        limit = self._patience.seconds(job, self._timeout_seconds)
         started = time.monotonic()
         try:
-            async with asyncio.timeout(limit):
-                return await self._attempt(job, limit, started)
+            async with asyncio.timeout(limit) as scope:
+                with self._patience.watch(job, scope) as call:
+                    return await self._attempt(call, limit, started)
         except _FAILURES as error:
             return NoAnswer(
                 error_class=_stage(error),
@@ -117,22 +122,23 @@ class HttpSender:
                 is_refused=isinstance(error, TokenRefusedError),
             )
 
-    async def _attempt(self, job: DeliveryJob, limit: float, started: float) -> Answer:
+    async def _attempt(self, call: Call, limit: float, started: float) -> Answer:
+        job = call.job
         form = self._forms.make(job.body, payload=job.payload, format=job.format)
         if isinstance(job.auth, MutualTls):
             # A connection of its own for each call: a pool per certificate would have to be kept and closed.
             async with self._open(await self._certificates.context(job.auth)) as http:
-                return await self._post(http, job, form, {}, limit=limit, started=started)
+                return await self._post(http, call, form, {}, limit=limit, started=started)
         if not isinstance(job.auth, OAuth2):
-            return await self._post(self._http, job, form, {}, limit=limit, started=started)
+            return await self._post(self._http, call, form, {}, limit=limit, started=started)
         token = await self._token(job.destination_id, job.auth, limit)
-        answer = await self._post(self._http, job, form, _bearer(token), limit=limit, started=started)
+        answer = await self._post(self._http, call, form, _bearer(token), limit=limit, started=started)
         if answer.status_code != 401:  # noqa: PLR2004
             return answer
         # It may have been revoked before its time; one new token, then the answer stands.
         self.tokens.forget(job.destination_id, token)
         token = await self._token(job.destination_id, job.auth, limit)
-        return await self._post(self._http, job, form, _bearer(token), limit=limit, started=started)
+        return await self._post(self._http, call, form, _bearer(token), limit=limit, started=started)
 
     async def _token(self, destination_id: DestinationId, auth: OAuth2, limit: float) -> str:
         try:
@@ -145,23 +151,26 @@ class HttpSender:
     async def _post(
         self,
         http: httpx2.AsyncClient,
-        job: DeliveryJob,
+        call: Call,
         form: Form,
         credentials: dict[str, str],
         *,
         limit: float,
         started: float,
     ) -> Answer:
+        job = call.job
         headers = {name.lower(): value for name, value in job.headers.items()}
         if job.format == "fhir-r4":
             headers.setdefault("accept", form.content_type)  # a record id is read out of JSON
         headers |= credentials | {"content-type": form.content_type}
         headers |= sign(job.id, self._clock.now(), form.body, job.secrets) | trace_headers()
         async with http.stream("POST", job.url, content=form.body, headers=headers, timeout=limit) as answer:
+            if answer.status_code != 401:  # noqa: PLR2004 - after a 401 the call may be made again
+                call.answered()
             excerpt = await _excerpt(answer)
             return Answer(
                 status_code=answer.status_code,
-                retry_after_seconds=read_retry_after(answer.headers.get("retry-after"), datetime.now(UTC)),
+                retry_after_seconds=read_retry_after(answer.headers.get("retry-after"), self._clock.now()),
                 location=answer.headers.get("location") if answer.is_success else None,
                 echoed_id=answer.headers.get("webhook-id"),
                 excerpt=excerpt,

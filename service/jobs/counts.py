@@ -4,7 +4,7 @@ from typing import get_args
 
 from prometheus_client import Counter
 
-from service.domain.fetching import FetchOutcome
+from service.domain.results.recording import FetchOutcome
 from service.tracing import note
 
 FETCHES = Counter("ekabridge_fetches", "Get Session calls that were due, by what came of them.", ("outcome",))

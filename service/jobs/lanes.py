@@ -2,15 +2,16 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import structlog
 from prometheus_client import Gauge
 
 from service.domain.errors import StoreUnavailable
-from service.domain.ids import Account, SessionId
+from service.domain.ids import SessionId
 from service.logs import failure
 
 log = structlog.get_logger()
@@ -26,13 +27,14 @@ _SHORTEST_ALARM_SECONDS = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class Share(Generic[Job]):
-    """How much of a lane one account may take, so that one whose calls hang leaves room for the others.
+    """How much of a lane one holder may take, so that one whose calls hang leaves room for the others.
 
-    `places` are those it may have before its rows are passed over; a claim takes `at_a_time`, so that it may
-    come to have that many more.
+    `holder_of` names the account or the tenant of a job; None: this share does not limit the job.
+    `places` are those that a holder may have before its rows are passed over; a claim takes `at_a_time`, so
+    that a holder may come to have that many more.
     """
 
-    account_of: Callable[[Job], Account]
+    holder_of: Callable[[Job], str | None]
     places: int
     at_a_time: int
 
@@ -48,7 +50,7 @@ class Lane(Generic[Job]):
         claim: Callable[[SessionId | None, int], Awaitable[list[Job]]],
         run: Callable[[Job], Awaitable[None]],
         next_slot_seconds: Callable[[], Awaitable[float | None]] | None = None,
-        share: Share[Job] | None = None,
+        shares: Sequence[Share[Job]] = (),
     ) -> None:
         self._name = name
         self._size = size
@@ -64,8 +66,9 @@ class Lane(Generic[Job]):
         # A lane whose rows wait for one another: what ends may have made room for what was passed over.
         self._next_slot_seconds = next_slot_seconds
         self._alarm: asyncio.TimerHandle | None = None
-        self._share = share
-        self._busy_of: Counter[Account] = Counter()
+        self._shares: tuple[tuple[Share[Job], Counter[str]], ...] = tuple(
+            (share, Counter()) for share in shares
+        )
 
     @property
     def busy(self) -> int:
@@ -80,39 +83,37 @@ class Lane(Generic[Job]):
                 if room <= 0 or self._is_closing:
                     self._has_more = True
                     return
-                if self._share is not None:
-                    # A little at a time: one claim may give all that it takes to one account.
-                    room = min(room, self._share.at_a_time)
+                # A little at a time: one claim may give all that it takes to one holder.
+                room = min([room, *(share.at_a_time for share, _ in self._shares)])
                 jobs = await self._claim(session_id, room)
                 if len(jobs) == room or self._next_slot_seconds is not None or self.crowded():
                     self._has_more = True
                 for job in jobs:
                     self._start(job)
-                if self._share is None or len(jobs) < room:
+                if not self._shares or len(jobs) < room:
                     break
             if self._next_slot_seconds is not None and len(jobs) < room:
                 self._set_alarm(await self._next_slot_seconds())
 
-    def crowded(self) -> list[Account]:
-        """Return the accounts that have their share of the places: what is theirs waits."""
-        if self._share is None:
-            return []
-        return [account for account, busy in self._busy_of.items() if busy >= self._share.places]
+    def crowded(self) -> list[str]:
+        """Return the holders that have their share of the places: what is theirs waits."""
+        return [
+            holder
+            for share, busy_of in self._shares
+            for holder, busy in busy_of.items()
+            if busy >= share.places
+        ]
 
     def _start(self, job: Job) -> None:
         task = asyncio.create_task(self._guarded(job))
         self._tasks.add(task)
         self._jobs.inc()
         task.add_done_callback(self._finished)
-        if self._share is not None:
-            account = self._share.account_of(job)
-            self._busy_of[account] += 1
-            task.add_done_callback(lambda _: self._leave(account))
-
-    def _leave(self, account: Account) -> None:
-        self._busy_of[account] -= 1
-        if not self._busy_of[account]:
-            del self._busy_of[account]
+        for share, busy_of in self._shares:
+            holder = share.holder_of(job)
+            if holder is not None:
+                busy_of[holder] += 1
+                task.add_done_callback(partial(_leave, busy_of, holder))
 
     def _set_alarm(self, seconds: float | None) -> None:
         """Look again when the next slot comes, without a place of the lane waiting for it."""
@@ -167,3 +168,9 @@ class Lane(Generic[Job]):
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _leave(busy_of: Counter[str], holder: str, _: asyncio.Task[None]) -> None:
+    busy_of[holder] -= 1
+    if not busy_of[holder]:
+        del busy_of[holder]

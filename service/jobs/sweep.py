@@ -14,9 +14,9 @@ import structlog
 from prometheus_client import Gauge
 
 from service.domain.errors import StoreUnavailable
-from service.domain.fetching import Fetching
 from service.domain.ids import Lease
 from service.domain.records import DeliveryJob, FetchJob, OwedCall
+from service.domain.results.fetching import Fetching
 from service.jobs.lanes import Lane
 from service.jobs.retention import Retention
 from service.logs import failure

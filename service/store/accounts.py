@@ -25,14 +25,14 @@ class AccountRows:
     async def change(self, tenant_id: TenantId, change: AccountChange, *, force: bool) -> Tenant:
         """Give a tenant an account of its own, or change it; what the change leaves out stays.
 
-        Sessions keep the account that they began with, so another client of the vendor's is refused while
-        some are not done, unless `force` says that it sees the same sessions. Raises NotFound,
+        Sessions keep the account that they began with, so another client or user of the vendor's is refused
+        while some are not done, unless `force` says that it sees the same sessions. Raises NotFound,
         InvalidRequest or AccountInUse.
         """
         async with self._database.transaction() as connection:
             current = await self._locked(connection, tenant_id)
             wanted = changed_account(current, change)
-            if current is not None and current.credentials.client_id != wanted.credentials.client_id:
+            if current is not None and current.credentials.identity != wanted.credentials.identity:
                 await self._check_unused(connection, tenant_id, is_forced=force)
             return await self._set(connection, tenant_id, wanted)
 

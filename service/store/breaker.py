@@ -16,7 +16,12 @@ class BreakerRows:
         self._database = database
 
     async def count_failure(
-        self, destination_id: DestinationId, rule: BreakerRule, retry_after_seconds: float
+        self,
+        destination_id: DestinationId,
+        rule: BreakerRule,
+        retry_after_seconds: float,
+        *,
+        took_long: bool = False,
     ) -> FailureCount | None:
         """Count one more failure in a row; None when the destination is gone."""
         async with self._database.transaction() as connection:
@@ -28,6 +33,7 @@ class BreakerRows:
                 rule.least_pause_seconds,
                 rule.most_pause_seconds,
                 retry_after_seconds,
+                took_long,
             )
             if row is None:
                 return None
@@ -50,7 +56,7 @@ class BreakerRows:
         )
 
     async def count_contact(self, destination_id: DestinationId) -> bool:
-        """It answers: no failure counts any more, what waited is due. True when the breaker was open."""
+        """It answers: no failure counts any more, what the breaker held is due. True when it was open."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(sql("breaker.close"), destination_id)
             if row is None or not row["was_open"]:

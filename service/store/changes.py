@@ -84,6 +84,7 @@ class ChangeUnitRows:
         self.is_cancelled = False
         self.state = ChangeState(
             account=Account(row["account"]),
+            templates=row["templates"],
             upload=row["upload"],
             model=row["model"],
             languages=row["languages"],

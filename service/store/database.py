@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +179,19 @@ class Database:
         """Return the revision of the schema."""
         row = await self.fetchrow(sql("coordination.revision"))
         return row["version_num"] if row else None
+
+    async def clock(self, steady: Callable[[], float]) -> tuple[float, float, float]:
+        """Return what the database's clock shows, and a steady clock right before and after.
+
+        The wait for a connection does not count.
+        """
+        async with self.connection() as connection:
+            asked = steady()
+            row = await connection.fetchrow(sql("coordination.clock"))
+            answered = steady()
+        if row is None:  # pragma: no cover - the statement always has a row
+            raise StoreUnavailable("the database said nothing of its clock")
+        return float(row["now"]), asked, answered
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the database answers and has our schema."""

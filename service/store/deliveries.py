@@ -1,6 +1,6 @@
 """Rows of deliveries and attempts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import structlog
@@ -41,13 +41,26 @@ class DeliveryRows:
         return [values[0] in known for values in rows]
 
     async def claim_deliveries(
-        self, session_id: SessionId | None, limit: int, lease_seconds: float
+        self,
+        session_id: SessionId | None,
+        limit: int,
+        lease_seconds: float,
+        passed_over: Collection[str] = (),
     ) -> list[DeliveryJob]:
-        """Lease deliveries that are due: so many at once for a destination, no faster than its rate."""
+        """Lease deliveries that are due: so many at once for a destination, no faster than its rate.
+
+        `passed_over` are tenants and groups of silent destinations (Patience.holder_of) that get none now.
+        """
         async with self._database.transaction() as connection:
             await connection.execute(sql("deliveries.claim_alone"))
             rows = await connection.fetch(
-                sql("deliveries.claim"), session_id, limit, lease_seconds, AT_ONCE, CAREFUL_AFTER
+                sql("deliveries.claim"),
+                session_id,
+                limit,
+                lease_seconds,
+                AT_ONCE,
+                CAREFUL_AFTER,
+                list(passed_over),
             )
         jobs = []
         for row in rows:
@@ -101,6 +114,7 @@ class DeliveryRows:
             answer.size if answer else None,
             answer.sha256 if answer else None,
             job.destination_id,
+            answer.retry_after_seconds if answer else None,
         )
         if not pause_destination:
             is_recorded = await self._attempts(values)
@@ -197,6 +211,7 @@ class DeliveryRows:
             attempts=row["attempts"],
             scheduled=row["scheduled"],
             failures=row["failures"],
+            hangs=row["hangs"],
             is_probe=row["is_probe"] and row["type"] != "ping",
             body=self._keyring.open(row["body_sealed"], event_place(row["session_id"])),
             url=open_url(self._keyring, destination_id, row["url_sealed"]),

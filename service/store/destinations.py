@@ -17,7 +17,7 @@ from schemas.destinations import (
     MutualTls,
 )
 from schemas.emr import Page
-from service.domain.errors import InvalidRequest, NotFound
+from service.domain.errors import InvalidRequest, NotFound, TooManyDestinations
 from service.domain.ids import DestinationId, TenantId, new_destination_id
 from service.store.database import Database, LentConnection
 from service.store.paging import PageAfter, page_of
@@ -82,30 +82,41 @@ def _new_secret() -> str:
 class DestinationRows:
     """Where a tenant's documents go."""
 
-    def __init__(self, database: Database, keyring: Keyring) -> None:
+    def __init__(self, database: Database, keyring: Keyring, *, max_destinations: int) -> None:
         self._database = database
         self._keyring = keyring
+        self._max_destinations = max_destinations
 
     async def add(self, tenant_id: TenantId, request: DestinationCreate) -> Destination:
-        """Insert a destination; the answer is the only place where `secret` ever stands. Raises NotFound."""
+        """Insert a destination; the answer is the only place where `secret` ever stands.
+
+        Raises NotFound, or TooManyDestinations when the tenant has as many as it may.
+        """
         destination_id = new_destination_id()
         secret = _new_secret()
-        row = await self._database.fetchrow(
-            sql("destinations.insert"),
-            destination_id,
-            tenant_id,
-            self._keyring.seal(request.url.encode(), url_place(destination_id)),
-            request.events,
-            request.templates,
-            self._keyring.seal_json([secret], secrets_place(destination_id)),
-            request.payload,
-            request.format,
-            self._sealed(request.headers, headers_place(destination_id)),
-            self._sealed(request.auth, auth_place(destination_id)),
-            request.timeout_seconds,
-            request.rate_per_second,
-            request.enabled,
-        )
+        async with self._database.transaction() as connection:
+            # Locked: two that are added at once must not both count themselves as the last that is allowed.
+            await connection.execute(sql("destinations.lock_tenant"), tenant_id)
+            most = self._max_destinations
+            count = await connection.fetchrow(sql("destinations.count"), tenant_id, most)
+            if count is not None and count["number"] >= most:
+                raise TooManyDestinations(f"the tenant has {most} destinations: remove one first")
+            row = await connection.fetchrow(
+                sql("destinations.insert"),
+                destination_id,
+                tenant_id,
+                self._keyring.seal(request.url.encode(), url_place(destination_id)),
+                request.events,
+                request.templates,
+                self._keyring.seal_json([secret], secrets_place(destination_id)),
+                request.payload,
+                request.format,
+                self._sealed(request.headers, headers_place(destination_id)),
+                self._sealed(request.auth, auth_place(destination_id)),
+                request.timeout_seconds,
+                request.rate_per_second,
+                request.enabled,
+            )
         if row is None:
             raise NotFound("no such tenant")
         return msgspec.structs.replace(await self._destination(row), secret=secret)
@@ -283,7 +294,11 @@ def _paused_reason(row: Record, shown: ShownRow) -> str | None:
     if not shown.is_whole:
         return UNREADABLE
     reason: str | None = row["paused_reason"]
-    return "failing" if row["enabled"] and row["probe_at"] else reason
+    if not row["enabled"]:
+        return reason
+    if row["probe_at"]:
+        return "failing"
+    return "retry_after" if row["is_told_to_wait"] else reason
 
 
 def _shown(auth: Auth | None) -> AuthShown | None:

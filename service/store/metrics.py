@@ -24,6 +24,10 @@ SESSIONS = Counter("ekabridge_sessions", "Sessions that EkaScribe has created.",
 SETTLED = Counter("ekabridge_sessions_settled", "Sessions that got their ending.", ("status",))
 for _status in ("completed", "partial", "failed", "expired", "cancelled"):
     SETTLED.labels(_status)  # from 0 on: a rate does not see the first of a series that begins with it
+AUDIO_INCOMPLETE = Counter(
+    "ekabridge_audio_incomplete",
+    "Sessions of which EkaScribe lists fewer audio files after the end than it had confirmed.",
+)
 END_TO_DOCUMENT = Histogram(
     "ekabridge_end_to_document_seconds",
     "Seconds from the end of a dictation until a document of it was stored.",

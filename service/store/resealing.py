@@ -82,13 +82,17 @@ SEALED_TABLES = (
             ("details_sealed", sessions.details_place),
             ("upload_url_sealed", sessions.upload_url_place),
             ("transcript_sealed", results.transcript_place),
+            ("warnings_sealed", results.warnings_place),
         ),
     ),
     SealedTable(
         name="documents",
         read=sql("resealing.read_documents"),
         write=sql("resealing.write_documents"),
-        columns=(("data_sealed", results.document_place),),
+        columns=(
+            ("data_sealed", results.document_place),
+            ("annotations_sealed", results.annotations_place),
+        ),
     ),
     SealedTable(
         name="events",

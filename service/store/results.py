@@ -7,7 +7,7 @@ import msgspec
 from asyncpg import Record
 
 from schemas.deliveries import Event
-from schemas.emr import SessionStatus
+from schemas.emr import SessionStatus, WarningInfo
 from service.domain.ids import (
     Account,
     DocumentId,
@@ -19,13 +19,16 @@ from service.domain.ids import (
     new_document_id,
 )
 from service.domain.records import (
+    DocumentAnnotations,
     FetchJob,
     FetchState,
     SessionDetails,
     StoredDocument,
     VendorDocument,
     VendorResult,
+    Verdict,
 )
+from service.domain.results.events import session_warnings
 from service.store.database import Database, LentConnection
 from service.store.metrics import END_TO_DOCUMENT, SETTLED
 from service.store.queries import sql
@@ -36,6 +39,16 @@ from service.store.sessions import details_place
 def transcript_place(session_id: str) -> str:
     """Name the place for which a transcript is sealed."""
     return f"session.transcript:{session_id}"
+
+
+def warnings_place(session_id: str) -> str:
+    """Name the AAD under which a session's warnings are encrypted."""
+    return f"session.warnings:{session_id}"
+
+
+def annotations_place(document_id: str) -> str:
+    """Name the AAD under which a document's warnings, reasons and FHIR resource are encrypted."""
+    return f"document.annotations:{document_id}"
 
 
 def document_place(document_id: str) -> str:
@@ -73,16 +86,16 @@ class ResultRows:
                 missing=row["missing"],
                 ended_seconds_ago=row["ended_seconds_ago"] or 0.0,
                 is_probe=row["is_probe"],
+                is_over=row["is_over"],
+                was_announced=row["was_announced"],
+                verdict=row["verdict"],
+                verdict_seconds=row["verdict_seconds"],
                 asked=row["asked"],
                 document_id=row["document_id"],
                 traceparent=row["traceparent"],
             )
             for row in rows
         ]
-
-    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
-        """Ask again later; `is_missing`: the vendor said that there is no such thing."""
-        await self._database.execute(sql("fetches.postpone"), job.id, job.lease, seconds, reason, is_missing)
 
     async def release_fetch(self, job: FetchJob) -> None:
         """Its worker stops: another one makes it at once."""
@@ -134,6 +147,15 @@ class SettleRows:
         self.templates: list[str] = row["templates"]
         self.details = open_details(keyring, self.session_id, row["details_sealed"])
         self.transcript = open_transcript(keyring, self.session_id, row["transcript_sealed"])
+        self.model_used: str | None = row["model_used"]
+        self.language_detected: str | None = row["language_detected"]
+        self._vendor_warnings = open_warnings(keyring, self.session_id, row["warnings_sealed"])
+        self._audio_missing: list[int] | None = row["audio_missing"]
+
+    @property
+    def warnings(self) -> list[WarningInfo]:
+        """The session's warnings as they stand now."""
+        return session_warnings(self._vendor_warnings, self._audio_missing)
 
     def count(self) -> None:
         """Count what was recorded, now that it is committed."""
@@ -155,10 +177,24 @@ class SettleRows:
         """Calls that were still to be made are not."""
         await self._connection.execute(sql("fetches.settle_rest"), self.session_id, outcome)
 
-    async def owe_fetch(self, template_id: TemplateId) -> None:
-        """Another call, at once."""
+    async def settle_template(self, template_id: TemplateId, outcome: str) -> None:
+        """The call for a template need not be made any more; one that is under way records nothing."""
+        await self._connection.execute(sql("fetches.settle_template"), self.session_id, template_id, outcome)
+
+    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
+        """Ask again later; `is_missing`: the vendor said that there is no such thing."""
         await self._connection.execute(
-            sql("fetches.owe"), self.tenant_id, self.session_id, [template_id], 0.0
+            sql("fetches.postpone"), job.id, job.lease, seconds, reason, is_missing
+        )
+
+    async def record_verdict(self, template_id: TemplateId, verdict: Verdict | None) -> None:
+        """Remember what an answer said of a template's document, and since when; None forgets it."""
+        await self._connection.execute(sql("fetches.record_verdict"), self.session_id, template_id, verdict)
+
+    async def request_unfiltered(self, *, at_once: bool) -> None:
+        """Have the unfiltered call made, unless it is waiting to be made; `at_once`: even then."""
+        await self._connection.execute(
+            sql("fetches.request_unfiltered"), self.tenant_id, self.session_id, at_once
         )
 
     async def record_result(self, result: VendorResult) -> None:
@@ -166,6 +202,10 @@ class SettleRows:
         transcript = result.transcript or None
         if self.transcript is None:
             self.transcript = transcript
+        self.model_used = storable(result.model_used) or self.model_used
+        self.language_detected = storable(result.language_detected) or self.language_detected
+        known = self._vendor_warnings
+        self._vendor_warnings = [*known, *(each for each in result.warnings if each not in known)]
         await self._connection.execute(
             sql("sessions.record_result"),
             self.session_id,
@@ -174,6 +214,9 @@ class SettleRows:
             else None,
             storable(result.model_used),
             storable(result.language_detected),
+            self._keyring.seal_json(self._vendor_warnings, warnings_place(self.session_id))
+            if len(self._vendor_warnings) > len(known)
+            else None,
         )
 
     async def add_document(
@@ -193,7 +236,9 @@ class SettleRows:
         if latest is not None and latest["status"] == status:
             sealed = latest["data_sealed"]
             if sealed is not None and self._keyring.open(sealed, document_place(latest["id"])) == data:
-                return
+                known = open_annotations(self._keyring, latest["id"], latest["annotations_sealed"])
+                if known == document.annotations:
+                    return
         if latest is None:
             kept = [storable(each) for each in listed]
             latest = await self._connection.fetchrow(
@@ -213,6 +258,9 @@ class SettleRows:
             self._keyring.seal(data, document_place(document_id)),
             error_code,
             latest["lineage"] if latest else None,
+            self._keyring.seal_json(document.annotations, annotations_place(document_id))
+            if document.annotations != DocumentAnnotations()
+            else None,
         )
         # What is changed or asked for after the ending is no wait of the dictation.
         is_awaited = latest is None and status == "success" and not self.is_final
@@ -242,6 +290,10 @@ class SettleRows:
                 was_answered=row["was_answered"],
                 attempts=row["attempts"],
                 is_further=row["is_further"],
+                reason=row["reason"],
+                outcome=row["outcome"],
+                verdict=row["verdict"],
+                verdict_seconds=row["verdict_seconds"],
             )
             for row in rows
         ]
@@ -265,6 +317,7 @@ class SettleRows:
                 data=open_data(self._keyring, row),
                 error_code=row["error_code"],
                 replaces=DocumentId(row["replaces"]) if row["replaces"] else None,
+                annotations=open_annotations(self._keyring, row["id"], row["annotations_sealed"]),
             )
             for row in rows
         ]
@@ -350,6 +403,21 @@ def open_details(keyring: Keyring, session_id: str, sealed: bytes | None) -> Ses
 def open_transcript(keyring: Keyring, session_id: str, sealed: bytes | None) -> str | None:
     """Open a session's transcript."""
     return None if sealed is None else keyring.open(sealed, transcript_place(session_id)).decode()
+
+
+def open_warnings(keyring: Keyring, session_id: str, sealed: bytes | None) -> list[WarningInfo]:
+    """Decrypt the warnings that the vendor's answers brought for a session."""
+    if sealed is None:
+        return []
+    opened: list[WarningInfo] = keyring.open_json(sealed, warnings_place(session_id), list[WarningInfo])
+    return opened
+
+
+def open_annotations(keyring: Keyring, document_id: str, sealed: bytes | None) -> DocumentAnnotations:
+    """Decrypt a document's warnings, reason and FHIR resource."""
+    if sealed is None:
+        return DocumentAnnotations()
+    return keyring.open_json(sealed, annotations_place(document_id), DocumentAnnotations)
 
 
 def open_data(keyring: Keyring, row: Record) -> object:

@@ -7,9 +7,16 @@ from typing import Any
 from asyncpg import Record
 
 from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId
-from service.domain.records import EndState, OwedCall, SessionPlan, VendorSession
+from service.domain.records import (
+    EndRecorded,
+    EndState,
+    OwedCall,
+    SessionPlan,
+    VendorEnd,
+    VendorSession,
+)
 from service.store.database import Database, LentConnection
-from service.store.metrics import SESSIONS
+from service.store.metrics import AUDIO_INCOMPLETE, SESSIONS
 from service.store.queries import sql
 from service.store.sealing import Hasher, Keyring
 from service.tracing import current_traceparent
@@ -151,12 +158,15 @@ class SessionRows:
                 has_stream_audio=_heard(heard),
             )
 
-    async def record_end_told(self, session_id: SessionId, lease: Lease, files_received: int | None) -> bool:
-        """The vendor knows of the end."""
+    async def record_end_told(self, session_id: SessionId, lease: Lease, told: VendorEnd) -> EndRecorded:
+        """The vendor knows of the end, and has said which files it holds."""
         row = await self._database.fetchrow(
-            sql("sessions.record_end_told"), session_id, lease, files_received
+            sql("sessions.record_end_told"), session_id, lease, told.files_received, told.sequences
         )
-        return await self._was_ours(session_id, row)
+        missing = row["audio_missing"] if row is not None else None
+        if missing is not None:
+            AUDIO_INCOMPLETE.inc()
+        return EndRecorded(was_ours=await self._was_ours(session_id, row), missing=missing)
 
     async def claim_owed(
         self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
@@ -185,6 +195,11 @@ class SessionRows:
         """Return how each of these sessions stands, in one statement for all who wait."""
         rows = await self._database.fetch(sql("sessions.standings"), session_ids)
         return {SessionId(row["id"]): row["standing"] for row in rows}
+
+    async def tenant_of(self, session_id: SessionId) -> TenantId | None:
+        """Return the tenant that a session belongs to."""
+        row = await self._database.fetchrow(sql("sessions.tenant_of"), session_id)
+        return TenantId(row["tenant_id"]) if row else None
 
     async def traceparent(self, session_id: SessionId) -> str | None:
         """Return the trace that a session belongs to; None when it has none, or there is no such session."""

@@ -14,15 +14,16 @@ from schemas.emr import (
     Page,
     Session,
     TimelineEntry,
+    WarningInfo,
 )
-from service.domain.endings import MESSAGES, document_error
 from service.domain.errors import NotFound, SessionErased
 from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId
-from service.domain.records import SessionDetails
+from service.domain.records import DocumentAnnotations, SessionDetails
+from service.domain.results.events import MESSAGES, document_error, session_warnings
 from service.store.database import Database
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
-from service.store.results import open_data, open_details, open_transcript
+from service.store.results import open_annotations, open_data, open_details, open_transcript, open_warnings
 from service.store.sealing import Keyring
 from service.store.sessions import SessionRows
 from service.store.shown import UNREADABLE, ShownRow
@@ -113,7 +114,7 @@ class SessionViews:
             raise SessionErased("the session was erased")
         rows = await self._database.fetch(sql("documents.of_session"), tenant_id, session_id, template_id)
         reference = (await self._details(ShownRow(self._database, "sessions", session_id), details)).reference
-        return [await self._document(row, reference) for row in rows]
+        return [await self._document(row, reference, details["audio_missing"]) for row in rows]
 
     async def document(self, tenant_id: TenantId, document_id: DocumentId) -> Document:
         """Return one document, whichever version it is. Raises NotFound or SessionErased."""
@@ -123,7 +124,8 @@ class SessionViews:
         if row["is_erased"]:
             raise SessionErased("the document's session was erased")
         session = ShownRow(self._database, "sessions", row["session_id"])
-        return await self._document(row, (await self._details(session, row)).reference)
+        reference = (await self._details(session, row)).reference
+        return await self._document(row, reference, row["audio_missing"])
 
     async def _assemble(self, rows: Sequence[Record]) -> list[Session]:
         ids = [row["id"] for row in rows]
@@ -168,6 +170,11 @@ class SessionViews:
             lambda: open_transcript(self._keyring, row["id"], row["transcript_sealed"]),
             None,
         )
+        warnings = await shown.value(
+            "warnings_sealed",
+            lambda: open_warnings(self._keyring, row["id"], row["warnings_sealed"]),
+            list[WarningInfo](),
+        )
         chunked = row["upload"] == "chunked"
         has_result = row["status"] in {"completed", "partial"}
         return Session(
@@ -190,9 +197,12 @@ class SessionViews:
             ended_at=row["ended_at"],
             completed_at=row["settled_at"] if has_result else None,
             transcript=transcript,
+            model_used=row["model_used"],
+            language_detected=row["language_detected"],
             documents=documents,
             deliveries=counts,
             error=_session_error(row, shown),
+            warnings=session_warnings(warnings, row["audio_missing"]),
         )
 
     async def _details(self, shown: ShownRow, row: Record) -> SessionDetails:
@@ -202,9 +212,16 @@ class SessionViews:
             SessionDetails(),
         )
 
-    async def _document(self, row: Record, reference: str | None) -> Document:
+    async def _document(
+        self, row: Record, reference: str | None, audio_missing: list[int] | None
+    ) -> Document:
         shown = ShownRow(self._database, "documents", row["id"])
         data = await shown.value("data_sealed", lambda: open_data(self._keyring, row), None)
+        annotations = await shown.value(
+            "annotations_sealed",
+            lambda: open_annotations(self._keyring, row["id"], row["annotations_sealed"]),
+            DocumentAnnotations(),
+        )
         return Document(
             id=row["id"],
             session_id=row["session_id"],
@@ -213,7 +230,11 @@ class SessionViews:
             type=row["type"],
             status=row["status"],
             data=data,
-            error=document_error(row["error_code"] if shown.is_whole else UNREADABLE),
+            error=document_error(
+                row["error_code"] if shown.is_whole else UNREADABLE, annotations.vendor_code
+            ),
+            warnings=session_warnings(annotations.warnings, audio_missing),
+            fhir=annotations.fhir,
             version=row["version"],
             upstream_id=row["upstream_id"],
             received_at=row["received_at"],

@@ -455,6 +455,8 @@ TRANSIENT: dict[str, dict[str, Any]] = {
     "reset": {"mode": "reset"},
     "reset without reading": {"mode": "reset", "read_body": False},
     "reset after": {"mode": "reset", "when": "after"},
+    "half a 200": {"mode": "half_json"},
+    "a 200 that stored nothing": {"status": 200, "body": {"success": True, "session_id": "ses_other"}},
     "401": {"status": 401, "body": {"detail": "token_expired"}},
     "401 without reading": {"status": 401, "body": {"detail": "token_expired"}, "read_body": False},
 }
@@ -488,6 +490,8 @@ OUTAGES: dict[str, tuple[dict[str, Any], int, str]] = {
     "429": ({"status": 429, "headers": {"Retry-After": "30"}}, 503, "vendor_unavailable"),
     "reset": ({"mode": "reset"}, 503, "vendor_unavailable"),
     "reset after": ({"mode": "reset", "when": "after"}, 503, "vendor_unavailable"),
+    "half a 200": ({"mode": "half_json"}, 502, "vendor_error"),
+    "a 200 that says no": ({"status": 200, "body": {"success": False}}, 502, "vendor_error"),
     "refused": ({"status": 413, "body": {"error": {"code": "chunk_too_large"}}}, 502, "vendor_error"),
     "forbidden": ({"status": 403, "body": {"detail": "missing_token"}}, 502, "vendor_error"),
 }

@@ -103,6 +103,7 @@ async def test_a_change_of_nothing_calls_nobody(house: Bridge) -> None:
         ({"templates": ["a", "a"]}, "templates"),
         ({"templates": ["a/b"]}, "templates"),
         ({"languages": ["english"]}, "languages"),
+        ({"patient": {}}, "patient"),
         ({"patient": {"id": ""}}, "patient.id"),
         ({"patient": {"name": 5}}, "patient.name"),
         ({"patient": {"id": "a\0b"}}, "patient.id"),
@@ -130,6 +131,30 @@ async def test_after_the_end_nothing_changes_any_more(house: Bridge) -> None:
     await expire(house, expired)
     problem(await change(house, expired, patient=PATIENT), 409, "session_expired")
     assert await patches(house, expired) == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"patient": null}'])
+async def test_a_change_of_nothing_is_refused_where_any_other_change_is(house: Bridge, body: bytes) -> None:
+    async def change_nothing(session_id: str) -> Any:
+        return await house.api.patch(f"/v1/sessions/{session_id}", content=body)
+
+    past = (await house.create())["id"]
+    await expire(house, past)
+    problem(await change_nothing(past), 409, "session_expired")
+    for status, code in (
+        ("expired", "session_expired"),
+        ("processing", "session_ended"),
+        ("partial", "session_ended"),
+        ("completed", "session_ended"),
+        ("failed", "session_ended"),
+        ("cancelled", "session_ended"),
+    ):
+        session_id = (await house.create())["id"]
+        await house.database.execute("UPDATE sessions SET status = $2 WHERE id = $1", session_id, status)
+        problem(await change_nothing(session_id), 409, code)
+    erased = (await house.create())["id"]
+    assert (await house.api.delete(f"/v1/sessions/{erased}")).status_code == 202
+    problem(await change_nothing(erased), 410, "session_erased")
 
 
 async def test_nobody_changes_another_tenant_s_session(house: Bridge) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.asking import invalid, problem
+from tests.api.asking import invalid, problem, rows_of
+from tests.api.voice.clients import envelope
 from tests.bridge import Bridge, open_bridge, random_bytes
 
 WELL_KNOWN = "medscribealliance$"
@@ -133,3 +134,85 @@ async def test_nothing_is_asked_of_the_vendor_before_an_emr_comes(bridge: Bridge
     assert (await bridge.api.get("/health/ready")).status_code == 200
     assert (await bridge.api.get("/v1/sessions")).status_code == 200
     assert await bridge.calls(WELL_KNOWN) == 0
+
+
+# What a server on premises offers (July 2026 says the same with more languages).
+ON_PREMISES = {
+    "capabilities": {"upload_methods": ["chunked"]},
+    "languages": {"supported": ["en", "hi"], "auto_detection": False},
+}
+
+
+async def test_a_way_of_sending_audio_that_is_not_offered_is_refused_before_any_call(
+    database_url: str, redis_url: str
+) -> None:
+    async with open_with(database_url, redis_url, ON_PREMISES) as bridge:
+        found = problem(
+            await bridge.api.post("/v1/sessions", json={"upload": "stream"}), 400, "upload_not_supported"
+        )
+        assert found["errors"][0]["field"] == "upload"
+        assert found["detail"].endswith("allowed: chunked")
+        for method in ("stream", "single"):
+            asked = {"upload_type": method, "communication_protocol": "http"}
+            answer = await bridge.api.post("/voice/v1/sessions", json=asked)
+            envelope(answer, 400, "upload_not_supported")
+            assert answer.json()["error"]["message"].startswith("Field 'body -> upload_type'")
+        assert await bridge.calls("/voice/v1/sessions") == 0
+        assert await rows_of(bridge) == []
+        ours = (await bridge.api.get("/voice/v1/.well-known/medscribealliance")).json()
+        assert ours["capabilities"]["upload_methods"] == ["chunked"]
+        assert (await bridge.create())["status"] == "created"
+
+
+async def test_before_discovery_is_known_a_stream_is_taken_and_a_500_loses_nothing(
+    database_url: str, redis_url: str
+) -> None:
+    """A server on premises answers 500 to the create call, and has made the session (facts-2.md, Create)."""
+    async with open_bridge(database_url, redis_url) as bridge:
+        await bridge.fault(WELL_KNOWN, status=500, times=None)
+        failed = {"status": "failed", "error": {"code": "unexpected_error", "message": "An error"}}
+        await bridge.fault("/sessions$", method="POST", status=500, body=failed, when="after")
+        session = await bridge.create(upload="stream")
+        assert await bridge.calls("/sessions$", "POST") == 1
+        assert (await bridge.seen(session["id"]))["creates"] == 1
+
+
+async def test_detection_of_the_language_is_sent_where_it_is_offered_alone(
+    database_url: str, redis_url: str
+) -> None:
+    async with open_with(database_url, redis_url, ON_PREMISES) as bridge:
+        for languages in (["auto_detect"], ["en", "auto_detect"]):
+            found = invalid(await bridge.api.post("/v1/sessions", json={"languages": languages}), "languages")
+            assert found["errors"][0]["message"].endswith("allowed: en, hi")
+        session = await bridge.create(languages=["en"])
+        url = f"/v1/sessions/{session['id']}"
+        invalid(await bridge.api.patch(url, json={"languages": ["auto_detect"]}), "languages")
+        assert await bridge.calls("/sessions/", "PATCH") == 0
+    offered = ON_PREMISES | {"languages": {"supported": ["en"], "auto_detection": True}}
+    async with open_with(database_url, redis_url, offered) as bridge:
+        session = await bridge.create(languages=["auto_detect"])
+        assert session["languages"] == ["auto_detect"]
+        assert (await bridge.seen(session["id"]))["languages"] == ["auto_detect"]
+        invalid(await bridge.api.post("/v1/sessions", json={"transcript_language": "auto_detect"}))
+
+
+async def test_templates_do_not_change_at_a_server_that_makes_only_those_of_the_create_call(
+    database_url: str, redis_url: str
+) -> None:
+    async with open_with(database_url, redis_url, ON_PREMISES) as bridge:
+        session = await bridge.create(templates=["a_template", "b_template"])
+        url = f"/v1/sessions/{session['id']}"
+        for templates in (["c_template"], ["a_template"], ["a_template", "c_template"]):
+            body = {"templates": templates, "languages": ["hi"]}
+            problem(await bridge.api.patch(url, json=body), 409, "templates_fixed")
+        assert await bridge.calls("/sessions/", "PATCH") == 0
+        assert await bridge.session(session["id"]) == session
+        same = {"templates": ["b_template", "a_template"]}
+        assert (await bridge.api.patch(url, json=same)).json() == session
+        assert await bridge.calls("/sessions/", "PATCH") == 0
+        changed = (await bridge.api.patch(url, json=same | {"languages": ["hi"]})).json()
+        assert changed == session | {"languages": ["hi"]}
+        seen = await bridge.seen(session["id"])
+        assert (seen["templates"], seen["languages"]) == (["a_template", "b_template"], ["hi"])
+        voice = await bridge.api.patch(f"/voice{url}", json={"templates": ["c_template"]})
+        envelope(voice, 409, "templates_fixed")

@@ -99,7 +99,7 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
 
     def attempt(row: Row) -> list[Any]:
         said = [[row["delivery_id"]], [lease], ["delivered"], [0], [None], [None], [None], [0.0], [200]]
-        return [*said, [None], [9], [2], [_HASH], [row["destination_id"]]]
+        return [*said, [None], [9], [2], [_HASH], [row["destination_id"]], [None]]
 
     def summed(row: Row) -> list[Any]:
         return [[each["id"] for each in (row, *s.sessions[:20])]]
@@ -112,8 +112,8 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
         ("sessions.view", "", owned),
         ("sessions.begin_end", "", lambda row: [row["id"], lease, 60.0]),
         ("sessions.settle", "", lambda row: [row["id"], "completed", None, None]),
-        ("sessions.record_result", "", lambda row: [row["id"], b"x", "m", "en"]),
-        ("sessions.record_end_told", "", lambda row: [row["id"], lease, 1]),
+        ("sessions.record_result", "", lambda row: [row["id"], b"x", "m", "en", None]),
+        ("sessions.record_end_told", "", lambda row: [row["id"], lease, 1, [0]]),
         ("sessions.page", "", always(t, *sessions_page, 21)),
         ("sessions.page", "deep", always(t, None, None, None, None, s.deep, "x", 21)),
         ("sessions.page", "status, rare", always(t, "recording", *sessions_page[1:], 21)),
@@ -156,8 +156,8 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
         ("deliveries.insert_event", "", lambda r: [t, r["id"], r["document_id"], "x", "y", b"sealed" * 20]),
         ("deliveries.destinations_for", "", always(t, "document.ready", "a")),
         ("deliveries.insert", "", delivery),
-        ("deliveries.claim", "any", always(None, 20, 45.0, 8, 10)),
-        ("deliveries.claim", "one", lambda row: [row["id"], 20, 45.0, 8, 10]),
+        ("deliveries.claim", "any", always(None, 20, 45.0, 8, 10, [])),
+        ("deliveries.claim", "one", lambda row: [row["id"], 20, 45.0, 8, 10, []]),
         ("deliveries.next_slot", "", always()),
         ("deliveries.record_attempts", "", attempt),
         ("deliveries.page", "", always(t, *deliveries_page, 21)),

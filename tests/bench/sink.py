@@ -5,13 +5,15 @@ from typing import cast
 
 from tests.bench.raw import serve_raw
 
-_SESSION = b'{"session_id":"ses_any","status":"created","message":"ok"}'
-_STORED = b'{"status":"success","message":"stored"}'
-_ANSWERS = {
-    body: b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-    % (status, reason, len(body), body)
-    for status, reason, body in ((201, b"Created", _SESSION), (200, b"OK", _STORED))
-}
+
+def _answer(status: bytes, body: bytes) -> bytes:
+    head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % (status, len(body)) + body
+
+
+_CREATED = _answer(b"201 Created", b'{"session_id":"ses_any","status":"created","message":"ok"}')
+# What EkaScribe answers to an upload: it counts only with the id of the session that is in the path.
+_STORED = b'{"session_id":"%s","success":true,"original_filename":"%s"}'
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -52,8 +54,11 @@ class _Sink(asyncio.Protocol):
         fields = head.lower()
         if method == b"GET":
             self._answer = _NOT_FOUND
+        elif path.endswith(b"/sessions"):
+            self._answer = _CREATED
         else:
-            self._answer = _ANSWERS[_SESSION if path.endswith(b"/sessions") else _STORED]
+            *_, session_id, _, file_name = (b"///%s" % path).split(b"/")
+            self._answer = _answer(b"200 OK", _STORED % (session_id, file_name))
         if b"\r\nexpect: 100" in fields:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if b"\r\ntransfer-encoding: chunked" in fields:

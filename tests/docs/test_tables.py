@@ -12,8 +12,9 @@ import pytest
 
 from schemas.emr import SessionStatus
 from service.api.problems import STATUS_OF_CODE
-from service.domain import endings, errors
+from service.domain import errors
 from service.domain.errors import BridgeError
+from service.domain.results import events
 from service.eka.audio_formats import _TYPES, SUPPORTED, normalise_audio_format
 from service.settings import _PARSERS, Settings
 from tests.docs.pages import PAGES, ROOT, anchors, rows
@@ -47,7 +48,7 @@ def test_the_table_says_which_calls_may_be_repeated() -> None:
 
 def test_every_bad_ending_is_explained() -> None:
     listed = {row[0] for row in rows(DOCS / "errors.md", "code") if not row[1].isdigit()}
-    assert listed == set(endings.MESSAGES)
+    assert listed == set(events.MESSAGES)
 
 
 def test_every_setting_and_its_default_stands_in_the_table() -> None:

@@ -13,7 +13,7 @@ from tests.e2e.test_cli import bare_environment, ekabridge
 CONNECT = "/notification/v1/connect/webhook/subscriptions"
 PROTOCOL = "/voice/v1/webhooks"
 PUBLIC = "http://bridge.example"
-SECRETS = ("hospital-secret", "hospital-signing-key", "hospital-token", "vendor-signing-key")
+SECRETS = ("hospital-secret", "hospital-signing-key", "hospital-token", "vendor-signing-key", "pässword")
 
 
 @pytest.fixture
@@ -93,6 +93,27 @@ async def test_a_tenant_s_account_from_birth_to_end(rig: Rig, database_url: str)
         (tenant["id"], "account.changed", {"credentials": "token"}),
         (tenant["id"], "account.cleared", {}),
     ]
+
+
+async def test_a_user_of_a_server_on_premises_is_given_by_variables(rig: Rig, database_url: str) -> None:
+    user = {"TENANT_EKA_USERNAME": "lab", "TENANT_EKA_PASSWORD": "pässword"}
+    tenant = await as_json(rig, "tenant", "add", "ward", **user)
+    assert tenant["own_account"] is True
+    changed = await as_json(rig, "tenant", "account", rig.tenant_id, "--eka-username", "lab", **user)
+    assert changed["own_account"] is True
+    for mistake, words in (
+        (["--eka-password", "pässword"], "go together"),
+        (
+            ["--eka-username", "lab", "--eka-password", "pässword", "--eka-token", "hospital-token"],
+            "goes alone",
+        ),
+        (["--eka-username", "lab", "--eka-password", "pässword", "--eka-client-id", "x"], "without a client"),
+    ):
+        _, err = await ran(rig, "tenant", "account", rig.tenant_id, *mistake, status=1)
+        assert words in err
+    facts = [facts for _, action, facts in await audited(database_url) if "account" in action or facts]
+    assert {"credentials": "user"} in facts
+    assert all("lab" not in str(each) for each in facts)
 
 
 async def test_a_tenant_with_its_own_account_dictates_through_it(rig: Rig) -> None:

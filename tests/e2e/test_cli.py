@@ -130,6 +130,7 @@ async def test_all_problems_of_the_settings_come_at_once_and_no_secret_is_shown(
         ENCRYPTION_KEYS="c2VjcmV0LXNlY3JldA==",
         WEBHOOK_TOLERANCE_SECONDS="soon",
         EKA_CLIENT_ID="only-the-id",
+        EKA_USERNAME="and-a-user",
     )
     status, out, err = await ekabridge(environment, "serve")
     assert status == 2
@@ -140,10 +141,13 @@ async def test_all_problems_of_the_settings_come_at_once_and_no_secret_is_shown(
         "ENCRYPTION_KEYS",
         "WEBHOOK_TOLERANCE_SECONDS",
         "EKA_CLIENT_SECRET",
+        "EKA_PASSWORD",
         "WEBHOOK_SECRETS",
     ):
         assert f"EKABRIDGE_{name}" in err
+    assert "go alone, without EKABRIDGE_EKA_CLIENT_ID" in err
     assert "c2VjcmV0" not in err
+    assert "and-a-user" not in err
 
 
 async def test_serve_wants_webhook_secrets_or_the_word_that_it_may_do_without(rig: Rig) -> None:
@@ -177,8 +181,10 @@ async def test_doctor_is_content_with_a_good_installation(rig: Rig) -> None:
     status, out, err = await ekabridge(environment, "doctor")
     assert status == 0, out + err
     marks = {line[6:].partition(":")[0]: line[:4] for line in out.splitlines()}
-    assert len(marks) == 9
-    # How much room the machine of a test has is not ours to say.
+    assert len(marks) == 10
+    assert "ok    EkaScribe's server: hosted by EkaScribe\n" in out
+    # What the stand-in cannot do, and how much room the machine of a test has, is not ours to say.
+    assert marks.pop("EkaScribe's server") in {"ok  ", "note"}
     assert marks.pop("temporary files") in {"ok  ", "note"}
     assert set(marks.values()) == {"ok  "}, out
 

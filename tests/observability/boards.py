@@ -227,6 +227,12 @@ OVERVIEW = Board(
                 },
             ),
             Panel(
+                "Clocks",
+                "By how much each process's is off; from 5 s on an alert.",
+                "s",
+                {"{{instance}}": "max by (instance) (ekabridge_clock_offset_seconds{NS})"},
+            ),
+            Panel(
                 "Nudges dropped",
                 "The sweep finds what they were about.",
                 "ops",

@@ -22,10 +22,11 @@ from service.domain.ids import DEFAULT_ACCOUNT, DeliveryId, SessionId, TemplateI
 from service.domain.records import Answer
 from service.domain.relay import ClientGone, Relay, VendorGone
 from service.domain.schedule import read_retry_after
-from service.eka.answers import read_error_code, read_time
+from service.eka.answers import read_error_code
 from service.eka.audio_wire import AudioWire
 from service.eka.client import EkaClient
 from service.eka.discovery import read_limits
+from service.eka.fields import read_time
 from service.eka.gate import Gates
 from service.forwarding.guard import (
     AddressForbiddenError,
@@ -35,6 +36,7 @@ from service.forwarding.guard import (
     is_public,
 )
 from tests.security.examples import json_values, share
+from tests.unit.fakes import MemoryDownloads
 from tests.unit.test_relay import Side
 
 BASE = "https://eka.example"
@@ -104,7 +106,14 @@ async def test_any_answer_of_the_vendor_is_read_or_an_error_of_our_tree(
     transport = httpx2.MockTransport(answer)
     async with httpx2.AsyncClient(transport=transport) as http, AudioWire(BASE) as audio:
         tokens: Any = OneToken()
-        eka = EkaClient(http=http, audio=audio, tokens=tokens, gates=Gates(places=8), base_url=BASE)
+        eka = EkaClient(
+            http=http,
+            audio=audio,
+            tokens=tokens,
+            gates=Gates(places=8),
+            downloads=MemoryDownloads(),
+            base_url=BASE,
+        )
         with contextlib.suppress(VendorError):
             result = await CALLS[call](eka)
             if call == "get" and result.expires_at is not None:

@@ -10,7 +10,6 @@ import asyncpg
 
 from schemas.destinations import DestinationCreate
 from schemas.emr import TenantDefaults
-from service.domain.fetching import Fetching
 from service.domain.ids import (
     DEFAULT_ACCOUNT,
     UNFILTERED,
@@ -29,9 +28,11 @@ from service.domain.records import (
     Received,
     SessionDetails,
     SessionPlan,
+    VendorEnd,
     VendorResult,
     VendorSession,
 )
+from service.domain.results.fetching import Fetching
 from service.wiring import Rows
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import (
@@ -110,7 +111,8 @@ class House:
         """A session that was ended and of which the vendor was told; its results are due."""
         session_id = await self.create(templates=list(templates), **fields)
         lease = await self.begin_end(session_id, reconcile_seconds=reconcile_seconds)
-        assert await self.rows.sessions.record_end_told(session_id, lease, 1)
+        recorded = await self.rows.sessions.record_end_told(session_id, lease, VendorEnd(files_received=1))
+        assert recorded.was_ours
         return session_id
 
     async def claim_fetches(
@@ -120,9 +122,15 @@ class House:
 
     async def fetch(self, job: FetchJob, result: VendorResult) -> bool:
         vendor = ScriptedVendor()
-        vendor.answers = {job.template_id: [result]}
+        vendor.answers = {UNFILTERED: [result], job.template_id: [result]}
         fetching = Fetching(store=self.rows.results, vendor=vendor, clock=TurnedClock())
         return await fetching.fetch(job)
+
+    async def postpone(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool = False) -> None:
+        """Have a call made again later, as an answer that settles nothing does."""
+        async with self.rows.results.settling(job.session_id) as unit:
+            assert unit is not None
+            await unit.postpone_fetch(job, seconds, reason, is_missing=is_missing)
 
     async def finish(self, *templates: TemplateId, transcript: str = "words", **fields: Any) -> SessionId:
         """A session whose results are here: every document's event is in the outbox."""
@@ -167,10 +175,11 @@ class House:
             account, session_id=session_id, kind=kind, **(values | fields)
         )
 
-    async def let_pass(self, table: str, column: str = "next_at") -> None:
-        """Let the time of every row be over, as if one had waited."""
+    async def let_pass(self, table: str, column: str = "next_at", seconds: float = 1) -> None:
+        """Let the time of every row be over for so long, as if one had waited."""
         await self.connection.execute(
-            f"UPDATE {table} SET {column} = now() - interval '1 second' WHERE {column} IS NOT NULL"
+            f"UPDATE {table} SET {column} = now() - make_interval(secs => $1) WHERE {column} IS NOT NULL",
+            seconds,
         )
 
     async def value(self, query: str, *arguments: Any) -> Any:

@@ -44,6 +44,16 @@ async def test_it_is_found_again_and_nobody_reads_it_in_the_database(house: Hous
         assert secret not in sealed
 
 
+async def test_a_user_s_login_is_sealed_as_well(house: House) -> None:
+    login = Credentials(username="ward seven", password="pässword one")
+    tenant_id = house.tenant_id
+    await house.rows.accounts.change(tenant_id, AccountChange(credentials=login), force=False)
+    assert await house.rows.accounts.own(tenant_id) == VendorAccount(credentials=login)
+    sealed = await house.connection.fetchval("SELECT account_sealed FROM tenants WHERE id = $1", tenant_id)
+    for secret in ("ward seven", "pässword", "ssword one"):
+        assert secret.encode() not in sealed
+
+
 async def test_it_opens_for_its_own_tenant_only(house: House) -> None:
     tenant_id = await hospital(house)
     await house.connection.execute(
@@ -174,6 +184,26 @@ async def test_another_client_is_refused_while_sessions_run_and_a_new_secret_is_
     assert (await house.rows.accounts.own(tenant_id)) == VendorAccount(
         credentials=Credentials(token="t"), webhook_secrets=OWN.webhook_secrets
     )
+
+
+async def test_another_user_is_refused_while_sessions_run_and_a_new_password_is_not(house: House) -> None:
+    tenant_id = house.tenant_id
+    await house.rows.accounts.change(tenant_id, change_to(username="lab", password="one"), force=False)
+    await own_session(house, tenant_id)
+    changed = change_to(username="lab", password="two")
+    await house.rows.accounts.change(tenant_id, changed, force=False)
+    # A client of the same name is somebody else.
+    for other in (
+        change_to(username="ward", password="two"),
+        change_to(client_id="lab", client_secret="two"),
+        change_to(token="t"),
+    ):
+        with pytest.raises(AccountInUse):
+            await house.rows.accounts.change(tenant_id, other, force=False)
+    own = await house.rows.accounts.own(tenant_id)
+    assert own is not None
+    assert own.credentials == changed.credentials
+    await house.rows.accounts.change(tenant_id, change_to(username="ward", password="x"), force=True)
 
 
 async def test_a_session_that_is_just_beginning_is_seen(house: House) -> None:

@@ -98,6 +98,104 @@ async def test_probes_come_at_growing_intervals(house, failing, retry_after, pau
     assert await pause_of(house) == pytest.approx(pause, abs=2)
 
 
+async def test_a_later_failure_does_not_shorten_the_pause_that_the_destination_asked_for(house):
+    destination = await house.add_destination()
+    await begin_failing(house, destination)
+    await fail(house, destination, retry_after=3000)
+    await fail(house, destination)
+    await fail(house, destination, retry_after=10)
+    assert await pause_of(house) == pytest.approx(3000, abs=2)
+
+
+async def test_a_destination_is_not_called_before_its_retry_after_is_over(house):
+    """The circuit breaker is closed, and other destinations do not wait."""
+    destination = await house.add_destination()
+    healthy = await house.add_destination("https://well.example/")
+    await fail(house, destination, retry_after=120)
+    await fail(house, destination)
+    await house.rows.breaker.count_contact(destination.id)  # of a call that had begun before
+    await house.finish(NOTE)
+    assert [job.destination_id for job in await house.claim_deliveries()] == [healthy.id]
+    shown = await house.rows.destinations.one(house.tenant_id, destination.id)
+    assert (shown.enabled, shown.paused_reason) == (True, "retry_after")
+    await house.let_pass("destinations", "retry_after_until")
+    (job,) = await house.claim_deliveries()
+    assert (job.destination_id, job.is_probe) == (destination.id, False)
+    shown = await house.rows.destinations.one(house.tenant_id, destination.id)
+    assert (shown.enabled, shown.paused_reason) == (True, None)
+
+
+@pytest.mark.parametrize("call", ["ping", "retry", "recover", "turn_on"])
+async def test_a_person_ends_the_wait_that_a_destination_asked_for(house, call):
+    destination = await house.add_destination()
+    await house.finish(NOTE)
+    (job,) = await house.claim_deliveries()
+    await house.record(job, make_answer(500), status="dead", reason="schedule_used_up: http_500")
+    await house.finish(NOTE)
+    await fail(house, destination, retry_after=120)
+    await house.rows.breaker.count_contact(destination.id)
+    assert await house.claim_deliveries() == []
+    if call == "ping":
+        await house.rows.recovery.ping(house.tenant_id, destination.id, datetime.now(UTC))
+    elif call == "retry":
+        await house.rows.deliveries.retry(house.tenant_id, job.id)
+    elif call == "recover":
+        await house.rows.recovery.recover(house.tenant_id, destination.id, destination.created_at)
+    else:
+        change = DestinationChange(enabled=True)
+        await house.rows.destinations.change(house.tenant_id, destination.id, change)
+    assert len(await house.claim_deliveries()) == (1 if call == "turn_on" else 2)
+
+
+async def test_a_success_ends_the_wait_of_the_breaker_and_not_one_that_the_destination_asked_for(house):
+    destination = await house.add_destination()
+    for _ in range(3):
+        await house.finish(NOTE)
+    told, hasty, probe = await house.claim_deliveries()
+    failed = {"status": "pending", "reason": "http_503", "spends_schedule": True}
+    asked = make_answer(503, retry_after_seconds=3000.0)
+    await house.record(told, asked, wait_seconds=4000.0, **failed)
+    await house.record(hasty, make_answer(503), wait_seconds=4000.0, **failed)
+    await begin_failing(house, destination)
+    await house.record(probe)
+    await house.rows.breaker.count_contact(destination.id)
+    (job,) = await house.claim_deliveries()
+    assert job.id == hasty.id
+    wait = "SELECT extract(epoch FROM next_at - now())::float8 FROM deliveries WHERE id = $1"
+    assert await house.value(wait, told.id) == pytest.approx(3000, abs=5)
+
+
+async def test_a_probe_is_not_one_that_was_told_to_wait_while_there_is_another(house):
+    destination = await house.add_destination()
+    for _ in range(2):
+        await house.finish(NOTE)
+    told, other = await house.claim_deliveries()
+    failed = {"status": "pending", "reason": "http_503", "spends_schedule": True}
+    asked = make_answer(503, retry_after_seconds=3000.0)
+    await house.record(told, asked, wait_seconds=3000.0, **failed)
+    await house.record(other, make_answer(503), wait_seconds=4000.0, **failed)
+    await begin_failing(house, destination)
+    await house.connection.execute("UPDATE destinations SET probe_at = now()")
+    (probe,) = await house.claim_deliveries()
+    assert (probe.id, probe.is_probe) == (other.id, True)
+
+
+async def test_turning_a_destination_on_keeps_the_wait_that_a_delivery_was_told(house):
+    destination = await house.add_destination()
+    for _ in range(2):
+        await house.finish(NOTE)
+    told, other = await house.claim_deliveries()
+    asked = make_answer(503, retry_after_seconds=3000.0)
+    await house.record(told, asked, status="pending", wait_seconds=3000.0, reason="http_503")
+    await house.record(
+        other, make_answer(401), status="paused", reason="unauthorized", pause_destination=True
+    )
+    change = DestinationChange(enabled=True)
+    await house.rows.destinations.change(house.tenant_id, destination.id, change)
+    (job,) = await house.claim_deliveries()
+    assert job.id == other.id
+
+
 async def test_a_probe_whose_worker_died_is_followed_by_another(house):
     destination = await house.add_destination()
     await house.finish(NOTE)
@@ -189,3 +287,78 @@ async def test_nothing_is_given_up_at_the_moment_it_opens(house):
     assert await house.value("SELECT status FROM deliveries") == "pending"
     await breaker.failed(job, "http_503", None)
     assert await house.value("SELECT status FROM deliveries") == "dead"
+
+
+async def hang(house, destination, times: int = 1) -> None:
+    for _ in range(times):
+        await house.rows.breaker.count_failure(destination.id, BreakerRule(), 0.0, took_long=True)
+
+
+async def test_a_destination_that_hung_gets_one_call_at_a_time_after_all_others_until_it_answers(house):
+    silent = await house.add_destination()
+    for _ in range(3):
+        await house.finish(NOTE)
+    healthy = await house.add_destination("https://well.example/")
+    await house.finish(NOTE)
+    await hang(house, silent, 2)
+    (first,) = await house.claim_deliveries(limit=1)
+    assert (first.destination_id, first.hangs) == (healthy.id, 0)
+    (second,) = await house.claim_deliveries()
+    assert (second.destination_id, second.hangs, second.is_probe) == (silent.id, 2, False)
+    assert await house.claim_deliveries() == []
+    await house.record(second)
+    await house.rows.breaker.count_contact(silent.id)
+    assert [job.hangs for job in await house.claim_deliveries()] == [0, 0, 0]
+
+
+async def test_what_fails_at_once_is_not_silent(house):
+    destination = await house.add_destination()
+    for _ in range(2):
+        await house.finish(NOTE)
+    await fail(house, destination)
+    assert [job.hangs for job in await house.claim_deliveries()] == [0, 0]
+
+
+async def test_tenants_and_silent_destinations_are_passed_over_when_they_have_their_share(house):
+    silent = await house.add_destination()
+    healthy = await house.add_destination("https://well.example/")
+    await hang(house, silent)
+    await house.finish(NOTE)
+
+    async def claimed(*passed_over: str) -> set[str]:
+        jobs = await house.rows.deliveries.claim_deliveries(None, 50, 60, passed_over)
+        for job in jobs:
+            await house.rows.deliveries.release_delivery(job)
+        return {job.destination_id for job in jobs}
+
+    assert await claimed("ten_of_others", "silent:ten_of_others") == {silent.id, healthy.id}
+    assert await claimed(house.tenant_id) == set()
+    assert await claimed("silent") == {healthy.id}
+    assert await claimed(f"silent:{house.tenant_id}") == {healthy.id}
+
+
+async def test_a_destination_without_a_call_on_its_way_comes_first(house):
+    busy = await house.add_destination()
+    for _ in range(4):
+        await house.finish(NOTE)
+    await house.claim_deliveries(limit=2)
+    idle = await house.add_destination("https://idle.example/")
+    await house.finish(NOTE)
+    (job,) = await house.claim_deliveries(limit=1)
+    assert job.destination_id == idle.id
+    (job,) = await house.claim_deliveries(limit=1)
+    assert job.destination_id == busy.id
+
+
+@pytest.mark.parametrize("call", ["ping", "turn_on"])
+async def test_a_person_ends_what_a_destination_s_hanging_costs_it(house, call):
+    destination = await house.add_destination()
+    for _ in range(2):
+        await house.finish(NOTE)
+    await hang(house, destination)
+    if call == "ping":
+        await house.rows.recovery.ping(house.tenant_id, destination.id, datetime.now(UTC))
+    else:
+        change = DestinationChange(enabled=True)
+        await house.rows.destinations.change(house.tenant_id, destination.id, change)
+    assert {job.hangs for job in await house.claim_deliveries()} == {0}

@@ -9,8 +9,9 @@ import asyncpg
 import msgspec
 import pytest
 
+from schemas.emr import WarningInfo
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.domain.records import SessionDetails
+from service.domain.records import DocumentAnnotations, SessionDetails
 from service.settings import Settings
 from service.store.sealing import SealError
 from service.store.views import SessionFilter, SessionViews
@@ -22,6 +23,7 @@ from tests.unit.makers import NOTE, make_answer, make_document, make_lease, make
 OLD, NEW, OTHER = bytes(range(32)), bytes(range(1, 33)), bytes(range(2, 34))
 NAME, PATIENT, REFERENCE = "Zanzibara Quillfeather", "PAT-Zx81Qq", "ENC-Vv77Ww"
 TRANSCRIPT, DOCUMENT, METADATA = "chest-pain-Kk42 since Tuesday", "bronchitis-Jj19", "ward-Hh23"
+WARNING = "could-not-hear-Ww31"
 URL_TOKEN, KEY, TOKENS = "urltoken-Pp55", "idempotency-Gg66", "vendortoken-Dd77"
 DETAILS = SessionDetails(
     patient={"id": PATIENT, "name": NAME}, reference=REFERENCE, metadata={"ward": METADATA}
@@ -55,8 +57,12 @@ async def fill(house: House) -> dict[str, str]:
     await rows.idempotency.finish(house.tenant_id, KEY, plan.id, NAME.encode())
     session_id = await house.end(NOTE, details=DETAILS)
     (job,) = await house.claim_fetches()
-    document = make_document(NOTE, data={"assessment": DOCUMENT})
-    await house.fetch(job, make_result("completed", document, transcript=TRANSCRIPT))
+    warning = WarningInfo(code="vendor_warning", message=WARNING)
+    document = make_document(
+        NOTE, data={"assessment": DOCUMENT}, annotations=DocumentAnnotations(warnings=[warning])
+    )
+    result = make_result("completed", document, transcript=TRANSCRIPT, warnings=[warning])
+    await house.fetch(job, result)
     await house.hear(session_id)
     (delivery,) = await house.claim_deliveries()
     await house.record(delivery, make_answer(200, NAME.encode()))
@@ -99,6 +105,7 @@ async def test_no_column_of_any_table_holds_a_secret_in_clear(house):
         TRANSCRIPT,
         "chest-pain",
         DOCUMENT,
+        WARNING,
         METADATA,
         URL_TOKEN,
         "emr.example",

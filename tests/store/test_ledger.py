@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from schemas.ledger import Ledger
-from service.domain.fetching import Fetching
 from service.domain.ids import SessionId, TemplateId
+from service.domain.records import VendorEnd
+from service.domain.results.fetching import Fetching
 from tests.store.house import House, new_tenant
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import NOTE, TurnedClock, make_document, make_lease, make_principal, make_result
@@ -63,7 +64,7 @@ async def test_from_its_end_to_its_documents_acceptance_it_is_in_flight(house):
     session_id = await house.create(templates=[NOTE, SOAP])
     lease = await house.begin_end(session_id)
     assert await ledger(house) == IN_FLIGHT  # the end call is owed
-    await house.rows.sessions.record_end_told(session_id, lease, 1)
+    await house.rows.sessions.record_end_told(session_id, lease, VendorEnd(files_received=1))
     assert await ledger(house) == IN_FLIGHT  # its results are
     first, second = await house.claim_fetches(session_id)
     assert await ledger(house) == IN_FLIGHT  # they are asked for

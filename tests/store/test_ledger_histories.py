@@ -11,8 +11,8 @@ import pytest
 
 from schemas.destinations import DestinationChange
 from service.domain.errors import BridgeError
-from service.domain.fetching import Fetching
 from service.domain.ids import DeliveryId, DestinationId, KeyId, SessionId, TenantId
+from service.domain.results.fetching import Fetching
 from service.jobs.retention import Retention
 from service.store.retention import RetentionChange
 from tests.store.house import House, new_tenant

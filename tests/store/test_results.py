@@ -4,9 +4,12 @@ import asyncio
 
 import pytest
 
+from schemas.emr import WarningInfo
 from service.domain.ids import UNFILTERED, Account
 from service.domain.records import VendorResult
-from tests.unit.makers import LETTER, NOTE, make_document, make_result
+from service.domain.results.fetching import Fetching
+from tests.unit.fakes import ScriptedVendor
+from tests.unit.makers import LETTER, NOTE, TurnedClock, make_document, make_result
 
 
 def done(template_id=NOTE, transcript="words", **fields) -> VendorResult:
@@ -41,7 +44,7 @@ async def test_accounts_can_be_passed_over(house):
 async def test_a_call_that_was_not_made_counts_for_nothing(house):
     await house.end(NOTE)
     (old,) = await house.claim_fetches()
-    await house.rows.results.postpone_fetch(old, 0, "no", is_missing=True)
+    await house.postpone(old, 0, "no", is_missing=True)
     (job,) = await house.claim_fetches()
     await house.rows.results.give_back_fetch(old, 300)  # not its lease any more
     await house.rows.results.give_back_fetch(job, 0)
@@ -62,7 +65,7 @@ async def test_a_lease_that_ran_out_is_due_again_and_its_old_holder_records_noth
 
     assert not await house.fetch(old, done())
     assert not await house.fetch(old, make_result("failed"))
-    await house.rows.results.postpone_fetch(old, 0, "late", is_missing=False)
+    await house.postpone(old, 0, "late")
     row = await house.connection.fetchrow("SELECT status, settled_at, transcript_sealed FROM sessions")
     assert tuple(row) == ("processing", None, None)
     assert await house.value("SELECT count(*) FROM documents") == 0
@@ -98,7 +101,7 @@ async def test_templates_of_one_session_that_finish_at_once_complete_it_once(hou
 async def test_a_postponed_call_is_due_after_its_wait_and_not_before(house):
     await house.end(NOTE)
     (job,) = await house.claim_fetches()
-    await house.rows.results.postpone_fetch(job, 30, "processing", is_missing=False)
+    await house.postpone(job, 30, "processing")
     assert await house.claim_fetches() == []
     row = await house.connection.fetchrow(
         "SELECT lease, last_error, extract(epoch FROM next_at - now())::float8 AS wait FROM fetches"
@@ -113,11 +116,11 @@ async def test_a_webhook_during_a_call_makes_it_due_again_at_once(house):
     heard = await house.hear(session_id)
     assert (heard.is_first, heard.phase, heard.due) == (True, "ended", 1)
     assert await house.claim_fetches() == []  # it stays with the one who has it
-    await house.rows.results.postpone_fetch(job, 300, "processing", is_missing=False)
+    await house.postpone(job, 300, "processing")
     (again,) = await house.claim_fetches()
     assert again.attempts == 2
     # The hint was for once: the next wait is a wait again.
-    await house.rows.results.postpone_fetch(again, 300, "processing", is_missing=False)
+    await house.postpone(again, 300, "processing")
     assert await house.claim_fetches() == []
 
 
@@ -150,7 +153,9 @@ async def test_the_transcript_s_own_call_is_owed_once_and_the_document_s_stays_s
 async def test_a_bad_ending_settles_what_was_still_to_be_asked(house):
     await house.end(NOTE, LETTER)
     one, other = await house.claim_fetches()
-    assert await house.fetch(one, make_result("failed"))
+    assert not await house.fetch(one, make_result("failed"))
+    (unfiltered,) = await house.claim_fetches()
+    assert await house.fetch(unfiltered, make_result("failed"))
     assert not await house.fetch(other, done(other.template_id))
     assert await house.value("SELECT count(*) FROM fetches WHERE status = 'pending'") == 0
     assert tuple(await house.connection.fetchrow("SELECT status, error_code, owed FROM sessions")) == (
@@ -222,3 +227,67 @@ async def test_a_text_of_the_vendor_s_that_postgresql_cannot_hold_does_not_block
     odd = make_document(**({"template_id": NOTE} | {name: "odd\0text"}))
     assert await house.fetch(job, make_result("completed", odd, transcript="words"))
     assert await house.value("SELECT status FROM sessions WHERE id = $1", session_id) == "completed"
+
+
+async def test_a_verdict_stands_from_when_it_was_first_said_and_another_one_anew(house):
+    session_id = await house.end(NOTE)
+    for verdict, seconds in (("empty", 0), ("empty", 70), ("absent", 0), (None, None)):
+        await house.let_pass("fetches")
+        async with house.rows.results.settling(session_id) as unit:
+            await unit.record_verdict(NOTE, verdict)
+        (job,) = await house.claim_fetches()
+        assert job.verdict == verdict
+        if seconds is None:
+            assert job.verdict_seconds is None
+        else:
+            assert seconds <= job.verdict_seconds < seconds + 30
+        await house.let_pass("fetches", "verdict_since", 70)
+
+
+async def test_the_unfiltered_call_is_requested_once_and_hurried_only_when_told(house):
+    session_id = await house.end(NOTE)
+    async with house.rows.results.settling(session_id) as unit:
+        await unit.request_unfiltered(at_once=False)
+    first, second = sorted(await house.claim_fetches(), key=lambda job: job.template_id)
+    assert (first.template_id, second.template_id) == (UNFILTERED, NOTE)
+    await house.postpone(first, 300, "processing")
+    for at_once, due in ((False, 0), (True, 1)):
+        async with house.rows.results.settling(session_id) as unit:
+            await unit.request_unfiltered(at_once=at_once)
+        assert len(await house.claim_fetches()) == due
+    async with house.rows.results.settling(session_id) as unit:
+        await unit.settle_template(UNFILTERED, "completed")
+        await unit.request_unfiltered(at_once=False)
+    (again,) = await house.claim_fetches()
+    assert (again.template_id, again.attempts) == (UNFILTERED, 1)
+
+
+async def test_a_call_knows_whether_a_webhook_announced_its_result(house):
+    session_id = await house.end(NOTE)
+    (job,) = await house.claim_fetches()
+    assert not job.was_announced
+    await house.hear(session_id)
+    await house.let_pass("fetches")
+    (job,) = await house.claim_fetches()
+    assert job.was_announced
+
+
+async def test_warnings_of_several_answers_are_kept_once_each(house):
+    session_id = await house.end(NOTE)
+    one, two = (WarningInfo(code="processing_error", message=each) for each in ("one", "two"))
+    for warnings in ([one], [one, two], []):
+        async with house.rows.results.settling(session_id) as unit:
+            await unit.record_result(make_result("partial", warnings=warnings))
+    async with house.rows.results.settling(session_id) as unit:
+        assert unit.warnings == [one, two]
+
+
+async def test_a_session_that_expired_unended_and_gets_documents_stays_where_the_ledger_counted_it(house):
+    session_id = await house.create()
+    await house.connection.execute("UPDATE sessions SET expires_at = now()")
+    await Fetching(store=house.rows.results, vendor=ScriptedVendor(), clock=TurnedClock()).expire(session_id)
+    await house.let_pass("sessions", "settled_at", 3600)
+    expired_at = await house.value("SELECT settled_at FROM sessions")
+    async with house.rows.results.settling(session_id) as unit:
+        await unit.settle_session("completed", error_code=None, error_message=None)
+    assert await house.value("SELECT ended_at FROM sessions") == expired_at

@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from service.domain.ids import Account, SessionId, TenantId
-from service.domain.records import VendorSession
+from service.domain.records import EndRecorded, VendorEnd, VendorSession
+from service.store.metrics import AUDIO_INCOMPLETE
 from service.store.paging import after_cursor
 from service.store.views import SessionFilter, SessionViews
 from tests.store.house import DETAILS, new_tenant
@@ -118,8 +119,43 @@ async def test_an_owed_end_carries_the_number_of_stored_chunks(house):
     await house.let_pass("sessions", "owed_next_at")
     (owed,) = await house.rows.sessions.claim_owed(5, 60)
     assert (owed.call, owed.chunks, owed.attempts, owed.upload) == ("end", 3, 2, "chunked")
-    assert not await house.rows.sessions.record_end_told(session_id, old, 3)
-    assert await house.rows.sessions.record_end_told(session_id, owed.lease, 3)
+    told = VendorEnd(files_received=3)
+    assert not (await house.rows.sessions.record_end_told(session_id, old, told)).was_ours
+    assert (await house.rows.sessions.record_end_told(session_id, owed.lease, told)).was_ours
+
+
+@pytest.mark.parametrize(
+    ("told", "missing"),
+    [
+        (VendorEnd(files_received=4, sequences=[0, 1, 2, 4]), None),
+        (VendorEnd(files_received=9, sequences=[0, 1, 2, 3, 4, 5]), None),
+        (VendorEnd(files_received=2, sequences=[0, 2]), [1, 4]),
+        (VendorEnd(files_received=4, sequences=[0, 1, 2, 3]), [4]),
+        (VendorEnd(files_received=0, sequences=[]), [0, 1, 2, 4]),
+        (VendorEnd(files_received=3), []),
+        (VendorEnd(files_received=4), None),
+        (VendorEnd(files_received=None), None),
+    ],
+)
+async def test_chunks_that_the_vendor_s_list_lacks_are_recorded_and_counted(house, told, missing):
+    session_id = await house.create()
+    for sequence in (0, 1, 2, 4):
+        assert await house.store_chunk(session_id, sequence)
+    await house.claim_chunk(session_id, 3, b"never confirmed")
+    lease, before = await house.begin_end(session_id), AUDIO_INCOMPLETE._value.get()
+    recorded = await house.rows.sessions.record_end_told(session_id, lease, told)
+    assert recorded == EndRecorded(was_ours=True, missing=missing)
+    assert await house.value("SELECT audio_missing FROM sessions") == missing
+    assert AUDIO_INCOMPLETE._value.get() - before == (missing is not None)
+    again = await house.rows.sessions.record_end_told(session_id, lease, told)
+    assert (again.was_ours, AUDIO_INCOMPLETE._value.get() - before) == (False, missing is not None)
+
+
+async def test_of_a_stream_no_chunk_is_missing(house):
+    session_id = await house.create(upload="stream")
+    lease = await house.begin_end(session_id)
+    told = VendorEnd(files_received=0, sequences=[])
+    assert (await house.rows.sessions.record_end_told(session_id, lease, told)).missing is None
 
 
 async def test_of_many_ends_at_once_exactly_one_ends_it(house):

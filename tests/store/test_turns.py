@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from schemas.destinations import DestinationChange
-from service.domain.endings import release
 from service.domain.errors import DeliverySuperseded
+from service.domain.results.events import release
 from tests.store.house import House
 from tests.store.versions import add_version, of_versions, versions_of
 from tests.unit.makers import LETTER, NOTE, TurnedClock, make_answer, make_document, make_result

@@ -5,9 +5,9 @@ from __future__ import annotations
 from secrets import token_hex
 from typing import Any
 
-from service.domain.endings import release
 from service.domain.ids import SessionId, TemplateId
 from service.domain.records import DeliveryJob
+from service.domain.results.events import release
 from tests.store.house import House
 from tests.unit.makers import NOTE, TurnedClock, make_document
 

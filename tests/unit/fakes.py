@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from schemas.deliveries import Event
-from schemas.emr import SessionChange
+from schemas.emr import SessionChange, WarningInfo
 from service.domain.errors import VendorError
 from service.domain.ids import (
+    UNFILTERED,
     Account,
     DocumentId,
     Lease,
@@ -24,6 +25,7 @@ from service.domain.ids import (
 )
 from service.domain.records import (
     AudioFormat,
+    EndRecorded,
     EndState,
     FetchJob,
     FetchState,
@@ -53,6 +55,7 @@ class ScriptedVendor:
         self.calls: list[str] = []
         self.files_sent: list[int] = []
         self.asked: Counter[TemplateId] = Counter()
+        self.document_ids: list[str | None] = []
 
     async def create_session(self, plan: SessionPlan) -> VendorSession:
         self.calls.append("create")
@@ -64,10 +67,15 @@ class ScriptedVendor:
         return _step(self.ends)
 
     async def get_session(
-        self, account: Account, session_id: SessionId, template_id: TemplateId
+        self,
+        account: Account,
+        session_id: SessionId,
+        template_id: TemplateId,
+        document_id: str | None = None,
     ) -> VendorResult:
         self.calls.append("ask")
         self.asked[template_id] += 1
+        self.document_ids.append(document_id)
         return _step(self.answers[template_id])
 
     async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
@@ -106,7 +114,8 @@ class MemorySessions:
         self.recorded: list[str] = []
         self.created: VendorSession | None = None
         self.error_code: str | None = None
-        self.files_received: int | None = None
+        self.told: VendorEnd | None = None
+        self.missing: list[int] | None = None
         self.postponed_seconds: list[float] = []
         self.has_lease = True
 
@@ -148,10 +157,10 @@ class MemorySessions:
     async def ending(self, tenant_id: TenantId, session_id: SessionId) -> AsyncIterator[MemoryEnd | None]:
         yield MemoryEnd(self, self.state) if self.state is not None else None
 
-    async def record_end_told(self, session_id: SessionId, lease: Lease, files_received: int | None) -> bool:
+    async def record_end_told(self, session_id: SessionId, lease: Lease, told: VendorEnd) -> EndRecorded:
         self.recorded.append("end_told")
-        self.files_received = files_received
-        return True
+        self.told = told
+        return EndRecorded(was_ours=True, missing=self.missing)
 
     async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
         self.recorded.append("cancel_told")
@@ -189,6 +198,9 @@ class Owed:
     outcome: str | None = None
     last_error: str | None = None
     missing: int = 0
+    verdict: Any = None
+    verdict_since: float = 0.0
+    next_at: float = 0.0
     asked: str | None = None
     document_id: str | None = None
 
@@ -205,6 +217,7 @@ class Kept:
     fetches: dict[TemplateId, Owed] = field(default_factory=dict)
     documents: list[tuple[StoredDocument, bool]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    now: float = 5.0  # seconds since the session was ended
     error_code: str | None = None
     settled: int = 0
 
@@ -225,7 +238,11 @@ class MemoryResults:
         lease_seconds: float,
         passed_over: Collection[Account] = (),
     ) -> list[FetchJob]:
-        return [self.claim(each) for each, row in self.kept.fetches.items() if row.outcome is None]
+        """Lease the calls that are due first, at the moment when they are due."""
+        owed = {each: row for each, row in self.kept.fetches.items() if row.outcome is None}
+        if owed:
+            self.kept.now = max(self.kept.now, min(row.next_at for row in owed.values()))
+        return [self.claim(each) for each, row in owed.items() if row.next_at <= self.kept.now]
 
     def claim(self, template_id: TemplateId, **fields: Any) -> FetchJob:
         row = self.kept.fetches[template_id]
@@ -238,6 +255,10 @@ class MemoryResults:
                     "lease": row.lease,
                     "attempts": row.attempts,
                     "missing": row.missing,
+                    "verdict": row.verdict,
+                    "verdict_seconds": self.kept.now - row.verdict_since,
+                    "ended_seconds_ago": self.kept.now,
+                    "is_over": self.kept.is_final,
                     "asked": row.asked,
                     "document_id": row.document_id,
                     "is_probe": self.kept.status in {"created", "recording"},
@@ -245,13 +266,6 @@ class MemoryResults:
                 | fields
             ),
         )
-
-    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
-        row = self.kept.fetches[job.template_id]
-        if row.lease == job.lease and row.outcome is None:
-            row.lease, row.last_error = None, reason
-            row.missing = row.missing + 1 if is_missing else 0
-            self.waits.append((job.template_id, seconds, reason))
 
     async def release_fetch(self, job: FetchJob) -> None:
         if self.kept.fetches[job.template_id].lease == job.lease:
@@ -261,6 +275,7 @@ class MemoryResults:
         row = self.kept.fetches[job.template_id]
         if row.lease == job.lease and row.outcome is None:
             row.lease, row.attempts = None, row.attempts - 1
+            row.next_at = self.kept.now + seconds
             self.waits.append((job.template_id, seconds, "gate_closed"))
 
     async def drop_fetch(self, job: FetchJob) -> None:
@@ -274,6 +289,7 @@ class MemoryResults:
             return
         unit = MemorySettle(copy.deepcopy(self.kept))
         yield unit
+        self.waits += unit.waits
         unit.kept.status = unit.status
         unit.kept.is_final = unit.is_final
         unit.kept.transcript = unit.transcript
@@ -291,6 +307,7 @@ class MemorySettle:
 
     def __init__(self, kept: Kept) -> None:
         self.kept = kept
+        self.waits: list[tuple[TemplateId, float, str]] = []
         self.session_id = SESSION
         self.tenant_id = TENANT
         self.status: Any = kept.status
@@ -299,6 +316,9 @@ class MemorySettle:
         self.templates = kept.templates
         self.details = SessionDetails(patient={"id": "PAT-1", "name": "Asha Rao"}, reference="ENC-1")
         self.transcript = kept.transcript
+        self.model_used: str | None = None
+        self.language_detected: str | None = None
+        self.warnings: list[WarningInfo] = []
 
     async def holds(self, job: FetchJob) -> bool:
         row = self.kept.fetches[job.template_id]
@@ -316,11 +336,37 @@ class MemorySettle:
             if row.asked is None:
                 row.outcome = row.outcome or outcome
 
-    async def owe_fetch(self, template_id: TemplateId) -> None:
-        self.kept.fetches.setdefault(template_id, Owed(template_id))
+    async def settle_template(self, template_id: TemplateId, outcome: str) -> None:
+        row = self.kept.fetches[template_id]
+        if row.outcome is None:
+            row.outcome, row.lease = outcome, None
+
+    async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
+        row = self.kept.fetches[job.template_id]
+        if row.lease == job.lease and row.outcome is None:
+            row.lease, row.last_error = None, reason
+            row.next_at = self.kept.now + seconds
+            row.missing = row.missing + 1 if is_missing else 0
+            self.waits.append((job.template_id, seconds, reason))
+
+    async def record_verdict(self, template_id: TemplateId, verdict: Any) -> None:
+        row = self.kept.fetches[template_id]
+        if row.verdict != verdict:
+            row.verdict, row.verdict_since = verdict, self.kept.now
+
+    async def request_unfiltered(self, *, at_once: bool) -> None:
+        row = self.kept.fetches.setdefault(UNFILTERED, Owed(UNFILTERED))
+        if row.outcome is not None:
+            row.outcome, row.attempts, row.missing = None, 0, 0
+            row.next_at = self.kept.now
+        if at_once:
+            row.next_at = self.kept.now
 
     async def record_result(self, result: VendorResult) -> None:
         self.transcript = self.transcript or result.transcript
+        self.model_used = result.model_used or self.model_used
+        self.language_detected = result.language_detected or self.language_detected
+        self.warnings = result.warnings or self.warnings
 
     async def add_document(
         self, document: VendorDocument, error_code: str | None, *, listed: frozenset[str]
@@ -340,6 +386,7 @@ class MemorySettle:
             status="success" if document.status == "success" else "failed",
             data=document.data,
             error_code=error_code,
+            annotations=document.annotations,
         )
         self.kept.documents.append((stored, False))
 
@@ -366,13 +413,25 @@ class MemorySettle:
                 was_answered=row.last_error is not None,
                 attempts=row.attempts,
                 is_further=row.asked is not None,
+                reason=row.last_error,
+                outcome=row.outcome,
+                verdict=row.verdict,
+                verdict_seconds=self.kept.now - row.verdict_since,
             )
             for row in self.kept.fetches.values()
         ]
 
     async def document_statuses(self) -> list[tuple[TemplateId, str]]:
         newest = {(each.template_id, each.upstream_id): each for each, _ in self.kept.documents}
-        return [(document.template_id, document.status) for document in newest.values()]
+        return [
+            (document.template_id, document.status)
+            for document in newest.values()
+            if document.status == "success"
+            or not any(
+                each.template_id == document.template_id and each.version > document.version
+                for each in newest.values()
+            )
+        ]
 
     async def unreleased_documents(self) -> list[StoredDocument]:
         return [document for document, is_released in self.kept.documents if not is_released]
@@ -427,3 +486,38 @@ class MemoryTokens:
         if self.holder == lease:
             self.holder = None
             self.released += 1
+
+
+class MemoryDownloads:
+    """The client's Downloads from memory; keeps the addresses that were wanted."""
+
+    def __init__(self, contents: dict[str, bytes] | None = None) -> None:
+        self.contents = contents or {}
+        self.urls: list[str] = []
+
+    async def get(self, url: str, max_bytes: int) -> bytes | None:
+        self.urls.append(url)
+        return self.contents.get(url)
+
+
+class TokensOfMany:
+    """The domain's TokenStore for more accounts than one."""
+
+    def __init__(self, *, when_leased: Callable[[], None] | None = None) -> None:
+        self.of: dict[Account, MemoryTokens] = {}
+        self._when_leased = when_leased
+
+    def _one(self, account: Account) -> MemoryTokens:
+        return self.of.setdefault(account, MemoryTokens(when_leased=self._when_leased))
+
+    async def read(self, account: Account) -> TokenState:
+        return await self._one(account).read(account)
+
+    async def lease(self, account: Account, lease: Lease, *, seconds: float, generation: int) -> bool:
+        return await self._one(account).lease(account, lease, seconds=seconds, generation=generation)
+
+    async def store(self, account: Account, lease: Lease, tokens: bytes) -> bool:
+        return await self._one(account).store(account, lease, tokens)
+
+    async def release(self, account: Account, lease: Lease) -> None:
+        await self._one(account).release(account, lease)

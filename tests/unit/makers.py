@@ -22,6 +22,7 @@ from service.domain.ids import (
 from service.domain.records import (
     Answer,
     DeliveryJob,
+    DocumentAnnotations,
     FetchJob,
     Principal,
     SessionDetails,
@@ -110,6 +111,8 @@ def make_document(template_id: TemplateId = NOTE, **fields: Any) -> VendorDocume
         "status": "success",
         "data": {"note": template_id},
     }
+    if "vendor_code" in fields:
+        fields["annotations"] = DocumentAnnotations(vendor_code=fields.pop("vendor_code"))
     return VendorDocument(**(values | fields))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from service.domain.accounts import (
@@ -102,11 +104,35 @@ def test_secrets_are_never_printed_and_fingerprints_tell_credentials_apart():
             Credentials(client_id="a", client_secret="b"),
             Credentials(client_id="a", client_secret="c"),
             Credentials(client_id="a", client_secret="b", sharing_key="c"),
+            Credentials(username="a", password="b"),
+            Credentials(username="a", password="c"),
         )
     }
-    assert len(fingerprints) == 4
+    assert len(fingerprints) == 6
     assert Credentials(token="a").fingerprint == Credentials(token="a").fingerprint
     assert not any("secret" in each for each in fingerprints)
+
+
+def test_replicas_of_the_version_before_users_agree_whose_tokens_are_kept():
+    # Otherwise a rolling update makes old and new replicas throw away each other's tokens and log in in turn.
+    before = hashlib.sha256(b'[null,"a","b",null]').hexdigest()
+    assert Credentials(client_id="a", client_secret="b").fingerprint == before
+    assert Credentials(token="t").fingerprint == hashlib.sha256(b'["t",null,null,null]').hexdigest()
+
+
+def test_a_login_names_a_client_or_a_user_and_a_token_nobody():
+    client, user = (
+        Credentials(client_id="a", client_secret="b"),
+        Credentials(username="a", password="b"),
+    )
+    assert (client.identity, user.identity) == (("client", "a"), ("user", "a"))
+    assert Credentials(token="t").identity is None
+    assert [each.are_given for each in (client, user, Credentials(token="t"), Credentials())] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_what_a_change_leaves_out_stays():
@@ -129,6 +155,23 @@ def test_what_a_change_leaves_out_stays():
         (AccountChange(credentials=Credentials(client_id="i")), "go together"),
         (AccountChange(credentials=Credentials(client_secret="hush")), "go together"),
         (AccountChange(credentials=Credentials(sharing_key="hush")), "sharing key"),
+        (AccountChange(credentials=Credentials(token="t", username="u", password="hush")), "goes alone"),
+        (AccountChange(credentials=Credentials(token="t", password="hush")), "goes alone"),
+        (AccountChange(credentials=Credentials(username="u")), "username and password go together"),
+        (AccountChange(credentials=Credentials(password="hush")), "username and password go together"),
+        (
+            AccountChange(
+                credentials=Credentials(username="u", password="p", client_id="i", client_secret="hush")
+            ),
+            "without a client",
+        ),
+        (
+            AccountChange(credentials=Credentials(username="u", password="p", sharing_key="hush")),
+            "without a client",
+        ),
+        (AccountChange(credentials=Credentials(username="u", password="")), "printable"),
+        (AccountChange(credentials=Credentials(username="hush\r\n", password="p")), "printable"),
+        (AccountChange(credentials=Credentials(username="u", password="hush\udc80")), "printable"),
         (AccountChange(credentials=Credentials(token="")), "printable"),
         (AccountChange(credentials=Credentials(token="hush\r\nx: y")), "printable"),
         (AccountChange(credentials=Credentials(token="hüsh")), "printable"),

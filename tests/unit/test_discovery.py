@@ -75,14 +75,36 @@ async def test_the_recorded_document_is_read_as_a_whole():
     assert limits.webhooks_url == "http://upstream.test/voice/v1/webhooks"
     assert limits.service_name == "Scribe Service"
     assert limits.max_chunk_bytes is None
+    assert limits.upload_methods == ("chunked", "single")
+    assert not limits.auto_detection
     assert limits.discovered == {
         "audio_formats",
+        "upload_methods",
         "max_chunk_duration_seconds",
         "models",
         "languages",
         "webhooks_url",
         "service_name",
     }
+
+
+@pytest.mark.parametrize(
+    ("listed", "read"),
+    [
+        (["chunked", "single", "stream"], ("chunked", "single", "stream")),
+        (["stream", "carrier", "chunked", 7], ("chunked", "stream")),
+        (["carrier"], SEED_LIMITS.upload_methods),
+        ([], SEED_LIMITS.upload_methods),
+        ("chunked", SEED_LIMITS.upload_methods),
+    ],
+)
+def test_upload_methods_are_those_that_we_know(listed, read):
+    assert read_limits({"capabilities": {"upload_methods": listed}}).upload_methods == read
+
+
+@pytest.mark.parametrize(("told", "read"), [(True, True), (False, False), ("true", False), (1, False)])
+def test_detection_of_languages_is_offered_only_by_a_plain_true(told, read):
+    assert read_limits({"languages": {"auto_detection": told}}).auto_detection is read
 
 
 async def test_it_is_asked_once_and_kept_for_three_hours():

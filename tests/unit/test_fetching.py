@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from service.domain.errors import VendorGateClosed, VendorRefused, VendorTimeout, VendorUnavailable
-from service.domain.fetching import Fetching
 from service.domain.ids import UNFILTERED, TemplateId
 from service.domain.records import VendorResult
+from service.domain.results.fetching import Fetching
 from tests.unit.fakes import MemoryResults, ScriptedVendor
-from tests.unit.makers import LETTER, NOTE, START, TurnedClock, make_document, make_result
+from tests.unit.makers import LETTER, NOTE, SESSION, START, TurnedClock, make_document, make_result
 
 DAY = 86_400.0
 TIMEOUT = VendorTimeout("no answer", sent=True)
@@ -174,10 +174,10 @@ async def test_a_document_does_not_wait_for_a_transcript_beyond_an_outage():
 )
 async def test_a_bad_ending_ends_the_session_and_is_told_once(state, status, code, event):
     desk = Desk(NOTE, LETTER)
-    desk.script(NOTE, make_result(state))
-    desk.script(LETTER, make_result(state))
+    for template_id in (NOTE, LETTER, UNFILTERED):
+        desk.script(template_id, make_result(state))
     await desk.run()
-    assert sum(desk.vendor.asked.values()) <= 2
+    assert desk.vendor.asked[UNFILTERED] == 1
     assert (desk.store.kept.status, desk.store.kept.error_code) == (status, code)
     assert desk.event_types == [event]
     told = desk.store.kept.events[0]
@@ -190,18 +190,21 @@ async def test_a_bad_ending_after_a_good_document_is_partial_and_the_document_go
     desk = Desk(NOTE, LETTER)
     desk.script(NOTE, done(NOTE))
     desk.script(LETTER, make_result("failed"))
+    desk.script(UNFILTERED, make_result("failed"))
     await desk.run()
     assert desk.store.kept.status == "partial"
-    assert desk.event_types == ["document.ready"]
+    assert desk.event_types == ["document.ready", "document.failed"]
+    assert desk.store.kept.events[1].data.document.error.code == "template_failed"
 
 
 async def test_a_failed_template_makes_the_session_partial_and_is_told():
     desk = Desk(NOTE, LETTER)
     desk.script(NOTE, done(NOTE))
-    desk.script(
-        LETTER, make_result("partial", make_document(LETTER, status="failed", data=None), transcript="w")
-    )
+    failed = make_document(LETTER, status="failed", data=None)
+    desk.script(LETTER, make_result("partial", failed, transcript="w"))
+    desk.script(UNFILTERED, make_result("partial", make_document(NOTE), failed, transcript="w"))
     await desk.run()
+    assert desk.vendor.asked == {NOTE: 1, LETTER: 1, UNFILTERED: 1}
     assert desk.store.kept.status == "partial"
     assert desk.event_types == ["document.ready", "document.failed"]
     failed = desk.store.kept.events[1].data.document
@@ -240,10 +243,12 @@ async def test_a_session_that_was_erased_meanwhile_records_nothing():
 async def test_a_404_is_believed_only_when_it_is_said_again_and_again():
     desk = Desk(NOTE)
     desk.script(NOTE, make_result("missing"))
-    for _ in range(7):
-        await desk.fetch(NOTE)
-        assert desk.store.kept.status == "processing"
+    desk.script(UNFILTERED, make_result("missing"))
     await desk.fetch(NOTE)
+    for _ in range(7):
+        await desk.fetch(UNFILTERED)
+        assert desk.store.kept.status == "processing"
+    await desk.fetch(UNFILTERED)
     assert (desk.store.kept.status, desk.store.kept.error_code) == ("failed", "vendor_session_missing")
     assert desk.event_types == ["session.failed"]
 
@@ -251,19 +256,21 @@ async def test_a_404_is_believed_only_when_it_is_said_again_and_again():
 async def test_a_404_that_was_a_hiccup_does_no_harm():
     desk = Desk(NOTE)
     desk.script(NOTE, *[make_result("missing")] * 5, done(NOTE))
+    desk.script(UNFILTERED, *[make_result("missing")] * 5, make_result("processing"))
     await desk.run()
     assert (desk.store.kept.status, desk.event_types) == ("completed", ["document.ready"])
 
 
-async def test_a_filter_that_hits_nothing_is_believed_after_five_times_and_becomes_a_failed_document():
+async def test_a_filter_that_hits_nothing_is_believed_once_two_unfiltered_answers_have_no_document_either():
     desk = Desk(NOTE)
     desk.script(NOTE, make_result("no_document"))
     desk.script(UNFILTERED, make_result("completed", transcript="words"))
-    for _ in range(4):
-        await desk.fetch(NOTE)
-        assert desk.store.kept.documents == []
+    await desk.fetch(NOTE)
+    await desk.fetch(UNFILTERED)
+    assert desk.store.kept.documents == []
+    assert desk.store.waits[-1] == (UNFILTERED, 10.0, "completed")
     await desk.run()
-    assert desk.vendor.asked[NOTE] == 5
+    assert desk.vendor.asked == {NOTE: 1, UNFILTERED: 2}
     assert desk.event_types == ["document.failed"]
     assert desk.store.kept.events[0].data.document.error.code == "document_missing"
     assert desk.store.kept.status == "partial"
@@ -280,6 +287,7 @@ async def test_a_filter_that_hits_nothing_is_believed_after_five_times_and_becom
 async def test_an_error_is_tried_again_later(error, reason, least):
     desk = Desk(NOTE)
     desk.script(NOTE, error, done(NOTE))
+    desk.script(UNFILTERED, make_result("processing"))
     await desk.fetch(NOTE)
     (wait,) = desk.store.waits
     assert (wait[0], wait[2]) == (NOTE, reason)
@@ -307,14 +315,14 @@ async def test_a_call_that_our_own_gate_held_back_counts_for_nothing(fields):
     [(make_result("processing"), 1), (make_result("open"), 1), (TIMEOUT, 3)],
 )
 async def test_what_is_not_there_after_a_day_is_given_up_and_an_outage_is_waited_for_longer(answer, days):
-    desk = Desk(NOTE)
-    desk.script(NOTE, answer)
-    await desk.fetch(NOTE, ended_seconds_ago=days * DAY - 1, attempts=20)
+    desk = Desk()
+    desk.script(UNFILTERED, answer)
+    await desk.fetch(UNFILTERED, ended_seconds_ago=days * DAY - 1, attempts=20)
     assert desk.store.kept.status == "processing"
     # However long we were away ourselves, it is asked for more than once.
-    await desk.fetch(NOTE, ended_seconds_ago=days * DAY, attempts=7)
+    await desk.fetch(UNFILTERED, ended_seconds_ago=days * DAY, attempts=7)
     assert desk.store.kept.status == "processing"
-    await desk.fetch(NOTE, ended_seconds_ago=days * DAY, attempts=8)
+    await desk.fetch(UNFILTERED, ended_seconds_ago=days * DAY, attempts=8)
     assert (desk.store.kept.status, desk.store.kept.error_code) == ("failed", "vendor_gave_no_result")
     assert desk.event_types == ["session.failed"]
 
@@ -367,7 +375,7 @@ def test_whatever_comes_first_each_document_goes_out_once_and_the_session_ends_o
     desk = Desk(*templates)
     for template_id, before, has_transcript in zip(templates, early, spoken, strict=False):
         desk.script(template_id, *before, done(template_id, "words" if has_transcript else None))
-    whole = make_result("completed", *([] if templates else [make_document(NOTE)]), transcript="words")
+    whole = make_result("completed", *map(make_document, templates or (NOTE,)), transcript="words")
     desk.script(UNFILTERED, *early[2], whole)
 
     async def run() -> None:
@@ -386,7 +394,7 @@ def test_whatever_comes_first_each_document_goes_out_once_and_the_session_ends_o
     sent = [event.data.document.id for event in kept.events]
     assert len(set(sent)) == len(sent)
     for template_id, before in zip(templates, early, strict=False):
-        assert desk.vendor.asked[template_id] == len(before) + 1
+        assert desk.vendor.asked[template_id] <= len(before) + 1
 
 
 async def test_a_template_that_comes_after_an_empty_transcript_is_released_too():
@@ -430,6 +438,7 @@ async def test_one_404_after_slow_processing_ends_nothing(answer):
     """Only what the vendor says again and again, with nothing else in between, is believed."""
     desk = Desk(NOTE)
     desk.script(NOTE, *[make_result("processing")] * 12, answer, make_result("processing"), done(NOTE))
+    desk.script(UNFILTERED, make_result("processing"))
     await desk.run()
     assert desk.store.kept.status == "completed"
     assert desk.event_types == ["document.ready"]
@@ -447,13 +456,21 @@ async def test_what_is_ready_goes_out_as_partial_and_the_rest_completes_it():
     desk = Desk(NOTE, LETTER)
     desk.script(NOTE, make_result("partial", make_document(NOTE), transcript="words"))
     desk.script(LETTER, pending(), done(LETTER))
+    desk.script(
+        UNFILTERED,
+        make_result("partial", make_document(NOTE), transcript="words"),
+        make_result("completed", make_document(NOTE), make_document(LETTER), transcript="words"),
+    )
     await desk.fetch(NOTE)
+    # A filtered answer says nothing of the session.
+    assert (desk.store.kept.status, desk.event_types) == ("processing", ["document.ready"])
+    await desk.fetch(LETTER)
+    await desk.fetch(UNFILTERED)
     assert (desk.store.kept.status, desk.store.kept.settled) == ("partial", 0)
-    assert [event.data.session_status for event in desk.store.kept.events] == ["partial"]
     await desk.run()
     assert (desk.store.kept.status, desk.store.kept.settled) == ("completed", 1)
-    assert [event.data.session_status for event in desk.store.kept.events] == ["partial", "completed"]
-    assert desk.vendor.asked == {NOTE: 1, LETTER: 2}
+    assert [event.data.session_status for event in desk.store.kept.events] == ["processing", "partial"]
+    assert desk.vendor.asked == {NOTE: 1, LETTER: 2, UNFILTERED: 2}
 
 
 async def test_one_answer_that_holds_some_documents_is_filed_in_part():
@@ -483,41 +500,87 @@ async def test_what_was_lost_with_its_lease_is_not_filed_in_part_either():
     assert (desk.store.kept.documents, desk.store.kept.status) == ([], "processing")
 
 
-async def rearmed(*answers: Any) -> Desk:
-    """A session that ended partial, its letter failed, and whose letter is looked at again."""
+FAILED_LETTER = make_document(LETTER, status="failed", data=None, vendor_code="llm_failure")
+
+
+async def refreshed(*answers: Any) -> Desk:
+    """A session that ended partial, its letter failed, and of which the vendor is asked again."""
     desk = Desk(NOTE, LETTER)
     desk.script(NOTE, done(NOTE))
-    desk.script(LETTER, make_result("partial", make_document(LETTER, status="failed", data=None)), *answers)
+    desk.script(LETTER, make_result("failed"))
+    whole = make_result("partial", make_document(NOTE), FAILED_LETTER, transcript="words")
+    desk.script(UNFILTERED, whole, *answers)
     await desk.run()
     assert (desk.store.kept.status, desk.store.kept.settled) == ("partial", 1)
-    desk.store.kept.fetches[LETTER].outcome = None
+    assert desk.event_types == ["document.ready", "document.failed"]
+    desk.store.kept.fetches[UNFILTERED].outcome = None
     return desk
 
 
 async def test_a_letter_that_succeeds_later_completes_the_session_as_a_new_version():
-    desk = await rearmed(done(LETTER, upstream_id="doc_new"))
+    letter = make_document(LETTER, upstream_id="doc_new")
+    desk = await refreshed(make_result("completed", make_document(NOTE), letter, transcript="words"))
     await desk.run()
     assert desk.event_types == ["document.ready", "document.failed", "document.ready"]
     assert desk.store.kept.events[-1].data.document.version == 2
+    assert (desk.store.kept.status, desk.store.kept.settled) == ("completed", 2)
 
 
-@pytest.mark.parametrize("answer", [make_result("failed"), make_result("expired")])
-async def test_a_second_look_never_makes_an_ending_worse(answer):
-    desk = await rearmed(answer)
-    await desk.fetch(LETTER)
+@pytest.mark.parametrize("state", ["failed", "expired", "missing", "partial"])
+async def test_a_second_look_never_makes_an_ending_worse(state):
+    documents = [make_document(NOTE, status="failed", data=None), FAILED_LETTER]
+    desk = await refreshed(make_result(state, *(documents if state == "partial" else [])))
+    await desk.run()
     kept = desk.store.kept
     assert (kept.status, kept.settled, kept.error_code) == ("partial", 1, None)
     assert desk.event_types == ["document.ready", "document.failed"]
 
 
+async def test_a_second_look_that_finds_the_same_files_nothing():
+    desk = await refreshed(make_result("partial", make_document(NOTE), FAILED_LETTER, transcript="words"))
+    await desk.run()
+    assert len(desk.store.kept.documents) == 2
+    assert desk.event_types == ["document.ready", "document.failed"]
+
+
+async def test_a_second_look_waits_for_a_document_that_is_still_being_made():
+    desk = await refreshed(
+        make_result("processing"),
+        make_result("partial", make_document(NOTE), make_document(LETTER, status="pending", data=None)),
+        make_result("completed", make_document(NOTE), make_document(LETTER)),
+    )
+    await desk.run()
+    assert desk.event_types[2:] == ["document.ready"]
+    assert desk.store.kept.status == "completed"
+
+
+async def test_a_session_that_had_failed_is_mended_by_a_second_look_and_each_failure_is_told():
+    desk = Desk(NOTE, LETTER)
+    for template_id in (NOTE, LETTER):
+        desk.script(template_id, make_result("failed"))
+    whole = make_result("partial", make_document(NOTE), FAILED_LETTER, transcript="words")
+    desk.script(UNFILTERED, make_result("failed"), whole)
+    await desk.run()
+    assert (desk.store.kept.status, desk.event_types) == ("failed", ["session.failed"])
+    desk.store.kept.fetches[UNFILTERED].outcome = None
+    await desk.run()
+    assert desk.store.kept.status == "partial"
+    assert sorted(desk.event_types[1:]) == ["document.failed", "document.ready"]
+    failed = next(each for each in desk.store.kept.events if each.type == "document.failed")
+    assert failed.data.document.error.vendor_code == "llm_failure"
+
+
 async def test_a_late_answer_of_another_call_does_not_complete_what_was_given_up():
     desk = Desk(NOTE, LETTER)
     desk.script(NOTE, done(NOTE))
-    desk.script(LETTER, make_result("failed"), TIMEOUT)
-    late = None
+    desk.script(LETTER, TIMEOUT)
+    desk.script(UNFILTERED, make_result("failed"))
     await desk.fetch(NOTE)
     late = desk.store.claim(LETTER)
-    await desk.fetch(LETTER)
+    async with desk.store.settling(SESSION) as unit:
+        assert unit is not None
+        await unit.request_unfiltered(at_once=True)
+    await desk.fetch(UNFILTERED)
     assert (desk.store.kept.status, desk.store.kept.error_code) == ("partial", "vendor_failed")
     await desk.fetching.fetch(late)
     assert (desk.store.kept.status, desk.store.kept.settled) == ("partial", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ def test_any_2xx_is_delivered(status):
     assert judge(make_answer(status), ID).error_class is None
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 507, 511, 599])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 507, 511, 599])
 def test_a_hiccup_is_tried_again_as_late_as_the_destination_asks(status):
     verdict = judge(make_answer(status, retry_after_seconds=77.0), ID)
     assert (verdict.kind, verdict.error_class) == ("retry", f"http_{status}")
@@ -45,10 +46,57 @@ def test_gone_and_unauthorised_are_about_the_destination(status, kind, error_cla
     assert (verdict.kind, verdict.error_class) == (kind, error_class)
 
 
-@pytest.mark.parametrize("status", sorted({*range(400, 500)} - {401, 403, 408, 410, 429}))
+@pytest.mark.parametrize("status", sorted({*range(400, 500)} - {401, 403, 408, 410, 425, 429}))
 def test_any_other_4xx_is_dead_at_once_with_its_reason(status):
     verdict = judge(make_answer(status, b'{"code": "not_a_duplicate"}', retry_after_seconds=5.0), ID)
     assert (verdict.kind, verdict.error_class) == ("dead", f"http_{status}")
+
+
+@pytest.mark.parametrize("status", [400, 401])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Message timestamp too old",
+        b'{"error": "Timestamp outside the tolerance"}',
+        b'{"code":"stale_time_stamp"}',
+        b'{"errors": {"webhook-timestamp": ["is too old"]}}',
+    ],
+)
+def test_a_refusal_of_our_timestamp_is_tried_again(status, body):
+    verdict = judge(make_answer(status, body, retry_after_seconds=9.0), ID)
+    assert (verdict.kind, verdict.error_class) == ("retry", "stale_timestamp")
+    assert verdict.retry_after_seconds == 9.0
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, "dead"), (401, "pause")])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"timestamp":"2026-11-30T00:00:00Z","status":401,"error":"Unauthorized","path":"/hooks"}',
+        b'{"timestamp" : 1796000000}',
+        b"<Map><timestamp>2026-11-30</timestamp><status>401</status></Map>",
+    ],
+)
+def test_an_error_that_says_when_it_happened_names_no_timestamp_of_ours(status, kind, body):
+    assert judge(make_answer(status, body), ID).kind == kind
+
+
+def test_while_our_clock_is_off_no_400_and_no_401_is_believed():
+    for status in (400, 401):
+        verdict = judge(make_answer(status, b"bad request"), ID, is_clock_off=True)
+        assert (verdict.kind, verdict.error_class) == ("retry", "stale_timestamp")
+    assert judge(make_answer(400, b"bad request"), ID).kind == "dead"
+    assert judge(make_answer(401, b"bad request"), ID).kind == "pause"
+    for status, kind in ((403, "pause"), (410, "disable"), (422, "dead"), (200, "delivered")):
+        assert judge(make_answer(status, b"timestamp"), ID, is_clock_off=True).kind == kind
+
+
+async def test_the_clock_is_asked_when_the_answer_is_there():
+    desk = WrittenDown(make_answer(401))
+    forwarding = forwarding_with(desk, is_clock_off=lambda: True)
+    await forwarding.forward(make_delivery_job())
+    assert (desk.recorded["status"], desk.recorded["error_class"]) == ("pending", "stale_timestamp")
+    assert desk.recorded["pause_destination"] is False
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
@@ -157,8 +205,10 @@ class WrittenDown:
         self.counted: list[Any] = []
         self.released: list[DeliveryJob] = []
 
-    async def count_failure(self, destination_id: DestinationId, *given: Any) -> FailureCount | None:
-        self.counted.append(("failure", given[-1]))
+    async def count_failure(
+        self, destination_id: DestinationId, *given: Any, took_long: bool = False
+    ) -> FailureCount | None:
+        self.counted.append(("failure", given[-1], took_long))
         return self.count
 
     async def count_contact(self, destination_id: DestinationId) -> bool:
@@ -173,7 +223,7 @@ class WrittenDown:
         return 0.25
 
     async def claim_deliveries(
-        self, session_id: SessionId | None, limit: int, lease_seconds: float
+        self, session_id: SessionId | None, limit: int, lease_seconds: float, passed_over: Any = ()
     ) -> list[DeliveryJob]:
         self.claimed_for = lease_seconds
         return []
@@ -189,7 +239,7 @@ class WrittenDown:
         return self.outcome
 
 
-def forwarding_with(desk: WrittenDown, *schedule: float) -> Forwarding:
+def forwarding_with(desk: WrittenDown, *schedule: float, **more: Any) -> Forwarding:
     seconds = schedule or (5, 30)
     return Forwarding(
         store=desk,
@@ -198,6 +248,7 @@ def forwarding_with(desk: WrittenDown, *schedule: float) -> Forwarding:
         schedule_seconds=seconds,
         timeout_seconds=20,
         breaker=Breaker(store=desk, schedule_total_seconds=sum(seconds)),
+        **more,
     )
 
 
@@ -251,7 +302,7 @@ async def test_only_calls_that_did_not_get_through_count_against_the_destination
     for outcome in (make_answer(503, retry_after_seconds=9.0), NoAnswer(error_class="tls", duration_ms=1)):
         desk = WrittenDown(outcome)
         await forwarding_with(desk).forward(make_delivery_job(failures=3))
-        assert desk.counted == [("failure", 9.0 if isinstance(outcome, Answer) else 0.0)]
+        assert desk.counted == [("failure", 9.0 if isinstance(outcome, Answer) else 0.0, False)]
     for status in (200, 401, 409, 410, 422):
         desk = WrittenDown(make_answer(status))
         await forwarding_with(desk).forward(make_delivery_job(failures=3))
@@ -262,6 +313,22 @@ async def test_only_calls_that_did_not_get_through_count_against_the_destination
     desk = WrittenDown(NoAnswer(error_class="forbidden_address", duration_ms=1, is_forbidden=True))
     await forwarding_with(desk).forward(make_delivery_job(failures=3))
     assert desk.counted == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "took_long"),
+    [
+        (NoAnswer(error_class="timeout", duration_ms=300), True),
+        (NoAnswer(error_class="oauth_token", duration_ms=9_000), True),
+        (NoAnswer(error_class="connect", duration_ms=20), False),
+        (msgspec.structs.replace(make_answer(503), duration_ms=110_000), True),
+        (make_answer(503), False),
+    ],
+)
+async def test_a_failure_that_held_a_place_for_long_is_counted_as_one_that_hung(outcome, took_long):
+    desk = WrittenDown(outcome)
+    await forwarding_with(desk).forward(make_delivery_job())
+    assert desk.counted == [("failure", 0.0, took_long)]
 
 
 async def test_a_probe_takes_no_place_in_the_schedule_and_is_never_the_last():

@@ -17,11 +17,11 @@ from service.domain.errors import (
     VendorTimeout,
     VendorUnavailable,
 )
-from service.domain.fetching import Fetching
 from service.domain.further import FurtherDocuments
-from service.domain.further_results import MOST_TRIES
-from service.domain.ids import DEFAULT_ACCOUNT, TemplateId
+from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, TemplateId
 from service.domain.records import FurtherState
+from service.domain.results.additional_documents import MAX_TRIES
+from service.domain.results.fetching import Fetching
 from tests.unit.fakes import MemoryResults, Owed, ScriptedVendor
 from tests.unit.makers import (
     LETTER,
@@ -220,7 +220,6 @@ async def test_the_awaited_document_is_stored_and_told():
         make_result("completed", OLD),
         make_result("completed", make_document(LETTER, upstream_id="doc_x", status="pending")),
         make_result("missing"),
-        make_result("failed"),
         TIMEOUT,
         VendorRefused("no", status=403, vendor_code=None),
     ],
@@ -233,6 +232,31 @@ async def test_an_answer_without_it_means_not_yet(answer):
     await desk.fetch()
     assert desk.events == [("document.ready", 1)]
     assert desk.is_as_it_was()
+
+
+async def test_a_failed_document_is_told_with_the_reason_that_the_unfiltered_answer_gives():
+    desk = Fetched(make_result("failed"))
+    failed = make_document(
+        LETTER, upstream_id="doc_x", status="failed", data="old text", vendor_code="llm_failure"
+    )
+    desk.vendor.answers[UNFILTERED] = [make_result("partial", OLD, failed)]
+    await desk.fetch()
+    assert desk.vendor.document_ids == ["doc_x", None]
+    assert desk.events == [("document.failed", 1)]
+    told = desk.store.kept.events[0].data.document
+    assert (told.error.code, told.error.vendor_code, told.data) == ("template_failed", "llm_failure", None)
+    assert desk.is_as_it_was()
+
+
+async def test_an_empty_document_is_waited_for_ten_minutes_and_then_told():
+    empty = make_document(LETTER, upstream_id="doc_x", status="empty", data=None)
+    desk = Fetched(make_result("completed", empty))
+    for _ in range(60):
+        for job in await desk.fetching.claim(None, 1):
+            await desk.fetching.fetch(job)
+    assert 600 <= sum(seconds for _, seconds, _ in desk.store.waits) < 700
+    assert desk.events == [("document.failed", 1)]
+    assert desk.store.kept.events[0].data.document.error.code == "document_empty"
 
 
 @pytest.mark.parametrize(("answer", "tries"), [(NOTHING, 5), (make_result("missing"), 8)])
@@ -256,9 +280,9 @@ async def test_after_a_while_what_is_there_is_taken():
 @pytest.mark.parametrize("answer", [make_result("processing"), TIMEOUT])
 async def test_it_is_given_up_after_very_many_tries_only(answer):
     desk = Fetched(answer)
-    await desk.fetch(attempts=MOST_TRIES - 1)
+    await desk.fetch(attempts=MAX_TRIES - 1)
     assert desk.events == []
-    await desk.fetch(attempts=MOST_TRIES)
+    await desk.fetch(attempts=MAX_TRIES)
     assert desk.events == [("document.failed", 1)]
 
 

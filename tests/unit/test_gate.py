@@ -19,7 +19,7 @@ from service.eka.circuit import CircuitRule
 from service.eka.client import EkaClient
 from service.eka.gate import Gates
 from service.eka.tokens import TokenKeeper
-from tests.unit.fakes import MemoryTokens
+from tests.unit.fakes import MemoryDownloads, MemoryTokens
 from tests.unit.makers import SESSION, TurnedClock
 
 OWN = Account("ten_0123456789abcdef01234567")
@@ -290,7 +290,14 @@ async def test_an_upload_that_is_held_back_is_told_at_once_and_not_tried_again()
         tokens = TokenKeeper(
             http=http, store=MemoryTokens(), clock=TurnedClock(), base_url=BASE, credentials=credentials
         )
-        client = EkaClient(http=http, audio=audio, tokens=tokens, gates=house.gates, base_url=BASE)
+        client = EkaClient(
+            http=http,
+            audio=audio,
+            tokens=tokens,
+            gates=house.gates,
+            downloads=MemoryDownloads(),
+            base_url=BASE,
+        )
         audio_format = normalise_audio_format("audio/wav")
         with pytest.raises(VendorGateClosed) as closed:
             await client.upload_audio(DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from service.domain.ids import Account
 from service.jobs.lanes import Lane, Share
 
 
@@ -147,15 +146,15 @@ async def test_one_account_takes_no_more_than_its_share_and_its_rest_is_not_forg
                 return taken
         return []
 
-    def account_of(job):
-        return Account("other" if job > 1000 else "flood")
+    def holder_of(job):
+        return "other" if job > 1000 else "flood"
 
     lane = Lane(
         "test",
         size=10,
         claim=claim,
         run=bench.run,
-        share=Share(account_of=account_of, places=4, at_a_time=2),
+        shares=[Share(holder_of=holder_of, places=4, at_a_time=2)],
     )
     await lane.poke(None)
     await bench.until_running(1, 2, 3, 4, 1001, 1002)
@@ -171,5 +170,33 @@ async def test_one_account_takes_no_more_than_its_share_and_its_rest_is_not_forg
         for _ in range(100):
             await asyncio.sleep(0)
     await bench.until_running(7, 8)
+    await lane.drain(0.01)
+    assert lane.crowded() == []
+
+
+async def test_each_share_limits_the_jobs_that_it_names():
+    due = {"odd": [1, 3, 5, 7], "even": [2, 4, 6, 8]}
+    bench = Bench()
+
+    async def claim(_, limit):
+        crowded = lane.crowded()
+        for name, jobs in due.items():
+            free = [job for job in jobs if name not in crowded and not (job > 4 and "large" in crowded)]
+            if free:
+                due[name] = [job for job in jobs if job not in free[:limit]]
+                return free[:limit]
+        return []
+
+    shares = [
+        Share(holder_of=lambda job: "odd" if job % 2 else "even", places=3, at_a_time=1),
+        Share(holder_of=lambda job: "large" if job > 4 else None, places=1, at_a_time=1),
+    ]
+    lane = Lane("test", size=10, claim=claim, run=bench.run, shares=shares)
+    await lane.poke(None)
+    await bench.until_running(1, 2, 3, 4, 5)
+    assert sorted(lane.crowded()) == ["large", "odd"]
+    bench.ends[5].set()
+    await bench.until_running(7)
+    assert sorted(bench.ends) == [1, 2, 3, 4, 5, 7]
     await lane.drain(0.01)
     assert lane.crowded() == []

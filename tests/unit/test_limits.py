@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from service.domain.errors import InvalidRequest
-from service.domain.limits import Limits, ModelLimits, check_limits
+from service.domain.errors import InvalidRequest, UploadNotSupported
+from service.domain.limits import Limits, ModelLimits, check_limits, check_upload
 from service.eka.discovery import SEED_LIMITS
 
 KNOWN = Limits(
@@ -81,3 +81,32 @@ def test_a_document_that_is_silent_about_a_field_does_not_judge_it():
 @pytest.mark.parametrize(("theirs", "ours", "least"), [(None, 100, 100), (50, 100, 50), (200, 100, 100)])
 def test_a_chunk_may_have_what_both_of_us_allow(theirs, ours, least):
     assert msgspec.structs.replace(KNOWN, max_chunk_bytes=theirs).chunk_bytes(ours) == least
+
+
+@pytest.mark.parametrize("more", [{"auto_detection": True}, {"languages": ("en", "auto_detect")}])
+@pytest.mark.parametrize("languages", [["auto_detect"], ["auto_detect", "en"]])
+def test_detection_is_asked_for_where_discovery_offers_it_of_any_model(more, languages):
+    limits = msgspec.structs.replace(KNOWN, **more)
+    assert refused(limits, model="lite", languages=languages) is None
+    assert refused(limits, model="lite", languages=[*languages, "fr"]) is not None
+
+
+@pytest.mark.parametrize("languages", [["auto_detect"], ["auto_detect", "en"]])
+def test_detection_is_refused_where_discovery_does_not_offer_it(languages):
+    for limits in (KNOWN, msgspec.structs.replace(KNOWN, discovered=frozenset({"service_name"}))):
+        error = refused(limits, languages=languages)
+        assert error is not None
+        assert (error.extra["field"], error.detail.endswith("allowed: EN, hi-IN, ta")) == ("languages", True)
+    assert refused(SEED_LIMITS, languages=languages) is None, "nothing is known yet"
+
+
+def test_a_way_of_sending_audio_is_refused_where_discovery_does_not_offer_it():
+    limits = msgspec.structs.replace(KNOWN, upload_methods=("chunked", "single"))
+    for method in ("chunked", "single"):
+        check_upload(limits, method)
+    with pytest.raises(UploadNotSupported, match="chunked, single"):
+        check_upload(limits, "stream")
+    for method in ("chunked", "single", "stream"):
+        check_upload(SEED_LIMITS, method)
+    assert limits.templates_are_fixed
+    assert not SEED_LIMITS.templates_are_fixed

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from schemas.emr import SessionEnd
 from service.domain.errors import (
@@ -340,7 +341,7 @@ async def test_an_end_is_told_once_with_the_number_of_stored_chunks():
     await desk.end(chunks=3)
     assert desk.store.recorded == ["end_begun", "end_told"]
     assert (desk.vendor.calls, desk.vendor.files_sent) == (["end"], [3])
-    assert desk.store.files_received == 3
+    assert desk.store.told == VendorEnd(files_received=3)
 
 
 async def test_a_stream_s_end_announces_no_files_and_needs_none():
@@ -424,6 +425,22 @@ async def test_an_unclear_end_is_asked_for_and_repeated_only_if_the_session_is_s
     await desk.end()
     assert desk.vendor.calls == ["end", "ask"]
     assert desk.store.recorded == ["end_begun", "end_told"]
+
+
+async def test_an_end_whose_answer_was_lost_is_compared_with_the_files_that_the_look_found():
+    held = VendorEnd(files_received=2, sequences=[0, 2])
+    desk = ending(LOST, asks=(make_result("processing", audio=held),))
+    await desk.end()
+    assert (desk.vendor.calls, desk.store.told) == (["end", "ask"], held)
+
+
+@pytest.mark.parametrize(("missing", "told"), [(None, []), ([], [0]), ([1, 2], [2])])
+async def test_fewer_files_than_were_confirmed_are_told_in_the_log(missing, told):
+    desk = ending(VendorEnd(files_received=1))
+    desk.store.missing = missing
+    with capture_logs() as logs:
+        await desk.end()
+    assert [each["missing"] for each in logs if each["event"] == "vendor_holds_fewer_files"] == told
 
 
 @pytest.mark.parametrize("failure", [UNSENT, LOST, REFUSED])

@@ -34,7 +34,7 @@ def test_the_defaults_are_those_of_the_contract():
     assert found.eka_base_url == "https://api.eka.care"
     assert found.webhook_tolerance_seconds == 300
     assert found.webhook_allow_unsigned is False
-    assert found.reconcile_after_seconds == 120
+    assert found.reconcile_after_seconds == 30
     assert found.forward_timeout_seconds == 20
     assert found.allow_private_destinations is False
     assert found.chunk_max_bytes == 10_485_760
@@ -89,6 +89,30 @@ def test_the_vendor_account_is_read_as_a_whole():
         assert "EKA_CLIENT_SECRET" in problem
 
 
+def test_a_user_on_premises_is_read_as_a_whole_and_with_no_other_login():
+    found = load(EKA_USERNAME="lab", EKA_PASSWORD="pässword, one")
+    assert (found.eka_username, found.eka_password) == ("lab", "pässword, one")
+    for lonely in ("EKA_USERNAME", "EKA_PASSWORD"):
+        (problem,) = problems_of(**{lonely: "hunter2"})
+        assert f"{PREFIX}EKA_USERNAME and {PREFIX}EKA_PASSWORD go together" in problem
+        assert "hunter2" not in problem
+    (problem,) = problems_of(EKA_USERNAME="lab", EKA_PASSWORD="hunter2", EKA_TOKEN="hunter2")
+    assert f"go alone, without {PREFIX}EKA_TOKEN:" in problem
+    assert "hunter2" not in problem
+
+
+def test_every_problem_of_the_logins_is_told_at_once():
+    problems = problems_of(
+        EKA_USERNAME="lab", EKA_TOKEN="t", EKA_CLIENT_ID="id", EKA_SHARING_KEY="k", EKA_BASE_URL="ftp://x"
+    )
+    assert [problem.replace(PREFIX, "").split(":")[0] for problem in problems] == [
+        "EKA_BASE_URL must be a URL that starts with https",
+        "EKA_CLIENT_ID and EKA_CLIENT_SECRET go together",
+        "EKA_USERNAME and EKA_PASSWORD go together",
+        "EKA_USERNAME and EKA_PASSWORD go alone, without EKA_TOKEN, EKA_CLIENT_ID, EKA_SHARING_KEY",
+    ]
+
+
 BAD = {
     "DATABASE_URL": "mysql://root:hunter2@db/x",
     "REDIS_URL": "http://hunter2",
@@ -98,6 +122,8 @@ BAD = {
     "EKA_CLIENT_ID": "hunter2é",
     "EKA_CLIENT_SECRET": "hunter2\r",
     "EKA_SHARING_KEY": "hunter2\0",
+    "EKA_USERNAME": "hun\nter2",
+    "EKA_PASSWORD": "hun\udc80ter2",
     "WEBHOOK_ALLOW_UNSIGNED": "perhaps",
     "WEBHOOK_TOLERANCE_SECONDS": "0",
     "ENCRYPTION_KEYS": "hunter2",
@@ -199,6 +225,8 @@ def test_no_secret_is_ever_shown(secret):
         eka_token=secret,
         eka_client_secret=secret,
         eka_sharing_key=secret,
+        eka_username=secret,
+        eka_password=secret,
         webhook_secrets=(secret,),
         encryption_keys=(secret.encode(),),
     )

@@ -20,7 +20,7 @@ from service.eka.discovery import SEED_LIMITS
 from service.eka.gate import Gates
 from service.eka.subscriptions import CONNECT_PATH, Subscriptions, webhook_endpoint
 from service.eka.tokens import TokenKeeper
-from tests.unit.fakes import MemoryTokens
+from tests.unit.fakes import MemoryDownloads, MemoryTokens
 from tests.unit.makers import TENANT, TurnedClock
 
 BASE = "https://eka.example"
@@ -97,7 +97,14 @@ async def subscriptions(
         tokens = TokenKeeper(
             http=http, store=MemoryTokens(), clock=TurnedClock(), base_url=BASE, credentials=credentials
         )
-        client = EkaClient(http=http, audio=audio, tokens=tokens, gates=Gates(places=8), base_url=BASE)
+        client = EkaClient(
+            http=http,
+            audio=audio,
+            tokens=tokens,
+            gates=Gates(places=8),
+            downloads=MemoryDownloads(),
+            base_url=BASE,
+        )
         yield Subscriptions(client=client, limits=limits)
 
 

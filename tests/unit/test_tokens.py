@@ -13,10 +13,9 @@ import pytest
 
 from service.domain.accounts import Credentials
 from service.domain.errors import VendorFailure, VendorRefused, VendorTimeout, VendorUnavailable
-from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease
-from service.domain.records import TokenState
+from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.eka.tokens import TokenKeeper
-from tests.unit.fakes import MemoryTokens
+from tests.unit.fakes import MemoryTokens, TokensOfMany
 from tests.unit.makers import TurnedClock
 
 BASE = "https://eka.example"
@@ -64,28 +63,6 @@ class Book:
         if fresh:
             self.known.pop(account, None)
         return self.known.get(account, self.now[account])
-
-
-class TokensOfMany:
-    """The domain's TokenStore for more accounts than one."""
-
-    def __init__(self) -> None:
-        self.of: dict[Account, MemoryTokens] = {}
-
-    def _one(self, account: Account) -> MemoryTokens:
-        return self.of.setdefault(account, MemoryTokens())
-
-    async def read(self, account: Account) -> TokenState:
-        return await self._one(account).read(account)
-
-    async def lease(self, account: Account, lease: Lease, *, seconds: float, generation: int) -> bool:
-        return await self._one(account).lease(account, lease, seconds=seconds, generation=generation)
-
-    async def store(self, account: Account, lease: Lease, tokens: bytes) -> bool:
-        return await self._one(account).store(account, lease, tokens)
-
-    async def release(self, account: Account, lease: Lease) -> None:
-        await self._one(account).release(account, lease)
 
 
 @asynccontextmanager

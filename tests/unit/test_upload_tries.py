@@ -1,70 +1,40 @@
-"""An upload is tried three times at most, and whether it may have arrived is remembered over all of them."""
+"""An upload is tried three times at most, whether it may have arrived is remembered over all of them.
+
+Only the vendor's word that this session's audio is stored is a success.
+"""
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+import json
+from typing import Any
 
-import httpx2
 import pytest
 
-from service.domain.accounts import Credentials
-from service.domain.errors import VendorLimited, VendorUnavailable, VendorUnreachable
-from service.domain.ids import DEFAULT_ACCOUNT, Account
+from service.domain.errors import VendorFailure, VendorLimited, VendorUnavailable, VendorUnreachable
+from service.domain.ids import DEFAULT_ACCOUNT
 from service.eka.audio_formats import normalise_audio_format
-from service.eka.audio_wire import AudioWire
-from service.eka.client import EkaClient
-from service.eka.gate import Gates
-from service.eka.tokens import TokenKeeper
-from tests.unit.fakes import MemoryTokens
-from tests.unit.makers import SESSION, TurnedClock
-from tests.unit.raw_peer import OK, Line, Sound, answer_all, open_peer
+from tests.unit.calls_to_eka import ScriptedEka
+from tests.unit.makers import SESSION
+from tests.unit.raw_peer import Line, Peer, Sound, answer_all, open_peer
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+STORED = {"session_id": SESSION, "success": True, "original_filename": "audio_0.wav"}
 
 
-class Eka:
-    """The vendor's client; audio goes over real connections, and looks at the session are answered here."""
+def answer(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
-    def __init__(self) -> None:
-        self.looks = 0
-        self.look_status = 200
 
-    def look(self, request: httpx2.Request) -> httpx2.Response:
-        assert request.method == "GET"
-        self.looks += 1
-        return httpx2.Response(self.look_status, json={}, headers={"retry-after": "0"})
+async def upload(eka: ScriptedEka, base_url: str) -> None:
+    async with eka.client(base_url) as client:
+        audio_format = normalise_audio_format("audio/wav")
+        assert audio_format is not None
+        await client.upload_audio(DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound())
 
-    @asynccontextmanager
-    async def client(self, base_url: str) -> AsyncIterator[EkaClient]:
-        async def credentials(account: Account, *, fresh: bool = False) -> Credentials:
-            return Credentials(token="static")
 
-        async with AsyncExitStack() as stack:
-            http = await stack.enter_async_context(
-                httpx2.AsyncClient(transport=httpx2.MockTransport(self.look))
-            )
-            audio = await stack.enter_async_context(AudioWire(base_url))
-            tokens = TokenKeeper(
-                http=http,
-                store=MemoryTokens(),
-                clock=TurnedClock(),
-                base_url=base_url,
-                credentials=credentials,
-            )
-            yield EkaClient(http=http, audio=audio, tokens=tokens, gates=Gates(places=2), base_url=base_url)
-
-    async def upload(self, base_url: str) -> None:
-        async with self.client(base_url) as client:
-            audio_format = normalise_audio_format("audio/wav")
-            assert audio_format is not None
-            await client.upload_audio(DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound())
-
-    async def failure(self, base_url: str) -> VendorUnreachable:
-        with pytest.raises(VendorUnreachable) as failed:
-            await self.upload(base_url)
-        return failed.value
+async def failure_of(eka: ScriptedEka, base_url: str) -> VendorUnreachable:
+    with pytest.raises(VendorUnreachable) as failed:
+        await upload(eka, base_url)
+    return failed.value
 
 
 @pytest.mark.parametrize(("asked", "tries"), [(b"0", 3), (b"6", 1)])
@@ -76,12 +46,12 @@ async def test_it_is_tried_as_often_as_is_worth_waiting_for(asked: bytes, tries:
             bodies.append(request[1])
             await line.say(b"HTTP/1.1 503 No\r\nRetry-After: %s\r\nContent-Length: 0\r\n\r\n" % asked)
 
-    eka = Eka()
+    eka = ScriptedEka((200, {}))
     async with open_peer(talk) as peer:
-        failure = await eka.failure(peer.url)
+        failure = await failure_of(eka, peer.url)
     assert (type(failure), failure.retry_after_seconds) == (VendorUnavailable, float(asked))
     assert bodies == [b"sound"] * tries
-    assert eka.looks == tries - 1
+    assert [each.method for each in eka.sent] == ["GET"] * (tries - 1)
 
 
 async def test_what_may_have_arrived_stays_so_when_later_tries_do_not_get_as_far() -> None:
@@ -89,29 +59,63 @@ async def test_what_may_have_arrived_stays_so_when_later_tries_do_not_get_as_far
         await line.request()
         line.reset()
 
-    eka = Eka()
-    eka.look_status = 429
+    eka = ScriptedEka((429, {}))
     async with open_peer(talk) as peer:
-        failure = await eka.failure(peer.url)
-    assert (type(failure), failure.sent, len(peer.lines), eka.looks) == (VendorLimited, True, 1, 2)
+        failure = await failure_of(eka, peer.url)
+    assert (type(failure), failure.sent, len(peer.lines), len(eka.sent)) == (VendorLimited, True, 1, 2)
 
 
 async def test_a_look_at_the_session_brings_no_audio() -> None:
     async with open_peer(answer_all) as gone:
         pass
-    eka = Eka()
-    eka.look_status = 503
-    failure = await eka.failure(gone.url)
-    assert (failure.sent, eka.looks) == (False, 2)
+    eka = ScriptedEka((503, {}))
+    failure = await failure_of(eka, gone.url)
+    assert (failure.sent, len(eka.sent)) == (False, 2)
+
+
+def peer_that_says(*bodies: Any) -> tuple[list[bytes], Any]:
+    """A vendor that answers 200 with each of these bodies in turn; the last one stays."""
+    script, uploads = list(bodies), []
+
+    async def talk(line: Line) -> None:
+        while (request := await line.request())[0]:
+            uploads.append(request[1])
+            body = script.pop(0) if len(script) > 1 else script[0]
+            await line.say(answer(body if isinstance(body, bytes) else json.dumps(body).encode()))
+
+    return uploads, talk
 
 
 async def test_a_second_try_that_succeeds_is_a_success() -> None:
+    peers: list[Peer] = []
+
     async def talk(line: Line) -> None:
         await line.request()
-        if len(peer.lines) > 1:
-            await line.say(OK)
+        if len(peers[0].lines) > 1:
+            await line.say(answer(json.dumps(STORED).encode()))
 
-    eka = Eka()
+    eka = ScriptedEka((200, {}))
     async with open_peer(talk) as peer:
-        await eka.upload(peer.url)
-    assert (len(peer.lines), eka.looks) == (2, 1)
+        peers.append(peer)
+        await upload(eka, peer.url)
+    assert (len(peer.lines), len(eka.sent)) == (2, 1)
+
+
+async def test_the_recorded_answer_counts_at_once() -> None:
+    uploads, talk = peer_that_says(STORED)
+    async with open_peer(talk) as peer:
+        await upload(ScriptedEka((200, {})), peer.url)
+    assert uploads == [b"sound"]
+
+
+@pytest.mark.parametrize("body", [json.dumps(STORED).encode()[:40], STORED | {"success": False}])
+async def test_a_200_that_does_not_say_so_is_sent_again_and_never_counts(body: Any) -> None:
+    uploads, talk = peer_that_says(body, STORED)
+    async with open_peer(talk) as peer:
+        await upload(ScriptedEka((200, {})), peer.url)
+    assert uploads == [b"sound", b"sound"]
+    uploads, talk = peer_that_says(body)
+    async with open_peer(talk) as peer:
+        failure = await failure_of(ScriptedEka((200, {})), peer.url)
+    assert (type(failure), failure.sent) == (VendorFailure, True)
+    assert uploads == [b"sound"] * 3

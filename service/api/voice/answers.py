@@ -6,7 +6,7 @@ from typing import Any, Literal
 from msgspec import UNSET, UnsetType
 
 from schemas.voice import FormUpload, ProcessingError, TemplateResult, VoiceError, VoiceSession
-from service.domain.endings import document_error
+from service.domain.results.events import document_error
 from service.store.voice_views import VoiceDocument, VoiceState
 
 Status = Literal["initialized", "processing", "completed", "partial", "failed", "cancelled", "expired"]

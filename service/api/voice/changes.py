@@ -25,8 +25,9 @@ async def patch_session(
 ) -> VoiceSessionPatched:
     """Change a session before its end, or cancel it.
 
-    `additional_data` is taken and dropped, like every field that is not known: the vendor breaks a session
-    over it (facts.md, Sessions).
+    `additional_data` is accepted and dropped, like every unknown field: the vendor breaks a session over it
+    (facts.md, Sessions). A client that sends nothing else is therefore not refused after the end, but it is
+    told that a session has expired.
     """
     asked = read_json(body, PatchVoiceSession)
     statuses = {asked.user_status, asked.processing_status} - {None}
@@ -42,11 +43,11 @@ async def patch_session(
     try:
         if statuses:
             await services.changes.cancel(who, SessionId(session_id))
-        elif change == SessionChange():
-            await services.voice.session(who.tenant_id, SessionId(session_id))  # there must be one
         else:
             await services.changes.change(who, SessionId(session_id), change)
     except SessionEnded as ended:
+        if not statuses and change == SessionChange() and asked.additional_data is not UNSET:
+            return VoiceSessionPatched(session_id=session_id)
         raise spoken(ended, 409, "session_already_committed") from None
     return VoiceSessionPatched(session_id=session_id)
 

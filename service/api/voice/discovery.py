@@ -36,7 +36,7 @@ def make_discovery(public_url: str, limits: Limits) -> Discovery:
         capabilities=DiscoveryCapabilities(
             audio_formats=list(limits.audio_formats),
             max_chunk_duration_seconds=limits.max_chunk_duration_seconds,
-            upload_methods=["chunked", "single", "stream"],
+            upload_methods=list(limits.upload_methods),
         ),
         models=[
             DiscoveryModel(

@@ -138,6 +138,8 @@ async def get_session(
 ) -> Response[VoiceSession]:
     """Answer from our own store; the HTTP status is the signal. Raises NotFound, also for a filter's miss."""
     state = await services.voice.session(who.tenant_id, SessionId(session_id))
+    if not state.is_over and state.status in {"processing", "partial"}:
+        await services.refreshing.hurry(who.tenant_id, state.id)
     documents, is_pending = [], False
     if state.is_over and state.status in {"completed", "partial"}:
         template = TemplateId(template_id) if template_id else None

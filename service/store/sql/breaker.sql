@@ -1,15 +1,18 @@
 -- name: count_failure
 -- One more call in a row that did not get through; after enough of them over enough time the breaker opens.
 WITH held AS (
-    SELECT id, tenant_id, probe_at, failures + 1 AS failures, coalesce(failing_since, now()) AS since
+    SELECT id, tenant_id, probe_at, failures + 1 AS failures, coalesce(failing_since, now()) AS since,
+           -- A failure that asks for no wait, or for a shorter one, does not shorten what was asked for before.
+           greatest(retry_after_until, CASE WHEN $6::float8 > 0 THEN now() + make_interval(secs => $6) END) AS until
     FROM destinations WHERE id = $1 AND removed_at IS NULL FOR UPDATE
 )
 UPDATE destinations t
-SET failures = held.failures, failing_since = held.since,
+SET failures = held.failures, failing_since = held.since, retry_after_until = held.until,
+    hangs = t.hangs + CASE WHEN $7 THEN 1 ELSE 0 END,
     probe_at = CASE WHEN held.probe_at IS NOT NULL
                          OR (held.failures >= $2 AND held.since <= now() - make_interval(secs => $3))
-                    THEN now() + make_interval(secs => greatest(
-                        $6::float8, least($5::float8, greatest($4::float8, extract(epoch FROM now() - held.since) / 2))))
+                    THEN greatest(held.until, now() + make_interval(secs =>
+                        least($5::float8, greatest($4::float8, extract(epoch FROM now() - held.since) / 2))))
                END
 FROM held WHERE t.id = held.id
 RETURNING t.tenant_id, t.failures, t.probe_at IS NOT NULL AS is_open, held.probe_at IS NULL AS was_closed,
@@ -28,20 +31,22 @@ RETURNING id;
 WITH held AS (
     SELECT id, probe_at FROM destinations WHERE id = $1 AND failures > 0 FOR UPDATE
 )
-UPDATE destinations t SET failures = 0, failing_since = NULL, probe_at = NULL
+UPDATE destinations t SET failures = 0, failing_since = NULL, probe_at = NULL, hangs = 0
 FROM held WHERE t.id = held.id
 RETURNING t.tenant_id, held.probe_at IS NOT NULL AS was_open;
 
 -- name: release
--- What waited for a destination that answers again is due now, in the order in which it was due.
-UPDATE deliveries d SET next_at = now() + placed.place * interval '1 microsecond'
+-- A destination answers again: its deliveries are due now, one that Retry-After told to wait when that is over.
+UPDATE deliveries d SET next_at = greatest(now() + placed.place * interval '1 microsecond', d.not_before)
 FROM (SELECT id, row_number() OVER (ORDER BY next_at) AS place
       FROM deliveries WHERE destination_id = $1 AND status = 'pending' AND lease IS NULL) placed
 WHERE d.id = placed.id AND d.status = 'pending' AND d.lease IS NULL;
 
 -- name: probe_now
--- Somebody says that it is mended: an open breaker lets one delivery try at once, and time counts from here.
-UPDATE destinations SET probe_at = CASE WHEN probe_at IS NOT NULL THEN now() END,
+-- Somebody says that it is mended: no Retry-After holds, an open breaker lets one try, and time counts from here.
+UPDATE destinations SET retry_after_until = NULL,
+                        probe_at = CASE WHEN probe_at IS NOT NULL THEN now() END,
                         failures = CASE WHEN probe_at IS NULL THEN 0 ELSE failures END,
+                        hangs = CASE WHEN probe_at IS NULL THEN 0 ELSE hangs END,
                         failing_since = CASE WHEN probe_at IS NOT NULL THEN now() END
-WHERE id = $1 AND failures > 0;
+WHERE id = $1 AND (failures > 0 OR retry_after_until IS NOT NULL);

@@ -70,6 +70,10 @@ DELETE FROM leases WHERE name = $1 AND lease = $2;
 -- Whether the database answers and has our schema.
 SELECT 1 FROM leases LIMIT 1;
 
+-- name: clock
+-- What the database's clock shows.
+SELECT extract(epoch FROM clock_timestamp())::float8 AS now;
+
 -- name: has_revision
 -- Whether the migration tool was ever here.
 SELECT to_regclass('alembic_version') IS NOT NULL AS has_revision;

@@ -39,16 +39,19 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
     UNION
     SELECT destination_id FROM deliveries WHERE session_id = $1 AND status = 'pending'
 ), metered AS MATERIALIZED (  -- with a rate or an open breaker: what is begun is written down in their rows
-    SELECT t.id, t.failures, t.timeout_seconds, t.rate_per_second AS rate, t.probe_at,
+    SELECT t.id, t.failures, t.hangs, t.timeout_seconds, t.rate_per_second AS rate, t.probe_at,
            -- A look that comes a little late loses no slot, and a long silence earns none.
            CASE WHEN t.next_slot_at > statement_timestamp() - interval '50 milliseconds' THEN t.next_slot_at
                 ELSE statement_timestamp() END AS slot
     FROM destinations t JOIN wanted USING (id)
     WHERE t.enabled AND (t.rate_per_second IS NOT NULL OR t.probe_at IS NOT NULL)
+      AND (t.retry_after_until IS NULL OR t.retry_after_until <= statement_timestamp())
+      AND t.tenant_id <> ALL($6::text[])
+      AND (t.hangs = 0 OR NOT ARRAY['silent', 'silent:' || t.tenant_id] && $6)
     ORDER BY t.id
     FOR NO KEY UPDATE OF t
 ), gates AS (
-    SELECT id, failures, greatest($3::float8, timeout_seconds + 5) AS lease, rate, slot,
+    SELECT id, failures, hangs, greatest($3::float8, timeout_seconds + 5) AS lease, rate, slot,
            probe_at IS NOT NULL AS is_open,
            probe_at IS NOT NULL AND probe_at <= statement_timestamp() AS is_probing,
            CASE WHEN rate IS NULL THEN $4::integer
@@ -56,12 +59,15 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
                 ELSE 1 + floor(extract(epoch FROM statement_timestamp() - slot) * rate) END AS slots
     FROM metered
     UNION ALL
-    SELECT t.id, t.failures, greatest($3::float8, t.timeout_seconds + 5), NULL, NULL, false, false, $4::integer
+    SELECT t.id, t.failures, t.hangs, greatest($3::float8, t.timeout_seconds + 5), NULL, NULL, false, false, $4::integer
     FROM destinations t JOIN wanted USING (id)
     WHERE t.enabled AND t.rate_per_second IS NULL AND t.probe_at IS NULL
-), rooms AS (  -- one that keeps failing is asked one at a time even before its breaker opens
-    SELECT g.id, g.lease, g.rate, g.slot, g.is_open, g.is_probing,
-           least(g.slots, CASE WHEN g.failures >= $5::integer THEN 1 ELSE $4::integer END - flying.number)::integer AS room
+      AND (t.retry_after_until IS NULL OR t.retry_after_until <= statement_timestamp())
+      AND t.tenant_id <> ALL($6::text[])
+      AND (t.hangs = 0 OR NOT ARRAY['silent', 'silent:' || t.tenant_id] && $6)
+), rooms AS (  -- one that keeps failing, or hangs, is asked one at a time even before its breaker opens
+    SELECT g.id, g.lease, g.rate, g.slot, g.is_open, g.is_probing, g.hangs > 0 AS is_silent, flying.number AS flying,
+           least(g.slots, CASE WHEN g.failures >= $5::integer OR g.hangs > 0 THEN 1 ELSE $4::integer END - flying.number)::integer AS room
     FROM gates g, LATERAL (
         SELECT count(*) AS number FROM deliveries f
         WHERE f.destination_id = g.id AND f.status = 'pending' AND f.lease IS NOT NULL
@@ -69,7 +75,8 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
           AND f.next_at <= statement_timestamp() + make_interval(secs => g.lease)
     ) flying
 ), chosen AS (
-    SELECT found.id, row_number() OVER (PARTITION BY r.id ORDER BY found.next_at) AS place, found.next_at
+    -- Who has no call on its way comes before who has, or many whose calls hang would take every place that is free.
+    SELECT found.id, r.flying + row_number() OVER (PARTITION BY r.id ORDER BY found.next_at) AS place, found.next_at
     FROM rooms r, LATERAL (
         (SELECT d.id, d.next_at FROM deliveries d
          WHERE NOT r.is_open AND d.destination_id = r.id AND d.status = 'pending'
@@ -91,9 +98,10 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
                WHERE o.destination_id = d.destination_id AND o.lineage = d.lineage AND o.version <> d.version AND o.status = 'pending'
                  AND (o.version < d.version OR (o.lease IS NOT NULL AND o.next_at > statement_timestamp()))
                LIMIT 1) IS NULL)
-         ORDER BY d.type <> 'ping', d.next_at LIMIT 1)
+         -- One that was told to wait is tried out of turn only when a person ended the destination's wait.
+         ORDER BY d.type <> 'ping', coalesce(d.not_before > statement_timestamp(), false), d.next_at LIMIT 1)
     ) found
-    ORDER BY place, found.next_at LIMIT $2
+    ORDER BY r.is_silent, place, found.next_at LIMIT $2
 ), locked AS (
     SELECT d.id FROM deliveries d
     WHERE d.id = ANY(ARRAY(SELECT id FROM chosen)) AND d.status = 'pending' FOR UPDATE SKIP LOCKED
@@ -113,7 +121,7 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
 SELECT d.id, d.lease, d.tenant_id, d.session_id, d.destination_id, d.type, d.attempts, d.scheduled,
        e.id AS event_id, e.body_sealed, t.url_sealed, t.headers_sealed, t.secrets_sealed, t.timeout_seconds,
        t.auth_sealed, t.payload, t.format, coalesce(t.previous_until > now(), false) AS is_rotating,
-       t.failures, t.probe_at IS NOT NULL AS is_probe, s.traceparent
+       t.failures, t.hangs, t.probe_at IS NOT NULL AS is_probe, s.traceparent
 FROM leased d JOIN events e ON e.id = d.event_id JOIN destinations t ON t.id = d.destination_id
 LEFT JOIN sessions s ON s.id = d.session_id;
 
@@ -126,7 +134,7 @@ UPDATE deliveries SET lease = NULL, next_at = now() WHERE id = $1 AND lease = $2
 SELECT extract(epoch FROM min(t.next_slot_at) - clock_timestamp())::float8 AS seconds
 FROM destinations t
 WHERE t.next_slot_at > clock_timestamp() - interval '50 milliseconds' AND t.enabled AND t.rate_per_second IS NOT NULL
-  AND t.probe_at IS NULL
+  AND t.probe_at IS NULL AND (t.retry_after_until IS NULL OR t.retry_after_until <= clock_timestamp())
   AND EXISTS (SELECT 1 FROM deliveries d
               WHERE d.destination_id = t.id AND d.status = 'pending' AND d.next_at <= t.next_slot_at);
 
@@ -139,9 +147,9 @@ SELECT enabled FROM destinations WHERE id = $1 FOR UPDATE;
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::integer[], $5::float8[], $6::text[], $7::text[],
                          $8::float8[], $9::integer[], $10::text[], $11::integer[], $12::bigint[], $13::bytea[],
-                         $14::text[])
+                         $14::text[], $15::float8[])
         AS g (id, lease, status, spent, wait, reason, record_id, ago, status_code, error_class, duration_ms,
-              size, sha256, destination_id)
+              size, sha256, destination_id, retry_after)
 ), destination AS MATERIALIZED (
     -- First of all, so that turning one on or off at this moment comes wholly before or after.
     SELECT t.id, t.enabled FROM destinations t WHERE t.id = ANY($14) ORDER BY t.id FOR SHARE
@@ -162,6 +170,7 @@ WITH given AS MATERIALIZED (
         reason = CASE h.turn WHEN 'superseded' THEN 'superseded' ELSE h.reason END,
         record_id = coalesce(h.record_id, d.record_id),
         next_at = CASE WHEN h.turn = 'pending' THEN now() + make_interval(secs => h.wait) END,
+        not_before = CASE WHEN h.status = 'pending' THEN now() + make_interval(secs => h.retry_after) END,
         settled_at = CASE WHEN h.turn IN ('delivered', 'filed', 'dead', 'superseded') THEN now() END
     FROM held h WHERE d.id = h.id
     RETURNING d.id, d.type, d.status, d.reason, d.session_id, d.document_id, d.destination_id, d.lineage, d.version
@@ -217,8 +226,8 @@ SELECT at, status_code, error_class, duration_ms FROM attempts WHERE delivery_id
 
 -- name: retry
 -- A dead delivery is due again, with the same id and a fresh schedule.
-UPDATE deliveries SET status = 'pending', next_at = now(), lease = NULL, scheduled = 0, reason = NULL,
-                      settled_at = NULL
+UPDATE deliveries SET status = 'pending', next_at = now(), not_before = NULL, lease = NULL, scheduled = 0,
+                      reason = NULL, settled_at = NULL
 WHERE tenant_id = $1 AND id = $2 AND status = 'dead'
   AND EXISTS (SELECT 1 FROM destinations t WHERE t.id = destination_id AND t.enabled)
   AND EXISTS (SELECT 1 FROM events e WHERE e.id = event_id AND e.body_sealed IS NOT NULL)
@@ -228,6 +237,6 @@ WHERE tenant_id = $1 AND id = $2 AND status = 'dead'
 RETURNING id, destination_id;
 
 -- name: resume
--- What waited for a destination that is on again is due now, its schedule where it was.
-UPDATE deliveries SET status = 'pending', next_at = now(), reason = NULL
+-- What waited for a destination that is on again is due now, or when its Retry-After is over, its schedule where it was.
+UPDATE deliveries SET status = 'pending', next_at = greatest(now(), not_before), reason = NULL
 WHERE destination_id = $1 AND status = 'paused';

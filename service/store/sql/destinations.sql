@@ -1,14 +1,24 @@
+-- name: lock_tenant
+-- Lets one destination at a time be added to a tenant.
+SELECT id FROM tenants WHERE id = $1 FOR NO KEY UPDATE;
+
+-- name: count
+-- How many destinations a tenant has; the look ends when that is enough to know.
+SELECT count(*) AS number FROM (
+    SELECT 1 FROM destinations WHERE tenant_id = $1 AND removed_at IS NULL LIMIT $2
+) found;
+
 -- name: insert
 -- A new destination of an existing tenant; no row when there is no such tenant.
 INSERT INTO destinations (id, tenant_id, url_sealed, events, templates, secrets_sealed, payload, format,
                           headers_sealed, auth_sealed, timeout_seconds, rate_per_second, enabled, paused_reason)
 SELECT $1, id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, CASE WHEN NOT $13 THEN 'disabled' END
 FROM tenants WHERE id = $2
-RETURNING *;
+RETURNING *, false AS is_told_to_wait;
 
 -- name: list
 -- A tenant's destinations, newest first.
-SELECT * FROM destinations
+SELECT *, coalesce(retry_after_until > now(), false) AS is_told_to_wait FROM destinations
 WHERE tenant_id = $1 AND removed_at IS NULL
   AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3))
 ORDER BY created_at DESC, id DESC
@@ -16,7 +26,8 @@ LIMIT $4;
 
 -- name: one
 -- One destination.
-SELECT * FROM destinations WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL;
+SELECT *, coalesce(retry_after_until > now(), false) AS is_told_to_wait
+FROM destinations WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL;
 
 -- name: change
 -- Changes what is given; turning it on forgets why it was off.
@@ -29,11 +40,13 @@ SET enabled = coalesce($3, enabled), events = coalesce($4, events), templates = 
     rate_per_second = CASE WHEN $15 THEN $16 ELSE rate_per_second END,
     paused_reason = CASE WHEN $3 THEN NULL WHEN $3 = false THEN 'disabled' ELSE paused_reason END,
     next_slot_at = CASE WHEN $15 THEN NULL ELSE next_slot_at END,
+    retry_after_until = CASE WHEN $3 THEN NULL ELSE retry_after_until END,
     probe_at = CASE WHEN $3 AND probe_at IS NOT NULL THEN now() ELSE probe_at END,
     failures = CASE WHEN $3 AND probe_at IS NULL THEN 0 ELSE failures END,
+    hangs = CASE WHEN $3 AND probe_at IS NULL THEN 0 ELSE hangs END,
     failing_since = CASE WHEN $3 IS NOT TRUE THEN failing_since WHEN probe_at IS NOT NULL THEN now() END
 WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL
-RETURNING *;
+RETURNING *, coalesce(retry_after_until > now(), false) AS is_told_to_wait;
 
 -- name: hold
 -- Holds one destination while its secret is replaced.
@@ -44,7 +57,7 @@ SELECT * FROM destinations WHERE tenant_id = $1 AND id = $2 AND removed_at IS NU
 UPDATE destinations
 SET secrets_sealed = $2, previous_until = CASE WHEN $3 > 0 THEN now() + make_interval(secs => $3) END
 WHERE id = $1
-RETURNING *;
+RETURNING *, coalesce(retry_after_until > now(), false) AS is_told_to_wait;
 
 -- name: remove
 -- Takes a destination out of use; its past deliveries stay.

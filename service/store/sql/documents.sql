@@ -1,14 +1,14 @@
 -- name: latest
 -- The newest version of one document, sealed.
-SELECT id, version, coalesce(lineage, id) AS lineage, status, data_sealed FROM documents
+SELECT id, version, coalesce(lineage, id) AS lineage, status, data_sealed, annotations_sealed FROM documents
 WHERE session_id = $1 AND template_id = $2 AND upstream_id = $3
 ORDER BY version DESC LIMIT 1;
 
 -- name: insert
 -- A document, or a new version of one.
 INSERT INTO documents (id, tenant_id, session_id, template_id, upstream_id, version, type, status, data_sealed,
-                       error_code, lineage)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11, $1))
+                       error_code, lineage, annotations_sealed)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11, $1), $12)
 RETURNING (SELECT extract(epoch FROM clock_timestamp() - s.ended_at)::float8 FROM sessions s WHERE s.id = $3)
           AS since_end_seconds;
 
@@ -25,6 +25,7 @@ SELECT DISTINCT upstream_id FROM documents WHERE session_id = $1 AND template_id
 -- name: unreleased
 -- Documents of which no event was made yet, each with the one whose next version it is.
 SELECT d.id, d.template_id, d.upstream_id, d.version, d.type, d.status, d.data_sealed, d.error_code,
+       d.annotations_sealed,
        (SELECT b.id FROM documents b
         WHERE b.session_id = d.session_id AND coalesce(b.lineage, b.id) = coalesce(d.lineage, d.id) AND b.version = d.version - 1
         ORDER BY b.received_at DESC LIMIT 1) AS replaces
@@ -55,10 +56,10 @@ WHERE NOT EXISTS (
 ORDER BY d.template_id, d.upstream_id;
 
 -- name: one
--- One document, any version, with its session's sealed details.
-SELECT d.*, s.details_sealed, s.erased_at IS NOT NULL AS is_erased FROM documents d JOIN sessions s ON s.id = d.session_id
+-- One document, any version, with its session's sealed details and what its audio lacks at the vendor.
+SELECT d.*, s.details_sealed, s.audio_missing, s.erased_at IS NOT NULL AS is_erased FROM documents d JOIN sessions s ON s.id = d.session_id
 WHERE d.tenant_id = $1 AND d.id = $2;
 
 -- name: session_details
--- The sealed details of a session.
-SELECT details_sealed, erased_at IS NOT NULL AS is_erased FROM sessions WHERE tenant_id = $1 AND id = $2;
+-- The sealed details of a session, and what its audio lacks at the vendor.
+SELECT details_sealed, audio_missing, erased_at IS NOT NULL AS is_erased FROM sessions WHERE tenant_id = $1 AND id = $2;

@@ -16,8 +16,8 @@ DELETE FROM webhook_events WHERE session_id = $1;
 -- Everything that identifies anybody; the row stays, so that the id is known as erased.
 UPDATE sessions
 SET erased_at = now(), settled_at = coalesce(settled_at, now()), details_sealed = NULL, patient_id_hash = NULL,
-    reference_hash = NULL, upload_url_sealed = NULL, transcript_sealed = NULL, model_used = NULL,
-    language_detected = NULL, error_message = NULL, vendor_files = NULL, change_lease = NULL, change_until = NULL
+    reference_hash = NULL, upload_url_sealed = NULL, transcript_sealed = NULL, warnings_sealed = NULL,
+    audio_missing = NULL, model_used = NULL, language_detected = NULL, error_message = NULL, vendor_files = NULL, change_lease = NULL, change_until = NULL
 WHERE id = $1
 RETURNING status;
 
@@ -31,7 +31,7 @@ DELETE FROM fetches WHERE session_id = $1;
 
 -- name: documents
 -- Documents keep their rows, so that their ids are known as erased.
-UPDATE documents SET data_sealed = NULL, type = NULL, upstream_id = id, released_at = coalesce(released_at, now())
+UPDATE documents SET data_sealed = NULL, annotations_sealed = NULL, type = NULL, upstream_id = id, released_at = coalesce(released_at, now())
 WHERE session_id = $1;
 
 -- name: events

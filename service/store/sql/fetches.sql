@@ -14,12 +14,17 @@ WITH due AS (
     ORDER BY next_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 UPDATE fetches f SET lease = gen_random_uuid(), next_at = now() + make_interval(secs => $3),
-                     attempts = attempts + 1, hinted = false
+                     attempts = attempts + 1, hinted = false, called_at = now()
 FROM due, sessions s
 WHERE f.id = due.id AND s.id = f.session_id
 RETURNING f.id, f.lease, f.tenant_id, f.session_id, f.template_id, f.attempts, f.missing, s.account,
           extract(epoch FROM now() - s.ended_at)::float8 AS ended_seconds_ago, f.asked, f.document_id, s.traceparent,
-          s.ended_at IS NULL AS is_probe;
+          s.ended_at IS NULL AND s.settled_at IS NULL AND s.status <> 'failed' AS is_probe,
+          s.settled_at IS NOT NULL OR s.status = 'failed' AS is_over, f.verdict,
+          extract(epoch FROM now() - f.verdict_since)::float8 AS verdict_seconds,
+          EXISTS (SELECT 1 FROM webhook_events w
+                  WHERE w.account = s.account AND w.session_id = s.id AND w.phase = 'ended'
+                    AND w.kind IN ('completed', 'partial')) AS was_announced;
 
 -- name: postpone
 -- Not this time: when to ask again; at once if a webhook came while we asked.
@@ -27,6 +32,63 @@ UPDATE fetches SET lease = NULL, last_error = $4, missing = CASE WHEN $5 THEN mi
                    next_at = CASE WHEN hinted THEN now() ELSE now() + make_interval(secs => $3) END
 WHERE id = $1 AND lease = $2 AND status = 'pending'
 RETURNING id;
+
+-- name: settle_template
+-- A template's call need not be made any more; one that is under way has lost its lease.
+UPDATE fetches SET status = 'settled', outcome = $3, next_at = NULL, lease = NULL, settled_at = now()
+WHERE session_id = $1 AND template_id = $2 AND status = 'pending' AND asked IS NULL;
+
+-- name: record_verdict
+-- What an answer says of a template's document; the time counts from when it first said so.
+UPDATE fetches
+SET verdict = $3, verdict_since = CASE WHEN verdict = $3 THEN verdict_since WHEN $3 IS NOT NULL THEN now() END
+WHERE session_id = $1 AND template_id = $2;
+
+-- name: request_unfiltered
+-- The unfiltered call: a new one, one that was settled, or ($3) at once one that waits for its time.
+INSERT INTO fetches (tenant_id, session_id, template_id, next_at) VALUES ($1, $2, '', now())
+ON CONFLICT (session_id, template_id) DO UPDATE
+SET status = 'pending', outcome = NULL, settled_at = NULL,
+    attempts = CASE WHEN fetches.status = 'settled' THEN 0 ELSE fetches.attempts END,
+    missing = CASE WHEN fetches.status = 'settled' THEN 0 ELSE fetches.missing END,
+    hinted = fetches.lease IS NOT NULL,
+    next_at = CASE WHEN fetches.lease IS NULL THEN now() ELSE fetches.next_at END
+WHERE fetches.asked IS NULL AND ($3 OR fetches.status = 'settled');
+
+-- name: hurry
+-- A client waits for an ended session: its calls are due, unless they were made less than so many seconds ago.
+UPDATE fetches f SET next_at = now()
+FROM sessions s
+WHERE s.id = $2 AND s.tenant_id = $1 AND s.status IN ('processing', 'partial') AND s.settled_at IS NULL
+  AND f.session_id = s.id AND f.status = 'pending' AND f.lease IS NULL AND f.asked IS NULL AND f.next_at > now()
+  AND (f.template_id <> '' OR cardinality(s.templates) = 0)
+  AND coalesce(f.called_at < now() - make_interval(secs => $3), true)
+RETURNING f.id;
+
+-- name: refresh
+-- Has the vendor asked again about a session that is over, or at once about one that was ended, with its audit entry.
+WITH named AS (
+    SELECT id, tenant_id, status, erased_at IS NOT NULL AS is_erased,
+           erased_at IS NULL AND owed IS NULL
+           AND (status IN ('failed', 'expired') OR settled_at IS NOT NULL AND status IN ('completed', 'partial')) AS is_over,
+           erased_at IS NULL AND settled_at IS NULL AND status IN ('processing', 'partial') AS is_ended
+    FROM sessions WHERE tenant_id = $1 AND id = $2 FOR SHARE
+), asked AS (
+    INSERT INTO fetches (tenant_id, session_id, template_id, next_at)
+    SELECT tenant_id, id, '', now() FROM named WHERE is_over
+    ON CONFLICT (session_id, template_id) DO UPDATE
+    SET status = 'pending', outcome = NULL, settled_at = NULL, last_error = NULL, attempts = 0, missing = 0,
+        verdict = NULL, verdict_since = NULL, hinted = fetches.lease IS NOT NULL,
+        next_at = CASE WHEN fetches.lease IS NULL THEN now() ELSE fetches.next_at END
+    WHERE fetches.asked IS NULL
+), hurried AS (
+    UPDATE fetches f SET next_at = CASE WHEN f.lease IS NULL THEN now() ELSE f.next_at END, hinted = f.lease IS NOT NULL
+    FROM named n WHERE n.is_ended AND f.session_id = n.id AND f.status = 'pending'
+), noted AS (
+    INSERT INTO audit (tenant_id, actor, action, object_id)
+    SELECT tenant_id, $3, 'session.refreshed', id FROM named WHERE is_over OR is_ended
+)
+SELECT status, is_erased, is_over OR is_ended AS is_requested FROM named;
 
 -- name: release
 -- The worker stops before the answer came: another one asks at once.
@@ -79,5 +141,6 @@ WHERE id = $1 AND lease = $2 AND status = 'pending';
 -- name: of_session
 -- Every call of a session and how it stands.
 SELECT template_id, status = 'settled' AS is_settled, last_error IS NOT NULL AS was_answered, attempts,
-       asked IS NOT NULL AS is_further
+       asked IS NOT NULL AS is_further, last_error AS reason, outcome, verdict,
+       extract(epoch FROM now() - verdict_since)::float8 AS verdict_seconds
 FROM fetches WHERE session_id = $1;

@@ -76,13 +76,16 @@ WITH found (place, value, percent) AS (
                                             / greatest(1, pg_relation_size('sessions')))::real),
          LATERAL (VALUES ('sessions.details_sealed', details_sealed),
                          ('sessions.upload_url_sealed', upload_url_sealed),
-                         ('sessions.transcript_sealed', transcript_sealed)) v (place, value)
+                         ('sessions.transcript_sealed', transcript_sealed),
+                         ('sessions.warnings_sealed', warnings_sealed)) v (place, value)
     UNION ALL
-    SELECT 'documents.data_sealed', data_sealed,
-           least(100.0, 100.0 * $1::float8 * current_setting('block_size')::int
-                        / greatest(1, pg_relation_size('documents')))
-    FROM documents TABLESAMPLE SYSTEM (least(100.0, 100.0 * $1::float8 * current_setting('block_size')::int
-                                             / greatest(1, pg_relation_size('documents')))::real)
+    SELECT v.place, v.value, share.percent
+    FROM (SELECT least(100.0, 100.0 * $1::float8 * current_setting('block_size')::int
+                              / greatest(1, pg_relation_size('documents'))) AS percent) share,
+         documents TABLESAMPLE SYSTEM (least(100.0, 100.0 * $1::float8 * current_setting('block_size')::int
+                                             / greatest(1, pg_relation_size('documents')))::real),
+         LATERAL (VALUES ('documents.data_sealed', data_sealed),
+                         ('documents.annotations_sealed', annotations_sealed)) v (place, value)
     UNION ALL
     SELECT 'events.body_sealed', body_sealed,
            least(100.0, 100.0 * $1::float8 * current_setting('block_size')::int

@@ -1,9 +1,10 @@
 -- name: depths
--- What is due now and since when. What a destination's open breaker holds back is due, too, but no worker's to do.
-WITH due AS (
+-- What is due now and since when.
+WITH due AS (  -- what a destination's open breaker or its Retry-After holds back is due, too, but no worker's to do
     SELECT 'fetches' AS queue, next_at FROM fetches WHERE status = 'pending' AND next_at <= now()
     UNION ALL
-    SELECT CASE WHEN t.probe_at IS NULL THEN 'deliveries' ELSE 'held_deliveries' END, d.next_at
+    SELECT CASE WHEN t.probe_at IS NULL AND (t.retry_after_until IS NULL OR t.retry_after_until <= now())
+                THEN 'deliveries' ELSE 'held_deliveries' END, d.next_at
     FROM deliveries d JOIN destinations t ON t.id = d.destination_id
     WHERE d.status = 'pending' AND d.next_at <= now()
     UNION ALL

@@ -27,7 +27,7 @@ WITH dead AS MATERIALIZED (
 ), moved AS (
     UPDATE deliveries d
     SET status = CASE WHEN is_superseded THEN 'dead' ELSE 'pending' END,
-        next_at = CASE WHEN NOT is_superseded THEN now() + place * interval '1 microsecond' END,
+        next_at = CASE WHEN NOT is_superseded THEN now() + place * interval '1 microsecond' END, not_before = NULL,
         settled_at = CASE WHEN is_superseded THEN d.settled_at END,
         reason = CASE WHEN is_superseded THEN 'superseded' END, scheduled = 0, lease = NULL
     FROM judged WHERE d.id = judged.id

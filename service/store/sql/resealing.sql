@@ -122,14 +122,16 @@ RETURNING held.id;
 SELECT id, id AS owner,
        CASE WHEN substring(details_sealed FROM 2 FOR 4) <> $3 THEN details_sealed END AS details_sealed,
        CASE WHEN substring(upload_url_sealed FROM 2 FOR 4) <> $3 THEN upload_url_sealed END AS upload_url_sealed,
-       CASE WHEN substring(transcript_sealed FROM 2 FOR 4) <> $3 THEN transcript_sealed END AS transcript_sealed
+       CASE WHEN substring(transcript_sealed FROM 2 FOR 4) <> $3 THEN transcript_sealed END AS transcript_sealed,
+       CASE WHEN substring(warnings_sealed FROM 2 FOR 4) <> $3 THEN warnings_sealed END AS warnings_sealed
 FROM sessions WHERE id > $1 ORDER BY id LIMIT $2;
 
 -- name: write_sessions
 -- The same under the first key, where they are still those that were read and nobody holds them.
 WITH held AS (
-    SELECT n.* FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[])
-        n (id, details_head, details, url_head, url, transcript_head, transcript)
+    SELECT n.* FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[],
+                           $8::bytea[], $9::bytea[])
+        n (id, details_head, details, url_head, url, transcript_head, transcript, warnings_head, warnings)
     JOIN sessions t ON t.id = n.id
     FOR NO KEY UPDATE OF t SKIP LOCKED
 )
@@ -139,24 +141,32 @@ SET details_sealed = CASE WHEN substring(t.details_sealed FROM 1 FOR 17) = held.
     upload_url_sealed = CASE WHEN substring(t.upload_url_sealed FROM 1 FOR 17) = held.url_head
                              THEN held.url ELSE t.upload_url_sealed END,
     transcript_sealed = CASE WHEN substring(t.transcript_sealed FROM 1 FOR 17) = held.transcript_head
-                             THEN held.transcript ELSE t.transcript_sealed END
+                             THEN held.transcript ELSE t.transcript_sealed END,
+    warnings_sealed = CASE WHEN substring(t.warnings_sealed FROM 1 FOR 17) = held.warnings_head
+                           THEN held.warnings ELSE t.warnings_sealed END
 FROM held WHERE t.id = held.id
 RETURNING held.id;
 
 -- name: read_documents
 -- The next documents, with data that is under another key.
-SELECT id, id AS owner, CASE WHEN substring(data_sealed FROM 2 FOR 4) <> $3 THEN data_sealed END AS data_sealed
+SELECT id, id AS owner, CASE WHEN substring(data_sealed FROM 2 FOR 4) <> $3 THEN data_sealed END AS data_sealed,
+       CASE WHEN substring(annotations_sealed FROM 2 FOR 4) <> $3 THEN annotations_sealed END AS annotations_sealed
 FROM documents WHERE id > $1 ORDER BY id LIMIT $2;
 
 -- name: write_documents
 -- The same under the first key, where they are still those that were read and nobody holds them.
 WITH held AS (
-    SELECT n.* FROM unnest($1::text[], $2::bytea[], $3::bytea[]) n (id, head, fresh)
+    SELECT n.* FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[])
+        n (id, data_head, data, annotations_head, annotations)
     JOIN documents t ON t.id = n.id
     FOR NO KEY UPDATE OF t SKIP LOCKED
 )
-UPDATE documents t SET data_sealed = held.fresh FROM held
-WHERE t.id = held.id AND substring(t.data_sealed FROM 1 FOR 17) = held.head
+UPDATE documents t
+SET data_sealed = CASE WHEN substring(t.data_sealed FROM 1 FOR 17) = held.data_head
+                       THEN held.data ELSE t.data_sealed END,
+    annotations_sealed = CASE WHEN substring(t.annotations_sealed FROM 1 FOR 17) = held.annotations_head
+                              THEN held.annotations ELSE t.annotations_sealed END
+FROM held WHERE t.id = held.id
 RETURNING held.id;
 
 -- name: read_events

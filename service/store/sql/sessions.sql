@@ -60,14 +60,20 @@ WHERE id = $1 AND owed_lease = $2
 RETURNING id;
 
 -- name: record_end_told
--- The vendor knows that the session has ended.
-UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3
+-- The vendor knows of the end; what its list lacks of our chunks is kept, {} when only its count is too low.
+UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3,
+    audio_missing = (
+        SELECT CASE WHEN $4::integer[] IS NOT NULL THEN array_agg(c.sequence ORDER BY c.sequence)
+                         FILTER (WHERE NOT c.sequence = ANY($4))
+                    WHEN count(*) > $3::integer THEN '{}'::integer[] END
+        FROM chunks c WHERE c.session_id = $1 AND c.status = 'stored')
 WHERE id = $1 AND owed_lease = $2 AND owed = 'end'
-RETURNING id;
+RETURNING id, audio_missing;
 
 -- name: lock
 -- A session's row, held until the transaction ends; the tenant is checked where there is one.
-SELECT id, tenant_id, account, status, upload, templates, details_sealed, transcript_sealed, owed, owed_lease,
+SELECT id, tenant_id, account, status, upload, templates, details_sealed, transcript_sealed, warnings_sealed,
+       audio_missing, model_used, language_detected, owed, owed_lease,
        owed_next_at <= now() AS owed_due, ended_at, expires_at <= now() AS is_past, model, languages,
        erased_at IS NOT NULL AS is_erased, settled_at IS NOT NULL AS is_final,
        coalesce(change_until > now(), false) AS is_changing
@@ -99,15 +105,15 @@ RETURNING s.id, s.account, s.owed, s.owed_lease, s.owed_attempts, s.upload, s.tr
           (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks;
 
 -- name: settle
--- A session's ending; nothing more is owed to the vendor for it.
+-- A session's final status; one that had expired unended stays under that time in the ledger.
 UPDATE sessions SET status = $2, owed = NULL, owed_next_at = NULL, owed_lease = NULL, error_code = $3, error_message = $4,
-                    settled_at = now()
+                    ended_at = coalesce(ended_at, settled_at), settled_at = now()
 WHERE id = $1;
 
 -- name: record_result
--- What an answer said about the session as a whole; the first transcript stays.
+-- The answer's statements about the session as a whole; the first transcript stays.
 UPDATE sessions SET transcript_sealed = coalesce(transcript_sealed, $2), model_used = coalesce($3, model_used),
-                    language_detected = coalesce($4, language_detected)
+                    language_detected = coalesce($4, language_detected), warnings_sealed = coalesce($5, warnings_sealed)
 WHERE id = $1;
 
 -- name: past
@@ -115,6 +121,17 @@ WHERE id = $1;
 SELECT id FROM sessions
 WHERE status IN ('created', 'recording') AND expires_at <= now() AND owed IS NULL
 ORDER BY expires_at LIMIT $1;
+
+-- name: ended_badly
+-- Sessions of one tenant or of all, created since then, of which the vendor may have more than is here.
+SELECT id, tenant_id FROM sessions
+WHERE ($1::text IS NULL OR tenant_id = $1) AND created_at >= $2 AND status IN ('partial', 'failed', 'expired')
+  AND erased_at IS NULL AND owed IS NULL AND (settled_at IS NOT NULL OR status = 'failed')
+ORDER BY created_at LIMIT $3;
+
+-- name: tenant_of
+-- The tenant that a session belongs to.
+SELECT tenant_id FROM sessions WHERE id = $1;
 
 -- name: warn_expiring
 -- Sessions that hold audio, were not ended and soon expire: each is told of once.

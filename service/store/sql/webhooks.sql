@@ -17,33 +17,25 @@ WITH named AS (  -- held, so that an erasure or an ending at this moment comes w
     FROM recorded r
     WHERE $7 AND r.is_first AND r.phase = 'ended' AND f.session_id = $2 AND f.status = 'pending'
     RETURNING f.id
-), mended AS (  -- completed after it had been partial: what had failed is looked at again
-    UPDATE fetches f
-    SET status = 'pending', outcome = NULL, settled_at = NULL, last_error = NULL, attempts = 0, missing = 0,
-        hinted = false, next_at = now()
-    FROM recorded r, named n
-    WHERE $3 = 'completed' AND r.is_first AND r.phase = 'ended' AND n.status = 'partial'
-      AND n.settled_at IS NOT NULL AND f.session_id = $2 AND f.status = 'settled' AND f.asked IS NULL
-      AND CASE WHEN f.template_id = '' THEN cardinality(n.templates) = 0
-               ELSE NOT EXISTS (SELECT 1 FROM documents d
-                                WHERE d.session_id = $2 AND d.template_id = f.template_id)
-                 OR EXISTS (SELECT 1 FROM documents d
-                            WHERE d.session_id = $2 AND d.template_id = f.template_id AND d.status = 'failed'
-                              AND NOT EXISTS (SELECT 1 FROM documents e
-                                              WHERE e.session_id = $2 AND e.template_id = d.template_id
-                                                AND e.version > d.version)) END
-    RETURNING f.id
-), probed AS (  -- over, although nobody ended it: only a hint, for which the vendor is asked
+), asked AS (  -- without a filter: over although nobody ended it, or more than a bad ending brought
     INSERT INTO fetches (tenant_id, session_id, template_id, next_at)
     SELECT n.tenant_id, n.id, '', now() FROM named n, recorded r
-    WHERE $3 IN ('expired', 'failed') AND r.is_first AND r.phase = 'early'
-      AND n.status IN ('created', 'recording') AND n.owed IS NULL
-    ON CONFLICT (session_id, template_id) DO NOTHING
+    WHERE ($3 IN ('expired', 'failed') AND r.is_first AND r.phase = 'early'
+           AND n.status IN ('created', 'recording') AND n.owed IS NULL)
+       OR ($3 IN ('completed', 'partial') AND r.phase <> 'unknown' AND n.settled_at IS NOT NULL
+           AND n.status IN ('partial', 'failed', 'expired')
+           AND NOT EXISTS (SELECT 1 FROM webhook_events w
+                           WHERE w.account = $1 AND w.session_id = $2 AND w.kind = $3 AND w.body_sha256 = $5))
+    ON CONFLICT (session_id, template_id) DO UPDATE
+    SET status = 'pending', outcome = NULL, settled_at = NULL, last_error = NULL, attempts = 0, missing = 0,
+        verdict = NULL, verdict_since = NULL, hinted = false, next_at = now()
+    WHERE fetches.status = 'settled' AND fetches.asked IS NULL
+      AND coalesce(fetches.called_at < now() - interval '10 seconds', true)
     RETURNING id
 )
 SELECT coalesce((SELECT phase FROM recorded), 'unknown') AS phase,
        coalesce((SELECT is_first FROM recorded), false) AS is_first,
-       (SELECT count(*) FROM hurried) + (SELECT count(*) FROM mended) + (SELECT count(*) FROM probed) AS due;
+       (SELECT count(*) FROM hurried) + (SELECT count(*) FROM asked) AS due;
 
 -- name: receive_many
 -- Does the same for events of different sessions; of those that somebody holds it returns, and does, nothing.
@@ -74,47 +66,37 @@ WITH told AS MATERIALIZED (  -- `times`: how often the very same came, which is 
     SELECT t.*, r.session_id IS NOT NULL AS is_recorded, coalesce(r.repeats = t.times - 1, false) AS is_first
     FROM taken t LEFT JOIN recorded r ON r.session_id = t.session_id
 ), held AS (  -- sorted, and after all events: batches of several processes never wait for each other in a circle
-    SELECT f.id, f.status
+    SELECT f.id
     FROM noted n JOIN fetches f ON f.session_id = n.session_id
-    WHERE n.is_first AND n.phase = 'ended'
-      AND (n.is_ending AND f.status = 'pending'
-           OR n.kind = 'completed' AND n.status = 'partial' AND n.settled_at IS NOT NULL
-              AND f.status = 'settled' AND f.asked IS NULL
-              AND CASE WHEN f.template_id = '' THEN cardinality(n.templates) = 0
-                       ELSE NOT EXISTS (SELECT 1 FROM documents d
-                                        WHERE d.session_id = f.session_id AND d.template_id = f.template_id)
-                         OR EXISTS (SELECT 1 FROM documents d
-                                    WHERE d.session_id = f.session_id AND d.template_id = f.template_id
-                                      AND d.status = 'failed'
-                                      AND NOT EXISTS (SELECT 1 FROM documents e
-                                                      WHERE e.session_id = f.session_id
-                                                        AND e.template_id = d.template_id
-                                                        AND e.version > d.version)) END)
+    WHERE n.is_first AND n.phase = 'ended' AND n.is_ending AND f.status = 'pending'
     ORDER BY f.session_id, f.template_id
     FOR UPDATE OF f
 ), hurried AS (
     UPDATE fetches f
     SET next_at = CASE WHEN f.lease IS NULL THEN now() ELSE f.next_at END, hinted = f.lease IS NOT NULL
-    FROM held h WHERE h.status = 'pending' AND f.id = h.id
+    FROM held h WHERE f.id = h.id
     RETURNING f.session_id
-), mended AS (
-    UPDATE fetches f
-    SET status = 'pending', outcome = NULL, settled_at = NULL, last_error = NULL, attempts = 0, missing = 0,
-        hinted = false, next_at = now()
-    FROM held h WHERE h.status = 'settled' AND f.id = h.id
-    RETURNING f.session_id
-), probed AS (  -- after what is held, for the order's sake
+), asked AS (  -- without a filter, as in `receive`, after the held rows, for the order's sake
     INSERT INTO fetches (tenant_id, session_id, template_id, next_at)
     SELECT n.tenant_id, n.session_id, '', now() FROM noted n
-    WHERE n.kind IN ('expired', 'failed') AND n.is_first AND n.phase = 'early'
-      AND n.status IN ('created', 'recording') AND n.owed IS NULL AND (SELECT count(*) FROM held) >= 0
+    WHERE ((n.kind IN ('expired', 'failed') AND n.is_first AND n.phase = 'early'
+            AND n.status IN ('created', 'recording') AND n.owed IS NULL)
+           OR (n.kind IN ('completed', 'partial') AND n.phase <> 'unknown' AND n.settled_at IS NOT NULL
+               AND n.status IN ('partial', 'failed', 'expired')
+               AND NOT EXISTS (SELECT 1 FROM webhook_events w
+                               WHERE w.account = n.account AND w.session_id = n.session_id AND w.kind = n.kind
+                                 AND w.body_sha256 = n.body_sha256)))
+      AND (SELECT count(*) FROM held) >= 0
     ORDER BY n.session_id
-    ON CONFLICT (session_id, template_id) DO NOTHING
+    ON CONFLICT (session_id, template_id) DO UPDATE
+    SET status = 'pending', outcome = NULL, settled_at = NULL, last_error = NULL, attempts = 0, missing = 0,
+        verdict = NULL, verdict_since = NULL, hinted = false, next_at = now()
+    WHERE fetches.status = 'settled' AND fetches.asked IS NULL
+      AND coalesce(fetches.called_at < now() - interval '10 seconds', true)
     RETURNING session_id
 ), due AS (
     SELECT session_id, count(*) AS number
-    FROM (SELECT session_id FROM hurried UNION ALL SELECT session_id FROM mended
-          UNION ALL SELECT session_id FROM probed) each
+    FROM (SELECT session_id FROM hurried UNION ALL SELECT session_id FROM asked) each
     GROUP BY session_id
 )
 SELECT n.session_id, CASE WHEN n.is_recorded THEN n.phase ELSE 'unknown' END AS phase, n.is_first,

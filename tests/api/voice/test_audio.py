@@ -254,6 +254,17 @@ async def test_a_second_client_finds_the_same_rows(house: Bridge) -> None:
     assert found["audio_files_received"] == 2
 
 
+async def test_a_single_file_is_a_chunk_at_the_vendor_which_a_repeat_overwrites(house: Bridge) -> None:
+    """A `single` file that is sent twice doubles the dictation (facts-2.md, Upload): none is ever sent."""
+    session = await begin(house, upload_type="single")
+    await house.fault(f"{session}/audio/", when="after", mode="reset")
+    assert (await upload(house, session, "whole recording.wav")).status_code == 200
+    assert await house.calls(f"{session}/audio/audio_0.wav$", "POST") == 2
+    seen = await house.seen(session)
+    assert seen["additional_data"]["_protocol"]["upload_type"] == "chunked"
+    assert [each["sha256"] for each in seen["files"]] == [hashlib.sha256(WAV).hexdigest()]
+
+
 async def test_a_stream_takes_no_files(house: Bridge) -> None:
     session = await begin(house, upload_type="stream", communication_protocol="websocket")
     envelope(await upload(house, session, "audio_0.wav"), 409, "wrong_upload_type")

@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.api.asking import expire
 from tests.api.voice.clients import browser_client, envelope
 from tests.api.voice.test_get import begin, end, finished, get
 from tests.bridge import Bridge
@@ -61,6 +62,27 @@ async def test_after_the_end_it_is_too_late(house: Bridge, fields: dict[str, Any
     session = await begin(house)
     await end(house, session)
     envelope(await patch(house, session, **fields), 409, "session_already_committed")
+
+
+@pytest.mark.parametrize("fields", [{}, {"additional_data": {"visit": "V2"}}, {"session_mode": "dictation"}])
+async def test_an_expired_session_takes_no_change_not_even_of_nothing(
+    house: Bridge, fields: dict[str, Any]
+) -> None:
+    past = await begin(house)
+    await expire(house, past)
+    envelope(await patch(house, past, **fields), 410, "session_expired")
+    expired = await begin(house)
+    await house.database.execute("UPDATE sessions SET status = 'expired' WHERE id = $1", expired)
+    envelope(await patch(house, expired, **fields), 410, "session_expired")
+
+
+@pytest.mark.parametrize("status", ["processing", "partial", "completed", "failed", "cancelled"])
+async def test_after_the_end_a_change_of_nothing_is_refused_as_any_other_is(
+    house: Bridge, status: str
+) -> None:
+    session = await begin(house)
+    await house.database.execute("UPDATE sessions SET status = $2 WHERE id = $1", session, status)
+    envelope(await patch(house, session), 409, "session_already_committed")
 
 
 async def test_a_browser_cancels(house: Bridge) -> None:

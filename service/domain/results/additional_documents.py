@@ -3,20 +3,21 @@
 The session's status stays as it is: only the document succeeds or fails.
 """
 
+import msgspec
 from msgspec import Struct
 
-from service.domain.endings import missing_document
 from service.domain.ids import TemplateId
 from service.domain.ports import SettleUnit
-from service.domain.records import FetchJob, VendorDocument, VendorResult
+from service.domain.records import DocumentAnnotations, FetchJob, VendorDocument, VendorResult
+from service.domain.results import verdicts
+from service.domain.results.events import missing_document
 
 # By the schedules: more than three hours of a vendor that works on it, more than a day of one that is away.
-MOST_TRIES = 400
+MAX_TRIES = 400
 # How often in a row an answer without the document, or without the session, is taken for "not yet": for about
 # 20 seconds, and for about a minute.
 _BELIEVE_NO_DOCUMENT_AFTER = 5
 _BELIEVE_MISSING_AFTER = 8
-_OVER = frozenset({"completed", "partial"})
 
 
 class AskAgain(Struct, frozen=True, kw_only=True):
@@ -50,24 +51,43 @@ async def record(unit: SettleUnit, job: FetchJob, result: VendorResult | None) -
         return await _record_look(unit, job, result)
     found = _of_template(result, job.template_id) if result is not None else []
     wanted = [each for each in found if job.document_id in {None, each.upstream_id}]
-    is_over = result is not None and result.state in _OVER
-    is_made = is_over and bool(wanted) and all(each.status != "pending" for each in wanted)
+    is_over = result is not None and result.state in verdicts.OVER
+    is_made = is_over and bool(wanted) and {each.status for each in wanted} <= {"success", "failed"}
     if not is_made and result is not None:
-        again = _ask_again(job, result, wanted)
+        again = await _ask_again(unit, job, result, wanted)
         if again is not None:
             return again
         wanted = [each for each in found if each.status != "pending"] if is_over else []
     await unit.settle_fetch(job, "completed" if wanted else "document_missing")
     if result is not None:
         await unit.record_result(result)
-    for document in wanted:
-        code = "template_failed" if document.status == "failed" else None
-        # A re-run takes the place of all that there was, also of what the same answer still lists.
-        await unit.add_document(document, code, listed=frozenset({document.upstream_id}))
-    if not wanted:
-        made = missing_document(job.template_id, job.document_id or "")
-        await unit.add_document(made, "document_missing", listed=frozenset({made.upstream_id}))
+    for document in wanted or [missing_document(job.template_id, job.document_id or "")]:
+        await _store(unit, document, is_listed=bool(wanted))
     return None
+
+
+def explained(job: FetchJob, result: VendorResult, whole: VendorResult) -> VendorResult:
+    """Return the unfiltered answer in the place of a filtered `failed`, with the document in it, failed."""
+    wanted = [
+        each
+        for each in _of_template(whole, job.template_id)
+        if job.document_id in {None, each.upstream_id} and each.status == "failed"
+    ]
+    made = wanted or [missing_document(job.template_id, job.document_id or "")]
+    return msgspec.structs.replace(result, state="partial", documents=made)
+
+
+async def _store(unit: SettleUnit, document: VendorDocument, *, is_listed: bool) -> None:
+    code = None
+    if document.status != "success":
+        verdict = verdicts.judge_unfiltered("completed", [document] if is_listed else [], None)
+        code = verdicts.ERROR_CODES[verdict or "absent"]
+        kept = DocumentAnnotations(
+            warnings=document.annotations.warnings, vendor_code=document.annotations.vendor_code
+        )
+        document = msgspec.structs.replace(document, data=None, annotations=kept)
+    # A re-run takes the place of all that there was, also of the documents that the same answer still lists.
+    await unit.add_document(document, code, listed=frozenset({document.upstream_id}))
 
 
 async def _record_look(unit: SettleUnit, job: FetchJob, result: VendorResult | None) -> AskAgain | None:
@@ -83,10 +103,17 @@ async def _record_look(unit: SettleUnit, job: FetchJob, result: VendorResult | N
     return None
 
 
-def _ask_again(job: FetchJob, result: VendorResult, wanted: list[VendorDocument]) -> AskAgain | None:
+async def _ask_again(
+    unit: SettleUnit, job: FetchJob, result: VendorResult, wanted: list[VendorDocument]
+) -> AskAgain | None:
     """Return when to ask again; None when what is there has to do."""
+    verdict = verdicts.judge_filtered(result.state, wanted) if wanted else None
+    if verdict in {"empty", "unknown"}:
+        left = verdicts.seconds_left(verdict, job.verdict_seconds if verdict == job.verdict else None)
+        await unit.record_verdict(job.template_id, verdict)
+        return AskAgain(reason=verdict, tries=job.attempts) if left else None
     if result.state in {"processing", "open"} or wanted:
-        return None if job.attempts >= MOST_TRIES else AskAgain(reason=result.state, tries=job.attempts)
+        return None if job.attempts >= MAX_TRIES else AskAgain(reason=result.state, tries=job.attempts)
     believe_after = _BELIEVE_MISSING_AFTER if result.state == "missing" else _BELIEVE_NO_DOCUMENT_AFTER
     if job.missing + 1 >= believe_after:
         return None

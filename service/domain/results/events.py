@@ -1,9 +1,11 @@
-"""What the EMR is told of a result or an ending: events, frozen in the transaction of their cause."""
+"""Events that tell the EMR of a result or an ending, frozen in the transaction of their cause."""
+
+from collections.abc import Sequence
 
 from msgspec import UNSET
 
 from schemas.deliveries import Event, EventData, EventDocument, EventPatient
-from schemas.emr import ErrorInfo, EventType, SessionStatus
+from schemas.emr import ErrorInfo, EventType, SessionStatus, WarningInfo
 from service.domain.ids import TemplateId
 from service.domain.ports import Clock, SettleUnit
 from service.domain.records import StoredDocument, VendorDocument
@@ -15,6 +17,8 @@ MESSAGES = {
     "session_expired": "the session expired before it was ended",
     "template_failed": "EkaScribe could not make this document",
     "document_missing": "EkaScribe made no document of this template",
+    "document_empty": "EkaScribe calls this document a success, but there is nothing in it",
+    "document_undecided": "EkaScribe gives this document a status that ekabridge does not know",
     "value_unreadable": "what is stored of it cannot be decrypted; the log names the value",
 }
 
@@ -47,9 +51,26 @@ def missing_document(template_id: TemplateId, upstream_id: str = "") -> VendorDo
     )
 
 
-def document_error(code: str | None) -> ErrorInfo | None:
-    """Return what a document's error code means, for whoever reads it."""
-    return ErrorInfo(code=code, message=MESSAGES[code]) if code else None
+def document_error(code: str | None, vendor_code: str | None = None) -> ErrorInfo | None:
+    """Return a document's error code with its meaning, and EkaScribe's own code for the reason."""
+    if code is None:
+        return None
+    return ErrorInfo(code=code, message=MESSAGES[code], vendor_code=vendor_code or UNSET)
+
+
+def session_warnings(stored: list[WarningInfo], audio_missing: Sequence[int] | None) -> list[WarningInfo]:
+    """Return the warnings of a session or of its document: the vendor's own, and the chunks that it lacks.
+
+    `audio_missing` is empty when the vendor only counted fewer files than it had confirmed, without a list.
+    """
+    if audio_missing is None:
+        return stored
+    incomplete = WarningInfo(
+        code="audio_incomplete",
+        message="EkaScribe does not list every chunk that it confirmed; the documents may have gaps",
+        missing=list(audio_missing) or UNSET,
+    )
+    return [incomplete, *stored]
 
 
 def _event(
@@ -68,6 +89,9 @@ def _event(
         metadata=unit.details.metadata,
         session_status=unit.status,
         transcript=unit.transcript,
+        model_used=unit.model_used,
+        language_detected=unit.language_detected,
+        warnings=unit.warnings,
         document=_event_document(document) if document is not None else UNSET,
         error=error if error is not None else UNSET,
     )
@@ -83,5 +107,7 @@ def _event_document(document: StoredDocument) -> EventDocument:
         data=document.data,
         version=document.version,
         replaces=document.replaces or UNSET,
-        error=document_error(document.error_code) or UNSET,
+        error=document_error(document.error_code, document.annotations.vendor_code) or UNSET,
+        warnings=document.annotations.warnings,
+        fhir=document.annotations.fhir,
     )

@@ -1,0 +1,107 @@
+"""Decides from how a session's Get Session calls stand which documents go out, and its final status."""
+
+from schemas.emr import EventType, SessionStatus
+from service.domain.ids import UNFILTERED, TemplateId
+from service.domain.ports import Clock, SettleUnit
+from service.domain.records import FetchState
+from service.domain.results.events import emit_ending, missing_document, release, settle
+from service.domain.results.verdicts import OVER
+
+# Documents wait for the transcript and a session waits for the unfiltered answer, but not for an outage.
+UNFILTERED_TRIES = 3
+
+
+async def conclude(unit: SettleUnit, clock: Clock) -> bool:
+    """Release what is complete, and settle the session once every template is settled; true for events.
+
+    A document waits for the transcript that goes with it: for the filtered answers, then for the unfiltered
+    call, but not for longer than a few tries of it. No call's outage holds back another's document.
+    """
+    if unit.is_final:
+        await restate(unit)
+        return await release(unit, clock)
+    if unit.status not in {"processing", "partial", "completed"}:
+        return False
+    fetches = [fetch for fetch in await unit.fetches() if not fetch.is_further]
+    unfiltered = next((fetch for fetch in fetches if fetch.template_id == UNFILTERED), None)
+    templates = [fetch for fetch in fetches if fetch.template_id != UNFILTERED]
+    if unfiltered is None and not unit.transcript:
+        if _lacks_transcript(templates):
+            await unit.request_unfiltered(at_once=False)
+        return False
+    if not unit.transcript and not _has_answered(unfiltered):
+        return False
+    if all(fetch.is_settled for fetch in templates or fetches):
+        await _settle(unit, templates, unfiltered)
+    return await release(unit, clock)
+
+
+async def close(
+    unit: SettleUnit, status: SessionStatus, code: str, clock: Clock, *, has_verdicts: bool
+) -> bool:
+    """End a session badly, by the unfiltered answer or for want of one; true for events.
+
+    Documents that are here go out all the same: then the session ends partial, and each requested template
+    without a document is told as failed. `has_verdicts`: the vendor said that these failed.
+    """
+    await unit.settle_other_fetches(code)
+    stored = await unit.document_statuses()
+    if any(state == "success" for _, state in stored):
+        for template_id in unit.templates:
+            if template_id not in {each for each, _ in stored}:
+                error_code = "template_failed" if has_verdicts else "document_missing"
+                missing = missing_document(TemplateId(template_id))
+                await unit.add_document(missing, error_code, listed=frozenset())
+        await settle(unit, "partial", code)
+    else:
+        await settle(unit, status, code)
+        ending: EventType = "session.expired" if status == "expired" else "session.failed"
+        await emit_ending(unit, ending, code, clock)
+    await release(unit, clock)
+    return True
+
+
+async def restate(unit: SettleUnit) -> None:
+    """Give a session that is over a better final status, where documents came after it."""
+    status = await _status_by_documents(unit, is_partial=False)
+    if status is not None and unit.status not in {status, "completed"}:
+        await settle(unit, status, None)
+
+
+def _lacks_transcript(templates: list[FetchState]) -> bool:
+    """Whether every filtered call was answered, one of them finally, and none brought a transcript."""
+    return any(fetch.is_settled for fetch in templates) and all(
+        fetch.is_settled or fetch.was_answered for fetch in templates
+    )
+
+
+def _has_answered(unfiltered: FetchState | None) -> bool:
+    """Whether the unfiltered call said all that it will say of the transcript, or has failed too often."""
+    return unfiltered is not None and (
+        unfiltered.is_settled or unfiltered.reason in OVER or unfiltered.attempts >= UNFILTERED_TRIES
+    )
+
+
+async def _settle(unit: SettleUnit, templates: list[FetchState], unfiltered: FetchState | None) -> None:
+    """Settle the session; it waits for an unfiltered answer that its status depends on."""
+    says_partial = any(fetch.outcome == "partial" for fetch in templates)
+    if unfiltered is not None and not unfiltered.is_settled:
+        if says_partial and unfiltered.attempts < UNFILTERED_TRIES:
+            return
+        if unit.transcript:
+            await unit.settle_template(UNFILTERED, "not_needed")
+    if unfiltered is not None and unfiltered.is_settled:
+        says_partial = unfiltered.outcome == "partial"
+    status = await _status_by_documents(unit, is_partial=says_partial)
+    await settle(unit, status or ("partial" if says_partial else "completed"), None)
+
+
+async def _status_by_documents(unit: SettleUnit, *, is_partial: bool) -> SessionStatus | None:
+    """Derive a final status from the requested templates' documents; None when there is none of them."""
+    stored = await unit.document_statuses()
+    states = [state for template_id, state in stored if not unit.templates or template_id in unit.templates]
+    if not states:
+        return None
+    have = {template_id for template_id, _ in stored}
+    is_whole = all(state == "success" for state in states) and all(each in have for each in unit.templates)
+    return "completed" if is_whole and not is_partial else "partial"

@@ -1,0 +1,331 @@
+"""Records an answer to Get Session and everything that follows from it, in one transaction.
+
+A filtered answer speaks of one template's documents and never ends a session: a filtered `failed` has the
+same shape as a failed session, and believing it loses the other documents. Only an unfiltered answer ends a
+session.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, assert_never
+
+import msgspec
+from msgspec import Struct
+
+from service.domain import schedule
+from service.domain.ids import UNFILTERED, TemplateId
+from service.domain.ports import Clock, SettleUnit
+from service.domain.records import (
+    DocumentAnnotations,
+    FetchJob,
+    FetchState,
+    VendorDocument,
+    VendorResult,
+    Verdict,
+)
+from service.domain.results import verdicts
+from service.domain.results.conclusion import close, conclude
+from service.domain.results.events import missing_document, settle
+from service.domain.results.verdicts import is_good, judge_filtered, judge_unfiltered, seconds_left
+
+# The vendor keeps audio for 24 h: a document that it has not made by then it never will.
+GIVE_UP_PENDING_SECONDS = 86_400.0
+# However long we were away ourselves, nothing is given up before it was asked for so often.
+GIVE_UP_AFTER_TRIES = 8
+# A filtered call answers 202 for ever where the transcription failed: after two minutes the unfiltered one
+# knows.
+OVERDUE_SECONDS = 120.0
+# "No such session" ends a dictation: it is believed when it was said so often in a row, over about four
+# minutes.
+_BELIEVE_MISSING_AFTER = 8
+# A look at a session that is over gives up after about three hours of "still processing".
+_MAX_LOOKS_AFTER_ENDING = 40
+
+FetchOutcome = Literal[
+    "settled",
+    "pending",
+    "failed",
+    "lease_lost",
+    "given_up",
+    "dropped",
+    "not_sent",
+    "released",
+    "unrecorded",
+    "crashed",
+]
+
+
+class Fetched(Struct, frozen=True, kw_only=True):
+    """What came of one call; `has_events`: deliveries may be in the outbox.
+
+    `pending`: it was answered, and is asked again; `failed`: it was not, and is asked again; `dropped`: it
+    need not be made after all; `not_sent`: the gate to the vendor was closed; `released`: its worker stops;
+    `unrecorded`: PostgreSQL went away meanwhile.
+    """
+
+    outcome: FetchOutcome
+    has_events: bool = False
+    reason: str | None = None
+    wait_seconds: float | None = None
+
+
+async def record_answer(unit: SettleUnit, job: FetchJob, result: VendorResult, clock: Clock) -> Fetched:
+    """Record an answer about a session that was ended; nothing when the call's lease is lost."""
+    documents = _of_template(result, job.template_id)
+    if job.template_id != UNFILTERED and result.state in verdicts.OVER and is_good(documents):
+        return await _record_good(unit, job, result, documents, clock)
+    if not await unit.holds(job):
+        return Fetched(outcome="lease_lost")
+    if job.template_id != UNFILTERED:
+        return await _record_doubtful(unit, job, result, documents, clock)
+    if job.is_over:
+        return await _record_look(unit, job, result, clock)
+    return await _record_unfiltered(unit, job, result, clock)
+
+
+async def _record_good(
+    unit: SettleUnit, job: FetchJob, result: VendorResult, documents: Sequence[VendorDocument], clock: Clock
+) -> Fetched:
+    """Record a template's documents, all of them successes with content."""
+    if not await unit.settle_fetch(job, result.state):
+        return Fetched(outcome="lease_lost")
+    await unit.record_result(result)
+    await _store_good(unit, documents)
+    if result.state == "partial":
+        await unit.request_unfiltered(at_once=True)
+    return Fetched(outcome="settled", has_events=await conclude(unit, clock))
+
+
+async def _record_doubtful(
+    unit: SettleUnit, job: FetchJob, result: VendorResult, documents: Sequence[VendorDocument], clock: Clock
+) -> Fetched:
+    """Record a filtered answer that is no plain success, and have the unfiltered call made."""
+    if result.state in verdicts.OVER:
+        await unit.record_result(result)
+        await _store_good(unit, documents)
+    verdict = judge_filtered(result.state, documents)
+    if verdict is not None or job.verdict in {"failed", "absent"}:
+        # "Still being made" takes back what the filtered answer had said, not what the unfiltered one says.
+        await unit.record_verdict(job.template_id, verdict)
+    is_overdue = job.ended_seconds_ago >= OVERDUE_SECONDS
+    if verdict is not None or is_overdue or result.state in {"missing", "expired"}:
+        await unit.request_unfiltered(at_once=verdict is not None and verdict != job.verdict)
+    wait = _pending_wait(job, clock) if verdict is None else schedule.doubt_wait(job.attempts, clock.chance())
+    return await _again(unit, job, wait, verdict or result.state, clock)
+
+
+async def _record_unfiltered(unit: SettleUnit, job: FetchJob, result: VendorResult, clock: Clock) -> Fetched:
+    match result.state:
+        case "failed":
+            return await _close(unit, job, "failed", "vendor_failed", result, clock)
+        case "expired":
+            return await _close(unit, job, "expired", "session_expired", result, clock)
+        case "missing" | "no_document":
+            return await _record_missing(unit, job, clock)
+        case "open" | "processing":
+            if any(state == "success" for _, state in await unit.document_statuses()):
+                # A document is made of the whole transcript: this one is no beginning of it.
+                await unit.record_result(VendorResult(state=result.state, transcript=result.transcript))
+            return await _still_undecided(unit, job, result, 0.0, clock)
+        case "completed" | "partial" | "unknown":
+            await unit.record_result(result)
+            left = await _record_templates(unit, job, result)
+            if left is not None:
+                return await _still_undecided(unit, job, result, left, clock)
+            await unit.settle_fetch(job, result.state)
+            return Fetched(outcome="settled", has_events=await conclude(unit, clock))
+        case _:
+            assert_never(result.state)
+
+
+async def _record_missing(unit: SettleUnit, job: FetchJob, clock: Clock) -> Fetched:
+    """Record "no such session", which ends a dictation only when it was said again and again."""
+    if job.missing + 1 >= _BELIEVE_MISSING_AFTER:
+        return await give_up(unit, job, clock, "vendor_session_missing")
+    wait = schedule.error_wait(job.missing + 1, retry_after_seconds=None, chance=clock.chance())
+    return await _again(unit, job, wait, "vendor_session_missing", clock, is_missing=True)
+
+
+async def _still_undecided(
+    unit: SettleUnit, job: FetchJob, result: VendorResult, confirmed_in_seconds: float, clock: Clock
+) -> Fetched:
+    """Have the unfiltered call made again by schedule, at the latest when a verdict is confirmed."""
+    if job.ended_seconds_ago >= GIVE_UP_PENDING_SECONDS and job.attempts >= GIVE_UP_AFTER_TRIES:
+        return await give_up(unit, job, clock)
+    # A session is shown as partial while the vendor makes more, but not while a verdict is doubted: whoever
+    # reads "partial" takes what is there for all that will come.
+    is_shown = result.state == "partial" and unit.status == "processing" and not confirmed_in_seconds
+    if is_shown and await unit.document_statuses():
+        await unit.show_partial()
+    chance = clock.chance()
+    wait = schedule.look_wait(job.attempts, chance) if unit.templates else _pending_wait(job, clock)
+    return await _again(unit, job, min(wait, confirmed_in_seconds or wait), result.state, clock)
+
+
+async def _record_templates(unit: SettleUnit, job: FetchJob, result: VendorResult) -> float | None:
+    """Record each template's documents of an unfiltered answer.
+
+    Returns None when all are settled, else in how many seconds the next verdict is confirmed (0: unknown).
+    """
+    if not unit.templates:
+        own = FetchState(
+            template_id=UNFILTERED,
+            is_settled=False,
+            was_answered=True,
+            attempts=job.attempts,
+            verdict=job.verdict,
+            verdict_seconds=job.verdict_seconds,
+        )
+        if not result.documents:
+            return None if result.state in verdicts.OVER else 0.0
+        return await _record_template(unit, own, result.documents, result)
+    waits = []
+    for fetch in await unit.fetches():
+        if fetch.is_further or fetch.template_id == UNFILTERED:
+            continue
+        documents = _of_template(result, fetch.template_id)
+        if fetch.is_settled:
+            await _store_good(unit, documents)  # the filter gives only one of a template's documents
+            continue
+        # A template of which nothing was asked yet has its own call, which is due.
+        wait = await _record_template(unit, fetch, documents, result) if fetch.attempts else 0.0
+        if wait is None:
+            await unit.settle_template(fetch.template_id, result.state)
+        else:
+            waits.append(wait)
+    return min((wait for wait in waits if wait), default=0.0) if waits else None
+
+
+async def _record_template(
+    unit: SettleUnit, fetch: FetchState, documents: Sequence[VendorDocument], result: VendorResult
+) -> float | None:
+    """Record one template's documents; None: they are settled; else seconds until a verdict is confirmed."""
+    await _store_good(unit, documents)
+    if is_good(documents):
+        return None
+    verdict = judge_unfiltered(result.state, documents, fetch.verdict)
+    if verdict is None:
+        return 0.0
+    left = seconds_left(verdict, fetch.verdict_seconds if verdict == fetch.verdict else None)
+    if left:
+        await unit.record_verdict(fetch.template_id, verdict)
+        return left
+    await _store_failed(unit, fetch.template_id, documents, verdict)
+    return None
+
+
+async def _record_look(unit: SettleUnit, job: FetchJob, result: VendorResult, clock: Clock) -> Fetched:
+    """Record an unfiltered answer about a session that is over; its status never gets worse."""
+    is_new = result.state in verdicts.OVER or result.state == "unknown"
+    if is_new:
+        await unit.record_result(result)
+        await _store_good(unit, result.documents)
+        await _restate(unit, result)
+    is_undecided = any(each.status in {"pending", "empty", "unknown"} for each in result.documents)
+    if result.state == "missing" and job.missing + 1 < _BELIEVE_MISSING_AFTER:
+        wait = schedule.error_wait(job.missing + 1, retry_after_seconds=None, chance=clock.chance())
+        return await _again(unit, job, wait, result.state, clock, is_missing=True)
+    is_waiting = result.state in {"processing", "open"} or (is_new and is_undecided)
+    if is_waiting and job.attempts < _MAX_LOOKS_AFTER_ENDING:
+        wait = schedule.look_wait(job.attempts, clock.chance())
+        return await _again(unit, job, wait, result.state, clock)
+    await unit.settle_fetch(job, result.state)
+    return Fetched(outcome="settled", reason=result.state, has_events=await conclude(unit, clock))
+
+
+async def _restate(unit: SettleUnit, result: VendorResult) -> None:
+    """Tell the failed templates of a session that had ended without documents and has some now."""
+    stored = await unit.document_statuses()
+    if not any(state == "success" for _, state in stored):
+        if not unit.templates and result.state in verdicts.OVER and unit.status in {"failed", "expired"}:
+            await settle(unit, "completed" if result.state == "completed" else "partial", None)
+        return
+    for name in unit.templates:
+        documents = _of_template(result, TemplateId(name))
+        is_stored = name in {template_id for template_id, _ in stored}
+        if not is_stored and documents and all(each.status == "failed" for each in documents):
+            await _store_failed(unit, TemplateId(name), documents, "failed")
+
+
+async def give_up(
+    unit: SettleUnit, job: FetchJob, clock: Clock, code: str = "vendor_gave_no_result"
+) -> Fetched:
+    """End a session of which the vendor gave no result; one that is over stays as it is."""
+    return await _close(unit, job, "failed", code, None, clock)
+
+
+async def _close(
+    unit: SettleUnit,
+    job: FetchJob,
+    status: Literal["failed", "expired"],
+    code: str,
+    result: VendorResult | None,
+    clock: Clock,
+) -> Fetched:
+    if not await unit.settle_fetch(job, code):
+        return Fetched(outcome="lease_lost")
+    fetched = Fetched(outcome="given_up" if result is None else "settled", reason=code, has_events=True)
+    if unit.is_final:
+        return msgspec.structs.replace(fetched, has_events=False)
+    if result is not None:
+        await unit.record_result(result)
+    fetches = [
+        each for each in await unit.fetches() if each.template_id != UNFILTERED and not each.is_further
+    ]
+    if fetches and all(each.is_settled for each in fetches):
+        # The call was for the transcript alone: the documents decide.
+        return msgspec.structs.replace(fetched, has_events=await conclude(unit, clock))
+    await close(unit, status, code, clock, has_verdicts=result is not None)
+    return fetched
+
+
+async def _again(
+    unit: SettleUnit,
+    job: FetchJob,
+    wait_seconds: float,
+    reason: str,
+    clock: Clock,
+    *,
+    is_missing: bool = False,
+) -> Fetched:
+    """Have the call made again later, and conclude what follows from how all calls stand."""
+    await unit.postpone_fetch(job, wait_seconds, reason, is_missing=is_missing)
+    has_events = await conclude(unit, clock)
+    return Fetched(outcome="pending", has_events=has_events, reason=reason, wait_seconds=wait_seconds)
+
+
+def _pending_wait(job: FetchJob, clock: Clock) -> float:
+    return schedule.pending_wait(
+        job.attempts,
+        clock.chance(),
+        seconds_after_end=job.ended_seconds_ago,
+        was_announced=job.was_announced,
+    )
+
+
+def _of_template(result: VendorResult, template_id: TemplateId) -> list[VendorDocument]:
+    return [each for each in result.documents if each.template_id == template_id]
+
+
+async def _store_good(unit: SettleUnit, documents: Sequence[VendorDocument]) -> None:
+    for document in documents:
+        if document.status == "success":
+            listed = frozenset(
+                each.upstream_id for each in documents if each.template_id == document.template_id
+            )
+            await unit.add_document(document, None, listed=listed)
+
+
+async def _store_failed(
+    unit: SettleUnit, template_id: TemplateId, documents: Sequence[VendorDocument], verdict: Verdict
+) -> None:
+    """Store what is no success as failed, without content: a failed document can carry the text of before."""
+    bad = [each for each in documents if each.status != "success"] or [missing_document(template_id)]
+    listed = frozenset(each.upstream_id for each in documents)
+    for document in bad:
+        own = judge_unfiltered("completed", [document], None) if documents else None
+        code = verdicts.ERROR_CODES[own if own is not None else verdict]
+        kept = DocumentAnnotations(
+            warnings=document.annotations.warnings, vendor_code=document.annotations.vendor_code
+        )
+        failed = msgspec.structs.replace(document, data=None, annotations=kept)
+        await unit.add_document(failed, code, listed=listed)

@@ -1,0 +1,50 @@
+"""Reads what EkaScribe's answers to our calls confirm: that audio is stored, and which files it holds.
+
+A success that cannot be read is no success: a 200 with half a JSON was seen, and its chunk was gone.
+"""
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from schemas.eka import AudioStored
+from service.domain.errors import VendorFailure
+from service.domain.records import VendorEnd
+from service.eka.wire import WireAnswer
+
+T = TypeVar("T")
+
+# `7.wav`, `s3://bucket/…/7.wav`, and `audio_7.wav` from a server that keeps our own name.
+_NUMBERED = re.compile(r"(?:.*[/_])?([0-9]{1,9})\.[A-Za-z0-9]{1,8}")
+_MAX_COUNT = 2**31 - 1
+
+
+def decode(answer: WireAnswer, kind: type[T]) -> T:
+    """Decode an answer's body. Raises VendorFailure: the call may have taken effect."""
+    try:
+        return msgspec.json.decode(answer.body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise VendorFailure("EkaScribe's answer cannot be read", sent=True) from error
+
+
+def check_stored(answer: WireAnswer, session_id: str) -> None:
+    """Raise VendorFailure unless an upload's answer says that the audio of this session is stored."""
+    stored = decode(answer, AudioStored)
+    if stored.success is not True or stored.session_id != session_id:
+        raise VendorFailure("EkaScribe's answer does not say that the audio is stored", sent=True)
+
+
+def read_files(received: Any, listed: Any) -> VendorEnd:
+    """Read how many audio files the vendor holds, and their numbers when its list names each by one."""
+    count = received if isinstance(received, int) and not isinstance(received, bool) else None
+    if count is not None and not 0 <= count <= _MAX_COUNT:
+        count = None
+    if not isinstance(listed, list) or (not listed and count):
+        return VendorEnd(files_received=count)
+    numbers = [_NUMBERED.fullmatch(name) if isinstance(name, str) else None for name in listed]
+    sequences = sorted({int(number[1]) for number in numbers if number is not None})
+    return VendorEnd(
+        files_received=len(listed) if count is None else count,
+        sequences=None if None in numbers else sequences,
+    )

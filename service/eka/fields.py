@@ -1,0 +1,106 @@
+"""Reads fields of EkaScribe's answers whose types may differ from what its documentation says.
+
+A field of an unexpected type is read as far as its meaning is plain, else passed over. Either way it is
+counted and logged by its name, never by its value: an alert tells the operator which word of the wire is new.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+
+log = structlog.get_logger()
+
+UNKNOWN = Counter(
+    "ekabridge_vendor_unknown",
+    "Fields of EkaScribe's answers with a type, or statuses with a word, that ekabridge does not know",
+    ["where"],
+)
+# A status is one of few words; anything longer or with capitals might be somebody's name, and is not logged.
+_WORD = re.compile(r"[a-z]{1,24}([_-][a-z]{1,24}){0,4}")
+_MAX_ID_CHARACTERS = 200
+_MILLISECONDS_FROM = 1e11
+
+
+def note_unknown(where: str, word: object) -> None:
+    """Count a field or status that is new on the wire; `word` is logged if it can be no patient's data."""
+    UNKNOWN.labels(where).inc()
+    is_plain = isinstance(word, str) and _WORD.fullmatch(word) is not None
+    log.warning("vendor_word_unknown", where=where, word=word if is_plain else None, type=type(word).__name__)
+
+
+class Fields:
+    """One JSON object of an answer; `odd` collects the names of fields that had an unexpected type."""
+
+    def __init__(self, values: dict[str, Any], where: str, odd: list[str]) -> None:
+        self.values = values
+        self._where = where
+        self.odd = odd
+
+    def text(self, name: str) -> str | None:
+        """Return text; a number as its digits, a list of text as its lines."""
+        value = self.values.get(name)
+        if value is None or isinstance(value, str):
+            return value
+        self._note(name, value)
+        if isinstance(value, bool):
+            return None
+        if isinstance(value, (int, float)):
+            return str(value)
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            return "\n".join(value)
+        return None
+
+    def identifier(self, name: str) -> str | None:
+        """Return an id; one that is too long for an index is cut, and can then not be asked for."""
+        value = self.text(name)
+        if value is not None and len(value) > _MAX_ID_CHARACTERS:
+            self._note(name, value)
+            return value[:_MAX_ID_CHARACTERS]
+        return value
+
+    def objects(self, name: str) -> list[dict[str, Any]]:
+        """Return the objects of a list; a single object counts as a list of one."""
+        value = self.values.get(name)
+        if value is None:
+            return []
+        if isinstance(value, dict):
+            return [value]
+        if not isinstance(value, list):
+            self._note(name, value)
+            return []
+        found = [each for each in value if isinstance(each, dict)]
+        if len(found) < len(value):
+            self._note(name, next(each for each in value if not isinstance(each, dict)))
+        return found
+
+    def timestamp(self, name: str) -> datetime | None:
+        """Return a time, whether it is ISO 8601 or a number of seconds or milliseconds since 1970."""
+        return read_time(self.values.get(name))
+
+    def note(self, name: str, value: object) -> None:
+        """Count and list a field that was read otherwise than by this class."""
+        self._note(name, value)
+
+    def _note(self, name: str, value: object) -> None:
+        where = f"{self._where}.{name}"
+        note_unknown(where, value if not isinstance(value, str) else "")
+        self.odd.append(where)
+
+
+def read_time(value: object) -> datetime | None:
+    """Read a time: ISO 8601 (UTC where it has no zone), or seconds or milliseconds since 1970.
+
+    Returns None for anything else, and for a time beyond the calendar.
+    """
+    try:
+        if isinstance(value, str) and value:
+            moment = datetime.fromisoformat(value)
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value / 1000 if abs(value) > _MILLISECONDS_FROM else value, UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return None

@@ -1,0 +1,94 @@
+"""Reads answers that are not quite JSON: one odd byte of EkaScribe's must not lose a finished dictation.
+
+The strict decoder reads every well-formed answer. Where it refuses, a byte order mark, Latin-1, `NaN`,
+numbers beyond a double, lone surrogates and endless nesting are read as far as they can be, and every value
+that results can be encoded as JSON again.
+"""
+
+import codecs
+import json
+import math
+import re
+from typing import Any
+
+import msgspec
+
+MAX_LEVELS = 128
+_STRUCTURE = re.compile(rb'["\[\]{}]')
+_STRING_END = re.compile(rb'(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def decode_object(body: bytes) -> tuple[dict[str, Any], bool]:
+    """Decode a JSON object, and say whether the bytes were well-formed. Raises ValueError if it is none."""
+    decoded, is_well_formed = _decode(body)
+    if not isinstance(decoded, dict):
+        raise ValueError("the answer is no JSON object")  # noqa: TRY004 - callers catch one kind
+    return decoded, is_well_formed
+
+
+def _decode(body: bytes) -> tuple[Any, bool]:
+    try:
+        return msgspec.json.decode(body), True
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        text = _flattened(body).removeprefix(codecs.BOM_UTF8).decode(errors=_AS_LATIN_1)
+        decoded = json.loads(text, parse_constant=str, parse_float=_number, parse_int=_integer, strict=False)
+        return _encodable(decoded), False
+
+
+def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
+    """Read the bytes that are no UTF-8 as Latin-1, and the rest as what it is."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("latin-1"), error.end
+
+
+_AS_LATIN_1 = "ekabridge.latin-1"
+codecs.register_error(_AS_LATIN_1, _as_latin_1)
+
+
+def _encodable(value: Any) -> Any:
+    """Replace each half of a surrogate pair by U+FFFD: no encoder takes it."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_encodable(each) for each in value]
+    if isinstance(value, dict):
+        return {_encodable(name): _encodable(each) for name, each in value.items()}
+    return value
+
+
+def _number(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
+
+
+def _integer(text: str) -> int | str:
+    # JSON's other readers stop at 64 bits.
+    number = int(text) if len(text) <= 20 else None  # noqa: PLR2004
+    return number if number is not None and -(2**63) <= number < 2**64 else text
+
+
+def _flattened(body: bytes) -> bytes:
+    """Replace what is nested deeper than MAX_LEVELS by its own text, as a JSON string."""
+    pieces: list[bytes] = []
+    level, kept, deep_from, position = 0, 0, -1, 0
+    while (found := _STRUCTURE.search(body, position)) is not None:
+        position = found.end()
+        mark = found.group()
+        if mark == b'"':
+            end = _STRING_END.match(body, position)
+            position = end.end() if end else len(body)
+        elif mark in b"[{":
+            level += 1
+            if level == MAX_LEVELS + 1:
+                deep_from = found.start()
+        else:
+            if level == MAX_LEVELS + 1 and deep_from >= 0:
+                pieces += [body[kept:deep_from], _as_string(body[deep_from:position])]
+                kept, deep_from = position, -1
+            level -= 1
+    return b"".join([*pieces, body[kept:]])
+
+
+def _as_string(body: bytes) -> bytes:
+    return json.dumps(body.decode(errors="replace")).encode()

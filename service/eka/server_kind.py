@@ -1,0 +1,124 @@
+"""Which kind of server stands at EKA_BASE_URL, and what it cannot do: for `ekabridge doctor` alone.
+
+It is judged by the discovery document and by three calls without a token, none of which makes anything: a
+look at a session that does not exist, and two logins that name nobody.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal, assert_never
+
+import httpx2
+from msgspec import Struct
+
+from service.domain.ids import new_session_id
+from service.eka.discovery import Discovery
+from service.eka.logins import is_behind_login
+from service.eka.wire import WireAnswer, exchange
+
+ServerKind = Literal["hosted", "onprem-2026-07", "onprem-2026-08", "unknown"]
+
+_SESSIONS = "/voice/v1/sessions"
+_CLIENT_LOGIN = "/connect-auth/v1/account/login"
+_USER_LOGIN = "/connect-auth/v1/login"
+_NOT_THERE = frozenset({404, 405, 429})
+_SERVER_ERRORS = 500
+
+
+class Evidence(Struct, frozen=True, kw_only=True):
+    """What the server showed of itself. `document`: its discovery document, None when it has none."""
+
+    document: dict[str, Any] | None
+    has_client_login: bool
+    has_user_login: bool
+    # Whether a call without a token is refused with the one word that the server of July has for it.
+    says_unauthorized: bool
+
+
+class Server(Struct, frozen=True):
+    """Its kind, and what it cannot do, a sentence each."""
+
+    kind: ServerKind
+    lacks: tuple[str, ...]
+
+
+async def look_at_server(http: httpx2.AsyncClient, base_url: str, discovery: Discovery) -> Server:
+    """Ask the server what it is. Raises VendorUnreachable."""
+
+    async def ask(method: str, path: str) -> WireAnswer:
+        content = b"{}" if method == "POST" else None
+        headers = {"content-type": "application/json"} if content else {}
+        return await exchange(
+            http, method, base_url + path, operation="discovery", headers=headers, content=content
+        )
+
+    session = await ask("GET", f"{_SESSIONS}/{new_session_id()}")
+    evidence = Evidence(
+        document=await discovery.document(),
+        has_client_login=_has_login(await ask("POST", _CLIENT_LOGIN)),
+        has_user_login=_has_login(await ask("POST", _USER_LOGIN)),
+        says_unauthorized=session.status == 401 and is_behind_login(session.status, session.body),  # noqa: PLR2004
+    )
+    kind = judge(evidence)
+    return Server(kind, tuple(_lacks(kind, evidence.document)))
+
+
+def _has_login(answer: WireAnswer) -> bool:
+    """Whether the address reads logins: where none is, the call is not found, or needs a token itself."""
+    is_there = answer.status not in _NOT_THERE and answer.status < _SERVER_ERRORS
+    return is_there and not is_behind_login(answer.status, answer.body)
+
+
+def judge(evidence: Evidence) -> ServerKind:
+    """Name the kind; a pure function. A server on premises has never offered streams."""
+    if evidence.has_client_login:
+        return "hosted"
+    if "stream" in _listed(evidence.document, "capabilities", "upload_methods"):
+        return "unknown"
+    if evidence.has_user_login:
+        return "onprem-2026-08"
+    return "onprem-2026-07" if evidence.says_unauthorized else "unknown"
+
+
+def describe(kind: ServerKind) -> str:
+    """Say what a kind is in words."""
+    match kind:
+        case "hosted":
+            return "hosted by EkaScribe"
+        case "onprem-2026-07":
+            return (
+                "on premises, like the version of July 2026: it takes one token (EKA_TOKEN) and has no login"
+            )
+        case "onprem-2026-08":
+            return (
+                "on premises, like the version of August 2026: it logs in with EKA_USERNAME and EKA_PASSWORD"
+            )
+        case "unknown":
+            return "of no known kind: neither hosted, nor on premises as of July or August 2026"
+        case _:
+            assert_never(kind)
+
+
+def _lacks(kind: ServerKind, document: dict[str, Any] | None) -> Iterator[str]:
+    if document is None:
+        yield "has no discovery document that can be read: what it takes is assumed, not known"
+    else:
+        methods = _listed(document, "capabilities", "upload_methods")
+        if methods and "stream" not in methods:
+            yield "takes no live streams (upload `stream`)"
+        if methods and "single" not in methods:
+            yield "takes no recording in one piece (upload `single`)"
+        languages = _listed(document, "languages", "supported")
+        if languages and "auto_detect" not in languages:
+            yield "does not detect languages (`auto_detect`): a session has to name them"
+    if kind == "onprem-2026-08":
+        yield "makes no further documents: it refuses process/template to everybody"
+        yield (
+            "makes no documents by itself: unless something of yours fills them, a session ends with its"
+            " transcript"
+        )
+
+
+def _listed(document: dict[str, Any] | None, part: str, field: str) -> list[Any]:
+    found = (document or {}).get(part)
+    listed = found.get(field) if isinstance(found, dict) else None
+    return listed if isinstance(listed, list) else []

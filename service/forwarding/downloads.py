@@ -1,0 +1,63 @@
+"""Fetches a public https address without credentials, as guarded as a call to a destination."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import httpx2
+import structlog
+
+from service.forwarding.guard import (
+    AddressForbiddenError,
+    GuardedBackend,
+    GuardedTransport,
+    NameUnresolvedError,
+)
+
+log = structlog.get_logger()
+
+_SECONDS = 20.0
+_OK = 200
+
+
+class GuardedDownloads:
+    """Downloads what others host; private addresses are refused at the moment of connecting."""
+
+    def __init__(self, *, allow_private: bool) -> None:
+        self._allow_private = allow_private
+        self._http: httpx2.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        """Use it until the block ends, which closes every connection."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def get(self, url: str, max_bytes: int) -> bytes | None:
+        """Return a body of at most so many bytes; None when there is none, whatever the reason."""
+        if urlsplit(url).scheme != "https" and not self._allow_private:
+            log.warning("download_refused", reason="not_https")
+            return None
+        if self._http is None:
+            transport = GuardedTransport(GuardedBackend(allow_private=self._allow_private))
+            self._http = httpx2.AsyncClient(transport=transport, timeout=_SECONDS, follow_redirects=False)
+        try:
+            async with asyncio.timeout(_SECONDS), self._http.stream("GET", url) as answer:
+                if answer.status_code != _OK:
+                    log.warning("download_refused", reason=f"http_{answer.status_code}")
+                    return None
+                body = bytearray()
+                async for piece in answer.aiter_bytes():
+                    body += piece
+                    if len(body) > max_bytes:
+                        log.warning("download_refused", reason="too_large")
+                        return None
+        except (AddressForbiddenError, NameUnresolvedError, httpx2.HTTPError, TimeoutError) as error:
+            log.warning("download_refused", reason=type(error).__name__)
+            return None
+        return bytes(body)

@@ -1,0 +1,33 @@
+"""Rows of Get Session calls that are made once more."""
+
+from datetime import datetime
+
+from service.domain.ids import SessionId, TenantId
+from service.domain.results.refreshing import Refreshed
+from service.store.database import Database
+from service.store.queries import sql
+
+
+class RefreshRows:
+    """The domain's RefreshableStore over PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def refresh(self, tenant_id: TenantId, session_id: SessionId, actor: str) -> Refreshed | None:
+        """Make the unfiltered call due, with its audit entry; None when the tenant has no such session."""
+        row = await self._database.fetchrow(sql("fetches.refresh"), tenant_id, session_id, actor)
+        if row is None:
+            return None
+        return Refreshed(status=row["status"], is_erased=row["is_erased"], is_requested=row["is_requested"])
+
+    async def hurry(self, tenant_id: TenantId, session_id: SessionId, seconds: float) -> bool:
+        """Make the calls of an ended session due that were not made for so many seconds."""
+        return bool(await self._database.fetch(sql("fetches.hurry"), tenant_id, session_id, seconds))
+
+    async def ended_badly(
+        self, tenant_id: TenantId | None, since: datetime, limit: int
+    ) -> list[tuple[TenantId, SessionId]]:
+        """Sessions created since then that are partial, failed or expired, oldest first."""
+        rows = await self._database.fetch(sql("sessions.ended_badly"), tenant_id, since, limit)
+        return [(TenantId(row["tenant_id"]), SessionId(row["id"])) for row in rows]

@@ -1,0 +1,79 @@
+"""The vendor's client over answers that a test scripts; what it sent is kept."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from service.domain.accounts import Credentials
+from service.domain.ids import Account
+from service.eka.audio_wire import AudioWire
+from service.eka.client import EkaClient
+from service.eka.gate import Gates
+from service.eka.tokens import TokenKeeper
+from tests.unit.fakes import MemoryDownloads, MemoryTokens
+from tests.unit.makers import TurnedClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+BASE = "https://eka.example"
+
+
+@dataclass
+class Sent:
+    """One call without audio."""
+
+    method: str
+    path: str
+    body: Any
+
+
+class ScriptedEka:
+    """Answers each call with the next step of the script, (status, JSON); the last one stays."""
+
+    def __init__(self, *answers: tuple[int, Any]) -> None:
+        self.answers = list(answers)
+        self.sent: list[Sent] = []
+        self.downloads = MemoryDownloads()
+
+    def take(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.content) if request.content else None
+        self.sent.append(Sent(request.method, request.url.path, body))
+        status, answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return httpx2.Response(status, json=answer, headers={"retry-after": "0"})
+
+    def bodies(self, method: str) -> list[Any]:
+        return [each.body for each in self.sent if each.method == method]
+
+    @asynccontextmanager
+    async def client(self, base_url: str = BASE) -> AsyncIterator[EkaClient]:
+        """A client; audio goes over real connections to `base_url`, all else to the script."""
+
+        async def credentials(account: Account, *, fresh: bool = False) -> Credentials:
+            return Credentials(token="static")
+
+        async with AsyncExitStack() as stack:
+            http = await stack.enter_async_context(
+                httpx2.AsyncClient(transport=httpx2.MockTransport(self.take))
+            )
+            audio = await stack.enter_async_context(AudioWire(base_url))
+            tokens = TokenKeeper(
+                http=http,
+                store=MemoryTokens(),
+                clock=TurnedClock(),
+                base_url=base_url,
+                credentials=credentials,
+            )
+            yield EkaClient(
+                http=http,
+                audio=audio,
+                tokens=tokens,
+                gates=Gates(places=2),
+                downloads=self.downloads,
+                base_url=base_url,
+            )
