@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from pathlib import Path
+from typing import Any, get_args
 
 import httpx2
 import pytest
 
+from service.sandbox.characters import CHARACTERS
+from service.sandbox.processing import PREFIXES
+from service.sandbox.settings import Outcome
 from tests.sandbox.conftest import Bench
 from tests.sandbox.sounds import wav
 
-CHARACTERS = ("hosted", "onprem-2026-07", "onprem-2026-08")
 GOOD = "a_note"
 CODE = "llm_structring_failure"
 
 
-@pytest.fixture(params=CHARACTERS)
+@pytest.fixture(params=list(CHARACTERS))
 async def house(bench: Bench, request: pytest.FixtureRequest) -> Bench:
     await bench.settle(character=request.param, long_poll_seconds=0)
     return bench
@@ -202,3 +206,16 @@ async def test_august_never_makes_a_document_by_itself(bench: Bench):
     assert {(status, data) for _, status, data in entries(whole)} == {("failure", None)}
     assert [each["errors"] for item in whole["templates"] for each in item.values()] == [[], []]
     assert await ask(bench, session_id, template_id=GOOD) == (202, "processing")
+
+
+def test_the_page_tells_of_every_prefix_and_outcome() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    prefixes = page.partition("| prefix |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", prefixes, re.MULTILINE)) == {*PREFIXES, "markdown", "no_such"}
+    outcomes = page.partition("| outcome |")[2].partition("\n\n")[0]
+    named = {
+        word for cell in re.findall(r"^\| (`.*?) \|", outcomes, re.MULTILINE) for word in cell.split(", ")
+    }
+    assert {each.strip("`") for each in named} == set(get_args(Outcome))
+    characters = page.partition("| `character` | what")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `([\w-]+)`", characters, re.MULTILINE)) == set(CHARACTERS)
