@@ -34,21 +34,26 @@ class Ready(Struct, frozen=True):
 
 
 async def readiness(
-    ping_database: Callable[[], Awaitable[None]],
+    ping_database: Callable[[], Awaitable[str]],
     ping_redis: Callable[[], Awaitable[bool]],
     *,
     is_stopping: bool,
 ) -> Response[Ready]:
-    """Ask the database and Redis, never the vendor: its outage must not take us out of service."""
-    database = "ok"
+    """Ask the database and Redis, never the vendor: its outage must not take us out of service.
+
+    A database that takes no writes is named, and the process stays in service: it can still be read, and
+    whoever writes is told 503 with the reason and not an ingress's own error page.
+    """
+    can_read = False
     try:
-        await ping_database()
+        database = await ping_database()
+        can_read = True
     except StoreUnavailable as error:
         database = error.detail
     except SealError as error:
         database = str(error)
     redis = "ok" if await ping_redis() else "unreachable"
-    can_serve = database == "ok" and not is_stopping
+    can_serve = can_read and not is_stopping
     ready = Ready("ready" if can_serve else "not ready", database, redis)
     return Response(ready, status_code=200 if can_serve else 503)
 

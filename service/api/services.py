@@ -75,6 +75,6 @@ class Services(Struct, frozen=True, kw_only=True):
     discovery: Discovery
     tokens: VoiceTokens
     voice: VoiceViews
-    ping_database: Callable[[], Awaitable[None]]
+    ping_database: Callable[[], Awaitable[str]]
     database_wait: Callable[[], float]
     ping_redis: Callable[[], Awaitable[bool]]

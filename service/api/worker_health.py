@@ -11,7 +11,7 @@ from service.api.health import Live, Ready, exposed, readiness
 class WorkerHealth(Struct, frozen=True, kw_only=True):
     """What the worker's health is asked from."""
 
-    ping_database: Callable[[], Awaitable[None]]
+    ping_database: Callable[[], Awaitable[str]]
     ping_redis: Callable[[], Awaitable[bool]]
     is_alive: Callable[[], bool]
     is_stopping: Callable[[], bool]
