@@ -25,6 +25,7 @@ from service.api.last_answer import LastAnswer
 from service.api.ledger import ledger_router
 from service.api.problems import HANDLERS
 from service.api.rates import count_handshake
+from service.api.readiness import Readiness
 from service.api.recovery import recovery_router
 from service.api.request_ids import Edge
 from service.api.request_kinds import handler_of
@@ -227,9 +228,13 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 discovery=discovery,
                 tokens=VoiceTokens(rows.database, rows.hasher),
                 voice=VoiceViews(rows.database, rows.keyring),
-                ping_database=partial(ping_store, rows),
+                readiness=Readiness(
+                    ping_database=partial(ping_store, rows),
+                    ping_redis=redis.ping,
+                    clock=clock,
+                    was_reached=lambda: rows.database.was_reached or keys.has_joined,
+                ),
                 database_wait=rows.database.longest_wait,
-                ping_redis=redis.ping,
             )
         finally:
             await clock_watch.stop()

@@ -123,11 +123,15 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
         await database.close()
 
 
-async def ping_store(rows: Rows) -> None:
-    """Raise unless the database answers, has our schema, and we have every key that sealed anything in it."""
-    await rows.database.ping()
+async def ping_store(rows: Rows) -> str:
+    """Return `ok`, or why the database takes no writes.
+
+    Raises unless it answers, has our schema, and we have every key that sealed anything in it.
+    """
+    state = await rows.database.ping()
     await rows.keys.check()
     await rows.hasher.load()
+    return state
 
 
 async def check_keys(rows: Rows, check: Callable[[], Awaitable[None]]) -> None:

@@ -14,6 +14,7 @@ import uvicorn
 from arq.worker import Worker
 from redis.exceptions import RedisError
 
+from service.api.readiness import Readiness
 from service.api.worker_health import WorkerHealth, create_worker_app
 from service.clock import CheckedClock
 from service.domain.breaker import Breaker
@@ -205,9 +206,12 @@ class WorkerProcess:
         redis = open_redis(settings.redis_url)
         stack.push_async_callback(close_redis, redis)
         health = WorkerHealth(
-            ping_database=partial(ping_store, rows),
-            ping_redis=partial(ping_redis, redis),
-            clock=clock,
+            readiness=Readiness(
+                ping_database=partial(ping_store, rows),
+                ping_redis=partial(ping_redis, redis),
+                clock=clock,
+                was_reached=lambda: rows.database.was_reached or keys.has_joined,
+            ),
             is_alive=lambda: _is_alive(sweep),
             is_stopping=self._stopping.is_set,
         )

@@ -7,11 +7,13 @@ fewer for reads and calls.
 """
 
 import asyncio
+import errno
 from collections import Counter
 from collections.abc import Callable
 from random import randint
 from typing import Any
 
+import structlog
 from litestar.enums import ScopeType
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Send
@@ -27,6 +29,8 @@ from service.domain.errors import Overloaded
 from service.domain.ids import TenantId
 from service.domain.watch import MOST_PLACES, share_of
 from service.settings import Settings
+
+log = structlog.get_logger()
 
 IN_WORK = Gauge(
     "ekabridge_requests_in_work", "Requests in work, by kind.", ("kind",), multiprocess_mode="livesum"
@@ -84,6 +88,7 @@ _DETAILS = {
     "places": "more is in work here than can be answered in time",
     "share": "more of your calls are in work here than one customer's share",
     "spool": "more audio is on its way here than can be kept",
+    "folder": "the folder for audio on its way is full or cannot be used",
 }
 
 
@@ -118,6 +123,12 @@ class Place:
         self._kept_bytes += size
         if self._kept_bytes > self._reserved_bytes:
             self.reserve(self._kept_bytes - self._reserved_bytes)
+
+    def lose(self, error: OSError) -> Overloaded:
+        """Say in the log why the disk keeps nothing, and return the error to raise."""
+        code = errno.errorcode.get(error.errno or 0, "unknown")
+        log.error("spool_failed", error=type(error).__name__, errno=code)
+        return self._room.refuse("folder")
 
     async def take_memory(self, size: int) -> bool:
         """Ask for so many bytes of memory, until the place is left; the answer may take a moment."""

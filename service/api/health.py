@@ -8,56 +8,20 @@ from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
 from litestar.openapi.datastructures import ResponseSpec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.api.readiness import Ready
 from service.api.request_kinds import REQUEST_KIND
 from service.api.services import Services
-from service.clock import CheckedClock
-from service.domain.errors import StoreUnavailable
 from service.metrics import exposition
 from service.parting import is_parting
-from service.store.sealing import SealError
 
 
 class Live(Struct, frozen=True):
     """The process runs."""
 
     status: Literal["alive", "stuck"]
-
-
-class Ready(Struct, frozen=True):
-    """Whether requests can be served. Redis may be away: then nudges wait for the sweep."""
-
-    status: Literal["ready", "not ready"]
-    database: str
-    redis: str
-    clock: str | UnsetType = UNSET  # only when the process's own is off
-
-
-async def readiness(
-    ping_database: Callable[[], Awaitable[None]],
-    ping_redis: Callable[[], Awaitable[bool]],
-    *,
-    clock: CheckedClock,
-    is_stopping: bool,
-) -> Response[Ready]:
-    """Ask the database and Redis, never the vendor: its outage must not take us out of service.
-
-    Neither must a wrong clock, which is corrected; whoever asks is told.
-    """
-    database = "ok"
-    try:
-        await ping_database()
-    except StoreUnavailable as error:
-        database = error.detail
-    except SealError as error:
-        database = str(error)
-    redis = "ok" if await ping_redis() else "unreachable"
-    can_serve = database == "ok" and not is_stopping
-    off = f"off by {abs(clock.offset_seconds):.0f} s: the corrected time is used" if clock.is_off else UNSET
-    ready = Ready("ready" if can_serve else "not ready", database, redis, off)
-    return Response(ready, status_code=200 if can_serve else 503)
 
 
 @get(
@@ -82,12 +46,7 @@ async def live() -> Live:
 )
 async def ready(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Ready]:
     """Ask the database and Redis; a process that is to stop is not ready."""
-    return await readiness(
-        services.ping_database,
-        services.ping_redis,
-        clock=services.clock,
-        is_stopping=is_parting(request.scope),
-    )
+    return await services.readiness.look(is_stopping=is_parting(request.scope))
 
 
 @get(
@@ -100,7 +59,7 @@ async def ready(request: Request[Any, Any, Any], services: NamedDependency[Servi
 )
 async def metrics(services: NamedDependency[Services]) -> Response[bytes]:
     """Return every metric of all processes behind this port."""
-    return await exposed(services.ping_redis)
+    return await exposed(services.readiness.ping_redis)
 
 
 async def exposed(ping_redis: Callable[[], Awaitable[bool]]) -> Response[bytes]:

@@ -6,6 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from schemas.destinations import DestinationChange, DestinationCreate
+from service.api.readiness import Readiness
 from service.api.traces import SessionTraces
 from service.clock import CheckedClock
 from service.domain.audio import AudioIntake
@@ -79,6 +80,5 @@ class Services(Struct, frozen=True, kw_only=True):
     discovery: Discovery
     tokens: VoiceTokens
     voice: VoiceViews
-    ping_database: Callable[[], Awaitable[None]]
+    readiness: Readiness
     database_wait: Callable[[], float]
-    ping_redis: Callable[[], Awaitable[bool]]

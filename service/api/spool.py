@@ -1,6 +1,7 @@
 """A request's body, kept while it is hashed and sent: in memory while there is room, or encrypted on disk."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -13,7 +14,14 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from litestar import Request
 
 from service.api.admission import Place, place_of
-from service.domain.errors import AudioTruncated, BodyTimeout, ChunkTooLarge, ClientDisconnected
+from service.domain.errors import (
+    AudioTruncated,
+    BodyTimeout,
+    BridgeError,
+    ChunkTooLarge,
+    ClientDisconnected,
+    Overloaded,
+)
 
 # What each body may keep in memory without asking. More has to be granted (service/api/admission.py).
 _FREE_BYTES = 1024 * 1024
@@ -31,12 +39,26 @@ _TOLD_SECONDS = 1.0
 _LONGEST_SECONDS = 300.0
 
 
+def lost(_: OSError) -> BridgeError:
+    """Return the error of a body that cannot be kept."""
+    return Overloaded("the folder for audio on its way is full or cannot be used", retry_after_seconds=1.0)
+
+
 class Spool:
     """The bytes of one body. On disk they are encrypted under a key that lives in this object alone."""
 
-    def __init__(self, keep: Callable[[int], None], memory_bytes: int = _FREE_BYTES) -> None:
-        """`keep` counts the bytes that go to the disk, and may raise; `memory_bytes` may stay in memory."""
+    def __init__(
+        self,
+        keep: Callable[[int], None],
+        memory_bytes: int = _FREE_BYTES,
+        lose: Callable[[OSError], BridgeError] = lost,
+    ) -> None:
+        """`keep` counts the bytes that go to the disk, and may raise; `memory_bytes` may stay in memory.
+
+        `lose` makes the error that is raised when the disk is full or cannot be used.
+        """
         self._keep = keep
+        self._lose = lose
         self._memory_bytes = memory_bytes
         self._blocks: list[bytes] = []
         self._pieces: list[bytes] = []
@@ -62,7 +84,7 @@ class Spool:
         self._pieces.append(piece)
         self._piece_bytes += len(piece)
         if self.size > self._memory_bytes:
-            self._disk = _Disk(self._keep)
+            self._disk = _Disk(self._keep, self._lose)
             for kept in self._take_all():
                 self._disk.write(kept)
         elif self._piece_bytes >= _BLOCK_BYTES or len(self._pieces) >= _MOST_PIECES:
@@ -71,6 +93,7 @@ class Spool:
     async def finish(self) -> None:
         """There is no more: the bytes may be read."""
         if self._disk is not None:
+            self._disk.finish()
             self._sha256 = self._disk.hash.hexdigest()
             return
         self._blocks = self._take_all()
@@ -113,10 +136,12 @@ class Spool:
 class _Disk:
     """The part of a spool that lies in a file; written to its end, then read as often as anybody likes."""
 
-    def __init__(self, keep: Callable[[int], None]) -> None:
+    def __init__(self, keep: Callable[[int], None], lose: Callable[[OSError], BridgeError]) -> None:
         self._keep = keep
-        # No name in the file system: it is gone with the process, however that ends.
-        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
+        self._lose = lose
+        with self._told():
+            # No name in the file system: it is gone with the process, however that ends.
+            self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self._cipher = Cipher(AES(os.urandom(32)), CTR(os.urandom(16)))
         self._encryptor = self._cipher.encryptor()
         self.hash = hashlib.sha256()
@@ -124,16 +149,36 @@ class _Disk:
     def write(self, piece: bytes) -> None:
         self._keep(len(piece))
         self.hash.update(piece)
-        self._file.write(self._encryptor.update(piece))
+        with self._told():
+            self._file.write(self._encryptor.update(piece))
+
+    def finish(self) -> None:
+        # What is buffered may find the disk full only now, and not when EkaScribe waits for the bytes.
+        with self._told():
+            self._file.flush()
 
     def read(self) -> Iterator[bytes]:
         decryptor = self._cipher.decryptor()
-        self._file.seek(0)
-        while piece := self._file.read(_PIECE_BYTES):
+        with self._told():
+            self._file.seek(0)
+        while piece := self._read_piece():
             yield decryptor.update(piece)
 
     def close(self) -> None:
-        self._file.close()
+        # Closing writes what is buffered, and fails where writing failed; the file is closed all the same.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def _read_piece(self) -> bytes:
+        with self._told():
+            return self._file.read(_PIECE_BYTES)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._lose(error) from error
 
 
 def _hashed(pieces: list[bytes]) -> str:
@@ -156,7 +201,7 @@ async def spool_body(request: Request[Any, Any, Any], most_bytes: int) -> Spool:
     Raises ChunkTooLarge as soon as it is known, BodyTimeout, ClientDisconnected, AudioTruncated, Overloaded.
     """
     place = place_of(request.scope)
-    spool = Spool(place.keep, await memory_for(place, content_length(request), most_bytes))
+    spool = Spool(place.keep, await memory_for(place, content_length(request), most_bytes), place.lose)
 
     async def keep(piece: bytes) -> None:
         spool.write(piece)

@@ -1,20 +1,18 @@
 """The worker's own small door: health and metrics."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from litestar import Litestar, Response, get
 from msgspec import Struct
 
-from service.api.health import Live, Ready, exposed, readiness
-from service.clock import CheckedClock
+from service.api.health import Live, exposed
+from service.api.readiness import Readiness, Ready
 
 
 class WorkerHealth(Struct, frozen=True, kw_only=True):
     """What the worker's health is asked from."""
 
-    ping_database: Callable[[], Awaitable[None]]
-    ping_redis: Callable[[], Awaitable[bool]]
-    clock: CheckedClock
+    readiness: Readiness
     is_alive: Callable[[], bool]
     is_stopping: Callable[[], bool]
 
@@ -31,13 +29,11 @@ def create_worker_app(health: WorkerHealth) -> Litestar:
     @get("/health/ready")
     async def ready() -> Response[Ready]:
         """Ask the database and Redis; a process that is to stop is not ready."""
-        return await readiness(
-            health.ping_database, health.ping_redis, clock=health.clock, is_stopping=health.is_stopping()
-        )
+        return await health.readiness.look(is_stopping=health.is_stopping())
 
     @get("/metrics")
     async def metrics() -> Response[bytes]:
         """Return every metric of this process."""
-        return await exposed(health.ping_redis)
+        return await exposed(health.readiness.ping_redis)
 
     return Litestar([live, ready, metrics], openapi_config=None, logging_config=None)

@@ -26,7 +26,7 @@ class KeyWatch:
         self._keys = keys
         self._process = uuid4()
         self._task: asyncio.Task[None] | None = None
-        self._has_joined = False
+        self.has_joined = False
         self.is_missing_one = False
 
     async def start(self) -> None:
@@ -38,7 +38,7 @@ class KeyWatch:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if self._has_joined:
+        if self.has_joined:
             try:
                 async with asyncio.timeout(_LEAVE_SECONDS):
                     await self._keys.leave(self._process)
@@ -59,7 +59,7 @@ class KeyWatch:
         while True:
             try:
                 await self._keys.renew(self._process)
-                self._has_joined, self.is_missing_one = True, False
+                self.has_joined, self.is_missing_one = True, False
             except StoreUnavailable:
                 pass  # whoever cannot write seals nothing
             except MissingKeyError as error:

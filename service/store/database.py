@@ -11,9 +11,10 @@ import msgspec
 from asyncpg import Connection, Record
 from asyncpg.pool import PoolConnectionProxy
 
-from service.domain.errors import BridgeError, InvalidRequest, StoreUnavailable
+from service.domain.errors import StoreUnavailable
 from service.store.metrics import CONNECTIONS, DATABASE_WAIT
 from service.store.queries import sql
+from service.store.troubles import OLDER_SCHEMA, READ_ONLY, Troubles, store_error
 
 if TYPE_CHECKING:  # the stubs make it generic; the class itself is not
     LentConnection = PoolConnectionProxy[Record]
@@ -24,43 +25,6 @@ _COMMAND_TIMEOUT_SECONDS = 15.0
 _ACQUIRE_TIMEOUT_SECONDS = 5.0
 _IDLE_SECONDS = 300.0
 _USED, _IDLE = CONNECTIONS.labels("used"), CONNECTIONS.labels("idle")
-
-# Each means "the server is away or going away", none "the statement is wrong".
-_AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
-
-_OLDER = "the database's schema is older than this version: run `ekabridge migrate`"
-# Whoever sets up the database has to do something; until then it is as good as away.
-_UNFIT = {
-    asyncpg.InvalidCatalogNameError: "the database of DATABASE_URL does not exist",
-    asyncpg.InvalidAuthorizationSpecificationError: "the database refuses the user or the password",
-    asyncpg.InsufficientPrivilegeError: "the database's user may not use our tables",
-    asyncpg.UndefinedTableError: "the database has no schema: run `ekabridge migrate`",
-    asyncpg.UndefinedColumnError: _OLDER,
-}
-
-
-def store_error(error: BaseException) -> BridgeError | None:
-    """Return our error for one of the driver's; None for a bug, which must be seen as one."""
-    for kind, detail in _UNFIT.items():
-        if isinstance(error, kind):
-            return StoreUnavailable(detail)
-    if isinstance(error, asyncpg.CharacterNotInRepertoireError):
-        # A NUL in a path or a query: PostgreSQL has no text that holds one.
-        return InvalidRequest("a text holds a character that cannot be stored")
-    if isinstance(error, _AWAY):
-        return StoreUnavailable(f"the database cannot be reached ({type(error).__name__})")
-    return None
 
 
 async def _prepare(connection: "Connection[Record]") -> None:
@@ -90,6 +54,8 @@ class Database:
         self._statement_cache_size = statement_cache_size
         self._pool: asyncpg.Pool[Record] | None = None
         self._longest_wait_seconds = 0.0
+        self._troubles = Troubles()
+        self.was_reached = False  # with our schema in it, since the process started
 
     async def open(self) -> None:
         """Make the pool; connects to nothing yet."""
@@ -132,8 +98,9 @@ class Database:
                 self._lend(time.monotonic() - asked)
                 yield connection
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+            self._troubles.note(error)
             is_older = isinstance(error, asyncpg.UndefinedTableError) and await self._has_revision()
-            ours = StoreUnavailable(_OLDER) if is_older else store_error(error)
+            ours = StoreUnavailable(OLDER_SCHEMA) if is_older else store_error(error)
             if ours is None:
                 raise
             raise ours from error
@@ -193,6 +160,13 @@ class Database:
             raise StoreUnavailable("the database said nothing of its clock")
         return float(row["now"]), asked, answered
 
-    async def ping(self) -> None:
-        """Raise StoreUnavailable unless the database answers and has our schema."""
-        await self.fetchrow(sql("coordination.ping"))
+    async def ping(self) -> str:
+        """Return `ok`, or why nothing can be written although the database answers.
+
+        Raises StoreUnavailable unless it answers and has our schema.
+        """
+        row = await self.fetchrow(sql("coordination.ping"))
+        self.was_reached = True
+        if row is not None and row["is_read_only"]:
+            return READ_ONLY
+        return self._troubles.latest() or "ok"

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from service.domain.errors import StoreUnavailable
-from service.store.database import Database, store_error
+from service.store.database import Database
+from service.store.troubles import store_error
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 _LOOK_SECONDS = 1.0

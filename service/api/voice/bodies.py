@@ -159,7 +159,7 @@ async def read_upload(
     """Read a body to its end; the caller closes its spool. `on_file` sees the fields before the file."""
     place = place_of(request.scope)
     most_body_bytes = most_bytes + _FORM_OVERHEAD_BYTES
-    spool = Spool(place.keep, await memory_for(place, content_length(request), most_body_bytes))
+    spool = Spool(place.keep, await memory_for(place, content_length(request), most_body_bytes), place.lose)
     upload = Upload(request.headers.get("content-type", ""), most_bytes, on_file, spool)
     try:
         await read_body(request, most_body_bytes, upload.take)

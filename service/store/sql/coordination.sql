@@ -67,8 +67,8 @@ RETURNING name;
 DELETE FROM leases WHERE name = $1 AND lease = $2;
 
 -- name: ping
--- Whether the database answers and has our schema.
-SELECT 1 FROM leases LIMIT 1;
+-- Whether the database answers and has our schema, and whether it takes writes.
+SELECT current_setting('transaction_read_only') = 'on' AS is_read_only, EXISTS (SELECT FROM leases) AS has_leases;
 
 -- name: clock
 -- What the database's clock shows.
