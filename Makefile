@@ -108,11 +108,13 @@ ROWS ?= 10000000
 growth: $(STAMP) ## measure every call and statement at ten thousand and at ten million sessions; write docs/growth.md
 	$(BIN)/python -m tests.bench.growth $(ROWS)
 
-# SEED=… SEEDS=… MINUTES=… DICTATIONS=… as docs/reliability.md says; WRITE=1 puts the figures into that page.
+# SEED=… SEEDS=… MINUTES=… DICTATIONS=… CHARACTER=… as docs/reliability.md says; WRITE=1 puts the figures into
+# that page.
 SEED ?= 1
 SEEDS ?= 1
 MINUTES ?= 5
 DICTATIONS ?= 12
+CHARACTER ?= hosted
 WRITE ?=
 
 overload: $(STAMP) ## offer twice what is sustained, and write docs/capacity.md
@@ -120,7 +122,7 @@ overload: $(STAMP) ## offer twice what is sustained, and write docs/capacity.md
 
 chaos: $(STAMP) ## kill -9 at every crash point, then seeded runs that break everything
 	$(BIN)/python -m tests.chaos.main_job --points --seed $(SEED) --seeds $(SEEDS) --minutes $(MINUTES) \
-	  --dictations $(DICTATIONS) $(if $(WRITE),--write)
+	  --dictations $(DICTATIONS) --character $(CHARACTER) $(if $(WRITE),--write)
 
 fuzz: $(STAMP) ## the security tests with fifty times the examples, other ones each time; half an hour
 	$(BIN)/python -m pytest tests/security --hypothesis-profile=long --timeout=0

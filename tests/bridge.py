@@ -18,6 +18,7 @@ from service.app import create_app
 from service.domain.ids import TenantId
 from service.domain.records import Principal
 from service.parting import PROTOCOLS
+from service.sandbox.characters import CharacterName
 from service.sandbox.emr import create_emr
 from service.sandbox.serving import serve_app
 from service.sandbox.stack import free_port
@@ -27,6 +28,7 @@ from service.settings import Settings
 from service.store.access import AccessRows
 from service.wiring import open_rows
 from service.worker import WorkerProcess
+from tests.characters import login_settings
 
 WEBHOOK_SECRET = "vendor-signing-key"
 ENCRYPTION_KEY = bytes(range(32))
@@ -199,16 +201,20 @@ def make_settings(database_url: str, redis_url: str, **changes: Any) -> Settings
 
 
 @asynccontextmanager
-async def open_bridge(database_url: str, redis_url: str, **changes: Any) -> AsyncIterator[Bridge]:
+async def open_bridge(
+    database_url: str, redis_url: str, *, character: CharacterName = "hosted", **changes: Any
+) -> AsyncIterator[Bridge]:
     """Start everything but the worker, which a test starts when it wants it."""
     async with AsyncExitStack() as stack:
-        vendor_app = create_vendor(VendorSettings(processing_seconds=0.05))
+        vendor_app = create_vendor(VendorSettings(character=character, processing_seconds=0.05))
         vendor_url = await stack.enter_async_context(serve_app(vendor_app))
         emr_url = await stack.enter_async_context(serve_app(create_emr()))
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         settings = make_settings(
-            database_url, redis_url, **({"eka_base_url": vendor_url, "public_url": url} | changes)
+            database_url,
+            redis_url,
+            **({"eka_base_url": vendor_url, "public_url": url} | login_settings(character) | changes),
         )
         tenant_id, key = await add_tenant(settings, "first", "emr", templates=["eka_emr_template"])
         admin_key = await add_key(settings, tenant_id, "admin")

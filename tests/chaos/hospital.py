@@ -16,6 +16,7 @@ import asyncpg
 import httpx2
 import psutil
 
+from service.sandbox.characters import CharacterName
 from service.sandbox.emr import create_emr
 from service.sandbox.serving import serve_app
 from service.sandbox.vendor import Endpoint, VendorSettings, create_vendor
@@ -25,12 +26,11 @@ from tests.chaos.doors import Door, EmrDoor
 from tests.chaos.points import Watch
 from tests.chaos.proxies import DatabaseProxy, Proxy, open_port, open_unix
 from tests.chaos.servers import ChaosServers
+from tests.characters import login_environment
 
 START_SECONDS = 60.0
 FORWARD_TIMEOUT_SECONDS = 5.0
 _OWN = {
-    "EKA_CLIENT_ID": "sandbox",
-    "EKA_CLIENT_SECRET": "sandbox-secret",
     "WEBHOOK_SECRETS": WEBHOOK_SECRET,
     "ENCRYPTION_KEYS": encoded_key(),
     "ALLOW_PRIVATE_DESTINATIONS": "true",
@@ -92,12 +92,15 @@ class Slot:
 class Hospital:
     """What the chaos suite breaks, and how it is put together again."""
 
-    def __init__(self, servers: ChaosServers, folder: Path) -> None:
+    def __init__(self, servers: ChaosServers, folder: Path, character: CharacterName) -> None:
         self.servers = servers
         self.folder = folder
         self.slots: dict[str, Slot] = {}
         self.watch = Watch(self.kill, lambda name: self.slots[name].role if name in self.slots else "")
-        self.vendor_app = create_vendor(VendorSettings(processing_seconds=0.05, session_seconds=48 * 3600.0))
+        vendor_settings = VendorSettings(
+            character=character, processing_seconds=0.05, session_seconds=48 * 3600.0
+        )
+        self.vendor_app = create_vendor(vendor_settings)
         self.vendor = self.vendor_app.state.vendor
         self.emr = EmrDoor(create_emr(), self.watch, self._find_caller)
         self.emr_url = ""
@@ -117,7 +120,8 @@ class Hospital:
         settings = make_settings(self.servers.database_url, f"redis://127.0.0.1:{self.servers.redis_port}/0")
         _, self.key = await add_tenant(settings, "hospital", "admin")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("EKABRIDGE_")}
-        self._environment = inherited | {f"EKABRIDGE_{name}": value for name, value in _OWN.items()}
+        own = _OWN | login_environment(self.vendor.settings.character)
+        self._environment = inherited | {f"EKABRIDGE_{name}": value for name, value in own.items()}
         for name, role in slots.items():
             # An address of the vendor for each, so that it is known who calls.
             door = Door(self.vendor_app, self.watch, partial(_itself, name))
@@ -272,10 +276,10 @@ _LEASES_OF = {
 
 @asynccontextmanager
 async def open_hospital(
-    servers: ChaosServers, folder: Path, slots: dict[str, str]
+    servers: ChaosServers, folder: Path, slots: dict[str, str], character: CharacterName = "hosted"
 ) -> AsyncIterator[Hospital]:
     """Start everything; all of it is killed at the end. `slots`: names and roles of our processes."""
-    hospital = Hospital(servers, folder)
+    hospital = Hospital(servers, folder, character)
     async with AsyncExitStack() as stack:
         await hospital.open(stack, slots)
         yield hospital

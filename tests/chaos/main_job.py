@@ -11,7 +11,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from service.sandbox.characters import CharacterName
 from tests.chaos.run import Outcome, complaint, run_seed
+from tests.characters import CHARACTERS
 
 REPORT = Path(__file__).parents[2] / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- figures -->", "<!-- end of figures -->"
@@ -24,16 +26,20 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many, one after the other")
     parser.add_argument("--minutes", type=float, default=5.0, help="of disturbances for each seed")
     parser.add_argument("--dictations", type=int, default=12, help="how many EMR clients dictate at once")
+    parser.add_argument(
+        "--character", choices=CHARACTERS, default="hosted", help="which server the vendor is"
+    )
     parser.add_argument("--points", action="store_true", help="first a kill at every crash point")
     parser.add_argument("--write", action="store_true", help="put the figures into docs/reliability.md")
     options = parser.parse_args()
     failed = False
     if options.points:
         command = [sys.executable, "-m", "pytest", "-q", "-s", "tests/chaos/test_crash_points.py"]
-        failed = subprocess.run(command, env=os.environ | {"CHAOS": "whole"}, check=False).returncode != 0
+        environment = os.environ | {"CHAOS": "whole", "CHARACTER": options.character}
+        failed = subprocess.run(command, env=environment, check=False).returncode != 0
     outcomes = []
     for seed in range(options.seed, options.seed + options.seeds):
-        outcome = asyncio.run(_run(seed, options.minutes * 60, options.dictations))
+        outcome = asyncio.run(_run(seed, options.minutes * 60, options.dictations, options.character))
         outcomes.append(outcome)
         failed = failed or bool(outcome.findings.violations)
         _say(complaint(outcome) if outcome.findings.violations else _row(outcome))
@@ -43,14 +49,14 @@ def main() -> int:
     return int(failed)
 
 
-async def _run(seed: int, seconds: float, dictating: int) -> Outcome:
+async def _run(seed: int, seconds: float, dictating: int, character: CharacterName) -> Outcome:
     began = time.monotonic()
 
     def say(line: str) -> None:
         _say(f"[{time.monotonic() - began:6.1f}] {line}")
 
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))  # the plan and the logs stay
-    return await run_seed(seed, folder, seconds=seconds, dictating=dictating, say=say)
+    return await run_seed(seed, folder, seconds=seconds, dictating=dictating, say=say, character=character)
 
 
 def _say(line: str) -> None:
@@ -76,7 +82,8 @@ def _figures(outcomes: list[Outcome], minutes: float) -> str:
     counted = "; ".join(f"{kind} {sum(each.disturbances[kind] for each in outcomes)}" for kind in kinds)
     made = (
         f"Made by `make chaos` on {datetime.now(UTC):%Y-%m-%d}, {platform.system()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}: {minutes:g} minutes of disturbances for each seed."
+        f"Python {platform.python_version()}, {outcomes[0].character}: {minutes:g} minutes of disturbances "
+        "for each seed."
     )
     rows = [head, "|" + "---|" * 10, *map(_row, outcomes)]
     return "\n".join([made, "", *rows, "", f"Disturbances of all seeds: {counted}."])

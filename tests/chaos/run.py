@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 
+from service.sandbox.characters import CharacterName
 from tests.chaos.disturbances import Disturber
 from tests.chaos.emr_client import Dictation, EmrClient, GaveUp, new_dictation
 from tests.chaos.hospital import Hospital, open_hospital
@@ -43,6 +44,7 @@ class Outcome:
     """What a run came to."""
 
     seed: int
+    character: CharacterName
     seconds: float
     findings: Findings
     disturbances: Counter[str]
@@ -86,7 +88,8 @@ class ChaosRun:
         findings.violations += self._ledger.violations
         findings.figures += self._ledger.figures
         self._say(f"this process was late by {self.hospital.lag_seconds:.1f} s at most")
-        outcome = Outcome(self.seed, seconds, findings, disturber.counts)
+        character = self.hospital.vendor.settings.character
+        outcome = Outcome(self.seed, character, seconds, findings, disturber.counts)
         for session_id in sorted(findings.sessions)[:3]:
             answer = await self.hospital.ask("GET", f"/v1/sessions/{session_id}/timeline")
             outcome.timelines[session_id] = answer.json()
@@ -162,22 +165,27 @@ async def run_seed(
     dictating: int,
     say: Callable[[str], None],
     hurry: bool = False,
+    character: CharacterName = "hosted",
 ) -> Outcome:
     """Run one seed with servers, stand-ins and processes of its own."""
     with chaos_servers() as servers:
         if servers.clocks.why_not is not None:
             say(servers.clocks.why_not)
-        async with open_hospital(servers, folder, SLOTS) as hospital:
+        async with open_hospital(servers, folder, SLOTS, character) as hospital:
             run = ChaosRun(hospital, seed, dictating=dictating, say=say)
             return await run.run(seconds, folder / f"plan-{seed}.json", hurry=hurry)
 
 
 def complaint(outcome: Outcome) -> str:
     """Say what was not kept, and how to play it again."""
+    again = (
+        f"again: make chaos SEED={outcome.seed} SEEDS=1 MINUTES={outcome.seconds / 60:g}"
+        f" CHARACTER={outcome.character}"
+    )
     lines = [
         f"seed {outcome.seed}: {len(outcome.findings.violations)} promises were not kept",
         *outcome.findings.violations[:20],
-        f"again: make chaos SEED={outcome.seed} SEEDS=1 MINUTES={outcome.seconds / 60:g}",
+        again,
     ]
     for session_id, timeline in outcome.timelines.items():
         lines.append(f"{session_id}: {json.dumps(timeline)}")

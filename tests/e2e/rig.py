@@ -13,10 +13,12 @@ from typing import Any
 
 import httpx2
 
+from service.sandbox.characters import CharacterName
 from service.sandbox.emr import create_emr
 from service.sandbox.serving import serve_app
 from service.sandbox.vendor import Endpoint, VendorSettings, create_vendor
 from tests.bridge import WEBHOOK_SECRET, add_tenant, encoded_key, free_port, make_settings
+from tests.characters import login_environment
 
 START_SECONDS = 30.0
 
@@ -159,10 +161,12 @@ async def dictate(api: httpx2.AsyncClient, chunks: int = 2, **fields: Any) -> st
 
 
 @asynccontextmanager
-async def open_rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
+async def open_rig(
+    database_url: str, redis_url: str, *, character: CharacterName = "hosted"
+) -> AsyncIterator[Rig]:
     """Start the stand-ins, add a tenant; every process that the test started is killed at the end."""
     async with AsyncExitStack() as stack:
-        vendor_app = create_vendor(VendorSettings(processing_seconds=0.05))
+        vendor_app = create_vendor(VendorSettings(character=character, processing_seconds=0.05))
         vendor_url = await stack.enter_async_context(serve_app(vendor_app))
         emr_url = await stack.enter_async_context(serve_app(create_emr()))
         settings = make_settings(database_url, redis_url)
@@ -171,8 +175,7 @@ async def open_rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
             "EKA_BASE_URL": vendor_url,
-            "EKA_CLIENT_ID": "sandbox",
-            "EKA_CLIENT_SECRET": "sandbox-secret",
+            **login_environment(character),
             "WEBHOOK_SECRETS": WEBHOOK_SECRET,
             "ENCRYPTION_KEYS": encoded_key(),
             "ALLOW_PRIVATE_DESTINATIONS": "true",
