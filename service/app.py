@@ -32,6 +32,7 @@ from service.api.services import Services
 from service.api.session_changes import changes_router
 from service.api.sessions import sessions_router
 from service.api.strain import Strain
+from service.api.strangers import Strangers
 from service.api.stream import stream_audio
 from service.api.traces import SessionTraces
 from service.api.voice.cors import VoiceCors
@@ -179,6 +180,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 revocations=revocations,
                 rates=rates,
                 login_failures=LocalRates(_LOGIN_FAILURES, time.monotonic),
+                strangers=Strangers(address_header=settings.client_address_header),
                 desk=SessionDesk(
                     store=rows.sessions,
                     idempotency=rows.idempotency,

@@ -14,6 +14,7 @@ from service.redis_address import SENTINEL_SCHEMES, parse_sentinel
 PREFIX = "EKABRIDGE_"
 _T = TypeVar("_T")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,500}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _UNSAFE_IN_HEADERS = frozenset("\r\n\0")
 _SECRET_FIELDS = frozenset(
     {
@@ -80,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fhir_patient_system: str = "urn:ekabridge:patient"
     fhir_encounter_system: str = "urn:ekabridge:encounter"
     chunk_max_bytes: int = 10_485_760
+    client_address_header: str | None = None
     max_connections: int = 4096
     max_requests: int = 256
     max_uploads: int = 128
@@ -230,6 +232,12 @@ def _log_level(raw: str) -> str:
     return raw.lower()
 
 
+def _header_name(raw: str) -> str:
+    if not _HEADER_NAME.fullmatch(raw):
+        raise ValueError("must be a header's name, such as X-Forwarded-For")
+    return raw
+
+
 def _system(raw: str) -> str:
     if not _URI.fullmatch(raw):
         raise ValueError("must be a URI, such as https://hospital.example/mrn or urn:oid:1.2.3")
@@ -257,6 +265,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "fhir_patient_system": _system,
     "fhir_encounter_system": _system,
     "chunk_max_bytes": _number(int, 1, 104_857_600),
+    "client_address_header": _header_name,
     "max_connections": _number(int, 16, 1_000_000),
     "max_requests": _number(int, 1, 100_000),
     "max_uploads": _number(int, 1, 100_000),

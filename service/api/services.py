@@ -6,6 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from schemas.destinations import DestinationChange, DestinationCreate
+from service.api.strangers import Strangers
 from service.api.traces import SessionTraces
 from service.domain.audio import AudioIntake
 from service.domain.authentication import Authentication
@@ -52,6 +53,7 @@ class Services(Struct, frozen=True, kw_only=True):
     revocations: Revocations
     rates: SharedRates | None
     login_failures: LocalRates
+    strangers: Strangers
     desk: SessionDesk
     life: SessionLife
     audio: AudioIntake
