@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     eka_client_secret: str | None = None
     eka_sharing_key: str | None = None
     eka_max_concurrency: int = 64
+    vendor_result_max_bytes: int = 8_388_608
     webhook_secrets: tuple[str, ...] = ()
     webhook_allow_unsigned: bool = False
     webhook_tolerance_seconds: int = 300
@@ -254,6 +255,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "eka_client_secret": _text,
     "eka_sharing_key": _text,
     "eka_max_concurrency": _number(int, 1, 1000),
+    "vendor_result_max_bytes": _number(int, 65_536, 67_108_864),
     "webhook_secrets": _listed(str),
     "webhook_allow_unsigned": _boolean,
     "webhook_tolerance_seconds": _number(int, 1, 86_400),

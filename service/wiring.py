@@ -168,7 +168,10 @@ async def open_vendor(
 ) -> AsyncIterator[EkaClient]:
     """Open the vendor's client; an upload waits for the libraries."""
     loaded = (libraries or Libraries()).loaded
-    async with make_http_client() as http, AudioWay(settings.eka_base_url, loaded) as audio:
+    async with (
+        make_http_client(max_result_bytes=settings.vendor_result_max_bytes) as http,
+        AudioWay(settings.eka_base_url, loaded) as audio,
+    ):
         tokens = TokenKeeper(
             http=http,
             store=rows.tokens,
@@ -177,7 +180,14 @@ async def open_vendor(
             credentials=accounts.credentials,
         )
         gates = Gates(places=settings.eka_max_concurrency)
-        yield EkaClient(http=http, audio=audio, tokens=tokens, gates=gates, base_url=settings.eka_base_url)
+        yield EkaClient(
+            http=http,
+            audio=audio,
+            tokens=tokens,
+            gates=gates,
+            base_url=settings.eka_base_url,
+            max_result_bytes=settings.vendor_result_max_bytes,
+        )
 
 
 @asynccontextmanager

@@ -10,7 +10,6 @@ Until then it only hears whether there is one. A body that has to be read to kno
 room of its own (service/api/strangers.py).
 """
 
-import asyncio
 import re
 from collections import Counter
 from random import randint
@@ -27,6 +26,7 @@ from service.bounded_http import MOST_CONNECTIONS
 from service.domain.errors import Overloaded
 from service.domain.ids import TenantId
 from service.domain.watch import MOST_PLACES, share_of
+from service.memory import UPLOADS_BYTES, Memory
 from service.settings import Settings
 
 _UPLOAD = re.compile(r"/v1/sessions/[^/]+/audio(/|$)|/voice/v1/(sessions/[^/]+/audio(/|$)|uploads/)")
@@ -37,8 +37,8 @@ _ALWAYS = ("/health/", "/metrics")
 # One webhook is so much less work than one call.
 _WEBHOOKS = 4
 _LEAST_PLACES = 16
-# For all large bodies together; each has a first MiB besides (service/api/spool.py).
-_MEMORY_BYTES = 64 * 1024 * 1024
+# A body for which there is no memory waits for so long, without being read: most bodies come and go within
+# that moment, and the disk costs several times as much. Behind clients that are slow nobody waits.
 _MEMORY_PATIENCE_SECONDS = 1.0
 _VAIN_SECONDS = 10.0
 # What a form may be larger than its file.
@@ -105,7 +105,7 @@ _DETAILS = {
 class Place:
     """One request's place, once it has one, and what it keeps on disk and in memory meanwhile."""
 
-    def __init__(self, room: Room, disk: "Disk", memory: "Memory", announced_bytes: int = 0) -> None:
+    def __init__(self, room: Room, disk: "Disk", memory: Memory, announced_bytes: int = 0) -> None:
         self._room = room
         self._disk = disk
         self._memory = memory
@@ -170,73 +170,6 @@ class Disk:
         SPOOL.inc(size)
 
 
-class Memory:
-    """What large bodies of a process may take of the memory, in bytes; who finds none left waits a moment.
-
-    Most bodies come and go within that moment, and the disk costs several times as much. A body that waits is
-    not read meanwhile: its client is held back.
-    """
-
-    def __init__(
-        self,
-        most_bytes: int,
-        *,
-        patience_seconds: float = _MEMORY_PATIENCE_SECONDS,
-        vain_seconds: float = _VAIN_SECONDS,
-    ) -> None:
-        self.most_bytes = most_bytes
-        self._vain_seconds = vain_seconds
-        self.patience_seconds = patience_seconds
-        self.taken_bytes = 0
-        # Until when nobody waits: somebody has just waited for nothing, behind clients that are slow.
-        self._vain_until = 0.0
-        self._line: dict[asyncio.Future[bool], int] = {}
-
-    async def take(self, size: int) -> bool:
-        """Take so many bytes, if there are any in time."""
-        if size > self.most_bytes:
-            return False
-        if not self._line and self.taken_bytes + size <= self.most_bytes:
-            self.taken_bytes += size
-            return True
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._vain_until:
-            return False
-        granted: asyncio.Future[bool] = loop.create_future()
-        self._line[granted] = size
-        timer = loop.call_later(self.patience_seconds, self._refuse, granted)
-        try:
-            return await granted
-        except asyncio.CancelledError:
-            if self._line.pop(granted, None) is None and not granted.cancelled() and granted.result():
-                self.give_back(size)
-            self._grant()
-            raise
-        finally:
-            timer.cancel()
-
-    def give_back(self, size: int) -> None:
-        """Give them back, to whoever has waited longest."""
-        self.taken_bytes -= size
-        self._grant()
-
-    def _grant(self) -> None:
-        for granted, size in list(self._line.items()):
-            if self.taken_bytes + size > self.most_bytes:
-                return
-            del self._line[granted]
-            if not granted.done():
-                self.taken_bytes += size
-                granted.set_result(True)
-
-    def _refuse(self, granted: "asyncio.Future[bool]") -> None:
-        self._line.pop(granted, None)
-        if not granted.done():
-            granted.set_result(False)
-            self._vain_until = asyncio.get_running_loop().time() + self._vain_seconds
-        self._grant()
-
-
 class Admission:
     """Wraps the application: gives each request a place, or answers at once that there is none."""
 
@@ -248,7 +181,9 @@ class Admission:
         self._app = app
         self.strain = strain
         self._disk = Disk(settings.max_spool_bytes)
-        self._memory = Memory(_MEMORY_BYTES)
+        self._memory = Memory(
+            UPLOADS_BYTES, patience_seconds=_MEMORY_PATIENCE_SECONDS, vain_seconds=_VAIN_SECONDS
+        )
         self._most_bytes = settings.chunk_max_bytes + _FORM_BYTES
         self._most_connections = settings.max_connections
         most, uploads = settings.max_requests, settings.max_uploads

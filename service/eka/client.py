@@ -42,12 +42,13 @@ from service.eka.audio_way import AudioSender
 from service.eka.gate import Gates, Kind
 from service.eka.metrics import Operation
 from service.eka.tokens import HeldToken, TokenKeeper
-from service.eka.wire import WireAnswer, check, exchange
+from service.eka.wire import RESULT_ANSWER_BYTES, SMALL_ANSWER_BYTES, WireAnswer, check, exchange
 
 T = TypeVar("T")
 
 _SESSIONS = "/voice/v1/sessions"
 _JSON = {"content-type": "application/json"}
+_MAX_LIST_BYTES = 1024 * 1024
 _UPLOAD_TRIES = 3
 _TRIES_SECONDS = 45.0
 _NO_SUCH_DOCUMENT = frozenset({"resource_not_found", "document_not_found", "template_not_found"})
@@ -66,7 +67,9 @@ class EkaClient:
         tokens: TokenKeeper,
         gates: Gates,
         base_url: str,
+        max_result_bytes: int = RESULT_ANSWER_BYTES,
     ) -> None:
+        self._max_result_bytes = max_result_bytes
         self._http = http
         self._audio = audio
         self._tokens = tokens
@@ -170,7 +173,9 @@ class EkaClient:
         """`GET /voice/v1/sessions/{id}[?template_id=]`; may be held by the vendor for 14 s."""
         params: dict[str, str] = {} if template_id == UNFILTERED else {"template_id": template_id}
         path = f"{_SESSIONS}/{quote(session_id)}"
-        answer = await self._call(account, "get", session_id, "GET", path, params=params)
+        answer = await self._call(
+            account, "get", session_id, "GET", path, params=params, max_bytes=self._max_result_bytes
+        )
         if answer.status == 404:  # noqa: PLR2004
             no_document = template_id != UNFILTERED and answer.code in _NO_SUCH_DOCUMENT
             return VendorResult(state="no_document" if no_document else "missing")
@@ -225,7 +230,7 @@ class EkaClient:
         if not url.startswith("/") and not self.is_vendors(url):
             raise VendorFailure("an address that is not EkaScribe's is not called", sent=False)
         if body is None:
-            return await self._call(account, "subscriptions", url, method, url)
+            return await self._call(account, "subscriptions", url, method, url, max_bytes=_MAX_LIST_BYTES)
         encoded = msgspec.json.encode(body)
         return await self._call(account, "subscriptions", url, method, url, content=encoded, headers=_JSON)
 
@@ -240,6 +245,7 @@ class EkaClient:
         headers: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
         content: bytes | None = None,
+        max_bytes: int = SMALL_ANSWER_BYTES,
     ) -> WireAnswer:
         """Make one call with the account's token; a 401 renews the token and repeats the call once.
 
@@ -255,6 +261,7 @@ class EkaClient:
                 headers=(headers or {}) | _authorized(held),
                 params=params,
                 content=content,
+                most_bytes=max_bytes,
             )
 
         return await self._passing(account, operation, subject, once)
