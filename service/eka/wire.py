@@ -56,7 +56,7 @@ class WireAnswer(Struct, frozen=True):
 
     @property
     def code(self) -> str | None:
-        """The vendor's error code, if the body has one; a body as large as a result's is not decoded for it."""
+        """The vendor's error code, if the body has one; of a large body none is read."""
         return read_error_code(self.body) if len(self.body) <= SMALL_ANSWER_BYTES else None
 
 
