@@ -16,6 +16,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from service.api.access import authenticate, provide_services, provide_who
 from service.api.admission import Admission
+from service.api.answer_memory import reserve_answer
 from service.api.audio import put_audio
 from service.api.destinations import deliveries_router
 from service.api.documentation import documentation_asset, documentation_page, openapi_config
@@ -153,7 +154,12 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
         discovery = await stack.enter_async_context(open_discovery(settings))
         life = make_session_life(settings, rows, vendor)
         views = SessionViews(
-            rows.database, rows.keyring, rows.sessions, rows.streams, settings.public_url or ""
+            rows.database,
+            rows.keyring,
+            rows.sessions,
+            rows.streams,
+            settings.public_url or "",
+            reserve_answer,
         )
         watch = ChangeWatch(rows.sessions.standings)
         timeline_watch = ChangeWatch(rows.sessions.marks)
@@ -213,7 +219,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 webhook_secrets=accounts.webhook_secrets,
                 discovery=discovery,
                 tokens=VoiceTokens(rows.database, rows.hasher),
-                voice=VoiceViews(rows.database, rows.keyring),
+                voice=VoiceViews(rows.database, rows.keyring, reserve_answer),
                 ping_database=partial(ping_store, rows),
                 database_wait=rows.database.longest_wait,
                 ping_redis=redis.ping,

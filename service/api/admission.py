@@ -12,17 +12,20 @@ room of its own (service/api/strangers.py).
 
 import re
 from collections import Counter
+from functools import partial
 from random import randint
 from typing import Any
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Send
 
+from service.api.answer_memory import AnswerMemory, AnswerPermit, begin_answer
 from service.api.body_times import timed
 from service.api.early_answers import tell
 from service.api.load_metrics import IN_WORK, REFUSED, SPOOL, SPOOL_LIMIT
+from service.api.request_ids import ANSWER_MADE
 from service.api.strain import Strain
-from service.bounded_http import MOST_CONNECTIONS
+from service.bounded_http import MOST_CONNECTIONS, cut_unread
 from service.domain.errors import Overloaded
 from service.domain.ids import TenantId
 from service.domain.watch import MOST_PLACES, share_of
@@ -105,11 +108,19 @@ _DETAILS = {
 class Place:
     """One request's place, once it has one, and what it keeps on disk and in memory meanwhile."""
 
-    def __init__(self, room: Room, disk: "Disk", memory: Memory, announced_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        room: Room,
+        disk: "Disk",
+        memory: Memory,
+        announced_bytes: int = 0,
+        answer: AnswerPermit | None = None,
+    ) -> None:
         self._room = room
         self._disk = disk
         self._memory = memory
         self._announced_bytes = announced_bytes
+        self._answer = answer
         self._is_taken = False
         self._memory_bytes = 0
         self._tenant: TenantId | None = None
@@ -122,6 +133,8 @@ class Place:
             return
         self._room.take(tenant)
         self._is_taken, self._tenant = True, tenant
+        if self._answer is not None:
+            self._answer.tenant = tenant
         self.reserve(self._announced_bytes)
 
     def reserve(self, size: int) -> None:
@@ -147,6 +160,8 @@ class Place:
         """Give everything back."""
         self._disk.take(-self._reserved_bytes)
         self._memory.give_back(self._memory_bytes)
+        if self._answer is not None:
+            self._answer.leave()
         if self._is_taken:
             self._room.give_back(self._tenant)
 
@@ -181,6 +196,7 @@ class Admission:
         self._app = app
         self.strain = strain
         self._disk = Disk(settings.max_spool_bytes)
+        self._answers = AnswerMemory()
         self._memory = Memory(
             UPLOADS_BYTES, patience_seconds=_MEMORY_PATIENCE_SECONDS, vain_seconds=_VAIN_SECONDS
         )
@@ -220,7 +236,10 @@ class Admission:
         except Overloaded as refused:
             await tell(scope, refused, send)
             return
-        place = scope[_KEY] = Place(room, self._disk, self._memory, announced)
+        answer = AnswerPermit(self._answers, partial(cut_unread, scope))
+        begin_answer(answer)
+        scope[ANSWER_MADE] = answer.sending
+        place = scope[_KEY] = Place(room, self._disk, self._memory, announced, answer)
         try:
             # Audio and webhooks have time limits of their own.
             await self._app(scope, receive if kind in _TIMED_ELSEWHERE else self._timed(receive), send)
