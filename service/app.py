@@ -16,6 +16,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from service.api.access import authenticate, provide_services, provide_who
 from service.api.admission import Admission
+from service.api.answer_memory import reserve_answer
 from service.api.audio import put_audio
 from service.api.destinations import deliveries_router
 from service.api.documentation import documentation_asset, documentation_page, openapi_config
@@ -34,6 +35,7 @@ from service.api.services import Services
 from service.api.session_changes import changes_router
 from service.api.sessions import sessions_router
 from service.api.strain import Strain
+from service.api.strangers import Strangers
 from service.api.stream import stream_audio
 from service.api.traces import SessionTraces
 from service.api.voice.cors import VoiceCors
@@ -162,7 +164,12 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
         discovery = await stack.enter_async_context(open_discovery(settings))
         life = make_session_life(settings, rows, vendor)
         views = SessionViews(
-            rows.database, rows.keyring, rows.sessions, rows.streams, settings.public_url or ""
+            rows.database,
+            rows.keyring,
+            rows.sessions,
+            rows.streams,
+            settings.public_url or "",
+            reserve_answer,
         )
         watch = ChangeWatch(rows.sessions.standings)
         timeline_watch = ChangeWatch(rows.sessions.marks)
@@ -193,6 +200,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 revocations=revocations,
                 rates=rates,
                 login_failures=LocalRates(_LOGIN_FAILURES, time.monotonic),
+                strangers=Strangers(address_header=settings.client_address_header),
                 desk=SessionDesk(
                     store=rows.sessions,
                     idempotency=rows.idempotency,
@@ -227,7 +235,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 webhook_secrets=accounts.webhook_secrets,
                 discovery=discovery,
                 tokens=VoiceTokens(rows.database, rows.hasher),
-                voice=VoiceViews(rows.database, rows.keyring),
+                voice=VoiceViews(rows.database, rows.keyring, reserve_answer),
                 readiness=Readiness(
                     ping_database=partial(ping_store, rows),
                     ping_redis=redis.ping,

@@ -17,6 +17,7 @@ from service.refusals import count_refusal, refusal
 
 # Of the lifespan's state, by which an application tells its server things (ASGI, Lifespan State).
 MOST_CONNECTIONS = "ekabridge.most_connections"
+_CONNECTION = "ekabridge.connection"
 CUT = Counter("ekabridge_http_connections_cut", "Connections that we cut.", ("reason",))
 
 _ALWAYS_SERVED = (b"/health/", b"/metrics")
@@ -42,6 +43,7 @@ class _Door:
         self._connection = connection
 
     def write(self, data: bytes) -> None:
+        self._connection.written_bytes += len(data)
         self._connection.transport.write(data)
 
     def is_closing(self) -> bool:
@@ -69,7 +71,9 @@ class BoundedHttp(HttpToolsProtocol):
     most_framing_ratio = 16
     silent_seconds = 20.0
     head_seconds = 10.0
+    # In so long a client reads so much of what was written for it.
     unread_seconds = 30.0
+    least_read_bytes = 65_536
     # Of a WebSocket, which is also given up when it answers no ping.
     unread_stream_seconds = 45.0
     # How long a client may go on sending what nobody wants any more: in all, and without a pause.
@@ -100,7 +104,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._announced_bytes: int | None = None
         self._missing_bytes = 0
         self._answered_at: float | None = None
-        self._unread_bytes = 0
+        self.written_bytes = 0
+        self._unread_bytes = self._read_bytes = 0
         self._unread_since: float | None = None
 
     @property
@@ -222,6 +227,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = True
         self._field_bytes = self._fields = 0
         super().on_message_begin()
+        extended: Any = self.scope
+        extended[_CONNECTION] = self
 
     def on_url(self, url: bytes) -> None:
         """Some of the request's address came."""
@@ -385,21 +392,32 @@ class BoundedHttp(HttpToolsProtocol):
     def _look_at_stream(self) -> None:
         """Cut a WebSocket whose client does not read: its library would wait for that even to close it."""
         now = self._now = self._now + self.look_seconds
-        if self._is_unread(now, self.unread_stream_seconds):
+        if self._is_unread(now, self.unread_stream_seconds, is_stream=True):
             CUT.labels("answer_not_read").inc()
             self.transport.abort()
         elif self._unread_bytes or not self.transport.is_closing():
             self._timer = self.loop.call_later(self.look_seconds, self._look_at_stream)
 
-    def _is_unread(self, now: float, most_seconds: float) -> bool:
-        """Whether what we wrote lies there for so long, and none of it goes."""
+    def _is_unread(self, now: float, most_seconds: float, *, is_stream: bool = False) -> bool:
+        """Whether what we wrote lies there for so long, and hardly any of it goes."""
         unread = self.transport.get_write_buffer_size()
+        read = self.written_bytes - unread
+        if is_stream:  # another protocol writes: any progress that is seen is enough
+            goes_on = unread < self._unread_bytes
+        else:
+            goes_on = read - self._read_bytes >= self.least_read_bytes
         if unread == 0:
             self._unread_since = None
-        elif self._unread_since is None or unread < self._unread_bytes:
-            self._unread_since = now
+        elif self._unread_since is None or goes_on:
+            self._unread_since, self._read_bytes = now, read
         self._unread_bytes = unread
         return self._unread_since is not None and now - self._unread_since > most_seconds
+
+    def cut_unread(self) -> None:
+        """Cut a client that reads too slowly, if it has something to read; others wait for the memory."""
+        if self.transport.get_write_buffer_size():
+            CUT.labels("answer_not_read").inc()
+            self.transport.abort()
 
     def _too_long(self, now: float) -> str | None:
         """Return why the connection is to be cut, if it is."""
@@ -412,6 +430,13 @@ class BoundedHttp(HttpToolsProtocol):
             return None
         is_over = now - since > self.unwanted_seconds or now - self._heard > self.unwanted_pause_seconds
         return "went_on_sending" if is_over else None
+
+
+def cut_unread(scope: Any) -> None:
+    """Cut the connection of a request whose client reads its answer too slowly."""
+    connection = scope.get(_CONNECTION)
+    if isinstance(connection, BoundedHttp):
+        connection.cut_unread()
 
 
 def _refuse(code: str, detail: str) -> NoReturn:

@@ -16,6 +16,7 @@ _T = TypeVar("_T")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,500}")
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){1,8}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _UNSAFE_IN_HEADERS = frozenset("\r\n\0")
 _SECRET_FIELDS = frozenset(
     {
@@ -65,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     eka_password: str | None = None
     eka_max_concurrency: int = 64
     eka_stream_hosts: tuple[str, ...] = ()
+    vendor_result_max_bytes: int = 8_388_608
     webhook_secrets: tuple[str, ...] = ()
     webhook_allow_unsigned: bool = False
     webhook_tolerance_seconds: int = 300
@@ -94,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fhir_patient_system: str = "urn:ekabridge:patient"
     fhir_encounter_system: str = "urn:ekabridge:encounter"
     chunk_max_bytes: int = 10_485_760
+    client_address_header: str | None = None
     max_connections: int = 4096
     max_requests: int = 256
     max_uploads: int = 128
@@ -288,6 +291,12 @@ def _log_level(raw: str) -> str:
     return raw.lower()
 
 
+def _header_name(raw: str) -> str:
+    if not _HEADER_NAME.fullmatch(raw):
+        raise ValueError("must be a header's name, such as X-Forwarded-For")
+    return raw
+
+
 def _system(raw: str) -> str:
     if not _URI.fullmatch(raw):
         raise ValueError("must be a URI, such as https://hospital.example/mrn or urn:oid:1.2.3")
@@ -309,6 +318,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "eka_password": _printable,
     "eka_max_concurrency": _number(int, 1, 1000),
     "eka_stream_hosts": _listed(_host),
+    "vendor_result_max_bytes": _number(int, 65_536, 67_108_864),
     "webhook_secrets": _listed(str),
     "webhook_allow_unsigned": _boolean,
     "webhook_tolerance_seconds": _number(int, 1, 86_400),
@@ -323,6 +333,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "fhir_patient_system": _system,
     "fhir_encounter_system": _system,
     "chunk_max_bytes": _number(int, 1, 104_857_600),
+    "client_address_header": _header_name,
     "max_connections": _number(int, 16, 1_000_000),
     "max_requests": _number(int, 1, 100_000),
     "max_uploads": _number(int, 1, 100_000),

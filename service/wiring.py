@@ -184,7 +184,9 @@ async def open_vendor(
     """Open the vendor's client; an upload waits for the libraries, and the clock hears the answers' dates."""
     loaded = (libraries or Libraries()).loaded
     async with (
-        make_http_client(clock.hear_vendor if clock else None) as http,
+        make_http_client(
+            clock.hear_vendor if clock else None, max_result_bytes=settings.vendor_result_max_bytes
+        ) as http,
         AudioWay(settings.eka_base_url, loaded) as audio,
         GuardedDownloads(allow_private=settings.allow_private_destinations) as downloads,
     ):
@@ -203,6 +205,7 @@ async def open_vendor(
             gates=gates,
             downloads=downloads,
             base_url=settings.eka_base_url,
+            max_result_bytes=settings.vendor_result_max_bytes,
         )
 
 

@@ -9,7 +9,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
 from litestar.types import Scope
 
-from service.api.admission import claim_share
+from service.api.admission import take_place
 from service.api.field_errors import unknown_parameter
 from service.api.rates import count_call
 from service.api.services import Services
@@ -45,10 +45,13 @@ async def principal_of_key(services: Services, key: str) -> Principal | None:
 
 
 async def let_in(scope: Scope, services: Services, who: Principal) -> None:
-    """Note who calls, and count the call. Raises RateLimited, or Overloaded beyond the tenant's share."""
+    """Note who calls, count the call, and take its place.
+
+    Raises RateLimited, or Overloaded when there is no place, or none for the tenant.
+    """
     scope["state"]["who"] = who
     await count_call(scope, services, who.key_id)
-    claim_share(scope, who.tenant_id)
+    take_place(scope, who.tenant_id)
 
 
 async def check_still_stands(services: Services, who: Principal) -> None:

@@ -4,12 +4,16 @@ Kinds of requests have places of their own, so that none can starve another: a h
 places of calls and not those of reads, a flood of uploads delays no end, and EkaScribe's webhooks always find
 room. Within a kind no tenant takes more than three quarters. A process that falls behind gives
 fewer for reads and calls.
+
+A request takes its place when it is known who sends it, and no sooner: strangers would take all of them.
+Until then it only hears whether there is one. A body that has to be read to know the sender is awaited in a
+room of its own (service/api/strangers.py).
 """
 
-import asyncio
 import errno
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from random import randint
 from typing import Any
 
@@ -17,50 +21,33 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Send
-from prometheus_client import Counter as Counted
-from prometheus_client import Gauge
 
+from service.api.answer_memory import AnswerMemory, AnswerPermit, begin_answer
 from service.api.body_times import timed
 from service.api.early_answers import tell
+from service.api.load_metrics import IN_WORK, REFUSED, SPOOL, SPOOL_LIMIT
+from service.api.request_ids import ANSWER_MADE
 from service.api.request_kinds import kind_of
 from service.api.strain import Strain
-from service.bounded_http import MOST_CONNECTIONS
+from service.bounded_http import MOST_CONNECTIONS, cut_unread
 from service.domain.errors import Overloaded
 from service.domain.ids import TenantId
 from service.domain.watch import MOST_PLACES, share_of
+from service.memory import UPLOADS_BYTES, Memory
 from service.settings import Settings
 
 log = structlog.get_logger()
 
-IN_WORK = Gauge(
-    "ekabridge_requests_in_work", "Requests in work, by kind.", ("kind",), multiprocess_mode="livesum"
-)
-SPOOL = Gauge(
-    "ekabridge_spool_bytes",
-    "Bytes of the disk that bodies have or have announced.",
-    multiprocess_mode="livesum",
-)
-SPOOL_LIMIT = Gauge(
-    "ekabridge_spool_limit_bytes", "Bytes of the disk that bodies may have.", multiprocess_mode="livesum"
-)
-REFUSED = Counted(
-    "ekabridge_requests_refused",
-    "Requests refused because too much is in work, by kind and by what was used up.",
-    ("kind", "reason"),
-)
-
-# What a process that falls behind takes less of. An upload that is refused is sent whole again; a webhook is
-# little work and ends much; and what waits does nothing.
-_GIVE_WAY = frozenset({"reads", "calls"})
 # One webhook is so much less work than one call.
 _WEBHOOKS = 4
 _LEAST_PLACES = 16
-# For all large bodies together; each has a first MiB besides (service/api/spool.py).
-_MEMORY_BYTES = 64 * 1024 * 1024
+# A body for which there is no memory waits for so long, without being read: most bodies come and go within
+# that moment, and the disk costs several times as much. Behind clients that are slow nobody waits.
 _MEMORY_PATIENCE_SECONDS = 1.0
 _VAIN_SECONDS = 10.0
 # What a form may be larger than its file.
 _FORM_BYTES = 65_536
+_TIMED_ELSEWHERE = frozenset({"uploads", "webhooks"})
 _KEY = "ekabridge.place"
 HandlerOf = Callable[[Any], BaseRouteHandler | None]
 
@@ -71,12 +58,42 @@ _RETRY_AFTER_SECONDS = (1, 4)
 class Room:
     """The places of one kind of request."""
 
-    def __init__(self, kind: str, most: int, *, most_of_one: int) -> None:
+    def __init__(self, kind: str, most: int, *, most_of_one: int, strain: Strain | None = None) -> None:
+        """`strain`: of a process that falls behind this room gives fewer places."""
         self.kind = kind
         self.most = most
         self.most_of_one = most_of_one
         self.taken = 0
         self.of_tenants: Counter[TenantId] = Counter()
+        self._strain = strain
+        self._gauge = IN_WORK.labels(kind)
+
+    def check(self) -> None:
+        """Refuse when there is no place at this moment; some places there always are. Raises Overloaded."""
+        most = self.most
+        if self._strain is not None:
+            most = max(min(most, _LEAST_PLACES), int(most * self._strain.share))
+        if self.taken >= most:
+            raise self.refuse("places")
+
+    def take(self, tenant: TenantId | None) -> None:
+        """Take a place, as this tenant's if it is one's. Raises Overloaded."""
+        self.check()
+        if tenant is not None:
+            if self.of_tenants[tenant] >= self.most_of_one:
+                raise self.refuse("share")
+            self.of_tenants[tenant] += 1
+        self.taken += 1
+        self._gauge.inc()
+
+    def give_back(self, tenant: TenantId | None) -> None:
+        """Give a place back."""
+        self.taken -= 1
+        self._gauge.dec()
+        if tenant is not None:
+            self.of_tenants[tenant] -= 1
+            if not self.of_tenants[tenant]:
+                del self.of_tenants[tenant]
 
     def refuse(self, reason: str) -> Overloaded:
         """Count a refusal and return the error to raise."""
@@ -93,28 +110,40 @@ _DETAILS = {
 
 
 class Place:
-    """One request's place, and what it keeps on disk meanwhile."""
+    """One request's place, once it has one, and what it keeps on disk and in memory meanwhile."""
 
-    def __init__(self, room: Room, disk: "Disk", memory: "Memory") -> None:
+    def __init__(
+        self,
+        room: Room,
+        disk: "Disk",
+        memory: Memory,
+        announced_bytes: int = 0,
+        answer: AnswerPermit | None = None,
+    ) -> None:
         self._room = room
         self._disk = disk
         self._memory = memory
+        self._announced_bytes = announced_bytes
+        self._answer = answer
+        self._is_taken = False
         self._memory_bytes = 0
         self._tenant: TenantId | None = None
         self._reserved_bytes = 0
         self._kept_bytes = 0
 
-    def belong_to(self, tenant: TenantId) -> None:
-        """Count the place as this tenant's. Raises Overloaded."""
-        if self._room.of_tenants[tenant] >= self._room.most_of_one:
-            raise self._room.refuse("share")
-        self._tenant = tenant
-        self._room.of_tenants[tenant] += 1
+    def take(self, tenant: TenantId | None) -> None:
+        """Take the place now that the sender is known: a tenant, or the vendor itself. Raises Overloaded."""
+        if self._is_taken:
+            return
+        self._room.take(tenant)
+        self._is_taken, self._tenant = True, tenant
+        if self._answer is not None:
+            self._answer.tenant = tenant
+        self.reserve(self._announced_bytes)
 
     def reserve(self, size: int) -> None:
         """Take so many bytes of the disk, until the place is left. Raises Overloaded."""
-        if self._disk.taken_bytes + size > self._disk.most_bytes:
-            raise self._room.refuse("spool")
+        self._disk.check(self._room, size)
         self._disk.take(size)
         self._reserved_bytes += size
 
@@ -141,10 +170,10 @@ class Place:
         """Give everything back."""
         self._disk.take(-self._reserved_bytes)
         self._memory.give_back(self._memory_bytes)
-        if self._tenant is not None:
-            self._room.of_tenants[self._tenant] -= 1
-            if not self._room.of_tenants[self._tenant]:
-                del self._room.of_tenants[self._tenant]
+        if self._answer is not None:
+            self._answer.leave()
+        if self._is_taken:
+            self._room.give_back(self._tenant)
 
 
 class Disk:
@@ -155,77 +184,15 @@ class Disk:
         self.taken_bytes = 0
         SPOOL_LIMIT.set(most_bytes)
 
+    def check(self, room: Room, size: int) -> None:
+        """Refuse when there are not so many bytes. Raises Overloaded."""
+        if self.taken_bytes + size > self.most_bytes:
+            raise room.refuse("spool")
+
     def take(self, size: int) -> None:
         """Count so many bytes as taken, or with a number below zero as given back."""
         self.taken_bytes += size
         SPOOL.inc(size)
-
-
-class Memory:
-    """What large bodies of a process may take of the memory, in bytes; who finds none left waits a moment.
-
-    Most bodies come and go within that moment, and the disk costs several times as much. A body that waits is
-    not read meanwhile: its client is held back.
-    """
-
-    def __init__(
-        self,
-        most_bytes: int,
-        *,
-        patience_seconds: float = _MEMORY_PATIENCE_SECONDS,
-        vain_seconds: float = _VAIN_SECONDS,
-    ) -> None:
-        self.most_bytes = most_bytes
-        self._vain_seconds = vain_seconds
-        self.patience_seconds = patience_seconds
-        self.taken_bytes = 0
-        # Until when nobody waits: somebody has just waited for nothing, behind clients that are slow.
-        self._vain_until = 0.0
-        self._line: dict[asyncio.Future[bool], int] = {}
-
-    async def take(self, size: int) -> bool:
-        """Take so many bytes, if there are any in time."""
-        if size > self.most_bytes:
-            return False
-        if not self._line and self.taken_bytes + size <= self.most_bytes:
-            self.taken_bytes += size
-            return True
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._vain_until:
-            return False
-        granted: asyncio.Future[bool] = loop.create_future()
-        self._line[granted] = size
-        timer = loop.call_later(self.patience_seconds, self._refuse, granted)
-        try:
-            return await granted
-        except asyncio.CancelledError:
-            if self._line.pop(granted, None) is None and not granted.cancelled() and granted.result():
-                self.give_back(size)
-            self._grant()
-            raise
-        finally:
-            timer.cancel()
-
-    def give_back(self, size: int) -> None:
-        """Give them back, to whoever has waited longest."""
-        self.taken_bytes -= size
-        self._grant()
-
-    def _grant(self) -> None:
-        for granted, size in list(self._line.items()):
-            if self.taken_bytes + size > self.most_bytes:
-                return
-            del self._line[granted]
-            if not granted.done():
-                self.taken_bytes += size
-                granted.set_result(True)
-
-    def _refuse(self, granted: "asyncio.Future[bool]") -> None:
-        self._line.pop(granted, None)
-        if not granted.done():
-            granted.set_result(False)
-            self._vain_until = asyncio.get_running_loop().time() + self._vain_seconds
-        self._grant()
 
 
 class Admission:
@@ -241,15 +208,20 @@ class Admission:
         self._handler_of = handler_of
         self.strain = strain
         self._disk = Disk(settings.max_spool_bytes)
-        self._memory = Memory(_MEMORY_BYTES)
+        self._answers = AnswerMemory()
+        self._memory = Memory(
+            UPLOADS_BYTES, patience_seconds=_MEMORY_PATIENCE_SECONDS, vain_seconds=_VAIN_SECONDS
+        )
         self._most_bytes = settings.chunk_max_bytes + _FORM_BYTES
         self._most_connections = settings.max_connections
         most, uploads = settings.max_requests, settings.max_uploads
+        # A process that falls behind takes fewer reads and calls. An upload that is refused is sent whole
+        # again; a webhook is little work and ends much; and what waits does nothing.
         # What waits has its limits where it waits (ChangeWatch): here it only must not be without any.
         waits = 2 * MOST_PLACES + most
         self._rooms = {
-            "reads": Room("reads", most, most_of_one=share_of(most)),
-            "calls": Room("calls", most, most_of_one=share_of(most)),
+            "reads": Room("reads", most, most_of_one=share_of(most), strain=strain),
+            "calls": Room("calls", most, most_of_one=share_of(most), strain=strain),
             "uploads": Room("uploads", uploads, most_of_one=share_of(uploads)),
             "webhooks": Room("webhooks", _WEBHOOKS * most, most_of_one=_WEBHOOKS * most),
             "waits": Room("waits", waits, most_of_one=share_of(waits)),
@@ -267,31 +239,24 @@ class Admission:
             await self._app(scope, receive, send)
             return
         room = self._rooms[kind]
-        if room.taken >= self._given(room):
-            await tell(scope, room.refuse("places"), send)
-            return
-        place = scope[_KEY] = Place(room, self._disk, self._memory)
+        announced = self._announced(scope) if kind == "uploads" else 0
         try:
-            place.reserve(self._announced(scope) if kind == "uploads" else 0)
+            # Told before it is known who asks: to look a key up costs more than to refuse.
+            room.check()
+            if announced:
+                self._disk.check(room, announced)
         except Overloaded as refused:
             await tell(scope, refused, send)
             return
-        gauge = IN_WORK.labels(kind)
-        room.taken += 1
-        gauge.inc()
+        answer = AnswerPermit(self._answers, partial(cut_unread, scope))
+        begin_answer(answer)
+        scope[ANSWER_MADE] = answer.sending
+        place = scope[_KEY] = Place(room, self._disk, self._memory, announced, answer)
         try:
-            # Audio has time limits of its own.
-            await self._app(scope, receive if kind == "uploads" else self._timed(receive), send)
+            # Audio and webhooks have time limits of their own.
+            await self._app(scope, receive if kind in _TIMED_ELSEWHERE else self._timed(receive), send)
         finally:
-            room.taken -= 1
-            gauge.dec()
             place.leave()
-
-    def _given(self, room: Room) -> int:
-        """Return how many places there are at this moment; some there always are."""
-        if room.kind not in _GIVE_WAY:
-            return room.most
-        return max(min(room.most, _LEAST_PLACES), int(room.most * self.strain.share))
 
     def _timed(self, receive: Receive) -> Receive:
         return timed(receive, idle_seconds=self.body_idle_seconds, total_seconds=self.body_total_seconds)
@@ -305,11 +270,11 @@ class Admission:
         return 0
 
 
-def claim_share(scope: Any, tenant_id: TenantId) -> None:
-    """Count a request as this tenant's, once it is known whose it is. Raises Overloaded."""
+def take_place(scope: Any, tenant_id: TenantId | None) -> None:
+    """Take a request's place once it is known who sends it; None is the vendor. Raises Overloaded."""
     place = scope.get(_KEY)
-    if place is not None:  # a WebSocket has none
-        place.belong_to(tenant_id)
+    if place is not None:  # a WebSocket has none, nor what is always let in
+        place.take(tenant_id)
 
 
 def place_of(scope: Any) -> Place:

@@ -23,6 +23,9 @@ _SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _SESSION_ID = re.compile(r"ses_[A-Za-z0-9]{12,28}")
 _HEADER = b"x-request-id"
 _KEY = "ekabridge.request_id"
+# Of the scope: is called with the size of a large body when it is made and is about to be sent.
+ANSWER_MADE = "ekabridge.answer_made"
+_PIECE_BYTES = 65_536
 # What a tenant reads is kept by nobody in between.
 _PRIVATE = ((b"cache-control", b"no-store"),)
 _PRIVATE_PATHS = ("/v1/", "/voice/v1/sessions", "/voice/v1/templates", "/connect-auth/")
@@ -78,7 +81,11 @@ class Edge:
                     *(_PRIVATE if scope["path"].startswith(_PRIVATE_PATHS) else ()),
                 ]
             elif message["type"] == "http.response.body":
-                size += len(message.get("body", b""))
+                body = message.get("body", b"")
+                size += len(body)
+                if len(body) > _PIECE_BYTES:
+                    await _send_in_pieces(scope, message, send)
+                    return
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -95,6 +102,17 @@ class Edge:
                 finally:
                     _describe(made, scope, status)
                     _record(scope, status, size, time.perf_counter() - started)
+
+
+async def _send_in_pieces(scope: Any, message: Any, send: Send) -> None:
+    """Send a large body as its client reads it: all of it at once would lie in the server until then."""
+    body, is_last = message["body"], not message.get("more_body", False)
+    if (made := scope.get(ANSWER_MADE)) is not None:
+        made(len(body))
+    for start in range(0, len(body), _PIECE_BYTES):
+        piece = body[start : start + _PIECE_BYTES]
+        more = not is_last or start + _PIECE_BYTES < len(body)
+        await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
 def _request_id(scope: Scope) -> str:

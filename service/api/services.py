@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from schemas.destinations import DestinationChange, DestinationCreate
 from service.api.readiness import Readiness
+from service.api.strangers import Strangers
 from service.api.traces import SessionTraces
 from service.clock import CheckedClock
 from service.domain.audio import AudioIntake
@@ -57,6 +58,7 @@ class Services(Struct, frozen=True, kw_only=True):
     revocations: Revocations
     rates: SharedRates | None
     login_failures: LocalRates
+    strangers: Strangers
     desk: SessionDesk
     life: SessionLife
     audio: AudioIntake

@@ -37,6 +37,9 @@ _IDLE_SECONDS = 20.0
 _TOLD_SECONDS = 1.0
 # And one that drips so slowly that 10 MB take longer than this is no dictation.
 _LONGEST_SECONDS = 300.0
+# A body that drips is given up by its rate: live audio of the lowest quality comes twice as fast.
+_GRACE_SECONDS = 20.0
+_MIN_BYTES_PER_SECOND = 1024
 
 
 def lost(_: OSError) -> BridgeError:
@@ -226,7 +229,7 @@ async def read_body(
     try:
         async with asyncio.timeout(_IDLE_SECONDS) as idle:
             loop = asyncio.get_running_loop()
-            told = loop.time()
+            began = told = loop.time()
             deadline = told + _LONGEST_SECONDS
             more = True
             while more:
@@ -241,11 +244,18 @@ async def read_body(
                 await take(piece)
                 if loop.time() > told + _TOLD_SECONDS:
                     told = loop.time()
+                    if drips(size, told - began):
+                        raise BodyTimeout("the chunk came too slowly")
                     idle.reschedule(min(told + _IDLE_SECONDS, deadline))
     except TimeoutError:
         raise BodyTimeout("the chunk came too slowly") from None
     if announced is not None and size != announced:
         raise AudioTruncated(f"Content-Length says {announced} bytes, {size} came")
+
+
+def drips(size: int, seconds: float) -> bool:
+    """Whether a body that has so many bytes after so many seconds is given up for its rate."""
+    return seconds > _GRACE_SECONDS and size < seconds * _MIN_BYTES_PER_SECOND
 
 
 def content_length(request: Request[Any, Any, Any]) -> int | None:

@@ -5,7 +5,6 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 from litestar import Request, post
-from litestar.exceptions import ClientException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
@@ -15,10 +14,11 @@ from msgspec import Struct
 from prometheus_client import Counter
 
 from service.api.access import provide_services
+from service.api.admission import take_place
 from service.api.problems import documented
 from service.api.request_kinds import REQUEST_KIND
 from service.api.services import Services
-from service.domain.errors import InvalidRequest, SignatureInvalid
+from service.domain.errors import CallerMistake, InvalidRequest, SignatureInvalid
 from service.domain.ids import DEFAULT_ACCOUNT, Account, SessionId
 from service.domain.webhooks import Outcome
 from service.eka.events import parse_event
@@ -121,7 +121,7 @@ async def _receive(request: Request[Any, Any, Any], account: Account) -> ASGIRes
     try:
         outcome = await _take(request, services, account)
         counted = outcome
-    except (SignatureInvalid, InvalidRequest, ClientException):
+    except CallerMistake:
         counted = "refused"
         raise
     finally:
@@ -131,7 +131,7 @@ async def _receive(request: Request[Any, Any, Any], account: Account) -> ASGIRes
 
 async def _take(request: Request[Any, Any, Any], services: Services, account: Account) -> Outcome:
     """Verify the raw bytes, then read them, record, commit, answer."""
-    body = await request.body()
+    body = await services.strangers.webhooks.read(request)
     secrets = await services.webhook_secrets(account)
     # None, no such account, is told like a wrong signature: whoever asks learns nothing of our tenants.
     if secrets is None or secrets or not services.settings.webhook_allow_unsigned:
@@ -139,6 +139,7 @@ async def _take(request: Request[Any, Any, Any], services: Services, account: Ac
         tolerance, now = services.settings.webhook_tolerance_seconds, services.clock.now().timestamp()
         if not is_signed(headers, body, secrets or (), now=now, tolerance_seconds=tolerance):
             raise SignatureInvalid("the webhook carries no signature that is both right and fresh")
+    take_place(request.scope, None)
     event = parse_event(body)
     if event is None:
         raise InvalidRequest("the body is not JSON")

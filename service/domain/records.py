@@ -383,12 +383,13 @@ class StreamSession(Struct, frozen=True, kw_only=True):
 
 
 class StreamLook(Struct, frozen=True, kw_only=True):
-    """How an open stream stands: who holds it, whether another connection wants it, its session's status."""
+    """How an open stream and its session stand: who holds it, whether another connection wants it."""
 
     session_id: SessionId
     lease: Lease | None
     is_yielding: bool
     status: str
+    is_erased: bool
 
 
 class StreamBeat(Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ Cause = Literal[
     "vendor_closed",
     "vendor_lost",
     "session_over",
+    "session_erased",
     "taken_over",
     "restarting",
 ]
@@ -106,6 +107,10 @@ class VendorStream(Protocol):
         """Close the connection and wait until the vendor has closed, too, for so long at most."""
         ...
 
+    def abort(self) -> None:
+        """Cut the connection off: what still waits to be sent is dropped."""
+        ...
+
 
 class Farewell(Struct, frozen=True):
     """Why a connection ends, and what its client is told."""
@@ -137,8 +142,9 @@ class Relay:
         self._vendor = vendor
         self._parting = parting
         self._asked: asyncio.Future[Farewell] = asyncio.get_running_loop().create_future()
+        self._cut: asyncio.Future[Farewell] = asyncio.get_running_loop().create_future()
         self._up: asyncio.Task[Farewell | None] | None = None
-        self._is_halting = False
+        self._is_halting = self._is_cut = False
         self._is_receiving = False
         self.sending_since = (
             0.0  # the loop's time at which the vendor was handed a frame that it has not taken
@@ -152,8 +158,26 @@ class Relay:
         if not self._asked.done():
             self._asked.set_result(farewell)
 
+    def cut(self, farewell: Farewell) -> None:
+        """End the connection at this moment, whatever it still waits for: not a byte more is passed on."""
+        if self._is_cut:
+            return
+        self._is_cut, self._is_receiving = True, False
+        self._vendor.abort()
+        self._cut.set_result(farewell)
+
     async def run(self) -> Farewell:
         """Relay until something ends it; both sides are closed when this returns."""
+        relaying = asyncio.create_task(self._relay())
+        try:
+            await asyncio.wait({relaying, self._cut}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not relaying.done():
+                relaying.cancel()
+                await asyncio.gather(relaying, return_exceptions=True)
+        return await self._tell(self._cut.result()) if self._is_cut else relaying.result()
+
+    async def _relay(self) -> Farewell:
         self._client.give_frames(self._take)
         up = self._up = asyncio.create_task(self._pump_up())
         down = asyncio.create_task(self._pump_down())
@@ -199,6 +223,8 @@ class Relay:
                 return Farewell("bad_frame" if gone.code in _REFUSED else "client_closed", gone.code)
             finally:
                 self._is_receiving = False
+            if self._is_cut:
+                return None
             self.was_heard = True
             is_stop = False
             if isinstance(frame, str):
@@ -227,6 +253,8 @@ class Relay:
                 frame = await receive()
             except VendorGone as gone:
                 return self._vendor_gone(gone)
+            if self._is_cut:
+                return None
             try:
                 await send(frame)
             except ClientGone:

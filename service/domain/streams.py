@@ -14,7 +14,7 @@ from uuid import uuid4
 import structlog
 
 from service.domain.audio import OPEN_STATUSES, check_takes_audio
-from service.domain.errors import NotFound, StoreUnavailable, StreamBusy, VendorFailure
+from service.domain.errors import NotFound, SessionErased, StoreUnavailable, StreamBusy, VendorFailure
 from service.domain.ids import Account, Lease, SessionId, TenantId
 from service.domain.records import StreamBeat, StreamEnd, StreamLook, StreamSession
 from service.domain.relay import SESSION_OVER, TAKEN_OVER, Client, Farewell, Relay, VendorStream
@@ -26,7 +26,8 @@ _LEASE_SECONDS = 8.0
 # Until the vendor's side is open there are no beats: longer than its connecting may take.
 _OPENING_LEASE_SECONDS = 15.0
 _BEAT_SECONDS = 2.0
-_LOOK_SECONDS = 0.25
+# An erasure, by whichever process, ends a stream within 200 ms.
+_LOOK_SECONDS = 0.1
 # A client that sent nothing for so long may be one whose network is gone: another connection takes over.
 _SILENT_SECONDS = 5.0
 # How long a new connection waits for the old one to let go: less than clients wait for a handshake.
@@ -154,6 +155,7 @@ class Streams:
             self._open[lease] = stream
             try:
                 await self._store.beat([_beat(stream)], _LEASE_SECONDS)
+                await self._check_not_erased(session_id)
                 self._tend()
                 yield stream
             finally:
@@ -162,6 +164,12 @@ class Streams:
                 held = stream.end
         finally:
             await asyncio.shield(self._release(session_id, lease, held))
+
+    async def _check_not_erased(self, session_id: SessionId) -> None:
+        """Look again: the vendor may have taken seconds to open its side. Raises SessionErased."""
+        looks = await self._store.look([session_id])
+        if not looks or looks[0].is_erased:
+            raise SessionErased("the session was erased")
 
     async def _claim(self, session_id: SessionId, capability: str) -> Lease:
         """Take the lease, waiting for a connection that is about to let go."""
@@ -246,9 +254,14 @@ class Streams:
         asked_for = dict(self._open)  # those that open while we ask are not in the answer
         looks = {look.session_id: look for look in await self._store.look(_ids(asked_for))}
         for lease, stream in asked_for.items():
-            if stream.relay is None or stream.is_parting:
-                continue
             look = looks.get(stream.session_id)
+            if stream.relay is None:
+                continue
+            if look is None or look.is_erased:  # retention erases the rows, too
+                stream.relay.cut(Farewell("session_erased", SESSION_OVER, "the session was erased"))
+                continue
+            if stream.is_parting:
+                continue
             farewell = _unwanted(look, lease)
             if farewell is not None:
                 stream.is_parting = True
@@ -280,11 +293,10 @@ def _ids(streams: dict[Lease, OpenStream]) -> list[SessionId]:
     return [stream.session_id for stream in streams.values()]
 
 
-def _unwanted(look: StreamLook | None, lease: Lease) -> Farewell | None:
-    if look is None or look.status not in OPEN_STATUSES:
-        status = look.status if look else "gone"
-        if status in {"expired", "cancelled", "gone"}:
-            return Farewell("session_over", SESSION_OVER, f"the session is {status}")
+def _unwanted(look: StreamLook, lease: Lease) -> Farewell | None:
+    if look.status not in OPEN_STATUSES:
+        if look.status in {"expired", "cancelled"}:
+            return Farewell("session_over", SESSION_OVER, f"the session is {look.status}")
         return Farewell("session_over", 1000, "the session was ended")
     if look.is_yielding or look.lease != lease:
         return Farewell("taken_over", TAKEN_OVER, "another client took this stream over")

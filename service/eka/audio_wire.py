@@ -6,24 +6,29 @@ time-out for a peer that stops reading, and no belief in a success that cannot b
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from msgspec import Struct
 from yarl import URL
 
-from service.domain.errors import VendorFailure, VendorTimeout, VendorUnavailable, VendorUnreachable
+from service.domain.errors import VendorTimeout, VendorUnavailable, VendorUnreachable
 from service.domain.ports import Audio
 from service.eka.proxies import proxy_for
 from service.eka.trust import trusted
-from service.eka.wire import MOST_ANSWER_BYTES, TIMEOUT, WireAnswer, asked_seconds, watched
+from service.eka.wire import SMALL_ANSWER_BYTES, TIMEOUT, BoundedContent, WireAnswer, asked_seconds, watched
 from service.tracing import trace_headers
 
 _KEEPALIVE_SECONDS = 30.0
 # To move the end of our patience costs more than to send a piece: it is moved so many times in a wait.
 _TOLD_IN_A_WAIT = 20
 _LEAST_REFUSAL = 300
+# Of one answer with all that is around it: interim answers, its head, frames, trailers.
+_MOST_RAW_BYTES = 4 * SMALL_ANSWER_BYTES
+_ENCODINGS = {"accept-encoding": "gzip"}
 
 
 class Patience(Struct, frozen=True, kw_only=True):
@@ -39,12 +44,17 @@ class AudioWire:
     """Connections for audio, kept between the calls. How many there are is the gates' matter."""
 
     def __init__(
-        self, base_url: str, *, patience: Patience | None = None, most_answer_bytes: int = MOST_ANSWER_BYTES
+        self, base_url: str, *, patience: Patience | None = None, most_answer_bytes: int = SMALL_ANSWER_BYTES
     ) -> None:
         self._patience = patience or Patience()
         self._most_answer_bytes = most_answer_bytes
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=trusted())
+        # aiohttp has no parameter for it; what it reads is not bounded otherwise.
+        make: Any = partial(_Protocol, asyncio.get_running_loop())
+        connector._factory = make  # noqa: SLF001
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=trusted()),
+            connector=connector,
+            auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=self._patience.connect),
             response_class=_Answer,
@@ -68,7 +78,7 @@ class AudioWire:
         body = _Body(audio)
         with watched("upload", "POST") as answered:
             try:
-                answer = await self._exchange(url, {**headers, **trace_headers()}, body)
+                answer = await self._exchange(url, {**headers, **_ENCODINGS, **trace_headers()}, body)
             except (aiohttp.ClientError, OSError) as error:  # a time-out is an OSError, too
                 raise body.failure or _told_apart(error, is_sent=body.given > 0) from error
             answered(answer.status)
@@ -98,12 +108,11 @@ class AudioWire:
         return WireAnswer(answer.status, asked_seconds(answer.headers), content)
 
     async def _content_of(self, answer: aiohttp.ClientResponse) -> bytes:
-        content = bytearray()
-        async for piece in answer.content.iter_any():
-            content += piece
-            if len(content) > self._most_answer_bytes:
-                raise VendorFailure("EkaScribe's answer is too large", sent=True)
-        return bytes(content)
+        content = BoundedContent(answer.headers.get("content-encoding"), self._most_answer_bytes)
+        async for raw in answer.content.iter_any():
+            for _ in content.take(raw):
+                pass
+        return content.whole()
 
 
 class _Body:
@@ -139,6 +148,27 @@ class _Body:
         _move(end, min(latest, loop.time() + patience.read))
 
 
+class _Protocol(ResponseHandler):
+    """A connection whose peer is cut off when it sends too much for one answer, or without being asked."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._answer_bytes = 0
+
+    def expect_answer(self) -> None:
+        """Count anew: what comes from now on belongs to the next answer."""
+        self._answer_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came."""
+        self._answer_bytes += len(data)
+        if self._answer_bytes <= _MOST_RAW_BYTES:
+            super().data_received(data)
+        elif self.transport is not None:
+            self.set_exception(aiohttp.ClientConnectionError("the answer goes on without end"))
+            self.transport.abort()
+
+
 class _Answer(aiohttp.ClientResponse):
     """An answer to what was asked; a connection over which it did not come as it should is cut off."""
 
@@ -151,6 +181,8 @@ class _Answer(aiohttp.ClientResponse):
         # idleness or an answer too many, is no answer to us.
         if protocol is None or protocol.should_close:
             raise aiohttp.ClientConnectionError("the vendor spoke before it was asked")
+        assert isinstance(protocol, _Protocol)  # noqa: S101 - the connector makes no others
+        protocol.expect_answer()
         try:
             return await super().start(connection)
         except BaseException:

@@ -54,7 +54,14 @@ from service.eka.patients import (
 )
 from service.eka.tokens import HeldToken, TokenKeeper
 from service.eka.upload_tries import try_upload
-from service.eka.wire import MOST_ANSWER_BYTES, WireAnswer, check, exchange, refusal
+from service.eka.wire import (
+    RESULT_ANSWER_BYTES,
+    SMALL_ANSWER_BYTES,
+    WireAnswer,
+    check,
+    exchange,
+    refusal,
+)
 
 log = structlog.get_logger()
 
@@ -62,6 +69,7 @@ _SESSIONS = "/voice/v1/sessions"
 _JSON = {"content-type": "application/json"}
 # The create call has succeeded, and whoever waits for it must not lose it over the patient.
 _PATIENT_SECONDS = 5.0
+_MAX_LIST_BYTES = 1024 * 1024
 _NO_SUCH_DOCUMENT = frozenset({"resource_not_found", "document_not_found", "template_not_found"})
 
 Once = Callable[[HeldToken], Awaitable[WireAnswer]]
@@ -79,7 +87,9 @@ class EkaClient:
         gates: Gates,
         downloads: Downloads,
         base_url: str,
+        max_result_bytes: int = RESULT_ANSWER_BYTES,
     ) -> None:
+        self._max_result_bytes = max_result_bytes
         self._http = http
         self._downloads = downloads
         self._audio = audio
@@ -192,7 +202,9 @@ class EkaClient:
         if document_id:
             params = {"document_id": document_id}
         path = f"{_SESSIONS}/{quote(session_id)}"
-        answer = await self._call(account, "get", session_id, "GET", path, params=params)
+        answer = await self._call(
+            account, "get", session_id, "GET", path, params=params, max_bytes=self._max_result_bytes
+        )
         if answer.status == 404:  # noqa: PLR2004
             no_document = bool(params) and answer.code in _NO_SUCH_DOCUMENT
             return VendorResult(state="no_document" if no_document else "missing")
@@ -295,7 +307,7 @@ class EkaClient:
         *,
         body: Any = None,
         operation: Operation = "subscriptions",
-        max_bytes: int = MOST_ANSWER_BYTES,
+        max_bytes: int = _MAX_LIST_BYTES,
     ) -> WireAnswer:
         """Make a call about no session, to a path or to a whole URL, with `body` as JSON.
 
@@ -319,7 +331,7 @@ class EkaClient:
         headers: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
         content: bytes | None = None,
-        max_bytes: int = MOST_ANSWER_BYTES,
+        max_bytes: int = SMALL_ANSWER_BYTES,
     ) -> WireAnswer:
         """Make one call with the account's token; one that is refused is renewed, and the call repeated once.
 

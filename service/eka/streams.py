@@ -77,7 +77,11 @@ class EkaStream:
             async with asyncio.timeout(seconds):
                 await self._connection.close(code)
         except TimeoutError:
-            self._connection.transport.abort()
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut the connection off: what still waits to be sent is dropped."""
+        self._connection.transport.abort()
 
 
 class EkaStreams:

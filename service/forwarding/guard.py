@@ -19,6 +19,7 @@ import httpx2
 
 from service.domain.errors import DestinationForbidden
 from service.forwarding.pools import PoolsByAddress
+from service.http_bounds import BoundedBackend
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -36,6 +37,8 @@ _MOST_NAME = 253
 _MOST_PORT = 65_535
 _KEEPALIVE_SECONDS = 15.0
 # Of one address.
+# With all that is around it; less is read of what it holds.
+_MOST_ANSWER_BYTES = 1024 * 1024
 _MOST_CONNECTIONS = 200
 _KEPT_CONNECTIONS = 16
 
@@ -210,7 +213,7 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
                 max_connections=_MOST_CONNECTIONS,
                 max_keepalive_connections=_KEPT_CONNECTIONS,
                 keepalive_expiry=_KEEPALIVE_SECONDS,
-                network_backend=backend,
+                network_backend=BoundedBackend(backend, _MOST_ANSWER_BYTES),
             ),
             idle_seconds=_KEEPALIVE_SECONDS,
         )

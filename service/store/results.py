@@ -435,5 +435,9 @@ def open_annotations(keyring: Keyring, document_id: str, sealed: bytes | None) -
 
 def open_data(keyring: Keyring, row: Record) -> object:
     """Open the data of a document's row."""
-    sealed = row["data_sealed"]
-    return msgspec.json.decode(keyring.open(sealed, document_place(row["id"]))) if sealed else None
+    return open_sealed_data(keyring, row["id"], row["data_sealed"])
+
+
+def open_sealed_data(keyring: Keyring, document_id: str, sealed: bytes | None) -> object:
+    """Decrypt a document's data."""
+    return msgspec.json.decode(keyring.open(sealed, document_place(document_id))) if sealed else None

@@ -70,6 +70,7 @@ class StreamRows:
                 lease=row["lease"],
                 is_yielding=row["is_yielding"],
                 status=row["status"],
+                is_erased=row["is_erased"],
             )
             for row in rows
         ]

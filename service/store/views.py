@@ -21,13 +21,23 @@ from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId
 from service.domain.records import DocumentAnnotations, SessionDetails
 from service.domain.results.events import MESSAGES, document_error, session_warnings
 from service.store.database import Database
+from service.store.large_values import LargeValues, Reserve
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
-from service.store.results import open_annotations, open_data, open_details, open_transcript, open_warnings
+from service.store.results import (
+    open_annotations,
+    open_details,
+    open_sealed_data,
+    open_transcript,
+    open_warnings,
+)
 from service.store.sealing import Keyring
 from service.store.sessions import SessionRows
 from service.store.shown import UNREADABLE, ShownRow
 from service.store.streams import StreamRows
+
+# A page's transcripts, as they are stored.
+_MAX_PAGE_BYTES = 4 * 1024 * 1024
 
 
 class SessionFilter(Struct, frozen=True, kw_only=True):
@@ -49,8 +59,11 @@ class SessionViews:
         sessions: SessionRows,
         streams: StreamRows,
         public_url: str,
+        reserve: Reserve | None = None,
     ) -> None:
+        """`reserve` takes the memory for large values before they are read."""
         self._database = database
+        self._large = LargeValues(database, reserve)
         self._keyring = keyring
         self._sessions = sessions
         self._streams = streams
@@ -63,12 +76,12 @@ class SessionViews:
             raise NotFound("no such session")
         if row["erased_at"] is not None:
             raise SessionErased("the session was erased")
-        return (await self._assemble([row]))[0]
+        return (await self._assemble(tenant_id, [row]))[0]
 
     async def page(
         self, tenant_id: TenantId, wanted: SessionFilter, after: PageAfter | None, limit: int
     ) -> Page[Session]:
-        """Return one page of a tenant's sessions, newest first."""
+        """Return one page of a tenant's sessions, newest first; a shorter one where transcripts are long."""
         at, last = after or (None, None)
         rows = await self._database.fetch(
             sql("sessions.page"),
@@ -81,8 +94,9 @@ class SessionViews:
             last,
             limit + 1,
         )
-        sessions = {session.id: session for session in await self._assemble(rows[:limit])}
-        return page_of(rows, limit, lambda row: sessions[row["id"]])
+        shown = _fitting(rows[:limit])
+        sessions = {session.id: session for session in await self._assemble(tenant_id, rows[:shown])}
+        return page_of(rows[: shown + 1], shown, lambda row: sessions[row["id"]])
 
     async def timeline(self, tenant_id: TenantId, session_id: SessionId) -> list[TimelineEntry]:
         """Return what happened to a session, in order. Raises NotFound or SessionErased."""
@@ -114,7 +128,9 @@ class SessionViews:
             raise SessionErased("the session was erased")
         rows = await self._database.fetch(sql("documents.of_session"), tenant_id, session_id, template_id)
         reference = (await self._details(ShownRow(self._database, "sessions", session_id), details)).reference
-        return [await self._document(row, reference, details["audio_missing"]) for row in rows]
+        data = await self._large.data(tenant_id, rows)
+        missing = details["audio_missing"]
+        return [await self._document(row, data[row["id"]], reference, missing) for row in rows]
 
     async def document(self, tenant_id: TenantId, document_id: DocumentId) -> Document:
         """Return one document, whichever version it is. Raises NotFound or SessionErased."""
@@ -124,10 +140,12 @@ class SessionViews:
         if row["is_erased"]:
             raise SessionErased("the document's session was erased")
         session = ShownRow(self._database, "sessions", row["session_id"])
+        data = await self._large.data(tenant_id, [row])
         reference = (await self._details(session, row)).reference
-        return await self._document(row, reference, row["audio_missing"])
+        return await self._document(row, data[row["id"]], reference, row["audio_missing"])
 
-    async def _assemble(self, rows: Sequence[Record]) -> list[Session]:
+    async def _assemble(self, tenant_id: TenantId, rows: Sequence[Record]) -> list[Session]:
+        transcripts = await self._large.transcripts(tenant_id, rows)
         ids = [row["id"] for row in rows]
         settled = [row["id"] for row in rows if row["ended_at"] or row["settled_at"]]
         documents: dict[str, list[DocumentSummary]] = {session_id: [] for session_id in ids}
@@ -142,6 +160,7 @@ class SessionViews:
         return [
             await self._session(
                 row,
+                transcripts[row["id"]],
                 await self._stream_url(row),
                 documents[row["id"]],
                 counts.get(row["id"], DeliveryCounts()),
@@ -159,6 +178,7 @@ class SessionViews:
     async def _session(
         self,
         row: Record,
+        transcript_sealed: bytes | None,
         stream_url: str | UnsetType,
         documents: list[DocumentSummary],
         counts: DeliveryCounts,
@@ -167,7 +187,7 @@ class SessionViews:
         details = await self._details(shown, row)
         transcript = await shown.value(
             "transcript_sealed",
-            lambda: open_transcript(self._keyring, row["id"], row["transcript_sealed"]),
+            lambda: open_transcript(self._keyring, row["id"], transcript_sealed),
             None,
         )
         warnings = await shown.value(
@@ -213,10 +233,16 @@ class SessionViews:
         )
 
     async def _document(
-        self, row: Record, reference: str | None, audio_missing: list[int] | None
+        self,
+        row: Record,
+        data_sealed: bytes | None,
+        reference: str | None,
+        audio_missing: list[int] | None,
     ) -> Document:
         shown = ShownRow(self._database, "documents", row["id"])
-        data = await shown.value("data_sealed", lambda: open_data(self._keyring, row), None)
+        data = await shown.value(
+            "data_sealed", lambda: open_sealed_data(self._keyring, row["id"], data_sealed), None
+        )
         annotations = await shown.value(
             "annotations_sealed",
             lambda: open_annotations(self._keyring, row["id"], row["annotations_sealed"]),
@@ -239,6 +265,16 @@ class SessionViews:
             upstream_id=row["upstream_id"],
             received_at=row["received_at"],
         )
+
+
+def _fitting(rows: Sequence[Record]) -> int:
+    """Return how many of a page's rows are shown: as many as fit, and one at least."""
+    size = 0
+    for number, row in enumerate(rows):
+        size += row["transcript_bytes"] or 0
+        if size > _MAX_PAGE_BYTES and number > 0:
+            return number
+    return len(rows)
 
 
 def _session_error(row: Record, shown: ShownRow) -> ErrorInfo | None:

@@ -11,8 +11,9 @@ from service.domain.errors import NotFound
 from service.domain.ids import SessionId, TemplateId, TenantId
 from service.domain.records import SessionDetails
 from service.store.database import Database
+from service.store.large_values import LargeValues, Reserve
 from service.store.queries import sql
-from service.store.results import open_data, open_details, open_transcript
+from service.store.results import open_details, open_sealed_data, open_transcript
 from service.store.sealing import Keyring
 
 # Names of the vendor's, `audio_0.wav`; it lists the files without their base (seed 003).
@@ -59,8 +60,9 @@ class VoiceState(Struct, frozen=True, kw_only=True):
 class VoiceViews:
     """Reads for /voice/v1; nothing here calls the vendor."""
 
-    def __init__(self, database: Database, keyring: Keyring) -> None:
+    def __init__(self, database: Database, keyring: Keyring, reserve: Reserve | None = None) -> None:
         self._database = database
+        self._large = LargeValues(database, reserve)
         self._keyring = keyring
 
     async def session(self, tenant_id: TenantId, session_id: SessionId) -> VoiceState:
@@ -68,13 +70,14 @@ class VoiceViews:
         row = await self._database.fetchrow(sql("voice.session"), tenant_id, session_id)
         if row is None:
             raise NotFound("no such session")
+        transcripts = await self._large.transcripts(tenant_id, [row])
         return VoiceState(
             id=session_id,
             status=row["status"],
             upload=row["upload"],
             templates=row["templates"],
             details=open_details(self._keyring, session_id, row["details_sealed"]),
-            transcript=open_transcript(self._keyring, session_id, row["transcript_sealed"]),
+            transcript=open_transcript(self._keyring, session_id, transcripts[session_id]),
             model_used=row["model_used"],
             language_detected=row["language_detected"],
             error_code=row["error_code"],
@@ -94,13 +97,14 @@ class VoiceViews:
         rows: Sequence[Record] = await self._database.fetch(
             sql("documents.of_session"), tenant_id, session_id, template_id
         )
+        data = await self._large.data(tenant_id, rows)
         return [
             VoiceDocument(
                 template_id=row["template_id"],
                 upstream_id=row["upstream_id"],
                 type=row["type"],
                 status=row["status"],
-                data=open_data(self._keyring, row),
+                data=open_sealed_data(self._keyring, row["id"], data[row["id"]]),
                 error_code=row["error_code"],
             )
             for row in rows

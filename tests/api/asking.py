@@ -177,10 +177,16 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire(url: str) -> AsyncIterator[Wire]:
-    """Open a raw connection to a server."""
+async def wire(url: str, *, receive_bytes: int | None = None) -> AsyncIterator[Wire]:
+    """Open a raw connection to a server; with `receive_bytes` the system takes little that nobody reads."""
     parts = urlsplit(url)
-    opened = Wire(*await asyncio.open_connection(parts.hostname, parts.port))
+    raw = socket.socket()
+    raw.setblocking(False)
+    if receive_bytes is not None:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    await asyncio.get_running_loop().sock_connect(raw, (parts.hostname, parts.port))
+    limit = receive_bytes or 65_536
+    opened = Wire(*await asyncio.open_connection(sock=raw, limit=limit))
     try:
         yield opened
     finally:

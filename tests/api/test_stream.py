@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 from time import monotonic
@@ -12,9 +13,12 @@ from typing import Any
 import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from service.app import create_app
 from service.domain.ids import new_session_id
+from service.parting import PROTOCOLS
+from service.sandbox.serving import serve_app
 from service.wiring import open_rows
 from tests.api.asking import Gate
 from tests.bridge import open_bridge
@@ -363,6 +367,49 @@ async def test_a_session_that_expires_ends_its_stream(bridge):
         code, reason = await closing(stream)
     assert (code, reason) == (4410, "the session is expired")
     assert (await refusal(session["stream_url"]))["code"] == "session_expired"
+
+
+@pytest.mark.parametrize("is_ending", [False, True])
+async def test_an_erasure_by_another_process_cuts_the_stream_and_no_byte_follows(bridge, is_ending):
+    session = await bridge.create(upload="stream")
+    await bridge.fault("/sessions/", method="PATCH", mode="hang", times=None)
+    if is_ending:  # its last frames are waited for, and a vendor that flushes them for long
+        await bridge.vendor_settings(stream_flush_seconds=8.0)
+
+    async def talk(stream: ClientConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await stream.send(FRAME)
+                await asyncio.sleep(0.005)
+
+    async def erased() -> bool:
+        return await bridge.database.fetchval(
+            "SELECT erased_at IS NOT NULL FROM sessions WHERE id = $1", session["id"]
+        )
+
+    async with (
+        serve_app(create_app(bridge.settings), **PROTOCOLS) as url,
+        httpx2.AsyncClient(base_url=url, headers=bridge.api.headers, trust_env=False, timeout=20) as other,
+        opened(session) as stream,
+    ):
+        talking = asyncio.create_task(talk(stream))
+        await arrived(bridge, session, 20)
+        if is_ending:
+            await bridge.database.execute(
+                "UPDATE sessions SET status = 'processing', ended_at = now() WHERE id = $1", session["id"]
+            )
+            await asyncio.sleep(0.5)  # the relay has found out, and waits
+        erasing = asyncio.create_task(other.delete(f"/v1/sessions/{session['id']}"))
+        await until(erased)
+        began = monotonic()
+        assert await closing(stream) == (4410, "the session was erased")
+        assert monotonic() - began < 0.35  # 0.2 on a machine that does nothing else
+        seen = (await bridge.seen(session["id"]))["stream"]
+        await bridge.vendor.delete("/_control/faults")
+        assert (await erasing).status_code == 202
+        await talking
+    assert (await bridge.seen(session["id"]))["stream"]["bytes"] == seen["bytes"]
+    assert (await refusal(session["stream_url"]))["code"] == "session_erased"
 
 
 async def test_the_address_of_an_ended_session_is_refused(bridge):

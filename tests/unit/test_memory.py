@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.api.admission import Disk, Memory, Place, Room
+from service.api.admission import Disk, Place, Room
+from service.memory import Memory
 
 PATIENT = 3600.0
 
@@ -136,7 +137,7 @@ async def test_a_place_gives_back_all_that_it_was_granted() -> None:
 
 
 async def test_behind_slow_clients_only_the_first_waits_in_vain() -> None:
-    memory = Memory(100, patience_seconds=0.02)
+    memory = Memory(100, patience_seconds=0.02, vain_seconds=10)
     assert await memory.take(90)
     assert not await memory.take(60)
     memory.patience_seconds = PATIENT

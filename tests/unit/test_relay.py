@@ -43,6 +43,9 @@ class Side:
         await self.may_take.wait()
         self.taken.append(frame)
 
+    def abort(self) -> None:
+        self.log.append(f"{self.name} aborted")
+
     async def close(self, code: int, *more: Any, **_: Any) -> None:
         self.log.append(f"{self.name} closed")
         self.when_closed()
@@ -253,3 +256,33 @@ async def test_no_audio_is_passed_on_once_the_count_was_told(pair: Pair) -> None
     assert after == [False]
     assert "after frame 1 of" in told.reason
     assert pair.vendor.taken == [b"1"]
+
+
+@pytest.mark.parametrize("cause", ["nothing else", "session_over", "stopped"])
+async def test_what_is_cut_passes_nothing_on_whatever_it_waited_for(pair: Pair, cause: str) -> None:
+    await pair.say(b"1")
+    if cause == "session_over":
+        pair.relay.end(Farewell("session_over", 1000, "the session was ended"))
+        await asyncio.sleep(0)
+    elif cause == "stopped":
+        await pair.say('{"event": "stop"}')
+    taken = list(pair.vendor.taken)
+    pair.relay.cut(Farewell("session_erased", 4410, "the session was erased"))
+    assert pair.log == ["vendor aborted"]  # before anything else has a turn
+    assert not pair.client.take(b"2")
+    pair.client.coming.put_nowait(b"3")
+    pair.vendor.coming.put_nowait("heard")
+    assert await pair.farewell(1) == Farewell("session_erased", 4410, "the session was erased")
+    assert pair.vendor.taken == taken
+    assert pair.client.taken == []
+    assert pair.client.closed == (4410, "the session was erased")
+    pair.relay.cut(Farewell("session_erased", 4410, "again"))
+
+
+async def test_a_client_that_is_slow_does_not_delay_the_cut(pair: Pair) -> None:
+    pair.client.may_take.clear()
+    pair.vendor.coming.put_nowait("heard")
+    await pair.say(b"1")
+    pair.relay.cut(Farewell("session_erased", 4410, "the session was erased"))
+    assert (await pair.farewell(1)).cause == "session_erased"
+    assert pair.client.taken == []

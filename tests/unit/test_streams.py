@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from service.domain.errors import (
     NotFound,
@@ -75,7 +76,13 @@ class OneStream:
         if self.is_away:
             raise StoreUnavailable("away")
         return [
-            StreamLook(session_id=each, lease=self.holder, is_yielding=self.is_yielding, status=self.status)
+            StreamLook(
+                session_id=each,
+                lease=self.holder,
+                is_yielding=self.is_yielding,
+                status=self.status,
+                is_erased=self.session.is_erased,
+            )
             for each in session_ids
         ]
 
@@ -206,15 +213,29 @@ async def test_a_vendor_that_takes_nothing_for_half_a_minute_is_given_up() -> No
 
 async def test_the_store_being_away_ends_no_stream() -> None:
     house = House()
-    house.store.is_away = True
     running = asyncio.create_task(house.run())
     await until(lambda: house.streams._open)
+    house.store.is_away = True
     house.client.coming.put_nowait(b"\0\0")
     await until(lambda: house.vendor.taken == [b"\0\0"])
     house.store.is_away, house.store.status = False, "processing"
     await running
     assert house.client.closed == (1000, "the session was ended")
     assert (house.store.ends[0].cause, house.store.ends[0].bytes) == ("session_over", 2)
+
+
+async def test_a_session_that_is_erased_while_the_vendor_opens_is_not_streamed_to() -> None:
+    house = House()
+
+    async def open_late(*_: Any) -> Any:
+        house.store.session = structs.replace(house.store.session, is_erased=True)
+        return house.vendor
+
+    house.open = open_late  # type: ignore[method-assign]
+    with pytest.raises(SessionErased):
+        await house.run()
+    assert house.vendor.closed is not None
+    assert house.store.holder is None
 
 
 @pytest.mark.parametrize("status", ["expired", "cancelled"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.spool import Spool
-from service.api.voice.bodies import Upload, accept_any
+from service.api.voice.bodies import Upload
 from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 
 BOUNDARY = "----WebKitFormBoundaryabc123"
@@ -36,8 +36,12 @@ def no_count(_: int) -> None:
     """Nothing is counted."""
 
 
+async def accept_any(_: Any) -> Spool:
+    return Spool(no_count)
+
+
 async def read(body: bytes, label: str, sizes: list[int], most_bytes: int = 10_000) -> tuple[Upload, bytes]:
-    upload = Upload(label, most_bytes, accept_any, Spool(no_count))
+    upload = Upload(label, most_bytes, accept_any)
     rest = body
     for size in sizes:
         await upload.take(rest[:size])
@@ -89,12 +93,20 @@ async def test_the_fields_are_seen_before_a_byte_of_the_file_is_kept() -> None:
     class Refused(Exception):
         pass
 
-    async def refuse(fields: Any) -> None:
+    async def refuse(fields: Any) -> Spool:
         seen.append(dict(fields))
         raise Refused
 
-    upload = Upload(LABELS[0], 100, refuse, Spool(no_count))
+    upload = Upload(LABELS[0], 100, refuse)
     with pytest.raises(Refused):
         await upload.take(body_of(b"audio", token="t"))
     assert seen == [{"token": "t"}]
-    assert upload.spool.size == 0
+
+
+async def test_raw_audio_is_let_in_before_a_byte_of_it_is_kept() -> None:
+    async def refuse(fields: Any) -> Spool:
+        assert fields == {}
+        raise PermissionError
+
+    with pytest.raises(PermissionError):
+        await Upload("audio/wav", 100, refuse).take(b"RIFF")

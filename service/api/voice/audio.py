@@ -73,7 +73,7 @@ async def _store(
         header = request.headers.get("content-type", "")
         await keep_file(services, who, session_id, name, _types(upload, header), upload)
     finally:
-        upload.spool.close()
+        upload.close()
     return AudioUploaded(session_id=session_id, original_filename=name)
 
 

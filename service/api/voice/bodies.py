@@ -22,23 +22,23 @@ _MOST_PARTS = 32
 # What a form may hold besides its file: fields, headers, boundaries.
 _FORM_OVERHEAD_BYTES = 65_536
 
-OnFile = Callable[[Mapping[str, str]], Awaitable[None]]
-
-
-async def accept_any(_: Mapping[str, str]) -> None:
-    """Let a form's file in whatever its fields say: who may come in was asked at the door."""
+# Lets audio in by a form's fields, of which raw audio has none, or raises; returns where its bytes are kept.
+Admit = Callable[[Mapping[str, str]], Awaitable[Spool]]
 
 
 class Upload:
-    """A body that is being read. `is_form` tells whether it was a form; then the file's own words count."""
+    """A body that is being read. `is_form` tells whether it was a form; then the file's own words count.
 
-    def __init__(self, content_type: str, most_bytes: int, on_file: OnFile, spool: Spool) -> None:
-        self.spool = spool
+    No byte of the audio is kept before `admit` has returned.
+    """
+
+    def __init__(self, content_type: str, most_bytes: int, admit: Admit) -> None:
         self.fields: dict[str, str] = {}
         self.file_name: str | None = None
         self.file_type: str | None = None
         self._most_bytes = most_bytes
-        self._on_file = on_file
+        self._admit = admit
+        self._spool: Spool | None = None
         self._head: bytearray | None = bytearray()
         self._form: multipart.PushMultipartParser | None = None
         self._part: multipart.MultipartSegment | None = None
@@ -51,12 +51,23 @@ class Upload:
             self._begin_form(boundary.encode())
 
     @property
+    def spool(self) -> Spool:
+        """Where the audio is kept; there is one when the body is finished."""
+        assert self._spool is not None  # noqa: S101 - a body without audio raises before
+        return self._spool
+
+    def close(self) -> None:
+        """Forget the audio."""
+        if self._spool is not None:
+            self._spool.close()
+
+    @property
     def is_form(self) -> bool:
         """Whether the body is a form."""
         return self._form is not None
 
     async def take(self, piece: bytes) -> None:
-        """Take the next bytes. Raises ChunkTooLarge, InvalidRequest, or what `on_file` raises."""
+        """Take the next bytes. Raises ChunkTooLarge, InvalidRequest, or what `admit` raises."""
         if self._head is not None:
             self._head += piece
             may_be_form = self._head.startswith(b"--") or bytes(self._head) in {b"", b"-"}
@@ -94,6 +105,7 @@ class Upload:
         elif self._claims_form:
             raise InvalidRequest("the form cannot be read")
         else:
+            self._spool = await self._admit(self.fields)
             self._keep(head)
 
     async def _parse(self, piece: bytes) -> None:
@@ -131,7 +143,7 @@ class Upload:
             return
         if self.file_type is not None:
             raise InvalidRequest("the form has more than one file")
-        await self._on_file(self.fields)
+        self._spool = await self._admit(self.fields)
         self.file_name, self.file_type = part.filename, part.header("Content-Type", "")
 
     def _end_part(self) -> None:
@@ -154,17 +166,39 @@ class Upload:
 
 
 async def read_upload(
-    request: Request[Any, Any, Any], most_bytes: int, on_file: OnFile = accept_any
+    request: Request[Any, Any, Any],
+    most_bytes: int,
+    authorise: Callable[[Mapping[str, str]], Awaitable[None]] | None = None,
+    count: Callable[[int], None] | None = None,
 ) -> Upload:
-    """Read a body to its end; the caller closes its spool. `on_file` sees the fields before the file."""
-    place = place_of(request.scope)
+    """Read a body to its end; the caller closes it.
+
+    `authorise` sees the fields of a form before its file, and raises if these do not let it in. Until then
+    `count` hears of each piece, and may raise.
+    """
     most_body_bytes = most_bytes + _FORM_OVERHEAD_BYTES
-    spool = Spool(place.keep, await memory_for(place, content_length(request), most_body_bytes), place.lose)
-    upload = Upload(request.headers.get("content-type", ""), most_bytes, on_file, spool)
+
+    async def admit(fields: Mapping[str, str]) -> Spool:
+        nonlocal count
+        if authorise is not None:
+            await authorise(fields)
+        count = None
+        place = place_of(request.scope)
+        return Spool(
+            place.keep, await memory_for(place, content_length(request), most_body_bytes), place.lose
+        )
+
+    upload = Upload(request.headers.get("content-type", ""), most_bytes, admit)
+
+    async def take(piece: bytes) -> None:
+        await upload.take(piece)
+        if count is not None:
+            count(len(piece))
+
     try:
-        await read_body(request, most_body_bytes, upload.take)
+        await read_body(request, most_body_bytes, upload.take if count is None else take)
         await upload.finish()
     except BaseException:
-        upload.spool.close()
+        upload.close()
         raise
     return upload

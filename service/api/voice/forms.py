@@ -14,7 +14,7 @@ from service.api.services import Services
 from service.api.voice.audio import keep_file
 from service.api.voice.bodies import read_upload
 from service.api.voice.errors import spoken
-from service.domain.errors import Forbidden, Unauthenticated
+from service.domain.errors import Forbidden
 from service.domain.ids import SessionId
 from service.domain.records import Principal
 from service.store.voice_views import VoiceState
@@ -54,20 +54,21 @@ async def post_form(
     """Store the file of a form: no bearer, the signed field lets it in before a byte of the file is kept."""
     allowed: list[Principal] = []
 
-    async def authorise(fields: Mapping[str, str]) -> None:
-        token = await services.tokens.read(fields.get(_TOKEN_FIELD, ""), SessionId(session_id))
-        who = await services.tokens.principal(token) if token else None
-        if who is None:
-            raise spoken(Forbidden("the form's signature is wrong or too old"), 403, "access_denied")
-        await let_in(request.scope, services, who)
-        allowed.append(who)
+    with services.strangers.forms.wait(request.scope) as stranger:
 
-    limits = await services.discovery.limits()
-    most_bytes = limits.chunk_bytes(services.settings.chunk_max_bytes)
-    upload = await read_upload(request, most_bytes, authorise)
+        async def authorise(fields: Mapping[str, str]) -> None:
+            token = await services.tokens.read(fields.get(_TOKEN_FIELD, ""), SessionId(session_id))
+            who = await services.tokens.principal(token) if token else None
+            if who is None:
+                raise spoken(Forbidden("the form's signature is wrong or too old"), 403, "access_denied")
+            await let_in(request.scope, services, who)
+            stranger.leave()
+            allowed.append(who)
+
+        limits = await services.discovery.limits()
+        most_bytes = limits.chunk_bytes(services.settings.chunk_max_bytes)
+        upload = await read_upload(request, most_bytes, authorise, stranger.take)
     try:
-        if not allowed:
-            raise spoken(Unauthenticated("a form with signed fields is needed"), 403, "access_denied")
         fields = {name.lower(): value for name, value in upload.fields.items()}
         key = fields.get("key", "").rpartition("/")[2]
         name = (upload.file_name or "") if _FILE_NAME in key or not key else key
@@ -75,4 +76,4 @@ async def post_form(
         await keep_file(services, allowed[0], SessionId(session_id), name, types, upload)
         return Response(None, status_code=204, headers={"ETag": f'"{upload.spool.sha256}"'})
     finally:
-        upload.spool.close()
+        upload.close()

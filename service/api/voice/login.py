@@ -4,7 +4,6 @@ from typing import Any
 
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
-from litestar.params import RawBody
 
 from schemas.voice import LoggedIn, Login, LoginRefused
 from service.api.access import let_in, principal_of_key
@@ -23,14 +22,14 @@ _MOST_ID_CHARACTERS = 64
     request_max_body_size=MOST_JSON_BYTES,
 )
 async def log_in(
-    request: Request[Any, Any, Any], services: NamedDependency[Services], body: RawBody
+    request: Request[Any, Any, Any], services: NamedDependency[Services]
 ) -> Response[LoggedIn] | Response[LoginRefused]:
     """Answer a token of half an hour, without a refresh token (facts.md, What official clients demand).
 
     Failures are counted by the `client_id` that was given. The right secret is never refused for the failures
     of others: whoever knows a tenant's id could lock it out, and secrets of 256 random bits are not guessed.
     """
-    login = read_json(body, Login)
+    login = read_json(await services.strangers.logins.read(request), Login)
     who = await principal_of_key(services, login.client_secret)
     if who is None or who.tenant_id != login.client_id:
         check(services.login_failures.take(login.client_id[:_MOST_ID_CHARACTERS]), "failed logins")

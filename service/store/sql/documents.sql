@@ -36,8 +36,10 @@ FROM documents d WHERE d.session_id = $1 AND d.released_at IS NULL ORDER BY d.re
 UPDATE documents SET released_at = now() WHERE id = ANY($1);
 
 -- name: of_session
--- The newest version of each document of a session, without those that another one took the place of.
-SELECT d.*
+-- The newest version of each document of a session, without those that another one took the place of; large data is left out.
+SELECT d.id, d.session_id, d.template_id, d.upstream_id, d.version, d.type, d.status, d.error_code, d.annotations_sealed,
+       d.received_at, octet_length(d.data_sealed) AS data_bytes,
+       CASE WHEN sum(octet_length(d.data_sealed)) OVER () <= 65536 THEN d.data_sealed END AS data_sealed
 FROM (SELECT DISTINCT ON (template_id, upstream_id) *
       FROM documents
       WHERE tenant_id = $1 AND session_id = $2 AND ($3::text IS NULL OR template_id = $3)
@@ -55,9 +57,16 @@ WHERE NOT EXISTS (
 )
 ORDER BY d.template_id, d.upstream_id;
 
+-- name: data
+-- The data of these documents, sealed.
+SELECT id, data_sealed FROM documents WHERE tenant_id = $1 AND id = ANY($2);
+
 -- name: one
 -- One document, any version, with its session's sealed details and what its audio lacks at the vendor.
-SELECT d.*, s.details_sealed, s.audio_missing, s.erased_at IS NOT NULL AS is_erased FROM documents d JOIN sessions s ON s.id = d.session_id
+SELECT d.id, d.session_id, d.template_id, d.upstream_id, d.version, d.type, d.status, d.error_code, d.annotations_sealed,
+       d.received_at, octet_length(d.data_sealed) AS data_bytes,
+       CASE WHEN octet_length(d.data_sealed) <= 65536 THEN d.data_sealed END AS data_sealed,
+       s.details_sealed, s.audio_missing, s.erased_at IS NOT NULL AS is_erased FROM documents d JOIN sessions s ON s.id = d.session_id
 WHERE d.tenant_id = $1 AND d.id = $2;
 
 -- name: session_details

@@ -181,14 +181,22 @@ SELECT s.erased_at IS NOT NULL AS is_erased,
 FROM sessions s WHERE s.tenant_id = $1 AND s.id = $2;
 
 -- name: view
--- One session as the EMR sees it.
-SELECT s.*,
+-- One session as the EMR sees it; a long transcript is left out, and only its size told.
+SELECT s.id, s.status, s.upload, s.templates, s.mode, s.model, s.languages, s.transcript_language, s.details_sealed,
+       s.warnings_sealed, s.audio_missing, s.model_used, s.language_detected, s.error_code, s.error_message,
+       s.created_at, s.expires_at, s.ended_at, s.settled_at, s.erased_at,
+       octet_length(s.transcript_sealed) AS transcript_bytes,
+       CASE WHEN octet_length(s.transcript_sealed) <= 65536 THEN s.transcript_sealed END AS transcript_sealed,
        (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks_received
 FROM sessions s WHERE s.tenant_id = $1 AND s.id = $2;
 
 -- name: page
--- One page of a tenant's sessions, newest first, from where the last page ended.
-SELECT s.*,
+-- One page of a tenant's sessions, newest first, from where the last page ended; of transcripts only the sizes.
+SELECT s.id, s.status, s.upload, s.templates, s.mode, s.model, s.languages, s.transcript_language, s.details_sealed,
+       s.warnings_sealed, s.audio_missing, s.model_used, s.language_detected, s.error_code, s.error_message,
+       s.created_at, s.expires_at, s.ended_at, s.settled_at, s.erased_at,
+       octet_length(s.transcript_sealed) AS transcript_bytes,
+       NULL::bytea AS transcript_sealed,
        (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks_received
 FROM sessions s
 WHERE s.tenant_id = $1 AND s.erased_at IS NULL
@@ -199,6 +207,10 @@ WHERE s.tenant_id = $1 AND s.erased_at IS NULL
   AND ($6::timestamptz IS NULL OR (s.created_at, s.id) < ($6, $7))
 ORDER BY s.created_at DESC, s.id DESC
 LIMIT $8;
+
+-- name: transcripts
+-- The transcripts of these sessions, sealed.
+SELECT id, transcript_sealed FROM sessions WHERE tenant_id = $1 AND id = ANY($2);
 
 -- name: document_summaries
 -- The newest version of each document of these sessions, without those that another one took the place of.

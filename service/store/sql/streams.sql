@@ -33,7 +33,7 @@ UPDATE streams SET is_yielding = true WHERE session_id = $1 AND lease = $2;
 
 -- name: look
 -- Of the streams that a process holds: which were asked for by others, and how their sessions stand.
-SELECT t.session_id, t.lease, t.is_yielding, s.status
+SELECT t.session_id, t.lease, t.is_yielding, s.status, s.erased_at IS NOT NULL AS is_erased
 FROM streams t JOIN sessions s ON s.id = t.session_id WHERE t.session_id = ANY($1);
 
 -- name: beat

@@ -1,6 +1,8 @@
 -- name: session
 -- One session as clients of the protocol see it, with the names of its files in order; an erased one is gone.
-SELECT s.id, s.status, s.upload, s.templates, s.details_sealed, s.transcript_sealed, s.model_used,
+SELECT s.id, s.status, s.upload, s.templates, s.details_sealed, s.model_used,
+       octet_length(s.transcript_sealed) AS transcript_bytes,
+       CASE WHEN octet_length(s.transcript_sealed) <= 65536 THEN s.transcript_sealed END AS transcript_sealed,
        s.language_detected, s.error_code, s.error_message, s.vendor_files, s.created_at, s.expires_at,
        s.settled_at, s.status IN ('created', 'recording') AND s.expires_at <= now() AS is_past,
        ARRAY(SELECT c.file_name FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored'

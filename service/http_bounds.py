@@ -1,0 +1,143 @@
+"""Bounds of what an HTTP peer may send around the content of its answers, for every client of ours.
+
+The libraries bound an answer's head and its time, but read interim answers (1xx), framing and trailers for as
+long as these come, and a peer that sends them as fast as it can leaves no time for anything else.
+"""
+
+import re
+import ssl
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import httpcore2
+
+# Interim answers and the answer's own head together.
+MAX_HEAD_BYTES = 65_536
+# Where the digits of the status stand after `HTTP/1.1 `.
+_INTERIM, _SWITCHING = re.compile(rb".{9}1"), re.compile(rb".{9}101")
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+
+
+class ContentEncodingError(Exception):
+    """The content is encoded in a way that was not asked for, or is garbled."""
+
+
+class Unfolding:
+    """Reads content that may be compressed, never holding more than one piece of it.
+
+    Only gzip is asked for. Raises ContentEncodingError for another encoding.
+    """
+
+    piece_bytes = 65_536
+
+    def __init__(self, encoding: str | None) -> None:
+        named = (encoding or "identity").strip().lower()
+        if named not in {"identity", "gzip", "x-gzip"}:
+            raise ContentEncodingError(named)
+        self._decoder = None if named == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    def pieces(self, raw: bytes) -> Iterable[bytes]:
+        """Yield what these bytes hold."""
+        if self._decoder is None:
+            yield raw
+            return
+        try:
+            while raw:
+                yield self._decoder.decompress(raw, self.piece_bytes)
+                raw = self._decoder.unconsumed_tail
+        except zlib.error as error:
+            raise ContentEncodingError("gzip") from error
+
+
+class BoundedStream(httpcore2.AsyncNetworkStream):
+    """A connection whose peer is cut off when it sends too much for one answer."""
+
+    def __init__(self, inner: httpcore2.AsyncNetworkStream, max_answer_bytes: int) -> None:
+        self._inner = inner
+        self._max_bytes = max_answer_bytes
+        self._bytes = 0
+        # What came of the heads, until the one that is no interim answer's is whole.
+        self._head: bytearray | None = bytearray()
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        """Return what came. Raises RemoteProtocolError."""
+        data = await self._inner.read(max_bytes, timeout)
+        self._bytes += len(data)
+        if self._head is not None:
+            self._read_heads(data)
+        if self._bytes > self._max_bytes:
+            raise httpcore2.RemoteProtocolError("the answer goes on without end")
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Send; an answer may come from now on."""
+        self._bytes, self._head = 0, bytearray()
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._inner.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore2.AsyncNetworkStream:
+        """Go on over TLS."""
+        inner = await self._inner.start_tls(ssl_context, server_hostname, timeout)
+        return BoundedStream(inner, self._max_bytes)
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what the connection knows of itself."""
+        return self._inner.get_extra_info(info)
+
+    def _read_heads(self, data: bytes) -> None:
+        head = self._head
+        assert head is not None  # noqa: S101 - only called while there is one
+        head += data
+        if self._bytes > MAX_HEAD_BYTES and _is_interim(head):
+            raise httpcore2.RemoteProtocolError("interim answers without end")
+        while (end := _end_of_head(head)) and _is_interim(head):
+            del head[:end]
+        if end and not _is_interim(head):
+            self._head = None
+        elif self._bytes > MAX_HEAD_BYTES:
+            raise httpcore2.RemoteProtocolError("the answer's head goes on without end")
+
+
+def _is_interim(head: bytearray) -> bool:
+    return _INTERIM.match(head) is not None and _SWITCHING.match(head) is None
+
+
+def _end_of_head(head: bytearray) -> int:
+    """Return where a head ends, 0 if it does not; a bare line feed ends a line, too (RFC 9112, 2.2)."""
+    found = _END_OF_HEAD.search(head)
+    return found.end() if found else 0
+
+
+class BoundedBackend(httpcore2.AsyncNetworkBackend):
+    """Connects as another backend does; each connection is bounded."""
+
+    def __init__(self, inner: httpcore2.AsyncNetworkBackend, max_answer_bytes: int) -> None:
+        self._inner = inner
+        self._max_bytes = max_answer_bytes
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the interface's own name
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Connect."""
+        stream = await self._inner.connect_tcp(
+            host, port, timeout=timeout, local_address=local_address, socket_options=socket_options
+        )
+        return BoundedStream(stream, self._max_bytes)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, as the interface demands."""
+        await self._inner.sleep(seconds)
