@@ -86,3 +86,28 @@ async def test_what_is_not_there_is_told(rig: Rig) -> None:
         ("destination", "test", rig.tenant_id, "dst_x"),
     ):
         assert "not_found" in await ran(rig, *arguments, status=1)
+
+
+async def test_a_session_that_ended_badly_is_refreshed_from_the_command_line(rig: Rig) -> None:
+    service, _ = await rig.serve(), await rig.worker()
+    api = await rig.client(service)
+    await rig.register_emr(api)
+    await rig.vendor.patch("/_control/settings", json={"outcome": "failed", "webhook_all_outcomes": True})
+    session_id = await dictate(api)
+
+    async def status_is(wanted: str) -> Any:
+        return (await api.get(f"/v1/sessions/{session_id}")).json()["status"] == wanted
+
+    await until(lambda: status_is("failed"))
+    await rig.vendor.patch("/_control/settings", json={"webhooks_enabled": False})
+    await rig.vendor.post(f"/_control/sessions/{session_id}/finish", json={"outcome": "completed"})
+    since = ("--since", "2020-01-01T00:00:00Z")
+    assert await as_json(rig, "session", "refresh", *since, "--tenant", rig.tenant_id) == {
+        "refreshed": [session_id]
+    }
+    await until(lambda: status_is("completed"))
+    assert "asked again about 1 sessions" in await ran(rig, "session", "refresh", session_id)
+    assert "asked again about 0 sessions" in await ran(rig, "session", "refresh", *since)
+    assert "no such session" in await ran(rig, "session", "refresh", "ses_unknown0000000000", status=1)
+    assert "name a SESSION" in await ran(rig, "session", "refresh", status=2)
+    assert "needs a time" in await ran(rig, "session", "refresh", "--since", "yesterday", status=2)
