@@ -86,8 +86,8 @@ async def _record_filtered(unit: SettleUnit, job: FetchJob, result: VendorResult
         await _store_good(unit, documents)
         if is_good(documents):
             await unit.settle_fetch(job, result.state)
-            if result.state == "partial":
-                await unit.request_unfiltered(at_once=True)
+            if result.state == "partial" or await _awaits_transcript(unit):
+                await unit.request_unfiltered(at_once=True, restart_tries=True)
             return Fetched(outcome="settled", has_events=await conclude(unit, clock))
     verdict = judge_filtered(result.state, documents)
     if verdict is not None or job.verdict in {"failed", "absent"}:
@@ -98,6 +98,19 @@ async def _record_filtered(unit: SettleUnit, job: FetchJob, result: VendorResult
         await unit.request_unfiltered(at_once=verdict is not None and verdict != job.verdict)
     wait = _pending_wait(job, clock) if verdict is None else schedule.doubt_wait(job.attempts, clock.chance())
     return await _again(unit, job, wait, verdict or result.state, clock)
+
+
+async def _awaits_transcript(unit: SettleUnit) -> bool:
+    """Whether the unfiltered call was requested before this document was here, and can bring its transcript.
+
+    Answers that came while every document was unfinished are no failed tries to get the transcript.
+    """
+    if unit.transcript:
+        return False
+    return any(
+        each.template_id == UNFILTERED and not each.is_settled and each.reason not in verdicts.OVER
+        for each in await unit.fetches()
+    )
 
 
 async def _record_unfiltered(unit: SettleUnit, job: FetchJob, result: VendorResult, clock: Clock) -> Fetched:
