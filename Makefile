@@ -17,7 +17,7 @@ CA_BUNDLES := /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.cr
   /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem
 
 .PHONY: help setup demo dev test lint types imports scan audit pytest unit store api e2e manifests image bench dashboards \
-  chaos overload fuzz sizing growth lock clean
+  chaos outcomes overload fuzz sizing growth lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9 ]*\):.*## \(.*\)$$/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
@@ -123,6 +123,12 @@ overload: $(STAMP) ## offer twice what is sustained, and write docs/capacity.md
 chaos: $(STAMP) ## kill -9 at every crash point, then seeded runs that break everything
 	$(BIN)/python -m tests.chaos.main_job --points --seed $(SEED) --seeds $(SEEDS) --minutes $(MINUTES) \
 	  --dictations $(DICTATIONS) --character $(CHARACTER) $(if $(WRITE),--write)
+
+# RUNS=… another number of dictations of each scenario; SEED=… other moments of chance.
+RUNS ?= 50
+
+outcomes: $(STAMP) ## every outcome that EkaScribe's servers have, RUNS times each; write docs/outcomes.md
+	$(BIN)/python -m tests.e2e.outcomes --runs $(RUNS) --seed $(SEED)
 
 fuzz: $(STAMP) ## the security tests with fifty times the examples, other ones each time; half an hour
 	$(BIN)/python -m pytest tests/security --hypothesis-profile=long --timeout=0

@@ -299,8 +299,11 @@ class SettleUnit(Protocol):
         """Remember what an answer said of a template's document, and since when; None forgets it."""
         ...
 
-    async def request_unfiltered(self, *, at_once: bool) -> None:
-        """Have the unfiltered call made, unless it is waiting to be made; `at_once`: even then."""
+    async def request_unfiltered(self, *, at_once: bool, restart_tries: bool = False) -> None:
+        """Have the unfiltered call made, unless it is waiting to be made; `at_once`: even then.
+
+        `restart_tries`: the calls so far do not count as tries.
+        """
         ...
 
     async def record_result(self, result: VendorResult) -> None:

@@ -191,11 +191,10 @@ class SettleRows:
         """Remember what an answer said of a template's document, and since when; None forgets it."""
         await self._connection.execute(sql("fetches.record_verdict"), self.session_id, template_id, verdict)
 
-    async def request_unfiltered(self, *, at_once: bool) -> None:
+    async def request_unfiltered(self, *, at_once: bool, restart_tries: bool = False) -> None:
         """Have the unfiltered call made, unless it is waiting to be made; `at_once`: even then."""
-        await self._connection.execute(
-            sql("fetches.request_unfiltered"), self.tenant_id, self.session_id, at_once
-        )
+        statement = sql("fetches.request_unfiltered")
+        await self._connection.execute(statement, self.tenant_id, self.session_id, at_once, restart_tries)
 
     async def record_result(self, result: VendorResult) -> None:
         """What the answer says of the session as a whole."""

@@ -147,7 +147,13 @@ async def dictate(api: httpx2.AsyncClient, chunks: int = 2, **fields: Any) -> st
     """Create, send and end a session; return its id."""
     created = await api.post("/v1/sessions", json=fields)
     assert created.status_code == 201, created.text
-    session_id = created.json()["id"]
+    session_id = str(created.json()["id"])
+    await speak(api, session_id, chunks)
+    return session_id
+
+
+async def speak(api: httpx2.AsyncClient, session_id: str, chunks: int = 2) -> None:
+    """Send and end a session."""
     for sequence in range(chunks):
         stored = await api.put(
             f"/v1/sessions/{session_id}/audio/{sequence}",
@@ -157,7 +163,6 @@ async def dictate(api: httpx2.AsyncClient, chunks: int = 2, **fields: Any) -> st
         assert stored.status_code == 200, stored.text
     ended = await api.post(f"/v1/sessions/{session_id}/end", json={"chunks": chunks})
     assert ended.status_code == 202, ended.text
-    return str(session_id)
 
 
 @asynccontextmanager

@@ -251,10 +251,13 @@ async def test_the_unfiltered_call_is_requested_once_and_hurried_only_when_told(
     first, second = sorted(await house.claim_fetches(), key=lambda job: job.template_id)
     assert (first.template_id, second.template_id) == (UNFILTERED, NOTE)
     await house.postpone(first, 300, "processing")
-    for at_once, due in ((False, 0), (True, 1)):
+    for at_once, restart_tries, attempts in ((False, False, []), (True, False, [2]), (True, True, [1])):
         async with house.rows.results.settling(session_id) as unit:
-            await unit.request_unfiltered(at_once=at_once)
-        assert len(await house.claim_fetches()) == due
+            await unit.request_unfiltered(at_once=at_once, restart_tries=restart_tries)
+        claimed = await house.claim_fetches()
+        assert [job.attempts for job in claimed] == attempts
+        for job in claimed:
+            await house.postpone(job, 300, "processing")
     async with house.rows.results.settling(session_id) as unit:
         await unit.settle_template(UNFILTERED, "completed")
         await unit.request_unfiltered(at_once=False)

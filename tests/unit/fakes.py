@@ -354,13 +354,14 @@ class MemorySettle:
         if row.verdict != verdict:
             row.verdict, row.verdict_since = verdict, self.kept.now
 
-    async def request_unfiltered(self, *, at_once: bool) -> None:
+    async def request_unfiltered(self, *, at_once: bool, restart_tries: bool = False) -> None:
         row = self.kept.fetches.setdefault(UNFILTERED, Owed(UNFILTERED))
         if row.outcome is not None:
             row.outcome, row.attempts, row.missing = None, 0, 0
             row.next_at = self.kept.now
         if at_once:
             row.next_at = self.kept.now
+            row.attempts = 0 if restart_tries else row.attempts
 
     async def record_result(self, result: VendorResult) -> None:
         self.transcript = self.transcript or result.transcript

@@ -257,6 +257,37 @@ async def test_the_transcript_of_an_unfinished_answer_is_taken_once_a_document_w
     assert house.store.kept.status == "processing"
 
 
+@pytest.mark.parametrize("pending", [3, 6, 9])
+async def test_a_document_waits_for_its_transcript_however_often_the_session_was_unfinished_before(pending):
+    house = House(NOTE, LETTER)
+    house.script(NOTE, *[PENDING] * pending, good())
+    house.script(LETTER, make_result("failed"))
+    house.script(UNFILTERED, PENDING)
+    while house.vendor.asked[NOTE] <= pending:
+        for job in await house.fetching.claim(None, 10):
+            await house.fetching.fetch(job)
+    assert house.store.kept.events == []
+    house.script(UNFILTERED, make_result("partial", GOOD, BAD, transcript="words"))
+    asked = house.vendor.asked[UNFILTERED]
+    await house.run()
+    assert len(house.store.kept.events) == 2
+    assert {event.data.transcript for event in house.store.kept.events} == {"words"}
+    assert house.vendor.asked[UNFILTERED] == asked + 1
+
+
+async def test_a_document_whose_transcript_nobody_gives_goes_out_without_it_after_a_minute():
+    house = House(NOTE, LETTER)
+    house.script(NOTE, *[PENDING] * 6, good())
+    house.script(LETTER, make_result("failed"))
+    house.script(UNFILTERED, PENDING)
+    while house.vendor.asked[NOTE] <= 6:
+        for job in await house.fetching.claim(None, 10):
+            await house.fetching.fetch(job)
+    await house.run(until=house.store.kept.now + 60)
+    assert house.told == [("document.ready", NOTE, None)]
+    assert house.store.kept.events[0].data.transcript is None
+
+
 async def test_the_beginning_of_a_transcript_is_not_taken_for_it():
     house = House(NOTE)
     house.script(NOTE, PENDING)

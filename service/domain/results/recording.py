@@ -90,8 +90,8 @@ async def _record_good(
         return Fetched(outcome="lease_lost")
     await unit.record_result(result)
     await _store_good(unit, documents)
-    if result.state == "partial":
-        await unit.request_unfiltered(at_once=True)
+    if result.state == "partial" or await _awaits_transcript(unit):
+        await unit.request_unfiltered(at_once=True, restart_tries=True)
     return Fetched(outcome="settled", has_events=await conclude(unit, clock))
 
 
@@ -111,6 +111,19 @@ async def _record_doubtful(
         await unit.request_unfiltered(at_once=verdict is not None and verdict != job.verdict)
     wait = _pending_wait(job, clock) if verdict is None else schedule.doubt_wait(job.attempts, clock.chance())
     return await _again(unit, job, wait, verdict or result.state, clock)
+
+
+async def _awaits_transcript(unit: SettleUnit) -> bool:
+    """Whether the unfiltered call was requested before this document was here, and can bring its transcript.
+
+    Answers that came while every document was unfinished are no failed tries to get the transcript.
+    """
+    if unit.transcript:
+        return False
+    return any(
+        each.template_id == UNFILTERED and not each.is_settled and each.reason not in verdicts.OVER
+        for each in await unit.fetches()
+    )
 
 
 async def _record_unfiltered(unit: SettleUnit, job: FetchJob, result: VendorResult, clock: Clock) -> Fetched:

@@ -45,11 +45,11 @@ SET verdict = $3, verdict_since = CASE WHEN verdict = $3 THEN verdict_since WHEN
 WHERE session_id = $1 AND template_id = $2;
 
 -- name: request_unfiltered
--- The unfiltered call: a new one, one that was settled, or ($3) at once one that waits for its time.
+-- The unfiltered call: a new one, one that was settled, or ($3) at once one that waits for its time; $4: its tries start anew.
 INSERT INTO fetches (tenant_id, session_id, template_id, next_at) VALUES ($1, $2, '', now())
 ON CONFLICT (session_id, template_id) DO UPDATE
 SET status = 'pending', outcome = NULL, settled_at = NULL,
-    attempts = CASE WHEN fetches.status = 'settled' THEN 0 ELSE fetches.attempts END,
+    attempts = CASE WHEN fetches.status = 'settled' OR $4 THEN 0 ELSE fetches.attempts END,
     missing = CASE WHEN fetches.status = 'settled' THEN 0 ELSE fetches.missing END,
     hinted = fetches.lease IS NOT NULL,
     next_at = CASE WHEN fetches.lease IS NULL THEN now() ELSE fetches.next_at END
