@@ -17,7 +17,7 @@ CA_BUNDLES := /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.cr
   /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem
 
 .PHONY: help setup demo dev test lint types imports scan audit pytest unit store api e2e manifests image bench dashboards \
-  chaos outcomes overload fuzz sizing growth lock clean
+  chaos attacks outcomes overload fuzz sizing growth lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9 ]*\):.*## \(.*\)$$/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-20s %s\n", $$1, $$2 }'
@@ -119,6 +119,9 @@ WRITE ?=
 
 overload: $(STAMP) ## offer twice what is sustained, and write docs/capacity.md
 	$(BIN)/python -m tests.chaos.overload
+
+attacks: $(STAMP) ## attack a process as strangers and as readers who do not read, and write docs/capacity.md
+	$(BIN)/python -m tests.chaos.attacks
 
 chaos: $(STAMP) ## kill -9 at every crash point, then seeded runs that break everything
 	$(BIN)/python -m tests.chaos.main_job --points --seed $(SEED) --seeds $(SEEDS) --minutes $(MINUTES) \

@@ -18,7 +18,7 @@ from service.api.load_metrics import GIVEN_UP, IN_WORK
 from service.domain.errors import BodyTimeout, BodyTooLarge, ClientDisconnected
 
 # One timer a room looks at all that wait in it: none costs anything with each request.
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.05
 _MAX_BYTES = 65_536
 _ADDRESS_CHARACTERS = 64
 # A network of this size is one customer of an Internet provider.

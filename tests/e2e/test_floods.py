@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
 from tests.api.asking import wire
+from tests.chaos.attacks import EndlessVendor, attacking, fill, work
+from tests.chaos.overload import Caller, Tally
 from tests.e2e.rig import Rig, open_rig, until
 
 UPLOADS = 64
@@ -58,4 +61,30 @@ async def test_memory_is_bounded_and_others_are_served(rig: Rig) -> None:
     await until(lambda: uploads_are(0), 40)
     assert peak - rest < GROWTH_LIMIT_BYTES
     assert (await api.put(f"{path}/100", content=b"again", headers=wav)).status_code == 200
+    assert await service.stop() == 0
+
+
+async def test_strangers_who_drip_cost_nobody_a_call(rig: Rig) -> None:
+    """Two hundred of them, with logins, webhooks, forms and calls, against twenty places."""
+    service = await rig.serve(max_requests="16", max_uploads="4", rate_limit_per_second="0")
+    port = urlsplit(service.url).port or 0
+    caller = Caller(port, Tally())
+    async with attacking(port, 200) as told:
+        await work(caller, rig.key, 6.0)
+    caller.close()
+    assert told["alive"] > 100
+    assert len(caller.tally.accepted) > 20
+    assert not caller.tally.refused
+    assert not caller.tally.others
+    assert caller.tally.broken == 0
+    assert await service.stop() == 0
+
+
+async def test_readers_endless_answers_and_uploads_together_stay_under_the_ceiling(rig: Rig) -> None:
+    vendor = await rig.stack.enter_async_context(EndlessVendor(rig.vendor_url))
+    service = await rig.serve(eka_base_url=vendor.url, rate_limit_per_second="0")
+    _, memory, told = await fill(rig, service, vendor, readers=60, endless=20, uploads=20, seconds=10.0)
+    assert memory.peak < 330  # of 400 MB with all of them: `make attacks`
+    assert told["200"] > 0
+    assert told["503"] > 0
     assert await service.stop() == 0
