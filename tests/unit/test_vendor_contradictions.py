@@ -12,7 +12,7 @@ from service.domain.ids import UNFILTERED, TemplateId
 from service.domain.records import DocumentAnnotations, VendorResult
 from service.domain.results.fetching import Fetching
 from tests.unit.fakes import MemoryResults, ScriptedVendor
-from tests.unit.makers import LETTER, NOTE, TurnedClock, make_document, make_result
+from tests.unit.makers import LETTER, NOTE, SESSION, TurnedClock, make_document, make_result
 
 REASON = "llm_structring_failure"
 GOOD = make_document(NOTE)
@@ -295,3 +295,29 @@ async def test_the_beginning_of_a_transcript_is_not_taken_for_it():
     await house.run(until=300)
     assert house.vendor.asked[UNFILTERED] >= 1
     assert house.store.kept.transcript is None
+
+
+async def test_a_second_document_that_the_filter_gives_later_does_not_replace_the_first():
+    house = House(NOTE)
+    second = make_document(NOTE, upstream_id="doc_second", data={"note": "second"})
+    slow = make_document(NOTE, upstream_id="doc_second", status="pending", data=None)
+    house.script(NOTE, PENDING, make_result("completed", second))
+    house.script(UNFILTERED, make_result("partial", GOOD, slow, transcript="words"))
+    async with house.store.settling(SESSION) as unit:
+        assert unit is not None
+        await unit.request_unfiltered(at_once=True)
+    await house.run()
+    assert [kind for kind, _, _ in house.told] == ["document.ready", "document.ready"]
+    assert {document.version for document, _ in house.store.kept.documents} == {1}
+
+
+async def test_a_second_look_leaves_a_session_partial_that_the_vendor_still_calls_so():
+    house = House(NOTE)
+    both = make_result("partial", PARTIAL, transcript="words")
+    house.script(NOTE, make_result("partial", PARTIAL))
+    house.script(UNFILTERED, both)
+    await house.run()
+    assert house.store.kept.status == "partial"
+    house.store.kept.fetches[UNFILTERED].outcome = None
+    await house.run()
+    assert (house.store.kept.status, house.store.kept.settled) == ("partial", 1)

@@ -89,7 +89,7 @@ async def _record_good(
     if not await unit.settle_fetch(job, result.state):
         return Fetched(outcome="lease_lost")
     await unit.record_result(result)
-    await _store_good(unit, documents)
+    await _store_good(unit, documents, is_list=False)
     if result.state == "partial" or await _awaits_transcript(unit):
         await unit.request_unfiltered(at_once=True, restart_tries=True)
     return Fetched(outcome="settled", has_events=await conclude(unit, clock))
@@ -101,7 +101,7 @@ async def _record_doubtful(
     """Record a filtered answer that is no plain success, and have the unfiltered call made."""
     if result.state in verdicts.OVER:
         await unit.record_result(result)
-        await _store_good(unit, documents)
+        await _store_good(unit, documents, is_list=False)
     verdict = judge_filtered(result.state, documents)
     if verdict is not None or job.verdict in {"failed", "absent"}:
         # "Still being made" takes back what the filtered answer had said, not what the unfiltered one says.
@@ -320,14 +320,21 @@ def _of_template(result: VendorResult, template_id: TemplateId) -> list[VendorDo
 
 
 async def _store_good(
-    unit: SettleUnit, documents: Sequence[VendorDocument], *, unless_same: bool = False
+    unit: SettleUnit,
+    documents: Sequence[VendorDocument],
+    *,
+    is_list: bool = True,
+    unless_same: bool = False,
 ) -> None:
+    """Store documents; `is_list`: they are all that the vendor has, as only an unfiltered answer says."""
     for document in documents:
         if document.status == "success":
             listed = frozenset(
                 each.upstream_id for each in documents if each.template_id == document.template_id
             )
-            await unit.add_document(document, None, listed=listed, unless_same=unless_same)
+            await unit.add_document(
+                document, None, listed=listed if is_list else None, unless_same=unless_same
+            )
 
 
 async def _store_failed(
