@@ -112,6 +112,26 @@ async def test_a_failed_transcription_ends_the_session_within_four_minutes():
     assert house.vendor.asked[UNFILTERED] == 2
 
 
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("templates", [(NOTE,), ()])
+@pytest.mark.parametrize("first", [27.0, 29.5, 30.5, 33.0, 100.0, 118.0])
+async def test_it_does_so_whenever_the_looks_before_the_vendors_two_minutes_fall(first, templates, chance):
+    house = House(*templates)
+    house.fetching = Fetching(store=house.store, vendor=house.vendor, clock=TurnedClock(chance))
+    for row in house.store.kept.fetches.values():
+        row.next_at = first
+    for template_id in templates:
+        house.script(template_id, PENDING)
+    while not house.store.kept.settled:
+        jobs = await house.fetching.claim(None, 10)  # the time is now that of the call
+        # The vendor's own two minutes are over a little later than ours.
+        house.script(UNFILTERED, make_result("failed") if house.store.kept.now > 121 else PENDING)
+        for job in jobs:
+            await house.fetching.fetch(job)
+    assert 121 < house.store.kept.now <= 150
+    assert sum(house.vendor.asked.values()) <= 6
+
+
 async def test_nothing_is_asked_each_second_while_a_document_is_undecided():
     house = House(NOTE)
     house.script(NOTE, PENDING)

@@ -34,6 +34,8 @@ GIVE_UP_AFTER_TRIES = 8
 # A filtered call answers 202 for ever where the transcription failed: after two minutes the unfiltered one
 # knows.
 OVERDUE_SECONDS = 120.0
+# The vendor counts from when it was told of the end, a little later than we do.
+_OVERDUE_AT_VENDOR_SECONDS = OVERDUE_SECONDS + 5.0
 # "No such session" ends a dictation: it is believed when it was said so often in a row, over about four
 # minutes.
 _BELIEVE_MISSING_AFTER = 8
@@ -307,12 +309,14 @@ async def _again(
 
 
 def _pending_wait(job: FetchJob, clock: Clock) -> float:
-    return schedule.pending_wait(
-        job.attempts,
-        clock.chance(),
-        seconds_after_end=job.ended_seconds_ago,
-        was_announced=job.was_announced,
+    """Return a wait by schedule that does not pass over the moment at which a failure can be known."""
+    ended = job.ended_seconds_ago
+    wait = schedule.pending_wait(
+        job.attempts, clock.chance(), seconds_after_end=ended, was_announced=job.was_announced
     )
+    # From two minutes on a filtered call has the unfiltered one made, which looks by a schedule of its own.
+    is_early = ended < (_OVERDUE_AT_VENDOR_SECONDS if job.template_id == UNFILTERED else OVERDUE_SECONDS)
+    return min(wait, max(1.0, _OVERDUE_AT_VENDOR_SECONDS - ended)) if is_early else wait
 
 
 def _of_template(result: VendorResult, template_id: TemplateId) -> list[VendorDocument]:
