@@ -170,6 +170,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
             store=rows.streams,
             vendor=EkaStreams(settings.eka_base_url, vendor.gates),
             admit=partial(count_handshake, rates),
+            max_streams=settings.max_streams,
         )
 
         keys = KeyWatch(rows.keys)
