@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 from tests.api.asking import request_head, until, wire
 from tests.bridge import Bridge
 
-KINDS = ("reads", "calls", "uploads", "webhooks", "waits")
+KINDS = ("reads", "calls", "uploads", "webhooks", "waits", "strangers")
 
 
 def in_work() -> dict[str, float]:
@@ -33,9 +33,10 @@ HELD = [
     ("PUT", "/v1/sessions/{id}/audio/0/", "uploads"),
     ("PUT", "/v1/sessions/{id}/%61udio/0", "uploads"),
     ("POST", "/voice/v1/sessions/{id}//audio/0.wav", "uploads"),
-    ("POST", "/voice//v1/uploads/{id}", "uploads"),
-    ("POST", "/webhooks//eka", "webhooks"),
-    ("POST", "//webhooks/eka/ten_1/", "webhooks"),
+    # Their senders are known when the form's fields, or the whole body, are here.
+    ("POST", "/voice//v1/uploads/{id}", "strangers"),
+    ("POST", "/webhooks//eka", "strangers"),
+    ("POST", "//webhooks/eka/ten_1/", "strangers"),
     ("POST", "/v1/sessions/", "calls"),
 ]
 
