@@ -160,7 +160,8 @@ async def _check_webhooks(hospital: Hospital, findings: Findings, ended: dict[st
     rows = await hospital.rows("SELECT session_id FROM webhook_events WHERE kind = 'completed'")
     recorded = {row["session_id"] for row in rows}
     for sent in hospital.vendor.deliveries:
-        if sent["status"] == 200 and sent["session_id"] in ended:
+        is_ending = sent["outcome"] in {"completed", "v2rx.completed"}
+        if is_ending and sent["status"] == 200 and sent["session_id"] in ended:
             findings.figures["webhooks"] += 1
             is_recorded = sent["session_id"] in recorded
             findings.expect(
@@ -280,15 +281,20 @@ def _check_gets(
     """Whole answers to Get Session: one for each template, one without a filter, more only for a cause.
 
     Filtered answers of the servers on premises carry no transcript: there the call without a filter is made.
+    One that comes before any filtered call asks whether the session was created or ended: it is not counted.
     """
     causes = [each for each in causes if each.slot is None or hospital.slots[each.slot].role == "worker"]
     answered: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    fetched: set[str | None] = set()
     for call in hospital.vendor.journal.calls:
         is_get = call.method == "GET" and call.session_id in ended and call.path.endswith(call.session_id)
         dictation = ended.get(call.session_id or "")
         if dictation and dictation.further_repeats and call.query.endswith(tuple(dictation.further)):
             continue  # asked for again by the EMR, and so made and fetched again
-        if is_get and call.status in {200, 206} and call.fault is None and not call.client_left:
+        if is_get and call.query:
+            fetched.add(call.session_id)
+        is_whole = call.status in {200, 206} and call.fault is None and not call.client_left
+        if is_get and is_whole and call.session_id in fetched:
             answered[call.session_id, call.query].append(call)
     findings.figures["gets"] += sum(map(len, answered.values()))
     for (session_id, query), calls in answered.items():
@@ -297,8 +303,7 @@ def _check_gets(
             findings.expect(
                 _is_caused(causes, None, first.at, second.at),
                 f"{session_id} was fetched twice by {query or 'no filter'}, at {_clock(first.at)} and "
-                f"{_clock(second.at)}, "
-                "without a cause",
+                f"{_clock(second.at)}, without a cause",
                 session_id,
             )
 
