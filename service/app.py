@@ -95,10 +95,11 @@ class _Fresh(Router):
 def create_app(settings: Settings) -> Edge:
     """Make the service's ASGI application."""
     strain, traces = Strain(), SessionTraces()
+    strangers = Strangers(address_header=settings.client_address_header)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_services(settings, traces) as services:
+        async with open_services(settings, traces, strangers) as services:
             app.state.services = services
             strain.listen_to(services.database_wait)
             yield
@@ -137,11 +138,13 @@ def create_app(settings: Settings) -> Edge:
         openapi_config=openapi_config(version("ekabridge")),
         logging_config=None,
     )
-    return Edge(SecurityHeaders(VoiceCors(Admission(LastAnswer(app), settings, strain))), traces)
+    return Edge(SecurityHeaders(VoiceCors(Admission(LastAnswer(app), settings, strain, strangers))), traces)
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, traces: SessionTraces) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, traces: SessionTraces, strangers: Strangers
+) -> AsyncIterator[Services]:
     """Open the store, the vendor and Redis, none of which need be there yet."""
     libraries = Libraries(AUDIO_LIBRARY, *REDIS_LIBRARIES)
     redis = LateRedis(partial(open_redis, settings.redis_url), libraries.loaded)
@@ -187,7 +190,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 revocations=revocations,
                 rates=rates,
                 login_failures=LocalRates(_LOGIN_FAILURES, time.monotonic),
-                strangers=Strangers(address_header=settings.client_address_header),
+                strangers=strangers,
                 desk=SessionDesk(
                     store=rows.sessions,
                     idempotency=rows.idempotency,

@@ -25,9 +25,10 @@ from service.api.early_answers import tell
 from service.api.load_metrics import IN_WORK, REFUSED, SPOOL, SPOOL_LIMIT
 from service.api.request_ids import ANSWER_MADE
 from service.api.strain import Strain
+from service.api.strangers import Strangers
 from service.bounded_http import MOST_CONNECTIONS
 from service.connection_owners import belongs_to, cut_unread
-from service.domain.errors import Overloaded
+from service.domain.errors import BridgeError, Overloaded
 from service.domain.ids import TenantId
 from service.domain.watch import MOST_PLACES, share_of
 from service.memory import UPLOADS_BYTES, Memory
@@ -200,8 +201,9 @@ class Admission:
     body_idle_seconds = 20.0
     body_total_seconds = 60.0
 
-    def __init__(self, app: ASGIApp, settings: Settings, strain: Strain) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, strain: Strain, strangers: Strangers) -> None:
         self._app = app
+        self._strangers = strangers
         self.strain = strain
         self._disk = Disk(settings.max_spool_bytes)
         self._answers = AnswerMemory()
@@ -241,7 +243,10 @@ class Admission:
             room.check()
             if announced:
                 self._disk.check(room, announced)
-        except Overloaded as refused:
+            ahead = self._strangers.room_ahead(scope)
+            if ahead is not None:
+                receive = await ahead.read_ahead(scope, receive)
+        except BridgeError as refused:
             await tell(scope, refused, send)
             return
         answer = AnswerPermit(self._answers, partial(cut_unread, scope))
