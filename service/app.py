@@ -101,10 +101,11 @@ class _Fresh(Router):
 def create_app(settings: Settings) -> Edge:
     """Make the service's ASGI application."""
     strain, traces = Strain(), SessionTraces()
+    strangers = Strangers(address_header=settings.client_address_header)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_services(settings, traces) as services:
+        async with open_services(settings, traces, strangers) as services:
             app.state.services = services
             strain.listen_to(services.database_wait)
             yield
@@ -143,12 +144,14 @@ def create_app(settings: Settings) -> Edge:
         openapi_config=openapi_config(version("ekabridge")),
         logging_config=None,
     )
-    admitted = Admission(LastAnswer(app), partial(handler_of, app), settings, strain)
+    admitted = Admission(LastAnswer(app), partial(handler_of, app), settings, strain, strangers)
     return Edge(SecurityHeaders(VoiceCors(admitted, settings.voice_origins)), traces)
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, traces: SessionTraces) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, traces: SessionTraces, strangers: Strangers
+) -> AsyncIterator[Services]:
     """Open the store, the vendor and Redis, none of which need be there yet."""
     libraries = Libraries(AUDIO_LIBRARY, *REDIS_LIBRARIES)
     redis = LateRedis(partial(open_redis, settings.redis_url), libraries.loaded)
@@ -201,7 +204,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
                 revocations=revocations,
                 rates=rates,
                 login_failures=LocalRates(_LOGIN_FAILURES, time.monotonic),
-                strangers=Strangers(address_header=settings.client_address_header),
+                strangers=strangers,
                 desk=SessionDesk(
                     store=rows.sessions,
                     idempotency=rows.idempotency,

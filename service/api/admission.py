@@ -29,9 +29,10 @@ from service.api.load_metrics import IN_WORK, REFUSED, SPOOL, SPOOL_LIMIT
 from service.api.request_ids import ANSWER_MADE
 from service.api.request_kinds import kind_of
 from service.api.strain import Strain
+from service.api.strangers import Strangers
 from service.bounded_http import MOST_CONNECTIONS
 from service.connection_owners import belongs_to, cut_unread
-from service.domain.errors import Overloaded
+from service.domain.errors import BridgeError, Overloaded
 from service.domain.ids import TenantId
 from service.domain.watch import MOST_PLACES, share_of
 from service.memory import UPLOADS_BYTES, Memory
@@ -210,10 +211,18 @@ class Admission:
     body_idle_seconds = 20.0
     body_total_seconds = 60.0
 
-    def __init__(self, app: ASGIApp, handler_of: HandlerOf, settings: Settings, strain: Strain) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        handler_of: HandlerOf,
+        settings: Settings,
+        strain: Strain,
+        strangers: Strangers,
+    ) -> None:
         """`handler_of` finds the handler of the route that a request will take."""
         self._app = app
         self._handler_of = handler_of
+        self._strangers = strangers
         self.strain = strain
         self._disk = Disk(settings.max_spool_bytes)
         self._answers = AnswerMemory()
@@ -253,7 +262,10 @@ class Admission:
             room.check()
             if announced:
                 self._disk.check(room, announced)
-        except Overloaded as refused:
+            ahead = self._strangers.room_ahead(scope)
+            if ahead is not None:
+                receive = await ahead.read_ahead(scope, receive)
+        except BridgeError as refused:
             await tell(scope, refused, send)
             return
         answer = AnswerPermit(self._answers, partial(cut_unread, scope))

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from litestar import Request
+from litestar.types import Receive
 from msgspec import Struct
 
 from service.api.load_metrics import GIVEN_UP, IN_WORK
@@ -21,6 +22,11 @@ from service.domain.errors import BodyTimeout, BodyTooLarge, ClientDisconnected
 _LOOK_SECONDS = 0.05
 _MAX_BYTES = 65_536
 _ADDRESS_CHARACTERS = 64
+_LOGIN_PATH = "/connect-auth/v1/account/login"
+_AHEAD = (_LOGIN_PATH, "/webhooks/eka")
+_TENANT_S_WEBHOOKS = "/webhooks/eka/{tenant}"
+# Of a request's scope: its body, if it was awaited ahead.
+_BODY = "ekabridge.body"
 # A network of this size is one customer of an Internet provider.
 _IPV6_NETWORK_BITS = 64
 
@@ -35,10 +41,12 @@ class StrangerLimit(Struct, frozen=True, kw_only=True):
     max_seconds: float
     max_of_address: int
     max_bytes: int = _MAX_BYTES
-    # A lost packet is sent again within two seconds.
-    grace_seconds: float = 2.0
+    # All bodies that wait together.
+    max_total_bytes: int = 4 * 1024 * 1024
+    # A lost packet is sent again within three seconds.
+    grace_seconds: float = 3.0
     # A webhook of 64 KiB so may take five seconds.
-    min_bytes_per_second: float = _MAX_BYTES / 3
+    min_bytes_per_second: float = _MAX_BYTES / 2
 
 
 class StrangerWait:
@@ -69,10 +77,11 @@ class StrangerWait:
             raise BodyTimeout("the body came too slowly") from None
 
     def take(self, size: int) -> None:
-        """Count bytes that came. Raises BodyTooLarge."""
+        """Count bytes that came. Raises BodyTooLarge, or BodyTimeout when the room has too many of them."""
         self.size += size
         if self.size > self._room.limit.max_bytes:
             raise BodyTooLarge("the body is too large for this address")
+        self._room.count(self, size)
 
     def leave(self) -> None:
         """The sender is known, or the request is over."""
@@ -94,6 +103,7 @@ class StrangerRoom:
         self._waits: dict[StrangerWait, None] = {}
         self._of_address: dict[str, dict[StrangerWait, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._total_bytes = 0
         self._shown = 0
 
     @property
@@ -102,12 +112,32 @@ class StrangerRoom:
         return len(self._waits)
 
     async def read(self, request: Request[Any, Any, Any]) -> bytes:
-        """Return a whole body. Raises BodyTooLarge, BodyTimeout or ClientDisconnected."""
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > self.limit.max_bytes:
-            raise BodyTooLarge("the body is too large for this address")
-        receive = request.receive
-        with self.wait(request.scope) as wait:
+        """Return a whole body, which may have been awaited before. Raises as `read_ahead` does."""
+        body: bytes | None = request.scope.get(_BODY)  # type: ignore[assignment]
+        return await self.receive(request.scope, request.receive) if body is None else body
+
+    async def read_ahead(self, scope: Any, receive: Receive) -> Receive:
+        """Await a body before the framework hears of its request; return what to receive from then on.
+
+        Whoever drips so costs little more than the connection. Raises BodyTooLarge, BodyTimeout or
+        ClientDisconnected.
+        """
+        body = scope[_BODY] = await self.receive(scope, receive)
+        whole: Any = {"type": "http.request", "body": body, "more_body": False}
+
+        async def receive_whole() -> Any:
+            nonlocal whole
+            message, whole = whole, None
+            return message or await receive()
+
+        return receive_whole
+
+    async def receive(self, scope: Any, receive: Receive) -> bytes:
+        """Receive a whole body."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self.limit.max_bytes:
+                raise BodyTooLarge("the body is too large for this address")
+        with self.wait(scope) as wait:
             pieces = []
             more = True
             while more:
@@ -138,9 +168,24 @@ class StrangerRoom:
             self._timer = loop.call_later(_LOOK_SECONDS, self._look)
         return wait
 
+    def count(self, wait: StrangerWait, size: int) -> None:
+        """Count bytes that came; when there are too many in all, the oldest wait is given up."""
+        if wait not in self._waits:
+            return
+        self._total_bytes += size
+        if self._total_bytes <= self.limit.max_total_bytes:
+            return
+        oldest = next(iter(self._waits))
+        if oldest is wait:
+            raise BodyTimeout("too many bodies are awaited here")
+        self._give_up(oldest, "places")
+
     def leave(self, wait: StrangerWait) -> None:
         """Count a request no more; one that has left already is none."""
-        self._waits.pop(wait, None)
+        if wait not in self._waits:
+            return
+        del self._waits[wait]
+        self._total_bytes -= wait.size
         if wait.address is not None:
             of_address = self._of_address.get(wait.address, {})
             of_address.pop(wait, None)
@@ -177,10 +222,22 @@ class Strangers:
             )
             return StrangerRoom(limit, address_header=address_header)
 
-        self.logins = room(64, 3.0, 8)
-        self.forms = room(64, 5.0, 8)
+        # Small rooms would only make those who drip come again more often.
+        self.logins = room(512, 3.0, 8)
+        self.forms = room(512, 5.0, 8)
         # The vendor sends from few addresses, and many at once.
-        self.webhooks = room(256, 5.0, 64)
+        self.webhooks = room(512, 5.0, 64)
+
+    def room_ahead(self, scope: Any) -> StrangerRoom | None:
+        """Return the room in which a request waits before it is routed.
+
+        Only for the usual spelling of its path: with another one it waits in its handler.
+        """
+        path: str = scope["path"]
+        if scope["method"] != "POST" or not path.startswith(_AHEAD):
+            return None
+        scope["path_template"] = path if path in _AHEAD else _TENANT_S_WEBHOOKS
+        return self.logins if path == _LOGIN_PATH else self.webhooks
 
 
 def _address_of(scope: Any, header: bytes) -> str | None:

@@ -102,7 +102,7 @@ async def test_who_does_not_read_is_cut_when_another_tenant_s_reader_waits(house
     theirs = (await other.post("/v1/sessions", json={})).json()["id"]
     transcript = await lengthen(house, theirs, 8 * MEBIBYTE)
     async with AsyncExitStack() as stack:
-        deaf = [await stack.enter_async_context(wire(house.url, receive_bytes=4096)) for _ in range(12)]
+        deaf = [await stack.enter_async_context(wire(house.url, receive_bytes=4096)) for _ in range(24)]
         for number, each in enumerate(deaf):
             await each.send(readers[number % 2])
 

@@ -175,8 +175,7 @@ class Sender:
 
     def __init__(self, *pieces: bytes) -> None:
         self._pieces = list(pieces)
-        self.scope = {"headers": []}
-        self.headers: dict[str, str] = {}
+        self.scope: dict[str, Any] = {"headers": []}
         self.go_on = asyncio.Semaphore(0)
 
     async def receive(self) -> Any:
@@ -218,7 +217,7 @@ async def test_sizes_and_disconnections_are_told_apart() -> None:
         with pytest.raises(error):
             await room.read(sender)  # type: ignore[arg-type]
     announced = Sender(b"a")
-    announced.headers["content-length"] = "9"
+    announced.scope["headers"].append((b"content-length", b"9"))
     with pytest.raises(BodyTooLarge):
         await room.read(announced)  # type: ignore[arg-type]
     assert room.waiting == 0
@@ -232,3 +231,31 @@ async def test_whoever_ends_the_process_is_not_taken_for_a_slow_sender() -> None
     with pytest.raises(asyncio.CancelledError):
         await task
     assert room.waiting == 0
+
+
+async def test_bodies_together_have_a_bound_and_the_oldest_gives_way() -> None:
+    room, senders = small_room(max_requests=9, max_total_bytes=10), [Sender(b"123456", b"") for _ in range(3)]
+    tasks = []
+    for sender in senders:
+        tasks.append(asyncio.create_task(room.read(sender)))  # type: ignore[arg-type]
+        sender.go_on.release()
+        await asyncio.sleep(0.01)  # its first piece is read
+    for task in tasks[:2]:
+        with pytest.raises(BodyTimeout):
+            await task
+    senders[2].go_on.release()
+    assert await tasks[2] == b"123456"
+    alone = small_room(max_total_bytes=5)
+    sender = Sender(b"123456", b"")
+    sender.go_on.release()
+    with pytest.raises(BodyTimeout):
+        await alone.read(sender)  # type: ignore[arg-type]
+    assert (room.waiting, alone.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("path", ["//connect-auth/v1/account/login", "/connect-auth/v1/account/login/"])
+async def test_other_spellings_of_a_path_wait_in_the_same_room(narrow: Bridge, path: str) -> None:
+    async with AsyncExitStack() as stack:
+        await begin(stack, narrow, LOGIN.replace(b"/connect-auth/v1/account/login", path.encode()), 20)
+        assert in_work("calls") == 0
+        assert (await narrow.create())["status"] == "created"
