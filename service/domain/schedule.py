@@ -14,7 +14,8 @@ _MOST_RETRY_AFTER_SECONDS = 86_400.0
 # be an outage.
 _PENDING_SECONDS = (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0)
 _MAX_PENDING_SECONDS = 300.0
-# A server gives up a transcription two minutes after the end: the first look after that comes soon.
+# A server gives up a transcription two minutes after the end (docs/vendor.md#transcription-failed): the first
+# look after that comes soon.
 _VENDOR_GIVES_UP_SECONDS = 125.0
 # An unfiltered look while something is undecided, and a filtered call for a document that is doubted.
 _LOOK_SECONDS = (10.0, 20.0, 30.0, 60.0, 120.0, 240.0, 300.0)
