@@ -180,6 +180,7 @@ async def open_services(settings: Settings, traces: SessionTraces) -> AsyncItera
             store=rows.streams,
             vendor=EkaStreams(settings.eka_base_url, vendor.gates, hosts=settings.eka_stream_hosts),
             admit=partial(count_handshake, rates),
+            max_streams=settings.max_streams,
         )
 
         templates = Templates(source=EkaTemplates(vendor), time=time.monotonic)

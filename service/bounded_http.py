@@ -13,11 +13,11 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from service.connection_owners import CONNECTION, owners_of
 from service.refusals import count_refusal, refusal
 
 # Of the lifespan's state, by which an application tells its server things (ASGI, Lifespan State).
 MOST_CONNECTIONS = "ekabridge.most_connections"
-_CONNECTION = "ekabridge.connection"
 CUT = Counter("ekabridge_http_connections_cut", "Connections that we cut.", ("reason",))
 
 _ALWAYS_SERVED = (b"/health/", b"/metrics")
@@ -87,6 +87,8 @@ class BoundedHttp(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.most_connections = app_state.get(MOST_CONNECTIONS, self.most_connections)
+        self._owners = owners_of(server_state)
+        self.owner: str | None = None
         self._door = _Door(self)
         self._timer: Any = None
         # How long the connection is open, as its timer counts: while the whole process stands still, no
@@ -119,11 +121,25 @@ class BoundedHttp(HttpToolsProtocol):
         cycle: Any = self.cycle  # None before the first request
         return cycle is None or cycle.response_complete
 
+    @property
+    def may_give_way(self) -> bool:
+        """Whether nothing that is whole waits here for its answer."""
+        cycle: Any = self.cycle
+        return not self._is_spare and (self._is_idle or cycle.more_body)
+
+    def belong_to(self, owner: str, *, is_limited: bool) -> bool:
+        """Count the connection as this owner's; false if the owner has its share of all."""
+        most = max(1, self.most_connections * 3 // 4) if is_limited else None
+        return owner == self.owner or self._owners.give(self, owner, most)
+
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
         self._timer = self.loop.call_later(self.look_seconds, self._look)
-        beyond = len(self.connections) - self.most_connections
+        self._owners.add(self)
+        beyond = len(self.connections) - self._owners.cut_count - self.most_connections
+        if beyond > 0 and self._owners.make_room(self):
+            beyond = 0
         self._is_spare = beyond > 0
         if beyond > self.spare_connections:
             # Not parted with in order, which takes time: there is no place for that.
@@ -135,11 +151,13 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
         self._timer.cancel()
+        self._owners.forget(self)
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
         """From here on the connection has another protocol, and that one's limits."""
         self._timer.cancel()
+        self._owners.forget(self)
         super().handle_websocket_upgrade()
         opened: Any = self.transport.get_protocol()
         if not opened.handshake_initiated and not self.transport.is_closing():
@@ -228,7 +246,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._field_bytes = self._fields = 0
         super().on_message_begin()
         extended: Any = self.scope
-        extended[_CONNECTION] = self
+        extended[CONNECTION] = self
 
     def on_url(self, url: bytes) -> None:
         """Some of the request's address came."""
@@ -375,8 +393,7 @@ class BoundedHttp(HttpToolsProtocol):
         now = self._now = self._now + self.look_seconds
         reason = self._too_long(now)
         if reason is not None:
-            CUT.labels(reason).inc()
-            self.transport.abort()
+            self.cut(reason)
             return
         self._timer = self.loop.call_later(self.look_seconds, self._look)
         if self._is_deaf or not self._is_idle:
@@ -393,8 +410,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Cut a WebSocket whose client does not read: its library would wait for that even to close it."""
         now = self._now = self._now + self.look_seconds
         if self._is_unread(now, self.unread_stream_seconds, is_stream=True):
-            CUT.labels("answer_not_read").inc()
-            self.transport.abort()
+            self.cut("answer_not_read")
         elif self._unread_bytes or not self.transport.is_closing():
             self._timer = self.loop.call_later(self.look_seconds, self._look_at_stream)
 
@@ -416,8 +432,12 @@ class BoundedHttp(HttpToolsProtocol):
     def cut_unread(self) -> None:
         """Cut a client that reads too slowly, if it has something to read; others wait for the memory."""
         if self.transport.get_write_buffer_size():
-            CUT.labels("answer_not_read").inc()
-            self.transport.abort()
+            self.cut("answer_not_read")
+
+    def cut(self, reason: str) -> None:
+        """Cut the connection."""
+        CUT.labels(reason).inc()
+        self.transport.abort()
 
     def _too_long(self, now: float) -> str | None:
         """Return why the connection is to be cut, if it is."""
@@ -430,13 +450,6 @@ class BoundedHttp(HttpToolsProtocol):
             return None
         is_over = now - since > self.unwanted_seconds or now - self._heard > self.unwanted_pause_seconds
         return "went_on_sending" if is_over else None
-
-
-def cut_unread(scope: Any) -> None:
-    """Cut the connection of a request whose client reads its answer too slowly."""
-    connection = scope.get(_CONNECTION)
-    if isinstance(connection, BoundedHttp):
-        connection.cut_unread()
 
 
 def _refuse(code: str, detail: str) -> NoReturn:

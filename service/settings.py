@@ -100,6 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 4096
     max_requests: int = 256
     max_uploads: int = 128
+    max_streams: int = 1000
     max_spool_bytes: int = 2_147_483_648
     rate_limit_per_second: int = 500
     rate_limit_burst: int = 1000
@@ -337,6 +338,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "max_connections": _number(int, 16, 1_000_000),
     "max_requests": _number(int, 1, 100_000),
     "max_uploads": _number(int, 1, 100_000),
+    "max_streams": _number(int, 1, 100_000),
     "max_spool_bytes": _number(int, 1_048_576, 1_099_511_627_776),
     "rate_limit_per_second": _number(int, 0, 100_000),
     "rate_limit_burst": _number(int, 1, 1_000_000),

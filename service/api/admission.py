@@ -29,7 +29,8 @@ from service.api.load_metrics import IN_WORK, REFUSED, SPOOL, SPOOL_LIMIT
 from service.api.request_ids import ANSWER_MADE
 from service.api.request_kinds import kind_of
 from service.api.strain import Strain
-from service.bounded_http import MOST_CONNECTIONS, cut_unread
+from service.bounded_http import MOST_CONNECTIONS
+from service.connection_owners import belongs_to, cut_unread
 from service.domain.errors import Overloaded
 from service.domain.ids import TenantId
 from service.domain.watch import MOST_PLACES, share_of
@@ -48,6 +49,8 @@ _VAIN_SECONDS = 10.0
 # What a form may be larger than its file.
 _FORM_BYTES = 65_536
 _TIMED_ELSEWHERE = frozenset({"uploads", "webhooks"})
+# Whose connections those are that bring signed webhooks.
+_VENDOR = "vendor"
 _KEY = "ekabridge.place"
 HandlerOf = Callable[[Any], BaseRouteHandler | None]
 
@@ -104,6 +107,7 @@ class Room:
 _DETAILS = {
     "places": "more is in work here than can be answered in time",
     "share": "more of your calls are in work here than one customer's share",
+    "connections": "more of your connections are open here than one customer's share",
     "spool": "more audio is on its way here than can be kept",
     "folder": "the folder for audio on its way is full or cannot be used",
 }
@@ -140,6 +144,10 @@ class Place:
         if self._answer is not None:
             self._answer.tenant = tenant
         self.reserve(self._announced_bytes)
+
+    def refuse(self, reason: str) -> Overloaded:
+        """Count a refusal and return the error to raise."""
+        return self._room.refuse(reason)
 
     def reserve(self, size: int) -> None:
         """Take so many bytes of the disk, until the place is left. Raises Overloaded."""
@@ -273,8 +281,13 @@ class Admission:
 def take_place(scope: Any, tenant_id: TenantId | None) -> None:
     """Take a request's place once it is known who sends it; None is the vendor. Raises Overloaded."""
     place = scope.get(_KEY)
-    if place is not None:  # a WebSocket has none, nor what is always let in
-        place.take(tenant_id)
+    if place is None:  # a WebSocket has none, nor what is always let in
+        return
+    if tenant_id is None:
+        belongs_to(scope, _VENDOR, is_limited=False)
+    elif not belongs_to(scope, tenant_id):
+        raise place.refuse("connections")
+    place.take(tenant_id)
 
 
 def place_of(scope: Any) -> Place:

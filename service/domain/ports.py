@@ -315,14 +315,14 @@ class SettleUnit(Protocol):
         document: VendorDocument,
         error_code: str | None,
         *,
-        listed: frozenset[str],
+        listed: frozenset[str] | None,
         unless_same: bool = False,
     ) -> None:
         """A document, or a new version if it differs from the newest one.
 
         `listed`: the ids under which the vendor has the template's documents now. A new id takes the place of
         those that are not among them, and goes on counting their versions; with `unless_same` only where its
-        content is another one.
+        content is another one. None: the answer gave any one of them, and only a failed one is replaced.
         """
         ...
 

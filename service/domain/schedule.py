@@ -14,9 +14,6 @@ _MOST_RETRY_AFTER_SECONDS = 86_400.0
 # be an outage.
 _PENDING_SECONDS = (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0)
 _MAX_PENDING_SECONDS = 300.0
-# A server gives up a transcription two minutes after the end (docs/vendor.md#transcription-failed): the first
-# look after that comes soon.
-_VENDOR_GIVES_UP_SECONDS = 125.0
 # An unfiltered look while something is undecided, and a filtered call for a document that is doubted.
 _LOOK_SECONDS = (10.0, 20.0, 30.0, 60.0, 120.0, 240.0, 300.0)
 _DOUBT_SECONDS = (30.0, 60.0, 120.0, 240.0, 300.0)
@@ -59,9 +56,6 @@ def pending_wait(
         wait = max(_stage(_PENDING_SECONDS, attempts), min(seconds_after_end / 10, _MAX_PENDING_SECONDS))
     else:
         wait = min(max(seconds_after_end, _PENDING_SECONDS[0]), _MAX_PENDING_SECONDS)
-        left = _VENDOR_GIVES_UP_SECONDS - seconds_after_end
-        if 0 < left < wait:
-            return max(left, _PENDING_SECONDS[0])
     return jittered(wait, chance)
 
 

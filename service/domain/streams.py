@@ -5,8 +5,9 @@ after all of its streams: the database is asked per process, never per stream.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol
 from uuid import uuid4
@@ -14,10 +15,18 @@ from uuid import uuid4
 import structlog
 
 from service.domain.audio import OPEN_STATUSES, check_takes_audio
-from service.domain.errors import NotFound, SessionErased, StoreUnavailable, StreamBusy, VendorFailure
+from service.domain.errors import (
+    NotFound,
+    Overloaded,
+    SessionErased,
+    StoreUnavailable,
+    StreamBusy,
+    VendorFailure,
+)
 from service.domain.ids import Account, Lease, SessionId, TenantId
 from service.domain.records import StreamBeat, StreamEnd, StreamLook, StreamSession
 from service.domain.relay import SESSION_OVER, TAKEN_OVER, Client, Farewell, Relay, VendorStream
+from service.domain.watch import share_of
 
 log = structlog.get_logger()
 
@@ -33,6 +42,7 @@ _SILENT_SECONDS = 5.0
 # How long a new connection waits for the old one to let go: less than clients wait for a handshake.
 _TURN_SECONDS = 9.0
 _BUSY_SECONDS = 1.0
+_AGAIN_SECONDS = 2.0
 _ASK_AGAIN_SECONDS = 0.1
 # A vendor that does not take a frame for so long has gone.
 _STALL_SECONDS = 30.0
@@ -125,9 +135,17 @@ class Streams:
     """Opens streams and looks after those of this process."""
 
     def __init__(
-        self, *, store: StreamStore, vendor: VendorStreams, admit: Callable[[TenantId], Awaitable[None]]
+        self,
+        *,
+        store: StreamStore,
+        vendor: VendorStreams,
+        admit: Callable[[TenantId], Awaitable[None]],
+        max_streams: int = 1000,
     ) -> None:
+        """`max_streams`: how many this process holds, three quarters of them of one tenant."""
         self._store = store
+        self._max_streams = max_streams
+        self._of_tenants: Counter[TenantId] = Counter()
         self._admit = admit
         self._vendor = vendor
         self._open: dict[Lease, OpenStream] = {}
@@ -137,8 +155,8 @@ class Streams:
     async def opened(self, session_id: SessionId, capability: str) -> AsyncIterator[OpenStream]:
         """Open the stream that a capability gives the right to, both ends of it or none.
 
-        Raises NotFound, RateLimited, SessionErased, SessionEnded, SessionExpired, SessionNotReady,
-        WrongUpload, StreamBusy, or VendorError.
+        Raises NotFound, RateLimited, Overloaded, SessionErased, SessionEnded, SessionExpired,
+        SessionNotReady, WrongUpload, StreamBusy, or VendorError.
         """
         session = await self._store.find(session_id, capability)
         if session is None:
@@ -147,10 +165,36 @@ class Streams:
         _check_takes_stream(session)
         if session.vendor_url is None:
             raise VendorFailure("EkaScribe gave no address to stream to", sent=False)
+        with self._place(session.tenant_id):
+            async with self._leased(session, session.vendor_url, capability) as stream:
+                yield stream
+
+    @contextmanager
+    def _place(self, tenant_id: TenantId) -> Iterator[None]:
+        """Hold a place of the process' streams. Raises Overloaded."""
+        counts = self._of_tenants
+        if counts.total() >= self._max_streams or counts[tenant_id] >= share_of(self._max_streams):
+            raise Overloaded(
+                "as many streams are open here as may be; another process may take this one",
+                retry_after_seconds=_AGAIN_SECONDS,
+            )
+        counts[tenant_id] += 1
+        try:
+            yield
+        finally:
+            counts[tenant_id] -= 1
+            if not counts[tenant_id]:
+                del counts[tenant_id]
+
+    @asynccontextmanager
+    async def _leased(
+        self, session: StreamSession, vendor_url: str, capability: str
+    ) -> AsyncIterator[OpenStream]:
+        session_id = session.id
         lease = await self._claim(session_id, capability)
         held = StreamEnd(cause="vendor_unreachable", code=None, frames=0, bytes=0)
         try:
-            vendor = await self._vendor.open(session.account, session_id, session.vendor_url)
+            vendor = await self._vendor.open(session.account, session_id, vendor_url)
             stream = OpenStream(session_id, lease, vendor, partial(self._part, session_id, lease))
             self._open[lease] = stream
             try:

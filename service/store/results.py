@@ -223,14 +223,14 @@ class SettleRows:
         document: VendorDocument,
         error_code: str | None,
         *,
-        listed: frozenset[str],
+        listed: frozenset[str] | None,
         unless_same: bool = False,
     ) -> None:
         """A document, or a new version if it differs from the newest one.
 
         `listed`: the ids under which the vendor has the template's documents now. A new id takes the place of
         those that are not among them, and goes on counting their versions; with `unless_same` only where its
-        content is another one.
+        content is another one. None: the answer gave any one of them, and only a failed one is replaced.
         """
         template_id, upstream_id = storable(document.template_id), storable(document.upstream_id)
         latest = await self._connection.fetchrow(
@@ -241,7 +241,7 @@ class SettleRows:
         if self._is_same(latest, status, data, document.annotations):
             return
         if latest is None:
-            kept = [storable(each) for each in listed]
+            kept = None if listed is None else [storable(each) for each in listed]
             latest = await self._connection.fetchrow(
                 sql("documents.replaced_version"), self.session_id, template_id, kept
             )

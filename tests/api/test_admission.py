@@ -34,6 +34,7 @@ from tests.api.asking import (
     v2_event,
     wire,
 )
+from tests.api.test_large_answers import lengthen
 from tests.bridge import Bridge, open_bridge, random_bytes
 from tests.security.routes import application
 
@@ -113,6 +114,39 @@ async def test_one_tenant_leaves_places_for_others(narrow: Bridge) -> None:
         assert refusals("calls", "share") == before + 1
         assert (await other.post("/v1/sessions", json={"mode": 1})).status_code == 400
     assert (await narrow.create())["status"] == "created"
+
+
+async def test_one_tenant_s_reads_and_waits_leave_places_for_others(
+    database_url: str, redis_url: str
+) -> None:
+    """Attackers of one tenant hold what is slow: reads whose answers they do not read, and waits."""
+    async with open_bridge(database_url, redis_url, max_requests=4) as house, AsyncExitStack() as stack:
+        session_id = (await house.create())["id"]
+        await lengthen(house, session_id, 6_000_000)
+        other = await house.tenant("other")
+        theirs = (await other.post("/v1/sessions", json={})).json()["id"]
+        head = request_head(house, "GET", f"/v1/sessions/{session_id}")
+        for _ in range(3):
+            deaf = await stack.enter_async_context(wire(house.url, receive_bytes=4096))
+            await deaf.send(head)
+
+        async def are_in() -> bool:
+            return in_work("reads") == 3
+
+        await until(are_in)
+        before = refusals("reads", "share")
+        overloaded(await house.api.get("/v1/sessions"))
+        assert refusals("reads", "share") == before + 1
+        assert (await other.get(f"/v1/sessions/{theirs}")).status_code == 200
+        waiting = [
+            asyncio.create_task(house.api.get(f"/v1/sessions/{session_id}", params={"wait": 30}))
+            for _ in range(3)
+        ]
+        theirs_waiting = asyncio.create_task(other.get(f"/v1/sessions/{theirs}", params={"wait": 0.2}))
+        assert (await theirs_waiting).status_code == 200
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_uploads_have_places_of_their_own(narrow: Bridge) -> None:

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from prometheus_client import REGISTRY
 
+from service.connection_owners import belongs_to
 from service.parting import PROTOCOLS, PartingHttp
 from service.sandbox.serving import serve_app
 from tests.api.asking import PROBLEM, RawAnswer, Wire, until, wire
@@ -39,7 +40,10 @@ class Quick(PartingHttp):
 
 
 class Echo:
-    """Tells what came; `/large` answers a lot, `/early` before it reads, `/gate` when it is let to."""
+    """Tells what came; `/large` answers a lot, `/early` before it reads, `/gate` when it is let to.
+
+    `/of/a` tells the server whose the connection is.
+    """
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -66,6 +70,8 @@ class Echo:
             more = message["more_body"]
         if scope["path"] == "/gate":
             await self.gate.wait()
+        if scope["path"].startswith("/of/") and not belongs_to(scope, scope["path"][4:]):
+            body = b"too many"
         self.headers.append(scope["headers"])
         told = bytes(LARGE) if scope["path"] == "/large" else f"{scope['method']} {len(body)}".encode()
         headers = [(b"content-length", str(len(told)).encode())]
@@ -371,3 +377,45 @@ async def test_connections_are_bounded_and_probes_still_get_in() -> None:
                 return (await client.answer()).status == 200
 
         await until(is_served)
+
+
+async def test_when_all_connections_are_taken_a_stranger_s_gives_way() -> None:
+    """A thousand connections of nobody, and the vendor's webhook, or a hospital's call, finds none."""
+    async with serving(Few) as (_, url), AsyncExitStack() as stack:
+        known = await stack.enter_async_context(wire(url))
+        await known.send(GET.replace(b"/x", b"/of/a"))
+        assert (await known.answer()).body == b"GET 0"
+        strangers = [await stack.enter_async_context(wire(url)) for _ in range(3)]
+        for client in strangers:
+            await client.send(GET)
+            assert (await client.answer()).body == b"GET 0"
+            await client.send(GET[:-4])  # a head that never ends
+        newcomer = await stack.enter_async_context(wire(url))
+        await newcomer.send(GET.replace(b"/x", b"/of/b"))
+        assert (await newcomer.answer()).body == b"GET 0"
+        assert await strangers[0].closed() == b""
+        await known.send(GET.replace(b"/x", b"/of/a"))
+        assert (await known.answer()).body == b"GET 0"
+        for client in strangers[1:]:
+            await client.send(b"\r\n\r\n")
+            assert (await client.answer()).status == 200
+
+
+async def test_one_owner_has_three_quarters_of_the_connections() -> None:
+    async with serving(Few) as (_, url), AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(wire(url)) for _ in range(4)]
+        told = []
+        for client in clients:
+            await client.send(GET.replace(b"/x", b"/of/a"))
+            told.append((await client.answer()).body)
+        assert told == [b"GET 0", b"GET 0", b"GET 0", b"GET 8"]
+        await clients[3].send(GET.replace(b"/x", b"/of/b"))
+        assert (await clients[3].answer()).body == b"GET 0"
+        clients[0].reset()
+
+        async def is_let_in() -> bool:
+            async with wire(url) as client:
+                await client.send(GET.replace(b"/x", b"/of/a"))
+                return (await client.answer()).body == b"GET 0"
+
+        await until(is_let_in)

@@ -136,10 +136,11 @@ async def test_a_kill_at_every_point_loses_and_doubles_nothing(hospital: Hospita
         await rounds.play()
     points = hospital.watch.points()
     found = {(point.step, point.when) for point in points}
-    named = {*TELLING, *((point.step, point.when) for point in POINTS)}
+    telling = {(step, when) for step, when in TELLING if _is_passed(hospital, step)}
+    named = telling | {(point.step, point.when) for point in POINTS if _is_passed(hospital, point.step)}
     assert found >= named, f"renamed, or not passed any more: {named - found}"
     if not IS_WHOLE:
-        points = [point for point in points if (point.step, point.when) in TELLING]
+        points = [point for point in points if (point.step, point.when) in telling]
     of_service = [point for point in points if point.role == "service"]
     of_worker = [point for point in points if point.role == "worker"]
     missed: list[Point] = []
@@ -152,5 +153,9 @@ async def test_a_kill_at_every_point_loses_and_doubles_nothing(hospital: Hospita
     log.info("%s", dict(findings.figures))
     assert not findings.violations, "\n".join(findings.violations[:20])
     assert findings.figures["duplicates"] <= findings.figures["kills"]
-    steady = {(step, when) for step, when in TELLING}
-    assert not [point for point in missed if (point.step, point.when) in steady]
+    assert not [point for point in missed if (point.step, point.when) in telling]
+
+
+def _is_passed(hospital: Hospital, step: str) -> bool:
+    """Whether a step belongs to this server's dictations: August sends no webhook."""
+    return step != "webhooks.receive" or not hospital.vendor.settings.is_august

@@ -374,12 +374,16 @@ class MemorySettle:
         document: VendorDocument,
         error_code: str | None,
         *,
-        listed: frozenset[str],
+        listed: frozenset[str] | None,
         unless_same: bool = False,
     ) -> None:
         same = [each for each, _ in self.kept.documents if each.template_id == document.template_id]
         before = [each for each in same if each.upstream_id == document.upstream_id]
-        gone = [each for each in same if each.upstream_id not in listed]
+        gone = [
+            each
+            for each in same
+            if (each.status == "failed" if listed is None else each.upstream_id not in listed)
+        ]
         compared = before or (gone if unless_same else [])
         if compared and (compared[-1].status, compared[-1].data) == (document.status, document.data):
             return

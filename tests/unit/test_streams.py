@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from time import monotonic
 from typing import Any
 
@@ -11,6 +12,7 @@ from msgspec import structs
 
 from service.domain.errors import (
     NotFound,
+    Overloaded,
     RateLimited,
     SessionEnded,
     SessionErased,
@@ -256,3 +258,30 @@ async def test_the_first_audio_is_told_at_once() -> None:
     await until(lambda: any(beat.bytes == 2 for beat in house.store.beats))
     house.store.status = "processing"
     await running
+
+
+async def test_one_tenant_leaves_streams_to_others() -> None:
+    house = House()
+    # Each of them is another session's; what they have in common is the tenant.
+    house.store.claim = free_claim  # type: ignore[method-assign]
+    streams = Streams(store=house.store, vendor=house, admit=house.admit, max_streams=4)
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(streams.opened(SessionId(SESSION), KEY))
+        with pytest.raises(Overloaded):
+            await stack.enter_async_context(streams.opened(SessionId(SESSION), KEY))
+        own, house.store.session = (
+            house.store.session,
+            structs.replace(house.store.session, tenant_id=TenantId("ten_other")),
+        )
+        await stack.enter_async_context(streams.opened(SessionId(SESSION), KEY))
+        with pytest.raises(Overloaded):  # now all are taken
+            await stack.enter_async_context(streams.opened(SessionId(SESSION), KEY))
+    house.store.session = own
+    async with streams.opened(SessionId(SESSION), KEY):
+        pass
+    await streams.stop()
+
+
+async def free_claim(session_id: SessionId, lease: Lease, lease_seconds: float) -> bool:
+    return True

@@ -12,7 +12,7 @@ from service.domain.ids import UNFILTERED, TemplateId
 from service.domain.records import DocumentAnnotations, VendorResult
 from service.domain.results.fetching import Fetching
 from tests.unit.fakes import MemoryResults, ScriptedVendor
-from tests.unit.makers import LETTER, NOTE, TurnedClock, make_document, make_result
+from tests.unit.makers import LETTER, NOTE, SESSION, TurnedClock, make_document, make_result
 
 REASON = "llm_structring_failure"
 GOOD = make_document(NOTE)
@@ -110,6 +110,26 @@ async def test_a_failed_transcription_ends_the_session_within_four_minutes():
     assert house.settled_at is not None
     assert house.settled_at <= 240
     assert house.vendor.asked[UNFILTERED] == 2
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("templates", [(NOTE,), ()])
+@pytest.mark.parametrize("first", [27.0, 29.5, 30.5, 33.0, 100.0, 118.0])
+async def test_it_does_so_whenever_the_looks_before_the_vendors_two_minutes_fall(first, templates, chance):
+    house = House(*templates)
+    house.fetching = Fetching(store=house.store, vendor=house.vendor, clock=TurnedClock(chance))
+    for row in house.store.kept.fetches.values():
+        row.next_at = first
+    for template_id in templates:
+        house.script(template_id, PENDING)
+    while not house.store.kept.settled:
+        jobs = await house.fetching.claim(None, 10)  # the time is now that of the call
+        # The vendor's own two minutes are over a little later than ours.
+        house.script(UNFILTERED, make_result("failed") if house.store.kept.now > 121 else PENDING)
+        for job in jobs:
+            await house.fetching.fetch(job)
+    assert 121 < house.store.kept.now <= 150
+    assert sum(house.vendor.asked.values()) <= 6
 
 
 async def test_nothing_is_asked_each_second_while_a_document_is_undecided():
@@ -295,3 +315,29 @@ async def test_the_beginning_of_a_transcript_is_not_taken_for_it():
     await house.run(until=300)
     assert house.vendor.asked[UNFILTERED] >= 1
     assert house.store.kept.transcript is None
+
+
+async def test_a_second_document_that_the_filter_gives_later_does_not_replace_the_first():
+    house = House(NOTE)
+    second = make_document(NOTE, upstream_id="doc_second", data={"note": "second"})
+    slow = make_document(NOTE, upstream_id="doc_second", status="pending", data=None)
+    house.script(NOTE, PENDING, make_result("completed", second))
+    house.script(UNFILTERED, make_result("partial", GOOD, slow, transcript="words"))
+    async with house.store.settling(SESSION) as unit:
+        assert unit is not None
+        await unit.request_unfiltered(at_once=True)
+    await house.run()
+    assert [kind for kind, _, _ in house.told] == ["document.ready", "document.ready"]
+    assert {document.version for document, _ in house.store.kept.documents} == {1}
+
+
+async def test_a_second_look_leaves_a_session_partial_that_the_vendor_still_calls_so():
+    house = House(NOTE)
+    both = make_result("partial", PARTIAL, transcript="words")
+    house.script(NOTE, make_result("partial", PARTIAL))
+    house.script(UNFILTERED, both)
+    await house.run()
+    assert house.store.kept.status == "partial"
+    house.store.kept.fetches[UNFILTERED].outcome = None
+    await house.run()
+    assert (house.store.kept.status, house.store.kept.settled) == ("partial", 1)

@@ -20,7 +20,7 @@ async def conclude(unit: SettleUnit, clock: Clock) -> bool:
     holds back another's document.
     """
     if unit.is_final:
-        await restate(unit)
+        await _restate(unit)
         return await release(unit, clock)
     if unit.status not in {"processing", "partial", "completed"}:
         return False
@@ -63,9 +63,12 @@ async def close(
     return True
 
 
-async def restate(unit: SettleUnit) -> None:
+async def _restate(unit: SettleUnit) -> None:
     """Give a session that is over a better final status, where documents came after it."""
-    status = await _status_by_documents(unit, is_partial=False)
+    says_partial = any(
+        fetch.template_id == UNFILTERED and fetch.outcome == "partial" for fetch in await unit.fetches()
+    )
+    status = await _status_by_documents(unit, is_partial=says_partial)
     if status is not None and unit.status not in {status, "completed"}:
         await settle(unit, status, None)
 

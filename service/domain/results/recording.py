@@ -35,6 +35,8 @@ GIVE_UP_AFTER_TRIES = 8
 # A filtered call answers 202 for ever where the transcription failed: after two minutes the unfiltered one
 # knows (docs/vendor.md#transcription-failed).
 OVERDUE_SECONDS = 120.0
+# The vendor counts from when it was told of the end, a little later than we do.
+_OVERDUE_AT_VENDOR_SECONDS = OVERDUE_SECONDS + 5.0
 # "No such session" ends a dictation: it is believed when it was said so often in a row, over about four
 # minutes.
 _BELIEVE_MISSING_AFTER = 8
@@ -90,7 +92,7 @@ async def _record_good(
     if not await unit.settle_fetch(job, result.state):
         return Fetched(outcome="lease_lost")
     await unit.record_result(result)
-    await _store_good(unit, documents)
+    await _store_good(unit, documents, is_list=False)
     if result.state == "partial" or await _awaits_transcript(unit):
         await unit.request_unfiltered(at_once=True, restart_tries=True)
     return Fetched(outcome="settled", has_events=await conclude(unit, clock))
@@ -102,7 +104,7 @@ async def _record_doubtful(
     """Record a filtered answer that is no plain success, and have the unfiltered call made."""
     if result.state in verdicts.OVER:
         await unit.record_result(result)
-        await _store_good(unit, documents)
+        await _store_good(unit, documents, is_list=False)
     verdict = judge_filtered(result.state, documents)
     if verdict is not None or job.verdict in {"failed", "absent"}:
         # "Still being made" takes back what the filtered answer had said, not what the unfiltered one says.
@@ -308,12 +310,14 @@ async def _again(
 
 
 def _pending_wait(job: FetchJob, clock: Clock) -> float:
-    return schedule.pending_wait(
-        job.attempts,
-        clock.chance(),
-        seconds_after_end=job.ended_seconds_ago,
-        was_announced=job.was_announced,
+    """Return a wait by schedule that does not pass over the moment at which a failure can be known."""
+    ended = job.ended_seconds_ago
+    wait = schedule.pending_wait(
+        job.attempts, clock.chance(), seconds_after_end=ended, was_announced=job.was_announced
     )
+    # From two minutes on a filtered call has the unfiltered one made, which looks by a schedule of its own.
+    is_early = ended < (_OVERDUE_AT_VENDOR_SECONDS if job.template_id == UNFILTERED else OVERDUE_SECONDS)
+    return min(wait, max(1.0, _OVERDUE_AT_VENDOR_SECONDS - ended)) if is_early else wait
 
 
 def _of_template(result: VendorResult, template_id: TemplateId) -> list[VendorDocument]:
@@ -321,14 +325,21 @@ def _of_template(result: VendorResult, template_id: TemplateId) -> list[VendorDo
 
 
 async def _store_good(
-    unit: SettleUnit, documents: Sequence[VendorDocument], *, unless_same: bool = False
+    unit: SettleUnit,
+    documents: Sequence[VendorDocument],
+    *,
+    is_list: bool = True,
+    unless_same: bool = False,
 ) -> None:
+    """Store documents; `is_list`: they are all that the vendor has, as only an unfiltered answer says."""
     for document in documents:
         if document.status == "success":
             listed = frozenset(
                 each.upstream_id for each in documents if each.template_id == document.template_id
             )
-            await unit.add_document(document, None, listed=listed, unless_same=unless_same)
+            await unit.add_document(
+                document, None, listed=listed if is_list else None, unless_same=unless_same
+            )
 
 
 async def _store_failed(

@@ -13,9 +13,10 @@ RETURNING (SELECT extract(epoch FROM clock_timestamp() - s.ended_at)::float8 FRO
           AS since_end_seconds;
 
 -- name: replaced_version
--- The newest version of a template's documents that the vendor does not list any more.
+-- The newest version of a template's documents that the vendor does not list any more, or without a list of a failed one.
 SELECT id, version, coalesce(lineage, id) AS lineage, status, data_sealed, annotations_sealed FROM documents
-WHERE session_id = $1 AND template_id = $2 AND NOT upstream_id = ANY($3)
+WHERE session_id = $1 AND template_id = $2
+  AND CASE WHEN $3::text[] IS NULL THEN status = 'failed' ELSE NOT upstream_id = ANY($3) END
 ORDER BY version DESC, received_at DESC LIMIT 1;
 
 -- name: known
