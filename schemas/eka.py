@@ -1,4 +1,4 @@
-"""EkaScribe's wire, as the seeds show it and as its on-prem server was seen to speak (facts.md, Sessions).
+"""EkaScribe's requests and answers, as documented and as seen on the wire (docs/vendor.md#create).
 
 Get Session's answers are read field by field (service/eka/answers.py), since their types vary.
 """
@@ -9,10 +9,10 @@ from msgspec import UNSET, Struct
 
 
 class CreateSession(Struct, kw_only=True, omit_defaults=True):
-    """Body of `POST /voice/v1/sessions` (seed 000).
+    """Body of `POST /voice/v1/sessions`.
 
     The patient is sent under both names: servers of July 2026 read `patient_details`, those of August
-    `session_details`, and each drops the other name without a word (facts-2.md, Create).
+    `session_details`, and each drops the other name without an error (docs/vendor.md#patient-names).
     """
 
     session_id: str
@@ -39,16 +39,17 @@ class SessionCreated(Struct, kw_only=True):
 
 
 class AudioStored(Struct, kw_only=True):
-    """Answer to an upload (seed 002)."""
+    """Answer to an upload (docs/vendor.md#upload)."""
 
     session_id: Any = None
     success: Any = None
 
 
 class ChangeSession(Struct, kw_only=True, omit_defaults=True):
-    """Body of `PATCH /voice/v1/sessions/{id}`; `additional_data` would break the session (facts.md).
+    """Body of `PATCH /voice/v1/sessions/{id}`; none of `additional_data`.
 
-    Only one name of the patient may be set: a server refuses the call over the other (facts-2.md, PATCH).
+    `additional_data` would break the session (docs/vendor.md#patch-metadata). Only one name of the patient
+    may be set: a server refuses the call because of the other (docs/vendor.md#patch-unknown-fields).
     """
 
     patient_details: dict[str, Any] | None = None
@@ -60,20 +61,20 @@ class ChangeSession(Struct, kw_only=True, omit_defaults=True):
 
 
 class CancelSession(Struct, kw_only=True):
-    """Body of the same call when the session is cancelled (facts.md, Sessions)."""
+    """Body of the same call when the session is cancelled (docs/vendor.md#cancel)."""
 
     user_status: str = "cancelled"
     processing_status: str = "cancelled"
 
 
 class DocumentAsked(Struct, kw_only=True):
-    """Answer to a further template (facts.md, Sessions)."""
+    """Answer to the call for a further document (docs/vendor.md#process-template)."""
 
     document_id: str | None = None
 
 
 class EndSession(Struct, kw_only=True):
-    """Body of `POST …/end` (seed 003)."""
+    """Body of `POST …/end` (docs/vendor.md#end)."""
 
     audio_files_sent: int
 

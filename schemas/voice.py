@@ -1,7 +1,8 @@
-"""The MedScribeAlliance protocol v0.1 as its clients speak it to us, under /voice/v1 (seeds 000 to 003).
+"""The MedScribeAlliance protocol v0.1 as its clients speak it to us, under /voice/v1.
 
-Requests are read leniently: unknown fields are dropped (facts.md, Sessions), null is the same as left out.
-Answers never hold null: a field without a value is left out, since official clients validate so (facts.md).
+Requests are read leniently: unknown fields are dropped (docs/vendor.md#unknown-fields), null is the same
+as left out. Answers never hold null: official clients refuse it, so a field without a value is left out
+(docs/vendor.md#client-nulls).
 """
 
 from typing import Annotated, Any, Literal
@@ -41,7 +42,7 @@ class LoginRefused(Struct, kw_only=True, frozen=True):
 
 
 class CreateVoiceSession(Struct, kw_only=True, frozen=True):
-    """Body of `POST /voice/v1/sessions` (seed 000). An empty list of templates asks for none."""
+    """Body of `POST /voice/v1/sessions` (docs/vendor.md#create). An empty list of templates asks for none."""
 
     upload_type: UploadType
     communication_protocol: CommunicationProtocol | None = None
@@ -74,7 +75,7 @@ class FormUpload(
 
 
 class VoiceSessionCreated(Struct, kw_only=True, frozen=True):
-    """Answer to create (seed 000); the patient comes back under both names that are in use."""
+    """Answer to create; it holds the patient under both names in use (docs/vendor.md#patient-names)."""
 
     session_id: str
     status: Literal["created"] = "created"
@@ -87,7 +88,7 @@ class VoiceSessionCreated(Struct, kw_only=True, frozen=True):
 
 
 class AudioUploaded(Struct, kw_only=True, frozen=True):
-    """Answer to an upload (seed 002)."""
+    """Answer to an upload (docs/vendor.md#upload)."""
 
     session_id: str
     success: Literal[True] = True
@@ -95,13 +96,13 @@ class AudioUploaded(Struct, kw_only=True, frozen=True):
 
 
 class EndVoiceSession(Struct, kw_only=True, frozen=True):
-    """Body of `POST …/end` (seed 003)."""
+    """Body of `POST …/end` (docs/vendor.md#end)."""
 
     audio_files_sent: Annotated[int, Meta(ge=0, le=100_000)]
 
 
 class VoiceSessionEnded(Struct, kw_only=True, frozen=True):
-    """Answer to end (seed 003)."""
+    """Answer to end (docs/vendor.md#end)."""
 
     session_id: str
     status: Literal["processing"] = "processing"
@@ -119,7 +120,7 @@ class VoiceError(Struct, kw_only=True, frozen=True):
 
 
 class VoiceErrorAnswer(Struct, kw_only=True, frozen=True):
-    """The envelope; `detail` repeats the code where the vendor's gateway answers so (facts.md, Accounts)."""
+    """The envelope; `detail` repeats the code where the vendor does (docs/vendor.md#refusal-words)."""
 
     error: VoiceError
     detail: str | UnsetType = UNSET
@@ -145,7 +146,7 @@ class ProcessingError(Struct, kw_only=True, frozen=True):
 
 
 class VoiceSession(Struct, kw_only=True, frozen=True):
-    """Answer to Get Session in any state (seed 001); the HTTP status is the signal."""
+    """Answer to Get Session in any state; the HTTP status tells it (docs/vendor.md#status-codes)."""
 
     session_id: str
     status: Literal["initialized", "processing", "completed", "partial", "failed", "cancelled", "expired"]

@@ -66,7 +66,7 @@ _SILENT_OF_A_TENANT = 32
 _DELIVERIES_AT_A_TIME = 32
 _OWED_AT_ONCE = 24
 _OWED_OF_AN_ACCOUNT = 8
-# How often arq looks for nudges: 12 ms at the median, under 3 % of an idle core (pitfalls, arq).
+# How often arq looks for nudges: 12 ms at the median, under 3 % of an idle core (docs/libraries.md#arq-poll).
 _POLL_SECONDS = 0.02
 _NUDGES_AT_ONCE = 100
 _NUDGE_SECONDS = 20

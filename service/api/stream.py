@@ -105,7 +105,7 @@ async def stream_audio(
     session_id: FromPath[str],
     capability: FromPath[str],
 ) -> None:
-    """Relay a stream to EkaScribe (seed 004)."""
+    """Relay a stream to EkaScribe (docs/vendor.md#stream)."""
     parent = await services.traces.of(SessionId(session_id))
     with span_of(parent, "stream", "server", {"ekabridge.session_id": session_id[:_MOST_SHOWN]}):
         await _stream(socket, services, SessionId(session_id), capability)

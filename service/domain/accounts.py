@@ -29,7 +29,10 @@ class Secret:
 
 
 class Credentials(Secret, Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How we are known at the vendor: a token, a client, or a user of a server on premises; or nothing."""
+    """How we are known at the vendor: a token, a client, or a user of a server on premises; or nothing.
+
+    A token is sent as it is, without a login (docs/vendor.md#static-token).
+    """
 
     token: str | None = None
     client_id: str | None = None

@@ -32,9 +32,10 @@ _WRONG_UPLOAD = {
 
 
 def chunk_file_name(sequence: int, audio_format: AudioFormat) -> str:
-    """Name a chunk as the vendor wants it, `<base>_<sequence>.<ext>` (seed 002).
+    """Name a chunk as the vendor wants it, `<base>_<sequence>.<ext>` (docs/vendor.md#upload).
 
-    One base for all: the vendor stores by number only, so another base would overwrite (facts.md, Audio).
+    One base for all: the vendor stores by number only, so a chunk of another base would overwrite this one
+    (docs/vendor.md#stored-by-number).
     """
     return f"audio_{sequence}.{audio_format.extension}"
 

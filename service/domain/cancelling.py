@@ -1,4 +1,7 @@
-"""Telling the vendor that a session was cancelled: a debt, like create and end, until it knows."""
+"""Tells the vendor that a session was cancelled (docs/vendor.md#cancel).
+
+Until the vendor knows, the call is owed, as a create or an end is.
+"""
 
 import asyncio
 

@@ -108,10 +108,11 @@ class SessionChanges:
         """
         check_fields(templates=change.templates, patient=change.patient)
         if change.languages is not None and not change.languages:
-            # The vendor wants one always (facts.md, Sessions); at create none means the tenant's.
+            # Some servers demand one (docs/vendor.md#languages-required); at create none means the tenant's.
             raise InvalidRequest("must name a language", field="languages")
         if change.patient is not None and not change.patient:
-            # Sent as it is, it would wipe the patient at the vendor; not sent, the two would differ.
+            # Sent as it is, it would wipe the patient at the vendor (docs/vendor.md#patch-empty-patient); not
+            # sent, the two would differ.
             raise InvalidRequest("must not be empty", field="patient")
         limits = await self._limits.limits()
         lease = Lease(uuid4())

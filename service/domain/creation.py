@@ -121,7 +121,8 @@ class SessionDesk:
         """Create a session without an Idempotency-Key; clients of the protocol may choose its id.
 
         Raises InvalidRequest, SessionExists for an id that is taken, by whomever (the vendor is not called: a
-        second create damages the first session, facts.md), UploadNotSupported, or VendorError.
+        second create damages the first session, docs/vendor.md#create-twice), UploadNotSupported, or
+        VendorError.
         """
         check_create(request)
         lease = Lease(uuid4())

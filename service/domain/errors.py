@@ -281,7 +281,8 @@ class VendorRefused(VendorError):
         self.vendor_code = vendor_code
 
 
-# What the vendor calls a session that takes no changes and no second end any more (seed 002; facts.md).
+# The vendor's codes for a session that takes no changes and no second end any more
+# (docs/vendor.md#upload-errors, docs/vendor.md#patch).
 ENDED_AT_VENDOR = frozenset({"session_ended", "session_completed", "session_already_committed"})
 
 

@@ -1,4 +1,8 @@
-"""Another template of a finished session: asked for at the vendor once, then fetched like any result."""
+"""A further document of a finished session: asked for at the vendor once, then fetched like any result.
+
+The session's first result stays as it is: a further document changes the vendor's own answer
+(docs/vendor.md#further-moves-session).
+"""
 
 import asyncio
 import re

@@ -1,7 +1,7 @@
 """Ids as distinct types, and how they are made.
 
 All are unguessable (96 random bits) and globally unique: at EkaScribe two accounts that chose one session
-id share one audio folder (facts.md, Sessions), so an id must never be derived from anything.
+id share one audio folder (docs/vendor.md#ids-share-audio), so an id must never be derived from anything.
 """
 
 import secrets
@@ -24,7 +24,7 @@ UNFILTERED = TemplateId("")
 
 
 def new_session_id() -> SessionId:
-    """`ses_` and 24 characters: 28 in all, within the vendor's 16 to 32 (seed 000)."""
+    """`ses_` and 24 characters: 28 in all, within the vendor's 16 to 32 (docs/vendor.md#id-length)."""
     return SessionId(f"ses_{secrets.token_hex(12)}")
 
 

@@ -8,7 +8,8 @@ from schemas.voice import UploadType
 from service.domain.errors import InvalidRequest, UploadNotSupported
 
 UPLOAD_METHODS: tuple[UploadType, ...] = ("chunked", "single", "stream")
-# In the place of a language: the vendor is to find out itself. Not every server can (facts-2.md, Create).
+# In the place of a language: the vendor is to find out itself. Not every server can
+# (docs/vendor.md#auto-detect).
 AUTO_DETECT = "auto_detect"
 
 
@@ -26,9 +27,10 @@ class ModelLimits(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """The vendor's limits. `discovered` names the fields that its document told; the others are the seeds'.
+    """The vendor's limits. `discovered` names the fields that its document told; the others are defaults.
 
-    `audio_formats` are spelled as the vendor spells them: it compares letter by letter (facts.md, Audio).
+    `audio_formats` are spelled as the vendor spells them: it compares letter by letter
+    (docs/vendor.md#mime-letters).
     `max_chunk_bytes` is None when the document names no size, `webhooks_url` when it names no address.
     `auto_detection`: whether the vendor finds out the language itself, when it is asked to.
     """
@@ -52,8 +54,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     def templates_are_fixed(self) -> bool:
         """Whether the vendor makes documents only of the templates that a session was created with.
 
-        Servers on premises are so, whatever they answer to a change (facts-2.md, PATCH). Their discovery
-        offers no streams, which tells them from the hosted service.
+        Servers on premises are so, whatever they answer to a change (docs/vendor.md#patch-templates). Their
+        discovery offers no streams, which tells them from the hosted service
+        (docs/vendor.md#discovery-no-stream).
         """
         return "stream" not in self.upload_methods
 

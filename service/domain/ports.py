@@ -68,7 +68,7 @@ class Vendor(Protocol):
     """EkaScribe. Each call raises VendorRefused, VendorUnavailable or VendorTimeout."""
 
     async def create_session(self, plan: SessionPlan) -> VendorSession:
-        """Create the session, once: never repeats on its own (facts.md: a repeat damages the first)."""
+        """Create the session, once: never repeats on its own (docs/vendor.md#create-twice)."""
         ...
 
     async def upload_audio(
@@ -78,7 +78,7 @@ class Vendor(Protocol):
         ...
 
     async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
-        """End the session, once: never repeats on its own (a repeat is processed again)."""
+        """End the session, once: never repeats on its own (docs/vendor.md#end-twice)."""
         ...
 
     async def get_session(
@@ -91,7 +91,7 @@ class Vendor(Protocol):
         """Get the session's state and result, filtered by the template unless it is UNFILTERED.
 
         `document_id`, the vendor's, filters instead: with several documents of a template, the template's
-        filter gives any of them.
+        filter gives any of them (docs/vendor.md#same-template).
         """
         ...
 

@@ -121,7 +121,7 @@ class Farewell(Struct, frozen=True):
 
 
 class _Envelope(Struct):
-    """The one thing that every JSON envelope has (seed 004); unknown events are the vendor's matter."""
+    """The one field of every JSON frame (docs/vendor.md#stream); the vendor judges unknown events."""
 
     event: str
 

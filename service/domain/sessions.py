@@ -1,8 +1,8 @@
 """How a session starts and ends, and what the vendor is owed in between.
 
 A create or an end that was sent without an answer may have taken effect, and repeating it does harm
-(facts.md: a second create damages the first session, a second end is processed twice). So each is a debt in
-the session's row; whoever holds its lease asks Get Session before sending again.
+(docs/vendor.md#create-twice, docs/vendor.md#end-twice). So each is a debt in the session's row; whoever holds
+its lease asks Get Session before sending again.
 """
 
 import asyncio
@@ -47,7 +47,8 @@ log = structlog.get_logger()
 CALL_DEADLINE_SECONDS = 50.0
 # Longer than the deadline, so that a lease ends only when its holder is gone.
 OWED_LEASE_SECONDS = 60.0
-# Sessions expire about an hour after creation (seed 000); the vendor's own word replaces this.
+# Sessions expire about an hour after creation (docs/vendor.md#expires), which some servers never say
+# (docs/vendor.md#never-410); a time that the vendor names replaces this.
 SESSION_LIFE_SECONDS = 3600.0
 # A relay's last frames, the vendor's flush, and a little more (service/domain/relay.py).
 _MOST_STREAM_LOOKS = 150
@@ -156,7 +157,8 @@ class SessionLife:
         """End a session: check that the audio is whole, then tell the vendor, once.
 
         `least_chunks`: the protocol's rule: so many must be stored, whatever their numbers and even by force,
-        and of a stream nothing is asked (facts.md, End).
+        and of a stream nothing is asked (docs/vendor.md#end-stream-zero). The vendor checks no count
+        (docs/vendor.md#end-unchecked).
         Raises AudioIncomplete, AudioMissing, SessionExpired, NotFound, or VendorError; after a VendorError
         the session stays ended here and the sweep goes on telling the vendor.
         """
@@ -258,7 +260,7 @@ class SessionLife:
         log.warning("stream_would_not_close", session_id=session_id)
 
     async def _end_at_vendor(self, owed: OwedCall, *, maybe_sent: bool) -> VendorEnd:
-        # A stream's audio never was in files of ours: its clients send 0 (facts.md, End).
+        # A stream's audio never was in files of ours: its clients send 0 (docs/vendor.md#end-stream-zero).
         files_sent = 0 if owed.upload == "stream" else owed.chunks
 
         async def look() -> VendorEnd | None:

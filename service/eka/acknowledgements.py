@@ -1,6 +1,7 @@
 """Reads what EkaScribe's answers to our calls confirm: that audio is stored, and which files it holds.
 
-A success that cannot be read is no success: a 200 with half a JSON was seen, and its chunk was gone.
+A success that cannot be read is no success: only the body of a 200 says that the chunk is stored
+(docs/vendor.md#upload-confirmed).
 """
 
 import re
@@ -15,7 +16,8 @@ from service.eka.wire import WireAnswer
 
 T = TypeVar("T")
 
-# `7.wav`, `s3://bucket/…/7.wav`, and `audio_7.wav` from a server that keeps our own name.
+# `7.wav`, `s3://bucket/…/7.wav` (docs/vendor.md#audio-listing), and `audio_7.wav` from a server that keeps
+# our own name.
 _NUMBERED = re.compile(r"(?:.*[/_])?([0-9]{1,9})\.[A-Za-z0-9]{1,8}")
 _MAX_COUNT = 2**31 - 1
 

@@ -1,7 +1,8 @@
 """EkaScribe's answers to Get Session in our terms: states, documents, warnings; and its four error bodies.
 
 Decoding is lenient on purpose: a field that is missing, null, new or of another type must not cost a finished
-dictation.
+dictation. Where a document has a status, that decides, not which other fields are filled
+(docs/vendor.md#decide-by-status).
 """
 
 import re
@@ -66,7 +67,8 @@ def read_session(status_code: int, body: bytes) -> VendorResult:
 def read_answer(status_code: int, body: bytes) -> tuple[VendorResult, SessionFacts]:
     """Read Get Session's answer of 200, 202, 206 or 410, and what it says beside the result.
 
-    The HTTP status is the signal (seed 001). Raises ValueError for a body that is no JSON object at all.
+    The HTTP status is the signal (docs/vendor.md#status-codes). Raises ValueError for a body that is no
+    JSON object at all.
     """
     values, is_well_formed = decode_object(body)
     odd: list[str] = [] if is_well_formed else ["get"]
@@ -198,7 +200,10 @@ def is_empty(data: Any) -> bool:
 
 
 def _reasons(fields: Fields, name: str, code: str) -> list[WarningInfo]:
-    """Read a list of EkaScribe's `{type, code, msg}` or `{type, message}`."""
+    """Read a list of EkaScribe's `{type, code, msg}` or `{type, message}`.
+
+    The second is of the session, not of a document (docs/vendor.md#processing-errors).
+    """
     found = []
     for values in fields.objects(name)[:_MAX_REASONS]:
         reason = Fields(values, f"get.{name}", fields.odd)
@@ -214,11 +219,11 @@ def _reasons(fields: Fields, name: str, code: str) -> list[WarningInfo]:
 
 
 def read_error_code(body: bytes) -> str | None:
-    """Return the code of an error body, whichever of the four it is; never its message.
+    """Return the code of an error body, whichever of the shapes it has; never its message.
 
     `{"detail": …}`, `{"error": {code, message}}`, `{"status": "failed", "error": {…}, txn_id, b_id}` and
-    `{"status": "failed", "error": "…"}` occur, and `{code: int, error: str}` at login. Messages may hold
-    anything, patient data included, so none is read.
+    `{"status": "failed", "error": "…"}` occur (docs/vendor.md#error-shapes), and `{code: int, error: str}` at
+    login (docs/vendor.md#login-client). Messages may hold anything, patient data included, so none is read.
     """
     try:
         decoded, _ = decode_object(body)

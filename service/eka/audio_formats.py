@@ -1,7 +1,8 @@
 """The audio formats EkaScribe takes, and the spellings of them that the world uses.
 
-The vendor compares the MIME type letter by letter (facts.md, Audio), so what clients send is normalised
-to the spelling of its list: that of its discovery document, or of seed 002.
+The vendor compares the MIME type letter by letter (docs/vendor.md#mime-letters), so what clients send is
+normalised to the spelling of its list: that of its discovery document, or the published one
+(docs/vendor.md#audio-formats).
 """
 
 import re

@@ -1,4 +1,7 @@
-"""EkaScribe's protocol API as the domain's Vendor: seeds 000 to 003, with the dangers of facts.md in mind."""
+"""EkaScribe's protocol API as the domain's Vendor.
+
+A create and an end are sent once: a repeat does harm (docs/vendor.md#create-twice, docs/vendor.md#end-twice).
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -70,6 +73,8 @@ _JSON = {"content-type": "application/json"}
 # The create call has succeeded, and whoever waits for it must not lose it over the patient.
 _PATIENT_SECONDS = 5.0
 _MAX_LIST_BYTES = 1024 * 1024
+# The 404 of a filter that names nothing; any other 404 means that there is no such session, under whichever
+# of its codes (docs/vendor.md#filter-miss, docs/vendor.md#not-found-words).
 _NO_SUCH_DOCUMENT = frozenset({"resource_not_found", "document_not_found", "template_not_found"})
 
 Once = Callable[[HeldToken], Awaitable[WireAnswer]]

@@ -1,6 +1,7 @@
 """Fetches a document's content from the address that EkaScribe gives in the place of it.
 
-The address carries its own permission, so no credentials are sent along. It may lead anywhere: only the
+The address carries its own permission (docs/vendor.md#presigned), so no credentials are sent along. It may
+lead anywhere: only the
 vendor's own host is called directly, every other one by downloads that refuse private addresses.
 """
 
@@ -20,7 +21,7 @@ class Downloads(Protocol):
 
 
 def read_content(body: bytes) -> Any:
-    """Return the object that a content is, or its text."""
+    """Return the object that a content is, or its text (docs/vendor.md#content-types)."""
     try:
         return decode_object(body)[0]
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
 """The vendor's discovery document: looked at in the background, and never waited for when it is away.
 
 It is kept for three hours, as its own `Cache-Control` says. When it cannot be had, the last good copy stays
-for as long as it takes; before there was one, the values of the seeds serve. A field that is missing or makes
+for as long as it takes; before there was one, published values serve. A field that is missing or makes
 no sense falls back by itself: an odd document must not stop a dictation.
 """
 
@@ -29,7 +29,8 @@ _RETRY_SECONDS = 60.0
 _LOOK_SECONDS = 5.0
 _FIRST_WAIT_SECONDS = 2.0
 _MOST_BYTES = 1024 * 1024
-# The vendor's 10 MB (seed 002); a document that names next to nothing means another unit.
+# The vendor's limit is 10 MB (docs/vendor.md#chunk-limits); a document that names next to nothing means
+# another unit.
 _LEAST_CHUNK_BYTES = 64 * 1024
 _MOST_ENTRIES = 200
 _MOST_CHARACTERS = 200
@@ -38,7 +39,8 @@ _SPEEDS = ("fast", "standard", "thorough")
 _AUTO_DETECT = "auto_detect"
 _LANGUAGES = ("en", "hi", "gu", "kn", "ml", "ta", "te", "bn", "mr", "pa", "or", "as")
 
-# What the seeds say, and the on-prem server's document where they are silent (facts.md, Audio).
+# The published values (docs/vendor.md#chunk-limits), and those of the on-prem server's own document where
+# none are published (docs/vendor.md#discovery).
 SEED_LIMITS = Limits(
     audio_formats=SUPPORTED,
     max_chunk_duration_seconds=20,
@@ -125,7 +127,7 @@ class Discovery:
         return check(answer, 200)
 
     async def _get(self, path: str) -> WireAnswer:
-        # Public, and so without a token (facts.md, What official clients demand).
+        # Public, and so without a token (docs/vendor.md#discovery).
         headers = {"accept": "application/json"}
         return await exchange(
             self._http,
@@ -148,7 +150,7 @@ def _document(answer: WireAnswer) -> dict[str, Any]:
 
 
 def read_limits(document: dict[str, Any]) -> Limits:
-    """Read a discovery document; each field that it lacks or breaks is that of the seeds."""
+    """Read a discovery document; each field that it lacks or breaks keeps its default."""
     capabilities, endpoints = _object(document, "capabilities"), _object(document, "endpoints")
     languages = _object(document, "languages")
     duration = _number(capabilities.get("max_chunk_duration_seconds"), least=1)

@@ -1,4 +1,4 @@
-"""The vendor's webhooks: four published shapes, one meaning (facts.md, Webhooks)."""
+"""Reads the vendor's webhooks: four published shapes, one meaning (docs/vendor.md#webhook-shapes)."""
 
 import re
 from typing import Any, Literal

@@ -15,15 +15,16 @@ Meaning = Literal["log_in", "refused"]
 
 _NO_USER_IN_TOKEN = "JWT missing uuid claim"  # noqa: S105 - the vendor's words
 _MEANINGS: dict[tuple[int, str], Meaning] = {
-    # On premises, July 2026: without a token, or with one that it does not know.
+    # On premises, July 2026: no token, or one that it does not know (docs/vendor.md#refusal-words).
     (401, "unauthorized"): "log_in",
     # On premises, August 2026: an old token, none, and one that it cannot read.
     (401, "token_expired"): "log_in",
     (403, "missing_token"): "log_in",
     (403, "invalid_token"): "log_in",
-    # August 2026, process/template: a new token has no such claim either, so renewing would never end.
+    # August 2026, process/template (docs/vendor.md#no-uuid-claim): a new token has no such claim either, so
+    # renewing would never end.
     (401, _NO_USER_IN_TOKEN): "refused",
-    # An address of the vendor's storage, which has a token of its own.
+    # An address of the vendor's storage, which has a token of its own (docs/vendor.md#presigned).
     (403, "invalid or expired storage token"): "refused",
 }
 _OTHERWISE: dict[int, Meaning] = {401: "log_in", 403: "refused"}

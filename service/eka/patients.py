@@ -1,7 +1,8 @@
 """The patient on the vendor's wire, which has two names for one object: each server takes one of them.
 
 Servers of July 2026 read `patient_details`, those of August `session_details`. A create drops the other name
-without a word, a PATCH is refused over it (facts-2.md, Create and PATCH).
+without an error (docs/vendor.md#patient-names), a PATCH is refused because of it
+(docs/vendor.md#patch-unknown-fields).
 """
 
 from typing import Any, Literal, Protocol
@@ -19,15 +20,16 @@ OTHER_FIELD: dict[PatientField, PatientField] = {
     "patient_details": "session_details",
     "session_details": "patient_details",
 }
-# 400 is what servers answer, 422 what their documentation says (facts-2.md, PATCH).
+# Servers answer 400, their documentation says 422 (docs/vendor.md#patch-unknown-fields).
 _FIELD_REFUSED = frozenset({400, 422})
 _EXTRA_INPUT = b"Extra inputs are not permitted"
 
 
 def patient_details(patient: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Name the patient's id as the vendor does: it indexes by `oid` (seed 000).
+    """Name the patient's id as the vendor does: it indexes by `oid` (docs/vendor.md#patient-oid).
 
-    An empty patient is None: servers of July 2026 wipe the one that they have over `{}` (facts-2.md, PATCH).
+    An empty patient is None: over `{}` servers of July 2026 wipe the one that they have
+    (docs/vendor.md#patch-empty-patient).
     """
     if not patient:
         return None

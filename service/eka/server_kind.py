@@ -69,7 +69,10 @@ def _has_login(answer: WireAnswer) -> bool:
 
 
 def judge(evidence: Evidence) -> ServerKind:
-    """Name the kind; a pure function. A server on premises has never offered streams."""
+    """Name the kind; a pure function.
+
+    A server on premises has never offered streams (docs/vendor.md#discovery-no-stream).
+    """
     if evidence.has_client_login:
         return "hosted"
     if "stream" in _listed(evidence.document, "capabilities", "upload_methods"):

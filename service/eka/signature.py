@@ -1,4 +1,4 @@
-"""The vendor's webhook signature: `t=<unix>,v1=<hex>`, HMAC-SHA256 over `{t}.{body}` (facts.md, Webhooks)."""
+"""The vendor's webhook signature: HMAC-SHA256 over `{t}.{body}` (docs/vendor.md#webhook-signature)."""
 
 import hashlib
 import hmac

@@ -1,4 +1,4 @@
-"""The vendor's side of a live stream (seed 004), by the `websockets` client."""
+"""The vendor's side of a live stream (docs/vendor.md#stream), by the `websockets` client."""
 
 import asyncio
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Our webhook subscriptions at the vendor: Connect's, and those of protocol v0.1 (facts.md, Webhooks)."""
+"""Our webhook subscriptions: those of Connect and of protocol v0.1 (docs/vendor.md#subscriptions)."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,7 +15,8 @@ from service.eka.client import EkaClient
 from service.eka.wire import WireAnswer, check
 
 CONNECT_PATH = "/notification/v1/connect/webhook/subscriptions"
-# The only event of EkaScribe that Connect publishes; an unknown name may be refused.
+# The only event of EkaScribe that Connect publishes (docs/vendor.md#webhook-gaps); an unknown name may be
+# refused.
 CONNECT_EVENTS = ["v2rx.completed"]
 # The endings. Starts and ends of sessions are our own doing.
 PROTOCOL_EVENTS = ["session.completed", "session.partial", "session.failed", "session.expired"]

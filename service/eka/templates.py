@@ -1,7 +1,7 @@
 """The vendor's two lists of templates: the protocol's own, and that of its template API.
 
-Both on-prem servers answer 500 to the protocol's list and serve the other (facts-2.md, Templates); the list
-that answered is asked first from then on, so that a server's permanent 500 is seen once a process.
+Both on-prem servers answer 500 to the protocol's list and serve the other (docs/vendor.md#template-lists);
+the list that answered is asked first from then on, so that a server's permanent 500 is seen once a process.
 """
 
 import re

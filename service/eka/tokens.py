@@ -1,7 +1,8 @@
 """Access tokens: one login or refresh of an account at a time across all replicas.
 
-A refresh token is single-use, and two refreshes that race end in a forced logout (facts.md, Accounts and
-tokens). So the right to get new tokens is a lease in PostgreSQL, tied to the generation they replace.
+A refresh token is single-use, and two refreshes that race end in a forced logout
+(docs/vendor.md#refresh-once). So the right to get new tokens is a lease in PostgreSQL, tied to the generation
+they replace.
 Tokens know whose they are: those of credentials that were changed meanwhile are neither used nor refreshed.
 """
 
@@ -29,8 +30,9 @@ _CLIENT_PATHS: dict[Operation, str] = {
     "login": "/connect-auth/v1/account/login",
     "refresh": "/connect-auth/v1/account/refresh-token",
 }
-# A server on premises, since August 2026. A refresh there may give the same refresh token back, which soon is
-# refused: that is followed by a login, as any refresh that fails.
+# A server on premises, since August 2026 (docs/vendor.md#login-user). A refresh there may give the same
+# refresh token back, which is refused soon (docs/vendor.md#refresh-window): then a login follows, as after
+# any refresh that fails.
 _USER_PATHS: dict[Operation, str] = {
     "login": "/connect-auth/v1/login",
     "refresh": "/connect-auth/v1/refresh",

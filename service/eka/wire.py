@@ -27,7 +27,7 @@ from service.http_bounds import BoundedBackend, ContentEncodingError, Unfolding
 from service.memory import VENDOR_ANSWERS_BYTES, Held, Memory
 from service.tracing import fail, span, trace_headers
 
-# Get Session holds a request for up to 14 s (facts.md, Sessions): reading must wait longer than that.
+# Get Session holds a request for up to 14 s (docs/vendor.md#long-poll): reading must wait longer than that.
 TIMEOUT = httpx2.Timeout(connect=5.0, read=25.0, write=20.0, pool=5.0)
 # How many connections there are is the gates' matter (service/eka/gate.py): a bound over all accounts would
 # let one whose calls hang take them from the others.

@@ -55,7 +55,7 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Return whether an address belongs to the public Internet, tunnels unwrapped.
 
     `is_global` alone is not enough: it is true for NAT64-wrapped loopback, site-local, IPv4-compatible and
-    multicast addresses (pitfalls, Calling destinations). What is not known to be public is refused.
+    multicast addresses (docs/libraries.md#guard-addresses). What is not known to be public is refused.
     """
     if isinstance(address, IPv4Address):
         if any(address in network for network in _REFUSED_V4):

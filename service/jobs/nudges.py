@@ -66,7 +66,7 @@ def redis_errors() -> tuple[type[Exception], ...]:
 
 
 def open_redis(url: str) -> "ArqRedis":
-    """Make a client that connects when it is first used and never waits long (pitfalls, arq)."""
+    """Make a client that connects at its first use and never waits long (docs/libraries.md#redis-hangs)."""
     from arq.connections import ArqRedis  # noqa: PLC0415 - a tenth of a start, and not needed to answer
     from redis.asyncio import ConnectionPool  # noqa: PLC0415
 

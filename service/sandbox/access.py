@@ -14,7 +14,7 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 
 
 def require_token(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard: refuse a call without a good token, in the words of the character (recordings).
+    """Guard: refuse a call without a good token in the character's words (docs/vendor.md#refusal-words).
 
     A session of another account is 404, as one that does not exist.
     """
@@ -29,7 +29,7 @@ def require_token(connection: Connection, _: BaseRouteHandler) -> None:
 
 
 def only_hosted(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard: 404 on premises, where these paths are advertised at most (facts-2, Discovery, login)."""
+    """Guard: 404 on premises, where these paths are only advertised (docs/vendor.md#discovery-webhooks)."""
     if not connection.app.state.vendor.settings.is_hosted:
         raise not_found()
 
@@ -41,7 +41,7 @@ def only_july(connection: Connection, _: BaseRouteHandler) -> None:
 
 
 def only_august(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Guard: the users' login is August's alone; July asks for its token first."""
+    """Guard: only August has the users' login; July asks for its token (docs/vendor.md#fixed-token)."""
     vendor: VendorState = connection.app.state.vendor
     if vendor.settings.is_july:
         require_token(connection, handler)

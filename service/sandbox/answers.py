@@ -1,4 +1,4 @@
-"""The vendor's error bodies; three shapes occur (facts, Sessions)."""
+"""The vendor's error bodies (docs/vendor.md#error-shapes)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def unexpected_error(session_id: str) -> VendorError:
 
 
 def unsupported_audio(content_type: str) -> VendorError:
-    """400 for a MIME type that is not on the list letter by letter (facts, Audio)."""
+    """400 for a MIME type that is not on the list letter by letter (docs/vendor.md#mime-letters)."""
     message = f"Audio format '{content_type}' is not supported"
     details = {"provided_format": content_type, "supported_formats": list(AUDIO_FORMATS)}
     return plain_error(400, "invalid_audio_format", message, details)

@@ -19,7 +19,7 @@ _LONGEST_ROUNDING_SECONDS = 0.021
 
 
 def pcm_seconds(size_bytes: int, sample_rate: int) -> float:
-    """Seconds of 16-bit mono PCM (seed 004)."""
+    """Seconds of 16-bit mono PCM (docs/vendor.md#stream)."""
     return size_bytes / (PCM_BYTES_PER_SAMPLE * sample_rate)
 
 

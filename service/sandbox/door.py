@@ -55,7 +55,7 @@ class _WatchedSend:
 
 
 async def _answer_preflight(scope: Scope, _: Receive, send: Send) -> None:
-    """Allow every origin, with credentials, as the on-prem servers do (recordings)."""
+    """Allow every origin, with credentials, as the on-prem servers do (docs/vendor.md#client-cors)."""
     asked = dict(scope["headers"])
     headers = [
         (b"vary", _VARY),

@@ -34,7 +34,7 @@ class AudioFacts:
 
 
 def read_audio(session: Session) -> AudioFacts:
-    """Read back and measure the first copy of every chunk (facts, Audio: the first bytes are transcribed)."""
+    """Read back and measure the copy of every chunk that is transcribed (docs/vendor.md#first-copy)."""
     chunks = session.ordered_chunks()
     digest, webm, slices = hashlib.sha256(), bytearray(), 0
     known: list[float | None] = []

@@ -162,7 +162,7 @@ def _write_results(vendor: VendorState, session: Session, facts: AudioFacts, out
 
 
 def _documents_to_make(vendor: VendorState, session: Session) -> list[Document]:
-    """Choose what End Session makes: on-prem what create asked for, in place, hosted anew each time."""
+    """Choose what End Session makes: on-prem in place, hosted anew each time (docs/vendor.md#end-twice)."""
     settings = vendor.settings
     requested = [each for each in session.documents if each.requested and each.current and not each.deleted]
     if not settings.is_hosted:

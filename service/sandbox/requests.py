@@ -40,7 +40,7 @@ def user_of(request: VendorRequest) -> str:
 
 
 def wants_form(request: VendorRequest) -> bool:
-    """Whether the caller wants the upload address as an object (facts, Sessions)."""
+    """Whether the caller wants the upload address as an object (docs/vendor.md#upload-url)."""
     return request.query_params.get("version") == "v2" or "flavour" in request.headers
 
 
@@ -61,7 +61,7 @@ async def read_object(request: VendorRequest, *, required: bool = False) -> dict
 
 
 def usable_session(vendor: VendorState, session_id: str) -> Session:
-    """Find the session; `VendorError` 404 when unknown, 500 after a PATCH of `additional_data` (facts)."""
+    """Find the session; `VendorError` 404 when unknown, 500 if broken (docs/vendor.md#patch-metadata)."""
     session = vendor.session(session_id)
     if session.broken:
         raise unexpected_error(session_id)

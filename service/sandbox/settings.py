@@ -41,15 +41,15 @@ class Endpoint(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class VendorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How the stand-in vendor behaves; every field can be changed while it runs.
 
-    `character` "hosted" follows the seeds and the public documentation, the two others the recordings of the
-    vendor's on-prem servers. Durations are seconds, sizes bytes.
+    `character` "hosted" follows the vendor's documentation, the two others what was recorded of its on-prem
+    servers (docs/vendor.md#differences). Durations are seconds, sizes bytes.
     `transcript_with_filter` None means: as the character does (hosted yes, on-prem no).
     `stream_base_url` is where streams live if not here.
     Each of `clients` is an account of its own; `token_accounts` maps static tokens to one of them. `users`
     log in with a password to "onprem-2026-08" and share one account.
     `outcomes` maps session ids to an outcome and wins over `outcome`; the beginning of a template id wins
     over both for its document (`processing.PREFIXES`). Templates starting with "no_such" do not exist.
-    `makes_documents` false is what the server of August 2026 really does: requested documents stay pending.
+    `makes_documents` false is what the server of August 2026 really does (docs/vendor.md#never-made).
     """
 
     character: CharacterName = "hosted"
@@ -119,7 +119,7 @@ class VendorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def filtered_answers_carry_transcript(self) -> bool:
-        """Whether Get Session with a `template_id` repeats the transcript (facts, Sessions)."""
+        """Whether a filtered answer repeats the transcript (docs/vendor.md#filtered-transcript)."""
         if self.transcript_with_filter is None:
             return self.is_hosted
         return self.transcript_with_filter

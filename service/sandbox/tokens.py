@@ -29,8 +29,8 @@ class _Refresh:
 class TokenDesk:
     """Issues and checks tokens.
 
-    In `hosted` a refresh token spent twice logs its client out (facts, Accounts). The user login of August
-    gives a spent one back for `refresh_reuse_seconds` instead (facts-2, Discovery, login).
+    In `hosted` a refresh token spent twice logs its client out (docs/vendor.md#refresh-once). The user login
+    of August gives a spent one back for `refresh_reuse_seconds` instead (docs/vendor.md#refresh-window).
     """
 
     settings: VendorSettings
@@ -94,7 +94,7 @@ class TokenDesk:
                 known.used_at -= seconds
 
     def check(self, authorization: str | None) -> Caller:
-        """Say whose token it is; `VendorError` in the words of the character (recordings)."""
+        """Say whose token it is; `VendorError` in the character's words (docs/vendor.md#refusal-words)."""
         scheme, _, token = (authorization or "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:

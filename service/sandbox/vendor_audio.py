@@ -21,7 +21,7 @@ from service.sandbox.vendor_state import VendorState
 from service.sandbox.vendor_webhooks import announce_event
 
 _FILE_NAME = re.compile(r"^\S+_(\d+)\.([A-Za-z0-9]+)$")
-# The type that the on-prem server complains of when it found none (facts-2, Upload).
+# The type that the on-prem server complains of when it found none (docs/vendor.md#mime-by-extension).
 _NEVER_SENT = "audio/webm"
 _SHORTEST_RECORDING = 64
 _FIRST_BYTES = (b"ID3", b"OggS", b"\xff")
@@ -32,7 +32,7 @@ _FORMAT_OF_EXTENSION = {extension: name for name, extension in reversed(AUDIO_FO
 async def upload_audio(
     request: VendorRequest, session_id: FromPath[str], file_name: FromPath[str]
 ) -> Response[dict[str, Any]]:
-    """Upload Audio (seed 002): the body is streamed to a file and hashed, of any size by default."""
+    """Store an upload of any size, by default (docs/vendor.md#upload, docs/vendor.md#chunk-limits)."""
     vendor = vendor_of(request)
     try:
         session, number, extension, content_type = _check_upload(vendor, request, session_id, file_name)
@@ -83,7 +83,7 @@ def _check_upload(
 
 
 async def _refuse_noise(session: Session, recording: Recording) -> None:
-    """Answer 500 to a `single` recording that is no audio; a chunk is never looked at (facts-2, Upload)."""
+    """Answer 500 to a `single` recording that is no audio; any chunk is taken (docs/vendor.md#single)."""
     data = await asyncio.to_thread(recording.path.read_bytes)
     known = data.startswith(_FIRST_BYTES) or data[4:8] == b"ftyp"
     if recording.seconds is None and not (known and recording.size >= _SHORTEST_RECORDING):
@@ -91,7 +91,7 @@ async def _refuse_noise(session: Session, recording: Recording) -> None:
 
 
 def _read_type(vendor: VendorState, sent: str, file_name: str) -> str:
-    """Say which type counts: on-prem one that is no audio at all is replaced by the extension's (facts-2)."""
+    """Say which type counts: on-prem not one that is no audio at all (docs/vendor.md#mime-by-extension)."""
     sent = sent.strip()
     is_audio = sent.lower().startswith("audio/")
     if sent and (is_audio or vendor.settings.is_hosted):

@@ -31,7 +31,7 @@ async def read_blob(
     expires: FromQuery[str] = "",
     token: FromQuery[str] = "",
 ) -> Response[str]:
-    """Answer the plain text of a document; the address is enough, no token is looked at (facts-2)."""
+    """Answer the plain text of a document; the address is the permission (docs/vendor.md#presigned)."""
     path = f"{day}/{session_id}/documents/{file_name}"
     _, document = _find(vendor_of(request), path, expires, token)
     if document.content is None:
@@ -48,7 +48,7 @@ async def write_blob(
     expires: FromQuery[str] = "",
     token: FromQuery[str] = "",
 ) -> Response[str]:
-    """Store the content of a document; its status and its path stay as they are (facts-2)."""
+    """Store a document's content; its status and path stay as they are (docs/vendor.md#documents-api)."""
     path = f"{day}/{session_id}/documents/{file_name}"
     session, document = _find(vendor_of(request), path, expires, token)
     document.content = (await request.body()).decode("utf-8", "replace")
@@ -67,7 +67,7 @@ def _find(vendor: VendorState, path: str, expires: str, token: str) -> tuple[Ses
 
 @post(f"/voice/v1/blob-upload/{BUCKET}", request_max_body_size=None)
 async def upload_form(request: VendorRequest) -> Response[None]:
-    """Take an upload by form: fields first, then `file`; names are `1.mp3`, `2.mp3` … (facts)."""
+    """Take an upload by form: fields first, then the file `1.mp3` and so on (docs/vendor.md#form-upload)."""
     vendor = vendor_of(request)
     form = await request.form()
     prefix, expires, token = (

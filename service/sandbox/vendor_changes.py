@@ -37,13 +37,14 @@ _CHANGEABLE = frozenset({
     "processing_status",
 })  # fmt: skip
 _FORMATS = ("html", "json", "markdown")
-# What the on-prem server of August answers to process/template, whatever token was sent (facts-2).
+# The answer of the on-prem server of August to process/template, whatever token was sent
+# (docs/vendor.md#no-uuid-claim).
 _NO_UUID = {"detail": "JWT missing uuid claim"}
 
 
 @patch("/voice/v1/sessions/{session_id:str}")
 async def update_session(request: VendorRequest, session_id: FromPath[str]) -> Response[dict[str, Any]]:
-    """PATCH of a session (facts, Sessions; facts-2, PATCH)."""
+    """Change or cancel a session (docs/vendor.md#patch, docs/vendor.md#cancel)."""
     vendor = vendor_of(request)
     body = await read_object(request)
     if not vendor.settings.is_hosted:
@@ -73,6 +74,7 @@ def _check_fields(settings: VendorSettings, body: dict[str, Any]) -> None:
 
 
 def _check_hints(settings: VendorSettings, session: Session, hints: list[str]) -> None:
+    """Answer 500 to a language that the server does not know (docs/vendor.md#patch-languages)."""
     known = settings.traits.languages
     if not settings.is_hosted and not all(each in known or each.partition("-")[0] in known for each in hints):
         raise unexpected_error(session.session_id)
@@ -101,7 +103,7 @@ def _apply(vendor: VendorState, session: Session, body: dict[str, Any]) -> None:
 
 
 def _change_templates(vendor: VendorState, session: Session, templates: list[str]) -> None:
-    """Change the list; on-prem no document, old or new, is made afterwards (facts-2, PATCH)."""
+    """Change the list; on-prem no document is made afterwards (docs/vendor.md#patch-templates)."""
     session.templates = templates
     if not vendor.settings.is_hosted:
         session.templates_patched = True
@@ -115,7 +117,7 @@ def _change_templates(vendor: VendorState, session: Session, templates: list[str
 
 @post("/voice/v1/sessions/{session_id:str}/end")
 async def end_session(request: VendorRequest, session_id: FromPath[str]) -> Response[dict[str, Any]]:
-    """End Session (seed 003) without a guard: every call answers 202 and processes again (facts, End)."""
+    """End a session: every call answers 202 and processes again (docs/vendor.md#end-twice)."""
     vendor = vendor_of(request)
     settings = vendor.settings
     session = usable_session(vendor, session_id) if settings.is_hosted else vendor.session(session_id)
@@ -152,7 +154,7 @@ async def process_template(
     template_id: FromPath[str] = "",
     document_id: FromQuery[str | None] = None,
 ) -> Response[dict[str, Any]]:
-    """Another document of a session (facts, Sessions; facts-2, Further documents)."""
+    """Make another document of a session (docs/vendor.md#process-template)."""
     vendor = vendor_of(request)
     session = usable_session(vendor, session_id)
     if vendor.settings.is_hosted:

@@ -12,7 +12,7 @@ from service.sandbox.requests import VendorRequest, base_url, vendor_of
 
 @get("/voice/v1/.well-known/medscribealliance")
 async def discover(request: VendorRequest) -> Response[dict[str, Any]]:
-    """Answer the discovery document, with URLs on the host that was asked (recordings)."""
+    """Answer the discovery document, with URLs on the host that was asked (docs/vendor.md#discovery)."""
     base, settings = base_url(request), vendor_of(request).settings
     traits = settings.traits
     methods = ["chunked", "single", *(["stream"] if settings.is_hosted else [])]

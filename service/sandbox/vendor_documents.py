@@ -1,4 +1,4 @@
-"""The documents API: documents by their own id, whatever session they belong to (facts-2, Documents)."""
+"""The documents API: documents by their own id, whatever their session (docs/vendor.md#documents-api)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def read_document(request: VendorRequest, document_id: FromPath[str]) -> R
 
 @delete(f"{_PATH}/{{document_id:str}}", status_code=200)
 async def delete_document(request: VendorRequest, document_id: FromPath[str]) -> Response[dict[str, Any]]:
-    """Delete a document; Get Session with its id still shows it (facts-2, Erasure)."""
+    """Delete a document; Get Session with its id still shows it (docs/vendor.md#document-deleted)."""
     vendor = vendor_of(request)
     session, document = _find(vendor, document_id, document_id, user_of(request))
     message = "Document already deleted" if document.deleted else "Document deleted successfully"
@@ -92,7 +92,8 @@ async def publish_document(
 
 def _find(vendor: VendorState, document_id: str, about: str, user: str) -> tuple[Session, Document]:
     found = vendor.find_document(document_id)
-    # August hides the documents of another user, though not the session's transcript (facts-2).
+    # August hides the documents of another user, though not the session's transcript
+    # (docs/vendor.md#other-user).
     if found is None or (vendor.settings.is_august and found[0].owner != user):
         raise _missing(document_id, about)
     return found

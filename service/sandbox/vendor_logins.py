@@ -21,9 +21,10 @@ _COOKIE_SECONDS = 2_592_000
 
 @post("/connect-auth/v1/account/login")
 async def log_in(request: VendorRequest) -> Response[dict[str, Any]]:
-    """Login with `client_id` and `client_secret` (facts, Accounts); a `sharing_key` is accepted unchecked.
+    """Login with `client_id` and `client_secret` (docs/vendor.md#login-client).
 
-    On premises this path asks for a token first, and is then not there (recordings).
+    A `sharing_key` is accepted unchecked. On premises this path asks for a token first, and is then not
+    there.
     """
     vendor = vendor_of(request)
     if not vendor.settings.is_hosted:
@@ -36,7 +37,7 @@ async def log_in(request: VendorRequest) -> Response[dict[str, Any]]:
 
 @post("/connect-auth/v1/account/refresh-token")
 async def refresh_token(request: VendorRequest) -> Response[dict[str, Any]]:
-    """Issue the next pair of tokens; in August this path does what the users' own does (facts-2)."""
+    """Issue the next pair of tokens; in August as the users' own path does (docs/vendor.md#login-user)."""
     vendor = vendor_of(request)
     body = await read_object(request)
     if vendor.settings.is_august:
@@ -50,7 +51,7 @@ async def refresh_token(request: VendorRequest) -> Response[dict[str, Any]]:
 
 @post("/connect-auth/v1/login", guards=[only_august])
 async def log_in_user(request: VendorRequest) -> Response[dict[str, Any]]:
-    """Login with user name and password: 15 minutes, and cookies too (facts-2)."""
+    """Login with user name and password: 15 minutes, and cookies too (docs/vendor.md#login-user)."""
     vendor = vendor_of(request)
     username, password = await _read_user(request)
     return _answer_user(vendor, username, vendor.tokens.login_user(username, password))
@@ -78,7 +79,7 @@ async def refresh_user(request: VendorRequest) -> Response[dict[str, Any]]:
 
 @post("/connect-auth/v1/logout", guards=[only_august])
 async def log_out(request: VendorRequest) -> Response[dict[str, Any]]:
-    """Log out; the refresh token still works for a minute (facts-2)."""
+    """Log out; the refresh token still works for a minute (docs/vendor.md#refresh-window)."""
     body = await read_object(request)
     vendor_of(request).tokens.log_out_user(body.get("refresh_token"))
     return Response({"status": "success"}, status_code=200, cookies=_cookies("", "", 0))

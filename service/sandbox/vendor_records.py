@@ -49,9 +49,10 @@ class Recording:
 
 @dataclass
 class Chunk:
-    """One stored audio file; the transcript keeps the `first` copy, storage the `latest` (facts, Audio).
+    """One stored audio file; the transcript keeps the `first` copy, storage the `latest`.
 
-    A chunk that came `by_form` is not counted before the end (facts-2, Upload).
+    Only the first is ever transcribed (docs/vendor.md#first-copy). A chunk that came `by_form` is not counted
+    before the end (docs/vendor.md#form-upload).
     """
 
     number: int

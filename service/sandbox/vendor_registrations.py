@@ -20,7 +20,7 @@ _PROTOCOL_PATH = "/voice/v1/webhooks"
 
 @post(_CONNECT_PATH, guards=[only_hosted, require_token])
 async def subscribe(request: VendorRequest) -> Response[dict[str, Any]]:
-    """Register a Connect webhook; an endpoint already registered is 400 (facts, Webhooks)."""
+    """Register a Connect webhook; an endpoint already registered is 400 (docs/vendor.md#subscriptions)."""
     known, body = vendor_of(request).connect_subscriptions, await read_object(request)
     endpoint = body.get("endpoint")
     if not isinstance(endpoint, str) or not endpoint:

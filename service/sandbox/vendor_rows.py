@@ -15,7 +15,7 @@ from service.sandbox.view_parts import BUCKET, list_audio, presign
 
 
 def view_record(vendor: VendorState, session: Session, *, presigned: bool) -> tuple[int, dict[str, Any]]:
-    """Write the session record; its HTTP status is 202 while any document is in progress (facts-2)."""
+    """Write the session record; 202 while any document is in progress (docs/vendor.md#session-record)."""
     settings = vendor.settings
     shown = [each for each in session.every_document() if each.current and not each.deleted]
     shown.sort(key=lambda each: each.created_at, reverse=True)
@@ -28,7 +28,7 @@ def view_record(vendor: VendorState, session: Session, *, presigned: bool) -> tu
         "expires_at": int(session.expires_at),
         "upload_url": session.upload_url,
         "user_status": session.user_status,
-        # The same word for a failed, a pending and a finished session (facts-2).
+        # The same word for a failed, a pending and a finished session (docs/vendor.md#session-record).
         "status": "processed" if session.committed else "initialized",
         "transfer": "vaded",
         "flavour": session.flavour,
@@ -76,7 +76,7 @@ def _view_document(
 
 
 def view_requested(settings: VendorSettings, session: Session) -> dict[str, Any]:
-    """List the requested templates; a PATCH of them loses the documents' ids (facts-2, PATCH)."""
+    """List the requested templates; a PATCH loses the documents' ids (docs/vendor.md#patch-templates)."""
     if session.templates_patched:
         return {"visual": [{"template_id": each} for each in session.templates]}
     more = {"codification_needed": False} if settings.is_july else {}
@@ -95,7 +95,7 @@ def view_requested(settings: VendorSettings, session: Session) -> dict[str, Any]
 
 
 def view_row(vendor: VendorState, session: Session) -> dict[str, Any]:
-    """Write the whole internal row, patient included, as history and PATCH answer it (facts-2)."""
+    """Write the whole internal row, as history and PATCH answer it (docs/vendor.md#internal-row)."""
     settings = vendor.settings
     user, client = describe_user(vendor, session.owner), settings.traits.client_id
     row: dict[str, Any] = {

@@ -42,7 +42,7 @@ _POLL_STEP_SECONDS = 0.5
 
 @post("/voice/v1/sessions")
 async def create_session(request: VendorRequest) -> Response[dict[str, Any]]:
-    """Create Session (seed 000)."""
+    """Create a session (docs/vendor.md#create)."""
     vendor = vendor_of(request)
     body = await read_object(request, required=not vendor.settings.is_hosted)
     form = wants_form(request)
@@ -98,7 +98,7 @@ def _check_create(vendor: VendorState, body: dict[str, Any], session_id: Any, *,
 
 
 def _check_languages(vendor: VendorState, hints: list[str], session_id: str) -> None:
-    """Refuse a create without one language that the server knows; July takes any (facts-2, Create)."""
+    """Refuse a create without a known language; July takes any (docs/vendor.md#languages-required)."""
     settings = vendor.settings
     if settings.is_july:
         return
@@ -160,7 +160,7 @@ def _choose_upload_url(vendor: VendorState, base: str, session_id: str, stream: 
 
 
 def _choose_patient(vendor: VendorState, body: dict[str, Any]) -> dict[str, Any] | None:
-    """Take the field that the character knows; on-prem the other is dropped without a word (facts-2)."""
+    """Take the field that the character knows, and drop the other on-prem (docs/vendor.md#patient-names)."""
     patient: dict[str, Any] | None = body.get(vendor.settings.traits.patient_field)
     if vendor.settings.is_hosted:
         return patient or body.get("session_details")
@@ -174,9 +174,9 @@ async def get_session(
     template_id: FromQuery[str | None] = None,
     document_id: FromQuery[str | None] = None,
 ) -> Response[dict[str, Any]]:
-    """Get Session (seed 001); it holds a 202 for up to `long_poll_seconds`, unless nothing was ended yet.
+    """Get Session; it holds a 202 for up to `long_poll_seconds`, unless nothing was ended yet.
 
-    A filtered 202 is held even before the end (facts-2, Get Session).
+    A filtered 202 is held even before the end (docs/vendor.md#long-poll, docs/vendor.md#filtered-pending).
     """
     vendor = vendor_of(request)
     session = usable_session(vendor, session_id)

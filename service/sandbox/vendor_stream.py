@@ -24,7 +24,7 @@ VendorSocket = WebSocket[Any, Any, State]
 
 @websocket("/voice/v1/stream/sessions/{stream_id:str}/audio")
 async def stream_audio(socket: VendorSocket, stream_id: FromPath[str]) -> None:
-    """Stream Audio (seed 004): binary PCM or the JSON envelope; no authorization, the id is the capability.
+    """Take a stream: binary PCM or JSON frames; its id is the permission (docs/vendor.md#stream).
 
     After a `stop` the socket is closed with 1000; a frame that is neither format closes it with 1003.
     """

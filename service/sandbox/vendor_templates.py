@@ -1,4 +1,4 @@
-"""The templates API (facts-2, Templates)."""
+"""The templates API (docs/vendor.md#template-lists)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def list_templates(request: VendorRequest) -> Response[dict[str, Any]]:
 
 @get("/voice/v1/templates")
 async def list_protocol_templates(request: VendorRequest) -> Response[dict[str, Any]]:
-    """The protocol's own list, which both on-prem servers answer with 500 (facts-2)."""
+    """Refuse the protocol's own list with 500, as both on-prem servers do (docs/vendor.md#template-lists)."""
     if vendor_of(request).settings.is_hosted:
         raise not_found()
     raise plain_error(500, "internal_error", "Failed to retrieve templates")

@@ -87,7 +87,7 @@ async def read_transaction(request: VendorRequest, session_id: FromPath[str]) ->
 
 @patch(_PATH)
 async def report_processing(request: VendorRequest, session_id: FromPath[str]) -> Response[dict[str, Any]]:
-    """Take the pipeline's callback, which any token of the account may send (facts-2).
+    """Take the pipeline's callback, which any token of the account may send (docs/vendor.md#callback).
 
     July turns a reported failure into a failure of every document, without a reason; August changes none.
     """
@@ -115,7 +115,7 @@ def _fail_all(vendor: VendorState, session: Session) -> None:
 
 @delete(_PATH, status_code=200)
 async def delete_transaction(request: VendorRequest, session_id: FromPath[str]) -> Response[dict[str, Any]]:
-    """Hide a session; its documents can still be read by their ids (facts-2, Erasure)."""
+    """Hide a session; its documents can still be read by their ids (docs/vendor.md#session-deleted)."""
     vendor = vendor_of(request)
     session = vendor.session(session_id)
     if vendor.settings.is_august and session.owner != user_of(request):

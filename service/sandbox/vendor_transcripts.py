@@ -1,4 +1,4 @@
-"""Transcripts that a client uploads, and their translation: convert-to-template (facts-2)."""
+"""Transcripts that a client uploads, and their translation (docs/vendor.md#convert)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Target:
 
 
 def write_event(shape: Shape, event: str, session_id: str, data: dict[str, Any]) -> dict[str, Any]:
-    """Write the event in one of the published shapes (facts, Webhooks); `event` is its full name."""
+    """Write the event in a published shape (docs/vendor.md#webhook-shapes); `event` is its full name."""
     now = time.time()
     common = {"client_id": "sandbox", "business_id": _BUSINESS_ID}
     if shape == "nested":
@@ -137,7 +137,7 @@ def announce_outcome(vendor: VendorState, session: Session) -> None:
 
 
 def announce_event(vendor: VendorState, session: Session, event: str, **data: object) -> None:
-    """Send one of the events that the on-prem server of July has; the other characters have none of them."""
+    """Send an event that only the on-prem server of July has (docs/vendor.md#webhook-events)."""
     settings = vendor.settings
     if not settings.webhooks_enabled or not settings.is_july:
         return

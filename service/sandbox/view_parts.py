@@ -20,7 +20,10 @@ _KEY = secrets.token_bytes(32)
 
 
 def view_patient(settings: VendorSettings, session: Session) -> dict[str, Any]:
-    """Give the patient under the character's own name; on-prem null without one, hosted no field (seeds)."""
+    """Give the patient under the character's own name (docs/vendor.md#patient-names).
+
+    Without a patient the field is null on-prem, and absent in hosted.
+    """
     name = settings.traits.patient_field
     if settings.is_hosted:
         return {} if session.patient is None else {name: session.patient}
@@ -28,7 +31,7 @@ def view_patient(settings: VendorSettings, session: Session) -> dict[str, Any]:
 
 
 def view_upload_url(session: Session, *, form: bool) -> Any:
-    """Give the string, or the form object to those who want it; `single` has no form (facts-2, Create)."""
+    """Give the string, or the form object to those who ask for it (docs/vendor.md#upload-url)."""
     return form_upload(session) if form and session.upload_type == "chunked" else session.upload_url
 
 
@@ -111,7 +114,7 @@ def view_entry(
 
 
 def view_times(settings: VendorSettings, session: Session) -> dict[str, Any]:
-    """Give `completed_at`; null on the first look where the settings say so (facts, Sessions)."""
+    """Give `completed_at`; null on the first look where the settings say so (docs/vendor.md#completed-at)."""
     hides = settings.completed_at_null_first and not session.completed_shown
     session.completed_shown = True
     ended_at = session.completed_at

@@ -1,4 +1,7 @@
-"""Get Session: a filtered answer speaks of its document, an unfiltered one of the session (facts-2)."""
+"""Get Session: a filtered answer speaks of its document, an unfiltered one of the session.
+
+See docs/vendor.md#filtered-document.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ class Viewer:
         }
 
     def _is_gone(self) -> bool:
-        # Neither on-prem server ever says 410 by itself (facts-2, Expiry); a forced ending does.
+        # Neither on-prem server ever says 410 by itself (docs/vendor.md#never-410); a forced ending does.
         if self.session.status == "expired":
             return self.settings.answer_410
         return self.settings.is_hosted and self.settings.answer_410 and self.session.is_expired()
@@ -156,7 +159,7 @@ class Viewer:
         ]
 
     def _transcript(self) -> str:
-        """Give the newest transcript: a translation takes the place of the original (facts-2)."""
+        """Give the newest transcript: a translation replaces the original (docs/vendor.md#translation)."""
         made = [each for each in self.session.documents if each.kind == TRANSCRIPT_FILTER]
         ready = [each for each in (self.session.transcript, *made) if each.status == GOOD]
         newest = ready[-1] if ready else self.session.transcript
@@ -205,7 +208,7 @@ class Viewer:
         }
 
     def _completed(self, entries: list[Any], transcript: str) -> dict[str, Any]:
-        # No detection: the first two letters of the first hint (facts-2, Create).
+        # No detection: the first two letters of the first hint (docs/vendor.md#language-detected).
         language = self.session.languages[0][:2] if self.session.languages else "en"
         return {**self._results("completed", entries, transcript), "language_detected": language}
 

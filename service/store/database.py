@@ -42,7 +42,7 @@ def _decode_jsonb(value: bytes) -> Any:
 
 
 async def _keep(_: "Connection[Record]") -> None:
-    """Spare the round trip that resets a connection: no session state is ever set (pitfalls)."""
+    """Spare the round trip that resets a connection: no state is ever set (docs/libraries.md#pool-reset)."""
 
 
 class Database:

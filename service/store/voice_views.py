@@ -16,7 +16,7 @@ from service.store.queries import sql
 from service.store.results import open_details, open_sealed_data, open_transcript
 from service.store.sealing import Keyring
 
-# Names of the vendor's, `audio_0.wav`; it lists the files without their base (seed 003).
+# How we name files at the vendor, `audio_0.wav`; it lists them without their base (docs/vendor.md#end).
 _FILE_BASE = "audio_"
 
 

@@ -59,7 +59,7 @@ async def test_only_what_changed_is_sent_and_the_rest_stays(house: Bridge) -> No
     assert (await change(house, before["id"], languages=["hi"])).json() == before | {"languages": ["hi"]}
     seen = await house.seen(before["id"])
     assert (seen["patient"], seen["templates"]) == ({"oid": "PAT-1"}, ["eka_emr_template"])
-    # additional_data in a PATCH would break the session (facts.md): later calls still work.
+    # additional_data in a PATCH would break later calls (docs/vendor.md#patch-metadata): they still work.
     assert (await house.put(before["id"], 0)).status_code == 200
     assert (await house.end(before["id"], chunks=1)).status_code == 202
 

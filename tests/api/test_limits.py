@@ -167,7 +167,7 @@ async def test_a_way_of_sending_audio_that_is_not_offered_is_refused_before_any_
 async def test_before_discovery_is_known_a_stream_is_taken_and_a_500_loses_nothing(
     database_url: str, redis_url: str
 ) -> None:
-    """A server on premises answers 500 to the create call, and has made the session (facts-2.md, Create)."""
+    """A server on premises answers a create with 500 and has made the session (docs/vendor.md#create-500)."""
     async with open_bridge(database_url, redis_url) as bridge:
         await bridge.fault(WELL_KNOWN, status=500, times=None)
         failed = {"status": "failed", "error": {"code": "unexpected_error", "message": "An error"}}

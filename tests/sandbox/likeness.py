@@ -35,7 +35,7 @@ OF_A_KIND = frozenset({
     "x-scribe-expires",
     "x-scribe-token",
 })  # fmt: skip
-# The vendor's own pipeline writes this at its leisure (facts, Sessions).
+# The vendor's pipeline writes this now or later (docs/vendor.md#completed-at).
 NOW_OR_LATER = frozenset({"completed_at"})
 # Stand for ids of ours that the conversation learns as they come.
 IDS = frozenset({"document_id", "template_id", "id"})

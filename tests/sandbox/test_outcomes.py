@@ -1,4 +1,7 @@
-"""What a filtered and an unfiltered Get Session say of each outcome, in each character (facts-2)."""
+"""A filtered and an unfiltered Get Session of each outcome, in each character.
+
+See docs/vendor.md#filtered-document and docs/vendor.md#partial-success.
+"""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ async def test_a_sequence_whose_upload_is_unclear_may_get_other_bytes_later_unde
     await house.rows.chunks.expire_lease(session_id, 0, make_lease())
     assert (await house.claim_chunk(session_id, 0, b"other")).lease is None
     await house.rows.chunks.expire_lease(session_id, 0, lease)
-    # Another name would be a second file at the vendor (facts.md, Audio).
+    # Another name would be a second file at the vendor (docs/vendor.md#stored-by-number).
     assert (await house.claim_chunk(session_id, 0, b"other", file_name="audio_0.ogg")).lease is None
     assert (await house.claim_chunk(session_id, 0, b"other")).lease is not None
 

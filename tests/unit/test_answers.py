@@ -24,7 +24,8 @@ RESULTS = {
     and "/sessions/" in each["request"]["path"]
     and each["response"]["status"] in {200, 202, 206, 410}
 }
-# What a reader of facts.md expects of each: state, whether it carries the transcript, how documents stand.
+# Expected of each: state, whether it carries the transcript, how documents stand. A failed session has no
+# fields for either (docs/vendor.md#failed-shape).
 EXPECTED = {
     "get.initialized_with_files": ("open", False, {}),
     "conc.get_before_end": ("open", False, {}),

@@ -62,7 +62,7 @@ REFUSED = [
 ]
 
 
-def test_the_supported_formats_are_those_of_the_seed():
+def test_the_supported_formats_are_the_published_ones():
     assert set(SUPPORTED) == set(SEED_002)
 
 

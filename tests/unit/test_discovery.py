@@ -194,7 +194,7 @@ async def test_a_look_that_fails_leaves_the_last_good_copy_and_is_repeated_after
         assert (await found.limits()).service_name == "back"
 
 
-async def test_without_any_good_copy_the_seeds_serve():
+async def test_without_any_good_copy_the_published_values_serve():
     vendor = Vendor(503)
     async with discovery(vendor) as (found, _):
         assert await found.limits() == SEED_LIMITS

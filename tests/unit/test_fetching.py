@@ -212,7 +212,7 @@ async def test_a_failed_template_makes_the_session_partial_and_is_told():
 
 
 async def test_a_partial_answer_is_not_shown_as_a_completed_one():
-    # 206 says that something failed (seed 001), even where no template of ours tells what.
+    # 206 says that something failed (docs/vendor.md#status-codes), even where no template of ours tells what.
     desk = Desk()
     desk.script(UNFILTERED, make_result("partial", make_document(NOTE), transcript="half of the words"))
     await desk.run()

@@ -1,4 +1,4 @@
-"""Destinations must not lead into our own network (pitfalls, Calling destinations)."""
+"""Destinations must not lead into our own network (docs/libraries.md#guard-addresses)."""
 
 from __future__ import annotations
 

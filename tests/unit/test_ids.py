@@ -22,7 +22,7 @@ def test_an_id_is_its_prefix_and_letters_and_digits_that_nobody_can_guess(prefix
     assert len(made) == 500
     for each in made:
         assert re.fullmatch(prefix + r"[a-z0-9]{20,}", each)
-        # `ses_` and letters and digits, 16 to 32 characters: contract and seed 000.
+        # `ses_` and letters and digits, 16 to 32 characters (docs/vendor.md#id-length).
         assert 16 <= len(each) <= 32
     # Every place of the random part varies: nothing of it is a counter or a clock.
     places = list(zip(*(each.removeprefix(prefix) for each in made), strict=True))

@@ -1,4 +1,4 @@
-"""Accounts on premises: the server's own login, and which refusals ask for it (recordings `auth.*`)."""
+"""Accounts on premises: the server's login, and refusals that ask for it (docs/vendor.md#refusal-words)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A create and an end reach the vendor once, whatever becomes of the answers (facts.md, Sessions and End)."""
+"""A create and an end reach the vendor once, whatever becomes of the answers.
+
+See docs/vendor.md#create-twice and docs/vendor.md#end-twice.
+"""
 
 from __future__ import annotations
 

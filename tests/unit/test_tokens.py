@@ -1,4 +1,4 @@
-"""One login or refresh at a time, however many ask (facts.md, Accounts and tokens)."""
+"""One login or refresh at a time, however many ask (docs/vendor.md#refresh-once)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server whose filtered and unfiltered answers contradict each other, as its recordings show."""
+"""A server whose filtered and unfiltered answers contradict each other (docs/vendor.md#filtered-document)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ async def authenticate_client(connection: ASGIConnection[Any, Any, Any, Any], _:
     The key may come as `Authorization: Bearer`, as `X-API-Key`, or as the specification's examples have it,
     `Authorization: X-API-Key …`. Raises InvalidRequest, Unauthenticated or RateLimited.
     Without any it is 403 `missing_token`, with a bad or old one 401 `token_expired`, as at the vendor
-    (facts.md, Accounts): official clients log in again after a 401.
+    (docs/vendor.md#refusal-words): official clients log in again after a 401 (docs/vendor.md#client-python).
     """
     check_version(connection)
     check_texts(connection)

@@ -1,4 +1,7 @@
-"""From a session's row to Get Session's answer: status and shape follow its state (seed 001, facts.md)."""
+"""Makes Get Session's answer from a session's row; its state decides status and shape.
+
+The vendor's own answers are the model (docs/vendor.md#status-codes, docs/vendor.md#expired-body).
+"""
 
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -33,12 +36,12 @@ _HTTP_STATUS: dict[Status, int] = {
 
 
 def show_time(moment: datetime) -> str:
-    """Spell a time as the seeds do: whole seconds, UTC, `Z`."""
+    """Spell a time as the vendor does: whole seconds, UTC, `Z` (docs/vendor.md#times)."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def show_patient(patient: dict[str, Any] | None) -> dict[str, Any] | UnsetType:
-    """Name a patient's id as the protocol does (seed 000)."""
+    """Name a patient's id as the protocol does, `oid` (docs/vendor.md#patient-oid)."""
     if not patient:
         return UNSET
     details = {name: value for name, value in patient.items() if name != "id"}
@@ -81,7 +84,7 @@ def show_session(
 
 
 def _protocol(state: VoiceState) -> dict[str, Any]:
-    """What the vendor adds to `additional_data`: how the session was asked for."""
+    """Return how the session was asked for, as the vendor does (docs/vendor.md#protocol-metadata)."""
     words = state.details.protocol
     is_stream = state.upload == "stream"
     return {

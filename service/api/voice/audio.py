@@ -1,4 +1,4 @@
-"""The door for audio by file name: POST /voice/v1/sessions/{id}/audio/{file_name} (seed 002)."""
+"""Uploads by file name: POST /voice/v1/sessions/{id}/audio/{file_name} (docs/vendor.md#upload)."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ from service.domain.ids import SessionId
 from service.domain.records import AudioFormat, Principal
 from service.eka.audio_formats import normalise_audio_format
 
-# `<base>_<number>.<extension>` (seed 002), or `<number>.<extension>` as the TypeScript client names them.
+# `<base>_<number>.<extension>` (docs/vendor.md#upload), or `<number>.<extension>`, as the TypeScript client
+# names files (docs/vendor.md#client-forms).
 _NUMBERED = re.compile(r"(?:.*_)?([0-9]{1,5})\.[A-Za-z0-9]{1,8}")
 _EXTENSIONS = frozenset({"webm", "wav", "ogg", "mp4", "m4a", "mp3"})
 _SAYS_NOTHING = frozenset({"", "application/octet-stream", "binary/octet-stream"})
@@ -108,7 +109,8 @@ async def keep_file(
 def choose_format(file_name: str, content_types: Sequence[str], listed: Sequence[str]) -> AudioFormat:
     """Name the format by the first Content-Type that says something, else by the extension.
 
-    The vendor stores a file under the extension of its name (facts.md, Audio), so that one is kept.
+    The vendor stores a file under the extension of its name (docs/vendor.md#stored-by-number), so that one
+    is kept.
     """
     extension = file_name.rpartition(".")[2].lower()
     said = next((each for each in content_types if each.strip().lower() not in _SAYS_NOTHING), "")

@@ -11,8 +11,8 @@ from service.api.admission import place_of
 from service.api.spool import Spool, content_length, memory_for, read_body
 from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 
-# One official client posts a form labelled `audio/webm;codecs=opus`, without a boundary (facts.md, last
-# line). No audio format begins so.
+# One official client posts a form labelled `audio/webm;codecs=opus`, without a boundary
+# (docs/vendor.md#client-bare-form). No audio format begins so.
 _FORM_HEAD = re.compile(
     rb"--([^\r\n]{1,200})\r\n(?:[^\r\n]{1,1000}\r\n){0,4}?content-disposition:[ \t]*form-data", re.IGNORECASE
 )

@@ -27,9 +27,9 @@ async def patch_session(
 ) -> VoiceSessionPatched:
     """Change a session before its end, or cancel it.
 
-    `additional_data` is accepted and dropped, like every unknown field: the vendor breaks a session over it
-    (facts.md, Sessions). A client that sends nothing else is therefore not refused after the end, but it is
-    told that a session has expired.
+    `additional_data` is accepted and dropped, like every unknown field: it breaks a session at the vendor
+    (docs/vendor.md#patch-metadata). A client that sends nothing else is therefore not refused after
+    the end, but it is told that a session has expired.
     """
     asked = read_json(body, PatchVoiceSession)
     statuses = {asked.user_status, asked.processing_status} - {None}
@@ -69,7 +69,7 @@ async def process_template(
 async def process_requested_template(
     services: NamedDependency[Services], who: NamedDependency[Principal], session_id: FromPath[str]
 ) -> TemplateAsked:
-    """Ask for a document of the first template of the session anew, as EkaScribe does (facts-2.md)."""
+    """Ask for another document of the session's first template (docs/vendor.md#process-template)."""
     state = await services.voice.session(who.tenant_id, SessionId(session_id))
     if not state.templates:
         raise InvalidRequest("is needed: the session was created without templates", field="template_id")

@@ -17,7 +17,7 @@ from service.api.rates import FIELDS
 from service.api.voice.errors import VERSION_HEADER, is_protocol
 
 _METHODS = b"GET, POST, PATCH, OPTIONS"
-# What official clients send, in the order in which it is answered (facts.md).
+# The headers that official clients send, in the order of our answer (docs/vendor.md#client-cors).
 _HEADERS = ("authorization", "content-type", "flavour", "x-timezone", VERSION_HEADER)
 _EXPOSED = ", ".join(("etag", "retry-after", "x-request-id", VERSION_HEADER, *FIELDS)).encode()
 # Which version of the protocol an answer is of, on every one of them (specification, section 3.3).

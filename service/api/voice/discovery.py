@@ -1,4 +1,4 @@
-"""The discovery document: what we take, and where, for whoever asks (facts.md, the last section)."""
+"""Our discovery document, with what official clients demand of it (docs/vendor.md#client-discovery)."""
 
 from litestar import Response, get
 from litestar.di import NamedDependency

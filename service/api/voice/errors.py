@@ -1,7 +1,7 @@
 """Errors for clients of the protocol: the same errors as everywhere, in the protocol's own envelope.
 
-Every answer is first made as a problem, by the one table of problems.py, and then told in the words that the
-protocol and the vendor use (seed 002, facts.md).
+Every answer is first made as a problem, by the one table of problems.py, and then put into the words that the
+protocol and the vendor use (docs/vendor.md#upload-errors, docs/vendor.md#error-shapes).
 """
 
 from collections.abc import Callable

@@ -24,7 +24,7 @@ _FILE_NAME = "${filename}"
 
 
 def wants_form(request: Request[Any, Any, Any]) -> bool:
-    """Whether the client posts forms: it says so by `?version=v2` or a `flavour` header (facts.md)."""
+    """Whether the client posts forms: by `?version=v2` or a `flavour` header (docs/vendor.md#upload-url)."""
     return request.query_params.get("version") == "v2" or "flavour" in request.headers
 
 

@@ -24,7 +24,7 @@ _MOST_ID_CHARACTERS = 64
 async def log_in(
     request: Request[Any, Any, Any], services: NamedDependency[Services]
 ) -> Response[LoggedIn] | Response[LoginRefused]:
-    """Answer a token of half an hour, without a refresh token (facts.md, What official clients demand).
+    """Answer a token of half an hour, without a refresh token (docs/vendor.md#client-python).
 
     Failures are counted by the `client_id` that was given. The right secret is never refused for the failures
     of others: whoever knows a tenant's id could lock it out, and secrets of 256 random bits are not guessed.

@@ -1,4 +1,4 @@
-"""The doors of /voice/v1/sessions: create, end, get, patch, and a further document (seeds 000, 001, 003)."""
+"""The routes of /voice/v1/sessions: create, end, get, patch, and a further document."""
 
 from typing import Any
 

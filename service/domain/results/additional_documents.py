@@ -37,7 +37,7 @@ class Made(Struct, frozen=True):
 def find_made(result: VendorResult, template_id: TemplateId, known: frozenset[str]) -> Made | None:
     """Return what an answer says of a document that may have been asked for; None: it was not.
 
-    With the filter, 202 means that this one document is pending (facts.md, Sessions).
+    With the filter, 202 means that this one document is pending (docs/vendor.md#filtered-pending).
     """
     if result.state == "processing":
         return Made(None)

@@ -14,8 +14,10 @@ UNFILTERED_TRIES = 3
 async def conclude(unit: SettleUnit, clock: Clock) -> bool:
     """Release what is complete, and settle the session once every template is settled; true for events.
 
-    A document waits for the transcript that goes with it: for the filtered answers, then for the unfiltered
-    call, but not for longer than a few tries of it. No call's outage holds back another's document.
+    A document waits for the transcript that goes with it: for the filtered answers, which need not hold it
+    (docs/vendor.md#filtered-transcript), then for the unfiltered call, which can hold it while documents are
+    pending (docs/vendor.md#early-transcript), but not for longer than a few tries of it. No call's outage
+    holds back another's document.
     """
     if unit.is_final:
         await _restate(unit)

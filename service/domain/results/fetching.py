@@ -36,7 +36,7 @@ from service.domain.results.recording import (
 
 log = structlog.get_logger()
 
-# Get Session may hold a request for 14 s; a login may come before it.
+# Get Session may hold a request for 14 s (docs/vendor.md#long-poll); a login may come before it.
 CALL_DEADLINE_SECONDS = 40.0
 LEASE_SECONDS = 45.0
 # A vendor that cannot be asked is waited for: it may have made the document meanwhile.

@@ -27,12 +27,13 @@ from service.domain.results.conclusion import close, conclude
 from service.domain.results.events import missing_document, settle
 from service.domain.results.verdicts import is_good, judge_filtered, judge_unfiltered, seconds_left
 
-# The vendor keeps audio for 24 h: a document that it has not made by then it never will.
+# The vendor keeps audio for 24 h (docs/vendor.md#audio-24-hours): a document that it has not made by then it
+# never will.
 GIVE_UP_PENDING_SECONDS = 86_400.0
 # However long we were away ourselves, nothing is given up before it was asked for so often.
 GIVE_UP_AFTER_TRIES = 8
 # A filtered call answers 202 for ever where the transcription failed: after two minutes the unfiltered one
-# knows.
+# knows (docs/vendor.md#transcription-failed).
 OVERDUE_SECONDS = 120.0
 # The vendor counts from when it was told of the end, a little later than we do.
 _OVERDUE_AT_VENDOR_SECONDS = OVERDUE_SECONDS + 5.0

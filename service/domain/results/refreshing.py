@@ -10,8 +10,8 @@ from service.domain.errors import NotFound, SessionErased, SessionNotFinished
 from service.domain.ids import SessionId, TenantId
 from service.domain.ports import Nudges
 
-# An official client polls each second: its looks are answered by at most one call to the vendor in so many
-# seconds.
+# An official client polls each second (docs/vendor.md#client-polling): its looks are answered by at most one
+# call to the vendor in so many seconds.
 _HURRY_SECONDS = 5.0
 
 

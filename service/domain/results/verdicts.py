@@ -1,9 +1,10 @@
 """Judges what an answer of the vendor means for one template's documents, and how long that is doubted.
 
-A filtered answer speaks of one document and can be wrong about its session; the reason of a failure stands
-in the unfiltered answer only, and the two contradict each other (docs/vendor.md). So everything but a plain
-success with content is a verdict that the unfiltered answer must confirm, some for a while, before an EMR
-is told.
+A filtered answer speaks of one document and can be wrong about its session
+(docs/vendor.md#filtered-document). The reason of a failure stands in the unfiltered answer only
+(docs/vendor.md#failure-reason), and the two contradict each other (docs/vendor.md#overdue-documents). So
+everything but a plain success with content is a verdict that the unfiltered answer must confirm, some for a
+while, before an EMR is told.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ OVER: frozenset[VendorState] = frozenset({"completed", "partial"})
 
 # `failed`: the vendor says so, and both answers agree or a reason is given. `unexplained`: only the
 # unfiltered answer says so and gives no reason, while the filtered one says that the document is still
-# being made. `empty`: called a success, with nothing in it. `unknown`: a status that is new on the wire.
-# `absent`: not listed.
+# being made. `empty`: called a success, with nothing in it (docs/vendor.md#empty-success). `unknown`: a
+# status that is new on the wire (docs/vendor.md#unknown-status). `absent`: not listed.
 _CONFIRMED_AFTER_SECONDS: dict[Verdict, float] = {
     "failed": 0.0,
     "absent": 10.0,

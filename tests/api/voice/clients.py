@@ -1,4 +1,4 @@
-"""Clients of the protocol, written from what facts.md lists that official ones demand of a server.
+"""Clients of the protocol, written from the demands of official ones (docs/vendor.md#client-python).
 
 Each refuses what the official client would refuse; a demand that is not met fails the test where it shows.
 """

@@ -1,4 +1,4 @@
-"""Uploads by file name: numbers, formats, forms in disguise, and the refusals of seed 002."""
+"""Uploads by file name: numbers, formats, forms in disguise, and refusals (docs/vendor.md#upload-errors)."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ async def test_a_second_client_finds_the_same_rows(house: Bridge) -> None:
 
 
 async def test_a_single_file_is_a_chunk_at_the_vendor_which_a_repeat_overwrites(house: Bridge) -> None:
-    """A `single` file that is sent twice doubles the dictation (facts-2.md, Upload): none is ever sent."""
+    """A `single` file that is sent twice doubles the dictation (docs/vendor.md#single): none is ever sent."""
     session = await begin(house, upload_type="single")
     await house.fault(f"{session}/audio/", when="after", mode="reset")
     assert (await upload(house, session, "whole recording.wav")).status_code == 200

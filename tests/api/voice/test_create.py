@@ -1,4 +1,4 @@
-"""Create through the protocol: seed 000's answer, defaults, ids of the client's choosing, mistakes."""
+"""Create through the protocol: the documented answer (docs/vendor.md#create), defaults, ids, mistakes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_a_client_chooses_an_id_once(house: Bridge) -> None:
     taken = await create(house, session_id=chosen, templates=["clinical_notes_template"])
     envelope(taken, 409, "txn_already_initialized")
     seen = await house.seen(chosen)
-    assert seen["creates"] == 1  # a second one damages the first (facts.md)
+    assert seen["creates"] == 1  # docs/vendor.md#create-twice
     assert seen["templates"] == ["eka_emr_template"]
     assert (await house.session(chosen))["status"] == "created"
 

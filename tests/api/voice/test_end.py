@@ -1,4 +1,4 @@
-"""End through the protocol: seed 003's answer, the guard that the vendor lacks, and once only."""
+"""End through the protocol: the documented answer (docs/vendor.md#end), and once only."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ FOUND: dict[str, dict[str, Any]] = {
 _SESSION = re.compile(r"ses_[A-Za-z0-9_]{12,28}")
 _UNKNOWN = "ses_does_not_exist_000"
 
-# Same status; of the shape, ours leaves out what is null and adds what seeds and clients want besides.
+# Same status; our shape leaves out what is null and adds fields that are documented or that clients want.
 SAME = [
     "create.chunked_ok",
     "create.docs_example_exact",
@@ -54,11 +54,11 @@ DIFFERENT = {
     # Spellings that the world uses are normalised instead.
     "upload.plain_audio_webm": 200,
     "upload.audio_mpeg": 200,
-    # A name without a number breaks the vendor's server; here it is the client's mistake.
+    # A name without a number is a 500 there (docs/vendor.md#names-refused); here it is the client's mistake.
     "upload.no_sequence": 400,
     # Other bytes under a stored name: the vendor would keep the first transcript without a word.
     "upload.repeat_same_name_other_bytes": 409,
-    # The seeds say 10 MB; that server checked nothing.
+    # The documentation says 10 MB; that server checked nothing (docs/vendor.md#chunk-limits).
     "upload.over_10MB": 413,
     # The count is checked: a file that got lost must not be missed in a note.
     "end.wrong_count": 409,
