@@ -25,14 +25,14 @@ from litestar.types import ASGIApp, Receive, Send
 from service.api.answer_memory import AnswerMemory, AnswerPermit, begin_answer
 from service.api.body_times import timed
 from service.api.early_answers import tell
-from service.api.load_metrics import IN_WORK, REFUSED, SPOOL, SPOOL_LIMIT
+from service.api.load_metrics import IN_WORK, REFUSED, SPOOL, SPOOL_LIMIT, WEBHOOKS
 from service.api.request_ids import ANSWER_MADE
 from service.api.request_kinds import kind_of
 from service.api.strain import Strain
 from service.api.strangers import Strangers
 from service.bounded_http import MOST_CONNECTIONS
 from service.connection_owners import belongs_to, cut_unread
-from service.domain.errors import BridgeError, Overloaded
+from service.domain.errors import BridgeError, CallerMistake, Overloaded
 from service.domain.ids import TenantId
 from service.domain.watch import MOST_PLACES, share_of
 from service.memory import UPLOADS_BYTES, Memory
@@ -266,6 +266,8 @@ class Admission:
             if ahead is not None:
                 receive = await ahead.read_ahead(scope, receive)
         except BridgeError as refused:
+            if kind == "webhooks" and isinstance(refused, CallerMistake):
+                WEBHOOKS.labels("refused").inc()
             await tell(scope, refused, send)
             return
         answer = AnswerPermit(self._answers, partial(cut_unread, scope))

@@ -23,3 +23,8 @@ GIVEN_UP = Counter(
     "Requests given up before it was known who sent them, by what they used up.",
     ("reason",),
 )
+WEBHOOKS = Counter(
+    "ekabridge_webhooks",
+    "Webhooks of EkaScribe by what became of them; failed ones come again.",
+    ("outcome",),
+)

@@ -11,10 +11,10 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import PathParameter
 from litestar.response.base import ASGIResponse
 from msgspec import Struct
-from prometheus_client import Counter
 
 from service.api.access import provide_services
 from service.api.admission import take_place
+from service.api.load_metrics import WEBHOOKS
 from service.api.problems import documented
 from service.api.request_kinds import REQUEST_KIND
 from service.api.services import Services
@@ -29,11 +29,6 @@ _MOST_BYTES = 65_536
 _MOST_SHOWN = 64
 _SIGNATURE_HEADERS = ("eka-webhook-signature", "x-msa-signature")
 
-WEBHOOKS = Counter(
-    "ekabridge_webhooks",
-    "Webhooks of EkaScribe by what became of them; failed ones come again.",
-    ("outcome",),
-)
 # From 0 on: a rate does not see the first of a series that begins with it.
 _COUNTED = {
     outcome: WEBHOOKS.labels(outcome) for outcome in ("accepted", "duplicate", "ignored", "refused", "failed")

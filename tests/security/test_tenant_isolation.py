@@ -39,6 +39,7 @@ OBJECTS: dict[Route, dict[str, Any]] = {
     ("GET", "/v1/sessions/{session_id}/events"): {},
     ("PUT", "/v1/sessions/{session_id}/audio/{sequence}"): _WAV,
     ("POST", "/v1/sessions/{session_id}/documents"): {"json": {"template_id": "soap"}},
+    ("POST", "/v1/sessions/{session_id}/refresh"): {},
     ("GET", "/v1/documents/{document_id}"): {},
     ("GET", "/v1/deliveries/{delivery_id}"): {},
     ("POST", "/v1/deliveries/{delivery_id}/retry"): {},
