@@ -36,7 +36,7 @@ ENDLESS = {
     "trailers": (CHUNKED + b"1\r\na\r\n0\r\n", b"X-A: aaaaaaaaaaaaaaaa\r\n" * 500),
 }
 # A peer that sends as fast as it can is given up long before the time of a call is over.
-QUICKLY = 5.0
+QUICKLY = 10.0  # half of the time-out that an endless answer would run into
 
 
 @pytest.fixture(autouse=True)
