@@ -37,20 +37,28 @@ class _RefusedError(Exception):
 
 
 class _Door:
-    """The transport as a request sees it: to close it is to part with the client in order."""
+    """The transport as a request sees it: to close it is to part with the client in order.
+
+    It knows its connection while that is open: two that know each other for ever are garbage to look for.
+    """
 
     def __init__(self, connection: "BoundedHttp") -> None:
-        self._connection = connection
+        self._connection: BoundedHttp | None = connection
+
+    def leave(self) -> None:
+        self._connection = None
 
     def write(self, data: bytes) -> None:
-        self._connection.written_bytes += len(data)
-        self._connection.transport.write(data)
+        if self._connection is not None:
+            self._connection.written_bytes += len(data)
+            self._connection.transport.write(data)
 
     def is_closing(self) -> bool:
-        return self._connection.is_parting
+        return self._connection is None or self._connection.is_parting
 
     def close(self) -> None:
-        self._connection.part()
+        if self._connection is not None:
+            self._connection.part()
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -152,6 +160,9 @@ class BoundedHttp(HttpToolsProtocol):
         """It is over."""
         self._timer.cancel()
         self._owners.forget(self)
+        self._door.leave()
+        scope: Any = getattr(self, "scope", {})
+        scope.pop(CONNECTION, None)
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:

@@ -48,6 +48,7 @@ class AnswerPermit:
 
     def leave(self) -> None:
         """The answer is sent, or nobody wants it any more."""
+        self._cut = None  # it knows the request, which knows this: garbage would be left behind
         if self.size:
             self._memory.give_back(self, self.size)
 
