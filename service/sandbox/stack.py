@@ -132,7 +132,8 @@ def _environment(stack: Stack, embedded: Embedded) -> dict[str, str]:
     }
     # What was set for this run (a log level, a schedule) wins over what the stack would choose.
     given = {name: value for name, value in os.environ.items() if name.startswith("EKABRIDGE_")}
-    fixed = {"DATABASE_URL", "REDIS_URL", "EKA_BASE_URL", "EKA_CLIENT_ID", "EKA_CLIENT_SECRET", "EKA_TOKEN"}
+    own_account = {"EKA_CLIENT_ID", "EKA_CLIENT_SECRET", "EKA_SHARING_KEY", "EKA_TOKEN", "EKA_USERNAME"}
+    fixed = {"DATABASE_URL", "REDIS_URL", "EKA_BASE_URL", "EKA_PASSWORD"} | own_account
     chosen = {name: value for name, value in given.items() if name.removeprefix("EKABRIDGE_") not in fixed}
     return inherited | {f"EKABRIDGE_{name}": value for name, value in settings.items()} | chosen
 
