@@ -156,8 +156,8 @@ class OutcomeRun:
             play.session_id = created.json()["id"]
             if play.case.outcome is not None:
                 self.vendor.settings.outcomes[play.session_id] = play.case.outcome
+            play.ended_at = self.now()  # a webhook can be quicker than the answer to the end
             await speak(api, play.session_id)
-            play.ended_at = self.now()
 
     # -- Time -------------------------------------------------------------------------------------
 
