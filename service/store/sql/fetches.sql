@@ -6,11 +6,13 @@ FROM unnest($3::text[]) AS template_id
 ON CONFLICT (session_id, template_id) DO NOTHING;
 
 -- name: claim
--- Leases calls that are due, of one session or of any, but not of these accounts; a lease that ran out is due again.
+-- Leases calls that are due, of one session or of any, but not of these accounts, nor of a `tenant:` that is named; a
+-- lease that ran out is due again.
 WITH due AS (
     SELECT id FROM fetches f
     WHERE status = 'pending' AND next_at <= now() AND ($1::text IS NULL OR session_id = $1)
-      AND ($4::text[] = '{}' OR NOT EXISTS (SELECT 1 FROM sessions s WHERE s.id = f.session_id AND s.account = ANY($4)))
+      AND ($4::text[] = '{}' OR 'tenant:' || f.tenant_id <> ALL($4)
+           AND NOT EXISTS (SELECT 1 FROM sessions s WHERE s.id = f.session_id AND s.account = ANY($4)))
     ORDER BY next_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 UPDATE fetches f SET lease = gen_random_uuid(), next_at = now() + make_interval(secs => $3),
