@@ -12,8 +12,8 @@ from service.forwarding.guard import (
     AddressForbiddenError,
     GuardedBackend,
     GuardedTransport,
-    NameUnresolvedError,
 )
+from service.forwarding.lookups import NameUnresolvedError
 from service.http_bounds import ContentEncodingError, content_pieces
 
 log = structlog.get_logger()

@@ -26,8 +26,8 @@ from service.forwarding.guard import (
     AddressForbiddenError,
     GuardedBackend,
     GuardedTransport,
-    NameUnresolvedError,
 )
+from service.forwarding.lookups import NameUnresolvedError
 from service.forwarding.patience import Call, Patience
 from service.forwarding.tokens import DestinationTokens, TokenRefusedError, TokenUnavailableError
 from service.http_bounds import ContentEncodingError, content_pieces

@@ -16,7 +16,7 @@ from msgspec import Struct
 from schemas.destinations import OAuth2
 from service.domain.ids import DestinationId
 from service.domain.ports import Clock
-from service.forwarding.guard import NameUnresolvedError
+from service.forwarding.lookups import NameUnresolvedError
 from service.http_bounds import ContentEncodingError, content_pieces
 
 _FETCH_SECONDS = 10.0
