@@ -290,7 +290,7 @@ def _fetch_shares(places: int) -> list[Share[FetchJob]]:
     """Return what one account of EkaScribe may hold, and what one tenant on an account that many share."""
 
     def tenant_of(job: FetchJob) -> str | None:
-        return None if job.account == job.tenant_id else f"tenant:{job.tenant_id}"
+        return None if job.account == Account(job.tenant_id) else f"tenant:{job.tenant_id}"
 
     return [
         Share(holder_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2)),

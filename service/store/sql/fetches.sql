@@ -6,8 +6,7 @@ FROM unnest($3::text[]) AS template_id
 ON CONFLICT (session_id, template_id) DO NOTHING;
 
 -- name: claim
--- Leases calls that are due, of one session or of any, but not of these accounts, nor of a `tenant:` that is named; a
--- lease that ran out is due again.
+-- Leases calls that are due, or whose lease ran out, of one session or of any, but of no account or `tenant:…` in $4.
 WITH due AS (
     SELECT id FROM fetches f
     WHERE status = 'pending' AND next_at <= now() AND ($1::text IS NULL OR session_id = $1)
