@@ -354,3 +354,12 @@ def test_a_missing_or_null_field_costs_nothing(body):
 )
 def test_times_are_utc_and_what_is_none_is_none(text, moment):
     assert read_time(text) == moment
+
+
+def test_a_list_of_odd_entries_is_told_once() -> None:
+    """A line in the log for each took six seconds and 30 MB for the entries of half a megabyte."""
+    before = UNKNOWN.labels("get.templates")._value.get()
+    result = read_session(200, b'{"status": "completed", "templates": [' + b",".join([b"7"] * 1000) + b"]}")
+    assert UNKNOWN.labels("get.templates")._value.get() == before + 1
+    (warning,) = result.warnings
+    assert warning.code == "vendor_field_unexpected"
