@@ -27,10 +27,10 @@ from service.eka.wire import make_http_client
 from service.forwarding.guard import (
     AddressForbiddenError,
     GuardedBackend,
-    NameUnresolvedError,
     check_destination,
     resolve,
 )
+from service.forwarding.lookups import NameUnresolvedError
 from service.forwarding.sender import HttpSender
 from service.forwarding.tokens import TokenRefusedError, TokenUnavailableError
 from service.settings import SERVICE, Settings, SettingsError, load_settings

@@ -172,7 +172,7 @@ class WorkerProcess:
             size=2 * places,
             claim=keys.gated(claim_fetches),
             run=traced_fetch(fetch_and_follow),
-            shares=[Share(holder_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2))],
+            shares=_fetch_shares(places),
         )
 
         async def claim_owed(_: SessionId | None, limit: int) -> list[OwedCall]:
@@ -284,6 +284,19 @@ class WorkerProcess:
         elif isinstance(error, BaseException):
             log.error("listening_failed", **failure(error))
         await pause(self._stopping, _RECONNECT_SECONDS)
+
+
+def _fetch_shares(places: int) -> list[Share[FetchJob]]:
+    """Return what one account of EkaScribe may hold, and what one tenant on an account that many share."""
+
+    def tenant_of(job: FetchJob) -> str | None:
+        return None if job.account == Account(job.tenant_id) else f"tenant:{job.tenant_id}"
+
+    return [
+        Share(holder_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2)),
+        # A claim may go past it: three quarters at most, so that the others of the account find some.
+        Share(holder_of=tenant_of, places=max(1, places // 2), at_a_time=max(1, places // 4)),
+    ]
 
 
 def _delivery_shares() -> list[Share[DeliveryJob]]:

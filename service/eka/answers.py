@@ -55,6 +55,7 @@ _DOCUMENT_STATUSES: dict[str, VendorDocumentStatus] = {
 }
 # Words joined by underscores: anything else might be somebody's name.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+){1,8}")
+_MAX_DOCUMENTS = 500
 _MAX_REASONS = 20
 _MAX_MESSAGE_CHARACTERS = 1000
 
@@ -116,10 +117,11 @@ def _state(status_code: int, fields: Fields, *, has_content: bool) -> VendorStat
 
 
 def _documents(fields: Fields) -> list[VendorDocument]:
-    return [
-        _document(template_id, entry, fields)
-        for template_id, entry in _entries(fields.values.get("templates"), fields)
-    ]
+    entries = _entries(fields.values.get("templates"), fields)
+    if len(entries) > _MAX_DOCUMENTS:
+        # All are stored in one transaction, which holds the session's row.
+        fields.note("templates.count", None)
+    return [_document(template_id, entry, fields) for template_id, entry in entries[:_MAX_DOCUMENTS]]
 
 
 def _entries(templates: Any, fields: Fields) -> list[tuple[str, Any]]:

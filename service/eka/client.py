@@ -228,26 +228,29 @@ class EkaClient:
         """Fetch the content of documents that have an address in the place of it."""
         if not any(each.status == "empty" and each.content_url for each in result.documents):
             return result
-        documents = [await self._with_content(each) for each in result.documents]
+        documents = []
+        # Of all documents together: an answer may name any number of addresses.
+        left = MAX_CONTENT_BYTES
+        for document in result.documents:
+            content = None
+            if document.status == "empty" and document.content_url and left > 0:
+                content = await self._content(document.content_url, left)
+            left -= len(content or b"")
+            # Without content it stays empty, and is asked for again later.
+            documents.append(document if content is None else _with_content(document, content))
         return msgspec.structs.replace(result, documents=documents)
 
-    async def _with_content(self, document: VendorDocument) -> VendorDocument:
-        if document.status != "empty" or not document.content_url:
-            return document
-        content = await self._content(document.content_url)
-        if content is None or is_empty(data := read_content(content)):
-            return document  # asked for again later
-        return msgspec.structs.replace(document, status="success", data=data)
-
-    async def _content(self, url: str) -> bytes | None:
-        if not self.is_vendors(url):
-            return await self._downloads.get(url, MAX_CONTENT_BYTES)
+    async def _content(self, url: str, max_bytes: int) -> bytes | None:
         try:
+            if not self.is_vendors(url):
+                return await self._downloads.get(url, max_bytes)
             answer = await exchange(
-                self._http, "GET", url, operation="content", headers={}, most_bytes=MAX_CONTENT_BYTES
+                self._http, "GET", url, operation="content", headers={}, most_bytes=max_bytes
             )
-        except VendorUnreachable as error:
-            log.warning("download_refused", reason=error.code)
+        except (VendorUnreachable, httpx2.InvalidURL, ValueError) as error:
+            # An address that cannot be read must not cost the answer's other documents.
+            reason = error.code if isinstance(error, VendorUnreachable) else type(error).__name__
+            log.warning("download_refused", reason=reason)
             return None
         return answer.body if answer.status == 200 else None  # noqa: PLR2004
 
@@ -373,6 +376,11 @@ class EkaClient:
                     raise refusal(answer, how_to_mend(account, is_static=renewed is None))
             passage.heard(answer.status, answer.retry_after_seconds)
             return answer
+
+
+def _with_content(document: VendorDocument, content: bytes) -> VendorDocument:
+    data = read_content(content)
+    return document if is_empty(data) else msgspec.structs.replace(document, status="success", data=data)
 
 
 def _authorized(held: HeldToken) -> dict[str, str]:

@@ -86,6 +86,8 @@ class Fields:
 
     def _note(self, name: str, value: object) -> None:
         where = f"{self._where}.{name}"
+        if where in self.odd:
+            return  # once for each answer: a list of 8 MiB can hold millions of odd entries
         note_unknown(where, value if not isinstance(value, str) else "")
         self.odd.append(where)
 

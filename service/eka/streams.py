@@ -109,7 +109,8 @@ class EkaStreams:
         """Refuse an address that patients' voices must not be sent to, whoever put it into an answer."""
         try:
             parts = urlsplit(url)
-            host = parts.hostname
+            host, _ = parts.hostname, parts.port
+            url.encode()
         except ValueError:
             raise VendorFailure("EkaScribe gave an address that cannot be read", sent=False) from None
         if parts.scheme != "wss" and (parts.scheme != "ws" or self._must_be_secure):

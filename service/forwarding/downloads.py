@@ -12,8 +12,9 @@ from service.forwarding.guard import (
     AddressForbiddenError,
     GuardedBackend,
     GuardedTransport,
-    NameUnresolvedError,
 )
+from service.forwarding.lookups import NameUnresolvedError
+from service.http_bounds import ContentEncodingError, content_pieces
 
 log = structlog.get_logger()
 
@@ -45,19 +46,30 @@ class GuardedDownloads:
             return None
         if self._http is None:
             transport = GuardedTransport(GuardedBackend(allow_private=self._allow_private))
-            self._http = httpx2.AsyncClient(transport=transport, timeout=_SECONDS, follow_redirects=False)
+            self._http = httpx2.AsyncClient(
+                transport=transport,
+                timeout=_SECONDS,
+                follow_redirects=False,
+                headers={"accept-encoding": "gzip"},
+            )
         try:
             async with asyncio.timeout(_SECONDS), self._http.stream("GET", url) as answer:
                 if answer.status_code != _OK:
                     log.warning("download_refused", reason=f"http_{answer.status_code}")
                     return None
                 body = bytearray()
-                async for piece in answer.aiter_bytes():
+                async for piece in content_pieces(answer):
                     body += piece
                     if len(body) > max_bytes:
                         log.warning("download_refused", reason="too_large")
                         return None
-        except (AddressForbiddenError, NameUnresolvedError, httpx2.HTTPError, TimeoutError) as error:
+        except (
+            AddressForbiddenError,
+            ContentEncodingError,
+            NameUnresolvedError,
+            httpx2.HTTPError,
+            TimeoutError,
+        ) as error:
             log.warning("download_refused", reason=type(error).__name__)
             return None
         return bytes(body)

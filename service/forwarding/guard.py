@@ -4,13 +4,9 @@ The name is resolved here, every address is checked, and the connection goes to 
 so that DNS cannot change between check and use. Redirects and literals pass through the same door.
 """
 
-import asyncio
 import re
-import socket
 import ssl
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
 
@@ -18,6 +14,7 @@ import httpcore2
 import httpx2
 
 from service.domain.errors import DestinationForbidden
+from service.forwarding.lookups import Lookups, NameUnresolvedError, look_up
 from service.forwarding.pools import PoolsByAddress
 from service.http_bounds import BoundedBackend
 
@@ -28,10 +25,8 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 _REFUSED_V4 = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
 _REFUSED_V6 = IPv6Network("3fff::/20")
 _ISATAP = frozenset({0x00005EFE, 0x02005EFE})
-_DNS_SECONDS = 5.0
-# Threads of their own: a nameserver that never answers holds one for long, and the loop's own resolver, which
-# the vendor's and the database's names need, has but few.
-_LOOKUPS = ThreadPoolExecutor(32, thread_name_prefix="destination-dns")
+# Not the loop's own resolver, whose few threads the names of the vendor and the database need.
+_LOOKUPS = Lookups(look_up)
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _MOST_NAME = 253
 _MOST_PORT = 65_535
@@ -45,10 +40,6 @@ _KEPT_CONNECTIONS = 16
 
 class AddressForbiddenError(Exception):
     """The name resolves to an address that destinations may not have."""
-
-
-class NameUnresolvedError(Exception):
-    """The name has no address."""
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
@@ -86,15 +77,7 @@ def _tunnelled(address: IPv6Address) -> IPv4Address | None:
 
 async def resolve(host: str, port: int) -> list[str]:
     """Return the addresses of a name, as text. Raises NameUnresolvedError."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(_DNS_SECONDS):
-            found = await loop.run_in_executor(
-                _LOOKUPS, partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-            )
-    except (OSError, UnicodeError, TimeoutError) as error:
-        raise NameUnresolvedError(host) from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return await _LOOKUPS.resolve(host, port)
 
 
 def check_addresses(addresses: Iterable[str]) -> None:

@@ -26,10 +26,11 @@ from service.forwarding.guard import (
     AddressForbiddenError,
     GuardedBackend,
     GuardedTransport,
-    NameUnresolvedError,
 )
+from service.forwarding.lookups import NameUnresolvedError
 from service.forwarding.patience import Call, Patience
 from service.forwarding.tokens import DestinationTokens, TokenRefusedError, TokenUnavailableError
+from service.http_bounds import ContentEncodingError, content_pieces
 from service.tracing import note, note_failure, trace_headers
 
 # Enough for a record id or an error code; what an EMR answers beyond it is not read.
@@ -217,7 +218,7 @@ class HttpSender:
             timeout=httpx2.Timeout(self._timeout_seconds),
             follow_redirects=False,
             trust_env=False,
-            headers={"user-agent": "ekabridge"},
+            headers={"user-agent": "ekabridge", "accept-encoding": "gzip"},
         )
 
 
@@ -231,9 +232,9 @@ async def _excerpt(answer: httpx2.Response) -> bytes:
     A note that was accepted with 200 must not be sent again because the words after it stall or are garbled.
     """
     read = bytearray()
-    with contextlib.suppress(httpx2.HTTPError, TimeoutError, OSError):
+    with contextlib.suppress(httpx2.HTTPError, ContentEncodingError, TimeoutError, OSError):
         async with asyncio.timeout(_BODY_SECONDS):
-            async for piece in answer.aiter_bytes():
+            async for piece in content_pieces(answer):
                 read += piece
                 if len(read) >= _MOST_ANSWER_BYTES:
                     break

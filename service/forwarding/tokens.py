@@ -16,7 +16,8 @@ from msgspec import Struct
 from schemas.destinations import OAuth2
 from service.domain.ids import DestinationId
 from service.domain.ports import Clock
-from service.forwarding.guard import NameUnresolvedError
+from service.forwarding.lookups import NameUnresolvedError
+from service.http_bounds import ContentEncodingError, content_pieces
 
 _FETCH_SECONDS = 10.0
 _MOST_ANSWER_BYTES = 64 * 1024
@@ -104,7 +105,14 @@ class DestinationTokens:
         try:
             async with asyncio.timeout(_FETCH_SECONDS):
                 status, body = await self._ask(auth)
-        except (httpx2.HTTPError, httpx2.InvalidURL, NameUnresolvedError, OSError, ValueError) as error:
+        except (
+            httpx2.HTTPError,
+            httpx2.InvalidURL,
+            ContentEncodingError,
+            NameUnresolvedError,
+            OSError,
+            ValueError,
+        ) as error:
             raise TokenUnavailableError(type(error).__name__) from error
         answer = _read(status, body)
         life = _life_seconds(answer.expires_in)
@@ -127,7 +135,7 @@ class DestinationTokens:
         content = urlencode(form).encode()
         async with self._http.stream("POST", auth.token_url, content=content, headers=headers) as answer:
             read = bytearray()
-            async for piece in answer.aiter_bytes():
+            async for piece in content_pieces(answer):
                 read += piece
                 if len(read) > _MOST_ANSWER_BYTES:
                     raise ValueError("the token endpoint's answer is too long")

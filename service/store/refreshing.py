@@ -14,9 +14,14 @@ class RefreshRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def refresh(self, tenant_id: TenantId, session_id: SessionId, actor: str) -> Refreshed | None:
-        """Make the unfiltered call due, with its audit entry; None when the tenant has no such session."""
-        row = await self._database.fetchrow(sql("fetches.refresh"), tenant_id, session_id, actor)
+    async def refresh(
+        self, tenant_id: TenantId, session_id: SessionId, actor: str, seconds: float
+    ) -> Refreshed | None:
+        """Make the unfiltered call due so many seconds after the last one, with its audit entry.
+
+        None when the tenant has no such session.
+        """
+        row = await self._database.fetchrow(sql("fetches.refresh"), tenant_id, session_id, actor, seconds)
         if row is None:
             return None
         return Refreshed(status=row["status"], is_erased=row["is_erased"], is_requested=row["is_requested"])

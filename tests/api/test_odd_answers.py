@@ -65,3 +65,26 @@ async def test_it_is_delivered_and_can_be_read_again(bridge: Bridge, name: str) 
     assert document["data"]
     if "levels" in name:
         assert "bottom" in json.dumps(document["data"])
+
+
+@pytest.mark.parametrize(
+    "address", ["https://[", "https://eka.example:99999/", "https://a b/", "https://" + "a" * 70_000]
+)
+async def test_an_address_that_cannot_be_read_does_not_cost_the_other_documents(
+    bridge: Bridge, address: str
+) -> None:
+    await bridge.add_destination()
+    await bridge.vendor_settings(webhooks_enabled=False)
+    session_id = (await bridge.create(templates=[NOTE, "other_template"]))["id"]
+    await bridge.put(session_id, 0)
+    other = {"status": "success", "document_id": "doc-2", "data": None, "presigned_url": address}
+    body = answer(session_id).replace(
+        '"templates": [', f'"templates": [{json.dumps({"other_template": other})}, '
+    )
+    await bridge.fault(f"{session_id}$", method="GET", times=None, status=200, body=body)
+    await bridge.end(session_id, chunks=1)
+    await bridge.database.execute("UPDATE fetches SET next_at = now() WHERE session_id = $1", session_id)
+    await bridge.start_worker()
+    (received,) = await bridge.received(1)
+    assert received["body"]["type"] == "document.ready"
+    assert received["body"]["data"]["document"]["data"] == {"note": "fever"}

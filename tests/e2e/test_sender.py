@@ -1,6 +1,8 @@
 """What an endpoint may do to us after it has accepted: the status stands, whatever becomes of the body."""
 
 import asyncio
+import gzip
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
@@ -84,6 +86,38 @@ async def test_the_status_stands_whatever_becomes_of_the_body(sender, answer, ha
         outcome = await sender(url)
     assert isinstance(outcome, Answer)
     assert judge(outcome, DeliveryId("msg_1")).kind == kind
+
+
+def nested_gzip() -> bytes:
+    """Some kilobytes of which three decoders on top of each other make 1 GB, and no content."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    # A file's name, which a gzip header may hold and which has no limit.
+    begun = packer.compress(b"\x1f\x8b\x08\x08" + bytes(6)) + packer.flush(zlib.Z_FULL_FLUSH)
+    more = packer.compress(b"a" * 2**20) + packer.flush(zlib.Z_FULL_FLUSH)
+    return gzip.compress(begun + more * 1024)
+
+
+async def test_layers_of_compression_do_not_stop_the_process(sender) -> None:
+    """The library decompresses them in one go: meanwhile no time-out fires, and no other call goes on."""
+    body = nested_gzip()
+    head = f"HTTP/1.1 200 OK\r\ncontent-encoding: gzip, gzip, gzip\r\ncontent-length: {len(body)}\r\n\r\n"
+    over = asyncio.Event()
+
+    async def longest_stop() -> float:
+        longest = 0.0
+        while not over.is_set():
+            looked = monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, monotonic() - looked)
+        return longest
+
+    async with endpoint(head.encode() + body, hangs_up=True) as url:
+        watching = asyncio.create_task(longest_stop())
+        outcome = await sender(url)
+        over.set()
+        assert await watching < 0.5
+    assert isinstance(outcome, Answer)
+    assert outcome.status_code == 200
 
 
 @asynccontextmanager

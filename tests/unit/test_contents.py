@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.domain.ids import DEFAULT_ACCOUNT
+from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED
 from service.eka.contents import MAX_CONTENT_BYTES
 from service.forwarding.downloads import GuardedDownloads
 from tests.unit.calls_to_eka import BASE, ScriptedEka
@@ -60,6 +60,18 @@ async def test_content_on_the_vendor_s_own_host_is_fetched_without_the_token(
 @pytest.mark.parametrize("content", [b"", b"  ", b"{}", 403, 500, b"x" * (MAX_CONTENT_BYTES + 1)])
 async def test_content_that_cannot_be_had_leaves_the_document_empty(content: bytes | int) -> None:
     assert await document_of(Eka(f"{BASE}/blob/d.txt", content)) == ("empty", None)
+
+
+async def test_addresses_beyond_the_bound_of_one_answer_are_asked_for_another_time() -> None:
+    entries = [
+        {f"t{number}": {"status": "success", "data": None, "presigned_url": f"{BASE}/{number}"}}
+        for number in range(8)
+    ]
+    content = {"text": "a" * (MAX_CONTENT_BYTES // 4 - 20)}
+    eka = ScriptedEka((200, {"status": "completed", "templates": entries}), (200, content))
+    async with eka.client() as client:
+        found = await client.get_session(DEFAULT_ACCOUNT, SESSION, UNFILTERED)
+    assert [each.status for each in found.documents] == ["success"] * 4 + ["empty"] * 4
 
 
 async def test_content_that_is_there_already_is_not_fetched() -> None:

@@ -18,11 +18,11 @@ from service.domain.records import Answer, NoAnswer
 from service.forwarding.guard import (
     AddressForbiddenError,
     GuardedBackend,
-    NameUnresolvedError,
     check_addresses,
     check_destination,
     is_public,
 )
+from service.forwarding.lookups import NameUnresolvedError
 from service.forwarding.sender import HttpSender
 from tests.unit.makers import make_delivery_job, wanted
 

@@ -48,6 +48,7 @@ async def test_another_host_hears_nothing(hosts: list[str]) -> None:
         "wss://169.254.169.254/latest",
         "wss:///nowhere",
         "wss://[::1",
+        "wss://eka.example:99999/",
         "wss://eka.example./",
         "ws://eka.example/",
         "https://eka.example/",

@@ -10,9 +10,9 @@ from service.domain.errors import NotFound, SessionErased, SessionNotFinished
 from service.domain.ids import SessionId, TenantId
 from service.domain.ports import Nudges
 
-# An official client polls each second (docs/vendor.md#client-polling): its looks are answered by at most one
-# call to the vendor in so many seconds.
-_HURRY_SECONDS = 5.0
+# An official client polls each second (docs/vendor.md#client-polling), and anybody may refresh in a loop: the
+# vendor is called at most once in so many seconds.
+_MIN_SECONDS_BETWEEN_CALLS = 5.0
 
 
 class Refreshed(Struct, frozen=True, kw_only=True):
@@ -26,8 +26,13 @@ class Refreshed(Struct, frozen=True, kw_only=True):
 class RefreshStore(Protocol):
     """Rows of Get Session calls that are made once more."""
 
-    async def refresh(self, tenant_id: TenantId, session_id: SessionId, actor: str) -> Refreshed | None:
-        """Make the unfiltered call due, with its audit entry; None when the tenant has no such session."""
+    async def refresh(
+        self, tenant_id: TenantId, session_id: SessionId, actor: str, seconds: float
+    ) -> Refreshed | None:
+        """Make the unfiltered call due so many seconds after the last one, with its audit entry.
+
+        None when the tenant has no such session.
+        """
         ...
 
     async def hurry(self, tenant_id: TenantId, session_id: SessionId, seconds: float) -> bool:
@@ -54,7 +59,7 @@ class Refreshing:
 
     async def refresh(self, tenant_id: TenantId, session_id: SessionId, actor: str) -> None:
         """Ask the vendor again. Raises NotFound, SessionErased or SessionNotFinished."""
-        found = await self._store.refresh(tenant_id, session_id, actor)
+        found = await self._store.refresh(tenant_id, session_id, actor, _MIN_SECONDS_BETWEEN_CALLS)
         if found is None:
             raise NotFound("no such session")
         if found.is_erased:
@@ -65,5 +70,5 @@ class Refreshing:
 
     async def hurry(self, tenant_id: TenantId, session_id: SessionId) -> None:
         """Have the results of an ended session asked for now: somebody waits for them."""
-        if await self._store.hurry(tenant_id, session_id, _HURRY_SECONDS):
+        if await self._store.hurry(tenant_id, session_id, _MIN_SECONDS_BETWEEN_CALLS):
             self._nudges.results_due(session_id)

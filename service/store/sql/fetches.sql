@@ -6,11 +6,12 @@ FROM unnest($3::text[]) AS template_id
 ON CONFLICT (session_id, template_id) DO NOTHING;
 
 -- name: claim
--- Leases calls that are due, of one session or of any, but not of these accounts; a lease that ran out is due again.
+-- Leases calls that are due, or whose lease ran out, of one session or of any, but of no account or `tenant:…` in $4.
 WITH due AS (
     SELECT id FROM fetches f
     WHERE status = 'pending' AND next_at <= now() AND ($1::text IS NULL OR session_id = $1)
-      AND ($4::text[] = '{}' OR NOT EXISTS (SELECT 1 FROM sessions s WHERE s.id = f.session_id AND s.account = ANY($4)))
+      AND ($4::text[] = '{}' OR 'tenant:' || f.tenant_id <> ALL($4)
+           AND NOT EXISTS (SELECT 1 FROM sessions s WHERE s.id = f.session_id AND s.account = ANY($4)))
     ORDER BY next_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 UPDATE fetches f SET lease = gen_random_uuid(), next_at = now() + make_interval(secs => $3),
@@ -66,7 +67,7 @@ WHERE s.id = $2 AND s.tenant_id = $1 AND s.status IN ('processing', 'partial') A
 RETURNING f.id;
 
 -- name: refresh
--- Has the vendor asked again about a session that is over, or at once about one that was ended, with its audit entry.
+-- Has the vendor asked again about a session that was ended, not sooner than so many seconds after its last call.
 WITH named AS (
     SELECT id, tenant_id, status, erased_at IS NOT NULL AS is_erased,
            erased_at IS NULL AND owed IS NULL
@@ -79,10 +80,13 @@ WITH named AS (
     ON CONFLICT (session_id, template_id) DO UPDATE
     SET status = 'pending', outcome = NULL, settled_at = NULL, last_error = NULL, attempts = 0, missing = 0,
         verdict = NULL, verdict_since = NULL, hinted = fetches.lease IS NOT NULL,
-        next_at = CASE WHEN fetches.lease IS NULL THEN now() ELSE fetches.next_at END
+        next_at = CASE WHEN fetches.lease IS NULL THEN greatest(now(), fetches.called_at + make_interval(secs => $4))
+                       ELSE fetches.next_at END
     WHERE fetches.asked IS NULL
 ), hurried AS (
-    UPDATE fetches f SET next_at = CASE WHEN f.lease IS NULL THEN now() ELSE f.next_at END, hinted = f.lease IS NOT NULL
+    UPDATE fetches f
+    SET next_at = CASE WHEN f.lease IS NULL THEN greatest(now(), f.called_at + make_interval(secs => $4)) ELSE f.next_at END,
+        hinted = f.lease IS NOT NULL
     FROM named n WHERE n.is_ended AND f.session_id = n.id AND f.status = 'pending'
 ), noted AS (
     INSERT INTO audit (tenant_id, actor, action, object_id)
