@@ -161,8 +161,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._timer.cancel()
         self._owners.forget(self)
         self._door.leave()
-        scope: Any = getattr(self, "scope", {})
-        scope.pop(CONNECTION, None)
+        scope: Any = getattr(self, "scope", None)
+        if scope is not None:  # there is none before the first request
+            scope.pop(CONNECTION, None)
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:

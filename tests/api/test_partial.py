@@ -39,7 +39,8 @@ async def test_what_is_ready_is_filed_now_and_the_rest_when_it_comes(bridge: Bri
     assert session["completed_at"] > shown["ended_at"]
     _, second = await bridge.received(2)
     assert second["body"]["data"]["document"]["template_id"] == "slow_b"
-    assert second["body"]["data"]["session_status"] == "completed"
+    # The document does not wait for the unfiltered answer, which decides the session's final status.
+    assert second["body"]["data"]["session_status"] in {"partial", "completed"}
     assert await documents(bridge, session_id) == [("a_template", "success", 1), ("slow_b", "success", 1)]
     seen = await bridge.seen(session_id)
     assert seen["get_calls"]["a_template"] == 1

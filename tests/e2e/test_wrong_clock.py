@@ -61,7 +61,7 @@ async def test_what_is_signed_by_a_process_with_a_wrong_clock_is_fresh(
     assert abs(int(delivery["headers"]["webhook-timestamp"]) - time.time()) < 5
     said = await ready(worker)
     assert said["status"] == "ready"
-    assert "off by 600 s" in said["clock"]
+    assert said["clock"].startswith(("off by 599 s", "off by 600 s", "off by 601 s"))
     assert abs(await offset(worker) - OFF_SECONDS) < 2
     assert '"clock_is_off"' in rig.log.read_text()
     # It is set right: nobody need restart the process.

@@ -341,3 +341,24 @@ async def test_a_second_look_leaves_a_session_partial_that_the_vendor_still_call
     house.store.kept.fetches[UNFILTERED].outcome = None
     await house.run()
     assert (house.store.kept.status, house.store.kept.settled) == ("partial", 1)
+
+
+async def test_a_session_that_was_partial_while_a_document_was_made_is_completed_by_the_last_answer():
+    house = House(NOTE, LETTER)
+    house.script(NOTE, make_result("partial", GOOD, transcript="words"))
+    house.script(LETTER, *[PENDING] * 4, make_result("completed", make_document(LETTER)))
+    unfinished = make_result("partial", GOOD, transcript="words")
+    both = make_result("completed", GOOD, make_document(LETTER), transcript="words")
+    house.script(UNFILTERED, *[unfinished] * 4, both)
+    await house.run()
+    assert (house.store.kept.status, house.store.kept.settled) == ("completed", 1)
+
+
+async def test_a_server_that_never_answers_finally_does_not_keep_a_session_open():
+    house = House(NOTE)
+    house.script(NOTE, make_result("partial", GOOD, transcript="words"))
+    house.script(UNFILTERED, PENDING)
+    await house.run()
+    assert (house.store.kept.status, house.store.kept.settled) == ("completed", 1)
+    assert house.settled_at is not None
+    assert house.settled_at < 1200

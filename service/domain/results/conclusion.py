@@ -9,15 +9,18 @@ from service.domain.results.verdicts import OVER
 
 # Documents wait for the transcript and a session waits for the unfiltered answer, but not for an outage.
 UNFILTERED_TRIES = 3
+# A server that answers, but never finally, is waited for longer: about a quarter of an hour.
+_ANSWERED_TRIES = 8
+_ANSWERS = frozenset({"completed", "partial", "unknown", "open", "processing"})
 
 
-async def conclude(unit: SettleUnit, clock: Clock) -> bool:
+async def conclude(unit: SettleUnit, clock: Clock, *, is_new: bool = False) -> bool:
     """Release what is complete, and settle the session once every template is settled; true for events.
 
     A document waits for the transcript that goes with it: for the filtered answers, which need not hold it
     (docs/vendor.md#filtered-transcript), then for the unfiltered call, which can hold it while documents are
     pending (docs/vendor.md#early-transcript), but not for longer than a few tries of it. No call's outage
-    holds back another's document.
+    holds back another's document. `is_new`: a template's documents have just come.
     """
     if unit.is_final:
         await _restate(unit)
@@ -34,7 +37,7 @@ async def conclude(unit: SettleUnit, clock: Clock) -> bool:
     if not unit.transcript and not _has_answered(unfiltered):
         return False
     if all(fetch.is_settled for fetch in templates or fetches):
-        await _settle(unit, templates, unfiltered)
+        await _settle(unit, templates, unfiltered, is_new=is_new)
     return await release(unit, clock)
 
 
@@ -87,15 +90,22 @@ def _has_answered(unfiltered: FetchState | None) -> bool:
     )
 
 
-async def _settle(unit: SettleUnit, templates: list[FetchState], unfiltered: FetchState | None) -> None:
+async def _settle(
+    unit: SettleUnit, templates: list[FetchState], unfiltered: FetchState | None, *, is_new: bool
+) -> None:
     """Settle the session; it waits for an unfiltered answer that its status depends on."""
     says_partial = any(fetch.outcome == "partial" for fetch in templates)
     if unfiltered is not None and not unfiltered.is_settled:
-        if says_partial and unfiltered.attempts < UNFILTERED_TRIES:
+        tries = _ANSWERED_TRIES if unfiltered.reason in _ANSWERS else UNFILTERED_TRIES
+        if says_partial and unfiltered.attempts < tries:
+            if is_new:
+                # Its answers so far were given while this template was still being made.
+                await unit.request_unfiltered(at_once=True, restart_tries=True)
             return
+        says_partial = False  # the documents decide
         if unit.transcript:
             await unit.settle_template(UNFILTERED, "not_needed")
-    if unfiltered is not None and unfiltered.is_settled:
+    elif unfiltered is not None:
         says_partial = unfiltered.outcome == "partial"
     status = await _status_by_documents(unit, is_partial=says_partial)
     await settle(unit, status or ("partial" if says_partial else "completed"), None)

@@ -95,7 +95,7 @@ async def _record_good(
     await _store_good(unit, documents, is_list=False)
     if result.state == "partial" or await _awaits_transcript(unit):
         await unit.request_unfiltered(at_once=True, restart_tries=True)
-    return Fetched(outcome="settled", has_events=await conclude(unit, clock))
+    return Fetched(outcome="settled", has_events=await conclude(unit, clock, is_new=True))
 
 
 async def _record_doubtful(
