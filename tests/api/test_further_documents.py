@@ -37,9 +37,10 @@ async def fetches_of(bridge: Bridge, session_id: str) -> dict[str, Any]:
 
 
 async def make_due(bridge: Bridge, session_id: str) -> None:
-    """Let the waits of the session's calls be over."""
+    """Let the waits of the session's calls be over, but no lease: its worker is at the vendor."""
     await bridge.database.execute(
-        "UPDATE fetches SET next_at = now() WHERE session_id = $1 AND status = 'pending'", session_id
+        "UPDATE fetches SET next_at = now() WHERE session_id = $1 AND status = 'pending' AND lease IS NULL",
+        session_id,
     )
 
 
