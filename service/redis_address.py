@@ -25,8 +25,11 @@ class SentinelAddress(Struct, frozen=True, kw_only=True):
 
 def parse_sentinel(url: str) -> SentinelAddress:
     """Take the URL apart. Raises ValueError, which names what is wrong and never a value."""
-    parts = urlsplit(url)
-    login, _, hosts = parts.netloc.rpartition("@")
+    scheme, _, rest = url.partition("://")
+    authority, _, rest = rest.partition("/")
+    # The authority by itself: urlsplit refuses an IPv6 address in a list of hosts, in newer Pythons.
+    parts = urlsplit(f"/{rest}")
+    login, _, hosts = authority.rpartition("@")
     username, _, password = login.partition(":")
     master, _, database = parts.path.strip("/").partition("/")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -44,7 +47,7 @@ def parse_sentinel(url: str) -> SentinelAddress:
         password=unquote(password) or None,
         sentinel_username=options.get("sentinel_username"),
         sentinel_password=options.get("sentinel_password"),
-        tls=parts.scheme.startswith("rediss"),
+        tls=scheme.startswith("rediss"),
         ca_file=options.get("ssl_ca_certs"),
     )
 

@@ -239,10 +239,14 @@ class Listener:
         self.port = 0
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
-        writer.close()
-        await writer.wait_closed()
+        try:
+            self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            pass  # connected, refused before the first byte
+        finally:
+            writer.close()
+            await writer.wait_closed()
 
 
 @asynccontextmanager
