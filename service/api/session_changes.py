@@ -10,7 +10,7 @@ from service.api.bodies import MOST_JSON_BYTES, json_operation, read_json
 from service.api.examples import answer
 from service.api.problems import documented
 from service.api.services import Services
-from service.api.sessions import SessionPath
+from service.api.sessions import SessionPath, show_session
 from service.domain.ids import SessionId, TemplateId
 from service.domain.records import Principal
 
@@ -34,9 +34,7 @@ async def change_session(
 ) -> Session:
     """Change what is given, at EkaScribe first; what is left out stays."""
     await services.changes.change(who, SessionId(session_id), read_json(body, SessionChange))
-    session = await services.views.session(who.tenant_id, SessionId(session_id))
-    await services.trail.sessions(who, [session])
-    return session
+    return await show_session(services, who, SessionId(session_id))
 
 
 @delete(
@@ -78,9 +76,7 @@ async def make_document(
     """Ask EkaScribe for another document of a finished session, or for one of its documents anew."""
     wanted = read_json(body, DocumentRequest)
     await services.further.ask(who, SessionId(session_id), TemplateId(wanted.template_id))
-    session = await services.views.session(who.tenant_id, SessionId(session_id))
-    await services.trail.sessions(who, [session])
-    return session
+    return await show_session(services, who, SessionId(session_id))
 
 
 @post(
@@ -98,9 +94,7 @@ async def refresh_session(
 ) -> Session:
     """Make one unfiltered call due; the same document again changes nothing."""
     await services.refreshing.refresh(who.tenant_id, SessionId(session_id), who.key_id)
-    session = await services.views.session(who.tenant_id, SessionId(session_id))
-    await services.trail.sessions(who, [session])
-    return session
+    return await show_session(services, who, SessionId(session_id))
 
 
 changes_router = Router(

@@ -88,9 +88,7 @@ async def end_session(
 ) -> Session:
     """Check that the audio is whole and start processing; repeating it answers the same."""
     await services.life.end(who, SessionId(session_id), read_json(body, SessionEnd))
-    session = await services.views.session(who.tenant_id, SessionId(session_id))
-    await services.trail.sessions(who, [session])
-    return session
+    return await show_session(services, who, SessionId(session_id))
 
 
 @get(
@@ -124,6 +122,13 @@ async def get_session(
             await _unless_gone(request, changed)
         await check_still_stands(services, who)
         session = await services.views.session(who.tenant_id, SessionId(session_id))
+    await services.trail.sessions(who, [session])
+    return session
+
+
+async def show_session(services: Services, who: Principal, session_id: SessionId) -> Session:
+    """Read a session to answer a call with it, and write down in the audit trail that it was shown."""
+    session = await services.views.session(who.tenant_id, session_id)
     await services.trail.sessions(who, [session])
     return session
 

@@ -14,7 +14,7 @@ from service.sandbox.processing import settle
 from service.sandbox.requests import VendorRequest, read_object, user_of, vendor_of
 from service.sandbox.vendor_records import GOOD, Document, Session, timestamp
 from service.sandbox.vendor_state import VendorState
-from service.sandbox.view_parts import presign
+from service.sandbox.view_parts import describe_document, presign
 
 _PATH = "/voice/api/v1/documents"
 _KINDS = ("context", "transcript", "custom", "notes", "integration")
@@ -128,18 +128,9 @@ def _view(vendor: VendorState, session: Session, document: Document, *, writes: 
     settings = vendor.settings
     has_address = not settings.is_july and (writes or document.has_path)
     view: dict[str, Any] = {
-        "document_id": document.document_id,
-        "session_id": session.session_id,
-        "template_id": document.template_id,
-        "document_name": document.name,
-        "type": "markdown",
-        "document_type": document.kind,
-        "status": document.status,
-        "errors": document.errors,
-        "warnings": document.warnings,
+        **describe_document(session, document),
         "usage_information": {},
         "presigned_url": presign(session, document)[0] if has_address else None,
-        "created_at": int(document.created_at),
         "updated_at": timestamp(document.updated_at),
     }
     if settings.is_july:

@@ -11,7 +11,7 @@ from service.sandbox.settings import VendorSettings
 from service.sandbox.vendor_logins import describe_user
 from service.sandbox.vendor_records import GOOD, PENDING, Document, Session, timestamp
 from service.sandbox.vendor_state import VendorState
-from service.sandbox.view_parts import BUCKET, list_audio, presign
+from service.sandbox.view_parts import BUCKET, describe_document, list_audio, presign
 
 
 def view_record(vendor: VendorState, session: Session, *, presigned: bool) -> tuple[int, dict[str, Any]]:
@@ -54,17 +54,8 @@ def _view_document(
     has_address = presigned and document.has_path and document.content is not None
     url, expires = presign(session, document) if has_address else (None, None)
     view: dict[str, Any] = {
-        "document_id": document.document_id,
-        "session_id": session.session_id,
-        "template_id": document.template_id,
-        "document_name": document.name,
-        "type": "markdown",
-        "document_type": document.kind,
-        "status": document.status,
-        "errors": document.errors,
-        "warnings": document.warnings,
+        **describe_document(session, document),
         "publish": {},
-        "created_at": int(document.created_at),
         "presigned_url": url,
         "presigned_url_expires_at": expires,
     }

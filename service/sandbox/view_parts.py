@@ -70,6 +70,22 @@ def presign(session: Session, document: Document) -> tuple[str, int]:
     return f"{session.base_url}/voice/v1/blob/{BUCKET}/{path}?{query}", expires
 
 
+def describe_document(session: Session, document: Document) -> dict[str, Any]:
+    """Return the fields that a document has wherever the vendor shows it as a row of its own."""
+    return {
+        "document_id": document.document_id,
+        "session_id": session.session_id,
+        "template_id": document.template_id,
+        "document_name": document.name,
+        "type": "markdown",
+        "document_type": document.kind,
+        "status": document.status,
+        "errors": document.errors,
+        "warnings": document.warnings,
+        "created_at": int(document.created_at),
+    }
+
+
 def list_audio(settings: VendorSettings, session: Session, *, ordered: bool = False) -> list[str]:
     """List stored names: by arrival before the end, by sequence after it (on-prem: as URLs).
 
