@@ -68,6 +68,8 @@ async def finish(vendor: VendorState, session: Session, outcome: Outcome) -> Non
     """End a session now; "never" leaves it processing. Notifies pollers and webhook receivers."""
     if outcome == "never":
         return
+    # Read first: whoever sees that a run is counted sees what came of it.
+    facts = await asyncio.to_thread(read_audio, session)
     session.runs += 1
     session.committed, session.user_status, session.endless = True, "commit", False
     session.ended_at = session.ended_at or time.time()
@@ -82,7 +84,6 @@ async def finish(vendor: VendorState, session: Session, outcome: Outcome) -> Non
             document.fail()
         settle(vendor, session)
     else:
-        facts = await asyncio.to_thread(read_audio, session)
         _write_results(vendor, session, facts, outcome)
 
 
