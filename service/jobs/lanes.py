@@ -63,6 +63,9 @@ class Lane(Generic[Job]):
         self._claiming = asyncio.Lock()
         self._is_closing = False
         self._has_more = False
+        # The holders at their share when a claim last found less than it asked for: until one of them leaves
+        # its share, another claim finds nothing. None: the last claim was cut short by its limit.
+        self._exhausted_beside: frozenset[str] | None = None
         # A lane whose rows wait for one another: what ends may have made room for what was passed over.
         self._next_slot_seconds = next_slot_seconds
         self._alarm: asyncio.TimerHandle | None = None
@@ -82,10 +85,16 @@ class Lane(Generic[Job]):
                 room = self._size - len(self._tasks)
                 if room <= 0 or self._is_closing:
                     self._has_more = True
+                    self._exhausted_beside = None
                     return
                 # A little at a time: one claim may give all that it takes to one holder.
                 room = min([room, *(share.at_a_time for share, _ in self._shares)])
+                beside = self.crowded()
                 jobs = await self._claim(session_id, room)
+                if len(jobs) == room:
+                    self._exhausted_beside = None
+                elif session_id is None:
+                    self._exhausted_beside = frozenset(beside)
                 if len(jobs) == room or self._next_slot_seconds is not None or self.crowded():
                     self._has_more = True
                 for job in jobs:
@@ -108,12 +117,12 @@ class Lane(Generic[Job]):
         task = asyncio.create_task(self._guarded(job))
         self._tasks.add(task)
         self._jobs.inc()
-        task.add_done_callback(self._finished)
         for share, busy_of in self._shares:
             holder = share.holder_of(job)
             if holder is not None:
                 busy_of[holder] += 1
                 task.add_done_callback(partial(_leave, busy_of, holder))
+        task.add_done_callback(self._finished)
 
     def _set_alarm(self, seconds: float | None) -> None:
         """Look again when the next slot comes, without a place of the lane waiting for it."""
@@ -127,9 +136,14 @@ class Lane(Generic[Job]):
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._jobs.dec()
-        if self._has_more and not self._is_closing:
+        if self._has_more and not self._is_closing and self._may_find_more():
             self._has_more = False
             self._poke_soon()
+
+    def _may_find_more(self) -> bool:
+        if self._next_slot_seconds is not None or self._exhausted_beside is None:
+            return True
+        return not self._exhausted_beside.issubset(self.crowded())
 
     def _poke_soon(self) -> None:
         if not self._is_closing:
