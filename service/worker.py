@@ -294,8 +294,8 @@ def _fetch_shares(places: int) -> list[Share[FetchJob]]:
 
     return [
         Share(holder_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2)),
-        # A claim may go past it: three quarters at most, so that the others of the account find some.
-        Share(holder_of=tenant_of, places=max(1, places // 2), at_a_time=max(1, places // 4)),
+        # One claim may go past the share: a tenant holds less than 7/8 of the places, and others find the rest.
+        Share(holder_of=tenant_of, places=max(1, places * 3 // 8), at_a_time=max(1, places // 2)),
     ]
 
 
