@@ -1,6 +1,6 @@
 """EkaScribe's requests and answers, as documented and as seen on the wire (docs/vendor.md#create).
 
-Get Session's answers are read field by field (service/eka/answers.py), since their types vary.
+Get Session's answers are read field by field (service/eka/response_parsing.py), since their types vary.
 """
 
 from typing import Any

@@ -9,7 +9,7 @@ def main() -> None:
     Nothing is garbage of what its imports make: to look through it again and again is a fifth of their time.
     """
     gc.disable()
-    from service.cli import main as run  # noqa: PLC0415
+    from service.cli.main import main as run  # noqa: PLC0415
 
     gc.freeze()
     gc.enable()

@@ -14,67 +14,35 @@ from litestar import Litestar, Router
 from litestar.di import Provide
 from uvicorn.config import STARTUP_FAILURE
 
-from service.api.access import authenticate, provide_services, provide_who
-from service.api.admission import Admission
-from service.api.answer_memory import reserve_answer
-from service.api.audio import put_audio
-from service.api.destinations import deliveries_router
-from service.api.documentation import documentation_asset, documentation_page, openapi_config
-from service.api.events import follow_events
+from service.api.authentication import authenticate, provide_services, provide_who
+from service.api.dependencies import Services
 from service.api.health import live, metrics, ready
-from service.api.last_answer import LastAnswer
-from service.api.ledger import ledger_router
+from service.api.medscribe.error_envelope import in_both_tongues
+from service.api.medscribe.routes import PROTOCOL_ROUTES
+from service.api.middleware.admission_control import Admission
+from service.api.middleware.load_monitor import Strain
+from service.api.middleware.medscribe_cors import VoiceCors
+from service.api.middleware.request_context import Edge
+from service.api.middleware.response_memory import reserve_answer
+from service.api.middleware.security_headers import SecurityHeaders
+from service.api.middleware.session_trace import SessionTraces
+from service.api.middleware.shutdown_response import LastAnswer
+from service.api.middleware.unauthenticated_limits import Strangers
+from service.api.openapi import documentation_asset, documentation_page, openapi_config
 from service.api.problems import HANDLERS
-from service.api.rates import count_handshake
+from service.api.rate_limit import count_handshake
 from service.api.readiness import Readiness
-from service.api.recovery import recovery_router
-from service.api.request_ids import Edge
-from service.api.request_kinds import handler_of
-from service.api.security_headers import SecurityHeaders
-from service.api.services import Services
-from service.api.session_changes import changes_router
-from service.api.sessions import sessions_router
-from service.api.strain import Strain
-from service.api.strangers import Strangers
-from service.api.stream import stream_audio
-from service.api.traces import SessionTraces
-from service.api.voice.cors import VoiceCors
-from service.api.voice.errors import in_both_tongues
-from service.api.voice.routes import PROTOCOL_ROUTES
-from service.api.webhooks import receive_tenant_webhook, receive_webhook
-from service.clock import CheckedClock, SystemClock
-from service.domain.audio import AudioIntake
-from service.domain.authentication import Authentication
-from service.domain.changes import SessionChanges
-from service.domain.creation import SessionDesk
-from service.domain.further import FurtherDocuments
-from service.domain.rates import LocalRates, Policy
-from service.domain.reading import ReadTrail
-from service.domain.results.refreshing import Refreshing
-from service.domain.revocations import Revocations
-from service.domain.streams import Streams
-from service.domain.templates import Templates
-from service.domain.watch import ChangeWatch
-from service.domain.webhooks import WebhookIntake
-from service.eka.audio_way import LIBRARY as AUDIO_LIBRARY
-from service.eka.streams import EkaStreams
-from service.eka.templates import EkaTemplates
-from service.forwarding.checks import call_limits, check_call
-from service.jobs.clock_watch import ClockWatch
-from service.jobs.key_watch import KeyWatch
-from service.jobs.nudges import LIBRARIES as REDIS_LIBRARIES
-from service.jobs.nudges import ArqNudges, LateRedis, open_redis
-from service.jobs.rates import open_rates
-from service.later import Libraries
-from service.logs import configure_logs, failure
-from service.metrics import tell_build
-from service.open_files import allow_open_files
-from service.settings import SERVICE, Settings, load_settings
-from service.store.views import SessionViews
-from service.store.voice_tokens import VoiceTokens
-from service.store.voice_views import VoiceViews
-from service.tracing import start_tracing, stop_tracing
-from service.wiring import (
+from service.api.request_classes import handler_of
+from service.api.v1.audio import put_audio
+from service.api.v1.delivery_recovery import recovery_router
+from service.api.v1.destinations import deliveries_router
+from service.api.v1.ledger import ledger_router
+from service.api.v1.session_events import follow_events
+from service.api.v1.session_stream import stream_audio
+from service.api.v1.session_updates import changes_router
+from service.api.v1.sessions import sessions_router
+from service.api.vendor_webhooks import receive_tenant_webhook, receive_webhook
+from service.bootstrap.container import (
     make_accounts,
     make_session_life,
     open_discovery,
@@ -82,6 +50,38 @@ from service.wiring import (
     open_vendor,
     ping_store,
 )
+from service.concurrency.lazy_imports import Libraries
+from service.domain.api_keys.lookup import Authentication
+from service.domain.api_keys.revocation import Revocations
+from service.domain.audio.uploads import AudioIntake
+from service.domain.clock import CheckedClock, SystemClock
+from service.domain.read_audit import ReadTrail
+from service.domain.results.additional_document_requests import FurtherDocuments
+from service.domain.results.refreshing import Refreshing
+from service.domain.sessions.change_polling import ChangeWatch
+from service.domain.sessions.creation import SessionDesk
+from service.domain.sessions.updates import SessionChanges
+from service.domain.streams.lifecycle import Streams
+from service.domain.templates import Templates
+from service.domain.token_bucket import LocalRates, Policy
+from service.domain.webhooks import WebhookIntake
+from service.eka.lazy_audio_client import LIBRARY as AUDIO_LIBRARY
+from service.eka.streams import EkaStreams
+from service.eka.templates import EkaTemplates
+from service.forwarding.destination_validation import call_limits, check_call
+from service.http_server.rlimits import allow_open_files
+from service.jobs.monitors.clock import ClockWatch
+from service.jobs.monitors.encryption_keys import KeyWatch
+from service.observability.logging import configure_logs, failure
+from service.observability.metrics import tell_build
+from service.observability.tracing import start_tracing, stop_tracing
+from service.redis.rate_limiter import open_rates
+from service.redis.wakeups import LIBRARIES as REDIS_LIBRARIES
+from service.redis.wakeups import ArqNudges, LateRedis, open_redis
+from service.settings import SERVICE, Settings, load_settings
+from service.store.medscribe_queries import VoiceViews
+from service.store.medscribe_tokens import VoiceTokens
+from service.store.session_queries import SessionViews
 
 log = structlog.get_logger()
 

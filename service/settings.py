@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from service.redis_address import SENTINEL_SCHEMES, parse_sentinel
+from service.redis.sentinel_url import SENTINEL_SCHEMES, parse_sentinel
 
 PREFIX = "EKABRIDGE_"
 _T = TypeVar("_T")

@@ -16,24 +16,35 @@ from redis.exceptions import RedisError
 
 from service.api.readiness import Readiness
 from service.api.worker_health import WorkerHealth, create_worker_app
-from service.clock import CheckedClock
-from service.domain.breaker import Breaker
+from service.bootstrap.container import make_accounts, make_session_life, open_rows, open_vendor, ping_store
+from service.domain.clock import CheckedClock
+from service.domain.deliveries.attempts import Forwarding
+from service.domain.deliveries.circuit_breaker import Breaker
 from service.domain.errors import StoreUnavailable
-from service.domain.fhir import FhirSystems
-from service.domain.forwarding import Forwarding
 from service.domain.ids import UNFILTERED, Account, SessionId
-from service.domain.records import DeliveryJob, FetchJob, OwedCall
+from service.domain.models import DeliveryJob, FetchJob, OwedCall
 from service.domain.results.fetching import Fetching
-from service.domain.sessions import OWED_LEASE_SECONDS
-from service.forwarding.guard import GuardedBackend
-from service.forwarding.patience import silent_holders, silent_holders_of_tenant
+from service.domain.sessions.lifecycle import OWED_LEASE_SECONDS
+from service.forwarding.fhir import FhirSystems
 from service.forwarding.sender import HttpSender
-from service.jobs.clock_watch import ClockWatch
-from service.jobs.counts import count_fetch
-from service.jobs.key_watch import KeyWatch
-from service.jobs.lanes import Lane, Share
-from service.jobs.ledger_watch import LedgerWatch
-from service.jobs.nudges import (
+from service.forwarding.ssrf_guard import GuardedBackend
+from service.forwarding.timeout_policy import silent_holders, silent_holders_of_tenant
+from service.http_server.graceful_shutdown import PROTOCOLS
+from service.http_server.server import on_stop_signal, work_seconds
+from service.jobs.fetch_metrics import count_fetch
+from service.jobs.instrumentation import traced_call, traced_delivery, traced_fetch
+from service.jobs.job_pool import Lane, Share
+from service.jobs.monitors.clock import ClockWatch
+from service.jobs.monitors.encryption_keys import KeyWatch
+from service.jobs.monitors.ledger import LedgerWatch
+from service.jobs.monitors.queues import QueueWatch
+from service.jobs.reencryption import Resealing
+from service.jobs.retention import Retention
+from service.jobs.sweep import Sweep, pause
+from service.observability.logging import failure
+from service.observability.metrics import tell_build
+from service.observability.tracing import start_tracing, stop_tracing
+from service.redis.wakeups import (
     ANY,
     QUEUE,
     RESULTS_DUE,
@@ -43,18 +54,7 @@ from service.jobs.nudges import (
     open_redis,
     ping_redis,
 )
-from service.jobs.queue_watch import QueueWatch
-from service.jobs.resealing import Resealing
-from service.jobs.retention import Retention
-from service.jobs.sweep import Sweep, pause
-from service.jobs.traces import traced_call, traced_delivery, traced_fetch
-from service.logs import failure
-from service.metrics import tell_build
-from service.parting import PROTOCOLS
-from service.serving import on_stop_signal, work_seconds
 from service.settings import Settings
-from service.tracing import start_tracing, stop_tracing
-from service.wiring import make_accounts, make_session_life, open_rows, open_vendor, ping_store
 
 log = structlog.get_logger()
 
@@ -294,7 +294,7 @@ def _fetch_shares(places: int) -> list[Share[FetchJob]]:
 
     return [
         Share(holder_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2)),
-        # One claim may go past the share: a tenant holds less than 7/8 of the places, and others find the rest.
+        # One claim may go past the share: a tenant holds less than 7/8 of the places.
         Share(holder_of=tenant_of, places=max(1, places * 3 // 8), at_a_time=max(1, places // 2)),
     ]
 

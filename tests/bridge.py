@@ -15,18 +15,18 @@ import msgspec
 
 from schemas.emr import TenantDefaults
 from service.app import create_app
+from service.bootstrap.container import open_rows
 from service.domain.ids import TenantId
-from service.domain.records import Principal
-from service.parting import PROTOCOLS
-from service.sandbox.characters import CharacterName
-from service.sandbox.emr import create_emr
+from service.domain.models import Principal
+from service.http_server.graceful_shutdown import PROTOCOLS
+from service.http_server.server import listen
+from service.sandbox.emr.app import create_emr
 from service.sandbox.serving import serve_app
 from service.sandbox.stack import free_port
-from service.sandbox.vendor import Endpoint, VendorSettings, create_vendor
-from service.serving import listen
+from service.sandbox.vendor.app import Endpoint, VendorSettings, create_vendor
+from service.sandbox.vendor.characters import CharacterName
 from service.settings import Settings
-from service.store.access import AccessRows
-from service.wiring import open_rows
+from service.store.tenants import AccessRows
 from service.worker import WorkerProcess
 from tests.characters import login_settings
 

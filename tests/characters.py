@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from service.sandbox.characters import CharacterName
+from service.sandbox.vendor.characters import CharacterName
 
 CHARACTERS: tuple[CharacterName, ...] = get_args(CharacterName)
 # As recorded: hosted has clients with a secret, July one fixed token, August users with a password.

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from service.sandbox.embedded import (
+from service.sandbox.embedded.api import (
     Embedded,
     EmbeddedFailed,
     EmbeddedUnavailable,

@@ -11,11 +11,11 @@ from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.api.dependencies import Services
 from service.api.readiness import Ready
-from service.api.request_kinds import REQUEST_KIND
-from service.api.services import Services
-from service.metrics import exposition
-from service.parting import is_parting
+from service.api.request_classes import REQUEST_KIND
+from service.http_server.graceful_shutdown import is_parting
+from service.observability.metrics import exposition
 
 
 class Live(Struct, frozen=True):

@@ -11,9 +11,9 @@ from litestar.types import ExceptionHandlersMap
 
 from schemas.problems import MEDIA_TYPE, FieldError, Problem
 from service.api.field_errors import field_error
-from service.api.request_ids import request_id_of
+from service.api.middleware.request_context import request_id_of
 from service.domain.errors import BridgeError, Overloaded, RateLimited, VendorUnreachable
-from service.logs import failure
+from service.observability.logging import failure
 
 log = structlog.get_logger()
 

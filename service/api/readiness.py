@@ -6,9 +6,9 @@ from typing import Literal
 from litestar import Response
 from msgspec import UNSET, Struct, UnsetType
 
-from service.clock import CheckedClock
+from service.domain.clock import CheckedClock
 from service.domain.errors import StoreUnavailable
-from service.store.sealing import SealError
+from service.store.encryption import SealError
 
 
 class Ready(Struct, frozen=True):

@@ -8,8 +8,7 @@ from typing import Protocol
 from schemas.deliveries import Event
 from schemas.emr import SessionChange, SessionStatus, WarningInfo
 from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
-from service.domain.limits import Limits
-from service.domain.records import (
+from service.domain.models import (
     AudioFormat,
     ChunkClaim,
     ChunkPlan,
@@ -28,6 +27,7 @@ from service.domain.records import (
     VendorSession,
     Verdict,
 )
+from service.domain.vendor_limits import Limits
 
 
 class Clock(Protocol):

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from service.domain.errors import VendorError, VendorTimeout
 from service.domain.ids import Account
-from service.domain.records import Principal
+from service.domain.models import Principal
 
 log = structlog.get_logger()
 

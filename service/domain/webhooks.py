@@ -6,8 +6,8 @@ from typing import Literal, Protocol
 import structlog
 
 from service.domain.ids import Account, SessionId
+from service.domain.models import Received
 from service.domain.ports import Nudges
-from service.domain.records import Received
 
 log = structlog.get_logger()
 

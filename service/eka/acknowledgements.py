@@ -11,8 +11,8 @@ import msgspec
 
 from schemas.eka import AudioStored
 from service.domain.errors import VendorFailure
-from service.domain.records import VendorEnd
-from service.eka.wire import WireAnswer
+from service.domain.models import VendorEnd
+from service.eka.http_exchange import WireAnswer
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ normalised to the spelling of its list: that of its discovery document, or the p
 import re
 from collections.abc import Iterable
 
-from service.domain.records import AudioFormat
+from service.domain.models import AudioFormat
 
 SUPPORTED = (
     "audio/webm;codecs=opus",

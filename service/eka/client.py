@@ -30,8 +30,7 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import UNFILTERED, Account, SessionId, TemplateId
-from service.domain.ports import Audio
-from service.domain.records import (
+from service.domain.models import (
     AudioFormat,
     SessionPlan,
     VendorDocument,
@@ -39,25 +38,12 @@ from service.domain.records import (
     VendorResult,
     VendorSession,
 )
+from service.domain.ports import Audio
 from service.eka.acknowledgements import check_stored, decode, read_files
-from service.eka.answers import is_empty, read_answer
-from service.eka.audio_way import AudioSender
-from service.eka.contents import MAX_CONTENT_BYTES, Downloads, read_content
+from service.eka.call_limiter import Gates, Kind
+from service.eka.document_contents import MAX_CONTENT_BYTES, Downloads, read_content
 from service.eka.fields import read_time
-from service.eka.gate import Gates, Kind
-from service.eka.logins import asks_for_login, how_to_mend
-from service.eka.metrics import PATIENTS_DROPPED, Operation
-from service.eka.patients import (
-    OTHER_FIELD,
-    PatientFields,
-    carries_patient,
-    patient_details,
-    refuses_field,
-    with_patient,
-)
-from service.eka.tokens import HeldToken, TokenKeeper
-from service.eka.upload_tries import try_upload
-from service.eka.wire import (
+from service.eka.http_exchange import (
     RESULT_ANSWER_BYTES,
     SMALL_ANSWER_BYTES,
     WireAnswer,
@@ -65,6 +51,20 @@ from service.eka.wire import (
     exchange,
     refusal,
 )
+from service.eka.lazy_audio_client import AudioSender
+from service.eka.metrics import PATIENTS_DROPPED, Operation
+from service.eka.patient_fields import (
+    OTHER_FIELD,
+    PatientFields,
+    carries_patient,
+    patient_details,
+    refuses_field,
+    with_patient,
+)
+from service.eka.response_parsing import is_empty, read_answer
+from service.eka.token_errors import asks_for_login, how_to_mend
+from service.eka.tokens import HeldToken, TokenKeeper
+from service.eka.upload_retry import try_upload
 
 log = structlog.get_logger()
 

@@ -15,10 +15,10 @@ import msgspec
 import structlog
 
 from service.domain.errors import VendorError, VendorFailure
-from service.domain.limits import UPLOAD_METHODS, Limits, ModelLimits
 from service.domain.ports import Clock
+from service.domain.vendor_limits import UPLOAD_METHODS, Limits, ModelLimits
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
-from service.eka.wire import WireAnswer, check, exchange
+from service.eka.http_exchange import WireAnswer, check, exchange
 
 log = structlog.get_logger()
 

@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from service.domain.ids import new_session_id
 from service.eka.discovery import Discovery
-from service.eka.logins import is_behind_login
-from service.eka.wire import WireAnswer, exchange
+from service.eka.http_exchange import WireAnswer, exchange
+from service.eka.token_errors import is_behind_login
 
 ServerKind = Literal["hosted", "onprem-2026-07", "onprem-2026-08", "unknown"]
 

@@ -19,12 +19,12 @@ from service.domain.errors import (
     VendorUnavailable,
 )
 from service.domain.ids import Account, SessionId
-from service.domain.relay import FLUSH_SECONDS, Frame, VendorGone
-from service.eka.gate import Gates
+from service.domain.streams.relay import FLUSH_SECONDS, Frame, VendorGone
+from service.eka.call_limiter import Gates
+from service.eka.http_exchange import asked_seconds
 from service.eka.metrics import counted
-from service.eka.trust import trusted
-from service.eka.wire import asked_seconds
-from service.tracing import span, trace_headers
+from service.eka.tls import trusted
+from service.observability.tracing import span, trace_headers
 
 log = structlog.get_logger()
 

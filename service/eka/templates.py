@@ -13,7 +13,7 @@ from service.domain.errors import VendorFailure, VendorRefused
 from service.domain.ids import Account
 from service.domain.templates import VendorTemplate
 from service.eka.client import EkaClient
-from service.eka.wire import check
+from service.eka.http_exchange import check
 
 _PATHS = ("/voice/v1/templates", "/voice/api/v1/template")
 _NO_SUCH_LIST = frozenset({404, 405, 410})

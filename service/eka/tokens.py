@@ -17,12 +17,12 @@ import structlog
 from msgspec import Struct
 
 from schemas.eka import Tokens
-from service.domain.accounts import Credentials, Secret
 from service.domain.errors import VendorError, VendorFailure, VendorRefused, VendorTimeout, VendorUnreachable
 from service.domain.ids import Account, Lease
 from service.domain.ports import Clock, TokenStore
+from service.domain.vendor_accounts import Credentials, Secret
+from service.eka.http_exchange import WireAnswer, check, exchange
 from service.eka.metrics import Operation
-from service.eka.wire import WireAnswer, check, exchange
 
 log = structlog.get_logger()
 

@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 import httpx2
 import structlog
 
-from service.forwarding.guard import (
+from service.forwarding.name_resolution import NameUnresolvedError
+from service.forwarding.ssrf_guard import (
     AddressForbiddenError,
     GuardedBackend,
     GuardedTransport,
 )
-from service.forwarding.lookups import NameUnresolvedError
-from service.http_bounds import ContentEncodingError, content_pieces
+from service.http_client.response_limits import ContentEncodingError, content_pieces
 
 log = structlog.get_logger()
 

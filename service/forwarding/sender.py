@@ -15,23 +15,23 @@ from msgspec import Struct
 from standardwebhooks import Webhook
 
 from schemas.destinations import MutualTls, OAuth2
-from service.domain.fhir import FhirSystems
-from service.domain.forms import Form, Forms
 from service.domain.ids import DeliveryId, DestinationId
+from service.domain.models import Answer, DeliveryJob, NoAnswer
 from service.domain.ports import Clock
-from service.domain.records import Answer, DeliveryJob, NoAnswer
-from service.domain.schedule import read_retry_after
-from service.forwarding.certificates import ClientCertificates
-from service.forwarding.guard import (
+from service.domain.retry_schedule import read_retry_after
+from service.forwarding.client_certificates import ClientCertificates
+from service.forwarding.fhir import FhirSystems
+from service.forwarding.name_resolution import NameUnresolvedError
+from service.forwarding.oauth_tokens import DestinationTokens, TokenRefusedError, TokenUnavailableError
+from service.forwarding.payloads import Form, Forms
+from service.forwarding.ssrf_guard import (
     AddressForbiddenError,
     GuardedBackend,
     GuardedTransport,
 )
-from service.forwarding.lookups import NameUnresolvedError
-from service.forwarding.patience import Call, Patience
-from service.forwarding.tokens import DestinationTokens, TokenRefusedError, TokenUnavailableError
-from service.http_bounds import ContentEncodingError, content_pieces
-from service.tracing import note, note_failure, trace_headers
+from service.forwarding.timeout_policy import Call, Patience
+from service.http_client.response_limits import ContentEncodingError, content_pieces
+from service.observability.tracing import note, note_failure, trace_headers
 
 # Enough for a record id or an error code; what an EMR answers beyond it is not read.
 _MOST_ANSWER_BYTES = 64 * 1024

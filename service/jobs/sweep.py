@@ -15,11 +15,11 @@ from prometheus_client import Gauge
 
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import Lease
-from service.domain.records import DeliveryJob, FetchJob, OwedCall
+from service.domain.models import DeliveryJob, FetchJob, OwedCall
 from service.domain.results.fetching import Fetching
-from service.jobs.lanes import Lane
+from service.jobs.job_pool import Lane
 from service.jobs.retention import Retention
-from service.logs import failure
+from service.observability.logging import failure
 from service.store.coordination import IdempotencyRows, LeaseRows
 
 log = structlog.get_logger()

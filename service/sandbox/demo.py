@@ -18,8 +18,8 @@ import httpx2
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from service.sandbox.embedded import EmbeddedFailed, EmbeddedUnavailable
-from service.sandbox.emr import create_emr
+from service.sandbox.embedded.api import EmbeddedFailed, EmbeddedUnavailable
+from service.sandbox.emr.app import create_emr
 from service.sandbox.serving import serve_app
 from service.sandbox.stack import Stack, StackFailed, running_stack
 

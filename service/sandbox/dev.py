@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from service.sandbox.embedded import EmbeddedFailed, EmbeddedUnavailable
+from service.sandbox.embedded.api import EmbeddedFailed, EmbeddedUnavailable
 from service.sandbox.stack import Stack, StackFailed, running_stack
 
 _POLL_SECONDS = 0.5

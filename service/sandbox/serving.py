@@ -12,7 +12,7 @@ import click
 import msgspec
 import uvicorn
 
-from service.sandbox.vendor import VendorSettings, create_vendor
+from service.sandbox.vendor.app import VendorSettings, create_vendor
 
 _GRACE_SECONDS = 1
 _USAGE = """\

@@ -20,11 +20,11 @@ from typing import Any
 
 import httpx2
 
-from service.sandbox.embedded import Embedded, start_embedded
-from service.sandbox.leash import let_go, start_on_leash
+from service.sandbox.child_process import let_go, start_on_leash
+from service.sandbox.embedded.api import Embedded, start_embedded
 
 START_SECONDS = 60.0
-_CLI = [sys.executable, "-P", "-m", "service.cli"]
+_CLI = [sys.executable, "-P", "-m", "service.cli.main"]
 _KEY_FILE = "ekabridge.key"
 
 

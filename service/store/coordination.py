@@ -6,14 +6,14 @@ from typing import Any
 
 from asyncpg import PostgresError
 
-from service.domain.creation import Reservation
+from service.concurrency.batching import Gathered
 from service.domain.errors import BridgeError, StoreUnavailable
-from service.domain.gathering import Gathered
 from service.domain.ids import Account, Lease, SessionId, TenantId
-from service.domain.records import Received, SessionPlan, TokenState
+from service.domain.models import Received, SessionPlan, TokenState
+from service.domain.sessions.creation import Reservation
 from service.store.database import Database
+from service.store.encryption import Hasher, Keyring
 from service.store.queries import sql
-from service.store.sealing import Hasher, Keyring
 from service.store.sessions import SessionRows
 
 # A repeat is recognised for a week: longer than any client's queue of unsent calls should live.

@@ -12,9 +12,9 @@ from asyncpg import Connection, Record
 from asyncpg.pool import PoolConnectionProxy
 
 from service.domain.errors import StoreUnavailable
+from service.store.database_state import OLDER_SCHEMA, READ_ONLY, Troubles, store_error
 from service.store.metrics import CONNECTIONS, DATABASE_WAIT
 from service.store.queries import sql
-from service.store.troubles import OLDER_SCHEMA, READ_ONLY, Troubles, store_error
 
 if TYPE_CHECKING:  # the stubs make it generic; the class itself is not
     LentConnection = PoolConnectionProxy[Record]

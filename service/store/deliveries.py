@@ -8,18 +8,18 @@ import structlog
 from asyncpg import Record
 
 from schemas.emr import Attempt, Delivery, Page
-from service.domain.breaker import AT_ONCE, CAREFUL_AFTER
+from service.concurrency.batching import Gathered
+from service.domain.deliveries.circuit_breaker import AT_ONCE, CAREFUL_AFTER
 from service.domain.errors import DeliverySettled, DeliverySuperseded, NotFound, SessionErased
-from service.domain.gathering import Gathered
 from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId
-from service.domain.records import Answer, DeliveryJob, NoAnswer
+from service.domain.models import Answer, DeliveryJob, NoAnswer
 from service.store.database import Database
 from service.store.destinations import open_auth, open_headers, open_secrets, open_url
+from service.store.encryption import Keyring, SealError
 from service.store.metrics import ATTEMPTS, count_attempt
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
 from service.store.results import event_place
-from service.store.sealing import Keyring, SealError
 
 log = structlog.get_logger()
 

@@ -20,10 +20,10 @@ from schemas.emr import Page
 from service.domain.errors import InvalidRequest, NotFound, TooManyDestinations
 from service.domain.ids import DestinationId, TenantId, new_destination_id
 from service.store.database import Database, LentConnection
+from service.store.encryption import Keyring
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
-from service.store.sealing import Keyring
-from service.store.shown import UNREADABLE, ShownRow
+from service.store.tolerant_decryption import UNREADABLE, ShownRow
 
 _MASK = "***"
 _TABLE = "destinations"

@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from service.domain.errors import StoreUnavailable
 from service.store.database import Database
-from service.store.troubles import store_error
+from service.store.database_state import store_error
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 _LOOK_SECONDS = 1.0

@@ -8,9 +8,9 @@ from service.domain.errors import DeliveryAlreadyFiled, DestinationDisabled, Not
 from service.domain.ids import DeliveryId, DestinationId, TenantId, new_delivery_id
 from service.store.database import Database, LentConnection
 from service.store.deliveries import DeliveryRows
+from service.store.encryption import Keyring
 from service.store.queries import sql
 from service.store.results import event_place
-from service.store.sealing import Keyring
 
 
 class RecoveryRows:

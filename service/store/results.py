@@ -18,7 +18,7 @@ from service.domain.ids import (
     new_delivery_id,
     new_document_id,
 )
-from service.domain.records import (
+from service.domain.models import (
     DocumentAnnotations,
     FetchJob,
     FetchState,
@@ -30,9 +30,9 @@ from service.domain.records import (
 )
 from service.domain.results.events import session_warnings
 from service.store.database import Database, LentConnection
+from service.store.encryption import Keyring
 from service.store.metrics import END_TO_DOCUMENT, SETTLED
 from service.store.queries import sql
-from service.store.sealing import Keyring
 from service.store.sessions import details_place
 
 

@@ -6,10 +6,10 @@ from msgspec import UNSET, Struct, UnsetType
 from schemas.emr import Tenant
 from service.domain.errors import InvalidRequest, NotFound
 from service.domain.ids import SessionId, TenantId
-from service.store.access import tenant_of
-from service.store.changes import audit, count_rows, erase_rows
 from service.store.database import Database
 from service.store.queries import sql
+from service.store.session_updates import audit, count_rows, erase_rows
+from service.store.tenants import tenant_of
 
 # Who erases, in the trail.
 ACTOR = "retention"

@@ -7,7 +7,7 @@ from typing import Any
 from asyncpg import Record
 
 from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId
-from service.domain.records import (
+from service.domain.models import (
     EndRecorded,
     EndState,
     OwedCall,
@@ -15,11 +15,11 @@ from service.domain.records import (
     VendorEnd,
     VendorSession,
 )
+from service.observability.tracing import current_traceparent
 from service.store.database import Database, LentConnection
+from service.store.encryption import Hasher, Keyring
 from service.store.metrics import AUDIO_INCOMPLETE, SESSIONS
 from service.store.queries import sql
-from service.store.sealing import Hasher, Keyring
-from service.tracing import current_traceparent
 
 _PATIENT_ID = "patient_id"
 _REFERENCE = "reference"

@@ -4,10 +4,10 @@ import base64
 import hmac
 
 from service.domain.ids import Account, Lease, SessionId
-from service.domain.records import StreamBeat, StreamEnd, StreamLook, StreamSession
+from service.domain.models import StreamBeat, StreamEnd, StreamLook, StreamSession
 from service.store.database import Database
+from service.store.encryption import Hasher, Keyring
 from service.store.queries import sql
-from service.store.sealing import Hasher, Keyring
 from service.store.sessions import upload_url_place
 
 _PURPOSE = "stream_capability"

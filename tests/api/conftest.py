@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
-from service.sandbox.embedded import EmbeddedUrls
+from service.sandbox.embedded.api import EmbeddedUrls
 from tests.bridge import Bridge, add_key, add_tenant, open_bridge
 from tests.conftest import with_path
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from schemas.emr import TenantDefaults
-from service.wiring import open_rows
+from service.bootstrap.container import open_rows
 from tests.api.asking import chunk_head, key_of, problem, request_head, wire
 from tests.bridge import Bridge, add_key
 

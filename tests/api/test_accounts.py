@@ -9,10 +9,10 @@ import httpx2
 import pytest
 
 from schemas.emr import TenantDefaults
-from service.domain.accounts import AccountChange, Credentials, VendorAccount
+from service.bootstrap.container import Rows, open_rows
 from service.domain.errors import AccountInUse
 from service.domain.ids import TenantId
-from service.wiring import Rows, open_rows
+from service.domain.vendor_accounts import AccountChange, Credentials, VendorAccount
 from tests.api.asking import hook, problem, signature, v2_event
 from tests.bridge import WEBHOOK_SECRET, Bridge, open_bridge
 

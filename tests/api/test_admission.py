@@ -14,14 +14,14 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from service.api.admission import Admission
-from service.api.body_times import timed
-from service.api.request_kinds import handler_of, kind_of
-from service.api.strain import LEAST_SHARE, Strain
+from service.api.middleware.admission_control import Admission
+from service.api.middleware.body_timeout import timed
+from service.api.middleware.load_monitor import LEAST_SHARE, Strain
+from service.api.request_classes import handler_of, kind_of
 from service.app import create_app
 from service.domain.errors import BodyTimeout
-from service.open_files import allow_open_files
-from service.parting import PROTOCOLS
+from service.http_server.graceful_shutdown import PROTOCOLS
+from service.http_server.rlimits import allow_open_files
 from service.sandbox.serving import serve_app
 from tests.api.asking import (
     call_arrived,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from service.parting import PROTOCOLS, PartingHttp
+from service.http_server.graceful_shutdown import PROTOCOLS, PartingHttp
 from service.sandbox.serving import serve_app
 from tests.api.asking import wire
 from tests.api.test_bounded_http import CHUNKED, GET, POST, Echo, refuses, serving, until_inside

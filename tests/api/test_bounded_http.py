@@ -10,8 +10,8 @@ import httpx2
 import pytest
 from prometheus_client import REGISTRY
 
-from service.connection_owners import belongs_to
-from service.parting import PROTOCOLS, PartingHttp
+from service.http_server.connection_owners import belongs_to
+from service.http_server.graceful_shutdown import PROTOCOLS, PartingHttp
 from service.sandbox.serving import serve_app
 from tests.api.asking import PROBLEM, RawAnswer, Wire, until, wire
 

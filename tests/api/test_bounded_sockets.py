@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.parting import PROTOCOLS, PartingHttp
+from service.http_server.graceful_shutdown import PROTOCOLS, PartingHttp
 from service.sandbox.serving import serve_app
 from tests.api.asking import Wire, until, wire
 

@@ -11,12 +11,12 @@ from typing import Any
 import httpx2
 from litestar import Litestar
 
-from service.api.events import _follow
-from service.api.positions import Position
-from service.api.services import Services
+from service.api.dependencies import Services
+from service.api.event_cursor import Position
+from service.api.v1.session_events import _follow
 from service.app import create_app
 from service.domain.ids import SessionId, TenantId
-from service.parting import PartingHttp
+from service.http_server.graceful_shutdown import PartingHttp
 from service.sandbox.serving import serve_app
 from tests.api.asking import key_of, problem, request_head, until, wire
 from tests.bridge import Bridge, principal_of

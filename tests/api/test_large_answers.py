@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 from prometheus_client import REGISTRY
 
+from service.bootstrap.container import open_rows
 from service.domain.ids import DocumentId
 from service.store.results import document_place, transcript_place
-from service.wiring import open_rows
 from tests.api.asking import request_head, until, wire
 from tests.bridge import Bridge
 

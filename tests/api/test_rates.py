@@ -22,13 +22,13 @@ from redis.exceptions import RedisError
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from service.api.services import Services
+from service.api.dependencies import Services
 from service.app import create_app
-from service.domain.rates import Policy, Standing
-from service.jobs.nudges import LateRedis
-from service.jobs.rates import SharedRates
-from service.later import Libraries
-from service.parting import PROTOCOLS
+from service.concurrency.lazy_imports import Libraries
+from service.domain.token_bucket import Policy, Standing
+from service.http_server.graceful_shutdown import PROTOCOLS
+from service.redis.rate_limiter import SharedRates
+from service.redis.wakeups import LateRedis
 from service.sandbox.serving import serve_app
 from service.sandbox.stack import free_port
 from tests.api.asking import hook, key_of, problem, until, v2_event

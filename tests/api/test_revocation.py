@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from service.bootstrap.container import open_rows
 from service.domain.ids import KeyId
-from service.wiring import open_rows
 from tests.api.asking import problem
 from tests.api.test_events_stream import follow
 from tests.api.test_rates import app_of, client

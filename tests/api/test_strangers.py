@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from service.api.strangers import StrangerLimit, StrangerRoom
+from service.api.middleware.unauthenticated_limits import StrangerLimit, StrangerRoom
 from service.domain.errors import BodyTimeout, BodyTooLarge, ClientDisconnected
 from tests.api.asking import Wire, hook, problem, signature, until, v2_event, wire
 from tests.bridge import Bridge, open_bridge

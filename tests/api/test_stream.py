@@ -16,10 +16,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from service.app import create_app
+from service.bootstrap.container import open_rows
 from service.domain.ids import new_session_id
-from service.parting import PROTOCOLS
+from service.http_server.graceful_shutdown import PROTOCOLS
 from service.sandbox.serving import serve_app
-from service.wiring import open_rows
 from tests.api.asking import Gate
 from tests.bridge import open_bridge
 from tests.e2e.rig import until

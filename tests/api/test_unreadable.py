@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.store.destinations import url_place
-from service.store.sealing import Keyring
+from service.store.encryption import Keyring
 from service.store.sessions import details_place
 from tests.api.asking import invalid, problem
 from tests.api.voice.clients import envelope

@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from schemas.destinations import DestinationCreate
 from schemas.emr import TenantDefaults
+from service.bootstrap.container import open_rows
 from service.domain.ids import TenantId
 from service.store.results import event_place
-from service.wiring import open_rows
 from tests.bench.installation import open_installation
 from tests.bench.peers import open_listening
 from tests.bridge import make_settings

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from service.sandbox.embedded import start_embedded
+from service.sandbox.embedded.api import start_embedded
 from service.store.migrate import migrate
 from tests.e2e.rig import Rig, open_rig
 

@@ -16,7 +16,7 @@ import asyncpg
 import psutil
 from msgspec import Struct
 
-from service.sandbox.embedded import start_embedded
+from service.sandbox.embedded.api import start_embedded
 from tests.bench.cold_start import START_GOAL, ColdStartFigures, cold_start_rows, measure_cold_start
 from tests.bench.deliveries import SHARE_LIMIT, DeliveryFigures, delivery_rows, measure_deliveries
 from tests.bench.installation import open_durable_installation, open_installation

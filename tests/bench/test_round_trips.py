@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
 
 from schemas.emr import TenantDefaults
-from service.domain.accounts import Credentials, VendorAccount
-from service.wiring import open_rows
+from service.bootstrap.container import open_rows
+from service.domain.vendor_accounts import Credentials, VendorAccount
 from tests.bridge import WEBHOOK_SECRET, make_settings, open_bridge
 
 _SYNC = ord("S")

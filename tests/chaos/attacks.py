@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 import psutil
 import uvloop
 
-from service.sandbox.embedded import start_embedded
+from service.bootstrap.container import open_rows
+from service.sandbox.embedded.api import start_embedded
 from service.store.migrate import migrate
 from service.store.results import transcript_place
-from service.wiring import open_rows
 from tests.bridge import add_tenant, make_settings
 from tests.chaos.overload import REPORT, Caller, Tally, dictate, notify
 from tests.e2e.rig import Rig, Running, open_rig, until

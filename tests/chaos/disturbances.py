@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from redis.asyncio import Redis
 
-from service.sandbox.faults import Fault, FaultBook
+from service.sandbox.vendor.faults import Fault, FaultBook
 from tests.chaos.doors import release
 from tests.chaos.hospital import Hospital, Slot
 from tests.chaos.oracle import Cause

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from service.sandbox.faults import FaultBook, FaultPlayer, abort_connection
+from service.sandbox.vendor.faults import FaultBook, FaultPlayer, abort_connection
 from tests.chaos.points import Watch
 
 _VENDOR_STEPS = [

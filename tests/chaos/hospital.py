@@ -16,10 +16,10 @@ import asyncpg
 import httpx2
 import psutil
 
-from service.sandbox.characters import CharacterName
-from service.sandbox.emr import create_emr
+from service.sandbox.emr.app import create_emr
 from service.sandbox.serving import serve_app
-from service.sandbox.vendor import Endpoint, VendorSettings, create_vendor
+from service.sandbox.vendor.app import Endpoint, VendorSettings, create_vendor
+from service.sandbox.vendor.characters import CharacterName
 from service.store.migrate import migrate
 from tests.bridge import WEBHOOK_SECRET, add_tenant, encoded_key, free_port, make_settings
 from tests.chaos.doors import Door, EmrDoor
@@ -175,7 +175,7 @@ class Hospital:
             clock = self.servers.clocks.environment(name)
             with slot.log.open("ab") as log:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "service.cli", command, "--port", str(slot.port)),
+                    *(sys.executable, "-m", "service.cli.main", command, "--port", str(slot.port)),
                     env=self._environment | slot.environment | clock,
                     stdout=log,
                     stderr=log,

@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.sandbox.characters import CharacterName
+from service.sandbox.vendor.characters import CharacterName
 from tests.chaos.run import Outcome, complaint, run_seed
 from tests.characters import CHARACTERS
 

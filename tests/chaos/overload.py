@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import uvloop
 
-from service.sandbox.embedded import start_embedded
+from service.sandbox.embedded.api import start_embedded
 from service.sandbox.stack import free_port
 from service.store.migrate import migrate
 from tests.api.asking import signature, v2_event

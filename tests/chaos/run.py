@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from service.sandbox.characters import CharacterName
+from service.sandbox.vendor.characters import CharacterName
 from tests.chaos.disturbances import Disturber
 from tests.chaos.emr_client import Dictation, EmrClient, GaveUp, new_dictation
 from tests.chaos.hospital import Hospital, open_hospital

@@ -6,8 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.sandbox.embedded_folder import POSTGRES_FOLDER, STOP_SECONDS, VALKEY_FOLDER, claim_folder
-from service.sandbox.embedded_servers import (
+from service.sandbox.embedded.folder import POSTGRES_FOLDER, STOP_SECONDS, VALKEY_FOLDER, claim_folder
+from service.sandbox.embedded.servers import (
     await_postgres,
     end_child,
     make_database,

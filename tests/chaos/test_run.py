@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.sandbox.characters import CharacterName
+from service.sandbox.vendor.characters import CharacterName
 from tests.chaos.run import complaint, run_seed
 
 log = logging.getLogger(__name__)

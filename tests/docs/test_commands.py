@@ -17,7 +17,7 @@ from time import monotonic
 import click
 import pytest
 
-from service.cli import cli
+from service.cli.main import cli
 from tests.bridge import Bridge
 from tests.docs.pages import PAGES, ROOT, blocks
 

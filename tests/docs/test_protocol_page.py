@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from service.api.voice.errors import _SPOKEN
+from service.api.medscribe.error_envelope import _SPOKEN
 from tests.docs.pages import ROOT, rows
 
 

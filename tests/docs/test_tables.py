@@ -117,7 +117,9 @@ def test_every_status_of_a_session_is_explained() -> None:
 
 def test_every_close_code_of_ours_is_explained() -> None:
     listed = {row[0] for row in rows(DOCS / "streaming.md", "close code")}
-    source = (ROOT / "service/domain/relay.py").read_text() + (ROOT / "service/api/stream.py").read_text()
+    source = (ROOT / "service/domain/streams/relay.py").read_text() + (
+        ROOT / "service/api/v1/session_stream.py"
+    ).read_text()
     never_told = {"1001", "1004", "1005", "1006", "1015"}
     told = set(re.findall(r"\b(1\d{3}|4\d{3})\b", source)) - never_told
     assert told | {"1009"} <= listed

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.sandbox.characters import CharacterName
-from service.sandbox.settings import Outcome
+from service.sandbox.vendor.characters import CharacterName
+from service.sandbox.vendor.settings import Outcome
 
 NOTE, LETTER, SLOW = "eka_emr_template", "clinical_notes_template", "slow_letter"
 LLM_CODE, POOR_AUDIO, ODD_STATUS = "llm_structring_failure", "audio_quality_poor", "some_new_status"

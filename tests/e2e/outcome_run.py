@@ -21,7 +21,7 @@ import httpx2
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from service.sandbox.serving import serve_app
-from service.sandbox.vendor_records import PENDING, Document, Session
+from service.sandbox.vendor.records import PENDING, Document, Session
 from tests.e2e.outcome_cases import LATE_SECONDS, SCENARIOS, VENDOR_SECONDS, Case, Told
 from tests.e2e.rig import Rig, speak, until
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import asyncpg
 
-from service.sandbox.characters import CharacterName
-from service.sandbox.embedded import start_embedded
+from service.sandbox.embedded.api import start_embedded
+from service.sandbox.vendor.characters import CharacterName
 from service.store.migrate import migrate
 from tests.characters import CHARACTERS
 from tests.e2e.outcome_run import OutcomeRun, Play, report

@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx2
 
-from service.sandbox.characters import CharacterName
-from service.sandbox.emr import create_emr
+from service.sandbox.emr.app import create_emr
 from service.sandbox.serving import serve_app
-from service.sandbox.vendor import Endpoint, VendorSettings, create_vendor
+from service.sandbox.vendor.app import Endpoint, VendorSettings, create_vendor
+from service.sandbox.vendor.characters import CharacterName
 from tests.bridge import WEBHOOK_SECRET, add_tenant, encoded_key, free_port, make_settings
 from tests.characters import login_environment
 

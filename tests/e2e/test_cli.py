@@ -27,7 +27,7 @@ async def ekabridge(environment: dict[str, str], *arguments: str) -> tuple[int, 
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "service.cli",
+        "service.cli.main",
         *arguments,
         env=environment,
         stdout=asyncio.subprocess.PIPE,

@@ -44,7 +44,7 @@ async def dev() -> AsyncIterator[Dev]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "service.cli",
+        "service.cli.main",
         "dev",
         "--port",
         str(port),

@@ -17,10 +17,10 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import connect
 
 from schemas.emr import TenantDefaults
-from service.domain.accounts import Credentials, VendorAccount
+from service.bootstrap.container import open_rows
 from service.domain.ids import TenantId
+from service.domain.vendor_accounts import Credentials, VendorAccount
 from service.sandbox.serving import serve_app
-from service.wiring import open_rows
 from tests.bridge import ENCRYPTION_KEY, WEBHOOK_SECRET, encoded_key, make_settings
 from tests.e2e.rig import Rig, Running, open_rig, until
 from tests.e2e.test_privacy import _dump_database

@@ -21,14 +21,14 @@ import redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from service.sandbox.embedded import Embedded, EmbeddedFailed, EmbeddedUnavailable, start_embedded
-from service.sandbox.embedded_folder import claim_folder
+from service.sandbox.embedded.api import Embedded, EmbeddedFailed, EmbeddedUnavailable, start_embedded
+from service.sandbox.embedded.folder import claim_folder
 
 # Starts the servers as another program would, says which, and waits to be killed.
 PARENT = """
 import json, signal, sys
 from pathlib import Path
-from service.sandbox.embedded import start_embedded
+from service.sandbox.embedded.api import start_embedded
 data = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 embedded = start_embedded(data, temporary=data is None)
 print(json.dumps([*embedded.pids, embedded.urls.database_url]), flush=True)

@@ -10,7 +10,7 @@ import asyncpg
 import httpx2
 import pytest
 
-from service.store.sealing import Keyring
+from service.store.encryption import Keyring
 from tests.bridge import ENCRYPTION_KEY, encoded_key
 from tests.e2e.rig import Rig, Running, dictate, open_rig, until
 from tests.e2e.test_cli import ekabridge

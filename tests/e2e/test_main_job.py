@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.sandbox.characters import CharacterName
+from service.sandbox.vendor.characters import CharacterName
 from tests.bridge import Bridge, open_bridge
 from tests.characters import CHARACTERS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from service.sandbox.embedded import Embedded, start_embedded
+from service.sandbox.embedded.api import Embedded, start_embedded
 from service.store.migrate import migrate
 from tests.e2e.rig import Rig, Running, dictate, open_rig, until
 

@@ -3,7 +3,7 @@
 import asyncpg
 import pytest
 
-from service.sandbox.characters import CharacterName
+from service.sandbox.vendor.characters import CharacterName
 from tests.characters import CHARACTERS
 from tests.e2e.outcome_cases import SCENARIOS
 from tests.e2e.outcome_run import OutcomeRun, report

@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.sandbox.vendor import Endpoint
+from service.sandbox.vendor.app import Endpoint
 from tests.bridge import WEBHOOK_SECRET, free_port
 from tests.e2e.rig import START_SECONDS, Rig, Running, open_rig, until
 

@@ -10,13 +10,13 @@ from uuid import uuid4
 
 import pytest
 
-from service.clock import SystemClock
+from service.domain.clock import SystemClock
+from service.domain.deliveries.attempts import judge
 from service.domain.errors import StoreUnavailable
-from service.domain.forwarding import judge
 from service.domain.ids import DeliveryId, DestinationId, Lease, TenantId
-from service.domain.records import Answer, DeliveryJob, NoAnswer
-from service.forwarding.guard import GuardedBackend
+from service.domain.models import Answer, DeliveryJob, NoAnswer
 from service.forwarding.sender import HttpSender
+from service.forwarding.ssrf_guard import GuardedBackend
 from tests.unit.makers import wanted
 
 STALLS = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{"

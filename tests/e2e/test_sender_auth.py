@@ -14,12 +14,12 @@ import pytest
 from litestar import Litestar, Request, Response, post
 
 from schemas.destinations import MutualTls, OAuth2
-from service.clock import SystemClock
-from service.domain.forwarding import judge
+from service.domain.clock import SystemClock
+from service.domain.deliveries.attempts import judge
 from service.domain.ids import DestinationId
-from service.domain.records import Answer, DeliveryJob, NoAnswer
-from service.forwarding.guard import GuardedBackend
+from service.domain.models import Answer, DeliveryJob, NoAnswer
 from service.forwarding.sender import HttpSender
+from service.forwarding.ssrf_guard import GuardedBackend
 from service.sandbox.serving import serve_app
 from tests.certificates import Authority, make_authority
 from tests.unit.makers import TurnedClock, make_delivery_job, wanted

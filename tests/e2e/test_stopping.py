@@ -18,8 +18,8 @@ import uvicorn
 from websockets.asyncio.client import connect
 
 from service.app import create_app
-from service.parting import PROTOCOLS
-from service.serving import Server, listen
+from service.http_server.graceful_shutdown import PROTOCOLS
+from service.http_server.server import Server, listen
 from tests.bridge import make_settings
 from tests.e2e.rig import Rig, Running, dictate, open_rig, until
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import yaml
 
-from service.cli import cli
+from service.cli.main import cli
 from service.settings import _PARSERS, PREFIX
 from tests.docs.pages import rows
 from tests.infra.custom_resources import RuleGroup

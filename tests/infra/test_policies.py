@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.app import create_app
-from service.cli import cli
+from service.cli.main import cli
 from service.settings import _PARSERS, _SECRET_FIELDS, PREFIX, SERVICE, WORKER, Settings
 from tests.bridge import make_settings
 from tests.docs.pages import rows

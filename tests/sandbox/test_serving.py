@@ -10,9 +10,9 @@ import sys
 import httpx2
 import pytest
 
-from service.sandbox.emr import create_emr
+from service.sandbox.emr.app import create_emr
 from service.sandbox.serving import run_sandbox, serve_app
-from service.sandbox.vendor import create_vendor
+from service.sandbox.vendor.app import create_vendor
 
 
 async def test_a_taken_port_is_an_error():

@@ -16,19 +16,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.emr import SessionChange
+from service.domain.deliveries.attempts import judge
 from service.domain.errors import DestinationForbidden, VendorError
-from service.domain.forwarding import judge
 from service.domain.ids import DEFAULT_ACCOUNT, DeliveryId, SessionId, TemplateId
-from service.domain.records import Answer
-from service.domain.relay import ClientGone, Relay, VendorGone
-from service.domain.schedule import read_retry_after
-from service.eka.answers import read_error_code
-from service.eka.audio_wire import AudioWire
+from service.domain.models import Answer
+from service.domain.retry_schedule import read_retry_after
+from service.domain.streams.relay import ClientGone, Relay, VendorGone
+from service.eka.audio_client import AudioWire
+from service.eka.call_limiter import Gates
 from service.eka.client import EkaClient
 from service.eka.discovery import read_limits
 from service.eka.fields import read_time
-from service.eka.gate import Gates
-from service.forwarding.guard import (
+from service.eka.response_parsing import read_error_code
+from service.forwarding.ssrf_guard import (
     AddressForbiddenError,
     GuardedBackend,
     NameUnresolvedError,

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.eka.events import KNOWN, UNRECOGNISED, parse_event
-from service.eka.signature import is_signed
+from service.eka.webhook_events import KNOWN, UNRECOGNISED, parse_event
+from service.eka.webhook_signature import is_signed
 from tests.api.asking import mac
 from tests.security.examples import json_values
 

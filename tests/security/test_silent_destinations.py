@@ -11,9 +11,9 @@ import pytest
 
 from schemas.destinations import DestinationCreate
 from schemas.emr import TenantDefaults
+from service.bootstrap.container import open_rows
 from service.domain.ids import TenantId
 from service.store.results import event_place
-from service.wiring import open_rows
 from tests.api.asking import until
 from tests.bridge import Bridge
 

@@ -18,7 +18,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from service.sandbox.embedded import EmbeddedUrls
+from service.sandbox.embedded.api import EmbeddedUrls
 from tests.api.voice.clients import form
 from tests.bridge import Bridge, add_key, add_tenant, open_bridge
 from tests.conftest import with_path

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from service.wiring import open_rows
+from service.bootstrap.container import open_rows
 from tests.bridge import make_settings
 from tests.store.house import House, new_tenant
 

@@ -10,6 +10,7 @@ import asyncpg
 
 from schemas.destinations import DestinationCreate
 from schemas.emr import TenantDefaults
+from service.bootstrap.container import Rows
 from service.domain.ids import (
     DEFAULT_ACCOUNT,
     UNFILTERED,
@@ -19,7 +20,7 @@ from service.domain.ids import (
     TenantId,
     new_session_id,
 )
-from service.domain.records import (
+from service.domain.models import (
     Answer,
     ChunkPlan,
     DeliveryJob,
@@ -33,7 +34,6 @@ from service.domain.records import (
     VendorSession,
 )
 from service.domain.results.fetching import Fetching
-from service.wiring import Rows
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import (
     NOTE,

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from schemas.emr import TenantDefaults
-from service.domain.accounts import AccountChange, Credentials, VendorAccount
 from service.domain.errors import AccountInUse, InvalidRequest, NotFound
 from service.domain.ids import Account, TenantId
-from service.store.sealing import SealError
+from service.domain.vendor_accounts import AccountChange, Credentials, VendorAccount
+from service.store.encryption import SealError
 from tests.bridge import principal_of
 from tests.store.house import House
 from tests.unit.makers import NOTE, make_lease

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.destinations import DestinationChange
-from service.domain.breaker import Breaker, BreakerRule, FailureCount
+from service.domain.deliveries.circuit_breaker import Breaker, BreakerRule, FailureCount
 from service.domain.ids import DestinationId
 from tests.unit.makers import NOTE, make_answer
 

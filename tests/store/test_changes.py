@@ -10,7 +10,7 @@ import pytest
 from schemas.destinations import DestinationChange
 from schemas.emr import SessionChange
 from service.domain.ids import DEFAULT_ACCOUNT, KeyId
-from service.domain.records import VendorResult
+from service.domain.models import VendorResult
 from service.store.queries import queries
 from tests.store.house import DETAILS, House
 from tests.unit.makers import (

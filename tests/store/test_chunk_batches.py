@@ -10,11 +10,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from service.bootstrap.container import open_rows
 from service.domain.errors import InvalidRequest
 from service.domain.ids import SessionId, TenantId
-from service.domain.records import ChunkClaim, ChunkPlan
-from service.store.chunks import ChunkRows
-from service.wiring import open_rows
+from service.domain.models import ChunkClaim, ChunkPlan
+from service.store.audio import ChunkRows
 from tests.bridge import make_settings
 from tests.store.house import House, new_tenant
 from tests.unit.makers import NOTE, make_lease

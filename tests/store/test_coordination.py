@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from service.domain.ids import DEFAULT_ACCOUNT, Account
-from service.domain.records import VendorSession
+from service.domain.models import VendorSession
 from tests.store.house import new_tenant
 from tests.unit.makers import NOTE, make_lease, make_plan
 

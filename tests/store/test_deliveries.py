@@ -7,7 +7,7 @@ import pytest
 from schemas.destinations import DestinationChange, DestinationCreate
 from service.domain.errors import DeliverySettled, NotFound
 from service.domain.ids import TenantId
-from service.domain.records import NoAnswer
+from service.domain.models import NoAnswer
 from tests.store.house import new_tenant
 from tests.unit.makers import LETTER, NOTE, make_answer, make_document, make_result
 

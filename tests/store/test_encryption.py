@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from schemas.emr import WarningInfo
+from service.bootstrap.container import Rows, open_rows, ping_store
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.domain.records import DocumentAnnotations, SessionDetails
+from service.domain.models import DocumentAnnotations, SessionDetails
 from service.settings import Settings
-from service.store.sealing import SealError
-from service.store.views import SessionFilter, SessionViews
-from service.wiring import Rows, open_rows, ping_store
+from service.store.encryption import SealError
+from service.store.session_queries import SessionFilter, SessionViews
 from tests.bridge import make_settings, principal_of
 from tests.store.house import House, new_tenant
 from tests.unit.makers import NOTE, make_answer, make_document, make_lease, make_result

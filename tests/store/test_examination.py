@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 
-from service.store.examination import forbidden_tables, look_at_server
 from service.store.queries import sql
+from service.store.server_info import forbidden_tables, look_at_server
 from tests.store.house import House
 
 

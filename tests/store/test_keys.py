@@ -10,12 +10,12 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+from service.bootstrap.container import Rows, check_at_start, open_rows, ping_store
 from service.domain.errors import InvalidRequest, NotFound
-from service.jobs.key_watch import KeyWatch
-from service.jobs.resealing import UNREADABLE, VALUES, Resealing
+from service.jobs.monitors.encryption_keys import KeyWatch
+from service.jobs.reencryption import UNREADABLE, VALUES, Resealing
+from service.store.encryption import Keyring, MissingKeyError, SealError
 from service.store.migrate import _SCRIPTS, migrate, newest_revision
-from service.store.sealing import Keyring, MissingKeyError, SealError
-from service.wiring import Rows, check_at_start, open_rows, ping_store
 from tests.e2e.rig import until
 from tests.store.house import new_tenant
 from tests.store.test_encryption import NEW, OLD, OTHER, settings_with

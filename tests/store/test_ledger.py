@@ -9,7 +9,7 @@ import pytest
 
 from schemas.ledger import Ledger
 from service.domain.ids import SessionId, TemplateId
-from service.domain.records import VendorEnd
+from service.domain.models import VendorEnd
 from service.domain.results.fetching import Fetching
 from tests.store.house import House, new_tenant
 from tests.unit.fakes import ScriptedVendor

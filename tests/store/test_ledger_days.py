@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from schemas.ledger import Ledger
-from service.jobs.ledger_watch import LedgerWatch
+from service.jobs.monitors.ledger import LedgerWatch
 from tests.e2e.rig import until
 from tests.store.house import House, new_tenant
 from tests.unit.makers import NOTE

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from service.jobs.ledger_watch import LedgerWatch
+from service.jobs.monitors.ledger import LedgerWatch
 from tests.e2e.rig import until
 from tests.store.house import House
 from tests.unit.makers import NOTE

@@ -5,10 +5,10 @@ import asyncio
 import asyncpg
 import pytest
 
+from service.bootstrap.container import open_rows, ping_store
 from service.domain.errors import StoreUnavailable
 from service.store.database import Database
 from service.store.migrate import _SCRIPTS, check_schema, migrate, newest_revision
-from service.wiring import open_rows, ping_store
 from tests.bridge import make_settings
 
 

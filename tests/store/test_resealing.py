@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 
 from schemas.destinations import OAuth2
 from schemas.encryption import Walk
+from service.bootstrap.container import Rows, open_rows, ping_store
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.store.resealing import SEALED_TABLES, SealedTable
-from service.store.sealing import Keyring, SealError, head_of
-from service.wiring import Rows, open_rows, ping_store
+from service.store.encryption import Keyring, SealError, head_of
+from service.store.reencryption import SEALED_TABLES, SealedTable
 from tests.store.house import House, new_tenant
 from tests.store.test_encryption import DETAILS, NEW, OLD, OTHER, TOKENS, fill, settings_with
 

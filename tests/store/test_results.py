@@ -6,7 +6,7 @@ import pytest
 
 from schemas.emr import WarningInfo
 from service.domain.ids import UNFILTERED, Account
-from service.domain.records import VendorResult
+from service.domain.models import VendorResult
 from service.domain.results.fetching import Fetching
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import LETTER, NOTE, TurnedClock, make_document, make_result

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from service.domain.errors import InvalidRequest, NotFound
 from service.domain.ids import SessionId, TenantId
-from service.domain.records import VendorEnd
+from service.domain.models import VendorEnd
 from service.jobs.retention import Retention
 from service.store.retention import Kept, RetentionChange
 from tests.e2e.rig import until

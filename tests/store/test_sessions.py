@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 
 from service.domain.ids import Account, SessionId, TenantId
-from service.domain.records import EndRecorded, VendorEnd, VendorSession
+from service.domain.models import EndRecorded, VendorEnd, VendorSession
 from service.store.metrics import AUDIO_INCOMPLETE
 from service.store.paging import after_cursor
-from service.store.views import SessionFilter, SessionViews
+from service.store.session_queries import SessionFilter, SessionViews
 from tests.store.house import DETAILS, new_tenant
 from tests.unit.makers import NOTE, make_lease
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.domain.records import StreamBeat, StreamEnd
+from service.domain.models import StreamBeat, StreamEnd
 from tests.store.house import House, new_tenant
 from tests.unit.makers import make_lease
 

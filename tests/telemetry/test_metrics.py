@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from service.jobs.queue_watch import QueueWatch
+from service.jobs.monitors.queues import QueueWatch
 from service.store.metrics import reason_class
 from tests.bridge import Bridge
 from tests.e2e.rig import until

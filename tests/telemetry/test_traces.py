@@ -15,8 +15,8 @@ from litestar import Litestar, Request, post
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from service.observability.tracing import is_wanted
 from service.sandbox.serving import serve_app
-from service.tracing import is_wanted
 from tests.e2e.rig import Rig, open_rig, until
 
 EMR_TRACE, EMR_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

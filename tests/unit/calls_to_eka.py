@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from service.domain.accounts import Credentials
 from service.domain.ids import Account
-from service.eka.audio_wire import AudioWire
+from service.domain.vendor_accounts import Credentials
+from service.eka.audio_client import AudioWire
+from service.eka.call_limiter import Gates
 from service.eka.client import EkaClient
-from service.eka.gate import Gates
 from service.eka.tokens import TokenKeeper
 from tests.unit.fakes import MemoryDownloads, MemoryTokens
 from tests.unit.makers import TurnedClock

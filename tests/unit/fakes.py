@@ -23,7 +23,7 @@ from service.domain.ids import (
     TemplateId,
     TenantId,
 )
-from service.domain.records import (
+from service.domain.models import (
     AudioFormat,
     EndRecorded,
     EndState,

@@ -19,7 +19,7 @@ from service.domain.ids import (
     TemplateId,
     TenantId,
 )
-from service.domain.records import (
+from service.domain.models import (
     Answer,
     DeliveryJob,
     DocumentAnnotations,

@@ -7,7 +7,7 @@ import gc
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from service.eka.audio_wire import AudioWire, Patience
+from service.eka.audio_client import AudioWire, Patience
 
 if TYPE_CHECKING:
     import ssl

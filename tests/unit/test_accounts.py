@@ -6,7 +6,9 @@ import hashlib
 
 import pytest
 
-from service.domain.accounts import (
+from service.domain.errors import InvalidRequest, VendorRefused
+from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
+from service.domain.vendor_accounts import (
     KEPT_SECONDS,
     AccountChange,
     Accounts,
@@ -14,8 +16,6 @@ from service.domain.accounts import (
     VendorAccount,
     changed_account,
 )
-from service.domain.errors import InvalidRequest, VendorRefused
-from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
 from tests.unit.makers import TENANT
 
 DEFAULT = VendorAccount(credentials=Credentials(token="ours"), webhook_secrets=("default",))

@@ -9,9 +9,9 @@ import pytest
 
 from service.domain.errors import VendorFailure
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED
-from service.domain.records import VendorEnd
+from service.domain.models import VendorEnd
 from service.eka.acknowledgements import check_stored, read_files
-from service.eka.wire import WireAnswer
+from service.eka.http_exchange import WireAnswer
 from tests.unit.calls_to_eka import ScriptedEka
 from tests.unit.makers import NOTE, SESSION
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
+from service.concurrency.memory_budget import Memory
 from service.domain.errors import VendorFailure, VendorTimeout, VendorUnreachable
-from service.eka.audio_wire import AudioWire
-from service.eka.wire import SMALL_ANSWER_BYTES, exchange, make_http_client
-from service.forwarding.guard import GuardedBackend, GuardedTransport
-from service.memory import Memory
+from service.eka.audio_client import AudioWire
+from service.eka.http_exchange import SMALL_ANSWER_BYTES, exchange, make_http_client
+from service.forwarding.ssrf_guard import GuardedBackend, GuardedTransport
 from tests.unit.raw_peer import Line, Sound, header, open_peer, tidy_loop, upload
 
 if TYPE_CHECKING:

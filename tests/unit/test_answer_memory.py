@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.api.answer_memory import AnswerMemory, AnswerPermit
+from service.api.middleware.response_memory import AnswerMemory, AnswerPermit
 from service.domain.errors import Overloaded
 from service.domain.ids import TenantId
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.records import VendorDocument
-from service.eka.answers import read_error_code, read_session
+from service.domain.models import VendorDocument
 from service.eka.fields import UNKNOWN, read_time
+from service.eka.response_parsing import read_error_code, read_session
 
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "eka.jsonl"
 EXCHANGES = {each["label"]: each for each in map(json.loads, RECORDINGS.read_text().splitlines())}

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.audio import chunk_file_name
-from service.domain.records import AudioFormat
-from service.domain.sessions import missing_sequences
+from service.domain.audio.uploads import chunk_file_name
+from service.domain.models import AudioFormat
+from service.domain.sessions.lifecycle import missing_sequences
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
 
 SEED_002 = {

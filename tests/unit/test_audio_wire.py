@@ -18,7 +18,7 @@ from service.domain.errors import (
     VendorUnavailable,
     VendorUnreachable,
 )
-from service.eka.audio_wire import AudioWire, Patience
+from service.eka.audio_client import AudioWire, Patience
 from tests.certificates import make_authority
 from tests.unit.raw_peer import (
     OK,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.domain.errors import VendorUnreachable
-from service.eka.audio_wire import AudioWire
+from service.eka.audio_client import AudioWire
 from tests.unit.raw_peer import OK, Line, Sound, answer_all, header, open_peer, tidy_loop, upload
 
 if TYPE_CHECKING:

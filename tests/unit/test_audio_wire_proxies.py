@@ -11,9 +11,9 @@ import httpx2
 import pytest
 
 from service.domain.errors import VendorUnavailable
-from service.eka.audio_wire import AudioWire
-from service.eka.proxies import proxy_for
-from service.eka.trust import trusted
+from service.eka.audio_client import AudioWire
+from service.eka.proxy import proxy_for
+from service.eka.tls import trusted
 from tests.certificates import make_authority
 from tests.unit.raw_peer import OK, Line, Sound, answer_all, header, headers_of, open_peer, tidy_loop
 

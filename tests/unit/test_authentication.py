@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from schemas.emr import TenantDefaults
-from service.domain.authentication import Authentication
+from service.domain.api_keys.lookup import Authentication
+from service.domain.api_keys.revocation import Revocations
 from service.domain.errors import RateLimited, StoreUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT, KeyId, TenantId
-from service.domain.records import Principal
-from service.domain.revocations import Revocations
+from service.domain.models import Principal
 from tests.unit.makers import TENANT
 
 WHO = Principal(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.api.spool import drips
+from service.api.upload_buffer import drips
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from service.domain.cancelling import Cancelling
 from service.domain.errors import VendorGateClosed, VendorRefused, VendorTimeout, VendorUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.domain.records import OwedCall
+from service.domain.models import OwedCall
+from service.domain.sessions.cancellation import Cancelling
 from tests.unit.fakes import MemorySessions, ScriptedVendor
 from tests.unit.makers import SESSION, TurnedClock, make_lease
 from tests.unit.test_session_life import make_life

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from service.eka.circuit import Circuit, CircuitRule
+from service.eka.circuit_breaker import Circuit, CircuitRule
 
 RULE = CircuitRule(
     failures=4, sessions=3, limits=2, within_seconds=60, least_pause_seconds=1, most_pause_seconds=30

@@ -6,10 +6,10 @@ from email.utils import format_datetime
 
 import pytest
 
-from service.clock import CheckedClock
-from service.eka.wire import make_http_client
+from service.domain.clock import CheckedClock
+from service.eka.http_exchange import make_http_client
 from service.sandbox.serving import serve_app
-from service.sandbox.vendor import VendorSettings, create_vendor
+from service.sandbox.vendor.app import VendorSettings, create_vendor
 from tests.unit.makers import START
 
 

@@ -13,8 +13,14 @@ SECRET = re.compile(
 )
 NO_SECRETS = {"key_id", "token_type"}
 HARMLESS = {
-    ("service/forwarding/presented.py", "certified != key.public_key().public_bytes(*form)"): "public keys",
-    ("service/forwarding/tokens.py", "held.token == refused"): "what we held before and what we hold now",
+    (
+        "service/forwarding/certificate_checks.py",
+        "certified != key.public_key().public_bytes(*form)",
+    ): "public keys",
+    (
+        "service/forwarding/oauth_tokens.py",
+        "held.token == refused",
+    ): "what we held before and what we hold now",
     ("service/store/coordination.py", "known['request_hash'] != request_hash"): (
         "keyed hashes of two requests of the caller's own: it knows both requests and neither hash"
     ),
@@ -64,5 +70,9 @@ def test_no_secret_is_compared_letter_by_letter() -> None:
 
 
 def test_whatever_verifies_a_secret_compares_in_constant_time() -> None:
-    for path in ("service/eka/signature.py", "service/store/streams.py", "service/store/voice_tokens.py"):
+    for path in (
+        "service/eka/webhook_signature.py",
+        "service/store/streams.py",
+        "service/store/medscribe_tokens.py",
+    ):
         assert "hmac.compare_digest(" in (ROOT / path).read_text(), path

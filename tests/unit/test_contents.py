@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED
-from service.eka.contents import MAX_CONTENT_BYTES
+from service.eka.document_contents import MAX_CONTENT_BYTES
 from service.forwarding.downloads import GuardedDownloads
 from tests.unit.calls_to_eka import BASE, ScriptedEka
 from tests.unit.makers import NOTE, SESSION

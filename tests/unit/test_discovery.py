@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.limits import ModelLimits
+from service.domain.vendor_limits import ModelLimits
 from service.eka.discovery import PATH, SEED_LIMITS, Discovery, read_limits
 from tests.unit.makers import TurnedClock
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.eka.events import KNOWN, VendorEvent, parse_event
+from service.eka.webhook_events import KNOWN, VendorEvent, parse_event
 
 ID = "ses_0123456789abcdef"
 

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from service.domain.errors import VendorGateClosed, VendorRefused, VendorTimeout, VendorUnavailable
 from service.domain.ids import UNFILTERED, TemplateId
-from service.domain.records import VendorResult
+from service.domain.models import VendorResult
 from service.domain.results.fetching import Fetching
 from tests.unit.fakes import MemoryResults, ScriptedVendor
 from tests.unit.makers import LETTER, NOTE, SESSION, START, TurnedClock, make_document, make_result

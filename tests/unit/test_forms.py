@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from schemas.deliveries import Event, EventData, EventDocument, EventPatient
 from schemas.emr import ErrorInfo
-from service.domain.fhir import FhirSystems
-from service.domain.forms import Form, Forms
+from service.forwarding.fhir import FhirSystems
+from service.forwarding.payloads import Form, Forms
 
 AT = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
 PING = b'{"type":"ping","timestamp":"2026-05-04T03:02:01Z","data":{"destination_id":"dst_1"}}'

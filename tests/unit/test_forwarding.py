@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.breaker import Breaker, FailureCount
-from service.domain.forwarding import Forwarding, judge
+from service.domain.deliveries.attempts import Forwarding, judge
+from service.domain.deliveries.circuit_breaker import Breaker, FailureCount
 from service.domain.ids import DeliveryId, DestinationId, SessionId
-from service.domain.records import Answer, DeliveryJob, NoAnswer
+from service.domain.models import Answer, DeliveryJob, NoAnswer
 from tests.unit.makers import TurnedClock, make_answer, make_delivery_job
 
 ID = DeliveryId("msg_0123456789abcdef01234567")

@@ -17,9 +17,9 @@ from service.domain.errors import (
     VendorTimeout,
     VendorUnavailable,
 )
-from service.domain.further import FurtherDocuments
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, TemplateId
-from service.domain.records import FurtherState
+from service.domain.models import FurtherState
+from service.domain.results.additional_document_requests import FurtherDocuments
 from service.domain.results.additional_documents import MAX_TRIES
 from service.domain.results.fetching import Fetching
 from tests.unit.fakes import MemoryResults, Owed, ScriptedVendor

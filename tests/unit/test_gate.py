@@ -10,14 +10,14 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from service.domain.accounts import Credentials
 from service.domain.errors import VendorGateClosed, VendorLimited, VendorRefused, VendorTimeout
 from service.domain.ids import DEFAULT_ACCOUNT, Account
+from service.domain.vendor_accounts import Credentials
+from service.eka.audio_client import AudioWire
 from service.eka.audio_formats import normalise_audio_format
-from service.eka.audio_wire import AudioWire
-from service.eka.circuit import CircuitRule
+from service.eka.call_limiter import Gates
+from service.eka.circuit_breaker import CircuitRule
 from service.eka.client import EkaClient
-from service.eka.gate import Gates
 from service.eka.tokens import TokenKeeper
 from tests.unit.fakes import MemoryDownloads, MemoryTokens
 from tests.unit.makers import SESSION, TurnedClock

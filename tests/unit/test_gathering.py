@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from service.concurrency.batching import Gathered
 from service.domain.errors import StoreUnavailable
-from service.domain.gathering import Gathered
 
 
 class Asked:

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.clock import SystemClock
+from service.domain.clock import SystemClock
 from service.domain.errors import DestinationForbidden
-from service.domain.records import Answer, NoAnswer
-from service.forwarding.guard import (
+from service.domain.models import Answer, NoAnswer
+from service.forwarding.name_resolution import NameUnresolvedError
+from service.forwarding.sender import HttpSender
+from service.forwarding.ssrf_guard import (
     AddressForbiddenError,
     GuardedBackend,
     check_addresses,
     check_destination,
     is_public,
 )
-from service.forwarding.lookups import NameUnresolvedError
-from service.forwarding.sender import HttpSender
 from tests.unit.makers import make_delivery_job, wanted
 
 PUBLIC = [

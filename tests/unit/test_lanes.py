@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from service.jobs.lanes import Lane, Share
+from service.jobs.job_pool import Lane, Share
 
 
 @dataclass

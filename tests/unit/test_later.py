@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from service.domain.rates import Policy
-from service.eka.audio_way import AudioWay
-from service.jobs.nudges import LateRedis
-from service.jobs.rates import AWAY, SharedRates
-from service.later import Libraries
+from service.concurrency.lazy_imports import Libraries
+from service.domain.token_bucket import Policy
+from service.eka.lazy_audio_client import AudioWay
+from service.redis.rate_limiter import AWAY, SharedRates
+from service.redis.wakeups import LateRedis
 
 # What loads when a library of the test's own does: it waits to be let go.
 GATE = threading.Event()
@@ -127,6 +127,7 @@ async def test_a_limit_whose_library_still_loads_is_not_one_without_redis(librar
 
 def test_the_service_is_imported_without_what_comes_later() -> None:
     later = "{'aiohttp', 'arq', 'redis', 'rich', 'sqlalchemy', 'alembic', 'service.sandbox'}"
-    code = f"import sys, service.cli, service.serving, service.app; print(sorted({later} & set(sys.modules)))"
+    modules = "sys, service.cli.main, service.http_server.server, service.app"
+    code = f"import {modules}; print(sorted({later} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

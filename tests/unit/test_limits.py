@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from service.domain.errors import InvalidRequest, UploadNotSupported
-from service.domain.limits import Limits, ModelLimits, check_limits, check_upload
+from service.domain.vendor_limits import Limits, ModelLimits, check_limits, check_upload
 from service.eka.discovery import SEED_LIMITS
 
 KNOWN = Limits(

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from service.logs import _LibraryFormatter, configure_logs, failure
+from service.observability.logging import _LibraryFormatter, configure_logs, failure
 
 kinds = st.sampled_from([ValueError, KeyError, RuntimeError, UnicodeError, OSError, msgspec.ValidationError])
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from service.forwarding.lookups import MAX_THREADS, Lookups, NameUnresolvedError
+from service.forwarding.name_resolution import MAX_THREADS, Lookups, NameUnresolvedError
 
 
 class Nameserver:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.api.admission import Disk, Place, Room
-from service.memory import Memory
+from service.api.middleware.admission_control import Disk, Place, Room
+from service.concurrency.memory_budget import Memory
 
 PATIENT = 3600.0
 

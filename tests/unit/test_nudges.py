@@ -11,9 +11,9 @@ import pytest
 from prometheus_client import REGISTRY
 from redis.exceptions import ConnectionError as RedisAway
 
+from service.concurrency.lazy_imports import Libraries
 from service.domain.ids import SessionId
-from service.jobs.nudges import ANY, RESULTS_DUE, ArqNudges, LateRedis, open_redis
-from service.later import Libraries
+from service.redis.wakeups import ANY, RESULTS_DUE, ArqNudges, LateRedis, open_redis
 from service.worker import WorkerProcess
 from tests.bridge import make_settings
 

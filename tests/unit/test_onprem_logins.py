@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from service.domain.accounts import Credentials
 from service.domain.errors import VendorFailure, VendorRefused
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account
+from service.domain.vendor_accounts import Credentials
+from service.eka.audio_client import AudioWire
 from service.eka.audio_formats import normalise_audio_format
-from service.eka.audio_wire import AudioWire
+from service.eka.call_limiter import Gates
 from service.eka.client import EkaClient
-from service.eka.gate import Gates
-from service.eka.logins import asks_for_login
+from service.eka.http_exchange import make_http_client
+from service.eka.token_errors import asks_for_login
 from service.eka.tokens import TokenKeeper
-from service.eka.wire import make_http_client
 from tests.unit.fakes import MemoryDownloads, TokensOfMany
 from tests.unit.makers import NOTE, SESSION, TurnedClock
 from tests.unit.onprem_peer import (

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from service.domain.ids import DestinationId, TenantId
-from service.forwarding.patience import Patience
+from service.forwarding.timeout_policy import Patience
 from tests.unit.makers import make_delivery_job
 
 OTHER = TenantId("ten_ffffffffffffffffffffffff")

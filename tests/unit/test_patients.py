@@ -11,9 +11,9 @@ from schemas.eka import SessionCreated
 from schemas.emr import SessionChange
 from service.domain.errors import VendorRefused
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account
-from service.domain.records import SessionDetails
+from service.domain.models import SessionDetails
 from service.eka.metrics import PATIENTS_DROPPED
-from service.eka.patients import PatientFields, carries_patient
+from service.eka.patient_fields import PatientFields, carries_patient
 from tests.unit.calls_to_eka import ScriptedEka
 from tests.unit.makers import NOTE, SESSION, make_plan
 

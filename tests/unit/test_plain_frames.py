@@ -12,8 +12,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 from websockets.frames import BINARY, CLOSE, CONT, PING, TEXT, Frame, Opcode
 
-from service.parting import PartingWebSocket
-from service.plain_frames import give_frames
+from service.http_server.graceful_shutdown import PartingWebSocket
+from service.http_server.websocket_fast_path import give_frames
 
 MOST = 70_000
 HEAD = (

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import httpcore2
 
-from service.forwarding.pools import PoolsByAddress
+from service.forwarding.per_host_pools import PoolsByAddress
 
 
 @asynccontextmanager

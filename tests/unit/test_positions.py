@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.emr import TimelineEntry
-from service.api.positions import Position
+from service.api.event_cursor import Position
 from tests.unit.makers import START
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.rates import _fields
-from service.domain.rates import LocalRates, Policy, Standing
+from service.api.rate_limit import _fields
+from service.domain.token_bucket import LocalRates, Policy, Standing
 
 
 class Clock:

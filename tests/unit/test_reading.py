@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import KeyId, TenantId
-from service.domain.reading import ReadTrail
+from service.domain.read_audit import ReadTrail
 from tests.unit.makers import TurnedClock, make_principal
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.domain.errors import NotFound, StoreUnavailable
-from service.domain.recording import record
+from service.domain.write_retry import record
 from tests.unit.makers import TurnedClock
 
 

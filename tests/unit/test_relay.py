@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.domain.relay import ClientGone, Farewell, Frame, Relay, Restarting, VendorGone
+from service.domain.streams.relay import ClientGone, Farewell, Frame, Relay, Restarting, VendorGone
 
 
 class Side:

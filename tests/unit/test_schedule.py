@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.domain.schedule import (
+from service.domain.retry_schedule import (
     error_wait,
     forward_wait,
     gate_wait,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.records import SessionDetails
-from service.store.sealing import Keyring, SealError
+from service.domain.models import SessionDetails
+from service.store.encryption import Keyring, SealError
 
 NEW, OLD, OTHER = bytes(range(32)), bytes(range(1, 33)), bytes(range(2, 34))
 PLACE = "session.details:ses_1"

@@ -9,8 +9,8 @@ import pytest
 
 from service.domain.errors import VendorUnavailable
 from service.eka.discovery import Discovery
+from service.eka.http_exchange import make_http_client
 from service.eka.server_kind import Evidence, Server, describe, judge, look_at_server
-from service.eka.wire import make_http_client
 from tests.unit.makers import TurnedClock
 from tests.unit.onprem_peer import (
     CLIENT_LOGIN,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import uvicorn
 
-from service.serving import Server, listen
+from service.http_server.server import Server, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,8 +29,8 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account, SessionId, TemplateId
-from service.domain.records import EndState, OwedCall, SessionPlan, VendorEnd, VendorResult, VendorSession
-from service.domain.sessions import SessionLife
+from service.domain.models import EndState, OwedCall, SessionPlan, VendorEnd, VendorResult, VendorSession
+from service.domain.sessions.lifecycle import SessionLife
 from tests.unit.fakes import MemorySessions, ScriptedVendor
 from tests.unit.makers import SESSION, TurnedClock, make_lease, make_plan, make_principal, make_result
 

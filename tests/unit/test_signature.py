@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from service.eka.signature import is_signed, parse_signature
+from service.eka.webhook_signature import is_signed, parse_signature
 
 NOW = 1_800_000_000
 BODY = b'{"event": "session.completed", "session_id": "ses_1"}'

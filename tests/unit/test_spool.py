@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.api.spool import Spool
+from service.api.upload_buffer import Spool
 from service.domain.errors import Overloaded
 
 KIBIBYTE, MEBIBYTE = 1024, 1024 * 1024

@@ -9,7 +9,7 @@ from websockets.asyncio.server import serve
 
 from service.domain.errors import VendorFailure
 from service.domain.ids import DEFAULT_ACCOUNT, SessionId
-from service.eka.gate import Gates
+from service.eka.call_limiter import Gates
 from service.eka.streams import EkaStreams
 
 SESSION = SessionId("ses_1")

@@ -25,9 +25,9 @@ from service.domain.errors import (
     WrongUpload,
 )
 from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease, SessionId, TenantId
-from service.domain.records import StreamBeat, StreamEnd, StreamLook, StreamSession
-from service.domain.relay import ClientGone
-from service.domain.streams import Streams
+from service.domain.models import StreamBeat, StreamEnd, StreamLook, StreamSession
+from service.domain.streams.lifecycle import Streams
+from service.domain.streams.relay import ClientGone
 from tests.unit.makers import SESSION, TENANT
 from tests.unit.test_relay import Side
 

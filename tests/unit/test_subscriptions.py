@@ -11,15 +11,15 @@ import httpx2
 import msgspec
 import pytest
 
-from service.domain.accounts import Credentials
 from service.domain.ids import DEFAULT_ACCOUNT, Account
-from service.domain.limits import Limits
-from service.eka.audio_wire import AudioWire
+from service.domain.vendor_accounts import Credentials
+from service.domain.vendor_limits import Limits
+from service.eka.audio_client import AudioWire
+from service.eka.call_limiter import Gates
 from service.eka.client import EkaClient
 from service.eka.discovery import SEED_LIMITS
-from service.eka.gate import Gates
-from service.eka.subscriptions import CONNECT_PATH, Subscriptions, webhook_endpoint
 from service.eka.tokens import TokenKeeper
+from service.eka.webhook_subscriptions import CONNECT_PATH, Subscriptions, webhook_endpoint
 from tests.unit.fakes import MemoryDownloads, MemoryTokens
 from tests.unit.makers import TENANT, TurnedClock
 

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from service import surroundings
+from service.diagnostics import environment as surroundings
+from service.diagnostics.environment import Finding, Note, judge_redis, judge_server, temporary_files, way_in
 from service.sandbox.serving import serve_app
 from service.sandbox.stack import free_port
-from service.sandbox.vendor import VendorSettings, create_vendor
+from service.sandbox.vendor.app import VendorSettings, create_vendor
 from service.settings import Settings
-from service.store.examination import Server
-from service.surroundings import Finding, Note, judge_redis, judge_server, temporary_files, way_in
+from service.store.server_info import Server
 
 GOOD = Server(
     version=180_004,

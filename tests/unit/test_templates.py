@@ -11,10 +11,10 @@ import pytest
 from schemas.emr import TenantDefaults
 from service.domain.errors import VendorFailure, VendorRefused, VendorUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT, Account, KeyId, TenantId
-from service.domain.records import Principal
+from service.domain.models import Principal
 from service.domain.templates import Templates, VendorTemplate
+from service.eka.http_exchange import WireAnswer
 from service.eka.templates import EkaTemplates, read_templates
-from service.eka.wire import WireAnswer
 
 ONE, TWO = VendorTemplate(id="one", title="One"), VendorTemplate(id="two", title="Two")
 

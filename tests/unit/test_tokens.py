@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.domain.accounts import Credentials
 from service.domain.errors import VendorFailure, VendorRefused, VendorTimeout, VendorUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT, Account
+from service.domain.vendor_accounts import Credentials
 from service.eka.tokens import TokenKeeper
 from tests.unit.fakes import MemoryTokens, TokensOfMany
 from tests.unit.makers import TurnedClock

@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 
 from service.domain.errors import InvalidRequest, StoreUnavailable
-from service.store.troubles import _KINDS, Troubles, classify, store_error
+from service.store.database_state import _KINDS, Troubles, classify, store_error
 
 
 def made(kind: type[BaseException]) -> BaseException:

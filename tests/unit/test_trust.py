@@ -11,10 +11,10 @@ from websockets.asyncio.server import serve
 
 from service.domain.errors import VendorUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.eka.gate import Gates
+from service.eka.call_limiter import Gates
+from service.eka.http_exchange import make_http_client
 from service.eka.streams import EkaStreams
-from service.eka.trust import trusted
-from service.eka.wire import make_http_client
+from service.eka.tls import trusted
 from tests.certificates import Authority, make_authority
 from tests.unit.makers import SESSION
 

@@ -9,7 +9,7 @@ import pytest
 from schemas.emr import WarningInfo
 from service.domain.errors import VendorRefused
 from service.domain.ids import UNFILTERED, TemplateId
-from service.domain.records import DocumentAnnotations, VendorResult
+from service.domain.models import DocumentAnnotations, VendorResult
 from service.domain.results.fetching import Fetching
 from tests.unit.fakes import MemoryResults, ScriptedVendor
 from tests.unit.makers import LETTER, NOTE, SESSION, TurnedClock, make_document, make_result

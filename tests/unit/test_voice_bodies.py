@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.spool import Spool
-from service.api.voice.bodies import Upload
+from service.api.medscribe.upload_parser import Upload
+from service.api.upload_buffer import Spool
 from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 
 BOUNDARY = "----WebKitFormBoundaryabc123"

@@ -8,7 +8,7 @@ import pytest
 
 from service.domain.errors import StoreUnavailable, TooManyWatchers
 from service.domain.ids import SessionId, TenantId
-from service.domain.watch import ChangeWatch, share_of
+from service.domain.sessions.change_polling import ChangeWatch, share_of
 
 ONE, OTHER = SessionId("ses_1"), SessionId("ses_2")
 ALICE, BOB, CAROL = TenantId("ten_a"), TenantId("ten_b"), TenantId("ten_c")

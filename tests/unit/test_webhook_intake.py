@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from service.domain.ids import DEFAULT_ACCOUNT, Account, SessionId
-from service.domain.records import Received
+from service.domain.models import Received
 from service.domain.webhooks import WebhookIntake
-from service.eka.events import parse_event
+from service.eka.webhook_events import parse_event
 
 COMPLETED = b'{"event": "session.completed", "session_id": "ses_0123456789abcdef"}'
 UNKNOWN_KIND = b'{"event": "session.rejoiced", "session_id": "ses_0123456789abcdef"}'

@@ -7,8 +7,8 @@ import msgspec
 from msgspec import Struct
 
 from service.domain.ids import TemplateId
+from service.domain.models import DocumentAnnotations, FetchJob, VendorDocument, VendorResult
 from service.domain.ports import SettleUnit
-from service.domain.records import DocumentAnnotations, FetchJob, VendorDocument, VendorResult
 from service.domain.results import verdicts
 from service.domain.results.events import missing_document
 

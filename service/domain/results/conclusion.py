@@ -2,8 +2,8 @@
 
 from schemas.emr import EventType, SessionStatus
 from service.domain.ids import UNFILTERED, TemplateId
+from service.domain.models import FetchState
 from service.domain.ports import Clock, SettleUnit
-from service.domain.records import FetchState
 from service.domain.results.events import emit_ending, missing_document, release, settle
 from service.domain.results.verdicts import OVER
 

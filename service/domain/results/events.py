@@ -7,8 +7,8 @@ from msgspec import UNSET
 from schemas.deliveries import Event, EventData, EventDocument, EventPatient
 from schemas.emr import ErrorInfo, EventType, SessionStatus, WarningInfo
 from service.domain.ids import TemplateId
+from service.domain.models import StoredDocument, VendorDocument
 from service.domain.ports import Clock, SettleUnit
-from service.domain.records import StoredDocument, VendorDocument
 
 MESSAGES = {
     "vendor_failed": "EkaScribe could not process this session",

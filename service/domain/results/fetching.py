@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 import msgspec
 import structlog
 
-from service.domain import schedule
+from service.domain import retry_schedule as schedule
 from service.domain.errors import (
     StoreUnavailable,
     VendorError,
@@ -21,9 +21,8 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import UNFILTERED, Account, SessionId
+from service.domain.models import FetchJob, VendorResult
 from service.domain.ports import Clock, ResultStore, Vendor
-from service.domain.recording import record
-from service.domain.records import FetchJob, VendorResult
 from service.domain.results import additional_documents, conclusion
 from service.domain.results.events import emit_ending, release, settle
 from service.domain.results.recording import (
@@ -33,6 +32,7 @@ from service.domain.results.recording import (
     give_up,
     record_answer,
 )
+from service.domain.write_retry import record
 
 log = structlog.get_logger()
 

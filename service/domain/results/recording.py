@@ -11,10 +11,9 @@ from typing import Literal, assert_never
 import msgspec
 from msgspec import Struct
 
-from service.domain import schedule
+from service.domain import retry_schedule as schedule
 from service.domain.ids import UNFILTERED, TemplateId
-from service.domain.ports import Clock, SettleUnit
-from service.domain.records import (
+from service.domain.models import (
     DocumentAnnotations,
     FetchJob,
     FetchState,
@@ -22,6 +21,7 @@ from service.domain.records import (
     VendorResult,
     Verdict,
 )
+from service.domain.ports import Clock, SettleUnit
 from service.domain.results import verdicts
 from service.domain.results.conclusion import close, conclude
 from service.domain.results.events import missing_document, settle

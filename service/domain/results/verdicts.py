@@ -10,7 +10,7 @@ while, before an EMR is told.
 from collections.abc import Sequence
 from typing import assert_never
 
-from service.domain.records import VendorDocument, VendorState, Verdict
+from service.domain.models import VendorDocument, VendorState, Verdict
 
 OVER: frozenset[VendorState] = frozenset({"completed", "partial"})
 

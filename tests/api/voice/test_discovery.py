@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from service.api.voice.discovery import make_discovery
+from service.api.medscribe.discovery import make_discovery
 from service.eka.discovery import SEED_LIMITS, read_limits
 from tests.api.voice.clients import no_nulls
 from tests.api.voice.discovery_schema import DISCOVERY_SCHEMA

@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
+from service.bootstrap.container import open_rows
 from service.domain.ids import KeyId
-from service.wiring import open_rows
 from tests.api.asking import chunks_of
 from tests.api.voice.clients import BrowserClient, browser_client, envelope, form
 from tests.bridge import Bridge

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from service.bootstrap.container import open_rows
 from service.domain.ids import KeyId, SessionId
-from service.store.voice_tokens import VoiceTokens
-from service.wiring import open_rows
+from service.store.medscribe_tokens import VoiceTokens
 from tests.api.voice.clients import envelope, login, python_client
 from tests.bridge import Bridge, add_key, add_tenant
 

@@ -1,5 +1,5 @@
 -- The first schema. Every state that matters is a row here; Redis holds only nudges.
--- Columns of type bytea whose name ends in _sealed hold AES-GCM values (service/store/sealing.py);
+-- Columns of type bytea whose name ends in _sealed hold AES-GCM values (service/store/encryption.py);
 -- those that end in _hash hold keyed hashes, so that equality can be asked for without the value.
 
 CREATE TABLE server_secrets (

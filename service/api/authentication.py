@@ -1,0 +1,113 @@
+"""Who may come in: API keys, roles where a route names one, and how often."""
+
+from functools import cache
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.handlers import BaseRouteHandler
+from litestar.params import QueryParameter
+from litestar.types import Scope
+
+from service.api.dependencies import Services
+from service.api.field_errors import unknown_parameter
+from service.api.middleware.admission_control import take_place
+from service.api.rate_limit import count_call
+from service.domain.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
+from service.domain.models import Principal
+
+_SCHEME = "bearer "
+_MOST_KEY_CHARACTERS = 256
+_MAX_ERRORS = 20
+
+
+async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Let in whoever shows a good key of a sufficient role, and not too often.
+
+    Raises Unauthenticated, RateLimited or Forbidden, or InvalidRequest for parameters that the call has not.
+    """
+    check_texts(connection)
+    services: Services = connection.app.state.services
+    who = await principal_of_key(services, bearer_of(connection))
+    if who is None:
+        raise Unauthenticated("an API key is needed, one that was not revoked: Authorization: Bearer <key>")
+    await let_in(connection.scope, services, who)
+    if handler.opt.get("role") == "admin" and who.role != "admin":
+        raise Forbidden("this needs an admin key")
+    check_parameters(connection, handler)
+
+
+async def principal_of_key(services: Services, key: str) -> Principal | None:
+    """Return whose an API key is; nothing is looked up for what cannot be one. Raises RateLimited."""
+    if not key or len(key) > _MOST_KEY_CHARACTERS:
+        return None
+    return await services.authentication.principal(key)
+
+
+async def let_in(scope: Scope, services: Services, who: Principal) -> None:
+    """Note who calls, count the call, and take its place.
+
+    Raises RateLimited, or Overloaded when there is no place, or none for the tenant.
+    """
+    scope["state"]["who"] = who
+    await count_call(scope, services, who.key_id)
+    take_place(scope, who.tenant_id)
+
+
+async def check_still_stands(services: Services, who: Principal) -> None:
+    """Refuse a call whose key was revoked while it waited. Raises Unauthenticated."""
+    if who.key_id not in await services.access.standing_keys([who.key_id]):
+        raise Unauthenticated("the API key was revoked")
+
+
+def bearer_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return what follows `Authorization: Bearer`, or nothing."""
+    header = connection.headers.get("authorization", "")
+    return header[len(_SCHEME) :].strip() if header[: len(_SCHEME)].lower() == _SCHEME else ""
+
+
+def check_texts(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """Refuse NUL, which no text of PostgreSQL can hold: no id has one, no filter finds one."""
+    if any("\0" in str(value) for name, value in connection.path_params.items() if name.endswith("_id")):
+        raise NotFound("there is nothing of that name")
+    for name, value in connection.query_params.multi_items():
+        if "\0" in value:
+            raise InvalidRequest("holds a character that cannot be stored", field=name)
+
+
+def check_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Refuse query parameters that a call does not have: a filter with a typo would list everything.
+
+    Raises InvalidRequest.
+    """
+    if not connection.scope["query_string"]:
+        return
+    known = _parameters(handler)
+    unknown = list(dict.fromkeys(name for name in connection.query_params if name not in known))
+    if unknown:
+        errors = [unknown_parameter(name) for name in unknown[:_MAX_ERRORS]]
+        raise InvalidRequest("the call has parameters that it does not know; see `errors`", errors=errors)
+
+
+@cache
+def _parameters(handler: BaseRouteHandler) -> frozenset[str]:
+    """Return the query parameters of a handler, by the names that callers write."""
+    return frozenset(
+        field.kwarg_definition.name or name
+        for name, field in handler.parsed_fn_signature.parameters.items()
+        if isinstance(field.kwarg_definition, QueryParameter)
+    )
+
+
+def provide_who(scope: Scope) -> Principal:
+    """Return who the guard let in."""
+    who = scope["state"]["who"]
+    assert isinstance(who, Principal)  # noqa: S101 - every route of /v1 stands behind the guard
+    return who
+
+
+def provide_services(state: State) -> Services:
+    """Return what the composition root wired."""
+    services = state.services
+    assert isinstance(services, Services)  # noqa: S101 - set before the first request is taken
+    return services

@@ -1,0 +1,140 @@
+"""Uploads by file name: POST /voice/v1/sessions/{id}/audio/{file_name} (docs/vendor.md#upload)."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import Request, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from schemas.voice import AudioUploaded
+from service.api.dependencies import Services
+from service.api.medscribe.error_envelope import spoken
+from service.api.medscribe.upload_parser import Upload, read_upload
+from service.api.request_classes import REQUEST_KIND
+from service.api.v1.audio import MOST_SEQUENCE, store_chunk
+from service.domain.errors import AudioFormatInvalid, InvalidRequest, SessionEnded
+from service.domain.ids import SessionId
+from service.domain.models import AudioFormat, Principal
+from service.eka.audio_formats import normalise_audio_format
+
+# `<base>_<number>.<extension>` (docs/vendor.md#upload), or `<number>.<extension>`, as the TypeScript client
+# names files (docs/vendor.md#client-forms).
+_NUMBERED = re.compile(r"(?:.*_)?([0-9]{1,5})\.[A-Za-z0-9]{1,8}")
+_EXTENSIONS = frozenset({"webm", "wav", "ogg", "mp4", "m4a", "mp3"})
+_SAYS_NOTHING = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+_MOST_SHOWN_CHARACTERS = 100
+
+
+@post(
+    "/sessions/{session_id:str}/audio/{file_name:str}",
+    status_code=200,
+    request_max_body_size=None,
+    opt={REQUEST_KIND: "uploads"},
+)
+async def upload_audio(
+    request: Request[Any, Any, Any],
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: FromPath[str],
+    file_name: FromPath[str],
+) -> AudioUploaded:
+    """Store one file under the number in its name."""
+    return await _store(request, services, who, SessionId(session_id), file_name)
+
+
+@post(
+    "/sessions/{session_id:str}/audio",
+    status_code=200,
+    request_max_body_size=None,
+    opt={REQUEST_KIND: "uploads"},
+)
+async def upload_named_form(
+    request: Request[Any, Any, Any],
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: FromPath[str],
+) -> AudioUploaded:
+    """Store a form's file, which names itself, as the protocol's own text has it."""
+    return await _store(request, services, who, SessionId(session_id), None)
+
+
+async def _store(
+    request: Request[Any, Any, Any],
+    services: Services,
+    who: Principal,
+    session_id: SessionId,
+    file_name: str | None,
+) -> AudioUploaded:
+    limits = await services.discovery.limits()
+    upload = await read_upload(request, limits.chunk_bytes(services.settings.chunk_max_bytes))
+    try:
+        name = file_name or (upload.file_name or "").replace("\\", "/").rpartition("/")[2]
+        header = request.headers.get("content-type", "")
+        await keep_file(services, who, session_id, name, _types(upload, header), upload)
+    finally:
+        upload.close()
+    return AudioUploaded(session_id=session_id, original_filename=name)
+
+
+def _types(upload: Upload, header: str) -> list[str]:
+    """Say what the audio may be, best word first: a form's own for its file, its header may be a mistake."""
+    if not upload.is_form:
+        return [header]
+    return [said for said in (upload.file_type or "", header) if normalise_audio_format(said)][:1]
+
+
+async def keep_file(
+    services: Services,
+    who: Principal,
+    session_id: SessionId,
+    file_name: str,
+    content_types: Sequence[str],
+    upload: Upload,
+) -> None:
+    """Store one file through the same intake, into the same rows, as /v1 does."""
+    limits = await services.discovery.limits()
+    audio_format = choose_format(file_name, content_types, limits.audio_formats)
+    sequence = await _sequence(services, who, session_id, file_name)
+    try:
+        await store_chunk(services, who, session_id, sequence, audio_format, upload.spool)
+    except SessionEnded as ended:
+        state = await services.voice.session(who.tenant_id, session_id)
+        if state.status in {"completed", "partial", "failed"}:
+            raise spoken(ended, 400, "session_completed") from None
+        raise
+
+
+def choose_format(file_name: str, content_types: Sequence[str], listed: Sequence[str]) -> AudioFormat:
+    """Name the format by the first Content-Type that says something, else by the extension.
+
+    The vendor stores a file under the extension of its name (docs/vendor.md#stored-by-number), so that one
+    is kept.
+    """
+    extension = file_name.rpartition(".")[2].lower()
+    said = next((each for each in content_types if each.strip().lower() not in _SAYS_NOTHING), "")
+    audio_format = normalise_audio_format(said or f"audio/{extension}", listed)
+    if audio_format is None:
+        provided = (said or file_name)[:_MOST_SHOWN_CHARACTERS]
+        raise spoken(
+            AudioFormatInvalid("the audio format is not supported", supported=list(listed)),
+            400,
+            "invalid_audio_format",
+            provided_format=provided,
+        )
+    if extension in _EXTENSIONS:
+        return AudioFormat(audio_format.media_type, extension)
+    return audio_format
+
+
+async def _sequence(services: Services, who: Principal, session_id: SessionId, file_name: str) -> int:
+    numbered = _NUMBERED.fullmatch(file_name)
+    if numbered is not None:
+        return int(numbered[1])
+    words = (await services.voice.session(who.tenant_id, session_id)).details.protocol
+    if file_name and words is not None and words.upload_type == "single":
+        return 0  # the one file of such a session may be called anything
+    raise InvalidRequest(
+        f"must be <base>_<number>.<extension>, with a number from 0 to {MOST_SEQUENCE}", field="file_name"
+    )

@@ -1,0 +1,73 @@
+"""Who may come in to /voice/v1: a token of our login, or an API key itself."""
+
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from schemas.voice import SUPPORTED_VERSIONS
+from service.api.authentication import bearer_of, check_texts, let_in, principal_of_key
+from service.api.dependencies import Services
+from service.api.medscribe.error_envelope import VERSION_HEADER, spoken
+from service.domain.errors import InvalidRequest, Unauthenticated
+from service.domain.models import Principal
+
+_TOKEN_PREFIX = "ekt_"  # noqa: S105 - how our tokens begin, no secret
+_KEY_SCHEME = "x-api-key "
+_MAX_VERSION_CHARACTERS = 20
+
+
+async def authenticate_client(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Let in who shows a token or a key, and not too often, in a version of the protocol that we speak.
+
+    The key may come as `Authorization: Bearer`, as `X-API-Key`, or as the specification's examples have it,
+    `Authorization: X-API-Key …`. Raises InvalidRequest, Unauthenticated or RateLimited.
+    Without any it is 403 `missing_token`, with a bad or old one 401 `token_expired`, as at the vendor
+    (docs/vendor.md#refusal-words): official clients log in again after a 401 (docs/vendor.md#client-python).
+    """
+    check_version(connection)
+    check_texts(connection)
+    shown = _shown(connection)
+    if not shown:
+        raise spoken(Unauthenticated("a token is needed: log in first"), 403, "missing_token")
+    services: Services = connection.app.state.services
+    who = await _who(services, shown)
+    if who is None:
+        raise spoken(
+            Unauthenticated("the token is over, or it is none of ours, or its key was revoked"),
+            401,
+            "token_expired",
+        )
+    await let_in(connection.scope, services, who)
+
+
+def check_version(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """Refuse a call that asks for a version that we do not speak; none asked for is ours.
+
+    Raises InvalidRequest, in the words of the specification's section 3.3.
+    """
+    asked = connection.headers.get(VERSION_HEADER)
+    if asked is None or asked.strip() in SUPPORTED_VERSIONS:
+        return
+    shown = asked.strip()[:_MAX_VERSION_CHARACTERS]
+    raise spoken(
+        InvalidRequest(f"this service speaks version {', '.join(SUPPORTED_VERSIONS)} of the protocol"),
+        400,
+        "unsupported_version",
+        requested_version=shown,
+        supported_versions=list(SUPPORTED_VERSIONS),
+    )
+
+
+def _shown(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    header = connection.headers.get("authorization", "")
+    if header[: len(_KEY_SCHEME)].lower() == _KEY_SCHEME:
+        return header[len(_KEY_SCHEME) :].strip()
+    return bearer_of(connection) or connection.headers.get("x-api-key", "").strip()
+
+
+async def _who(services: Services, shown: str) -> Principal | None:
+    if not shown.startswith(_TOKEN_PREFIX):
+        return await principal_of_key(services, shown)
+    token = await services.tokens.read(shown, "access")
+    return await services.tokens.principal(token) if token else None

@@ -1,0 +1,79 @@
+"""Forms, as official browser clients post them to object storage: signed fields first, then the file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from litestar import Request, Response, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from schemas.voice import FormUpload, UploadData
+from service.api.authentication import let_in
+from service.api.dependencies import Services
+from service.api.medscribe.audio import keep_file
+from service.api.medscribe.error_envelope import spoken
+from service.api.medscribe.upload_parser import read_upload
+from service.api.request_classes import REQUEST_KIND
+from service.domain.errors import Forbidden
+from service.domain.ids import SessionId
+from service.domain.models import Principal
+from service.store.medscribe_queries import VoiceState
+
+_TOKEN_FIELD = "x-scribe-token"  # noqa: S105 - a field's name, no secret
+_FILE_NAME = "${filename}"
+
+
+def wants_form(request: Request[Any, Any, Any]) -> bool:
+    """Whether the client posts forms: by `?version=v2` or a `flavour` header (docs/vendor.md#upload-url)."""
+    return request.query_params.get("version") == "v2" or "flavour" in request.headers
+
+
+async def make_form(services: Services, who: Principal, state: VoiceState) -> FormUpload:
+    """Make what lets one session's files be posted as forms until the session expires."""
+    token = await services.tokens.issue_form(who.key_id, state.id, state.expires_at)
+    folder = f"{state.id}/"
+    return FormUpload(
+        upload_data=UploadData(
+            url=f"{services.settings.public_url or ''}/voice/v1/uploads/{state.id}",
+            fields={"key": folder + _FILE_NAME, _TOKEN_FIELD: token, "x-amz-meta-txnid": state.id},
+        ),
+        folder=folder,
+        txn_id=state.id,
+    )
+
+
+@post(
+    "/uploads/{session_id:str}",
+    status_code=204,
+    request_max_body_size=None,
+    opt={REQUEST_KIND: "uploads"},
+)
+async def post_form(
+    request: Request[Any, Any, Any], services: NamedDependency[Services], session_id: FromPath[str]
+) -> Response[None]:
+    """Store the file of a form: no bearer, the signed field lets it in before a byte of the file is kept."""
+    allowed: list[Principal] = []
+
+    with services.strangers.forms.wait(request.scope) as stranger:
+
+        async def authorise(fields: Mapping[str, str]) -> None:
+            token = await services.tokens.read(fields.get(_TOKEN_FIELD, ""), SessionId(session_id))
+            who = await services.tokens.principal(token) if token else None
+            if who is None:
+                raise spoken(Forbidden("the form's signature is wrong or too old"), 403, "access_denied")
+            await let_in(request.scope, services, who)
+            stranger.leave()
+            allowed.append(who)
+
+        limits = await services.discovery.limits()
+        most_bytes = limits.chunk_bytes(services.settings.chunk_max_bytes)
+        upload = await read_upload(request, most_bytes, authorise, stranger.take)
+    try:
+        fields = {name.lower(): value for name, value in upload.fields.items()}
+        key = fields.get("key", "").rpartition("/")[2]
+        name = (upload.file_name or "") if _FILE_NAME in key or not key else key
+        types = [fields.get("content-type", ""), upload.file_type or ""]
+        await keep_file(services, allowed[0], SessionId(session_id), name, types, upload)
+        return Response(None, status_code=204, headers={"ETag": f'"{upload.spool.sha256}"'})
+    finally:
+        upload.close()

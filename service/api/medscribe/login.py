@@ -1,0 +1,39 @@
+"""The door where clients of the protocol log in: a tenant's id and an API key for a token."""
+
+from typing import Any
+
+from litestar import Request, Response, post
+from litestar.di import NamedDependency
+
+from schemas.voice import LoggedIn, Login, LoginRefused
+from service.api.authentication import let_in, principal_of_key
+from service.api.dependencies import Services
+from service.api.json_body import MOST_JSON_BYTES, read_json
+from service.api.rate_limit import check
+from service.store.medscribe_tokens import ACCESS_SECONDS
+
+_MOST_ID_CHARACTERS = 64
+
+
+@post(
+    "/connect-auth/v1/account/login",
+    status_code=200,
+    include_in_schema=False,
+    request_max_body_size=MOST_JSON_BYTES,
+)
+async def log_in(
+    request: Request[Any, Any, Any], services: NamedDependency[Services]
+) -> Response[LoggedIn] | Response[LoginRefused]:
+    """Answer a token of half an hour, without a refresh token (docs/vendor.md#client-python).
+
+    Failures are counted by the `client_id` that was given. The right secret is never refused for the failures
+    of others: whoever knows a tenant's id could lock it out, and secrets of 256 random bits are not guessed.
+    """
+    login = read_json(await services.strangers.logins.read(request), Login)
+    who = await principal_of_key(services, login.client_secret)
+    if who is None or who.tenant_id != login.client_id:
+        check(services.login_failures.take(login.client_id[:_MOST_ID_CHARACTERS]), "failed logins")
+        return Response(LoginRefused(code=401, error="invalid client_id or client_secret"), status_code=401)
+    await let_in(request.scope, services, who)
+    token = await services.tokens.issue_access(who.key_id)
+    return Response(LoggedIn(access_token=token, expires_in=ACCESS_SECONDS), status_code=200)

@@ -1,0 +1,43 @@
+"""Everything under /voice and /connect-auth, in one list for the composition root.
+
+The protocol has its own description (docs/protocol.md), so none of it stands in the OpenAPI document.
+"""
+
+from litestar import Router
+from litestar.di import Provide
+from litestar.types import ControllerRouterHandler
+
+from service.api.authentication import provide_who
+from service.api.medscribe.audio import upload_audio, upload_named_form
+from service.api.medscribe.authentication import authenticate_client
+from service.api.medscribe.discovery import discover
+from service.api.medscribe.form_uploads import post_form
+from service.api.medscribe.login import log_in
+from service.api.medscribe.session_updates import patch_session, process_requested_template, process_template
+from service.api.medscribe.sessions import (
+    create_session,
+    end_session,
+    get_session,
+)
+from service.api.medscribe.templates import list_templates
+
+_behind_the_guard = Router(
+    "/voice/v1",
+    route_handlers=[
+        create_session,
+        get_session,
+        end_session,
+        patch_session,
+        process_template,
+        process_requested_template,
+        list_templates,
+        upload_audio,
+        upload_named_form,
+    ],
+    guards=[authenticate_client],
+    dependencies={"who": Provide(provide_who, sync_to_thread=False)},
+    include_in_schema=False,
+)
+_forms = Router("/voice/v1", route_handlers=[post_form], include_in_schema=False)
+
+PROTOCOL_ROUTES: list[ControllerRouterHandler] = [log_in, discover, _behind_the_guard, _forms]

@@ -1,0 +1,146 @@
+"""Makes Get Session's answer from a session's row; its state decides status and shape.
+
+The vendor's own answers are the model (docs/vendor.md#status-codes, docs/vendor.md#expired-body).
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from msgspec import UNSET, UnsetType
+
+from schemas.voice import FormUpload, ProcessingError, TemplateResult, VoiceError, VoiceSession
+from service.domain.results.events import document_error
+from service.store.medscribe_queries import VoiceDocument, VoiceState
+
+Status = Literal["initialized", "processing", "completed", "partial", "failed", "cancelled", "expired"]
+
+_STATUS: dict[str, Status] = {
+    "created": "initialized",
+    "recording": "initialized",
+    "processing": "processing",
+    "completed": "completed",
+    "partial": "partial",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "expired": "expired",
+}
+_HTTP_STATUS: dict[Status, int] = {
+    "initialized": 202,
+    "processing": 202,
+    "completed": 200,
+    "partial": 206,
+    "failed": 200,
+    "cancelled": 200,
+    "expired": 410,
+}
+
+
+def show_time(moment: datetime) -> str:
+    """Spell a time as the vendor does: whole seconds, UTC, `Z` (docs/vendor.md#times)."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def show_patient(patient: dict[str, Any] | None) -> dict[str, Any] | UnsetType:
+    """Name a patient's id as the protocol does, `oid` (docs/vendor.md#patient-oid)."""
+    if not patient:
+        return UNSET
+    details = {name: value for name, value in patient.items() if name != "id"}
+    return {"oid": patient["id"]} | details if "id" in patient else details
+
+
+def files_received(state: VoiceState) -> int:
+    """Count the files; of a stream, whose files the vendor cuts, it is the vendor's count at the end."""
+    return (state.vendor_files or 0) if state.upload == "stream" else len(state.files)
+
+
+def storage_of(upload_url: str | FormUpload) -> str | UnsetType:
+    """Name the way that forms are posted in, as the vendor does; clients know it by that name."""
+    return UNSET if isinstance(upload_url, str) else "aws"
+
+
+def show_session(
+    state: VoiceState, upload_url: str | FormUpload, documents: list[VoiceDocument], *, is_pending: bool
+) -> tuple[int, VoiceSession]:
+    """Return the HTTP status and the body. `is_pending`: what the filter names is still being made."""
+    status: Status = "expired" if state.is_past else _STATUS[state.status]
+    if is_pending:
+        status = "processing"
+    patient = show_patient(state.details.patient)
+    body = VoiceSession(
+        session_id=state.id,
+        status=status,
+        created_at=show_time(state.created_at),
+        expires_at=show_time(state.expires_at),
+        upload_url=upload_url,
+        storage_provider=storage_of(upload_url),
+        audio_files_received=files_received(state),
+        audio_files=state.files,
+        additional_data=state.details.metadata | {"_protocol": _protocol(state)},
+        patient_details=patient,
+        session_details=patient,
+        **_of_state(status, state, documents),
+    )
+    return _HTTP_STATUS[status], body
+
+
+def _protocol(state: VoiceState) -> dict[str, Any]:
+    """Return how the session was asked for, as the vendor does (docs/vendor.md#protocol-metadata)."""
+    words = state.details.protocol
+    is_stream = state.upload == "stream"
+    return {
+        "version": "0.1",
+        "upload_type": words.upload_type if words else state.upload,
+        "communication_protocol": words.communication_protocol
+        if words
+        else ("websocket" if is_stream else "http"),
+        "requested_templates": state.templates,
+    }
+
+
+def _of_state(status: Status, state: VoiceState, documents: list[VoiceDocument]) -> dict[str, Any]:
+    if status in {"initialized", "processing"}:
+        return {"transcript": ""}
+    if status == "expired":
+        return {
+            "expired_at": show_time(state.settled_at or state.expires_at),
+            "message": "Session expired before it was ended",
+            "templates": [],
+            "transcript": "",
+        }
+    if status in {"failed", "cancelled"}:
+        return {"error": _error(state)}
+    found: dict[str, Any] = {
+        "completed_at": show_time(state.settled_at) if state.settled_at else UNSET,
+        "model_used": state.model_used or UNSET,
+        "language_detected": state.language_detected or UNSET,
+        "transcript": state.transcript or "",
+        "templates": [{document.template_id: _result(document)} for document in documents],
+    }
+    if status == "partial":
+        problems = [_problem(document) for document in documents if document.error_code]
+        found["audio_files_processed"] = files_received(state)
+        found["processing_errors"] = problems or UNSET
+    return found
+
+
+def _error(state: VoiceState) -> VoiceError | UnsetType:
+    if state.error_code is None:
+        return UNSET
+    return VoiceError(code=state.error_code, message=state.error_message or "")
+
+
+def _result(document: VoiceDocument) -> TemplateResult:
+    error = document_error(document.error_code)
+    return TemplateResult(
+        status="success" if document.status == "success" else "failed",
+        document_id=document.upstream_id or UNSET,
+        document_type=document.type or UNSET,
+        data=UNSET if document.data is None else document.data,
+        error=VoiceError(code=error.code, message=error.message) if error else UNSET,
+    )
+
+
+def _problem(document: VoiceDocument) -> ProcessingError:
+    error = document_error(document.error_code)
+    assert error is not None  # noqa: S101 - only documents with a code are problems
+    return ProcessingError(type=error.code, message=error.message, template_id=document.template_id)

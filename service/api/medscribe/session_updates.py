@@ -1,0 +1,90 @@
+"""The doors that change a session of the protocol, cancel it, or ask for another document of it."""
+
+from urllib.parse import urlencode
+
+from litestar import patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, RawBody
+from msgspec import UNSET
+
+from schemas.emr import SessionChange
+from schemas.voice import PatchVoiceSession, TemplateAsked, VoiceSessionPatched
+from service.api.dependencies import Services
+from service.api.json_body import MOST_JSON_BYTES, read_json
+from service.api.medscribe.error_envelope import spoken
+from service.api.medscribe.sessions import as_patient
+from service.domain.errors import InvalidRequest, SessionEnded
+from service.domain.ids import SessionId, TemplateId
+from service.domain.models import Principal
+
+
+@patch("/sessions/{session_id:str}", status_code=200, request_max_body_size=MOST_JSON_BYTES)
+async def patch_session(
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: FromPath[str],
+    body: RawBody,
+) -> VoiceSessionPatched:
+    """Change a session before its end, or cancel it.
+
+    `additional_data` is accepted and dropped, like every unknown field: it breaks a session at the vendor
+    (docs/vendor.md#patch-metadata). A client that sends nothing else is therefore not refused after
+    the end, but it is told that a session has expired.
+    """
+    asked = read_json(body, PatchVoiceSession)
+    statuses = {asked.user_status, asked.processing_status} - {None}
+    if statuses - {"cancelled"}:
+        raise InvalidRequest("can only become `cancelled`", field="user_status")
+    change = SessionChange(
+        patient=as_patient(asked.patient_details or asked.session_details),
+        templates=asked.templates,
+        languages=asked.language_hint,
+        mode=asked.session_mode,
+        model=asked.model,
+    )
+    try:
+        if statuses:
+            await services.changes.cancel(who, SessionId(session_id))
+        else:
+            await services.changes.change(who, SessionId(session_id), change)
+    except SessionEnded as ended:
+        if not statuses and change == SessionChange() and asked.additional_data is not UNSET:
+            return VoiceSessionPatched(session_id=session_id)
+        raise spoken(ended, 409, "session_already_committed") from None
+    return VoiceSessionPatched(session_id=session_id)
+
+
+@post("/sessions/{session_id:str}/process/template/{template_id:str}", status_code=202)
+async def process_template(
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: FromPath[str],
+    template_id: FromPath[str],
+) -> TemplateAsked:
+    """Ask for another document of a finished session."""
+    return await _ask(services, who, SessionId(session_id), TemplateId(template_id))
+
+
+@post("/sessions/{session_id:str}/process/template", status_code=202)
+async def process_requested_template(
+    services: NamedDependency[Services], who: NamedDependency[Principal], session_id: FromPath[str]
+) -> TemplateAsked:
+    """Ask for another document of the session's first template (docs/vendor.md#process-template)."""
+    state = await services.voice.session(who.tenant_id, SessionId(session_id))
+    if not state.templates:
+        raise InvalidRequest("is needed: the session was created without templates", field="template_id")
+    return await _ask(services, who, state.id, TemplateId(state.templates[0]))
+
+
+async def _ask(
+    services: Services, who: Principal, session_id: SessionId, template_id: TemplateId
+) -> TemplateAsked:
+    document_id = await services.further.ask(who, session_id, template_id)
+    # Where EkaScribe names no document yet, the template's own filter finds it.
+    wanted = {"document_id": document_id} if document_id else {"template_id": template_id}
+    return TemplateAsked(
+        session_id=session_id,
+        template_id=template_id,
+        document_id=document_id or UNSET,
+        poll_url=f"/voice/v1/sessions/{session_id}?{urlencode(wanted)}",
+    )

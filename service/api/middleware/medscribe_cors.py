@@ -1,0 +1,91 @@
+"""Pages of the origins that VOICE_ORIGINS names may call the protocol from a browser, and no others.
+
+Official browser clients send cookies along, and then a browser takes no `*`: the page's own origin has to be
+echoed. To echo any origin would let every page that a doctor opens call with whatever the browser adds by
+itself, and `null` is the origin of sandboxed frames and local files, so neither is ever allowed. The
+framework's own CORS answers for the whole application; /v1 is for backends and stays without.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from schemas.voice import PROTOCOL_VERSION
+from service.api.medscribe.error_envelope import VERSION_HEADER, is_protocol
+from service.api.rate_limit import FIELDS
+
+_METHODS = b"GET, POST, PATCH, OPTIONS"
+# The headers that official clients send, in the order of our answer (docs/vendor.md#client-cors).
+_HEADERS = ("authorization", "content-type", "flavour", "x-timezone", VERSION_HEADER)
+_EXPOSED = ", ".join(("etag", "retry-after", "x-request-id", VERSION_HEADER, *FIELDS)).encode()
+# Which version of the protocol an answer is of, on every one of them (specification, section 3.3).
+_VERSION = (VERSION_HEADER.encode(), PROTOCOL_VERSION.encode())
+_MAX_AGE_SECONDS = b"7200"
+
+
+class VoiceCors:
+    """Wraps the application: answers preflights, and marks every answer to an allowed page, errors too."""
+
+    def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
+        self._app = app
+        self._origins = frozenset(each.encode() for each in origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != ScopeType.HTTP or not is_protocol(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"])
+        is_preflight = scope["method"] == "OPTIONS" and b"access-control-request-method" in given
+        origin = given.get(b"origin")
+        if origin not in self._origins:
+            origin = None
+        if is_preflight and b"origin" in given:
+            await _answer_preflight(origin, given.get(b"access-control-request-headers", b""), send)
+            return
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                marks = [(b"vary", b"Origin"), _VERSION]
+                if origin is not None:
+                    marks += _allow(origin)
+                    marks.append((b"access-control-expose-headers", _EXPOSED))
+                message["headers"] = [*message.get("headers", []), *marks]
+            await send(message)
+
+        await self._app(scope, receive, send_marked)
+
+
+def _allow(origin: bytes) -> list[tuple[bytes, bytes]]:
+    # With credentials a browser takes no `*`.
+    return [
+        (b"access-control-allow-origin", origin),
+        (b"access-control-allow-credentials", b"true"),
+    ]
+
+
+async def _answer_preflight(origin: bytes | None, asked: bytes, send: Send) -> None:
+    if origin is None:
+        await _answer(403, [(b"vary", b"Origin")], send)
+        return
+    wanted = {name.strip().lower() for name in asked.decode("latin-1").split(",")}
+    headers = ", ".join(name for name in _HEADERS if name in wanted)
+    await _answer(
+        204,
+        [
+            *_allow(origin),
+            (b"vary", b"Origin"),
+            (b"access-control-allow-methods", _METHODS),
+            (b"access-control-allow-headers", headers.encode()),
+            (b"access-control-max-age", _MAX_AGE_SECONDS),
+        ],
+        send,
+    )
+
+
+async def _answer(status: int, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+    start: Any = {"type": "http.response.start", "status": status, "headers": headers}
+    await send(start)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,177 @@
+"""The outermost layer: a request id in and out, one log line and one measurement per request."""
+
+import re
+import secrets
+import time
+from functools import cache
+from typing import Any
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.utils.path import normalize_path
+from opentelemetry.trace import Span
+from prometheus_client import Counter, Histogram
+
+from service.api.middleware.session_trace import SessionTraces
+from service.api.rate_limit import standing_fields
+from service.observability.tracing import fail, is_on, span_of
+
+log = structlog.get_logger()
+
+_SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_SESSION_ID = re.compile(r"ses_[A-Za-z0-9]{12,28}")
+_HEADER = b"x-request-id"
+_KEY = "ekabridge.request_id"
+# Of the scope: is called with the size of a large body when it is made and is about to be sent.
+ANSWER_MADE = "ekabridge.answer_made"
+_PIECE_BYTES = 65_536
+# What a tenant reads is kept by nobody in between.
+_PRIVATE = ((b"cache-control", b"no-store"),)
+_PRIVATE_PATHS = ("/v1/", "/voice/v1/sessions", "/voice/v1/templates", "/connect-auth/")
+
+REQUESTS = Counter("ekabridge_http_requests", "Requests answered, by route.", ("method", "route", "status"))
+SECONDS = Histogram(
+    "ekabridge_http_request_duration_seconds",
+    "Seconds from a request's first byte to its answer's last.",
+    ("method", "route"),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+# A webhook's span begins when it is known of which session it is: service/api/vendor_webhooks.py.
+_UNTRACED = ("/health", "/metrics", "/webhooks/")
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
+
+def request_id_of(scope: Any) -> str:
+    """Return the request's id."""
+    return str(scope.get(_KEY, ""))
+
+
+class Edge:
+    """Wraps the whole application, so that what no route matches is seen too."""
+
+    def __init__(self, app: ASGIApp, traces: SessionTraces) -> None:
+        self._app = app
+        self._traces = traces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] not in {ScopeType.HTTP, ScopeType.WEBSOCKET}:
+            await self._app(scope, receive, send)
+            return
+        # As the router reads it: a decision by the beginning of a path must not depend on its spelling.
+        scope["path"] = normalize_path(scope["path"])
+        request_id = _request_id(scope)
+        scope[_KEY] = request_id  # type: ignore[literal-required]
+        if scope["type"] != ScopeType.HTTP:
+            with structlog.contextvars.bound_contextvars(request_id=request_id):
+                await self._app(scope, receive, send)
+            return
+        status, size, started = 499, 0, time.perf_counter()
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (_HEADER, request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    *standing_fields(scope),
+                    *(_PRIVATE if scope["path"].startswith(_PRIVATE_PATHS) else ()),
+                ]
+            elif message["type"] == "http.response.body":
+                body = message.get("body", b"")
+                size += len(body)
+                if len(body) > _PIECE_BYTES:
+                    await _send_in_pieces(scope, message, send)
+                    return
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            if not is_on() or scope["path"].startswith(_UNTRACED):
+                try:
+                    await self._app(scope, receive, send_marked)
+                finally:
+                    _record(scope, status, size, time.perf_counter() - started)
+                return
+            parent, link = await self._traces.of_request(scope)
+            with span_of(parent, scope["method"], "server", link=link) as made:
+                try:
+                    await self._app(scope, receive, send_marked)
+                finally:
+                    _describe(made, scope, status)
+                    _record(scope, status, size, time.perf_counter() - started)
+
+
+async def _send_in_pieces(scope: Any, message: Any, send: Send) -> None:
+    """Send a large body as its client reads it: all of it at once would lie in the server until then."""
+    body, is_last = message["body"], not message.get("more_body", False)
+    if (made := scope.get(ANSWER_MADE)) is not None:
+        made(len(body))
+    for start in range(0, len(body), _PIECE_BYTES):
+        piece = body[start : start + _PIECE_BYTES]
+        more = not is_last or start + _PIECE_BYTES < len(body)
+        await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == _HEADER and _SANE.fullmatch(value):
+            return value.decode()
+    return f"req_{secrets.token_hex(12)}"
+
+
+def _describe(made: Span | None, scope: Any, status: int) -> None:
+    """Name a request's span, as OpenTelemetry's conventions do, by what is known at its end."""
+    if made is None:
+        return
+    route = scope.get("path_template") or "unmatched"
+    method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+    who = scope.get("state", {}).get("who")
+    made.update_name(f"{method} {route}")
+    found = {
+        "http.request.method": method,
+        "http.route": route,
+        "http.response.status_code": status,
+        "ekabridge.request_id": request_id_of(scope),
+        "ekabridge.tenant_id": who.tenant_id if who else None,
+        "ekabridge.session_id": _session_id(scope),
+    }
+    made.set_attributes({name: value for name, value in found.items() if value is not None})
+    if status >= 500:  # noqa: PLR2004
+        fail(made, str(status))
+
+
+def _record(scope: Any, status: int, size: int, seconds: float) -> None:
+    # The route's template and never the path or the query: those hold ids that a caller chose.
+    route = scope.get("path_template") or "unmatched"
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    requests, durations = _measures(method, route, status)
+    requests.inc()
+    durations.observe(seconds)
+    if route.startswith(("/health", "/metrics")):
+        return
+    who = scope.get("state", {}).get("who")
+    log.info(
+        "request",
+        method=method,
+        route=route,
+        status=status,
+        bytes=size,
+        duration_ms=round(seconds * 1000, 1),
+        tenant_id=who.tenant_id if who else None,
+        key_id=who.key_id if who else None,
+        session_id=_session_id(scope),
+    )
+
+
+@cache
+def _measures(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(method, route, str(status)), SECONDS.labels(method, route)
+
+
+def _session_id(scope: Any) -> str | None:
+    """Return the session of the path, if it looks like one of ours: a caller may have put anything there."""
+    named = (scope.get("path_params") or {}).get("session_id")
+    return named if isinstance(named, str) and _SESSION_ID.fullmatch(named) else None

@@ -1,0 +1,259 @@
+"""Requests that tell only in their bodies who sends them: a login, a form, a webhook.
+
+While such a body is awaited the request holds no permit of the calls, the uploads or the webhooks: a stranger
+who sends a byte now and then would keep these from everybody. It waits in a room of its own, which bounds how
+many wait, how many bytes each may send, and for how long. In a full room the request that has waited longest
+is given up: a body that comes in one piece waits for no time at all, so the oldest is one that drips.
+"""
+
+import asyncio
+import ipaddress
+from types import TracebackType
+from typing import Any, Self
+
+from litestar import Request
+from litestar.types import Receive
+from msgspec import Struct
+
+from service.api.middleware.load_metrics import GIVEN_UP, IN_WORK
+from service.domain.errors import BodyTimeout, BodyTooLarge, ClientDisconnected
+
+# One timer a room looks at all that wait in it: none costs anything with each request.
+_LOOK_SECONDS = 0.05
+_MAX_BYTES = 65_536
+_ADDRESS_CHARACTERS = 64
+_LOGIN_PATH = "/connect-auth/v1/account/login"
+_AHEAD = (_LOGIN_PATH, "/webhooks/eka")
+_TENANT_S_WEBHOOKS = "/webhooks/eka/{tenant}"
+# Of a request's scope: its body, if it was awaited ahead.
+_BODY = "ekabridge.body"
+# A network of this size is one customer of an Internet provider.
+_IPV6_NETWORK_BITS = 64
+
+
+class StrangerLimit(Struct, frozen=True, kw_only=True):
+    """The bounds of one room.
+
+    After `grace_seconds` a body must have come at `min_bytes_per_second` or more, on average.
+    """
+
+    max_requests: int
+    max_seconds: float
+    max_of_address: int
+    max_bytes: int = _MAX_BYTES
+    # All bodies that wait together.
+    max_total_bytes: int = 4 * 1024 * 1024
+    # A lost packet is sent again within three seconds.
+    grace_seconds: float = 3.0
+    # A webhook of 64 KiB so may take five seconds.
+    min_bytes_per_second: float = _MAX_BYTES / 2
+
+
+class StrangerWait:
+    """One request that waits, as a context manager. Raises BodyTimeout when the room gives the request up."""
+
+    __slots__ = ("_cancelling", "_is_given_up", "_room", "_task", "address", "since", "size")
+
+    def __init__(self, room: "StrangerRoom", address: str | None, now: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - requests are served in tasks
+        self._room = room
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._is_given_up = False
+        self.address = address
+        self.since = now
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+        # As asyncio.timeout does: who else cancels the task meanwhile is not taken for the room.
+        if self._is_given_up and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise BodyTimeout("the body came too slowly") from None
+
+    def take(self, size: int) -> None:
+        """Count bytes that came. Raises BodyTooLarge, or BodyTimeout when the room has too many of them."""
+        self.size += size
+        if self.size > self._room.limit.max_bytes:
+            raise BodyTooLarge("the body is too large for this address")
+        self._room.count(self, size)
+
+    def leave(self) -> None:
+        """The sender is known, or the request is over."""
+        self._room.leave(self)
+
+    def give_up(self) -> None:
+        """End the wait: the task that reads the body is woken with the error."""
+        self._is_given_up = True
+        self._task.cancel()
+
+
+class StrangerRoom:
+    """Those of one kind who wait, in the order in which they came."""
+
+    def __init__(self, limit: StrangerLimit, *, address_header: str | None) -> None:
+        """`address_header`: by which a proxy tells a client's address; None when no proxy is trusted to."""
+        self.limit = limit
+        self._address_header = address_header.lower().encode() if address_header else None
+        self._waits: dict[StrangerWait, None] = {}
+        self._of_address: dict[str, dict[StrangerWait, None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._total_bytes = 0
+        self._shown = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waits)
+
+    async def read(self, request: Request[Any, Any, Any]) -> bytes:
+        """Return a whole body, which may have been awaited before. Raises as `read_ahead` does."""
+        body: bytes | None = request.scope.get(_BODY)  # type: ignore[assignment]
+        return await self.receive(request.scope, request.receive) if body is None else body
+
+    async def read_ahead(self, scope: Any, receive: Receive) -> Receive:
+        """Await a body before the framework hears of its request; return what to receive from then on.
+
+        Whoever drips so costs little more than the connection. Raises BodyTooLarge, BodyTimeout or
+        ClientDisconnected.
+        """
+        body = scope[_BODY] = await self.receive(scope, receive)
+        whole: Any = {"type": "http.request", "body": body, "more_body": False}
+
+        async def receive_whole() -> Any:
+            nonlocal whole
+            message, whole = whole, None
+            return message or await receive()
+
+        return receive_whole
+
+    async def receive(self, scope: Any, receive: Receive) -> bytes:
+        """Receive a whole body."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self.limit.max_bytes:
+                raise BodyTooLarge("the body is too large for this address")
+        with self.wait(scope) as wait:
+            pieces = []
+            more = True
+            while more:
+                message: Any = await receive()
+                if message["type"] != "http.request":
+                    raise ClientDisconnected("the client went away in the middle of the body")
+                piece = message.get("body", b"")
+                wait.take(len(piece))
+                pieces.append(piece)
+                more = message.get("more_body", False)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def wait(self, scope: Any) -> StrangerWait:
+        """Let a request in; in a full room, or beyond its address's share, the oldest is given up."""
+        loop = asyncio.get_running_loop()
+        address = None if self._address_header is None else _address_of(scope, self._address_header)
+        if len(self._waits) >= self.limit.max_requests:
+            self._give_up(next(iter(self._waits)), "places")
+        wait = StrangerWait(self, address, loop.time())
+        self._waits[wait] = None
+        if address is not None:
+            of_address = self._of_address.setdefault(address, {})
+            if len(of_address) >= self.limit.max_of_address:
+                self._give_up(next(iter(of_address)), "share")
+            # Looked up again: the one that was given up may have been the address's last.
+            self._of_address.setdefault(address, {})[wait] = None
+        if self._timer is None:
+            self._timer = loop.call_later(_LOOK_SECONDS, self._look)
+        return wait
+
+    def count(self, wait: StrangerWait, size: int) -> None:
+        """Count bytes that came; when there are too many in all, the oldest wait is given up."""
+        if wait not in self._waits:
+            return
+        self._total_bytes += size
+        if self._total_bytes <= self.limit.max_total_bytes:
+            return
+        oldest = next(iter(self._waits))
+        if oldest is wait:
+            raise BodyTimeout("too many bodies are awaited here")
+        self._give_up(oldest, "places")
+
+    def leave(self, wait: StrangerWait) -> None:
+        """Count a request no more; one that has left already is none."""
+        if wait not in self._waits:
+            return
+        del self._waits[wait]
+        self._total_bytes -= wait.size
+        if wait.address is not None:
+            of_address = self._of_address.get(wait.address, {})
+            of_address.pop(wait, None)
+            if not of_address:
+                self._of_address.pop(wait.address, None)
+
+    def _give_up(self, wait: StrangerWait, reason: str) -> None:
+        self.leave(wait)
+        GIVEN_UP.labels(reason).inc()
+        wait.give_up()
+
+    def _look(self) -> None:
+        """Give up those whose time is over, and those that drip."""
+        loop, limit = asyncio.get_running_loop(), self.limit
+        now = loop.time()
+        for wait in list(self._waits):
+            seconds = now - wait.since
+            if seconds > limit.max_seconds:
+                self._give_up(wait, "time")
+            elif seconds > limit.grace_seconds + wait.size / limit.min_bytes_per_second:
+                self._give_up(wait, "rate")
+        IN_WORK.labels("strangers").inc(len(self._waits) - self._shown)
+        self._shown = len(self._waits)
+        self._timer = loop.call_later(_LOOK_SECONDS, self._look) if self._waits else None
+
+
+class Strangers:
+    """The rooms of all requests that tell in their bodies who sends them."""
+
+    def __init__(self, *, address_header: str | None) -> None:
+        def room(max_requests: int, max_seconds: float, max_of_address: int) -> StrangerRoom:
+            limit = StrangerLimit(
+                max_requests=max_requests, max_seconds=max_seconds, max_of_address=max_of_address
+            )
+            return StrangerRoom(limit, address_header=address_header)
+
+        # Small rooms would only make those who drip come again more often.
+        self.logins = room(512, 3.0, 8)
+        self.forms = room(512, 5.0, 8)
+        # The vendor sends from few addresses, and many at once.
+        self.webhooks = room(512, 5.0, 64)
+
+    def room_ahead(self, scope: Any) -> StrangerRoom | None:
+        """Return the room in which a request waits before it is routed.
+
+        Only for the usual spelling of its path: with another one it waits in its handler.
+        """
+        path: str = scope["path"]
+        if scope["method"] != "POST" or not path.startswith(_AHEAD):
+            return None
+        scope["path_template"] = path if path in _AHEAD else _TENANT_S_WEBHOOKS
+        return self.logins if path == _LOGIN_PATH else self.webhooks
+
+
+def _address_of(scope: Any, header: bytes) -> str | None:
+    """Return the client's address as the nearest proxy tells it: the last one, others may be made up."""
+    for name, value in reversed(scope["headers"]):
+        if name == header:
+            told: str = value.decode("latin-1").rpartition(",")[2].strip()
+            return _network_of(told)
+    return None
+
+
+def _network_of(told: str) -> str:
+    try:
+        address = ipaddress.ip_address(told)
+    except ValueError:
+        return told[:_ADDRESS_CHARACTERS]
+    if address.version == 4:  # noqa: PLR2004
+        return told
+    return str(ipaddress.ip_network((address, _IPV6_NETWORK_BITS), strict=False))

@@ -1,0 +1,122 @@
+"""The door for audio: PUT /v1/sessions/{id}/audio/{sequence}."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from litestar import Request, put
+from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
+from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
+from litestar.params import FromPath, PathParameter
+from prometheus_client import Counter
+
+from schemas.emr import ChunkStored
+from service.api import openapi_examples as examples
+from service.api.authentication import provide_services, provide_who
+from service.api.dependencies import Services
+from service.api.openapi_examples import answer
+from service.api.problems import documented
+from service.api.request_classes import REQUEST_KIND
+from service.api.upload_buffer import spool_body
+from service.domain.errors import (
+    AudioFormatInvalid,
+    BridgeError,
+    InvalidRequest,
+    StoreUnavailable,
+    VendorUnreachable,
+)
+from service.domain.ids import SessionId
+from service.domain.models import AudioFormat, Principal
+from service.domain.ports import Audio
+from service.domain.vendor_limits import Limits
+from service.eka.audio_formats import SUPPORTED, normalise_audio_format
+
+MOST_SEQUENCE = 99_999
+
+CHUNKS = Counter(
+    "ekabridge_audio_chunks", "Whole chunks by what became of them; repeated ones, too.", ("outcome",)
+)
+BYTES = Counter("ekabridge_audio_bytes", "Bytes of audio in chunks that were stored, repeated ones too.")
+
+
+@dataclass
+class AudioOperation(Operation):
+    """Says in the OpenAPI document that the body is the audio itself."""
+
+    def __post_init__(self) -> None:
+        binary = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+        self.request_body = RequestBody(
+            content={media_type: OpenAPIMediaType(schema=binary) for media_type in SUPPORTED},
+            description="The chunk's bytes, raw: no form, no JSON.",
+            required=True,
+        )
+
+
+@put(
+    "/sessions/{session_id:str}/audio/{sequence:str}",
+    operation_id="putAudio",
+    opt={REQUEST_KIND: "uploads"},
+    operation_class=AudioOperation,
+    summary="Send one chunk of audio",
+    tags=["Sessions"],
+    request_max_body_size=None,
+    responses={
+        200: answer(examples.CHUNK, "EkaScribe has the chunk"),
+        **documented(400, 401, 404, 408, 409, 410, 413, 415, 502, 503, 504),
+    },
+)
+async def put_audio(
+    request: Request[Any, Any, Any],
+    session_id: FromPath[str],
+    sequence: Annotated[str, PathParameter(description="The chunk's place, counted from 0, up to 99999")],
+) -> ChunkStored:
+    """Store one chunk; the same bytes may be sent again at will."""
+    # Asked for here and not as dependencies: to have the framework bring them takes a tenth of all the time.
+    services, who = provide_services(request.app.state), provide_who(request.scope)
+    place = _sequence(sequence)
+    limits = await services.discovery.limits()
+    audio_format = _audio_format(request.headers.get("content-type", ""), limits)
+    audio = await spool_body(request, limits.chunk_bytes(services.settings.chunk_max_bytes))
+    try:
+        return await store_chunk(services, who, SessionId(session_id), place, audio_format, audio)
+    finally:
+        audio.close()
+
+
+async def store_chunk(
+    services: Services,
+    who: Principal,
+    session_id: SessionId,
+    sequence: int,
+    audio_format: AudioFormat,
+    audio: Audio,
+) -> ChunkStored:
+    """Store one chunk and count what became of it; raises as AudioIntake.take does."""
+    outcome = "failed"
+    try:
+        stored = await services.audio.take(who, session_id, sequence, audio_format, audio)
+        outcome = "stored"
+        BYTES.inc(audio.size)
+    except (VendorUnreachable, StoreUnavailable):
+        raise
+    except BridgeError:
+        outcome = "refused"
+        raise
+    finally:
+        CHUNKS.labels(outcome).inc()
+    return stored
+
+
+def _sequence(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MOST_SEQUENCE)):
+        raise InvalidRequest(f"must be a whole number from 0 to {MOST_SEQUENCE}", field="sequence")
+    return int(text)
+
+
+def _audio_format(content_type: str, limits: Limits) -> AudioFormat:
+    audio_format = normalise_audio_format(content_type, limits.audio_formats)
+    if audio_format is None:
+        raise AudioFormatInvalid(
+            "Content-Type must name one of EkaScribe's audio formats; see `supported`",
+            supported=list(limits.audio_formats),
+        )
+    return audio_format

@@ -1,0 +1,143 @@
+"""The door of live streams: a WebSocket at a session's `stream_url`, opened by whoever has that address.
+
+Until it is open, what is wrong is told as an HTTP problem; afterwards by a close code and a reason.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import WebSocket, websocket
+from litestar.di import NamedDependency
+from litestar.exceptions import WebSocketException
+from litestar.params import FromPath
+from prometheus_client import Counter, Gauge
+
+from schemas.problems import MEDIA_TYPE
+from service.api.dependencies import Services
+from service.api.problems import bridge_problem
+from service.domain.errors import BridgeError
+from service.domain.ids import SessionId
+from service.domain.streams.relay import ClientGone, Frame, Restarting
+from service.http_server.websocket_fast_path import give_frames
+from service.observability.logging import failure
+from service.observability.tracing import span_of
+
+log = structlog.get_logger()
+Socket = WebSocket[Any, Any, Any]
+_GONE = (OSError, RuntimeError, WebSocketException)
+_BROKEN = 1011
+_MOST_SHOWN = 32
+
+OPEN = Gauge("ekabridge_streams_open", "Live streams that are open.", multiprocess_mode="livesum")
+CLOSES = Counter(
+    "ekabridge_stream_closes", "Streams that ended, by the close code between us and the client.", ("code",)
+)
+for _code in ("1000", "1011", "1012", "1014"):
+    CLOSES.labels(_code)  # from 0 on: a rate does not see the first of a series that begins with it
+FRAMES = Counter(
+    "ekabridge_stream_frames", "Frames: up from clients to EkaScribe, down from it to them.", ("direction",)
+)
+BYTES = Counter(
+    "ekabridge_stream_bytes", "Bytes of audio and characters of text in these frames.", ("direction",)
+)
+_UP, _DOWN = ((FRAMES.labels(way), BYTES.labels(way)) for way in ("up", "down"))
+
+
+class SocketClient:
+    """The domain's Client over a WebSocket's own messages: nothing stands between a frame and its relay."""
+
+    def __init__(self, socket: Socket) -> None:
+        self._socket = socket
+
+    async def receive(self) -> Frame:
+        """The next frame. Raises ClientGone."""
+        message: Any = await self._socket.receive()
+        if message["type"] != "websocket.receive":
+            raise ClientGone(message.get("code") or 1005, message.get("reason") or "")
+        frame: Frame | None = message.get("bytes")
+        if frame is None:
+            frame = message.get("text")
+        if frame is None:  # see service/http_server/graceful_shutdown.py
+            raise Restarting
+        frames, size = _UP
+        frames.inc()
+        size.inc(len(frame))
+        return frame
+
+    def give_frames(self, take: Callable[[bytes], bool]) -> None:
+        """Have audio given to `take` when it comes, if the server can."""
+        frames, size = _UP
+
+        def count_taken(frame: bytes) -> bool:
+            if not take(frame):
+                return False
+            frames.inc()
+            size.inc(len(frame))
+            return True
+
+        give_frames(self._socket.scope, count_taken)
+
+    async def send(self, frame: Frame) -> None:
+        """Pass a frame on. Raises ClientGone."""
+        text, binary = (frame, None) if isinstance(frame, str) else (None, frame)
+        try:
+            await self._socket.send({"type": "websocket.send", "text": text, "bytes": binary})
+        except _GONE as error:
+            raise ClientGone(1006) from error
+        frames, size = _DOWN
+        frames.inc()
+        size.inc(len(frame))
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close the WebSocket, if it is still there."""
+        try:
+            await self._socket.close(code, reason)
+        except _GONE:
+            log.debug("stream_client_was_gone")
+
+
+@websocket("/v1/stream/{session_id:str}/{capability:str}")
+async def stream_audio(
+    socket: Socket,
+    services: NamedDependency[Services],
+    session_id: FromPath[str],
+    capability: FromPath[str],
+) -> None:
+    """Relay a stream to EkaScribe (docs/vendor.md#stream)."""
+    parent = await services.traces.of(SessionId(session_id))
+    with span_of(parent, "stream", "server", {"ekabridge.session_id": session_id[:_MOST_SHOWN]}):
+        await _stream(socket, services, SessionId(session_id), capability)
+
+
+async def _stream(socket: Socket, services: Services, session_id: SessionId, capability: str) -> None:
+    client = SocketClient(socket)
+    try:
+        async with services.streams.opened(session_id, capability) as stream:
+            await socket.accept()
+            OPEN.inc()
+            try:
+                await stream.run(client)
+            except Exception as error:  # noqa: BLE001 - a process boundary: the client is told, the stream freed
+                log.error("stream_broke", session_id=stream.session_id, **failure(error))
+                await client.close(_BROKEN, "something went wrong on our side; reopen this URL")
+            finally:
+                OPEN.dec()
+                CLOSES.labels(str(_BROKEN if stream.end.code is None else stream.end.code)).inc()
+    except BridgeError as error:
+        log.info("stream_refused", code=error.code)
+        await _refuse(socket, error)
+
+
+async def _refuse(socket: Socket, error: BridgeError) -> None:
+    answer = bridge_problem(socket.scope, error)
+    headers = [
+        (b"content-type", MEDIA_TYPE.encode()),
+        *((name.lower().encode(), str(value).encode()) for name, value in answer.headers.items()),
+    ]
+    status, body = answer.status_code or 500, msgspec.json.encode(answer.content)
+    start: Any = {"type": "websocket.http.response.start", "status": status, "headers": headers}
+    await socket.send(start)
+    end: Any = {"type": "websocket.http.response.body", "body": body, "more_body": False}
+    await socket.send(end)

@@ -1,0 +1,102 @@
+"""The doors that change a session, erase it, or have another document made of it."""
+
+from litestar import Router, delete, patch, post
+from litestar.di import NamedDependency
+from litestar.params import RawBody
+
+from schemas.emr import DocumentRequest, Session, SessionChange, SessionErasure
+from service.api import openapi_examples as examples
+from service.api.dependencies import Services
+from service.api.json_body import MOST_JSON_BYTES, json_operation, read_json
+from service.api.openapi_examples import answer
+from service.api.problems import documented
+from service.api.v1.sessions import SessionPath, show_session
+from service.domain.ids import SessionId, TemplateId
+from service.domain.models import Principal
+
+
+@patch(
+    "/sessions/{session_id:str}",
+    operation_id="changeSession",
+    operation_class=json_operation(SessionChange, examples.CHANGE, required=False),
+    summary="Change patient, templates or languages, before the end",
+    request_max_body_size=MOST_JSON_BYTES,
+    responses={
+        200: answer(examples.CREATED, "The session as it stands now"),
+        **documented(400, 401, 404, 409, 410, 413, 502, 503, 504),
+    },
+)
+async def change_session(
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: SessionPath,
+    body: RawBody,
+) -> Session:
+    """Change what is given, at EkaScribe first; what is left out stays."""
+    await services.changes.change(who, SessionId(session_id), read_json(body, SessionChange))
+    return await show_session(services, who, SessionId(session_id))
+
+
+@delete(
+    "/sessions/{session_id:str}",
+    status_code=202,
+    operation_id="eraseSession",
+    summary="Erase a session and everything of it, for good",
+    responses={
+        202: answer(examples.ERASED, "It is gone; EkaScribe is told when it still ran"),
+        **documented(400, 401, 404, 410, 503),
+    },
+)
+async def erase_session(
+    services: NamedDependency[Services], who: NamedDependency[Principal], session_id: SessionPath
+) -> SessionErasure:
+    """Cancel what still runs, and erase what there is."""
+    status = await services.changes.erase(who, SessionId(session_id))
+    return SessionErasure(id=session_id, status=status)
+
+
+@post(
+    "/sessions/{session_id:str}/documents",
+    status_code=202,
+    operation_id="makeDocument",
+    operation_class=json_operation(DocumentRequest, examples.FURTHER, required=True),
+    summary="Have a document made of another template",
+    request_max_body_size=MOST_JSON_BYTES,
+    responses={
+        202: answer(examples.COMPLETED, "EkaScribe makes it; it comes like any other"),
+        **documented(400, 401, 404, 409, 410, 413, 502, 503, 504),
+    },
+)
+async def make_document(
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: SessionPath,
+    body: RawBody,
+) -> Session:
+    """Ask EkaScribe for another document of a finished session, or for one of its documents anew."""
+    wanted = read_json(body, DocumentRequest)
+    await services.further.ask(who, SessionId(session_id), TemplateId(wanted.template_id))
+    return await show_session(services, who, SessionId(session_id))
+
+
+@post(
+    "/sessions/{session_id:str}/refresh",
+    status_code=202,
+    operation_id="refreshSession",
+    summary="Have EkaScribe asked again about a session that is over",
+    responses={
+        202: answer(examples.COMPLETED, "EkaScribe is asked; what is new comes as documents or versions"),
+        **documented(400, 401, 404, 409, 410, 503),
+    },
+)
+async def refresh_session(
+    services: NamedDependency[Services], who: NamedDependency[Principal], session_id: SessionPath
+) -> Session:
+    """Make one unfiltered call due; the same document again changes nothing."""
+    await services.refreshing.refresh(who.tenant_id, SessionId(session_id), who.key_id)
+    return await show_session(services, who, SessionId(session_id))
+
+
+changes_router = Router(
+    "", route_handlers=[change_session, erase_session, make_document, refresh_session], tags=["Sessions"]
+)

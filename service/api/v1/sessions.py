@@ -1,0 +1,252 @@
+"""The doors of /v1/sessions and /v1/documents."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+from litestar import Request, Response, Router, get, post
+from litestar.di import NamedDependency
+from litestar.enums import MediaType
+from litestar.params import FromPath, FromQuery, HeaderParameter, PathParameter, QueryParameter, RawBody
+
+from schemas.emr import Document, Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
+from service.api import openapi_examples as examples
+from service.api.authentication import check_still_stands
+from service.api.dependencies import Services
+from service.api.json_body import MOST_JSON_BYTES, json_operation, read_json
+from service.api.openapi_examples import answer
+from service.api.problems import documented
+from service.api.request_classes import WAITS_WITH
+from service.api.timestamps import MOMENT, read_moment
+from service.domain.errors import ClientDisconnected
+from service.domain.ids import DocumentId, SessionId, TemplateId
+from service.domain.models import Principal
+from service.domain.sessions.change_polling import is_over, standing
+from service.http_server.graceful_shutdown import when_parting
+from service.store.paging import after_cursor
+from service.store.session_queries import SessionFilter
+
+_LONGEST_WAIT_SECONDS = 30
+
+SessionPath = Annotated[str, PathParameter(description="A session's id")]
+Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many to a page")]
+Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before")]
+IdempotencyKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        description="Up to 255 printable characters without spaces, of your own making. The same key with "
+        "the same body gets the same answer, for a week; make one per dictation and reuse it when you "
+        "repeat the call.",
+    ),
+]
+
+
+@post(
+    "/sessions",
+    operation_id="createSession",
+    operation_class=json_operation(SessionCreate, examples.NEW_SESSION, required=False),
+    summary="Start a dictation",
+    request_max_body_size=MOST_JSON_BYTES,
+    responses={
+        201: answer(examples.CREATED, "The session; send audio to `audio_url`"),
+        **documented(400, 401, 409, 410, 413, 422, 502, 503, 504),
+    },
+)
+async def create_session(
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    body: RawBody,
+    idempotency_key: IdempotencyKey = None,
+) -> Response[Any]:
+    """Create a session here and at EkaScribe."""
+    created = await services.desk.create(who, read_json(body, SessionCreate), idempotency_key)
+    headers = {}
+    if created.is_replayed:
+        headers["Idempotency-Replayed"] = "true"
+        await services.trail.replayed(who, created.body)
+    return Response(created.body, status_code=201, media_type=MediaType.JSON, headers=headers)
+
+
+@post(
+    "/sessions/{session_id:str}/end",
+    status_code=202,
+    operation_id="endSession",
+    operation_class=json_operation(SessionEnd, examples.END, required=False),
+    summary="End a dictation",
+    request_max_body_size=MOST_JSON_BYTES,
+    responses={
+        202: answer(examples.ENDED, "EkaScribe processes the audio"),
+        **documented(400, 401, 404, 409, 410, 413, 502, 503, 504),
+    },
+)
+async def end_session(
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: SessionPath,
+    body: RawBody,
+) -> Session:
+    """Check that the audio is whole and start processing; repeating it answers the same."""
+    await services.life.end(who, SessionId(session_id), read_json(body, SessionEnd))
+    return await show_session(services, who, SessionId(session_id))
+
+
+@get(
+    "/sessions/{session_id:str}",
+    operation_id="getSession",
+    opt={WAITS_WITH: "wait"},
+    summary="Read a session, or wait for it to change",
+    responses={
+        200: answer(examples.COMPLETED, "The session as it stands"),
+        **documented(400, 401, 404, 410, 503),
+    },
+)
+async def get_session(
+    request: Request[Any, Any, Any],
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: SessionPath,
+    wait: Annotated[
+        float,
+        QueryParameter(
+            ge=0, le=_LONGEST_WAIT_SECONDS, description="Seconds to wait for the status to change, at most 30"
+        ),
+    ] = 0,
+) -> Session:
+    """Answer from our own database; EkaScribe is never called."""
+    session = await services.views.session(who.tenant_id, SessionId(session_id))
+    if wait > 0 and not is_over(standing(session)):
+        when_parting(request.scope, services.watch.let_go)
+        with services.watch.place(who.tenant_id):
+            changed = services.watch.changed(SessionId(session_id), standing(session), wait)
+            await _unless_gone(request, changed)
+        await check_still_stands(services, who)
+        session = await services.views.session(who.tenant_id, SessionId(session_id))
+    await services.trail.sessions(who, [session])
+    return session
+
+
+async def show_session(services: Services, who: Principal, session_id: SessionId) -> Session:
+    """Read a session to answer a call with it, and write down in the audit trail that it was shown."""
+    session = await services.views.session(who.tenant_id, session_id)
+    await services.trail.sessions(who, [session])
+    return session
+
+
+async def _unless_gone(request: Request[Any, Any, Any], waiting: Coroutine[Any, Any, object]) -> None:
+    """Wait, but not for somebody who has hung up. Raises ClientDisconnected."""
+
+    async def hear() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.create_task(waiting), asyncio.create_task(hear())]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0] not in done:
+            raise ClientDisconnected("the client went away while it waited")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@get(
+    "/sessions",
+    operation_id="listSessions",
+    summary="List sessions, newest first",
+    responses={
+        200: answer(Page(items=[examples.COMPLETED]), "One page", kind=Page[Session]),
+        **documented(400, 401, 503),
+    },
+)
+async def list_sessions(
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    status: FromQuery[SessionStatus | None] = None,
+    reference: FromQuery[str | None] = None,
+    patient_id: FromQuery[str | None] = None,
+    created_after: Annotated[
+        str | None, QueryParameter(description="RFC 3339 with a zone", schema_extra=MOMENT)
+    ] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+) -> Page[Session]:
+    """Return one page."""
+    after_time = read_moment(created_after, "created_after")
+    wanted = SessionFilter(
+        status=status, reference=reference, patient_id=patient_id, created_after=after_time
+    )
+    page = await services.views.page(who.tenant_id, wanted, after_cursor(cursor), limit)
+    await services.trail.sessions(who, page.items)
+    return page
+
+
+@get(
+    "/sessions/{session_id:str}/timeline",
+    operation_id="getTimeline",
+    summary="What happened to a session, and when",
+    responses={
+        200: answer(examples.TIMELINE, "Every step, oldest first", kind=Page[TimelineEntry]),
+        **documented(400, 401, 404, 410, 503),
+    },
+)
+async def get_timeline(
+    services: NamedDependency[Services], who: NamedDependency[Principal], session_id: SessionPath
+) -> Page[TimelineEntry]:
+    """Return every step in order, oldest first."""
+    return Page(items=await services.views.timeline(who.tenant_id, SessionId(session_id)))
+
+
+@get(
+    "/sessions/{session_id:str}/documents",
+    operation_id="listDocuments",
+    summary="The documents of a session, with their data",
+    responses={
+        200: answer(
+            Page(items=[examples.DOCUMENT]), "The newest version of each document", kind=Page[Document]
+        ),
+        **documented(400, 401, 404, 410, 503),
+    },
+)
+async def list_documents(
+    services: NamedDependency[Services],
+    who: NamedDependency[Principal],
+    session_id: SessionPath,
+    template_id: FromQuery[str | None] = None,
+) -> Page[Document]:
+    """Return the newest version of each document."""
+    wanted = TemplateId(template_id) if template_id is not None else None
+    found = await services.views.documents(who.tenant_id, SessionId(session_id), wanted)
+    await services.trail.documents(who, found)
+    return Page(items=found)
+
+
+@get(
+    "/documents/{document_id:str}",
+    operation_id="getDocument",
+    summary="One document, with its data",
+    responses={200: answer(examples.DOCUMENT, "The document"), **documented(400, 401, 404, 410, 503)},
+)
+async def get_document(
+    services: NamedDependency[Services], who: NamedDependency[Principal], document_id: FromPath[str]
+) -> Document:
+    """Return a document, whichever version it is."""
+    document = await services.views.document(who.tenant_id, DocumentId(document_id))
+    await services.trail.documents(who, [document])
+    return document
+
+
+sessions_router = Router(
+    "",
+    route_handlers=[
+        create_session,
+        end_session,
+        get_session,
+        list_sessions,
+        get_timeline,
+        list_documents,
+        get_document,
+    ],
+    tags=["Sessions"],
+)

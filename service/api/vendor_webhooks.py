@@ -1,0 +1,151 @@
+"""The vendor's doors: POST /webhooks/eka, and /webhooks/eka/{tenant} for a tenant's own account."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+import msgspec
+from litestar import Request, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
+from litestar.openapi.spec.enums import OpenAPIType
+from litestar.params import PathParameter
+from litestar.response.base import ASGIResponse
+from msgspec import Struct
+
+from service.api.authentication import provide_services
+from service.api.dependencies import Services
+from service.api.middleware.admission_control import take_place
+from service.api.middleware.load_metrics import WEBHOOKS
+from service.api.problems import documented
+from service.api.request_classes import REQUEST_KIND
+from service.domain.errors import CallerMistake, InvalidRequest, SignatureInvalid
+from service.domain.ids import DEFAULT_ACCOUNT, Account, SessionId
+from service.domain.webhooks import Outcome
+from service.eka.webhook_events import parse_event
+from service.eka.webhook_signature import is_signed
+from service.observability.tracing import note, span_of
+
+_MOST_BYTES = 65_536
+_MOST_SHOWN = 64
+_SIGNATURE_HEADERS = ("eka-webhook-signature", "x-msa-signature")
+
+# From 0 on: a rate does not see the first of a series that begins with it.
+_COUNTED = {
+    outcome: WEBHOOKS.labels(outcome) for outcome in ("accepted", "duplicate", "ignored", "refused", "failed")
+}
+
+
+class WebhookReceived(Struct, frozen=True):
+    """What became of the event; it is committed."""
+
+    status: Outcome
+
+
+# There are but three answers: each is written once, and said as it is.
+_ANSWERS: dict[Outcome, ASGIResponse] = {
+    status: ASGIResponse(body=msgspec.json.encode(WebhookReceived(status))) for status in get_args(Outcome)
+}
+_RECEIVED = {
+    200: ResponseSpec(
+        data_container=WebhookReceived,
+        description="Request fulfilled, document follows",
+        generate_examples=False,
+    )
+}
+
+
+@dataclass
+class WebhookOperation(Operation):
+    """Says in the OpenAPI document what the handlers read by themselves: raw bytes, and who signed them."""
+
+    def __post_init__(self) -> None:
+        self.request_body = RequestBody(
+            content={"application/json": OpenAPIMediaType(schema=Schema())},
+            description="An event in any of EkaScribe's shapes; an unknown kind is recorded and ignored.",
+            required=True,
+        )
+        signature = Parameter(
+            name="Eka-Webhook-Signature",
+            param_in="header",
+            description="`t=<unix>,v1=<hex>`, HMAC-SHA256 over `{t}.{raw body}`; or as `X-MSA-Signature`",
+            schema=Schema(type=OpenAPIType.STRING),
+        )
+        self.parameters = [*(self.parameters or []), signature]
+
+
+@post(
+    "/webhooks/eka",
+    status_code=200,
+    operation_id="receiveWebhook",
+    opt={REQUEST_KIND: "webhooks"},
+    operation_class=WebhookOperation,
+    summary="EkaScribe tells us that results are there",
+    tags=["Vendor"],
+    request_max_body_size=_MOST_BYTES,
+    responses=_RECEIVED | documented(400, 401, 413, 503, by_key=False),
+)
+async def receive_webhook(request: Request[Any, Any, Any]) -> ASGIResponse:
+    """Take an event of the default account: only its sessions are acted on."""
+    return await _receive(request, DEFAULT_ACCOUNT)
+
+
+@post(
+    "/webhooks/eka/{tenant:str}",
+    status_code=200,
+    operation_id="receiveTenantWebhook",
+    opt={REQUEST_KIND: "webhooks"},
+    operation_class=WebhookOperation,
+    summary="The same, from a tenant's own account at EkaScribe",
+    tags=["Vendor"],
+    request_max_body_size=_MOST_BYTES,
+    responses=_RECEIVED | documented(400, 401, 413, 503, by_key=False),
+)
+async def receive_tenant_webhook(
+    request: Request[Any, Any, Any],
+    tenant: Annotated[str, PathParameter(description="The tenant's id")],
+) -> ASGIResponse:
+    """Take an event of a tenant's own account: only its own secrets and its own sessions count."""
+    # "default" is no tenant: that account has a door of its own.
+    return await _receive(request, Account("" if tenant == DEFAULT_ACCOUNT else tenant))
+
+
+async def _receive(request: Request[Any, Any, Any], account: Account) -> ASGIResponse:
+    # Not a dependency: in a profile, injecting it took more time than verifying the signature.
+    services = provide_services(request.app.state)
+    counted = "failed"
+    try:
+        outcome = await _take(request, services, account)
+        counted = outcome
+    except CallerMistake:
+        counted = "refused"
+        raise
+    finally:
+        _COUNTED[counted].inc()
+    return _ANSWERS[outcome]
+
+
+async def _take(request: Request[Any, Any, Any], services: Services, account: Account) -> Outcome:
+    """Verify the raw bytes, then read them, record, commit, answer."""
+    body = await services.strangers.webhooks.read(request)
+    secrets = await services.webhook_secrets(account)
+    # None, no such account, is told like a wrong signature: whoever asks learns nothing of our tenants.
+    if secrets is None or secrets or not services.settings.webhook_allow_unsigned:
+        headers = [value for name in _SIGNATURE_HEADERS for value in request.headers.getall(name, [])]
+        tolerance, now = services.settings.webhook_tolerance_seconds, services.clock.now().timestamp()
+        if not is_signed(headers, body, secrets or (), now=now, tolerance_seconds=tolerance):
+            raise SignatureInvalid("the webhook carries no signature that is both right and fresh")
+    take_place(request.scope, None)
+    event = parse_event(body)
+    if event is None:
+        raise InvalidRequest("the body is not JSON")
+    parent = await services.traces.of(SessionId(event.session_id))
+    with span_of(
+        parent,
+        "webhook",
+        "server",
+        {"ekabridge.session_id": event.session_id[:_MOST_SHOWN], "ekabridge.kind": event.kind[:_MOST_SHOWN]},
+        link=request.headers.get("traceparent"),
+    ):
+        outcome = await services.webhooks.receive(account, event, body)
+        note("ekabridge.outcome", outcome)
+    return outcome

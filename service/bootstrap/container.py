@@ -1,0 +1,231 @@
+"""What both processes are made of, wired once: the rows, the vendor, the hasher."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from msgspec import Struct
+
+from service.concurrency.lazy_imports import Libraries
+from service.domain.clock import CheckedClock, SystemClock
+from service.domain.errors import StoreUnavailable
+from service.domain.sessions.lifecycle import SessionLife
+from service.domain.vendor_accounts import Accounts, Credentials, VendorAccount
+from service.eka.call_limiter import Gates
+from service.eka.client import EkaClient
+from service.eka.discovery import Discovery
+from service.eka.http_exchange import make_http_client
+from service.eka.lazy_audio_client import AudioWay
+from service.eka.tokens import TokenKeeper
+from service.forwarding.downloads import GuardedDownloads
+from service.settings import Settings
+from service.store.additional_documents import FurtherRows
+from service.store.audio import ChunkRows
+from service.store.audit import AuditRows
+from service.store.circuit_breakers import BreakerRows
+from service.store.coordination import IdempotencyRows, LeaseRows, TokenRows, WebhookRows
+from service.store.database import Database
+from service.store.deliveries import DeliveryRows
+from service.store.destinations import DestinationRows
+from service.store.encryption import Hasher, Keyring, MissingKeyError
+from service.store.encryption_keys import KeyRows
+from service.store.ledger import LedgerRows
+from service.store.queue_depths import QueueRows
+from service.store.recovery import RecoveryRows
+from service.store.reencryption import ResealingRows
+from service.store.result_refresh import RefreshRows
+from service.store.results import ResultRows
+from service.store.retention import RetentionRows
+from service.store.session_updates import ChangeRows
+from service.store.sessions import SessionRows
+from service.store.streams import StreamRows
+from service.store.tenants import AccessRows
+from service.store.vendor_accounts import AccountRows
+
+log = structlog.get_logger()
+
+
+class Rows(Struct, frozen=True, kw_only=True):
+    """Every room of the store, over one pool."""
+
+    database: Database
+    keyring: Keyring
+    hasher: Hasher
+    keys: KeyRows
+    resealing: ResealingRows
+    access: AccessRows
+    accounts: AccountRows
+    sessions: SessionRows
+    streams: StreamRows
+    chunks: ChunkRows
+    results: ResultRows
+    refreshing: RefreshRows
+    deliveries: DeliveryRows
+    recovery: RecoveryRows
+    breaker: BreakerRows
+    destinations: DestinationRows
+    idempotency: IdempotencyRows
+    tokens: TokenRows
+    leases: LeaseRows
+    webhooks: WebhookRows
+    changes: ChangeRows
+    further: FurtherRows
+    ledger: LedgerRows
+    queues: QueueRows
+    retention: RetentionRows
+    audit: AuditRows
+
+
+@asynccontextmanager
+async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
+    """Open the store; its connections are made when they are needed."""
+    database = Database(
+        settings.database_url,
+        size=settings.database_pool_size,
+        statement_cache_size=settings.database_statement_cache_size,
+    )
+    keyring = Keyring(settings.encryption_keys)
+    hasher = Hasher(database, keyring)
+    sessions = SessionRows(database, keyring, hasher)
+    deliveries = DeliveryRows(database, keyring)
+    await database.open()
+    try:
+        yield Rows(
+            database=database,
+            keyring=keyring,
+            hasher=hasher,
+            keys=KeyRows(database, keyring),
+            resealing=ResealingRows(database, keyring),
+            access=AccessRows(database, hasher, keyring),
+            accounts=AccountRows(database, keyring),
+            sessions=sessions,
+            streams=StreamRows(database, keyring, hasher),
+            chunks=ChunkRows(database),
+            results=ResultRows(database, keyring),
+            refreshing=RefreshRows(database),
+            deliveries=deliveries,
+            recovery=RecoveryRows(database, keyring, deliveries),
+            breaker=BreakerRows(database),
+            destinations=DestinationRows(database, keyring, max_destinations=settings.max_destinations),
+            idempotency=IdempotencyRows(database, keyring, hasher, sessions),
+            tokens=TokenRows(database, keyring),
+            leases=LeaseRows(database),
+            webhooks=WebhookRows(database),
+            changes=ChangeRows(database, keyring, sessions),
+            further=FurtherRows(database),
+            ledger=LedgerRows(database),
+            queues=QueueRows(database),
+            retention=RetentionRows(database),
+            audit=AuditRows(database),
+        )
+    finally:
+        await database.close()
+
+
+async def ping_store(rows: Rows) -> str:
+    """Return `ok`, or why the database takes no writes.
+
+    Raises unless it answers, has our schema, and we have every key that sealed anything in it.
+    """
+    state = await rows.database.ping()
+    await rows.keys.check()
+    await rows.hasher.load()
+    return state
+
+
+async def check_keys(rows: Rows, check: Callable[[], Awaitable[None]]) -> None:
+    """Make one of the registry's checks.
+
+    Raises MissingKeyError, with what cannot be read and what to do, when one is missing that sealed anything.
+    """
+    try:
+        await check()
+    except MissingKeyError as error:
+        raise await rows.keys.explained(error) from None
+
+
+async def check_at_start(rows: Rows) -> None:
+    """Look at the store once before work begins; one that is away is waited for.
+
+    Raises SealError when the database was made with a key that we were not given: better now than at 2 a.m.
+    """
+    try:
+        await rows.database.ping()
+        await check_keys(rows, rows.keys.begin)
+        await rows.hasher.load()
+    except StoreUnavailable as error:
+        log.warning("started_without_database", detail=error.detail)
+
+
+def make_accounts(settings: Settings, rows: Rows) -> Accounts:
+    """Make what finds vendor accounts: the default one of the settings, or a tenant's own."""
+    credentials = Credentials(
+        token=settings.eka_token,
+        client_id=settings.eka_client_id,
+        client_secret=settings.eka_client_secret,
+        sharing_key=settings.eka_sharing_key,
+        username=settings.eka_username,
+        password=settings.eka_password,
+    )
+    default = VendorAccount(credentials=credentials, webhook_secrets=settings.webhook_secrets)
+    return Accounts(default=default, store=rows.accounts, time=time.monotonic)
+
+
+@asynccontextmanager
+async def open_vendor(
+    settings: Settings,
+    rows: Rows,
+    accounts: Accounts,
+    *,
+    libraries: Libraries | None = None,
+    clock: CheckedClock | None = None,
+) -> AsyncIterator[EkaClient]:
+    """Open the vendor's client; an upload waits for the libraries, and the clock hears the answers' dates."""
+    loaded = (libraries or Libraries()).loaded
+    async with (
+        make_http_client(
+            clock.hear_vendor if clock else None, max_result_bytes=settings.vendor_result_max_bytes
+        ) as http,
+        AudioWay(settings.eka_base_url, loaded) as audio,
+        GuardedDownloads(allow_private=settings.allow_private_destinations) as downloads,
+    ):
+        tokens = TokenKeeper(
+            http=http,
+            store=rows.tokens,
+            clock=SystemClock(),
+            base_url=settings.eka_base_url,
+            credentials=accounts.credentials,
+        )
+        gates = Gates(places=settings.eka_max_concurrency)
+        yield EkaClient(
+            http=http,
+            audio=audio,
+            tokens=tokens,
+            gates=gates,
+            downloads=downloads,
+            base_url=settings.eka_base_url,
+            max_result_bytes=settings.vendor_result_max_bytes,
+        )
+
+
+@asynccontextmanager
+async def open_discovery(settings: Settings) -> AsyncIterator[Discovery]:
+    """Open what knows the vendor's limits; it calls nobody before it is asked."""
+    async with make_http_client() as http:
+        discovery = Discovery(http=http, base_url=settings.eka_base_url, clock=SystemClock())
+        try:
+            yield discovery
+        finally:
+            await discovery.stop()
+
+
+def make_session_life(settings: Settings, rows: Rows, vendor: EkaClient) -> SessionLife:
+    """Make what creates and ends sessions: the service for EMRs, the worker for calls that are owed."""
+    return SessionLife(
+        store=rows.sessions,
+        streams=rows.streams,
+        vendor=vendor,
+        clock=SystemClock(),
+        reconcile_after_seconds=settings.reconcile_after_seconds,
+    )

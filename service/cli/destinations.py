@@ -1,0 +1,254 @@
+"""`ekabridge destination`: where a tenant's documents go, and how."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args
+
+import click
+import msgspec
+
+from schemas.destinations import (
+    Destination,
+    DestinationChange,
+    DestinationCreate,
+    DestinationEvent,
+    Format,
+    Payload,
+    SecretRotation,
+)
+from schemas.emr import Page
+from service.cli.runner import json_option
+from service.cli.runner import print_found as _print
+from service.cli.runner import settings_for as _settings
+from service.cli.runner import with_rows as _with_rows
+from service.cli.runner import with_sealing_rows as _with_sealing_rows
+from service.domain.ids import DestinationId, TenantId
+from service.settings import STORE
+
+T = TypeVar("T")
+
+
+class _Lines(click.types.StringParamType):
+    """Text that an environment variable holds in lines, for the commas and spaces in it."""
+
+    envvar_list_splitter: ClassVar[str] = "\n"
+
+
+_CLEARABLE = ["headers", "timeout_seconds", "rate_per_second", "auth"]
+_PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
+# What is secret has a variable too, or is a file: a command line is seen by everybody on the machine.
+_OPTIONS = [
+    click.option(
+        "--event",
+        "events",
+        multiple=True,
+        type=click.Choice(get_args(DestinationEvent)),
+        help="Only these; repeatable.",
+    ),
+    click.option("--template", "templates", multiple=True, help="Only these; repeatable."),
+    click.option("--payload", type=click.Choice(get_args(Payload)), help="With the note in it, or without."),
+    click.option("--format", type=click.Choice(get_args(Format)), help="Our JSON, or FHIR R4."),
+    click.option(
+        "--header",
+        "headers",
+        multiple=True,
+        type=_Lines(),
+        envvar="EKABRIDGE_DESTINATION_HEADERS",
+        show_envvar=True,
+        help="'Name: value', sent with every call; repeatable. The variable holds one in each line.",
+    ),
+    click.option("--timeout-seconds", type=float, help="How long one call may take; 0.1 to 120."),
+    click.option("--rate-per-second", type=float, help="At most so many calls a second; 0.01 to 1000."),
+    click.option("--oauth2-token-url", "token_url", help="Get a bearer token here for each call."),
+    click.option("--oauth2-client-id", "client_id", help="Whom to ask for it as."),
+    click.option(
+        "--oauth2-client-secret",
+        "client_secret",
+        envvar="EKABRIDGE_DESTINATION_CLIENT_SECRET",
+        show_envvar=True,
+        help="Its secret.",
+    ),
+    click.option("--oauth2-scope", "scope", help="What to ask for."),
+    click.option("--certificate", type=_PEM, help="Show this client certificate; a file in PEM."),
+    click.option("--private-key", type=_PEM, help="Its key; a file in PEM without a passphrase."),
+]
+
+
+def _call_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.group()
+def destination() -> None:
+    """Where a tenant's documents go."""
+
+
+@destination.command("add")
+@click.argument("tenant")
+@click.argument("url")
+@_call_options
+@click.option("--disabled", is_flag=True, help="Collect what is to be sent, send nothing yet.")
+@json_option
+def destination_add(tenant: str, url: str, disabled: bool, as_json: bool, **options: Any) -> None:
+    """Add a destination; its signing secret is shown this once."""
+    fields = {"url": url, "enabled": not disabled} | _given(**options)
+    request = _converted(fields, DestinationCreate)
+
+    async def work(rows: Any) -> Destination:
+        await _check(request)
+        added: Destination = await rows.destinations.add(TenantId(tenant), request)
+        await rows.access.audit(TenantId(tenant), "cli", "destination.created", added.id)
+        return added
+
+    _print_secret(_with_sealing_rows(work), as_json=as_json)
+
+
+@destination.command("list")
+@click.argument("tenant")
+@json_option
+def destination_list(tenant: str, as_json: bool) -> None:
+    """List a tenant's destinations, newest first."""
+    found: Page[Destination] = _with_rows(lambda rows: rows.destinations.page(TenantId(tenant), None, 1000))
+    lines = [f"{item.id}  {item.url}{_state(item)}" for item in found.items]
+    _print(found, as_json=as_json, text="\n".join(lines))
+
+
+@destination.command("change")
+@click.argument("tenant")
+@click.argument("destination")
+@click.option("--url", help="Send there from now on, what waits too.")
+@_call_options
+@click.option("--enabled/--disabled", default=None, help="Turn it on or off.")
+@click.option("--clear", multiple=True, type=click.Choice(_CLEARABLE), help="Take this away; repeatable.")
+@json_option
+def destination_change(
+    tenant: str,
+    destination: str,
+    url: str | None,
+    enabled: bool | None,
+    clear: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Change what is given and leave the rest."""
+    named = {name: value for name, value in (("url", url), ("enabled", enabled)) if value is not None}
+    fields = named | _given(**options) | dict.fromkeys(clear)
+    _change(tenant, destination, _converted(fields, DestinationChange), "changed", as_json=as_json)
+
+
+@destination.command("enable")
+@click.argument("tenant")
+@click.argument("destination")
+@json_option
+def destination_enable(tenant: str, destination: str, as_json: bool) -> None:
+    """Turn a destination on again; what waited for it goes out."""
+    _change(tenant, destination, DestinationChange(enabled=True), "on", as_json=as_json)
+
+
+@destination.command("rotate-secret")
+@click.argument("tenant")
+@click.argument("destination")
+@click.option("--overlap-seconds", type=int, default=86_400, show_default=True, help="Both sign so long.")
+@json_option
+def destination_rotate(tenant: str, destination: str, overlap_seconds: int, as_json: bool) -> None:
+    """Replace the signing secret; the new one is shown this once, the old one signs too for a while."""
+    request = _converted({"overlap_seconds": overlap_seconds}, SecretRotation)
+
+    async def work(rows: Any) -> Destination:
+        rotated: Destination = await rows.destinations.rotate_secret(
+            TenantId(tenant), DestinationId(destination), request.overlap_seconds
+        )
+        await rows.access.audit(
+            TenantId(tenant),
+            "cli",
+            "destination.secret_rotated",
+            destination,
+            overlap_seconds=request.overlap_seconds,
+        )
+        return rotated
+
+    _print_secret(_with_sealing_rows(work), as_json=as_json)
+
+
+@destination.command("remove")
+@click.argument("tenant")
+@click.argument("destination")
+@json_option
+def destination_remove(tenant: str, destination: str, as_json: bool) -> None:
+    """Take a destination out of use; what still waits for it is given up."""
+
+    async def work(rows: Any) -> Destination:
+        found: Destination = await rows.destinations.one(TenantId(tenant), DestinationId(destination))
+        await rows.destinations.remove(TenantId(tenant), DestinationId(destination))
+        await rows.access.audit(TenantId(tenant), "cli", "destination.removed", destination)
+        return found
+
+    removed = _with_rows(work)
+    _print(removed, as_json=as_json, text=f"{removed.id}  removed")
+
+
+def _change(tenant: str, destination: str, change: DestinationChange, said: str, *, as_json: bool) -> None:
+    async def work(rows: Any) -> Destination:
+        await _check(change)
+        changed: Destination = await rows.destinations.change(
+            TenantId(tenant), DestinationId(destination), change
+        )
+        await rows.access.audit(TenantId(tenant), "cli", "destination.changed", destination)
+        return changed
+
+    changed = _with_sealing_rows(work)
+    _print(changed, as_json=as_json, text=f"{changed.id}  {said}")
+
+
+def _print_secret(found: Destination, *, as_json: bool) -> None:
+    text = f"{found.id}  {found.url}\n{found.secret}\nKeep it: it is not shown again."
+    _print(found, as_json=as_json, text=text)
+
+
+async def _check(request: DestinationCreate | DestinationChange) -> None:
+    from service.forwarding.destination_validation import call_limits, check_call  # noqa: PLC0415 - brings the HTTP client
+
+    await check_call(request, limits=call_limits(_settings(STORE)))
+
+
+def _given(*, headers: tuple[str, ...], **options: Any) -> dict[str, Any]:
+    """Return what the options give, as the API's fields."""
+    auth = _auth(**{name: options.pop(name) for name in (*_OAUTH2, *_TLS)})
+    fields = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in options.items()
+        if value not in {None, ()}
+    }
+    if headers:
+        parts = [line.partition(":") for line in headers]
+        fields["headers"] = {name.strip(): value.strip() for name, _, value in parts}
+    return fields | ({"auth": auth} if auth else {})
+
+
+_OAUTH2 = ("token_url", "client_id", "client_secret", "scope")
+_TLS = ("certificate", "private_key")
+
+
+def _state(item: Destination) -> str:
+    if item.enabled:
+        return f"  {item.paused_reason}" if item.paused_reason else ""
+    return f"  off: {item.paused_reason}"
+
+
+def _auth(**options: Any) -> dict[str, Any] | None:
+    if options["certificate"] or options["private_key"]:
+        files = {name: options[name].read_text() for name in _TLS if options[name]}
+        return {"type": "mtls"} | files
+    # The secret alone, from a variable that is there for other commands, asks for nothing.
+    if options["token_url"] or options["client_id"]:
+        return {"type": "oauth2"} | {name: options[name] for name in _OAUTH2 if options[name]}
+    return None
+
+
+def _converted(fields: dict[str, Any], kind: type[T]) -> T:
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(str(error)) from None

@@ -1,0 +1,99 @@
+"""`ekabridge encryption`: which keys seal what, bringing all under the first, forgetting the others."""
+
+import asyncio
+import time
+from typing import Any
+
+import click
+
+from schemas.encryption import EncryptionKey, EncryptionStatus, Forgotten, Walk
+from service.cli.runner import json_option, print_found, with_sealing_rows, with_unchecked_rows
+from service.domain.errors import InvalidRequest
+
+_SAY_AGAIN_SECONDS = 5.0
+
+
+@click.group()
+def encryption() -> None:
+    """Encryption keys, by their ids, and the values that are under each."""
+
+
+@encryption.command("status")
+@json_option
+def encryption_status(*, as_json: bool) -> None:
+    """Count the values under each key, exactly: every one is looked at, which takes minutes with millions."""
+
+    async def work(rows: Any) -> EncryptionStatus:
+        return EncryptionStatus(keys=await rows.keys.keys(), walks=await rows.resealing.walks())
+
+    found = with_unchecked_rows(work)
+    lines = [_key_line(key) for key in found.keys] + [_walk_line(walk) for walk in found.walks]
+    print_found(found, as_json=as_json, text="\n".join(lines))
+
+
+@encryption.command("rotate")
+@json_option
+def encryption_rotate(*, as_json: bool) -> None:
+    """Bring every value under the first of ENCRYPTION_KEYS now; a worker does the same by itself, later.
+
+    It may be stopped and started again. Exit status 1 if values do not open.
+    """
+
+    async def work(rows: Any) -> list[Walk]:
+        if others := await rows.keys.others_sealing():
+            other = others[0]
+            raise InvalidRequest(
+                f"{other.processes} processes still seal with {other.key_id}: restart them with the new key "
+                f"first; one that was killed counts until {other.until:%H:%M:%S} UTC"
+            )
+        await rows.resealing.walk_anew()
+        say_due = time.monotonic() + _SAY_AGAIN_SECONDS
+        began = time.monotonic()
+        while await rows.resealing.step():
+            await asyncio.sleep(time.monotonic() - began)
+            began = time.monotonic()
+            if began >= say_due and not as_json:
+                for walk in await rows.resealing.walks():
+                    click.echo(_walk_line(walk), err=True)
+                say_due = began + _SAY_AGAIN_SECONDS
+        walks: list[Walk] = await rows.resealing.walks()
+        return walks
+
+    walks = with_sealing_rows(work)
+    status = EncryptionStatus(keys=[], walks=walks)
+    print_found(status, as_json=as_json, text="\n".join(map(_walk_line, walks)))
+    if any(walk.unreadable or walk.left_over for walk in walks):
+        raise SystemExit(1)
+
+
+@encryption.command("forget")
+@click.argument("key_id")
+@click.option(
+    "--give-up",
+    is_flag=True,
+    help="The key is lost: retire it although values are under it, which can never be read again.",
+)
+@json_option
+def encryption_forget(key_id: str, *, give_up: bool, as_json: bool) -> None:
+    """Retire a key under which nothing is left, so that it may be dropped from ENCRYPTION_KEYS."""
+
+    async def work(rows: Any) -> Forgotten:
+        forgotten: Forgotten = await rows.keys.forget(key_id, give_up=give_up)
+        return forgotten
+
+    found = with_unchecked_rows(work)
+    given_up = f", {found.given_up} values given up" if found.given_up else ""
+    print_found(found, as_json=as_json, text=f"{found.key_id}  retired{given_up}")
+
+
+def _key_line(key: EncryptionKey) -> str:
+    seals = f"  {key.processes} processes seal with it" if key.processes else ""
+    return f"{key.key_id}  {key.state:<8}{key.values:>12} values{seals}"
+
+
+def _walk_line(walk: Walk) -> str:
+    state = "done" if walk.finished_at else "under way"
+    return (
+        f"{walk.table:<18}{state:<10}{walk.resealed:>12} re-encrypted{walk.unreadable:>9} unreadable"
+        f"{walk.left_over:>9} left over"
+    )

@@ -1,0 +1,309 @@
+"""The command line: `ekabridge`. Each command reads the settings that it needs and says all that is wrong."""
+
+import asyncio
+import contextlib
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import msgspec
+
+from schemas.emr import (
+    ApiKey,
+    Mode,
+    Model,
+    Page,
+    Role,
+    Tenant,
+    TenantDefaults,
+)
+from service.cli.deliveries import delivery, destination_recover, destination_test
+from service.cli.destinations import destination
+from service.cli.encryption_keys import encryption
+from service.cli.ledger import audit, ledger, tenant_retention
+from service.cli.runner import json_option, with_unchecked_rows
+from service.cli.runner import print_found as _print
+from service.cli.runner import run as _run
+from service.cli.runner import settings_for as _settings
+from service.cli.runner import with_rows as _with_rows
+from service.cli.runner import with_sealing_rows as _with_sealing_rows
+from service.cli.sessions import session
+from service.cli.vendor_accounts import account_change, account_options, audit_facts, tenant_account
+from service.cli.webhook_subscriptions import webhook
+from service.domain.ids import KeyId, TenantId
+from service.domain.vendor_accounts import changed_account
+from service.observability.logging import configure_logs
+from service.settings import DATABASE, SERVICE, WORKER
+
+
+def main() -> None:
+    """Run the command that was asked for."""
+    cli(prog_name="ekabridge")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ekabridge")
+def cli() -> None:
+    """The gateway between hospital software and EkaScribe."""
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes.")
+def serve(host: str, port: int, workers: int) -> None:
+    """Run the HTTP service."""
+    settings = _settings(SERVICE)
+    if settings.public_url is None:
+        # Child processes read the environment again: tell them what we would say ourselves.
+        shown = f"[{host}]" if ":" in host else host
+        os.environ["EKABRIDGE_PUBLIC_URL"] = f"http://{shown}:{port}"
+    _check_keys()
+    from service.http_server.server import listen  # noqa: PLC0415 - the other commands start without a server
+    from service.http_server.server import serve as run  # noqa: PLC0415
+    from service.http_server.supervisor import Supervisor  # noqa: PLC0415
+
+    with _told_if_taken(host, port):
+        listening = listen(host, port)
+    seconds = settings.shutdown_seconds
+    if workers > 1:
+        supervisor = Supervisor(listening, host=host, port=port, workers=workers, shutdown_seconds=seconds)
+        asyncio.run(supervisor.run())
+    else:
+        run(listening, host=host, port=port, shutdown_seconds=seconds)
+
+
+@contextlib.contextmanager
+def _told_if_taken(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from None
+
+
+@cli.command()
+@click.option("--host", default="0.0.0.0", show_default=True)  # noqa: S104 - the kubelet asks from outside
+@click.option(
+    "--port", default=8081, show_default=True, type=click.IntRange(1, 65535), help="Health and metrics."
+)
+def worker(host: str, port: int) -> None:
+    """Fetch results, forward documents, sweep."""
+    settings = _settings(WORKER)
+    _check_keys()
+    import uvloop  # noqa: PLC0415 - the other commands start without it
+
+    from service.http_server.server import listen  # noqa: PLC0415
+    from service.worker import run_worker  # noqa: PLC0415
+
+    with _told_if_taken(host, port):
+        listening = listen(host, port)
+    # What is here now stays: to look through it for garbage would stop all work for a tenth of a second.
+    gc.freeze()
+    uvloop.run(run_worker(settings, listening))
+
+
+@cli.command()
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 unless the schema is new enough.")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    default=0.0,
+    type=click.FloatRange(0, 86_400),
+    metavar="SECONDS",
+    help="With --check: how long to wait for that.",
+)
+def migrate(check: bool, wait_seconds: float) -> None:
+    """Bring the database to the newest schema."""
+    if wait_seconds and not check:
+        raise click.UsageError("--wait goes with --check")
+    settings = _settings(DATABASE)
+    from service.store.migrate import check_schema  # noqa: PLC0415 - brings SQLAlchemy
+    from service.store.migrate import migrate as run  # noqa: PLC0415
+
+    if check:
+        cache = settings.database_statement_cache_size
+        revision = _run(lambda: check_schema(settings.database_url, cache, wait_seconds, click.echo))
+    else:
+        revision = _run(lambda: run(settings.database_url))
+    click.echo(f"the database is at revision {revision}")
+
+
+@cli.group()
+def tenant() -> None:
+    """Hospitals, or products of an EMR vendor."""
+
+
+@tenant.command("add")
+@click.argument("name")
+@click.option("--template", "templates", multiple=True, help="Default template; up to two.")
+@click.option("--language", "languages", multiple=True, help="Default spoken language; repeatable.")
+@click.option("--transcript-language", default=None)
+@click.option("--mode", type=click.Choice(get_args(Mode)), default="dictation", show_default=True)
+@click.option("--model", type=click.Choice(get_args(Model)), default="pro", show_default=True)
+@account_options
+@json_option
+def tenant_add(name: str, as_json: bool, **options: Any) -> None:
+    """Add a tenant; its sessions start from these defaults, at EkaScribe's default account or its own."""
+    defaults = {field: options.pop(field) for field in TenantDefaults.__struct_fields__}
+    change = account_change(**options)
+    given = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items() if value
+    }
+    try:
+        made = msgspec.convert(given, TenantDefaults)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(str(error)) from None
+
+    async def work(rows: Any) -> Tenant:
+        account = changed_account(None, change) if change else None
+        added: Tenant = await rows.access.add_tenant(name, made, account)
+        await rows.access.audit(TenantId(added.id), "cli", "tenant.created", added.id, **audit_facts(change))
+        return added
+
+    added = _with_sealing_rows(work)
+    _print(added, as_json=as_json, text=f"{added.id}  {added.name}")
+
+
+@tenant.command("list")
+@json_option
+def tenant_list(as_json: bool) -> None:
+    """List tenants, oldest first."""
+    found: list[Tenant] = _with_rows(lambda rows: rows.access.list_tenants())
+    _print(Page(items=found), as_json=as_json, text="\n".join(f"{item.id}  {item.name}" for item in found))
+
+
+tenant.add_command(tenant_account)
+tenant.add_command(tenant_retention)
+cli.add_command(ledger)
+cli.add_command(audit)
+cli.add_command(encryption)
+cli.add_command(webhook)
+
+
+@cli.group()
+def key() -> None:
+    """API keys."""
+
+
+@key.command("add")
+@click.argument("tenant")
+@click.option("--role", type=click.Choice(get_args(Role)), default="emr", show_default=True)
+@json_option
+def key_add(tenant: str, role: Role, as_json: bool) -> None:
+    """Add a key; it is shown this once."""
+
+    async def work(rows: Any) -> ApiKey:
+        added: ApiKey = await rows.access.add_key(TenantId(tenant), role)
+        await rows.access.audit(TenantId(tenant), "cli", "key.created", added.id, role=role)
+        return added
+
+    added = _with_sealing_rows(work)
+    _print(
+        added, as_json=as_json, text=f"{added.id}  {added.role}\n{added.key}\nKeep it: it is not shown again."
+    )
+
+
+@key.command("list")
+@click.argument("tenant")
+@json_option
+def key_list(tenant: str, as_json: bool) -> None:
+    """List a tenant's keys, oldest first."""
+    found: list[ApiKey] = _with_rows(lambda rows: rows.access.list_keys(TenantId(tenant)))
+    lines = [f"{item.id}  {item.role}{'  revoked' if item.revoked_at else ''}" for item in found]
+    _print(Page(items=found), as_json=as_json, text="\n".join(lines))
+
+
+@key.command("revoke")
+@click.argument("tenant")
+@click.argument("key")
+@json_option
+def key_revoke(tenant: str, key: str, as_json: bool) -> None:
+    """Revoke a key by its id; it stops working at once, everywhere."""
+
+    async def work(rows: Any) -> ApiKey:
+        revoked: ApiKey = await rows.access.revoke_key(TenantId(tenant), KeyId(key))
+        await rows.access.audit(TenantId(tenant), "cli", "key.revoked", key)
+        return revoked
+
+    revoked = _with_rows(work)
+    _print(revoked, as_json=as_json, text=f"{revoked.id}  revoked")
+
+
+destination.add_command(destination_recover)
+destination.add_command(destination_test)
+cli.add_command(destination)
+cli.add_command(delivery)
+cli.add_command(session)
+
+
+def _check_keys() -> None:
+    """Say at the start, in one sentence, that the encryption keys are not this database's."""
+    from service.bootstrap.container import check_at_start  # noqa: PLC0415 - brings the HTTP client
+
+    with_unchecked_rows(check_at_start)
+
+
+@cli.command()
+def doctor() -> None:
+    """Check everything that a first installation can get wrong."""
+    from service.diagnostics.doctor import examine  # noqa: PLC0415 - brings the HTTP client
+    from service.diagnostics.environment import Finding, Note  # noqa: PLC0415 - the same
+
+    configure_logs("error")
+
+    def report(name: str, found: Finding) -> None:
+        if found is None:
+            click.echo(f"ok    {name}")
+        elif isinstance(found, Note):
+            click.echo(f"note  {name}: {found.text}")
+        else:
+            click.echo(f"FAIL  {name}: {found}")
+
+    if not asyncio.run(examine(os.environ, report)):
+        raise SystemExit(1)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8090, show_default=True, type=click.IntRange(1, 65535))
+@click.option(
+    "--character",
+    default="hosted",
+    show_default=True,
+    type=click.Choice(["hosted", "onprem-2026-07", "onprem-2026-08"]),
+    help="Which of the vendor's servers it is.",
+)
+def sandbox(host: str, port: int, character: str) -> None:
+    """Run a stand-in EkaScribe on loopback, for development and tests."""
+    from service.sandbox.serving import run_sandbox  # noqa: PLC0415 - production never loads the sandbox
+
+    try:
+        run_sandbox(host, port, character)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@cli.command()
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--data", type=click.Path(path_type=Path), help="Where data is kept; by default in your cache.")
+def dev(port: int, data: Path | None) -> None:
+    """Run everything on this machine with nothing installed; Ctrl-C stops all of it."""
+    from service.sandbox.dev import run_dev  # noqa: PLC0415 - production never loads the sandbox
+
+    raise SystemExit(run_dev(port, data))
+
+
+@cli.command()
+@click.option("--stream", is_flag=True, help="Stream the audio while it is spoken.")
+def demo(stream: bool) -> None:
+    """Play one dictation from its start to the document in an EMR's hands."""
+    from service.sandbox.demo import run_demo  # noqa: PLC0415 - production never loads the sandbox
+
+    raise SystemExit(run_demo(live=stream))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What every command does: read its settings, open the store, say what went wrong, print."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from service.domain.errors import BridgeError
+from service.observability.logging import configure_logs
+from service.settings import STORE, Settings, SettingsError, load_settings
+from service.store.encryption import SealError
+
+T = TypeVar("T")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's object, on one line.")
+
+
+def settings_for(needs: frozenset[str]) -> Settings:
+    """Read the settings, or say all that is wrong with them and exit with 2."""
+    try:
+        settings = load_settings(os.environ, needs=needs)
+    except SettingsError as error:
+        for problem in error.problems:
+            click.echo(f"ekabridge: {problem}", err=True)
+        raise SystemExit(2) from None
+    configure_logs(settings.log_level)
+    return settings
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    """Run a command's work; our own errors become one sentence and exit status 1."""
+    try:
+        return asyncio.run(_awaited(work))
+    except SealError as error:
+        raise click.ClickException(f"the encryption keys do not fit this database: {error}") from None
+    except BridgeError as error:
+        raise click.ClickException(f"{error.detail} ({error.code})") from None
+
+
+async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
+    return await work()
+
+
+def with_rows(work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run work that seals nothing on the store, with all keys that sealed anything in it."""
+
+    async def checked(rows: Any) -> T:
+        from service.bootstrap.container import check_keys  # noqa: PLC0415 - brings the HTTP client
+
+        await check_keys(rows, rows.keys.check)
+        return await work(rows)
+
+    return with_unchecked_rows(checked)
+
+
+def with_sealing_rows(work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run work that seals on the store: its key is registered, which running processes can forbid."""
+
+    async def checked(rows: Any) -> T:
+        from service.bootstrap.container import check_keys  # noqa: PLC0415 - brings the HTTP client
+
+        await check_keys(rows, rows.keys.begin_command)
+        return await work(rows)
+
+    return with_unchecked_rows(checked)
+
+
+def with_unchecked_rows(work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run work on the store, whichever keys we have."""
+    settings = settings_for(STORE)
+    from service.bootstrap.container import open_rows  # noqa: PLC0415 - brings the HTTP client
+
+    async def opened() -> T:
+        async with open_rows(settings) as rows:
+            return await work(rows)
+
+    return run(opened)
+
+
+def print_found(found: object, *, as_json: bool, text: str) -> None:
+    """Print an object as JSON on one line, or the text for people."""
+    click.echo(msgspec.json.encode(found).decode() if as_json else text)

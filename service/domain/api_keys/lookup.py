@@ -1,0 +1,116 @@
+"""Who an API key is, asked of the database on each request, so that a revocation counts at once on every pod.
+
+Keys are 256 random bits: nobody guesses one. What is bounded here is what guessing would cost the database:
+a key that was good of late is asked for at once, all others together, in one question at a time and a pause
+after each. So a flood of unknown keys is fifty small questions a second, and no good key is refused for it.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Protocol
+
+from service.concurrency.batching import Gathered
+from service.domain.errors import RateLimited, StoreUnavailable
+from service.domain.models import Principal
+
+_PAUSE_SECONDS = 0.02
+_MOST_WAITING = 1000
+_MOST_KNOWN = 10_000
+
+_Future = asyncio.Future[Principal | None]
+
+
+class KeyStore(Protocol):
+    """Rows of API keys."""
+
+    async def hash_of(self, key: str) -> bytes | None:
+        """The keyed hash by which a key is found; None for what cannot be a key of ours."""
+        ...
+
+    async def principals(self, hashes: list[bytes]) -> dict[bytes, Principal]:
+        """Those of the keys that stand, by their hashes."""
+        ...
+
+
+class Authentication:
+    """Finds whose a key is."""
+
+    def __init__(
+        self, store: KeyStore, *, pause_seconds: float = _PAUSE_SECONDS, most_waiting: int = _MOST_WAITING
+    ) -> None:
+        self._store = store
+        self._pause_seconds = pause_seconds
+        self._most_waiting = most_waiting
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._familiar = Gathered(self._ask_for_familiar)
+        self._strangers: dict[bytes, list[_Future]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def principal(self, key: str) -> Principal | None:
+        """Return whose a key is, None if it is unknown or was revoked.
+
+        Raises RateLimited when too many unknown keys wait already, or StoreUnavailable.
+        """
+        hashed = await self._store.hash_of(key)
+        if hashed is None:
+            return None
+        if hashed not in self._known:
+            return await self._ask_with_others(hashed)
+        who = await self._familiar(hashed)
+        if who is None:
+            self._known.pop(hashed, None)
+        return who
+
+    async def stop(self) -> None:
+        """Stop asking; the process is closing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _ask_for_familiar(self, hashes: Sequence[bytes]) -> list[Principal | None]:
+        found = await self._store.principals(list(set(hashes)))
+        return [found.get(hashed) for hashed in hashes]
+
+    async def _ask_with_others(self, hashed: bytes) -> Principal | None:
+        if len(self._strangers) >= self._most_waiting and hashed not in self._strangers:
+            raise RateLimited("too many unknown API keys are shown at once", retry_after_seconds=1)
+        future: _Future = asyncio.get_running_loop().create_future()
+        self._strangers.setdefault(hashed, []).append(future)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._ask_for_strangers())
+        return await future
+
+    async def _ask_for_strangers(self) -> None:
+        asked: dict[bytes, list[_Future]] = {}
+        try:
+            while self._strangers:
+                asked, self._strangers = self._strangers, {}
+                try:
+                    found = await self._store.principals(list(asked))
+                except StoreUnavailable as error:
+                    _fail(asked, error.detail)
+                    return
+                for hashed, futures in asked.items():
+                    who = found.get(hashed)
+                    if who is not None:
+                        self._remember(hashed)
+                    for future in futures:
+                        if not future.done():  # else, who asked has gone
+                            future.set_result(who)
+                await asyncio.sleep(self._pause_seconds)
+        finally:
+            _fail(asked | self._strangers, "the keys could not be looked up")
+            self._strangers.clear()
+
+    def _remember(self, hashed: bytes) -> None:
+        self._known[hashed] = None
+        if len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
+
+
+def _fail(asked: dict[bytes, list[_Future]], detail: str) -> None:
+    for futures in asked.values():
+        for future in futures:
+            if not future.done():
+                future.set_exception(StoreUnavailable(detail))

@@ -1,0 +1,167 @@
+"""How a chunk gets to the vendor: reserved, sent, recorded; the same bytes as often as anybody likes."""
+
+import asyncio
+from uuid import uuid4
+
+from schemas.emr import ChunkStored, Upload
+from service.domain.errors import (
+    AudioEmpty,
+    ChunkConflict,
+    NotFound,
+    SessionEnded,
+    SessionErased,
+    SessionExpired,
+    SessionNotReady,
+    VendorRefused,
+    VendorTimeout,
+    VendorUnreachable,
+    WrongUpload,
+)
+from service.domain.ids import Lease, SessionId
+from service.domain.models import AudioFormat, ChunkClaim, ChunkPlan, Principal
+from service.domain.ports import Audio, ChunkStore, Vendor
+
+_UPLOAD_DEADLINE_SECONDS = 50.0
+_LEASE_SECONDS = 60.0
+_ENDED_AT_VENDOR = frozenset({"session_ended", "session_completed"})
+OPEN_STATUSES = frozenset({"created", "recording"})
+_WRONG_UPLOAD = {
+    "stream": "this session was created with upload: stream; it takes no chunks",
+    "chunked": "this session takes chunks, no stream",
+}
+
+
+def chunk_file_name(sequence: int, audio_format: AudioFormat) -> str:
+    """Name a chunk as the vendor wants it, `<base>_<sequence>.<ext>` (docs/vendor.md#upload).
+
+    One base for all: the vendor stores by number only, so a chunk of another base would overwrite this one
+    (docs/vendor.md#stored-by-number).
+    """
+    return f"audio_{sequence}.{audio_format.extension}"
+
+
+class AudioIntake:
+    """Takes chunks of a session and answers only when the vendor has them and our row says so."""
+
+    def __init__(self, *, store: ChunkStore, vendor: Vendor) -> None:
+        self._store = store
+        self._vendor = vendor
+
+    async def take(
+        self, who: Principal, session_id: SessionId, sequence: int, audio_format: AudioFormat, audio: Audio
+    ) -> ChunkStored:
+        """Store one chunk; repeating the same bytes answers the same and calls nobody.
+
+        Raises NotFound, SessionEnded, SessionExpired, WrongUpload, ChunkConflict, AudioEmpty or VendorError.
+        """
+        if audio.size == 0:
+            raise AudioEmpty("the chunk has no bytes")
+        chunk = ChunkPlan(
+            tenant_id=who.tenant_id,
+            session_id=session_id,
+            sequence=sequence,
+            sha256=audio.sha256,
+            size=audio.size,
+            content_type=audio_format.media_type,
+            file_name=chunk_file_name(sequence, audio_format),
+            lease=Lease(uuid4()),
+            lease_seconds=_LEASE_SECONDS,
+        )
+        claim = await self._claim(chunk)
+        if claim.lease is None:
+            return _repeated(claim, chunk)
+        await self._send(claim, chunk, audio_format, audio)
+        if not await self._store.record(session_id, sequence, chunk.sha256):
+            raise SessionEnded("the session was ended while this chunk was being uploaded")
+        return _stored(chunk, chunk.file_name)
+
+    async def _claim(self, chunk: ChunkPlan) -> ChunkClaim:
+        # Again, because what a rival did after a statement's snapshot shows in the next one only: a new row,
+        # or the same bytes that were being sent and are stored now.
+        claim = None
+        for _ in range(3):
+            claim = await self._store.claim(chunk)
+            if claim is None:
+                raise NotFound("no such session")
+            overtaken = claim.stored_sha256 == chunk.sha256 and claim.stored_file_name == chunk.file_name
+            if claim.lease is not None or claim.is_stored or (claim.stored_sha256 and not overtaken):
+                break
+            _check_takes_chunk(claim)
+        if claim is None:  # pragma: no cover - the loop ran
+            raise NotFound("no such session")
+        return claim
+
+    async def _send(
+        self, claim: ChunkClaim, chunk: ChunkPlan, audio_format: AudioFormat, audio: Audio
+    ) -> None:
+        place = (chunk.session_id, chunk.sequence, chunk.lease)
+        try:
+            async with asyncio.timeout(_UPLOAD_DEADLINE_SECONDS):
+                await self._vendor.upload_audio(
+                    claim.account, chunk.session_id, chunk.file_name, audio_format, audio
+                )
+        except VendorRefused as refused:
+            await self._store.release(*place)
+            if refused.vendor_code in _ENDED_AT_VENDOR:
+                raise SessionEnded("EkaScribe takes no more audio for this session") from refused
+            raise
+        except TimeoutError:
+            await self._store.expire_lease(*place)
+            raise VendorTimeout("EkaScribe did not take the chunk in time", sent=True) from None
+        except VendorUnreachable as error:
+            if error.sent:
+                await self._store.expire_lease(*place)
+            else:
+                await self._store.release(*place)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(self._store.expire_lease(*place))
+            raise
+
+
+def check_takes_audio(
+    *, wanted: Upload, upload: Upload, status: str, is_erased: bool, is_created: bool, is_past: bool
+) -> None:
+    """Refuse audio, sent in the wanted way, for a session that does not take it so, or not any more.
+
+    Raises SessionErased, WrongUpload, SessionNotReady, SessionExpired or SessionEnded.
+    """
+    if is_erased:
+        raise SessionErased("the session was erased")
+    if upload != wanted:
+        raise WrongUpload(_WRONG_UPLOAD[upload])
+    if not is_created:
+        raise SessionNotReady("EkaScribe has not confirmed this session yet")
+    if status == "expired" or (is_past and status in OPEN_STATUSES):
+        raise SessionExpired("the session expired before it was ended")
+    if status not in OPEN_STATUSES:
+        raise SessionEnded("the session takes no more audio")
+
+
+def _check_takes_chunk(claim: ChunkClaim) -> None:
+    check_takes_audio(
+        wanted="chunked",
+        upload=claim.upload,
+        status=claim.session_status,
+        is_erased=claim.is_erased,
+        is_created=claim.is_created,
+        is_past=claim.is_past,
+    )
+
+
+def _repeated(claim: ChunkClaim, chunk: ChunkPlan) -> ChunkStored:
+    _check_takes_chunk(claim)
+    same = claim.stored_sha256 == chunk.sha256
+    if claim.is_stored and same and claim.stored_file_name is not None:
+        return _stored(chunk, claim.stored_file_name)
+    if claim.is_stored:
+        raise ChunkConflict("other bytes are already stored under this sequence")
+    if claim.stored_file_name != chunk.file_name:
+        raise ChunkConflict(
+            f"this sequence was begun as {claim.stored_file_name}; send it again in the same format"
+        )
+    raise ChunkConflict("other bytes are being uploaded under this sequence at this moment")
+
+
+def _stored(chunk: ChunkPlan, file_name: str) -> ChunkStored:
+    return ChunkStored(sequence=chunk.sequence, bytes=chunk.size, sha256=chunk.sha256, file_name=file_name)

@@ -1,0 +1,252 @@
+"""The create call as a whole: one session per Idempotency-Key, whatever dies in the middle."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, Protocol
+from uuid import uuid4
+
+import msgspec
+from msgspec import Struct
+
+from schemas.emr import Session, SessionCreate
+from service.domain.errors import (
+    BridgeError,
+    IdempotencyInProgress,
+    IdempotencyKeyInvalid,
+    IdempotencyKeyReused,
+    InvalidRequest,
+    SessionErased,
+    SessionExists,
+)
+from service.domain.ids import Lease, SessionId, TenantId, new_session_id
+from service.domain.models import Principal, ProtocolWords, SessionPlan
+from service.domain.ports import SessionStore, VendorLimits
+from service.domain.sessions.lifecycle import (
+    OWED_LEASE_SECONDS,
+    SESSION_LIFE_SECONDS,
+    SessionLife,
+    plan_session,
+)
+from service.domain.vendor_limits import check_limits, check_upload
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_MOST_OBJECT_BYTES = 4096
+_MOST_LEVELS = 32
+
+
+class Reservation(Struct, frozen=True, kw_only=True):
+    """What became of a call that came with an Idempotency-Key.
+
+    `new`: it runs now, for the session of the plan; `resumed`: it runs now, for the session of an earlier
+    try, which may have reached the vendor; `established`: the vendor has that earlier session, only the
+    answer was lost; `replayed`: `answer` is what the first one got; `reused`: the body differs; `running`:
+    the first one is still under way; `erased`: the session was erased, and the answer with it.
+    """
+
+    kind: Literal["new", "resumed", "established", "replayed", "reused", "running", "erased"]
+    session_id: SessionId
+    answer: bytes | None = None
+
+
+class IdempotencyStore(Protocol):
+    """Rows of Idempotency-Keys."""
+
+    async def reserve(
+        self,
+        key: str,
+        request: bytes,
+        plan: SessionPlan,
+        lease: Lease,
+        *,
+        lease_seconds: float,
+        life_seconds: float,
+    ) -> Reservation:
+        """Reserve the key and insert the session together, or say what the key stands for already."""
+        ...
+
+    async def finish(self, tenant_id: TenantId, key: str, session_id: SessionId, answer: bytes) -> None:
+        """Keep the answer that every repeat will get."""
+        ...
+
+    async def abandon(self, tenant_id: TenantId, key: str, lease: Lease) -> None:
+        """The call failed: the same key may try again at once."""
+        ...
+
+
+class Created(Struct, frozen=True):
+    """The answer, encoded, and whether it is one that was given before."""
+
+    body: bytes
+    is_replayed: bool
+
+
+class SessionDesk:
+    """Creates sessions for EMRs."""
+
+    def __init__(
+        self,
+        *,
+        store: SessionStore,
+        idempotency: IdempotencyStore,
+        life: SessionLife,
+        limits: VendorLimits,
+        read: Callable[[TenantId, SessionId], Awaitable[Session]],
+    ) -> None:
+        self._store = store
+        self._idempotency = idempotency
+        self._life = life
+        self._limits = limits
+        self._read = read
+
+    async def create(self, who: Principal, request: SessionCreate, key: str | None) -> Created:
+        """Create a session, or give the answer that this key was given before.
+
+        Raises InvalidRequest, UploadNotSupported, IdempotencyKeyReused, IdempotencyInProgress, or
+        VendorError; after one of the last two the same call with the same key may be made again.
+        """
+        if key is None:
+            return Created(await self._answer(who, await self.start(who, request)), is_replayed=False)
+        check_create(request)
+        if not _KEY.fullmatch(key):
+            raise IdempotencyKeyInvalid(
+                "Idempotency-Key must be 1 to 255 printable characters without spaces"
+            )
+        plan = await self._plan(who, request, new_session_id())
+        return await self._create_once(who, request, key, plan, Lease(uuid4()))
+
+    async def start(
+        self,
+        who: Principal,
+        request: SessionCreate,
+        *,
+        session_id: SessionId | None = None,
+        words: ProtocolWords | None = None,
+    ) -> SessionId:
+        """Create a session without an Idempotency-Key; clients of the protocol may choose its id.
+
+        Raises InvalidRequest, SessionExists for an id that is taken, by whomever (the vendor is not called: a
+        second create damages the first session, docs/vendor.md#create-twice), UploadNotSupported, or
+        VendorError.
+        """
+        check_create(request)
+        lease = Lease(uuid4())
+        plan = await self._plan(who, request, session_id or new_session_id(), words)
+        inserted = await self._store.insert_session(
+            plan, lease, lease_seconds=OWED_LEASE_SECONDS, life_seconds=SESSION_LIFE_SECONDS
+        )
+        if not inserted:
+            raise SessionExists("a session of this id exists already")
+        await self._life.establish(plan, lease, maybe_sent=False)
+        return plan.id
+
+    async def _plan(
+        self,
+        who: Principal,
+        request: SessionCreate,
+        session_id: SessionId,
+        words: ProtocolWords | None = None,
+    ) -> SessionPlan:
+        """Fill in the defaults, and refuse what EkaScribe would refuse anyway, naming the field.
+
+        `words`: what a client of the protocol asked for; its `single` is a session of one chunk to us.
+        """
+        plan = plan_session(who, request, session_id)
+        plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
+        limits = await self._limits.limits()
+        check_upload(limits, words.upload_type if words else plan.upload)
+        check_limits(
+            limits,
+            model=plan.model,
+            languages=plan.languages,
+            transcript_language=plan.transcript_language,
+        )
+        return plan
+
+    async def _create_once(
+        self, who: Principal, request: SessionCreate, key: str, plan: SessionPlan, lease: Lease
+    ) -> Created:
+        reserved = await self._idempotency.reserve(
+            key,
+            msgspec.json.encode(request, order="deterministic"),
+            plan,
+            lease,
+            lease_seconds=OWED_LEASE_SECONDS,
+            life_seconds=SESSION_LIFE_SECONDS,
+        )
+        if reserved.kind == "erased":
+            raise SessionErased("the session of this Idempotency-Key was erased")
+        if reserved.kind == "reused":
+            raise IdempotencyKeyReused("this Idempotency-Key was used with another body")
+        if reserved.kind == "running":
+            raise IdempotencyInProgress("the first call with this Idempotency-Key is still running")
+        if reserved.answer is not None:
+            return Created(reserved.answer, is_replayed=True)
+        try:
+            await self._establish(who, plan, lease, reserved)
+            body = await self._answer(who, reserved.session_id)
+            await self._idempotency.finish(who.tenant_id, key, reserved.session_id, body)
+        except (BridgeError, asyncio.CancelledError):
+            await asyncio.shield(self._idempotency.abandon(who.tenant_id, key, lease))
+            raise
+        return Created(body, is_replayed=False)
+
+    async def _establish(
+        self, who: Principal, plan: SessionPlan, lease: Lease, reserved: Reservation
+    ) -> None:
+        if reserved.kind == "established":
+            return
+        resumed = reserved.kind == "resumed"
+        if resumed and not await self._store.claim_owed_create(
+            who.tenant_id, reserved.session_id, lease, lease_seconds=OWED_LEASE_SECONDS
+        ):
+            raise IdempotencyInProgress("this session is being looked for at EkaScribe at this moment")
+        await self._life.establish(
+            msgspec.structs.replace(plan, id=reserved.session_id), lease, maybe_sent=resumed
+        )
+
+    async def _answer(self, who: Principal, session_id: SessionId) -> bytes:
+        return msgspec.json.encode(await self._read(who.tenant_id, session_id))
+
+
+def check_create(request: SessionCreate) -> None:
+    """Check what the schema cannot say. Raises InvalidRequest."""
+    check_fields(
+        templates=request.templates,
+        patient=request.patient,
+        reference=request.reference,
+        metadata=request.metadata,
+    )
+
+
+def check_fields(
+    *,
+    templates: list[str] | None,
+    patient: dict[str, Any] | None,
+    reference: str | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> None:
+    """Check the fields of a create call or of a change; None was not given. Raises InvalidRequest."""
+    if templates and len(set(templates)) != len(templates):
+        raise InvalidRequest("names a template twice", field="templates")
+    if patient is not None:
+        for name in ("id", "name"):
+            if name in patient and not (isinstance(patient[name], str) and patient[name].strip()):
+                raise InvalidRequest("must be text, and not empty", field=f"patient.{name}")
+    for name, text in (("reference", reference), ("patient.id", (patient or {}).get("id"))):
+        if text is not None and "\0" in text:
+            raise InvalidRequest("must not hold NUL", field=name)
+    for name, value in (("patient", patient), ("metadata", metadata)):
+        if _is_deeper(value, _MOST_LEVELS):
+            raise InvalidRequest(f"must not be nested deeper than {_MOST_LEVELS} levels", field=name)
+        if value is not None and len(msgspec.json.encode(value)) > _MOST_OBJECT_BYTES:
+            raise InvalidRequest(f"must be at most {_MOST_OBJECT_BYTES} bytes of JSON", field=name)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Return whether JSON is nested deeper than so many levels: deeper than any encoder may follow."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return False
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in value)

@@ -1,0 +1,351 @@
+"""How a session starts and ends, and what the vendor is owed in between.
+
+A create or an end that was sent without an answer may have taken effect, and repeating it does harm
+(docs/vendor.md#create-twice, docs/vendor.md#end-twice). So each is a debt in the session's row; whoever holds
+its lease asks Get Session before sending again.
+"""
+
+import asyncio
+from typing import Protocol
+from uuid import uuid4
+
+import structlog
+
+from schemas.emr import SessionCreate, SessionEnd
+from service.domain.errors import (
+    AudioIncomplete,
+    AudioMissing,
+    NotFound,
+    SessionEnded,
+    SessionErased,
+    SessionExpired,
+    SessionNotReady,
+    VendorError,
+    VendorGateClosed,
+    VendorRefused,
+    VendorTimeout,
+    VendorUnavailable,
+    VendorUnreachable,
+)
+from service.domain.ids import UNFILTERED, Lease, SessionId
+from service.domain.models import (
+    EndState,
+    OwedCall,
+    Principal,
+    SessionDetails,
+    SessionPlan,
+    VendorEnd,
+    VendorSession,
+)
+from service.domain.ports import Clock, EndUnit, SessionStore, Vendor
+from service.domain.sessions.cancellation import Cancelling
+from service.domain.vendor_calls import call_once, postpone
+
+log = structlog.get_logger()
+
+# The EMR's call must be answered within 60 s, whatever the vendor does.
+CALL_DEADLINE_SECONDS = 50.0
+# Longer than the deadline, so that a lease ends only when its holder is gone.
+OWED_LEASE_SECONDS = 60.0
+# Sessions expire about an hour after creation (docs/vendor.md#expires), which some servers never say
+# (docs/vendor.md#never-410); a time that the vendor names replaces this.
+SESSION_LIFE_SECONDS = 3600.0
+# A relay's last frames, the vendor's flush, and a little more (service/domain/streams/relay.py).
+_MOST_STREAM_LOOKS = 150
+# Longer than a relay takes to tell of its first audio.
+_FIRST_BEAT_SECONDS = 0.8
+_LOOK_AGAIN_SECONDS = 0.1
+_MOST_MISSING_LISTED = 1000
+# A create that nobody could make for so long is not made any more.
+_MOST_OWED_TRIES = 20
+
+
+def plan_session(who: Principal, request: SessionCreate, session_id: SessionId) -> SessionPlan:
+    """Fill a request with the tenant's defaults."""
+    defaults = who.defaults
+    return SessionPlan(
+        id=session_id,
+        tenant_id=who.tenant_id,
+        account=who.account,
+        upload=request.upload,
+        mode=request.mode or defaults.mode,
+        model=request.model or defaults.model,
+        # An empty list, which only the protocol's clients can send, asks for no template at all.
+        templates=list(defaults.templates or [] if request.templates is None else request.templates),
+        languages=list(request.languages or defaults.languages),
+        transcript_language=request.transcript_language or defaults.transcript_language,
+        details=SessionDetails(
+            patient=request.patient, reference=request.reference, metadata=request.metadata or {}
+        ),
+    )
+
+
+def missing_sequences(stored: list[int], announced: int | None) -> list[int]:
+    """Return the holes: every sequence below the last one, and below `announced`, that is not stored."""
+    expected = max((stored[-1] + 1) if stored else 0, announced or 0)
+    have = set(stored)
+    return [sequence for sequence in range(expected) if sequence not in have]
+
+
+class OpenStreams(Protocol):
+    """Knows which streams are open, on whichever pod."""
+
+    async def is_open(self, session_id: SessionId) -> bool:
+        """Whether a client is connected, or its last frames are still being flushed."""
+        ...
+
+
+class SessionLife:
+    """Creates and ends sessions at the vendor, exactly once each."""
+
+    def __init__(
+        self,
+        *,
+        store: SessionStore,
+        streams: "OpenStreams",
+        vendor: Vendor,
+        clock: Clock,
+        reconcile_after_seconds: float,
+    ) -> None:
+        self._store = store
+        self._streams = streams
+        self._vendor = vendor
+        self._clock = clock
+        self._cancelling = Cancelling(store=store, vendor=vendor, clock=clock)
+        self._reconcile_after_seconds = reconcile_after_seconds
+
+    async def establish(self, plan: SessionPlan, lease: Lease, *, maybe_sent: bool) -> None:
+        """Make the vendor have the session whose create call is ours, or fail and leave the row saying so.
+
+        `maybe_sent`: an earlier call may have reached the vendor, so it is asked first. Raises VendorError;
+        after VendorUnreachable the debt stays, and the same Idempotency-Key or the sweep takes it up.
+        """
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
+                created = await self._create_at_vendor(plan, maybe_sent=maybe_sent)
+        except VendorRefused as refused:
+            await self._store.record_never_created(plan.id, lease, refused.code, refused.detail)
+            raise
+        except TimeoutError:
+            await self._postpone(plan.id, lease, 1)
+            raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
+        except VendorUnreachable as error:
+            await self._postpone(plan.id, lease, 1, error)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(self._postpone(plan.id, lease, 1))
+            raise
+        if not await self._store.record_created(plan.id, lease, created):
+            if await self._store.is_cancelled(plan.id):
+                raise SessionEnded("the session was cancelled or erased while it was being created")
+            raise VendorUnavailable("another call took this session over", sent=True)
+
+    async def _create_at_vendor(self, plan: SessionPlan, *, maybe_sent: bool) -> VendorSession:
+        async def look() -> VendorSession | None:
+            found = await self._vendor.get_session(plan.account, plan.id, UNFILTERED)
+            if found.state == "missing":
+                return None
+            return VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
+
+        return await call_once(
+            lambda: self._vendor.create_session(plan), look, maybe_sent=maybe_sent, clock=self._clock
+        )
+
+    async def end(
+        self, who: Principal, session_id: SessionId, request: SessionEnd, *, least_chunks: int | None = None
+    ) -> None:
+        """End a session: check that the audio is whole, then tell the vendor, once.
+
+        `least_chunks`: the protocol's rule: so many must be stored, whatever their numbers and even by force,
+        and of a stream nothing is asked (docs/vendor.md#end-stream-zero). The vendor checks no count
+        (docs/vendor.md#end-unchecked).
+        Raises AudioIncomplete, AudioMissing, SessionExpired, NotFound, or VendorError; after a VendorError
+        the session stays ended here and the sweep goes on telling the vendor.
+        """
+        lease = Lease(uuid4())
+        state = await self._begin_end(who, session_id, request, lease, least_chunks)
+        if state is None:
+            return
+        await self._tell_end(
+            OwedCall(
+                session_id=session_id,
+                account=state.account,
+                call="end",
+                lease=lease,
+                attempts=1,
+                upload=state.upload,
+                chunks=len(state.sequences),
+            ),
+            maybe_sent=state.owed == "end",
+        )
+
+    async def _begin_end(
+        self,
+        who: Principal,
+        session_id: SessionId,
+        request: SessionEnd,
+        lease: Lease,
+        least_chunks: int | None,
+    ) -> EndState | None:
+        """Return the state in which the end call became ours; None when there is nothing to tell."""
+        for may_wait in (True, False):
+            async with self._store.ending(who.tenant_id, session_id) as unit:
+                if unit is None:
+                    raise NotFound("no such session")
+                # An open stream from which nothing is known to have come: its holder tells within a moment.
+                is_unheard = unit.state.upload == "stream" and unit.state.has_stream_audio is None
+                if not (may_wait and is_unheard and least_chunks is None):
+                    is_ours = await self._claim_end(unit, request, lease, least_chunks)
+                    return unit.state if is_ours else None
+            await self._clock.sleep(_FIRST_BEAT_SECONDS)
+        raise AssertionError("unreachable")  # pragma: no cover - the second round returns or raises
+
+    async def _claim_end(
+        self, unit: EndUnit, request: SessionEnd, lease: Lease, least_chunks: int | None
+    ) -> bool:
+        state = unit.state
+        if state.is_erased:
+            raise SessionErased("the session was erased")
+        if state.status in {"created", "recording"}:
+            _check_endable(state, request, least_chunks)
+            await unit.begin(
+                lease, lease_seconds=OWED_LEASE_SECONDS, reconcile_seconds=self._reconcile_after_seconds
+            )
+            return True
+        if state.status == "expired":
+            raise SessionExpired("the session expired before it was ended")
+        if state.status == "cancelled":
+            raise SessionEnded("the session was cancelled")
+        if not state.was_ended:
+            raise SessionEnded("the session failed before it was ended")
+        if state.owed == "end" and state.owed_is_free:
+            await unit.take_over(lease, lease_seconds=OWED_LEASE_SECONDS)
+            return True
+        return False
+
+    async def _tell_end(self, owed: OwedCall, *, maybe_sent: bool) -> None:
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
+                if owed.upload == "stream":
+                    await self._await_stream(owed.session_id)
+                told = await self._end_at_vendor(owed, maybe_sent=maybe_sent)
+        except TimeoutError:
+            await self._postpone(owed.session_id, owed.lease, owed.attempts)
+            raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
+        except VendorError as error:
+            await self._postpone(owed.session_id, owed.lease, owed.attempts, error)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(self._postpone(owed.session_id, owed.lease, owed.attempts))
+            raise
+        recorded = await self._store.record_end_told(owed.session_id, owed.lease, told)
+        if recorded.missing is not None:
+            log.warning(
+                "vendor_holds_fewer_files",
+                session_id=owed.session_id,
+                chunks=owed.chunks,
+                vendor_files=told.files_received,
+                missing=len(recorded.missing),
+            )
+
+    async def _await_stream(self, session_id: SessionId) -> None:
+        """Wait until an open stream has flushed: audio that came after the end would be lost.
+
+        Whichever process relays it sees that the session was ended, and closes.
+        """
+        for _ in range(_MOST_STREAM_LOOKS):
+            if not await self._streams.is_open(session_id):
+                return
+            await self._clock.sleep(_LOOK_AGAIN_SECONDS)
+        log.warning("stream_would_not_close", session_id=session_id)
+
+    async def _end_at_vendor(self, owed: OwedCall, *, maybe_sent: bool) -> VendorEnd:
+        # A stream's audio never was in files of ours: its clients send 0 (docs/vendor.md#end-stream-zero).
+        files_sent = 0 if owed.upload == "stream" else owed.chunks
+
+        async def look() -> VendorEnd | None:
+            found = await self._vendor.get_session(owed.account, owed.session_id, UNFILTERED)
+            if found.state in {"open", "missing"}:
+                return None
+            return found.audio or VendorEnd(files_received=None)
+
+        return await call_once(
+            lambda: self._vendor.end_session(owed.account, owed.session_id, files_sent),
+            look,
+            maybe_sent=maybe_sent,
+            clock=self._clock,
+        )
+
+    async def pay(self, owed: OwedCall) -> None:
+        """Settle a debt that its caller left behind; the sweep's way in. Never raises a VendorError."""
+        if owed.call == "cancel":
+            await self._cancelling.tell(owed)
+            return
+        try:
+            if owed.call == "end":
+                await self._tell_end(owed, maybe_sent=True)
+            else:
+                await self._resolve_create(owed)
+        except VendorError as error:
+            log.warning(
+                "owed_call_failed",
+                session_id=owed.session_id,
+                call=owed.call,
+                attempts=owed.attempts,
+                error=error.code,
+            )
+
+    async def _resolve_create(self, owed: OwedCall) -> None:
+        # The EMR never learnt this session's id, so nobody waits for it: it is looked for, not made.
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
+                found = await self._vendor.get_session(owed.account, owed.session_id, UNFILTERED)
+        except (TimeoutError, VendorError) as error:
+            if owed.attempts >= _MOST_OWED_TRIES and not isinstance(error, VendorGateClosed):
+                await self._give_up_create(owed)
+            else:
+                await self._postpone(owed.session_id, owed.lease, owed.attempts, error)
+            return
+        if found.state == "missing":
+            await self._give_up_create(owed)
+        else:
+            created = VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
+            await self._store.record_created(owed.session_id, owed.lease, created)
+
+    async def _give_up_create(self, owed: OwedCall) -> None:
+        await self._store.record_never_created(
+            owed.session_id, owed.lease, "vendor_unavailable", "EkaScribe never had this session"
+        )
+
+    async def _postpone(
+        self, session_id: SessionId, lease: Lease, attempts: int, error: BaseException | None = None
+    ) -> None:
+        await postpone(self._store, self._clock, session_id, lease, attempts, error)
+
+
+def _check_endable(state: EndState, request: SessionEnd, least_chunks: int | None) -> None:
+    if state.is_past:
+        raise SessionExpired("the session expired before it was ended")
+    if state.owed == "create":
+        raise SessionNotReady("EkaScribe has not confirmed this session yet")
+    if state.is_changing:
+        raise SessionNotReady("a change of this session is on its way to EkaScribe")
+    if state.upload == "stream":
+        if not state.has_stream_audio and least_chunks is None:
+            raise AudioMissing("no audio was streamed")
+        return
+    if not state.sequences and not request.chunks:
+        raise AudioMissing("no audio was uploaded")
+    missing = missing_sequences(state.sequences, request.chunks)
+    if not state.sequences:
+        raise AudioMissing("no audio was uploaded", missing=missing[:_MOST_MISSING_LISTED])
+    if least_chunks is not None and len(state.sequences) < least_chunks:
+        raise AudioIncomplete(
+            f"{least_chunks} files were to be sent, {len(state.sequences)} are stored",
+            missing=missing[:_MOST_MISSING_LISTED],
+        )
+    if missing and not request.force:
+        raise AudioIncomplete(
+            f'{len(missing)} of the chunks are missing; upload them, or end with "force": true',
+            missing=missing[:_MOST_MISSING_LISTED],
+        )

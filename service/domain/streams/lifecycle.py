@@ -1,0 +1,358 @@
+"""Live streams: who may open one, one connection at a time on whichever pod, and what ends them all.
+
+The right to stream to a session is a lease in PostgreSQL that its holder renews. One task per process looks
+after all of its streams: the database is asked per process, never per stream.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Protocol
+from uuid import uuid4
+
+import structlog
+
+from service.domain.audio.uploads import OPEN_STATUSES, check_takes_audio
+from service.domain.errors import (
+    NotFound,
+    Overloaded,
+    SessionErased,
+    StoreUnavailable,
+    StreamBusy,
+    VendorFailure,
+)
+from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.models import StreamBeat, StreamEnd, StreamLook, StreamSession
+from service.domain.sessions.change_polling import share_of
+from service.domain.streams.relay import SESSION_OVER, TAKEN_OVER, Client, Farewell, Relay, VendorStream
+
+log = structlog.get_logger()
+
+# A holder whose process died keeps others away for so long.
+_LEASE_SECONDS = 8.0
+# Until the vendor's side is open there are no beats: longer than its connecting may take.
+_OPENING_LEASE_SECONDS = 15.0
+_BEAT_SECONDS = 2.0
+# An erasure, by whichever process, ends a stream within 200 ms.
+_LOOK_SECONDS = 0.1
+# A client that sent nothing for so long may be one whose network is gone: another connection takes over.
+_SILENT_SECONDS = 5.0
+# How long a new connection waits for the old one to let go: less than clients wait for a handshake.
+_TURN_SECONDS = 9.0
+_BUSY_SECONDS = 1.0
+_AGAIN_SECONDS = 2.0
+_ASK_AGAIN_SECONDS = 0.1
+# A vendor that does not take a frame for so long has gone.
+_STALL_SECONDS = 30.0
+# A vendor that closes first has stored what it heard. Of one that only answers our close nobody knows when it
+# has: it gets so long before the session may be ended, or streamed to again.
+_SETTLE_SECONDS = 1.0
+_UNCONFIRMED = frozenset(
+    {"unconfirmed", "client_closed", "bad_frame", "session_over", "taken_over", "restarting"}
+)
+
+
+class StreamStore(Protocol):
+    """Rows of streams."""
+
+    async def find(self, session_id: SessionId, capability: str) -> StreamSession | None:
+        """The session that the capability opens."""
+        ...
+
+    async def claim(self, session_id: SessionId, lease: Lease, lease_seconds: float) -> bool:
+        """Take the stream, unless somebody holds it or the session takes no audio."""
+        ...
+
+    async def ask_to_yield(self, session_id: SessionId, silent_seconds: float) -> bool:
+        """Ask the holder to let go; false when its client was heard within so many seconds."""
+        ...
+
+    async def let_go(self, session_id: SessionId, lease: Lease) -> None:
+        """Say that this connection is about to end."""
+        ...
+
+    async def look(self, session_ids: list[SessionId]) -> list[StreamLook]:
+        """How these streams stand."""
+        ...
+
+    async def beat(self, beats: list[StreamBeat], lease_seconds: float) -> None:
+        """Renew the leases of these streams."""
+        ...
+
+    async def release(self, session_id: SessionId, lease: Lease, end: StreamEnd) -> None:
+        """Record the end of a connection and free the stream."""
+        ...
+
+
+class VendorStreams(Protocol):
+    """Opens the vendor's side of a stream."""
+
+    async def open(self, account: Account, session_id: SessionId, url: str) -> VendorStream:
+        """Connect. Raises VendorError."""
+        ...
+
+
+class OpenStream:
+    """A stream that is ours to relay until its lease is lost."""
+
+    def __init__(
+        self, session_id: SessionId, lease: Lease, vendor: VendorStream, let_go: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.session_id = session_id
+        self.lease = lease
+        self._vendor = vendor
+        self._let_go = let_go
+        self.relay: Relay | None = None
+        self.end = StreamEnd(cause="not_accepted", code=None, frames=0, bytes=0)
+        self.is_parting = False
+        self.is_known_to_record = False  # a beat has told that there is audio
+
+    async def run(self, client: Client) -> None:
+        """Relay until something ends it."""
+        relay = self.relay = Relay(client, self._vendor, self._let_go)
+        farewell = None
+        try:
+            farewell = await relay.run()
+            if farewell.cause in _UNCONFIRMED:
+                await asyncio.sleep(_SETTLE_SECONDS)
+        finally:
+            self.end = StreamEnd(
+                cause="broken" if farewell is None else farewell.cause,
+                code=None if farewell is None else farewell.code,
+                frames=relay.frames,
+                bytes=relay.bytes,
+            )
+
+    async def close(self) -> None:
+        """Close the vendor's side, if the relay never began."""
+        if self.relay is None:
+            await self._vendor.close(1001)
+
+
+class Streams:
+    """Opens streams and looks after those of this process."""
+
+    def __init__(
+        self,
+        *,
+        store: StreamStore,
+        vendor: VendorStreams,
+        admit: Callable[[TenantId], Awaitable[None]],
+        max_streams: int = 1000,
+    ) -> None:
+        """`max_streams`: how many this process holds, three quarters of them of one tenant."""
+        self._store = store
+        self._max_streams = max_streams
+        self._of_tenants: Counter[TenantId] = Counter()
+        self._admit = admit
+        self._vendor = vendor
+        self._open: dict[Lease, OpenStream] = {}
+        self._tending: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def opened(self, session_id: SessionId, capability: str) -> AsyncIterator[OpenStream]:
+        """Open the stream that a capability gives the right to, both ends of it or none.
+
+        Raises NotFound, RateLimited, Overloaded, SessionErased, SessionEnded, SessionExpired,
+        SessionNotReady, WrongUpload, StreamBusy, or VendorError.
+        """
+        session = await self._store.find(session_id, capability)
+        if session is None:
+            raise NotFound("no such stream")
+        await self._admit(session.tenant_id)
+        _check_takes_stream(session)
+        if session.vendor_url is None:
+            raise VendorFailure("EkaScribe gave no address to stream to", sent=False)
+        with self._place(session.tenant_id):
+            async with self._leased(session, session.vendor_url, capability) as stream:
+                yield stream
+
+    @contextmanager
+    def _place(self, tenant_id: TenantId) -> Iterator[None]:
+        """Hold a place of the process' streams. Raises Overloaded."""
+        counts = self._of_tenants
+        if counts.total() >= self._max_streams or counts[tenant_id] >= share_of(self._max_streams):
+            raise Overloaded(
+                "as many streams are open here as may be; another process may take this one",
+                retry_after_seconds=_AGAIN_SECONDS,
+            )
+        counts[tenant_id] += 1
+        try:
+            yield
+        finally:
+            counts[tenant_id] -= 1
+            if not counts[tenant_id]:
+                del counts[tenant_id]
+
+    @asynccontextmanager
+    async def _leased(
+        self, session: StreamSession, vendor_url: str, capability: str
+    ) -> AsyncIterator[OpenStream]:
+        session_id = session.id
+        lease = await self._claim(session_id, capability)
+        held = StreamEnd(cause="vendor_unreachable", code=None, frames=0, bytes=0)
+        try:
+            vendor = await self._vendor.open(session.account, session_id, vendor_url)
+            stream = OpenStream(session_id, lease, vendor, partial(self._part, session_id, lease))
+            self._open[lease] = stream
+            try:
+                await self._store.beat([_beat(stream)], _LEASE_SECONDS)
+                await self._check_not_erased(session_id)
+                self._tend()
+                yield stream
+            finally:
+                self._open.pop(lease, None)
+                await stream.close()
+                held = stream.end
+        finally:
+            await asyncio.shield(self._release(session_id, lease, held))
+
+    async def _check_not_erased(self, session_id: SessionId) -> None:
+        """Look again: the vendor may have taken seconds to open its side. Raises SessionErased."""
+        looks = await self._store.look([session_id])
+        if not looks or looks[0].is_erased:
+            raise SessionErased("the session was erased")
+
+    async def _claim(self, session_id: SessionId, capability: str) -> Lease:
+        """Take the lease, waiting for a connection that is about to let go."""
+        lease = Lease(uuid4())
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        deadline = begun + _TURN_SECONDS
+        while not await self._store.claim(session_id, lease, _OPENING_LEASE_SECONDS):
+            session = await self._store.find(session_id, capability)
+            if session is None:
+                raise NotFound("no such stream")
+            _check_takes_stream(session)
+            # Not at once: the connection that this client has just lost may be about to be seen as ended.
+            is_yielding = await self._store.ask_to_yield(session_id, _SILENT_SECONDS)
+            now = loop.time()
+            if now > deadline or (now > begun + _BUSY_SECONDS and not is_yielding):
+                raise StreamBusy("another client is streaming to this session")
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        return lease
+
+    async def _part(self, session_id: SessionId, lease: Lease) -> None:
+        """Let whoever opens the stream again at once wait for this connection's end, not be refused."""
+        try:
+            await self._store.let_go(session_id, lease)
+        except StoreUnavailable:
+            log.warning("stream_parts_unseen", session_id=session_id, reason="store_unavailable")
+
+    async def _release(self, session_id: SessionId, lease: Lease, end: StreamEnd) -> None:
+        try:
+            await self._store.release(session_id, lease, end)
+        except StoreUnavailable:
+            log.warning("stream_release_waits", session_id=session_id, reason="store_unavailable")
+        log.info(
+            "stream_ended",
+            session_id=session_id,
+            cause=end.cause,
+            code=end.code,
+            frames=end.frames,
+            bytes=end.bytes,
+        )
+
+    async def stop(self) -> None:
+        """Stop looking after streams: the process is closing, and none is open any more."""
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
+
+    def _tend(self) -> None:
+        if self._tending is None or self._tending.done():
+            self._tending = asyncio.create_task(self._look_after())
+
+    async def _look_after(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_beat = 0.0
+        while self._open:
+            self._end_stalled(loop.time())
+            try:
+                await self._end_unwanted()
+                if loop.time() >= next_beat or self._has_begun():
+                    next_beat = loop.time() + _BEAT_SECONDS
+                    await self._beat()
+            except StoreUnavailable:
+                # Audio goes on: nobody else can take a stream over either while the database is away.
+                log.warning("streams_wait", reason="store_unavailable", streams=len(self._open))
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _has_begun(self) -> bool:
+        """Whether a stream has its first audio, which its session's status shall say soon."""
+        return any(
+            stream.relay is not None and stream.relay.bytes > 0 and not stream.is_known_to_record
+            for stream in self._open.values()
+        )
+
+    def _end_stalled(self, now: float) -> None:
+        for stream in self._open.values():
+            relay = stream.relay
+            if relay is not None and relay.sending_since and now - relay.sending_since > _STALL_SECONDS:
+                relay.end(relay.lost())
+
+    async def _end_unwanted(self) -> None:
+        """End streams whose session is over, or that another connection has or waits for."""
+        asked_for = dict(self._open)  # those that open while we ask are not in the answer
+        looks = {look.session_id: look for look in await self._store.look(_ids(asked_for))}
+        for lease, stream in asked_for.items():
+            look = looks.get(stream.session_id)
+            if stream.relay is None:
+                continue
+            if look is None or look.is_erased:  # retention erases the rows, too
+                stream.relay.cut(Farewell("session_erased", SESSION_OVER, "the session was erased"))
+                continue
+            if stream.is_parting:
+                continue
+            farewell = _unwanted(look, lease)
+            if farewell is not None:
+                stream.is_parting = True
+                stream.relay.end(farewell)
+
+    async def _beat(self) -> None:
+        beats = []
+        for stream in self._open.values():
+            beats.append(_beat(stream))
+            if stream.relay is not None:
+                stream.relay.was_heard = False
+                stream.is_known_to_record = stream.relay.bytes > 0
+        if beats:
+            await self._store.beat(beats, _LEASE_SECONDS)
+
+
+def _beat(stream: OpenStream) -> StreamBeat:
+    relay = stream.relay
+    return StreamBeat(
+        session_id=stream.session_id,
+        lease=stream.lease,
+        was_heard=relay is not None and relay.was_heard,
+        frames=relay.frames if relay is not None else 0,
+        bytes=relay.bytes if relay is not None else 0,
+    )
+
+
+def _ids(streams: dict[Lease, OpenStream]) -> list[SessionId]:
+    return [stream.session_id for stream in streams.values()]
+
+
+def _unwanted(look: StreamLook, lease: Lease) -> Farewell | None:
+    if look.status not in OPEN_STATUSES:
+        if look.status in {"expired", "cancelled"}:
+            return Farewell("session_over", SESSION_OVER, f"the session is {look.status}")
+        return Farewell("session_over", 1000, "the session was ended")
+    if look.is_yielding or look.lease != lease:
+        return Farewell("taken_over", TAKEN_OVER, "another client took this stream over")
+    return None
+
+
+def _check_takes_stream(session: StreamSession) -> None:
+    check_takes_audio(
+        wanted="stream",
+        upload=session.upload,
+        status=session.status,
+        is_erased=session.is_erased,
+        is_created=session.is_created,
+        is_past=session.is_past,
+    )

@@ -1,0 +1,80 @@
+"""Vendor calls that must not take effect twice."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from service.domain import retry_schedule as schedule
+from service.domain.errors import LONGEST_WAIT_SECONDS, VendorGateClosed, VendorUnreachable
+from service.domain.ids import Lease, SessionId
+from service.domain.ports import Clock, SessionStore
+
+T = TypeVar("T")
+
+_TRIES = 3
+
+
+async def call_once(
+    call: Callable[[], Awaitable[T]],
+    look: Callable[[], Awaitable[T | None]],
+    *,
+    maybe_sent: bool,
+    clock: Clock,
+) -> T:
+    """Make a call that must not take effect twice: after an unclear try, look before it is repeated.
+
+    `look` returns what the call would have, if it took effect, else None. Raises VendorError.
+    """
+    for attempt in range(1, _TRIES + 1):
+        try:
+            if maybe_sent:
+                found = await look()
+                if found is not None:
+                    return found
+                maybe_sent = False
+            try:
+                return await call()
+            except VendorUnreachable as error:
+                maybe_sent = error.sent
+                raise
+        except VendorUnreachable as error:
+            await wait_before_repeat(attempt, error, clock)
+    raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
+
+
+async def call_again(call: Callable[[], Awaitable[T]], *, clock: Clock) -> T:
+    """Make a call that is harmless to repeat, within bounds. Raises VendorError."""
+    for attempt in range(1, _TRIES + 1):
+        try:
+            return await call()
+        except VendorUnreachable as error:
+            await wait_before_repeat(attempt, error, clock)
+    raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
+
+
+async def wait_before_repeat(attempt: int, error: VendorUnreachable, clock: Clock) -> None:
+    """Wait as long as the vendor asks; raises the error when it was the last try, or asks for too much.
+
+    A closed gate is not waited for: so many calls could come to wait.
+    """
+    asked = error.retry_after_seconds or 0.0
+    if attempt == _TRIES or asked > LONGEST_WAIT_SECONDS or isinstance(error, VendorGateClosed):
+        raise error
+    wait = schedule.jittered(0.2 * 3.0 ** (attempt - 1), clock.chance())
+    await clock.sleep(max(wait, asked))
+
+
+async def postpone(
+    store: SessionStore,
+    clock: Clock,
+    session_id: SessionId,
+    lease: Lease,
+    attempts: int,
+    error: BaseException | None = None,
+) -> None:
+    """Leave an owed call to the sweep, the later the more often it was tried; a closed gate is no try."""
+    if isinstance(error, VendorGateClosed):
+        wait = schedule.gate_wait(error.retry_after_seconds, chance=clock.chance())
+        await store.give_back_owed(session_id, lease, wait)
+        return
+    wait = schedule.error_wait(attempts + 2, retry_after_seconds=None, chance=clock.chance())
+    await store.postpone_owed(session_id, lease, wait)

@@ -1,0 +1,54 @@
+"""Counts what is due and what is leased, for dashboards, alerts and the worker's autoscaler."""
+
+import asyncio
+
+import structlog
+from prometheus_client import Gauge
+
+from service.jobs.leader import count_in_turn
+from service.observability.logging import failure
+from service.store.coordination import LeaseRows
+from service.store.queue_depths import QueueRows
+
+log = structlog.get_logger()
+
+DEPTH = Gauge(
+    "ekabridge_queue_depth", "Rows that are due now and that nobody works on, by queue.", ("queue",)
+)
+OLDEST = Gauge(
+    "ekabridge_queue_oldest_seconds", "For how long the row that waits longest has been due.", ("queue",)
+)
+LEASES = Gauge("ekabridge_leases", "Leases in force: work that somebody does this moment.", ("kind",))
+
+
+class QueueWatch:
+    """Runs beside the sweep, in one process at a time: only that one shows the gauges."""
+
+    def __init__(self, *, leases: LeaseRows, queues: QueueRows, interval_seconds: float = 5.0) -> None:
+        self._leases = leases
+        self._queues = queues
+        self._interval_seconds = interval_seconds
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Count until told to stop; a database that is away is waited for."""
+        await count_in_turn(
+            "queues",
+            leases=self._leases,
+            interval_seconds=self._interval_seconds,
+            stopping=stopping,
+            count=self._count,
+            hide=_hide,
+            failed=lambda error: log.error("queues_failed", **failure(error)),
+        )
+
+    async def _count(self) -> None:
+        for queue in await self._queues.depths():
+            DEPTH.labels(queue.name).set(queue.depth)
+            OLDEST.labels(queue.name).set(queue.oldest_seconds)
+        for kind, number in (await self._queues.leases()).items():
+            LEASES.labels(kind).set(number)
+
+
+def _hide() -> None:
+    for gauge in (DEPTH, OLDEST, LEASES):
+        gauge.clear()

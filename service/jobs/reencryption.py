@@ -1,0 +1,100 @@
+"""Re-encrypts in the background what is not under the first key, at a fraction of one connection's time."""
+
+import asyncio
+import time
+from uuid import uuid4
+
+import structlog
+from prometheus_client import Gauge
+
+from service.domain.errors import StoreUnavailable
+from service.domain.ids import Lease
+from service.jobs.sweep import pause
+from service.observability.logging import failure
+from service.store.coordination import LeaseRows
+from service.store.encryption import Keyring
+from service.store.encryption_keys import KeyRows
+from service.store.reencryption import ResealingRows
+
+log = structlog.get_logger()
+
+VALUES = Gauge(
+    "ekabridge_encryption_values",
+    "About how many sealed values are under the first of ENCRYPTION_KEYS, under others, or missing ones",
+    ["key"],
+)
+UNREADABLE = Gauge(
+    "ekabridge_encryption_unreadable_values", "Values that the last walk over each table could not open"
+)
+
+_LEASE_SECONDS = 15.0
+_LOOK_SECONDS = 5.0
+_SHOW_SECONDS = 60.0
+# Of its time the walk rests so many times as long as it works.
+_REST = 3.0
+_SHORTEST_REST_SECONDS = 0.005
+
+
+class Resealing:
+    """Runs beside the sweep, in one process at a time: only that one shows the gauges."""
+
+    def __init__(
+        self, *, leases: LeaseRows, keys: KeyRows, resealing: ResealingRows, keyring: Keyring
+    ) -> None:
+        self._leases = leases
+        self._keys = keys
+        self._resealing = resealing
+        self._keyring = keyring
+        self._lease = Lease(uuid4())
+        self._lease_due = 0.0
+        self._show_due = 0.0
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Walk whatever is due until told to stop; a database that is away is waited for."""
+        while not stopping.is_set():
+            rest = _LOOK_SECONDS
+            try:
+                if await self._has_lease():
+                    await self._show()
+                    began = time.monotonic()
+                    if await self._resealing.step():
+                        rest = max(_SHORTEST_REST_SECONDS, _REST * (time.monotonic() - began))
+                else:
+                    _clear()
+            except StoreUnavailable:
+                self._lose()
+            except Exception as error:  # noqa: BLE001 - a process boundary: the next round comes
+                self._lose()
+                log.error("resealing_failed", **failure(error))
+            await pause(stopping, rest)
+        _clear()
+
+    async def _has_lease(self) -> bool:
+        if time.monotonic() < self._lease_due:
+            return True
+        if not await self._leases.take("resealing", self._lease, _LEASE_SECONDS):
+            return False
+        self._lease_due = time.monotonic() + _LEASE_SECONDS / 3
+        return True
+
+    def _lose(self) -> None:
+        self._lease_due = self._show_due = 0.0
+        _clear()  # a figure that stands still would look like a truth
+
+    async def _show(self) -> None:
+        if time.monotonic() < self._show_due:
+            return
+        held = dict.fromkeys(("first", "old", "missing"), 0)
+        for key_id, counts in (await self._keys.about()).items():
+            is_ours = key_id in self._keyring.key_ids
+            state = "first" if key_id == self._keyring.first else "old" if is_ours else "missing"
+            held[state] += counts.total()
+        for state, values in held.items():
+            VALUES.labels(state).set(values)
+        UNREADABLE.set(sum(walk.unreadable for walk in await self._resealing.walks()))
+        self._show_due = time.monotonic() + _SHOW_SECONDS
+
+
+def _clear() -> None:
+    VALUES.clear()
+    UNREADABLE.set(0)

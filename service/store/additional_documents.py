@@ -1,0 +1,99 @@
+"""Rows of documents that are asked for after their session had finished."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from asyncpg import Record
+
+from service.domain.ids import Account, Lease, SessionId, TemplateId, TenantId
+from service.domain.models import FurtherState
+from service.store.database import Database, LentConnection
+from service.store.queries import sql
+from service.store.results import drop_further, storable
+
+
+class FurtherRows:
+    """The domain's FurtherStore over PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def opening(
+        self, tenant_id: TenantId, session_id: SessionId, template_id: TemplateId
+    ) -> AsyncIterator["FurtherUnitRows | None"]:
+        """Lock a session; None when the tenant has no such session."""
+        async with self._database.transaction() as connection:
+            session = await connection.fetchrow(sql("sessions.lock"), session_id, tenant_id)
+            if session is None:
+                yield None
+                return
+            call = await connection.fetchrow(sql("further.of_template"), session_id, template_id)
+            known = await connection.fetch(sql("documents.known"), session_id, template_id)
+            state = _state(session, call, frozenset(row["upstream_id"] for row in known))
+            yield FurtherUnitRows(connection, tenant_id, session_id, template_id, state)
+
+    async def record_asked(
+        self,
+        session_id: SessionId,
+        template_id: TemplateId,
+        lease: Lease,
+        document_id: str | None,
+        wait_seconds: float,
+    ) -> None:
+        """The vendor makes it; look for it after the wait."""
+        await self._database.execute(
+            sql("further.record_asked"), session_id, template_id, lease, storable(document_id), wait_seconds
+        )
+
+    async def leave(
+        self, session_id: SessionId, template_id: TemplateId, lease: Lease, wait_seconds: float
+    ) -> None:
+        """It is not known whether the vendor heard: the next caller, or later a worker, finds out."""
+        await self._database.execute(sql("further.leave"), session_id, template_id, lease, wait_seconds)
+
+    async def withdraw(self, session_id: SessionId, template_id: TemplateId, lease: Lease) -> None:
+        """The vendor refused: there is nothing to wait for."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(sql("further.find"), session_id, template_id, lease)
+            if row is not None:
+                await drop_further(connection, row["id"], lease)
+
+
+class FurtherUnitRows:
+    """The domain's FurtherUnit over PostgreSQL: one transaction, the session's row locked."""
+
+    def __init__(
+        self,
+        connection: LentConnection,
+        tenant_id: TenantId,
+        session_id: SessionId,
+        template_id: TemplateId,
+        state: FurtherState,
+    ) -> None:
+        self._connection = connection
+        self._tenant_id = tenant_id
+        self._session_id = session_id
+        self._template_id = template_id
+        self.state = state
+
+    async def begin(self, lease: Lease, lease_seconds: float) -> None:
+        """The document is ours to ask for: its row is there before the call is made."""
+        await self._connection.execute(
+            sql("further.begin"), self._tenant_id, self._session_id, self._template_id, lease, lease_seconds
+        )
+
+
+def _state(session: Record, call: Record | None, known: frozenset[str]) -> FurtherState:
+    is_pending = call is not None and call["is_pending"]
+    is_asking = call is not None and is_pending and call["asked"] == "asking"
+    return FurtherState(
+        account=Account(session["account"]),
+        status=session["status"],
+        is_erased=session["is_erased"],
+        is_pending=is_pending,
+        is_asking=is_asking and call is not None and call["is_leased"],
+        is_unclear=is_asking and call is not None and not call["is_leased"],
+        document_id=call["document_id"] if call is not None and is_pending else None,
+        known=known,
+    )

@@ -1,0 +1,81 @@
+"""Rows of chunks. What many uploads ask at a time is one statement and one commit."""
+
+from collections.abc import Sequence
+
+from asyncpg import Record
+
+from service.concurrency.batching import Gathered
+from service.domain.ids import Account, Lease, SessionId
+from service.domain.models import ChunkClaim, ChunkPlan
+from service.store.database import Database
+from service.store.queries import sql
+
+_Stored = tuple[SessionId, int, str]
+
+
+class ChunkRows:
+    """The domain's ChunkStore over PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._claims = Gathered(self._claim_all, subject=lambda chunk: (chunk.session_id, chunk.sequence))
+        self._records = Gathered(self._record_all, subject=lambda stored: stored[:2])
+
+    async def claim(self, chunk: ChunkPlan) -> ChunkClaim | None:
+        """Reserve its sequence; None when the tenant has no such session."""
+        return await self._claims(chunk)
+
+    async def record(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
+        """The vendor has the bytes; false when the session takes no more audio."""
+        return await self._records((session_id, sequence, sha256))
+
+    async def release(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        """The vendor refused them."""
+        await self._database.execute(sql("chunks.release"), session_id, sequence, lease)
+
+    async def expire_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        """It is not known whether the vendor has them."""
+        await self._database.execute(sql("chunks.expire_lease"), session_id, sequence, lease)
+
+    async def _claim_all(self, chunks: Sequence[ChunkPlan]) -> list[ChunkClaim | None]:
+        rows = await self._database.fetch(
+            sql("chunks.claim"),
+            [chunk.session_id for chunk in chunks],
+            [chunk.tenant_id for chunk in chunks],
+            [chunk.sequence for chunk in chunks],
+            [bytes.fromhex(chunk.sha256) for chunk in chunks],
+            [chunk.size for chunk in chunks],
+            [chunk.content_type for chunk in chunks],
+            [chunk.file_name for chunk in chunks],
+            [chunk.lease for chunk in chunks],
+            [chunk.lease_seconds for chunk in chunks],
+        )
+        found = {row["place"]: _claim(row) for row in rows}
+        return [found.get(place) for place in range(1, len(chunks) + 1)]
+
+    async def _record_all(self, stored: Sequence[_Stored]) -> list[bool]:
+        rows = await self._database.fetch(
+            sql("chunks.record"),
+            [session_id for session_id, _, _ in stored],
+            [sequence for _, sequence, _ in stored],
+            [bytes.fromhex(sha256) for _, _, sha256 in stored],
+        )
+        recorded = {row["place"] for row in rows}
+        return [place in recorded for place in range(1, len(stored) + 1)]
+
+
+def _claim(row: Record) -> ChunkClaim:
+    sha256 = row["chunk_sha256"]
+    return ChunkClaim(
+        account=Account(row["account"]),
+        session_status=row["status"],
+        upload=row["upload"],
+        is_created=row["owed"] != "create",
+        is_past=row["is_past"],
+        is_erased=row["is_erased"],
+        lease=row["lease"],
+        stored_sha256=sha256.hex() if sha256 else None,
+        stored_bytes=row["chunk_bytes"],
+        stored_file_name=row["chunk_file_name"],
+        is_stored=row["chunk_status"] == "stored",
+    )

@@ -1,0 +1,79 @@
+"""Rows of destinations that fail: the domain's BreakerStore over PostgreSQL."""
+
+from service.domain.deliveries.circuit_breaker import BreakerRule, FailureCount
+from service.domain.ids import DestinationId
+from service.store.database import Database
+from service.store.metrics import DEAD
+from service.store.queries import sql
+
+_ACTOR = "worker"
+
+
+class BreakerRows:
+    """Counts failures and opens and closes the breaker; each change of it is audited with it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def count_failure(
+        self,
+        destination_id: DestinationId,
+        rule: BreakerRule,
+        retry_after_seconds: float,
+        *,
+        took_long: bool = False,
+    ) -> FailureCount | None:
+        """Count one more failure in a row; None when the destination is gone."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(
+                sql("breaker.count_failure"),
+                destination_id,
+                rule.failures,
+                rule.seconds,
+                rule.least_pause_seconds,
+                rule.most_pause_seconds,
+                retry_after_seconds,
+                took_long,
+            )
+            if row is None:
+                return None
+            has_just_opened = bool(row["is_open"] and row["was_closed"])
+            if has_just_opened:
+                facts = {"failures": row["failures"]}
+                await connection.execute(
+                    sql("access.insert_audit"),
+                    row["tenant_id"],
+                    _ACTOR,
+                    "destination.failing",
+                    destination_id,
+                    facts,
+                )
+        return FailureCount(
+            failures=row["failures"],
+            failing_seconds=row["failing_seconds"],
+            is_open=row["is_open"],
+            has_just_opened=has_just_opened,
+        )
+
+    async def count_contact(self, destination_id: DestinationId) -> bool:
+        """It answers: no failure counts any more, what the breaker held is due. True when it was open."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(sql("breaker.close"), destination_id)
+            if row is None or not row["was_open"]:
+                return False
+            await connection.execute(sql("breaker.release"), destination_id)
+            await connection.execute(
+                sql("access.insert_audit"),
+                row["tenant_id"],
+                _ACTOR,
+                "destination.answers_again",
+                destination_id,
+                {},
+            )
+        return True
+
+    async def give_up(self, destination_id: DestinationId, seconds: float, error_class: str) -> int:
+        """End what is older than so many seconds and still waits; return how many that were."""
+        rows = await self._database.fetch(sql("breaker.give_up"), destination_id, seconds, error_class)
+        DEAD.labels("schedule_used_up").inc(len(rows))
+        return len(rows)

@@ -1,0 +1,70 @@
+"""Signed tokens for clients of the protocol: no row, an end, and void when their key is revoked.
+
+A token is `ekt_<key id without its prefix>.<end in Unix seconds>.<keyed hash>`; the hash covers its scope,
+so that what lets a form be posted to one session opens nothing else.
+"""
+
+import base64
+import hmac
+import re
+from datetime import datetime
+from typing import Literal
+
+from msgspec import Struct
+
+from service.domain.ids import KeyId, SessionId
+from service.domain.models import Principal
+from service.store.database import Database
+from service.store.encryption import Hasher
+from service.store.queries import sql
+from service.store.tenants import principal_of
+
+ACCESS_SECONDS = 1800
+
+_PURPOSE = "voice_token"
+_KEY_PREFIX = "key_"
+_TOKEN = re.compile(r"ekt_([0-9a-f]{24})\.([0-9]{1,12})\.([A-Za-z0-9_-]{43})")
+
+
+class SignedToken(Struct, frozen=True):
+    """A token whose signature is right: its key, and its end in Unix seconds. Neither was looked up yet."""
+
+    key_id: KeyId
+    expires: int
+
+
+class VoiceTokens:
+    """Makes and checks tokens."""
+
+    def __init__(self, database: Database, hasher: Hasher) -> None:
+        self._database = database
+        self._hasher = hasher
+
+    async def issue_access(self, key_id: KeyId, *, seconds: float = ACCESS_SECONDS) -> str:
+        """Make the token that stands for a key under /voice/v1 for so many seconds."""
+        row = await self._database.fetchrow(sql("access.token_expiry"), float(seconds))
+        assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+        return await self._sign(key_id, row["expires"], "access")
+
+    async def issue_form(self, key_id: KeyId, session_id: SessionId, expires_at: datetime) -> str:
+        """Make the token that lets forms be posted to one session until it expires."""
+        return await self._sign(key_id, int(expires_at.timestamp()), f"form:{session_id}")
+
+    async def read(self, token: str, scope: Literal["access"] | SessionId) -> SignedToken | None:
+        """Return what a token says if we signed it for that scope: `access`, or a session's forms."""
+        parts = _TOKEN.fullmatch(token)
+        if parts is None:
+            return None
+        key_id, expires = KeyId(_KEY_PREFIX + parts[1]), int(parts[2])
+        expected = await self._sign(key_id, expires, scope if scope == "access" else f"form:{scope}")
+        return SignedToken(key_id, expires) if hmac.compare_digest(token, expected) else None
+
+    async def principal(self, token: SignedToken) -> Principal | None:
+        """Return who the token's key is, or None when the token is over or the key was revoked."""
+        row = await self._database.fetchrow(sql("access.principal_by_key_id"), token.key_id, token.expires)
+        return principal_of(row) if row else None
+
+    async def _sign(self, key_id: KeyId, expires: int, scope: str) -> str:
+        words = f"{key_id.removeprefix(_KEY_PREFIX)}.{expires}"
+        hashed = await self._hasher.hash(_PURPOSE, f"{scope}\0{words}".encode())
+        return f"ekt_{words}.{base64.urlsafe_b64encode(hashed).rstrip(b'=').decode()}"

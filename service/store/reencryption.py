@@ -1,0 +1,231 @@
+"""Re-encryption: walks every table with sealed columns and brings what is under other keys under the first.
+
+A walk goes by primary key in small batches. Its position is a row, so that it goes on after a crash, and only
+one of several walkers counts a batch. A value is replaced only where it is still the one that was read.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import structlog
+from asyncpg import Record
+from msgspec import Struct
+
+from schemas.encryption import Walk
+from service.domain.ids import TenantId
+from service.store import destinations, results, sessions
+from service.store.coordination import answer_place, tokens_place
+from service.store.database import Database
+from service.store.encryption import Keyring, SealError, head_of, key_id_of, secret_place
+from service.store.queries import sql
+from service.store.tenants import account_place
+
+log = structlog.get_logger()
+
+# Documents can have megabytes: few enough to be held at once.
+_BATCH = 50
+# A row that somebody holds is free a moment later; what is not then is left to the next walk.
+_TRIES = 5
+# One value with an unknown key may be a damaged one.
+_ENOUGH_TO_BELIEVE = 2
+
+
+class SealedTable(Struct, frozen=True, kw_only=True):
+    """A table with sealed columns: its statements, and for which place each column is sealed."""
+
+    name: str
+    read: str
+    write: str
+    columns: tuple[tuple[str, Callable[[str], str]], ...]
+
+
+def _account_place(tenant_id: str) -> str:
+    return account_place(TenantId(tenant_id))
+
+
+SEALED_TABLES = (
+    SealedTable(
+        name="server_secrets",
+        read=sql("resealing.read_server_secrets"),
+        write=sql("resealing.write_server_secrets"),
+        columns=(("value_sealed", secret_place),),
+    ),
+    SealedTable(
+        name="tenants",
+        read=sql("resealing.read_tenants"),
+        write=sql("resealing.write_tenants"),
+        columns=(("account_sealed", _account_place),),
+    ),
+    SealedTable(
+        name="vendor_tokens",
+        read=sql("resealing.read_vendor_tokens"),
+        write=sql("resealing.write_vendor_tokens"),
+        columns=(("tokens_sealed", tokens_place),),
+    ),
+    SealedTable(
+        name="destinations",
+        read=sql("resealing.read_destinations"),
+        write=sql("resealing.write_destinations"),
+        columns=(
+            ("url_sealed", destinations.url_place),
+            ("headers_sealed", destinations.headers_place),
+            ("secrets_sealed", destinations.secrets_place),
+            ("auth_sealed", destinations.auth_place),
+        ),
+    ),
+    SealedTable(
+        name="sessions",
+        read=sql("resealing.read_sessions"),
+        write=sql("resealing.write_sessions"),
+        columns=(
+            ("details_sealed", sessions.details_place),
+            ("upload_url_sealed", sessions.upload_url_place),
+            ("transcript_sealed", results.transcript_place),
+            ("warnings_sealed", results.warnings_place),
+        ),
+    ),
+    SealedTable(
+        name="documents",
+        read=sql("resealing.read_documents"),
+        write=sql("resealing.write_documents"),
+        columns=(
+            ("data_sealed", results.document_place),
+            ("annotations_sealed", results.annotations_place),
+        ),
+    ),
+    SealedTable(
+        name="events",
+        read=sql("resealing.read_events"),
+        write=sql("resealing.write_events"),
+        columns=(("body_sealed", results.event_place),),
+    ),
+    SealedTable(
+        name="idempotency_keys",
+        read=sql("resealing.read_idempotency_keys"),
+        write=sql("resealing.write_idempotency_keys"),
+        columns=(("answer_sealed", answer_place),),
+    ),
+)
+_TABLES = {table.name: table for table in SEALED_TABLES}
+
+
+class _Batch(Struct, kw_only=True):
+    """What a batch of rows comes to: per row the heads that were read and the fresh values, by column."""
+
+    changes: dict[str, list[bytes | None]]
+    unreadable: dict[str, list[str]]
+    unknown: Counter[str]
+    known: set[str]
+
+
+class ResealingRows:
+    """Walks the tables, one batch at a call."""
+
+    def __init__(self, database: Database, keyring: Keyring) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._tried = ("", "", 0)
+
+    async def step(self) -> bool:
+        """Do one batch of the walk that is due; false when none is.
+
+        None is due while a process seals with another key than our first.
+        """
+        names = list(_TABLES)
+        row = await self._database.fetchrow(sql("resealing.due"), self._keyring.first, names)
+        if row is None:
+            return False
+        await self._batch(_TABLES[row["name"]])
+        return True
+
+    async def walk_anew(self) -> None:
+        """Have every table walked from its start, whatever was done before."""
+        await self._database.execute(sql("resealing.forget_walks"))
+
+    async def walks(self) -> list[Walk]:
+        """Return how far each table is."""
+        return [
+            Walk(
+                table=row["table_name"],
+                **{name: row[name] for name in Walk.__struct_fields__ if name != "table"},
+            )
+            for row in await self._database.fetch(sql("resealing.walks"))
+        ]
+
+    async def _batch(self, table: SealedTable) -> None:
+        first = self._keyring.first
+        await self._database.execute(sql("resealing.begin"), table.name, first)
+        position = await self._database.fetchrow(sql("resealing.position"), table.name, first)
+        if position is None:
+            return  # another walker has just finished it
+        after = position["after"]
+        rows = await self._database.fetch(table.read, after, _BATCH, bytes.fromhex(first))
+        # Megabytes, perhaps: the event loop has others to serve meanwhile.
+        batch = await asyncio.to_thread(self._resealed, table, rows)
+        await self._register(batch)
+        async with self._database.transaction() as connection:
+            done = await connection.fetch(table.write, *_columns(batch.changes)) if batch.changes else []
+            left = set(batch.changes) - {row["id"] for row in done}
+            # What is left is read again, a few times, and then by the next walk.
+            is_done = self._count_try(table.name, after) or not left
+            advanced = await connection.fetchrow(
+                sql("resealing.advance"),
+                table.name,
+                first,
+                after,
+                rows[-1]["id"] if rows and is_done else after,
+                sum(head is not None for row in done for head in batch.changes[row["id"]][::2]),
+                len(left) if is_done else 0,
+                sum(map(len, batch.unreadable.values())) if is_done else 0,
+                is_done and len(rows) < _BATCH,
+            )
+        if advanced is not None and is_done:
+            for column, ids in batch.unreadable.items():
+                log.error("values_unreadable", column=f"{table.name}.{column}", rows=ids)
+
+    def _count_try(self, name: str, after: str) -> bool:
+        """Count one more try at a batch; whether it was the last."""
+        tries = self._tried[2] + 1 if self._tried[:2] == (name, after) else 1
+        self._tried = (name, after, tries)
+        return tries >= _TRIES
+
+    def _resealed(self, table: SealedTable, rows: Sequence[Record]) -> _Batch:
+        batch = _Batch(changes={}, unreadable={}, unknown=Counter(), known=set())
+        for row in rows:
+            fresh: list[bytes | None] = []
+            for column, place in table.columns:
+                fresh += self._fresh(row, column, place, batch)
+            if any(fresh):
+                batch.changes[row["id"]] = fresh
+        return batch
+
+    def _fresh(
+        self, row: Record, column: str, place: Callable[[str], str], batch: _Batch
+    ) -> tuple[bytes | None, bytes | None]:
+        """Return the head of a value that is under another key, and the value under the first."""
+        sealed = row[column]
+        if sealed is None:
+            return None, None
+        where = place(row["owner"])
+        key_id = key_id_of(sealed)
+        try:
+            fresh = self._keyring.seal(self._keyring.open(sealed, where), where)
+        except SealError:
+            batch.unreadable.setdefault(column, []).append(row["id"])
+            if key_id not in self._keyring.key_ids:
+                batch.unknown[key_id] += 1
+            return None, None
+        batch.known.add(key_id)
+        return head_of(sealed), fresh
+
+    async def _register(self, batch: _Batch) -> None:
+        """Register the keys under which values were found, before the first of them is replaced."""
+        believed = {key_id for key_id, count in batch.unknown.items() if count >= _ENOUGH_TO_BELIEVE}
+        for key_id in sorted(batch.known | believed):
+            await self._database.execute(sql("keys.discover"), key_id)
+
+
+def _columns(changes: dict[str, list[bytes | None]]) -> list[list[object]]:
+    """Turn rows into the arrays that the statements take: ids, then heads and values of each column."""
+    return [list(changes), *map(list, zip(*changes.values(), strict=True))]

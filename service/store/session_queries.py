@@ -1,0 +1,294 @@
+"""Sessions and documents as the EMR sees them; reads only."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from asyncpg import Record
+from msgspec import UNSET, Struct, UnsetType
+
+from schemas.emr import (
+    DeliveryCounts,
+    Document,
+    DocumentSummary,
+    ErrorInfo,
+    Page,
+    Session,
+    TimelineEntry,
+    WarningInfo,
+)
+from service.domain.errors import NotFound, SessionErased
+from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId
+from service.domain.models import DocumentAnnotations, SessionDetails
+from service.domain.results.events import MESSAGES, document_error, session_warnings
+from service.store.database import Database
+from service.store.encryption import Keyring
+from service.store.large_values import LargeValues, Reserve
+from service.store.paging import PageAfter, page_of
+from service.store.queries import sql
+from service.store.results import (
+    open_annotations,
+    open_details,
+    open_sealed_data,
+    open_transcript,
+    open_warnings,
+)
+from service.store.sessions import SessionRows
+from service.store.streams import StreamRows
+from service.store.tolerant_decryption import UNREADABLE, ShownRow
+
+# A page's transcripts, as they are stored.
+_MAX_PAGE_BYTES = 4 * 1024 * 1024
+
+
+class SessionFilter(Struct, frozen=True, kw_only=True):
+    """Which sessions a list shall hold; None does not filter."""
+
+    status: str | None = None
+    reference: str | None = None
+    patient_id: str | None = None
+    created_after: datetime | None = None
+
+
+class SessionViews:
+    """Reads sessions with their documents, deliveries and timeline."""
+
+    def __init__(
+        self,
+        database: Database,
+        keyring: Keyring,
+        sessions: SessionRows,
+        streams: StreamRows,
+        public_url: str,
+        reserve: Reserve | None = None,
+    ) -> None:
+        """`reserve` takes the memory for large values before they are read."""
+        self._database = database
+        self._large = LargeValues(database, reserve)
+        self._keyring = keyring
+        self._sessions = sessions
+        self._streams = streams
+        self._public_url = public_url
+
+    async def session(self, tenant_id: TenantId, session_id: SessionId) -> Session:
+        """Return a session. Raises NotFound."""
+        row = await self._database.fetchrow(sql("sessions.view"), tenant_id, session_id)
+        if row is None:
+            raise NotFound("no such session")
+        if row["erased_at"] is not None:
+            raise SessionErased("the session was erased")
+        return (await self._assemble(tenant_id, [row]))[0]
+
+    async def page(
+        self, tenant_id: TenantId, wanted: SessionFilter, after: PageAfter | None, limit: int
+    ) -> Page[Session]:
+        """Return one page of a tenant's sessions, newest first; a shorter one where transcripts are long."""
+        at, last = after or (None, None)
+        rows = await self._database.fetch(
+            sql("sessions.page"),
+            tenant_id,
+            wanted.status,
+            await self._sessions.reference_hash(tenant_id, wanted.reference),
+            await self._sessions.patient_hash(tenant_id, wanted.patient_id),
+            wanted.created_after,
+            at,
+            last,
+            limit + 1,
+        )
+        shown = _fitting(rows[:limit])
+        sessions = {session.id: session for session in await self._assemble(tenant_id, rows[:shown])}
+        return page_of(rows[: shown + 1], shown, lambda row: sessions[row["id"]])
+
+    async def timeline(self, tenant_id: TenantId, session_id: SessionId) -> list[TimelineEntry]:
+        """Return what happened to a session, in order. Raises NotFound or SessionErased."""
+        await self.is_over(tenant_id, session_id)
+        return await self.entries(session_id)
+
+    async def entries(self, session_id: SessionId) -> list[TimelineEntry]:
+        """Return what happened to a session of which it is known whose it is."""
+        rows = await self._database.fetch(sql("sessions.timeline"), session_id)
+        return [TimelineEntry(at=row["at"], type=row["type"], data=row["data"]) for row in rows]
+
+    async def is_over(self, tenant_id: TenantId, session_id: SessionId) -> bool:
+        """Return whether nothing more will come of a session. Raises NotFound or SessionErased."""
+        row = await self._database.fetchrow(sql("sessions.outlook"), tenant_id, session_id)
+        if row is None:
+            raise NotFound("no such session")
+        if row["is_erased"]:
+            raise SessionErased("the session was erased")
+        return bool(row["is_over"])
+
+    async def documents(
+        self, tenant_id: TenantId, session_id: SessionId, template_id: TemplateId | None
+    ) -> list[Document]:
+        """Return the newest version of each document of a session. Raises NotFound or SessionErased."""
+        details = await self._database.fetchrow(sql("documents.session_details"), tenant_id, session_id)
+        if details is None:
+            raise NotFound("no such session")
+        if details["is_erased"]:
+            raise SessionErased("the session was erased")
+        rows = await self._database.fetch(sql("documents.of_session"), tenant_id, session_id, template_id)
+        reference = (await self._details(ShownRow(self._database, "sessions", session_id), details)).reference
+        data = await self._large.data(tenant_id, rows)
+        missing = details["audio_missing"]
+        return [await self._document(row, data[row["id"]], reference, missing) for row in rows]
+
+    async def document(self, tenant_id: TenantId, document_id: DocumentId) -> Document:
+        """Return one document, whichever version it is. Raises NotFound or SessionErased."""
+        row = await self._database.fetchrow(sql("documents.one"), tenant_id, document_id)
+        if row is None:
+            raise NotFound("no such document")
+        if row["is_erased"]:
+            raise SessionErased("the document's session was erased")
+        session = ShownRow(self._database, "sessions", row["session_id"])
+        data = await self._large.data(tenant_id, [row])
+        reference = (await self._details(session, row)).reference
+        return await self._document(row, data[row["id"]], reference, row["audio_missing"])
+
+    async def _assemble(self, tenant_id: TenantId, rows: Sequence[Record]) -> list[Session]:
+        transcripts = await self._large.transcripts(tenant_id, rows)
+        ids = [row["id"] for row in rows]
+        settled = [row["id"] for row in rows if row["ended_at"] or row["settled_at"]]
+        documents: dict[str, list[DocumentSummary]] = {session_id: [] for session_id in ids}
+        counts: dict[str, DeliveryCounts] = {}
+        if settled:
+            for found in await self._database.fetch(sql("sessions.document_summaries"), settled):
+                documents[found["session_id"]].append(_summary(found))
+            for found in await self._database.fetch(sql("sessions.delivery_counts"), settled):
+                counts[found["session_id"]] = DeliveryCounts(
+                    pending=found["pending"], delivered=found["delivered"], dead=found["dead"]
+                )
+        return [
+            await self._session(
+                row,
+                transcripts[row["id"]],
+                await self._stream_url(row),
+                documents[row["id"]],
+                counts.get(row["id"], DeliveryCounts()),
+            )
+            for row in rows
+        ]
+
+    async def _stream_url(self, row: Record) -> str | UnsetType:
+        """Return the capability to stream to a session; http becomes ws, https becomes wss."""
+        if row["upload"] != "stream":
+            return UNSET
+        base = self._public_url.replace("http", "ws", 1)
+        return f"{base}/v1/stream/{row['id']}/{await self._streams.capability(row['id'])}"
+
+    async def _session(
+        self,
+        row: Record,
+        transcript_sealed: bytes | None,
+        stream_url: str | UnsetType,
+        documents: list[DocumentSummary],
+        counts: DeliveryCounts,
+    ) -> Session:
+        shown = ShownRow(self._database, "sessions", row["id"])
+        details = await self._details(shown, row)
+        transcript = await shown.value(
+            "transcript_sealed",
+            lambda: open_transcript(self._keyring, row["id"], transcript_sealed),
+            None,
+        )
+        warnings = await shown.value(
+            "warnings_sealed",
+            lambda: open_warnings(self._keyring, row["id"], row["warnings_sealed"]),
+            list[WarningInfo](),
+        )
+        chunked = row["upload"] == "chunked"
+        has_result = row["status"] in {"completed", "partial"}
+        return Session(
+            id=row["id"],
+            status=row["status"],
+            upload=row["upload"],
+            templates=row["templates"],
+            mode=row["mode"],
+            model=row["model"],
+            languages=row["languages"],
+            transcript_language=row["transcript_language"],
+            patient=details.patient,
+            reference=details.reference,
+            metadata=details.metadata,
+            audio_url=f"{self._public_url}/v1/sessions/{row['id']}/audio" if chunked else UNSET,
+            stream_url=stream_url,
+            chunks_received=row["chunks_received"],
+            created_at=row["created_at"],
+            expires_at=row["expires_at"],
+            ended_at=row["ended_at"],
+            completed_at=row["settled_at"] if has_result else None,
+            transcript=transcript,
+            model_used=row["model_used"],
+            language_detected=row["language_detected"],
+            documents=documents,
+            deliveries=counts,
+            error=_session_error(row, shown),
+            warnings=session_warnings(warnings, row["audio_missing"]),
+        )
+
+    async def _details(self, shown: ShownRow, row: Record) -> SessionDetails:
+        return await shown.value(
+            "details_sealed",
+            lambda: open_details(self._keyring, shown.id, row["details_sealed"]),
+            SessionDetails(),
+        )
+
+    async def _document(
+        self,
+        row: Record,
+        data_sealed: bytes | None,
+        reference: str | None,
+        audio_missing: list[int] | None,
+    ) -> Document:
+        shown = ShownRow(self._database, "documents", row["id"])
+        data = await shown.value(
+            "data_sealed", lambda: open_sealed_data(self._keyring, row["id"], data_sealed), None
+        )
+        annotations = await shown.value(
+            "annotations_sealed",
+            lambda: open_annotations(self._keyring, row["id"], row["annotations_sealed"]),
+            DocumentAnnotations(),
+        )
+        return Document(
+            id=row["id"],
+            session_id=row["session_id"],
+            reference=reference,
+            template_id=row["template_id"],
+            type=row["type"],
+            status=row["status"],
+            data=data,
+            error=document_error(
+                row["error_code"] if shown.is_whole else UNREADABLE, annotations.vendor_code
+            ),
+            warnings=session_warnings(annotations.warnings, audio_missing),
+            fhir=annotations.fhir,
+            version=row["version"],
+            upstream_id=row["upstream_id"],
+            received_at=row["received_at"],
+        )
+
+
+def _fitting(rows: Sequence[Record]) -> int:
+    """Return how many of a page's rows are shown: as many as fit, and one at least."""
+    size = 0
+    for number, row in enumerate(rows):
+        size += row["transcript_bytes"] or 0
+        if size > _MAX_PAGE_BYTES and number > 0:
+            return number
+    return len(rows)
+
+
+def _session_error(row: Record, shown: ShownRow) -> ErrorInfo | None:
+    if not shown.is_whole:
+        return ErrorInfo(code=UNREADABLE, message=MESSAGES[UNREADABLE])
+    code = row["error_code"]
+    return ErrorInfo(code=code, message=row["error_message"] or "") if code else None
+
+
+def _summary(row: Record) -> DocumentSummary:
+    return DocumentSummary(
+        id=row["id"],
+        template_id=row["template_id"],
+        status=row["status"],
+        type=row["type"],
+        received_at=row["received_at"],
+    )

@@ -1,0 +1,159 @@
+"""Rows of sessions that are changed, cancelled or erased by their owner."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from asyncpg import Record
+
+from schemas.emr import SessionChange, SessionStatus
+from service.domain.ids import Account, KeyId, Lease, SessionId, TenantId
+from service.domain.models import ChangeState, Principal, SessionDetails
+from service.store.database import Database, LentConnection
+from service.store.encryption import Keyring
+from service.store.metrics import SETTLED
+from service.store.queries import sql
+from service.store.results import open_details
+from service.store.sessions import SessionRows, details_place
+
+
+class ChangeRows:
+    """The domain's ChangeStore over PostgreSQL."""
+
+    def __init__(self, database: Database, keyring: Keyring, sessions: SessionRows) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._sessions = sessions
+
+    @asynccontextmanager
+    async def locked(
+        self, tenant_id: TenantId, session_id: SessionId, *, to_erase: bool = False
+    ) -> AsyncIterator["ChangeUnitRows | None"]:
+        """Lock a session; None when the tenant has no such session."""
+        async with self._database.transaction() as connection:
+            if to_erase:
+                await connection.execute(sql("erasure.connections"), session_id, tenant_id)
+            row = await connection.fetchrow(sql("sessions.lock"), session_id, tenant_id)
+            unit = ChangeUnitRows(connection, self._keyring, row) if row else None
+            yield unit
+        if unit is not None and unit.is_cancelled:
+            SETTLED.labels("cancelled").inc()
+
+    async def record_change(
+        self,
+        who: Principal,
+        session_id: SessionId,
+        lease: Lease,
+        change: SessionChange,
+        details: SessionDetails,
+    ) -> bool:
+        """The vendor has the change; false when the lease was lost or the session is over."""
+        patient_hash = await self._sessions.patient_hash(who.tenant_id, (details.patient or {}).get("id"))
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(
+                sql("changes.record"),
+                session_id,
+                lease,
+                change.templates,
+                change.languages,
+                change.mode,
+                change.model,
+                self._keyring.seal_json(details, details_place(session_id)),
+                patient_hash,
+            )
+            if row is not None:
+                fields = [name for name in change.__struct_fields__ if getattr(change, name) is not None]
+                facts = {"fields": fields}
+                await audit(connection, who.tenant_id, who.key_id, "session.changed", session_id, facts)
+        return row is not None
+
+    async def release_change(self, session_id: SessionId, lease: Lease) -> None:
+        """The vendor does not have it, or nobody knows: the session may be changed again."""
+        await self._database.execute(sql("changes.release"), session_id, lease)
+
+
+class ChangeUnitRows:
+    """The domain's ChangeUnit over PostgreSQL: one transaction, the session's row locked."""
+
+    def __init__(self, connection: LentConnection, keyring: Keyring, row: Record) -> None:
+        self._connection = connection
+        self._keyring = keyring
+        self._details_sealed = row["details_sealed"]
+        self._session_id = SessionId(row["id"])
+        self._tenant_id = TenantId(row["tenant_id"])
+        self.is_cancelled = False
+        self.state = ChangeState(
+            account=Account(row["account"]),
+            templates=row["templates"],
+            upload=row["upload"],
+            model=row["model"],
+            languages=row["languages"],
+            status=row["status"],
+            owed=row["owed"],
+            owed_is_free=row["owed_lease"] is None or bool(row["owed_due"]),
+            is_past=row["is_past"],
+            is_erased=row["is_erased"],
+            is_changing=row["is_changing"],
+            is_final=row["is_final"],
+        )
+
+    def details(self) -> SessionDetails:
+        """Open what it is about; an erasure must not need that. Raises SealError."""
+        return open_details(self._keyring, self._session_id, self._details_sealed)
+
+    async def lease_change(self, lease: Lease, lease_seconds: float) -> None:
+        """Only we may change it now, and nobody may end it."""
+        await self._connection.execute(sql("changes.lease"), self._session_id, lease, lease_seconds)
+
+    async def cancel(self, lease: Lease | None, lease_seconds: float) -> None:
+        """Cancel it; the vendor is owed the call: ours, or with None due when the present is over."""
+        await self._connection.execute(sql("changes.cancel"), self._session_id, lease, lease_seconds)
+        await self._connection.execute(sql("fetches.settle_rest"), self._session_id, "cancelled")
+        self.is_cancelled = True
+
+    async def erase(self, actor: KeyId) -> SessionStatus:
+        """Take out everything that identifies anybody, everywhere; return the status that stays."""
+        return await erase_rows(self._connection, self._tenant_id, self._session_id, actor)
+
+
+async def erase_rows(
+    connection: LentConnection, tenant_id: TenantId, session_id: SessionId, actor: str
+) -> SessionStatus:
+    """Take out everything that identifies anybody of a session whose row is held; return its status."""
+    await connection.execute(sql("erasure.hold_destinations"), session_id)
+    row = await connection.fetchrow(sql("erasure.session"), session_id)
+    # Events before calls and deliveries before their attempts: the order in which everybody locks them.
+    for statement in (
+        sql("erasure.webhooks"),
+        sql("erasure.fetches"),
+        sql("erasure.chunks"),
+        sql("erasure.documents"),
+        sql("erasure.deliveries"),
+        sql("erasure.attempts"),
+        sql("erasure.events"),
+    ):
+        await connection.execute(statement, session_id)
+    await connection.execute(sql("erasure.connections"), session_id, tenant_id)
+    await connection.execute(sql("erasure.idempotency"), session_id, tenant_id)
+    facts = await count_rows(connection, session_id)
+    await audit(connection, tenant_id, actor, "session.erased", session_id, facts)
+    status: SessionStatus = row["status"] if row else "cancelled"
+    return status
+
+
+async def count_rows(connection: LentConnection, session_id: SessionId) -> dict[str, Any]:
+    """Say how much there is of a session, and hash all ids, for the entry that stays of it."""
+    row = await connection.fetchrow(sql("erasure.extent"), session_id)
+    return dict(row) if row else {}
+
+
+async def audit(
+    connection: LentConnection,
+    tenant_id: TenantId,
+    actor: str,
+    action: str,
+    object_id: str,
+    facts: dict[str, Any],
+) -> None:
+    """Record who did what, in the same transaction as the deed; the facts carry no content."""
+    await connection.execute(sql("access.insert_audit"), tenant_id, actor, action, object_id, facts)
