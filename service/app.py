@@ -177,8 +177,8 @@ async def open_services(
         watch = ChangeWatch(rows.sessions.standings)
         timeline_watch = ChangeWatch(rows.sessions.marks)
         rates = await stack.enter_async_context(open_rates(settings, libraries.loaded))
-        authentication = Authentication(rows.access)
-        revocations = Revocations(rows.access.standing_keys)
+        authentication = Authentication(rows.api_keys)
+        revocations = Revocations(rows.api_keys.active_keys)
         streams = Streams(
             store=rows.streams,
             vendor=EkaStreams(settings.eka_base_url, vendor.gates, hosts=settings.eka_stream_hosts),
@@ -199,7 +199,7 @@ async def open_services(
                 settings=settings,
                 clock=clock,
                 traces=traces,
-                access=rows.access,
+                api_keys=rows.api_keys,
                 authentication=authentication,
                 revocations=revocations,
                 rates=rates,

@@ -26,7 +26,7 @@ from service.sandbox.stack import free_port
 from service.sandbox.vendor.app import Endpoint, VendorSettings, create_vendor
 from service.sandbox.vendor.characters import CharacterName
 from service.settings import Settings
-from service.store.tenants import AccessRows
+from service.store.api_keys import ApiKeyRows
 from service.worker import WorkerProcess
 from tests.characters import login_settings
 
@@ -166,21 +166,21 @@ class RunningWorker:
 async def add_tenant(settings: Settings, name: str, role: Any, **defaults: Any) -> tuple[TenantId, str]:
     """Add a tenant with one key; return its id and the key."""
     async with open_rows(settings) as rows:
-        tenant = await rows.access.add_tenant(name, msgspec.convert(defaults, TenantDefaults))
-        key = await rows.access.add_key(TenantId(tenant.id), role)
+        tenant = await rows.tenants.add(name, msgspec.convert(defaults, TenantDefaults))
+        key = await rows.api_keys.add(TenantId(tenant.id), role)
         return TenantId(tenant.id), str(key.key)
 
 
-async def principal_of(access: AccessRows, key: str) -> Principal | None:
+async def principal_of(api_keys: ApiKeyRows, key: str) -> Principal | None:
     """Who a key is, as the rows say."""
-    hashed = await access.hash_of(key)
-    return (await access.principals([hashed])).get(hashed) if hashed else None
+    hashed = await api_keys.hash_of(key)
+    return (await api_keys.principals([hashed])).get(hashed) if hashed else None
 
 
 async def add_key(settings: Settings, tenant_id: TenantId, role: Any) -> str:
     """Add a key to a tenant and return it."""
     async with open_rows(settings) as rows:
-        return str((await rows.access.add_key(tenant_id, role)).key)
+        return str((await rows.api_keys.add(tenant_id, role)).key)
 
 
 def make_settings(database_url: str, redis_url: str, **changes: Any) -> Settings:

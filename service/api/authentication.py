@@ -56,7 +56,7 @@ async def let_in(scope: Scope, services: Services, who: Principal) -> None:
 
 async def check_still_stands(services: Services, who: Principal) -> None:
     """Refuse a call whose key was revoked while it waited. Raises Unauthenticated."""
-    if who.key_id not in await services.access.standing_keys([who.key_id]):
+    if who.key_id not in await services.api_keys.active_keys([who.key_id]):
         raise Unauthenticated("the API key was revoked")
 
 

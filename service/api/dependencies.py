@@ -28,15 +28,15 @@ from service.domain.webhooks import WebhookIntake
 from service.eka.discovery import Discovery
 from service.redis.rate_limiter import SharedRates
 from service.settings import Settings
+from service.store.api_keys import ApiKeyRows
 from service.store.audit import AuditRows
 from service.store.deliveries import DeliveryRows
+from service.store.delivery_recovery import RecoveryRows
 from service.store.destinations import DestinationRows
 from service.store.ledger import LedgerRows
 from service.store.medscribe_queries import VoiceViews
 from service.store.medscribe_tokens import VoiceTokens
-from service.store.recovery import RecoveryRows
 from service.store.session_queries import SessionViews
-from service.store.tenants import AccessRows
 
 
 class CheckCall(Protocol):
@@ -53,7 +53,7 @@ class Services(Struct, frozen=True, kw_only=True):
     settings: Settings
     clock: CheckedClock
     traces: SessionTraces
-    access: AccessRows
+    api_keys: ApiKeyRows
     authentication: Authentication
     revocations: Revocations
     rates: SharedRates | None

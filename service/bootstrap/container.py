@@ -21,18 +21,20 @@ from service.eka.tokens import TokenKeeper
 from service.forwarding.downloads import GuardedDownloads
 from service.settings import Settings
 from service.store.additional_documents import FurtherRows
+from service.store.api_keys import ApiKeyRows
 from service.store.audio import ChunkRows
 from service.store.audit import AuditRows
 from service.store.circuit_breakers import BreakerRows
-from service.store.coordination import IdempotencyRows, LeaseRows, TokenRows, WebhookRows
 from service.store.database import Database
 from service.store.deliveries import DeliveryRows
+from service.store.delivery_recovery import RecoveryRows
 from service.store.destinations import DestinationRows
 from service.store.encryption import Hasher, Keyring, MissingKeyError
 from service.store.encryption_keys import KeyRows
+from service.store.idempotency import IdempotencyRows
+from service.store.leases import LeaseRows
 from service.store.ledger import LedgerRows
 from service.store.queue_depths import QueueRows
-from service.store.recovery import RecoveryRows
 from service.store.reencryption import ResealingRows
 from service.store.result_refresh import RefreshRows
 from service.store.results import ResultRows
@@ -40,8 +42,10 @@ from service.store.retention import RetentionRows
 from service.store.session_updates import ChangeRows
 from service.store.sessions import SessionRows
 from service.store.streams import StreamRows
-from service.store.tenants import AccessRows
+from service.store.tenants import TenantRows
 from service.store.vendor_accounts import AccountRows
+from service.store.vendor_tokens import TokenRows
+from service.store.webhook_events import WebhookRows
 
 log = structlog.get_logger()
 
@@ -54,7 +58,8 @@ class Rows(Struct, frozen=True, kw_only=True):
     hasher: Hasher
     keys: KeyRows
     resealing: ResealingRows
-    access: AccessRows
+    tenants: TenantRows
+    api_keys: ApiKeyRows
     accounts: AccountRows
     sessions: SessionRows
     streams: StreamRows
@@ -97,7 +102,8 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
             hasher=hasher,
             keys=KeyRows(database, keyring),
             resealing=ResealingRows(database, keyring),
-            access=AccessRows(database, hasher, keyring),
+            tenants=TenantRows(database, keyring),
+            api_keys=ApiKeyRows(database, hasher),
             accounts=AccountRows(database, keyring),
             sessions=sessions,
             streams=StreamRows(database, keyring, hasher),

@@ -70,7 +70,7 @@ def delivery_retry(tenant: str, delivery: str, *, as_json: bool) -> None:
 
     async def work(rows: Any) -> Delivery:
         retried: Delivery = await rows.deliveries.retry(TenantId(tenant), DeliveryId(delivery))
-        await rows.access.audit(TenantId(tenant), "cli", "delivery.retried", delivery)
+        await rows.audit.record(TenantId(tenant), "cli", "delivery.retried", delivery)
         return retried
 
     retried = with_rows(work)
@@ -88,7 +88,7 @@ def destination_recover(tenant: str, destination: str, since: datetime, *, as_js
     async def work(rows: Any) -> Recovered:
         tenant_id = TenantId(tenant)
         found: Recovered = await rows.recovery.recover(tenant_id, DestinationId(destination), since)
-        await rows.access.audit(
+        await rows.audit.record(
             tenant_id,
             "cli",
             "destination.recovered",
@@ -114,7 +114,7 @@ def destination_test(tenant: str, destination: str, *, as_json: bool) -> None:
     async def work(rows: Any) -> Delivery:
         tenant_id = TenantId(tenant)
         ping: Delivery = await rows.recovery.ping(tenant_id, DestinationId(destination), datetime.now(UTC))
-        await rows.access.audit(tenant_id, "cli", "destination.tested", destination)
+        await rows.audit.record(tenant_id, "cli", "destination.tested", destination)
         return ping
 
     ping = with_sealing_rows(work)

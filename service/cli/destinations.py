@@ -99,7 +99,7 @@ def destination_add(tenant: str, url: str, disabled: bool, as_json: bool, **opti
     async def work(rows: Any) -> Destination:
         await _check(request)
         added: Destination = await rows.destinations.add(TenantId(tenant), request)
-        await rows.access.audit(TenantId(tenant), "cli", "destination.created", added.id)
+        await rows.audit.record(TenantId(tenant), "cli", "destination.created", added.id)
         return added
 
     _print_secret(_with_sealing_rows(work), as_json=as_json)
@@ -160,7 +160,7 @@ def destination_rotate(tenant: str, destination: str, overlap_seconds: int, as_j
         rotated: Destination = await rows.destinations.rotate_secret(
             TenantId(tenant), DestinationId(destination), request.overlap_seconds
         )
-        await rows.access.audit(
+        await rows.audit.record(
             TenantId(tenant),
             "cli",
             "destination.secret_rotated",
@@ -182,7 +182,7 @@ def destination_remove(tenant: str, destination: str, as_json: bool) -> None:
     async def work(rows: Any) -> Destination:
         found: Destination = await rows.destinations.one(TenantId(tenant), DestinationId(destination))
         await rows.destinations.remove(TenantId(tenant), DestinationId(destination))
-        await rows.access.audit(TenantId(tenant), "cli", "destination.removed", destination)
+        await rows.audit.record(TenantId(tenant), "cli", "destination.removed", destination)
         return found
 
     removed = _with_rows(work)
@@ -195,7 +195,7 @@ def _change(tenant: str, destination: str, change: DestinationChange, said: str,
         changed: Destination = await rows.destinations.change(
             TenantId(tenant), DestinationId(destination), change
         )
-        await rows.access.audit(TenantId(tenant), "cli", "destination.changed", destination)
+        await rows.audit.record(TenantId(tenant), "cli", "destination.changed", destination)
         return changed
 
     changed = _with_sealing_rows(work)

@@ -59,7 +59,7 @@ def ledger(
     _check_interval(since, before)
 
     async def work(rows: Any) -> Any:
-        tenant_id = None if tenant is None else TenantId((await rows.access.tenant(TenantId(tenant))).id)
+        tenant_id = None if tenant is None else TenantId((await rows.tenants.get(TenantId(tenant))).id)
         return await rows.ledger.look(tenant_id, since, before, show)
 
     look = with_rows(work)
@@ -100,7 +100,7 @@ def audit_list(
     async def work(rows: Any) -> Page[AuditEntry]:
         from service.store.audit import AuditFilter  # noqa: PLC0415 - brings the database's driver
 
-        await rows.access.tenant(TenantId(tenant))
+        await rows.tenants.get(TenantId(tenant))
         wanted = AuditFilter(action=action, object_id=object_id, since=since, before=before)
         page: Page[AuditEntry] = await rows.audit.page(TenantId(tenant), wanted, None, limit)
         return page
@@ -137,7 +137,7 @@ def tenant_retention(
         if clear or is_change:
             changed: Tenant = await rows.retention.change(TenantId(tenant), change)
             return changed
-        known: Tenant = await rows.access.tenant(TenantId(tenant))
+        known: Tenant = await rows.tenants.get(TenantId(tenant))
         return known
 
     found = with_rows(work)

@@ -159,8 +159,8 @@ def tenant_add(name: str, as_json: bool, **options: Any) -> None:
 
     async def work(rows: Any) -> Tenant:
         account = changed_account(None, change) if change else None
-        added: Tenant = await rows.access.add_tenant(name, made, account)
-        await rows.access.audit(TenantId(added.id), "cli", "tenant.created", added.id, **audit_facts(change))
+        added: Tenant = await rows.tenants.add(name, made, account)
+        await rows.audit.record(TenantId(added.id), "cli", "tenant.created", added.id, **audit_facts(change))
         return added
 
     added = _with_sealing_rows(work)
@@ -171,7 +171,7 @@ def tenant_add(name: str, as_json: bool, **options: Any) -> None:
 @json_option
 def tenant_list(as_json: bool) -> None:
     """List tenants, oldest first."""
-    found: list[Tenant] = _with_rows(lambda rows: rows.access.list_tenants())
+    found: list[Tenant] = _with_rows(lambda rows: rows.tenants.list_tenants())
     _print(Page(items=found), as_json=as_json, text="\n".join(f"{item.id}  {item.name}" for item in found))
 
 
@@ -196,8 +196,8 @@ def key_add(tenant: str, role: Role, as_json: bool) -> None:
     """Add a key; it is shown this once."""
 
     async def work(rows: Any) -> ApiKey:
-        added: ApiKey = await rows.access.add_key(TenantId(tenant), role)
-        await rows.access.audit(TenantId(tenant), "cli", "key.created", added.id, role=role)
+        added: ApiKey = await rows.api_keys.add(TenantId(tenant), role)
+        await rows.audit.record(TenantId(tenant), "cli", "key.created", added.id, role=role)
         return added
 
     added = _with_sealing_rows(work)
@@ -211,7 +211,7 @@ def key_add(tenant: str, role: Role, as_json: bool) -> None:
 @json_option
 def key_list(tenant: str, as_json: bool) -> None:
     """List a tenant's keys, oldest first."""
-    found: list[ApiKey] = _with_rows(lambda rows: rows.access.list_keys(TenantId(tenant)))
+    found: list[ApiKey] = _with_rows(lambda rows: rows.api_keys.list_keys(TenantId(tenant)))
     lines = [f"{item.id}  {item.role}{'  revoked' if item.revoked_at else ''}" for item in found]
     _print(Page(items=found), as_json=as_json, text="\n".join(lines))
 
@@ -224,8 +224,8 @@ def key_revoke(tenant: str, key: str, as_json: bool) -> None:
     """Revoke a key by its id; it stops working at once, everywhere."""
 
     async def work(rows: Any) -> ApiKey:
-        revoked: ApiKey = await rows.access.revoke_key(TenantId(tenant), KeyId(key))
-        await rows.access.audit(TenantId(tenant), "cli", "key.revoked", key)
+        revoked: ApiKey = await rows.api_keys.revoke(TenantId(tenant), KeyId(key))
+        await rows.audit.record(TenantId(tenant), "cli", "key.revoked", key)
         return revoked
 
     revoked = _with_rows(work)

@@ -119,13 +119,13 @@ def tenant_account(tenant: str, *, clear: bool, force: bool, as_json: bool, **gi
         tenant_id = TenantId(tenant)
         if clear:
             cleared: Tenant = await rows.accounts.clear(tenant_id)
-            await rows.access.audit(tenant_id, "cli", "account.cleared", tenant)
+            await rows.audit.record(tenant_id, "cli", "account.cleared", tenant)
             return cleared
         if change is None:
-            known: Tenant = await rows.access.tenant(tenant_id)
+            known: Tenant = await rows.tenants.get(tenant_id)
             return known
         changed: Tenant = await rows.accounts.change(tenant_id, change, force=force)
-        await rows.access.audit(tenant_id, "cli", "account.changed", tenant, **audit_facts(change))
+        await rows.audit.record(tenant_id, "cli", "account.changed", tenant, **audit_facts(change))
         return changed
 
     found = with_rows(work) if change is None else with_sealing_rows(work)

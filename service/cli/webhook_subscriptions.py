@@ -123,7 +123,7 @@ async def _asked(
         endpoint = webhook_endpoint(settings.public_url or "", account)
         report = await work(subscriptions, account, endpoint, secrets)
         if tenant is not None and action is not None:
-            await rows.access.audit(TenantId(tenant), "cli", action, tenant)
+            await rows.audit.record(TenantId(tenant), "cli", action, tenant)
         return report
 
 

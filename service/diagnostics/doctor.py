@@ -124,7 +124,7 @@ async def _database(rows: Rows) -> str | None:
 
 async def _accounts(rows: Rows, accounts: Accounts) -> list[tuple[str, Account]]:
     """Return every account that is in use, with what tells its lines from the others'."""
-    tenants = await rows.access.list_tenants()
+    tenants = await rows.tenants.list_tenants()
     own = [(f" of {tenant.name}", Account(tenant.id)) for tenant in tenants if tenant.own_account]
     default = (await accounts.credentials(DEFAULT_ACCOUNT)).are_given
     return own if len(own) == len(tenants) > 0 and not default else [("", DEFAULT_ACCOUNT), *own]
@@ -187,7 +187,7 @@ async def _subscription(
 
 async def _destinations(rows: Rows) -> list[tuple[Tenant, Destination]]:
     found = []
-    for tenant in await rows.access.list_tenants():
+    for tenant in await rows.tenants.list_tenants():
         page = await rows.destinations.page(TenantId(tenant.id), None, 1000)
         found += [(tenant, destination) for destination in page.items]
     return found

@@ -8,7 +8,7 @@ from uuid import uuid4
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import Lease
 from service.jobs.sweep import pause
-from service.store.coordination import LeaseRows
+from service.store.leases import LeaseRows
 
 # However many rows there are, counting takes no more than a twentieth of one connection's time.
 _SHARE = 20.0

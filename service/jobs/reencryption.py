@@ -11,9 +11,9 @@ from service.domain.errors import StoreUnavailable
 from service.domain.ids import Lease
 from service.jobs.sweep import pause
 from service.observability.logging import failure
-from service.store.coordination import LeaseRows
 from service.store.encryption import Keyring
 from service.store.encryption_keys import KeyRows
+from service.store.leases import LeaseRows
 from service.store.reencryption import ResealingRows
 
 log = structlog.get_logger()

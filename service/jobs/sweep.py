@@ -20,7 +20,8 @@ from service.domain.results.fetching import Fetching
 from service.jobs.job_pool import Lane
 from service.jobs.retention import Retention
 from service.observability.logging import failure
-from service.store.coordination import IdempotencyRows, LeaseRows
+from service.store.idempotency import IdempotencyRows
+from service.store.leases import LeaseRows
 
 log = structlog.get_logger()
 

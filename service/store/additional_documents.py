@@ -28,7 +28,7 @@ class FurtherRows:
             if session is None:
                 yield None
                 return
-            call = await connection.fetchrow(sql("further.of_template"), session_id, template_id)
+            call = await connection.fetchrow(sql("additional_documents.of_template"), session_id, template_id)
             known = await connection.fetch(sql("documents.known"), session_id, template_id)
             state = _state(session, call, frozenset(row["upstream_id"] for row in known))
             yield FurtherUnitRows(connection, tenant_id, session_id, template_id, state)
@@ -43,19 +43,26 @@ class FurtherRows:
     ) -> None:
         """The vendor makes it; look for it after the wait."""
         await self._database.execute(
-            sql("further.record_asked"), session_id, template_id, lease, storable(document_id), wait_seconds
+            sql("additional_documents.record_asked"),
+            session_id,
+            template_id,
+            lease,
+            storable(document_id),
+            wait_seconds,
         )
 
     async def leave(
         self, session_id: SessionId, template_id: TemplateId, lease: Lease, wait_seconds: float
     ) -> None:
         """It is not known whether the vendor heard: the next caller, or later a worker, finds out."""
-        await self._database.execute(sql("further.leave"), session_id, template_id, lease, wait_seconds)
+        await self._database.execute(
+            sql("additional_documents.leave"), session_id, template_id, lease, wait_seconds
+        )
 
     async def withdraw(self, session_id: SessionId, template_id: TemplateId, lease: Lease) -> None:
         """The vendor refused: there is nothing to wait for."""
         async with self._database.transaction() as connection:
-            row = await connection.fetchrow(sql("further.find"), session_id, template_id, lease)
+            row = await connection.fetchrow(sql("additional_documents.find"), session_id, template_id, lease)
             if row is not None:
                 await drop_further(connection, row["id"], lease)
 
@@ -80,7 +87,12 @@ class FurtherUnitRows:
     async def begin(self, lease: Lease, lease_seconds: float) -> None:
         """The document is ours to ask for: its row is there before the call is made."""
         await self._connection.execute(
-            sql("further.begin"), self._tenant_id, self._session_id, self._template_id, lease, lease_seconds
+            sql("additional_documents.begin"),
+            self._tenant_id,
+            self._session_id,
+            self._template_id,
+            lease,
+            lease_seconds,
         )
 
 

@@ -31,15 +31,15 @@ class ChunkRows:
 
     async def release(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
         """The vendor refused them."""
-        await self._database.execute(sql("chunks.release"), session_id, sequence, lease)
+        await self._database.execute(sql("audio.release"), session_id, sequence, lease)
 
     async def expire_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
         """It is not known whether the vendor has them."""
-        await self._database.execute(sql("chunks.expire_lease"), session_id, sequence, lease)
+        await self._database.execute(sql("audio.expire_lease"), session_id, sequence, lease)
 
     async def _claim_all(self, chunks: Sequence[ChunkPlan]) -> list[ChunkClaim | None]:
         rows = await self._database.fetch(
-            sql("chunks.claim"),
+            sql("audio.claim"),
             [chunk.session_id for chunk in chunks],
             [chunk.tenant_id for chunk in chunks],
             [chunk.sequence for chunk in chunks],
@@ -55,7 +55,7 @@ class ChunkRows:
 
     async def _record_all(self, stored: Sequence[_Stored]) -> list[bool]:
         rows = await self._database.fetch(
-            sql("chunks.record"),
+            sql("audio.record"),
             [session_id for session_id, _, _ in stored],
             [sequence for _, sequence, _ in stored],
             [bytes.fromhex(sha256) for _, _, sha256 in stored],

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from asyncpg import Record
 from msgspec import Struct
@@ -32,6 +33,12 @@ class AuditRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def record(
+        self, tenant_id: TenantId, actor: str, action: str, object_id: str, **facts: Any
+    ) -> None:
+        """Record a deed; the facts carry no content."""
+        await self._database.execute(sql("audit.insert"), tenant_id, actor, action, object_id, facts)
 
     async def insert_reads(
         self, tenant_id: TenantId, actor: KeyId, action: str, object_ids: Sequence[str]

@@ -26,7 +26,7 @@ class BreakerRows:
         """Count one more failure in a row; None when the destination is gone."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
-                sql("breaker.count_failure"),
+                sql("circuit_breakers.count_failure"),
                 destination_id,
                 rule.failures,
                 rule.seconds,
@@ -41,7 +41,7 @@ class BreakerRows:
             if has_just_opened:
                 facts = {"failures": row["failures"]}
                 await connection.execute(
-                    sql("access.insert_audit"),
+                    sql("audit.insert"),
                     row["tenant_id"],
                     _ACTOR,
                     "destination.failing",
@@ -58,12 +58,12 @@ class BreakerRows:
     async def count_contact(self, destination_id: DestinationId) -> bool:
         """It answers: no failure counts any more, what the breaker held is due. True when it was open."""
         async with self._database.transaction() as connection:
-            row = await connection.fetchrow(sql("breaker.close"), destination_id)
+            row = await connection.fetchrow(sql("circuit_breakers.close"), destination_id)
             if row is None or not row["was_open"]:
                 return False
-            await connection.execute(sql("breaker.release"), destination_id)
+            await connection.execute(sql("circuit_breakers.release"), destination_id)
             await connection.execute(
-                sql("access.insert_audit"),
+                sql("audit.insert"),
                 row["tenant_id"],
                 _ACTOR,
                 "destination.answers_again",
@@ -74,6 +74,8 @@ class BreakerRows:
 
     async def give_up(self, destination_id: DestinationId, seconds: float, error_class: str) -> int:
         """End what is older than so many seconds and still waits; return how many that were."""
-        rows = await self._database.fetch(sql("breaker.give_up"), destination_id, seconds, error_class)
+        rows = await self._database.fetch(
+            sql("circuit_breakers.give_up"), destination_id, seconds, error_class
+        )
         DEAD.labels("schedule_used_up").inc(len(rows))
         return len(rows)

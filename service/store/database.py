@@ -118,7 +118,7 @@ class Database:
 
     async def _has_revision(self) -> bool:
         """Return whether any migration was ever made."""
-        row = await self.fetchrow(sql("coordination.has_revision"))
+        row = await self.fetchrow(sql("database.has_revision"))
         return row is not None and bool(row["has_revision"])
 
     @asynccontextmanager
@@ -144,7 +144,7 @@ class Database:
 
     async def revision(self) -> str | None:
         """Return the revision of the schema."""
-        row = await self.fetchrow(sql("coordination.revision"))
+        row = await self.fetchrow(sql("database.revision"))
         return row["version_num"] if row else None
 
     async def clock(self, steady: Callable[[], float]) -> tuple[float, float, float]:
@@ -154,7 +154,7 @@ class Database:
         """
         async with self.connection() as connection:
             asked = steady()
-            row = await connection.fetchrow(sql("coordination.clock"))
+            row = await connection.fetchrow(sql("database.clock"))
             answered = steady()
         if row is None:  # pragma: no cover - the statement always has a row
             raise StoreUnavailable("the database said nothing of its clock")
@@ -165,7 +165,7 @@ class Database:
 
         Raises StoreUnavailable unless it answers and has our schema.
         """
-        row = await self.fetchrow(sql("coordination.ping"))
+        row = await self.fetchrow(sql("database.ping"))
         self.was_reached = True
         if row is not None and row["is_read_only"]:
             return READ_ONLY

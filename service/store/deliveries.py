@@ -208,12 +208,14 @@ class DeliveryRows:
         """
         async with self._database.transaction() as connection:
             # Locked first, so that what is asked next is still so when it is changed.
-            await connection.execute(sql("recovery.hold_delivery_s_destination"), tenant_id, delivery_id)
-            await connection.execute(sql("recovery.lock_delivery"), tenant_id, delivery_id)
+            await connection.execute(
+                sql("delivery_recovery.hold_delivery_s_destination"), tenant_id, delivery_id
+            )
+            await connection.execute(sql("delivery_recovery.lock_delivery"), tenant_id, delivery_id)
             row = await connection.fetchrow(sql("deliveries.retry"), tenant_id, delivery_id)
-            obstacle = await connection.fetchrow(sql("recovery.obstacle"), delivery_id)
+            obstacle = await connection.fetchrow(sql("delivery_recovery.obstacle"), delivery_id)
             if row is not None:
-                await connection.execute(sql("breaker.probe_now"), row["destination_id"])
+                await connection.execute(sql("circuit_breakers.probe_now"), row["destination_id"])
         delivery = await self.one(tenant_id, delivery_id)
         if row is None and obstacle is not None and obstacle["is_erased"]:
             raise SessionErased("the session of this delivery was erased")

@@ -132,11 +132,11 @@ class Hasher:
         """Have the secret; raises StoreUnavailable, or SealError when its encryption key is gone."""
         if self._key is not None:
             return
-        row = await self._database.fetchrow(sql("access.server_secret"), _HASH_KEY)
+        row = await self._database.fetchrow(sql("encryption.server_secret"), _HASH_KEY)
         if row is None:
             made = self._keyring.seal(os.urandom(32), secret_place(_HASH_KEY))
-            await self._database.execute(sql("access.insert_server_secret"), _HASH_KEY, made)
-            row = await self._database.fetchrow(sql("access.server_secret"), _HASH_KEY)
+            await self._database.execute(sql("encryption.insert_server_secret"), _HASH_KEY, made)
+            row = await self._database.fetchrow(sql("encryption.server_secret"), _HASH_KEY)
         if row is None:
             raise StoreUnavailable("the installation's secret could not be stored")
         self._key = self._keyring.open(row["value_sealed"], secret_place(_HASH_KEY))

@@ -46,7 +46,7 @@ class KeyRows:
         A process that lacks a key registers none: its list is the wrong one.
         """
         if self._keyring.first not in await self._sealed_so_far():
-            await self._database.execute(sql("keys.hear"), self._keyring.first)
+            await self._database.execute(sql("encryption_keys.hear"), self._keyring.first)
 
     async def begin_command(self) -> None:
         """Check, and register the key for a command that seals. Raises MissingKeyError or InvalidRequest.
@@ -56,7 +56,7 @@ class KeyRows:
         first = self._keyring.first
         if first in await self._sealed_so_far():
             return
-        if await self._database.fetchrow(sql("keys.hear_alone"), first) is None:
+        if await self._database.fetchrow(sql("encryption_keys.hear_alone"), first) is None:
             others = " and ".join(each.key_id for each in await self.others_sealing())
             raise InvalidRequest(
                 f"{first}, the first of ENCRYPTION_KEYS, seals nothing here yet, and the running processes "
@@ -68,18 +68,18 @@ class KeyRows:
         await self._sealed_so_far()
         first = self._keyring.first
         async with self._database.transaction() as connection:
-            await connection.execute(sql("keys.hear"), first)
-            await connection.execute(sql("keys.renew_sealer"), process, first, SEALER_SECONDS)
+            await connection.execute(sql("encryption_keys.hear"), first)
+            await connection.execute(sql("encryption_keys.renew_sealer"), process, first, SEALER_SECONDS)
 
     async def leave(self, process: UUID) -> None:
         """This process seals nothing more."""
         async with self._database.transaction() as connection:
-            await connection.execute(sql("keys.hear"), self._keyring.first)
-            await connection.execute(sql("keys.remove_sealer"), process)
+            await connection.execute(sql("encryption_keys.hear"), self._keyring.first)
+            await connection.execute(sql("encryption_keys.remove_sealer"), process)
 
     async def others_sealing(self) -> list[Sealing]:
         """Return the keys but our first with which processes seal now."""
-        rows = await self._database.fetch(sql("keys.others_sealing"), self._keyring.first)
+        rows = await self._database.fetch(sql("encryption_keys.others_sealing"), self._keyring.first)
         return [Sealing(key_id=row["key_id"], processes=row["processes"], until=row["until"]) for row in rows]
 
     async def about(self) -> dict[str, Counter[str]]:
@@ -91,7 +91,7 @@ class KeyRows:
         """Return every key with exact counts; looks at every value."""
         async with self._database.connection() as connection:
             counts = await _counted(connection, _EVERY_PAGE)
-        rows = {row["key_id"]: row for row in await self._database.fetch(sql("keys.registered"))}
+        rows = {row["key_id"]: row for row in await self._database.fetch(sql("encryption_keys.registered"))}
         ids = dict.fromkeys([*self._keyring.key_ids, *rows, *counts])
         return [self._shown(key_id, rows.get(key_id), counts.get(key_id, Counter())) for key_id in ids]
 
@@ -118,9 +118,9 @@ class KeyRows:
         if key_id == self._keyring.first:
             raise InvalidRequest(f"{key_id} is the first of ENCRYPTION_KEYS: it seals")
         async with self._database.transaction() as connection:
-            if await connection.fetchrow(sql("keys.hold"), key_id) is None:
+            if await connection.fetchrow(sql("encryption_keys.hold"), key_id) is None:
                 raise NotFound(f"no key {key_id} ever sealed anything here")
-            processes = await connection.fetchval(sql("keys.processes"), key_id)
+            processes = await connection.fetchval(sql("encryption_keys.processes"), key_id)
             if processes:
                 raise InvalidRequest(
                     f"{processes} processes seal with {key_id}: restart them with another first key "
@@ -131,13 +131,13 @@ class KeyRows:
                 raise InvalidRequest(
                     f"{counts.total()} values are under {key_id}: run ekabridge encryption rotate first"
                 )
-            retired = await connection.fetchval(sql("keys.retire"), key_id)
+            retired = await connection.fetchval(sql("encryption_keys.retire"), key_id)
             facts = {"given_up": counts.total()}
-            await connection.execute(sql("keys.audit_retired"), key_id, facts)
+            await connection.execute(sql("encryption_keys.audit_retired"), key_id, facts)
         return Forgotten(key_id=key_id, retired_at=retired, given_up=counts.total())
 
     async def _sealed_so_far(self) -> set[str]:
-        rows = await self._database.fetch(sql("keys.registered"))
+        rows = await self._database.fetch(sql("encryption_keys.registered"))
         sealed = [row["key_id"] for row in rows if row["retired_at"] is None]
         if missing := [key_id for key_id in sealed if key_id not in self._keyring.key_ids]:
             raise MissingKeyError(missing)
@@ -166,6 +166,6 @@ class KeyRows:
 
 async def _counted(connection: LentConnection, pages: float) -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = {}
-    for row in await connection.fetch(sql("keys.count"), pages, timeout=_COUNT_SECONDS):
+    for row in await connection.fetch(sql("encryption_keys.count"), pages, timeout=_COUNT_SECONDS):
         found.setdefault(row["key_id"], Counter())[row["place"]] = row["count"]
     return found

@@ -67,7 +67,7 @@ class VoiceViews:
 
     async def session(self, tenant_id: TenantId, session_id: SessionId) -> VoiceState:
         """Return a session. Raises NotFound, for an erased one too."""
-        row = await self._database.fetchrow(sql("voice.session"), tenant_id, session_id)
+        row = await self._database.fetchrow(sql("medscribe.session"), tenant_id, session_id)
         if row is None:
             raise NotFound("no such session")
         transcripts = await self._large.transcripts(tenant_id, [row])
@@ -115,6 +115,6 @@ class VoiceViews:
     ) -> bool:
         """Return whether a document of that template, or of that id, is still awaited."""
         return (
-            await self._database.fetchrow(sql("voice.pending"), session_id, template_id, upstream_id)
+            await self._database.fetchrow(sql("medscribe.pending"), session_id, template_id, upstream_id)
             is not None
         )

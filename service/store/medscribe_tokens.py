@@ -14,10 +14,10 @@ from msgspec import Struct
 
 from service.domain.ids import KeyId, SessionId
 from service.domain.models import Principal
+from service.store.api_keys import principal_of
 from service.store.database import Database
 from service.store.encryption import Hasher
 from service.store.queries import sql
-from service.store.tenants import principal_of
 
 ACCESS_SECONDS = 1800
 
@@ -42,7 +42,7 @@ class VoiceTokens:
 
     async def issue_access(self, key_id: KeyId, *, seconds: float = ACCESS_SECONDS) -> str:
         """Make the token that stands for a key under /voice/v1 for so many seconds."""
-        row = await self._database.fetchrow(sql("access.token_expiry"), float(seconds))
+        row = await self._database.fetchrow(sql("medscribe.token_expiry"), float(seconds))
         assert row is not None  # noqa: S101 - a SELECT without FROM has one row
         return await self._sign(key_id, row["expires"], "access")
 
@@ -61,7 +61,7 @@ class VoiceTokens:
 
     async def principal(self, token: SignedToken) -> Principal | None:
         """Return who the token's key is, or None when the token is over or the key was revoked."""
-        row = await self._database.fetchrow(sql("access.principal_by_key_id"), token.key_id, token.expires)
+        row = await self._database.fetchrow(sql("api_keys.principal_by_id"), token.key_id, token.expires)
         return principal_of(row) if row else None
 
     async def _sign(self, key_id: KeyId, expires: int, scope: str) -> str:

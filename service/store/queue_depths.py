@@ -22,10 +22,10 @@ class QueueRows:
 
     async def depths(self) -> list[Queue]:
         """Return what is due now, by queue."""
-        rows = await self._database.fetch(sql("queues.depths"))
+        rows = await self._database.fetch(sql("queue_depths.depths"))
         return [Queue(row["queue"], row["depth"], row["oldest_seconds"]) for row in rows]
 
     async def leases(self) -> dict[str, int]:
         """Return how many leases are in force, by kind."""
-        row = await self._database.fetchrow(sql("queues.leases"))
+        row = await self._database.fetchrow(sql("queue_depths.leases"))
         return dict(row) if row else {}

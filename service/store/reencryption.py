@@ -15,11 +15,12 @@ from msgspec import Struct
 from schemas.encryption import Walk
 from service.domain.ids import TenantId
 from service.store import destinations, results, sessions
-from service.store.coordination import answer_place, tokens_place
 from service.store.database import Database
 from service.store.encryption import Keyring, SealError, head_of, key_id_of, secret_place
+from service.store.idempotency import answer_place
 from service.store.queries import sql
 from service.store.tenants import account_place
+from service.store.vendor_tokens import tokens_place
 
 log = structlog.get_logger()
 
@@ -47,26 +48,26 @@ def _account_place(tenant_id: str) -> str:
 SEALED_TABLES = (
     SealedTable(
         name="server_secrets",
-        read=sql("resealing.read_server_secrets"),
-        write=sql("resealing.write_server_secrets"),
+        read=sql("reencryption.read_server_secrets"),
+        write=sql("reencryption.write_server_secrets"),
         columns=(("value_sealed", secret_place),),
     ),
     SealedTable(
         name="tenants",
-        read=sql("resealing.read_tenants"),
-        write=sql("resealing.write_tenants"),
+        read=sql("reencryption.read_tenants"),
+        write=sql("reencryption.write_tenants"),
         columns=(("account_sealed", _account_place),),
     ),
     SealedTable(
         name="vendor_tokens",
-        read=sql("resealing.read_vendor_tokens"),
-        write=sql("resealing.write_vendor_tokens"),
+        read=sql("reencryption.read_vendor_tokens"),
+        write=sql("reencryption.write_vendor_tokens"),
         columns=(("tokens_sealed", tokens_place),),
     ),
     SealedTable(
         name="destinations",
-        read=sql("resealing.read_destinations"),
-        write=sql("resealing.write_destinations"),
+        read=sql("reencryption.read_destinations"),
+        write=sql("reencryption.write_destinations"),
         columns=(
             ("url_sealed", destinations.url_place),
             ("headers_sealed", destinations.headers_place),
@@ -76,8 +77,8 @@ SEALED_TABLES = (
     ),
     SealedTable(
         name="sessions",
-        read=sql("resealing.read_sessions"),
-        write=sql("resealing.write_sessions"),
+        read=sql("reencryption.read_sessions"),
+        write=sql("reencryption.write_sessions"),
         columns=(
             ("details_sealed", sessions.details_place),
             ("upload_url_sealed", sessions.upload_url_place),
@@ -87,8 +88,8 @@ SEALED_TABLES = (
     ),
     SealedTable(
         name="documents",
-        read=sql("resealing.read_documents"),
-        write=sql("resealing.write_documents"),
+        read=sql("reencryption.read_documents"),
+        write=sql("reencryption.write_documents"),
         columns=(
             ("data_sealed", results.document_place),
             ("annotations_sealed", results.annotations_place),
@@ -96,14 +97,14 @@ SEALED_TABLES = (
     ),
     SealedTable(
         name="events",
-        read=sql("resealing.read_events"),
-        write=sql("resealing.write_events"),
+        read=sql("reencryption.read_events"),
+        write=sql("reencryption.write_events"),
         columns=(("body_sealed", results.event_place),),
     ),
     SealedTable(
         name="idempotency_keys",
-        read=sql("resealing.read_idempotency_keys"),
-        write=sql("resealing.write_idempotency_keys"),
+        read=sql("reencryption.read_idempotency_keys"),
+        write=sql("reencryption.write_idempotency_keys"),
         columns=(("answer_sealed", answer_place),),
     ),
 )
@@ -133,7 +134,7 @@ class ResealingRows:
         None is due while a process seals with another key than our first.
         """
         names = list(_TABLES)
-        row = await self._database.fetchrow(sql("resealing.due"), self._keyring.first, names)
+        row = await self._database.fetchrow(sql("reencryption.due"), self._keyring.first, names)
         if row is None:
             return False
         await self._batch(_TABLES[row["name"]])
@@ -141,7 +142,7 @@ class ResealingRows:
 
     async def walk_anew(self) -> None:
         """Have every table walked from its start, whatever was done before."""
-        await self._database.execute(sql("resealing.forget_walks"))
+        await self._database.execute(sql("reencryption.forget_walks"))
 
     async def walks(self) -> list[Walk]:
         """Return how far each table is."""
@@ -150,13 +151,13 @@ class ResealingRows:
                 table=row["table_name"],
                 **{name: row[name] for name in Walk.__struct_fields__ if name != "table"},
             )
-            for row in await self._database.fetch(sql("resealing.walks"))
+            for row in await self._database.fetch(sql("reencryption.walks"))
         ]
 
     async def _batch(self, table: SealedTable) -> None:
         first = self._keyring.first
-        await self._database.execute(sql("resealing.begin"), table.name, first)
-        position = await self._database.fetchrow(sql("resealing.position"), table.name, first)
+        await self._database.execute(sql("reencryption.begin"), table.name, first)
+        position = await self._database.fetchrow(sql("reencryption.position"), table.name, first)
         if position is None:
             return  # another walker has just finished it
         after = position["after"]
@@ -170,7 +171,7 @@ class ResealingRows:
             # What is left is read again, a few times, and then by the next walk.
             is_done = self._count_try(table.name, after) or not left
             advanced = await connection.fetchrow(
-                sql("resealing.advance"),
+                sql("reencryption.advance"),
                 table.name,
                 first,
                 after,
@@ -223,7 +224,7 @@ class ResealingRows:
         """Register the keys under which values were found, before the first of them is replaced."""
         believed = {key_id for key_id, count in batch.unknown.items() if count >= _ENOUGH_TO_BELIEVE}
         for key_id in sorted(batch.known | believed):
-            await self._database.execute(sql("keys.discover"), key_id)
+            await self._database.execute(sql("encryption_keys.discover"), key_id)
 
 
 def _columns(changes: dict[str, list[bytes | None]]) -> list[list[object]]:

@@ -21,14 +21,14 @@ class RefreshRows:
 
         None when the tenant has no such session.
         """
-        row = await self._database.fetchrow(sql("fetches.refresh"), tenant_id, session_id, actor, seconds)
+        row = await self._database.fetchrow(sql("results.refresh"), tenant_id, session_id, actor, seconds)
         if row is None:
             return None
         return Refreshed(status=row["status"], is_erased=row["is_erased"], is_requested=row["is_requested"])
 
     async def hurry(self, tenant_id: TenantId, session_id: SessionId, seconds: float) -> bool:
         """Make the calls of an ended session due that were not made for so many seconds."""
-        return bool(await self._database.fetch(sql("fetches.hurry"), tenant_id, session_id, seconds))
+        return bool(await self._database.fetch(sql("results.hurry"), tenant_id, session_id, seconds))
 
     async def ended_badly(
         self, tenant_id: TenantId | None, since: datetime, limit: int

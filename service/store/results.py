@@ -72,7 +72,7 @@ class ResultRows:
     ) -> list[FetchJob]:
         """Lease Get Session calls that are due, but of no account that is passed over."""
         rows = await self._database.fetch(
-            sql("fetches.claim"), session_id, limit, lease_seconds, list(passed_over)
+            sql("results.claim"), session_id, limit, lease_seconds, list(passed_over)
         )
         return [
             FetchJob(
@@ -99,15 +99,15 @@ class ResultRows:
 
     async def release_fetch(self, job: FetchJob) -> None:
         """Its worker stops: another one makes it at once."""
-        await self._database.execute(sql("fetches.release"), job.id, job.lease)
+        await self._database.execute(sql("results.release"), job.id, job.lease)
 
     async def give_back_fetch(self, job: FetchJob, seconds: float) -> None:
         """It was not made, and counts for nothing: look again later."""
-        await self._database.execute(sql("fetches.give_back"), job.id, job.lease, seconds)
+        await self._database.execute(sql("results.give_back"), job.id, job.lease, seconds)
 
     async def drop_fetch(self, job: FetchJob) -> None:
         """It need not be made after all."""
-        await self._database.execute(sql("fetches.drop"), job.id, job.lease)
+        await self._database.execute(sql("results.drop"), job.id, job.lease)
 
     @asynccontextmanager
     async def settling(self, session_id: SessionId) -> AsyncIterator["SettleRows | None"]:
@@ -166,34 +166,34 @@ class SettleRows:
 
     async def holds(self, job: FetchJob) -> bool:
         """Whether the call's lease still stands; if so, it does until this unit ends."""
-        return await self._connection.fetchrow(sql("fetches.hold"), job.id, job.lease) is not None
+        return await self._connection.fetchrow(sql("results.hold"), job.id, job.lease) is not None
 
     async def settle_fetch(self, job: FetchJob, outcome: str) -> bool:
         """This call is done with; false when the lease was lost, and then nothing may be recorded."""
-        row = await self._connection.fetchrow(sql("fetches.settle"), job.id, job.lease, outcome)
+        row = await self._connection.fetchrow(sql("results.settle"), job.id, job.lease, outcome)
         return row is not None
 
     async def settle_other_fetches(self, outcome: str) -> None:
         """Calls that were still to be made are not."""
-        await self._connection.execute(sql("fetches.settle_rest"), self.session_id, outcome)
+        await self._connection.execute(sql("results.settle_rest"), self.session_id, outcome)
 
     async def settle_template(self, template_id: TemplateId, outcome: str) -> None:
         """The call for a template need not be made any more; one that is under way records nothing."""
-        await self._connection.execute(sql("fetches.settle_template"), self.session_id, template_id, outcome)
+        await self._connection.execute(sql("results.settle_template"), self.session_id, template_id, outcome)
 
     async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
         """Ask again later; `is_missing`: the vendor said that there is no such thing."""
         await self._connection.execute(
-            sql("fetches.postpone"), job.id, job.lease, seconds, reason, is_missing
+            sql("results.postpone"), job.id, job.lease, seconds, reason, is_missing
         )
 
     async def record_verdict(self, template_id: TemplateId, verdict: Verdict | None) -> None:
         """Remember what an answer said of a template's document, and since when; None forgets it."""
-        await self._connection.execute(sql("fetches.record_verdict"), self.session_id, template_id, verdict)
+        await self._connection.execute(sql("results.record_verdict"), self.session_id, template_id, verdict)
 
     async def request_unfiltered(self, *, at_once: bool, restart_tries: bool = False) -> None:
         """Have the unfiltered call made, unless it is waiting to be made; `at_once`: even then."""
-        statement = sql("fetches.request_unfiltered")
+        statement = sql("results.request_unfiltered")
         await self._connection.execute(statement, self.tenant_id, self.session_id, at_once, restart_tries)
 
     async def record_result(self, result: VendorResult) -> None:
@@ -286,7 +286,7 @@ class SettleRows:
 
     async def mark_asked(self, job: FetchJob, document_id: str | None) -> None:
         """The vendor is known to make the further document."""
-        await self._connection.execute(sql("fetches.mark_asked"), job.id, job.lease, storable(document_id))
+        await self._connection.execute(sql("results.mark_asked"), job.id, job.lease, storable(document_id))
 
     async def drop_further(self, job: FetchJob) -> None:
         """The vendor was never asked for the further document."""
@@ -294,7 +294,7 @@ class SettleRows:
 
     async def fetches(self) -> list[FetchState]:
         """How all calls stand."""
-        rows = await self._connection.fetch(sql("fetches.of_session"), self.session_id)
+        rows = await self._connection.fetch(sql("results.of_session"), self.session_id)
         return [
             FetchState(
                 template_id=TemplateId(row["template_id"]),
@@ -391,8 +391,8 @@ class SettleRows:
 
 async def drop_further(connection: LentConnection, fetch_id: int, lease: Lease) -> None:
     """Forget the call for a further document that the vendor was never asked for."""
-    await connection.execute(sql("fetches.drop_further"), fetch_id, lease)
-    await connection.execute(sql("fetches.settle_unasked"), fetch_id, lease)
+    await connection.execute(sql("results.drop_further"), fetch_id, lease)
+    await connection.execute(sql("results.settle_unasked"), fetch_id, lease)
 
 
 def storable(text: str | None) -> str | None:

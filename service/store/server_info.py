@@ -19,7 +19,7 @@ class Server(Struct, frozen=True, kw_only=True):
 
 async def look_at_server(database: Database) -> Server:
     """Ask the server what it is."""
-    row = await database.fetchrow(sql("examination.server"))
+    row = await database.fetchrow(sql("server_info.server"))
     if row is None:  # pragma: no cover - the statement always returns its row
         raise AssertionError("the server told nothing of itself")
     return Server(**dict(row))
@@ -27,4 +27,4 @@ async def look_at_server(database: Database) -> Server:
 
 async def forbidden_tables(database: Database) -> list[str]:
     """Return the tables that our user may not read and write as it must."""
-    return [row["name"] for row in await database.fetch(sql("examination.forbidden"))]
+    return [row["name"] for row in await database.fetch(sql("server_info.forbidden"))]

@@ -51,7 +51,7 @@ class ChangeRows:
         patient_hash = await self._sessions.patient_hash(who.tenant_id, (details.patient or {}).get("id"))
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
-                sql("changes.record"),
+                sql("session_updates.record"),
                 session_id,
                 lease,
                 change.templates,
@@ -69,7 +69,7 @@ class ChangeRows:
 
     async def release_change(self, session_id: SessionId, lease: Lease) -> None:
         """The vendor does not have it, or nobody knows: the session may be changed again."""
-        await self._database.execute(sql("changes.release"), session_id, lease)
+        await self._database.execute(sql("session_updates.release"), session_id, lease)
 
 
 class ChangeUnitRows:
@@ -103,12 +103,12 @@ class ChangeUnitRows:
 
     async def lease_change(self, lease: Lease, lease_seconds: float) -> None:
         """Only we may change it now, and nobody may end it."""
-        await self._connection.execute(sql("changes.lease"), self._session_id, lease, lease_seconds)
+        await self._connection.execute(sql("session_updates.lease"), self._session_id, lease, lease_seconds)
 
     async def cancel(self, lease: Lease | None, lease_seconds: float) -> None:
         """Cancel it; the vendor is owed the call: ours, or with None due when the present is over."""
-        await self._connection.execute(sql("changes.cancel"), self._session_id, lease, lease_seconds)
-        await self._connection.execute(sql("fetches.settle_rest"), self._session_id, "cancelled")
+        await self._connection.execute(sql("session_updates.cancel"), self._session_id, lease, lease_seconds)
+        await self._connection.execute(sql("results.settle_rest"), self._session_id, "cancelled")
         self.is_cancelled = True
 
     async def erase(self, actor: KeyId) -> SessionStatus:
@@ -156,4 +156,4 @@ async def audit(
     facts: dict[str, Any],
 ) -> None:
     """Record who did what, in the same transaction as the deed; the facts carry no content."""
-    await connection.execute(sql("access.insert_audit"), tenant_id, actor, action, object_id, facts)
+    await connection.execute(sql("audit.insert"), tenant_id, actor, action, object_id, facts)

@@ -147,7 +147,7 @@ class SessionRows:
             if row is None:
                 yield None
                 return
-            sequences = await connection.fetch(sql("chunks.stored_sequences"), session_id)
+            sequences = await connection.fetch(sql("audio.stored_sequences"), session_id)
             heard = None
             if row["upload"] == "stream":
                 heard = await connection.fetchrow(sql("streams.has_audio"), session_id)
@@ -244,10 +244,10 @@ class EndRows:
     async def begin(self, lease: Lease, *, lease_seconds: float, reconcile_seconds: float) -> None:
         """End it: the end call is owed and ours, each template's result is owed after the wait."""
         await self._connection.execute(sql("sessions.begin_end"), self._session_id, lease, lease_seconds)
-        await self._connection.execute(sql("fetches.forget_probes"), self._session_id)
+        await self._connection.execute(sql("results.forget_probes"), self._session_id)
         templates: list[TemplateId] = [TemplateId(name) for name in self.state.templates] or [UNFILTERED]
         await self._connection.execute(
-            sql("fetches.owe"), self._tenant_id, self._session_id, templates, reconcile_seconds
+            sql("results.owe"), self._tenant_id, self._session_id, templates, reconcile_seconds
         )
 
     async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:

@@ -40,4 +40,4 @@ class ShownRow:
             return empty
 
     async def _is_held(self, error: MissingKeyError) -> bool:
-        return await self._database.fetchrow(sql("keys.is_held"), *error.key_ids) is not None
+        return await self._database.fetchrow(sql("encryption_keys.is_held"), *error.key_ids) is not None

@@ -19,7 +19,7 @@ class AccountRows:
 
     async def own(self, tenant_id: TenantId) -> VendorAccount | None:
         """Return a tenant's own account; None when it shares the default one, or is unknown."""
-        row = await self._database.fetchrow(sql("accounts.own"), tenant_id)
+        row = await self._database.fetchrow(sql("vendor_accounts.own"), tenant_id)
         return self._opened(tenant_id, row["account_sealed"]) if row else None
 
     async def change(self, tenant_id: TenantId, change: AccountChange, *, force: bool) -> Tenant:
@@ -44,7 +44,7 @@ class AccountRows:
             return await self._set(connection, tenant_id, None)
 
     async def _locked(self, connection: LentConnection, tenant_id: TenantId) -> VendorAccount | None:
-        row = await connection.fetchrow(sql("accounts.lock"), tenant_id)
+        row = await connection.fetchrow(sql("vendor_accounts.lock"), tenant_id)
         if row is None:
             raise NotFound("no such tenant")
         return self._opened(tenant_id, row["account_sealed"])
@@ -52,7 +52,7 @@ class AccountRows:
     async def _check_unused(
         self, connection: LentConnection, tenant_id: TenantId, *, is_forced: bool
     ) -> None:
-        row = await connection.fetchrow(sql("accounts.is_used"), tenant_id)
+        row = await connection.fetchrow(sql("vendor_accounts.is_used"), tenant_id)
         if row is not None and row["is_used"] and not is_forced:
             raise AccountInUse(
                 "sessions of this account are not done yet: end them, or wait for their results"
@@ -64,10 +64,10 @@ class AccountRows:
         sealed = None
         if account is not None:
             sealed = self._keyring.seal_json(account, account_place(tenant_id))
-        row = await connection.fetchrow(sql("accounts.set"), tenant_id, sealed)
+        row = await connection.fetchrow(sql("vendor_accounts.set"), tenant_id, sealed)
         if row is None:  # pragma: no cover - its row is locked
             raise NotFound("no such tenant")
-        await connection.execute(sql("accounts.forget_tokens"), tenant_id)
+        await connection.execute(sql("vendor_accounts.forget_tokens"), tenant_id)
         return tenant_of(row)
 
     def _opened(self, tenant_id: TenantId, sealed: bytes | None) -> VendorAccount | None:

@@ -86,9 +86,9 @@ async def open_two(database_url: str, redis_url: str, *secrets: str, **changes: 
             webhooks_enabled=False,
         )  # fmt: skip
         own = VendorAccount(credentials=client_of("hospital"), webhook_secrets=secrets)
-        added = await rows.access.add_tenant("hospital", TenantDefaults(templates=["eka_emr_template"]), own)
+        added = await rows.tenants.add("hospital", TenantDefaults(templates=["eka_emr_template"]), own)
         tenant_id = TenantId(added.id)
-        key = await rows.access.add_key(tenant_id, "emr")
+        key = await rows.api_keys.add(tenant_id, "emr")
         yield Two(bridge, rows, tenant_id, await bridge.client(str(key.key)))
 
 

@@ -312,7 +312,7 @@ async def test_a_process_that_stops_lets_everybody_go_at_once(bridge: Bridge) ->
 async def test_silence_is_broken_before_a_proxy_hangs_up(bridge: Bridge) -> None:
     session_id = SessionId((await bridge.create())["id"])
     async with own_app(bridge) as (services, _):
-        who = await principal_of(services.access, await key_of(bridge))
+        who = await principal_of(services.api_keys, await key_of(bridge))
         assert who is not None
         events = _follow(services, who, session_id, Position(), keep_alive_seconds=0.1)
         first = await anext(events)

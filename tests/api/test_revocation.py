@@ -16,13 +16,13 @@ from tests.bridge import Bridge
 
 async def make_key(house: Bridge) -> tuple[KeyId, str]:
     async with open_rows(house.settings) as rows:
-        key = await rows.access.add_key(house.tenant_id, "emr")
+        key = await rows.api_keys.add(house.tenant_id, "emr")
         return KeyId(key.id), str(key.key)
 
 
 async def revoke(house: Bridge, key_id: KeyId) -> None:
     async with open_rows(house.settings) as rows:
-        await rows.access.revoke_key(house.tenant_id, key_id)
+        await rows.api_keys.revoke(house.tenant_id, key_id)
 
 
 async def test_the_next_call_on_every_pod_is_refused(house: Bridge) -> None:

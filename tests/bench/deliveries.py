@@ -122,7 +122,7 @@ async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
     connection = await asyncpg.connect(database_url)
     await connection.execute("DELETE FROM attempts; DELETE FROM deliveries; DELETE FROM events")
     async with open_rows(make_settings(database_url, "redis://unused")) as rows:
-        tenant_id = TenantId((await rows.access.add_tenant("bench", TenantDefaults())).id)
+        tenant_id = TenantId((await rows.tenants.add("bench", TenantDefaults())).id)
         made = [(await rows.destinations.add(tenant_id, DestinationCreate(url=url))).id for url in urls]
         sealed = rows.keyring.seal_json(_BODY, event_place(None))
     first = await connection.fetchval("SELECT coalesce(max(id), 0) + 1 FROM events")

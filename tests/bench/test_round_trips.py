@@ -104,7 +104,7 @@ async def test_nor_does_a_webhook_of_a_tenant_s_own_account_cost_more(
             credentials=Credentials(token="sandbox-token"), webhook_secrets=("hospital-signing-key",)
         )
         async with open_rows(make_settings(database_url, redis_url)) as rows:
-            tenant = await rows.access.add_tenant("hospital", TenantDefaults(), own)
+            tenant = await rows.tenants.add("hospital", TenantDefaults(), own)
 
         async def send(session_id: str) -> list[str]:
             answer = await bridge.vendor.post(

@@ -33,11 +33,11 @@ TELLING = (
     ("sessions.record_created", "after"),
     ("vendor: upload", "before"),
     ("vendor: upload", "after"),
-    ("chunks.record", "before"),
+    ("audio.record", "before"),
     ("commit after fetches.owe", "after"),
     ("vendor: end", "after"),
-    ("webhooks.receive", "before"),
-    ("fetches.claim", "after"),
+    ("webhook_events.receive", "before"),
+    ("results.claim", "after"),
     ("vendor: get", "after"),
     ("commit after documents.mark_released", "before"),
     ("commit after documents.mark_released", "after"),
@@ -158,4 +158,4 @@ async def test_a_kill_at_every_point_loses_and_doubles_nothing(hospital: Hospita
 
 def _is_passed(hospital: Hospital, step: str) -> bool:
     """Whether a step belongs to this server's dictations: August sends no webhook."""
-    return step != "webhooks.receive" or not hospital.vendor.settings.is_august
+    return step != "webhook_events.receive" or not hospital.vendor.settings.is_august

@@ -163,8 +163,8 @@ async def own_account(needles: Needles, rig: Rig, database_url: str) -> str:
     )
     async with open_rows(make_settings(database_url, "redis://unused")) as rows:
         defaults = TenantDefaults(templates=["eka_emr_template"])
-        tenant = await rows.access.add_tenant("hospital", defaults, account)
-        return needles.keep(str((await rows.access.add_key(TenantId(tenant.id), "admin")).key))
+        tenant = await rows.tenants.add("hospital", defaults, account)
+        return needles.keep(str((await rows.api_keys.add(TenantId(tenant.id), "admin")).key))
 
 
 async def destinations(needles: Needles, rig: Rig, api: httpx2.AsyncClient, oauth: str) -> None:

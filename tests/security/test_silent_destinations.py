@@ -55,7 +55,7 @@ async def silent_server() -> AsyncIterator[SilentServer]:
 async def fill(bridge: Bridge, silent: SilentServer, tenants: int) -> None:
     """Let documents wait for 300 silent destinations of so many tenants."""
     async with open_rows(bridge.settings) as rows:
-        names = [(await rows.access.add_tenant(f"t{n}", TenantDefaults())).id for n in range(tenants)]
+        names = [(await rows.tenants.add(f"t{n}", TenantDefaults())).id for n in range(tenants)]
         made = []
         for number in range(SILENT):
             request = DestinationCreate(url=f"{silent.url}/{number}", timeout_seconds=120)

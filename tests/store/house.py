@@ -51,7 +51,7 @@ DETAILS = SessionDetails(
 
 
 async def new_tenant(rows: Rows, name: str = "first") -> TenantId:
-    return TenantId((await rows.access.add_tenant(name, TenantDefaults())).id)
+    return TenantId((await rows.tenants.add(name, TenantDefaults())).id)
 
 
 @dataclass

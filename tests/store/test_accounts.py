@@ -27,7 +27,7 @@ def change_to(**credentials: str) -> AccountChange:
 
 async def hospital(house: House) -> TenantId:
     """A tenant with an account of its own."""
-    return TenantId((await house.rows.access.add_tenant("hospital", TenantDefaults(), OWN)).id)
+    return TenantId((await house.rows.tenants.add("hospital", TenantDefaults(), OWN)).id)
 
 
 async def own_session(house: House, tenant_id: TenantId, **fields: object) -> str:
@@ -68,11 +68,11 @@ async def test_it_opens_for_its_own_tenant_only(house: House) -> None:
 
 async def test_tenants_say_whether_they_have_one_and_keys_whose_they_are(house: House) -> None:
     tenant_id = await hospital(house)
-    listed = {each.id: each.own_account for each in await house.rows.access.list_tenants()}
+    listed = {each.id: each.own_account for each in await house.rows.tenants.list_tenants()}
     assert listed == {house.tenant_id: False, tenant_id: True}
     for tenant, account in ((tenant_id, tenant_id), (house.tenant_id, "default")):
-        key = await house.rows.access.add_key(tenant, "emr")
-        who = await principal_of(house.rows.access, str(key.key))
+        key = await house.rows.api_keys.add(tenant, "emr")
+        who = await principal_of(house.rows.api_keys, str(key.key))
         assert who is not None
         assert who.account == account
 

@@ -50,8 +50,8 @@ async def fill(house: House) -> dict[str, str]:
     """One row at least in every table, from code that holds recognisable secrets."""
     rows = house.rows
     destination = await house.add_destination(f"https://emr.example/hooks?token={URL_TOKEN}")
-    key = await rows.access.add_key(house.tenant_id, "admin")
-    await rows.access.audit(house.tenant_id, key.id, "destination.created", destination.id)
+    key = await rows.api_keys.add(house.tenant_id, "admin")
+    await rows.audit.record(house.tenant_id, key.id, "destination.created", destination.id)
     lease, plan = make_lease(), house.plan(details=DETAILS)
     await rows.idempotency.reserve(KEY, PATIENT.encode(), plan, lease, lease_seconds=60, life_seconds=3600)
     await rows.idempotency.finish(house.tenant_id, KEY, plan.id, NAME.encode())
@@ -150,7 +150,7 @@ async def test_everything_is_found_and_opens_after_the_keys_were_rotated(databas
         assert session.transcript == TRANSCRIPT
         (document,) = await views_of(rows).documents(house.tenant_id, made["session"], None)
         assert document.data == {"assessment": DOCUMENT}
-        assert (await principal_of(rows.access, made["key"])).tenant_id == house.tenant_id
+        assert (await principal_of(rows.api_keys, made["key"])).tenant_id == house.tenant_id
         assert URL_TOKEN in (await rows.destinations.one(house.tenant_id, made["destination"])).url
         assert (await rows.tokens.read(DEFAULT_ACCOUNT)).tokens == TOKENS.encode()
         again = await rows.idempotency.reserve(
@@ -172,7 +172,7 @@ async def test_without_the_key_nothing_opens_and_the_error_says_so(database_url,
         for call in (
             ping_store(rows),
             rows.hasher.hash("x", b"y"),
-            principal_of(rows.access, made["key"]),
+            principal_of(rows.api_keys, made["key"]),
             views_of(rows).session(house.tenant_id, made["session"]),
             rows.destinations.one(house.tenant_id, made["destination"]),
             rows.tokens.read(DEFAULT_ACCOUNT),
@@ -222,22 +222,22 @@ async def test_the_same_patient_of_two_tenants_has_two_hashes(house):
 
 
 async def test_a_key_is_known_until_it_is_revoked(house):
-    key = await house.rows.access.add_key(house.tenant_id, "emr")
-    who = await principal_of(house.rows.access, str(key.key))
+    key = await house.rows.api_keys.add(house.tenant_id, "emr")
+    who = await principal_of(house.rows.api_keys, str(key.key))
     assert (who.key_id, who.tenant_id, who.role, who.account) == (
         key.id,
         house.tenant_id,
         "emr",
         DEFAULT_ACCOUNT,
     )
-    revoked = await house.rows.access.revoke_key(house.tenant_id, key.id)
-    assert await principal_of(house.rows.access, str(key.key)) is None
-    again = await house.rows.access.revoke_key(house.tenant_id, key.id)
+    revoked = await house.rows.api_keys.revoke(house.tenant_id, key.id)
+    assert await principal_of(house.rows.api_keys, str(key.key)) is None
+    again = await house.rows.api_keys.revoke(house.tenant_id, key.id)
     assert again.revoked_at == revoked.revoked_at
-    assert [each.id for each in await house.rows.access.list_keys(house.tenant_id)] == [key.id]
+    assert [each.id for each in await house.rows.api_keys.list_keys(house.tenant_id)] == [key.id]
 
 
 @pytest.mark.parametrize("key", ["", "ekb_", "ekb_unknown", "Bearer x", "ekb_é", "ekb_\0", "' OR 1=1 --"])
 async def test_an_unknown_key_is_nobody(house, key):
-    await house.rows.access.add_key(house.tenant_id, "emr")
-    assert await principal_of(house.rows.access, key) is None
+    await house.rows.api_keys.add(house.tenant_id, "emr")
+    assert await principal_of(house.rows.api_keys, key) is None

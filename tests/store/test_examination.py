@@ -19,7 +19,7 @@ async def test_a_user_that_lacks_a_right_is_told_by_the_table_s_name(house: Hous
         await run(f"REVOKE UPDATE, DELETE ON audit FROM {role}")  # which nobody needs
         await run(f"REVOKE DELETE ON chunks FROM {role}")
         await run(f"SET ROLE {role}")
-        rows = await house.connection.fetch(sql("examination.forbidden"))
+        rows = await house.connection.fetch(sql("server_info.forbidden"))
         assert [row["name"] for row in rows] == ["chunks"]
     finally:
         await run("RESET ROLE")

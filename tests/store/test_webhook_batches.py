@@ -12,7 +12,7 @@ import pytest
 
 from service.domain.errors import InvalidRequest, StoreUnavailable
 from service.domain.ids import Account
-from service.store.coordination import WebhookRows
+from service.store.webhook_events import WebhookRows
 from tests.store.house import House
 from tests.store.test_changes import erase, partial
 from tests.unit.makers import LETTER, NOTE

@@ -46,7 +46,7 @@ class Keys:
             raise StoreUnavailable("away")
         return {hashed: WHO for hashed in hashes if hashed in self.good}
 
-    async def standing_keys(self, key_ids: list[KeyId]) -> set[KeyId]:
+    async def active_keys(self, key_ids: list[KeyId]) -> set[KeyId]:
         if self.is_away:
             raise StoreUnavailable("away")
         return set(key_ids) if b"good" in self.good else set()
@@ -172,7 +172,7 @@ async def test_whoever_waits_is_let_go_when_the_process_closes(keys: Keys) -> No
 
 
 async def test_a_revocation_is_seen_while_a_call_is_answered(keys: Keys) -> None:
-    revocations = Revocations(keys.standing_keys, look_seconds=0.001)
+    revocations = Revocations(keys.active_keys, look_seconds=0.001)
     with revocations.watching(WHO.key_id):
         with revocations.watching(WHO.key_id):
             await asyncio.sleep(0.01)

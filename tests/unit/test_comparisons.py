@@ -21,7 +21,7 @@ HARMLESS = {
         "service/forwarding/oauth_tokens.py",
         "held.token == refused",
     ): "what we held before and what we hold now",
-    ("service/store/coordination.py", "known['request_hash'] != request_hash"): (
+    ("service/store/idempotency.py", "known['request_hash'] != request_hash"): (
         "keyed hashes of two requests of the caller's own: it knows both requests and neither hash"
     ),
 }

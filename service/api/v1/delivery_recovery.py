@@ -33,7 +33,7 @@ async def test_destination(
     delivery = await services.recovery.ping(
         who.tenant_id, DestinationId(destination_id), services.clock.now()
     )
-    await services.access.audit(who.tenant_id, who.key_id, "destination.tested", destination_id)
+    await services.audit.record(who.tenant_id, who.key_id, "destination.tested", destination_id)
     return delivery
 
 
@@ -59,7 +59,7 @@ async def recover_destination(
     """Make due what died there since then, and what it wants of then and never got; twice does no harm."""
     since = utc(read_json(body, RecoverRequest).since, "since")
     found = await services.recovery.recover(who.tenant_id, DestinationId(destination_id), since)
-    await services.access.audit(
+    await services.audit.record(
         who.tenant_id,
         who.key_id,
         "destination.recovered",
@@ -93,7 +93,7 @@ async def confirm_delivery(
     """Record the EMR's own id of the note; the same again is the same answer."""
     record_id = read_json(body, DeliveryConfirm).record_id
     delivery = await services.recovery.confirm(who.tenant_id, DeliveryId(delivery_id), record_id)
-    await services.access.audit(who.tenant_id, who.key_id, "delivery.confirmed", delivery_id)
+    await services.audit.record(who.tenant_id, who.key_id, "delivery.confirmed", delivery_id)
     return delivery
 
 

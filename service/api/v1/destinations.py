@@ -38,7 +38,7 @@ async def create_destination(
     request = read_json(body, DestinationCreate)
     await services.check_call(request)
     destination = await services.destinations.add(who.tenant_id, request)
-    await services.access.audit(who.tenant_id, who.key_id, "destination.created", destination.id)
+    await services.audit.record(who.tenant_id, who.key_id, "destination.created", destination.id)
     return destination
 
 
@@ -98,7 +98,7 @@ async def change_destination(
     change = read_json(body, DestinationChange)
     await services.check_call(change)
     changed = await services.destinations.change(who.tenant_id, DestinationId(destination_id), change)
-    await services.access.audit(who.tenant_id, who.key_id, "destination.changed", destination_id)
+    await services.audit.record(who.tenant_id, who.key_id, "destination.changed", destination_id)
     return changed
 
 
@@ -124,7 +124,7 @@ async def rotate_secret(
     """Make a new secret, shown this once; the old one signs too for `overlap_seconds`, by default a day."""
     overlap = read_json(body, SecretRotation).overlap_seconds
     rotated = await services.destinations.rotate_secret(who.tenant_id, DestinationId(destination_id), overlap)
-    await services.access.audit(
+    await services.audit.record(
         who.tenant_id, who.key_id, "destination.secret_rotated", destination_id, overlap_seconds=overlap
     )
     return rotated
@@ -142,7 +142,7 @@ async def remove_destination(
 ) -> None:
     """Remove it; what still waits for it is given up."""
     await services.destinations.remove(who.tenant_id, DestinationId(destination_id))
-    await services.access.audit(who.tenant_id, who.key_id, "destination.removed", destination_id)
+    await services.audit.record(who.tenant_id, who.key_id, "destination.removed", destination_id)
 
 
 @get(
@@ -208,7 +208,7 @@ async def retry_delivery(
 ) -> Delivery:
     """Make it due now, with the same webhook-id."""
     delivery = await services.deliveries.retry(who.tenant_id, DeliveryId(delivery_id))
-    await services.access.audit(who.tenant_id, who.key_id, "delivery.retried", delivery_id)
+    await services.audit.record(who.tenant_id, who.key_id, "delivery.retried", delivery_id)
     return delivery
 
 

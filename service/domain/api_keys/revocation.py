@@ -20,11 +20,11 @@ class Revocations:
 
     def __init__(
         self,
-        standing_keys: Callable[[list[KeyId]], Awaitable[set[KeyId]]],
+        active_keys: Callable[[list[KeyId]], Awaitable[set[KeyId]]],
         *,
         look_seconds: float = _LOOK_SECONDS,
     ) -> None:
-        self._standing_keys = standing_keys
+        self._standing_keys = active_keys
         self._look_seconds = look_seconds
         self._held: Counter[KeyId] = Counter()
         self._revoked: set[KeyId] = set()

@@ -9,7 +9,7 @@ from prometheus_client import Gauge
 from schemas.ledger import Ledger
 from service.jobs.leader import count_in_turn
 from service.observability.logging import failure
-from service.store.coordination import LeaseRows
+from service.store.leases import LeaseRows
 from service.store.ledger import LedgerRows
 
 log = structlog.get_logger()

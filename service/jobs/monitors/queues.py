@@ -7,7 +7,7 @@ from prometheus_client import Gauge
 
 from service.jobs.leader import count_in_turn
 from service.observability.logging import failure
-from service.store.coordination import LeaseRows
+from service.store.leases import LeaseRows
 from service.store.queue_depths import QueueRows
 
 log = structlog.get_logger()

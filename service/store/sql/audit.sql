@@ -13,3 +13,7 @@ WHERE tenant_id = $1
   AND ($6::timestamptz IS NULL OR (at, id) < ($6, $7::bigint))
 ORDER BY at DESC, id DESC
 LIMIT $8;
+
+-- name: insert
+-- One entry of who did what; no content.
+INSERT INTO audit (tenant_id, actor, action, object_id, facts) VALUES ($1, $2, $3, $4, $5);

@@ -78,8 +78,8 @@ async def test_it_is_too_old_when_the_session_is(house: Bridge, browser: Browser
 async def test_it_is_void_with_its_key(house: Bridge, browser: BrowserClient) -> None:
     session = await browser.create()
     async with open_rows(house.settings) as rows:
-        for key in await rows.access.list_keys(house.tenant_id):
-            await rows.access.revoke_key(house.tenant_id, KeyId(key.id))
+        for key in await rows.api_keys.list_keys(house.tenant_id):
+            await rows.api_keys.revoke(house.tenant_id, KeyId(key.id))
     await browser.post_form(session["upload_url"], "1.mp3", MP3, 403)
 
 

@@ -21,7 +21,7 @@ async def ask(house: Bridge, headers: dict[str, str]) -> object:
 
 async def key_id(house: Bridge) -> KeyId:
     async with open_rows(house.settings) as rows:
-        return KeyId((await rows.access.list_keys(house.tenant_id))[0].id)
+        return KeyId((await rows.api_keys.list_keys(house.tenant_id))[0].id)
 
 
 async def test_a_tenant_and_its_key_get_a_token_of_half_an_hour(house: Bridge) -> None:
@@ -119,8 +119,8 @@ async def test_a_token_ends_with_its_key(house: Bridge) -> None:
     key = await add_key(house.settings, house.tenant_id, "emr")
     token = (await login(house, key)).json()["access_token"]
     async with open_rows(house.settings) as rows:
-        keys = await rows.access.list_keys(house.tenant_id)
-        await rows.access.revoke_key(house.tenant_id, KeyId(keys[-1].id))
+        keys = await rows.api_keys.list_keys(house.tenant_id)
+        await rows.api_keys.revoke(house.tenant_id, KeyId(keys[-1].id))
     envelope(await ask(house, {"authorization": f"Bearer {token}"}), 401, "token_expired")
     assert (await login(house, key)).status_code == 401
 

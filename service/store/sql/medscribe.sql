@@ -15,3 +15,7 @@ SELECT 1 FROM fetches
 WHERE session_id = $1 AND status = 'pending'
   AND ($2::text IS NULL OR template_id = $2) AND ($3::text IS NULL OR document_id = $3)
 LIMIT 1;
+
+-- name: token_expiry
+-- When a token of so many seconds ends, in Unix seconds by the database's clock, which all pods share.
+SELECT extract(epoch FROM now() + make_interval(secs => $1))::bigint AS expires;

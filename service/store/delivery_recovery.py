@@ -31,13 +31,13 @@ class RecoveryRows:
         async with self._database.transaction() as connection:
             await _hold_enabled(connection, tenant_id, destination_id)
             await connection.execute(
-                sql("recovery.add_ping"),
+                sql("delivery_recovery.add_ping"),
                 tenant_id,
                 delivery_id,
                 destination_id,
                 self._keyring.seal_json(body, event_place(None)),
             )
-        await self._database.execute(sql("breaker.probe_now"), destination_id)
+        await self._database.execute(sql("circuit_breakers.probe_now"), destination_id)
         return await self._deliveries.one(tenant_id, delivery_id)
 
     async def recover(self, tenant_id: TenantId, destination_id: DestinationId, since: datetime) -> Recovered:
@@ -47,16 +47,18 @@ class RecoveryRows:
         """
         async with self._database.transaction() as connection:
             await _hold_enabled(connection, tenant_id, destination_id)
-            dead = await connection.fetchrow(sql("recovery.recover_dead"), destination_id, since)
-            missed = await connection.fetch(sql("recovery.never_attempted"), tenant_id, destination_id, since)
+            dead = await connection.fetchrow(sql("delivery_recovery.recover_dead"), destination_id, since)
+            missed = await connection.fetch(
+                sql("delivery_recovery.never_attempted"), tenant_id, destination_id, since
+            )
             replayed = await connection.fetch(
-                sql("recovery.replay"),
+                sql("delivery_recovery.replay"),
                 destination_id,
                 [new_delivery_id() for _ in missed],
                 [row["id"] for row in missed],
             )
         # Whoever recovers says that it is mended: an open breaker looks at once.
-        await self._database.execute(sql("breaker.probe_now"), destination_id)
+        await self._database.execute(sql("circuit_breakers.probe_now"), destination_id)
         return Recovered(recovered=dead["recovered"] if dead else 0, replayed=len(replayed))
 
     async def confirm(self, tenant_id: TenantId, delivery_id: DeliveryId, record_id: str) -> Delivery:
@@ -66,23 +68,28 @@ class RecoveryRows:
         dead delivery is taken, too. Raises NotFound, SessionErased or DeliveryAlreadyFiled.
         """
         async with self._database.transaction() as connection:
-            await connection.execute(sql("recovery.hold_delivery_s_destination"), tenant_id, delivery_id)
-            row = await connection.fetchrow(sql("recovery.lock_delivery"), tenant_id, delivery_id)
+            await connection.execute(
+                sql("delivery_recovery.hold_delivery_s_destination"), tenant_id, delivery_id
+            )
+            row = await connection.fetchrow(sql("delivery_recovery.lock_delivery"), tenant_id, delivery_id)
             if row is None:
                 raise NotFound("no such delivery")
             if row["status"] == "filed" and row["record_id"] not in {None, record_id}:
                 raise DeliveryAlreadyFiled("the delivery is filed under another record id")
             if row["status"] != "filed" or row["record_id"] is None:
-                if await connection.fetchrow(sql("recovery.confirm"), delivery_id, record_id) is None:
+                if (
+                    await connection.fetchrow(sql("delivery_recovery.confirm"), delivery_id, record_id)
+                    is None
+                ):
                     raise SessionErased("the session of this delivery was erased")
-                await connection.execute(sql("recovery.supersede"), delivery_id)
+                await connection.execute(sql("delivery_recovery.supersede"), delivery_id)
         return await self._deliveries.one(tenant_id, delivery_id)
 
 
 async def _hold_enabled(
     connection: LentConnection, tenant_id: TenantId, destination_id: DestinationId
 ) -> None:
-    row = await connection.fetchrow(sql("recovery.hold_destination"), tenant_id, destination_id)
+    row = await connection.fetchrow(sql("delivery_recovery.hold_destination"), tenant_id, destination_id)
     if row is None:
         raise NotFound("no such destination")
     if not row["enabled"]:

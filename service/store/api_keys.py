@@ -1,0 +1,87 @@
+"""API keys: kept as keyed hashes, found by them, revoked at once on every pod."""
+
+import secrets
+
+import msgspec
+from asyncpg import Record
+
+from schemas.emr import ApiKey, Role, TenantDefaults
+from service.domain.errors import NotFound
+from service.domain.ids import DEFAULT_ACCOUNT, Account, KeyId, TenantId, new_key_id
+from service.domain.models import Principal
+from service.store.database import Database
+from service.store.encryption import Hasher
+from service.store.queries import sql
+
+_KEY_PREFIX = "ekb_"
+_KEY_PURPOSE = "api_key"
+
+
+class ApiKeyRows:
+    """The rows of API keys."""
+
+    def __init__(self, database: Database, hasher: Hasher) -> None:
+        self._database = database
+        self._hasher = hasher
+
+    async def add(self, tenant_id: TenantId, role: Role) -> ApiKey:
+        """Insert a key; the answer is the only place where `key` ever stands. Raises NotFound."""
+        key = _KEY_PREFIX + secrets.token_urlsafe(32)
+        row = await self._database.fetchrow(
+            sql("api_keys.insert"),
+            new_key_id(),
+            tenant_id,
+            role,
+            await self._hasher.hash(_KEY_PURPOSE, key.encode()),
+        )
+        if row is None:
+            raise NotFound("no such tenant")
+        return msgspec.structs.replace(_api_key(row), key=key)
+
+    async def list_keys(self, tenant_id: TenantId) -> list[ApiKey]:
+        """Return a tenant's keys, oldest first, revoked ones included."""
+        return [_api_key(row) for row in await self._database.fetch(sql("api_keys.list"), tenant_id)]
+
+    async def revoke(self, tenant_id: TenantId, key_id: KeyId) -> ApiKey:
+        """Revoke a key, at once and on every pod. Raises NotFound."""
+        row = await self._database.fetchrow(sql("api_keys.revoke"), tenant_id, key_id)
+        if row is None:
+            raise NotFound("no such key of this tenant")
+        return _api_key(row)
+
+    async def hash_of(self, key: str) -> bytes | None:
+        """Return the keyed hash by which a key is found; None for what cannot be a key of ours."""
+        if not key.startswith(_KEY_PREFIX) or not key.isascii():
+            return None
+        return await self._hasher.hash(_KEY_PURPOSE, key.encode())
+
+    async def principals(self, hashes: list[bytes]) -> dict[bytes, Principal]:
+        """Return who these keys are, without those that are unknown or revoked."""
+        rows = await self._database.fetch(sql("api_keys.principals_by_hash"), hashes)
+        return {row["key_hash"]: principal_of(row) for row in rows}
+
+    async def active_keys(self, key_ids: list[KeyId]) -> set[KeyId]:
+        """Return those of the keys that are there and were not revoked."""
+        rows = await self._database.fetch(sql("api_keys.active"), key_ids)
+        return {KeyId(row["id"]) for row in rows}
+
+
+def principal_of(row: Record) -> Principal:
+    """Read who a key is from its row."""
+    return Principal(
+        key_id=KeyId(row["key_id"]),
+        tenant_id=TenantId(row["tenant_id"]),
+        role=row["role"],
+        defaults=msgspec.convert(row["defaults"], TenantDefaults),
+        account=Account(row["tenant_id"]) if row["own_account"] else DEFAULT_ACCOUNT,
+    )
+
+
+def _api_key(row: Record) -> ApiKey:
+    return ApiKey(
+        id=row["id"],
+        tenant_id=row["tenant_id"],
+        role=row["role"],
+        created_at=row["created_at"],
+        revoked_at=row["revoked_at"],
+    )

@@ -1,0 +1,33 @@
+-- name: begin
+-- Reserves an Idempotency-Key for a call that starts now; no row when it is taken.
+INSERT INTO idempotency_keys (tenant_id, key_hash, request_hash, session_id, lease, lease_until)
+VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
+ON CONFLICT (tenant_id, key_hash) DO NOTHING
+RETURNING session_id;
+
+-- name: lock
+-- What is known of a key that was used before, held until the transaction ends.
+SELECT i.request_hash, i.session_id, i.answer_sealed, i.lease_until <= now() AS lease_is_over,
+       s.owed AS session_owed, s.status AS session_status, s.erased_at IS NOT NULL AS is_erased
+FROM idempotency_keys i LEFT JOIN sessions s ON s.id = i.session_id
+WHERE i.tenant_id = $1 AND i.key_hash = $2
+FOR UPDATE OF i;
+
+-- name: resume
+-- A call whose first try did not end well starts again, for this session.
+UPDATE idempotency_keys SET session_id = $3, lease = $4, lease_until = now() + make_interval(secs => $5)
+WHERE tenant_id = $1 AND key_hash = $2;
+
+-- name: finish
+-- The answer that every repeat will get; a session that was erased meanwhile took the lease away.
+UPDATE idempotency_keys SET answer_sealed = $3, lease = NULL, lease_until = NULL
+WHERE tenant_id = $1 AND key_hash = $2 AND lease IS NOT NULL;
+
+-- name: abandon
+-- The call failed: the same key may try again at once.
+UPDATE idempotency_keys SET lease = NULL, lease_until = now()
+WHERE tenant_id = $1 AND key_hash = $2 AND lease = $3;
+
+-- name: forget
+-- Keys older than the time for which a repeat is recognised.
+DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1);

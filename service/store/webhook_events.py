@@ -1,0 +1,94 @@
+"""Webhook events of the vendor: each is recorded once, and makes the results of its session due."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from asyncpg import PostgresError
+
+from service.concurrency.batching import Gathered
+from service.domain.errors import BridgeError, StoreUnavailable
+from service.domain.ids import Account
+from service.domain.models import Received
+from service.store.database import Database
+from service.store.queries import sql
+
+# Account, session, kind, shape, hash and size of the body, whether it ends the session.
+_Event = tuple[Any, ...]
+
+
+class WebhookRows:
+    """What the vendor told us.
+
+    An event that comes alone is written at once, by itself. What comes meanwhile is written together, in one
+    statement and one commit; each caller goes on after the commit of its own.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._together = Gathered(self._write)
+        self._is_one_alone = False
+
+    async def receive(
+        self,
+        account: Account,
+        *,
+        session_id: str,
+        kind: str,
+        shape: str,
+        body_sha256: bytes,
+        body_bytes: int,
+        is_ending: bool,
+    ) -> Received:
+        """Record an event and make its results due, in one statement: one round trip, one commit."""
+        event = (account, session_id, kind, shape, body_sha256, body_bytes, is_ending)
+        if self._together.is_idle and not self._is_one_alone:
+            self._is_one_alone = True
+            try:
+                return await self._receive_alone(event)
+            finally:
+                self._is_one_alone = False
+        return await self._together(event) or await self._receive_alone(event)
+
+    async def _receive_alone(self, event: _Event) -> Received:
+        row = await self._database.fetchrow(sql("webhook_events.receive"), *event)
+        if row is None:  # pragma: no cover - the statement always returns its row
+            raise AssertionError("the recorded webhook returned no row")
+        return Received(phase=row["phase"], is_first=row["is_first"], due=row["due"])
+
+    async def _write(self, events: Sequence[_Event]) -> Sequence[Received | None]:
+        """Write a batch; None is one that must be received alone.
+
+        That is a second kind of event of one session, one whose session somebody holds, and each of a batch
+        that the database refuses for what is in it: which one was to blame shows then.
+        """
+        times = Counter(map(_telling, events))
+        chosen: dict[str, _Event] = {}
+        for event in events:
+            chosen.setdefault(event[1], event)
+        rows = [(*event, times[_telling(event)]) for event in chosen.values()]
+        try:
+            columns = map(list, zip(*rows, strict=True))
+            written = await self._database.fetch(sql("webhook_events.receive_many"), *columns)
+        except StoreUnavailable:
+            raise
+        except (BridgeError, PostgresError):
+            return [None] * len(events)
+        received = {
+            _telling(chosen[row["session_id"]]): Received(
+                phase=row["phase"], is_first=row["is_first"], due=row["due"]
+            )
+            for row in written
+        }
+        answers = []
+        for event in events:
+            answer = received.get(telling := _telling(event))
+            answers.append(answer)
+            if answer is not None:
+                received[telling] = Received(phase=answer.phase, is_first=False, due=0)
+        return answers
+
+
+def _telling(event: _Event) -> _Event:
+    """Return what makes two events the same: account, session, kind."""
+    return event[:3]
