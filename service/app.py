@@ -14,20 +14,20 @@ from litestar import Litestar, Router
 from litestar.di import Provide
 from uvicorn.config import STARTUP_FAILURE
 
-from service.api.authentication import authenticate, provide_services, provide_who
+from service.api.authentication import authenticate, provide_principal, provide_services
 from service.api.dependencies import Services
 from service.api.health import live, metrics, ready
-from service.api.medscribe.error_envelope import in_both_tongues
+from service.api.medscribe.error_envelope import with_medscribe_errors
 from service.api.medscribe.routes import PROTOCOL_ROUTES
-from service.api.middleware.admission_control import Admission
-from service.api.middleware.load_monitor import Strain
-from service.api.middleware.medscribe_cors import VoiceCors
-from service.api.middleware.request_context import Edge
-from service.api.middleware.response_memory import reserve_answer
+from service.api.middleware.admission_control import AdmissionControl
+from service.api.middleware.load_monitor import LoadMonitor
+from service.api.middleware.medscribe_cors import MedscribeCors
+from service.api.middleware.request_context import RequestContextMiddleware
+from service.api.middleware.response_memory import reserve_response
 from service.api.middleware.security_headers import SecurityHeaders
 from service.api.middleware.session_trace import SessionTraces
-from service.api.middleware.shutdown_response import LastAnswer
-from service.api.middleware.unauthenticated_limits import Strangers
+from service.api.middleware.shutdown_response import ShutdownResponse
+from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
 from service.api.openapi import documentation_asset, documentation_page, openapi_config
 from service.api.problems import HANDLERS
 from service.api.rate_limit import count_handshake
@@ -44,44 +44,44 @@ from service.api.v1.sessions import sessions_router
 from service.api.vendor_webhooks import receive_tenant_webhook, receive_webhook
 from service.bootstrap.container import (
     make_accounts,
-    make_session_life,
+    make_session_lifecycle,
     open_discovery,
-    open_rows,
+    open_stores,
     open_vendor,
     ping_store,
 )
 from service.concurrency.lazy_imports import Libraries
-from service.domain.api_keys.lookup import Authentication
-from service.domain.api_keys.revocation import Revocations
-from service.domain.audio.uploads import AudioIntake
+from service.domain.api_keys.lookup import ApiKeyLookup
+from service.domain.api_keys.revocation import RevocationPoller
+from service.domain.audio.uploads import AudioUploads
 from service.domain.clock import CheckedClock, SystemClock
-from service.domain.read_audit import ReadTrail
-from service.domain.results.additional_document_requests import FurtherDocuments
-from service.domain.results.refreshing import Refreshing
-from service.domain.sessions.change_polling import ChangeWatch
-from service.domain.sessions.creation import SessionDesk
-from service.domain.sessions.updates import SessionChanges
+from service.domain.read_audit import ReadAudit
+from service.domain.results.additional_document_requests import AdditionalDocumentRequests
+from service.domain.results.refreshing import ResultRefresher
+from service.domain.sessions.change_polling import ChangePoller
+from service.domain.sessions.creation import SessionCreator
+from service.domain.sessions.updates import SessionUpdates
 from service.domain.streams.lifecycle import Streams
 from service.domain.templates import Templates
 from service.domain.token_bucket import LocalRates, Policy
-from service.domain.webhooks import WebhookIntake
+from service.domain.webhooks import WebhookReceiver
 from service.eka.lazy_audio_client import LIBRARY as AUDIO_LIBRARY
 from service.eka.streams import EkaStreams
 from service.eka.templates import EkaTemplates
 from service.forwarding.destination_validation import call_limits, check_call
 from service.http_server.rlimits import allow_open_files
-from service.jobs.monitors.clock import ClockWatch
-from service.jobs.monitors.encryption_keys import KeyWatch
+from service.jobs.monitors.clock import ClockMonitor
+from service.jobs.monitors.encryption_keys import EncryptionKeyMonitor
 from service.observability.logging import configure_logs, failure
 from service.observability.metrics import tell_build
 from service.observability.tracing import start_tracing, stop_tracing
 from service.redis.rate_limiter import open_rates
 from service.redis.wakeups import LIBRARIES as REDIS_LIBRARIES
-from service.redis.wakeups import ArqNudges, LateRedis, open_redis
+from service.redis.wakeups import ArqWakeups, LateRedis, open_redis
 from service.settings import SERVICE, Settings, load_settings
-from service.store.medscribe_queries import VoiceViews
-from service.store.medscribe_tokens import VoiceTokens
-from service.store.session_queries import SessionViews
+from service.store.medscribe_queries import MedscribeQueries
+from service.store.medscribe_tokens import MedscribeTokens
+from service.store.session_queries import SessionQueries
 
 log = structlog.get_logger()
 
@@ -98,10 +98,10 @@ class _Fresh(Router):
         return self
 
 
-def create_app(settings: Settings) -> Edge:
+def create_app(settings: Settings) -> RequestContextMiddleware:
     """Make the service's ASGI application."""
-    strain, traces = Strain(), SessionTraces()
-    strangers = Strangers(address_header=settings.client_address_header)
+    strain, traces = LoadMonitor(), SessionTraces()
+    strangers = UnauthenticatedLimits(address_header=settings.client_address_header)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -122,7 +122,7 @@ def create_app(settings: Settings) -> Edge:
             ledger_router,
         ],
         guards=[authenticate],
-        dependencies={"who": Provide(provide_who, sync_to_thread=False)},
+        dependencies={"principal": Provide(provide_principal, sync_to_thread=False)},
         security=[{"apiKey": []}],
     )
     app = Litestar(
@@ -139,25 +139,25 @@ def create_app(settings: Settings) -> Edge:
             documentation_asset,
         ],
         dependencies={"services": Provide(provide_services, sync_to_thread=False)},
-        exception_handlers=in_both_tongues(HANDLERS),
+        exception_handlers=with_medscribe_errors(HANDLERS),
         lifespan=[lifespan],
         openapi_config=openapi_config(version("ekabridge")),
         logging_config=None,
     )
-    admitted = Admission(LastAnswer(app), partial(handler_of, app), settings, strain, strangers)
-    return Edge(SecurityHeaders(VoiceCors(admitted, settings.voice_origins)), traces)
+    admitted = AdmissionControl(ShutdownResponse(app), partial(handler_of, app), settings, strain, strangers)
+    return RequestContextMiddleware(SecurityHeaders(MedscribeCors(admitted, settings.voice_origins)), traces)
 
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, traces: SessionTraces, strangers: Strangers
+    settings: Settings, traces: SessionTraces, strangers: UnauthenticatedLimits
 ) -> AsyncIterator[Services]:
     """Open the store, the vendor and Redis, none of which need be there yet."""
     libraries = Libraries(AUDIO_LIBRARY, *REDIS_LIBRARIES)
     redis = LateRedis(partial(open_redis, settings.redis_url), libraries.loaded)
-    nudges = ArqNudges(redis)
+    wakeups = ArqWakeups(redis)
     async with AsyncExitStack() as stack:
-        rows = await stack.enter_async_context(open_rows(settings))
+        rows = await stack.enter_async_context(open_stores(settings))
         clock = CheckedClock()
         traces.read_from(rows.sessions.traceparent)
         accounts = make_accounts(settings, rows)
@@ -165,32 +165,32 @@ async def open_services(
             open_vendor(settings, rows, accounts, libraries=libraries, clock=clock)
         )
         discovery = await stack.enter_async_context(open_discovery(settings))
-        life = make_session_life(settings, rows, vendor)
-        views = SessionViews(
+        life = make_session_lifecycle(settings, rows, vendor)
+        views = SessionQueries(
             rows.database,
             rows.keyring,
             rows.sessions,
             rows.streams,
             settings.public_url or "",
-            reserve_answer,
+            reserve_response,
         )
-        watch = ChangeWatch(rows.sessions.standings)
-        timeline_watch = ChangeWatch(rows.sessions.marks)
+        watch = ChangePoller(rows.sessions.standings)
+        timeline_watch = ChangePoller(rows.sessions.marks)
         rates = await stack.enter_async_context(open_rates(settings, libraries.loaded))
-        authentication = Authentication(rows.api_keys)
-        revocations = Revocations(rows.api_keys.active_keys)
+        authentication = ApiKeyLookup(rows.api_keys)
+        revocations = RevocationPoller(rows.api_keys.active_keys)
         streams = Streams(
             store=rows.streams,
-            vendor=EkaStreams(settings.eka_base_url, vendor.gates, hosts=settings.eka_stream_hosts),
+            vendor=EkaStreams(settings.eka_base_url, vendor.call_limiters, hosts=settings.eka_stream_hosts),
             admit=partial(count_handshake, rates),
             max_streams=settings.max_streams,
         )
 
         templates = Templates(source=EkaTemplates(vendor), time=time.monotonic)
-        keys = KeyWatch(rows.keys)
-        clock_watch = ClockWatch(clock, rows.database.clock)
+        keys = EncryptionKeyMonitor(rows.keys)
+        clock_watch = ClockMonitor(clock, rows.database.clock)
 
-        await nudges.start()
+        await wakeups.start()
         await keys.start()
         await clock_watch.start(wait_seconds=0.0)
         libraries.start(_end_as_failed)
@@ -205,7 +205,7 @@ async def open_services(
                 rates=rates,
                 login_failures=LocalRates(_LOGIN_FAILURES, time.monotonic),
                 strangers=strangers,
-                desk=SessionDesk(
+                desk=SessionCreator(
                     store=rows.sessions,
                     idempotency=rows.idempotency,
                     life=life,
@@ -213,33 +213,33 @@ async def open_services(
                     read=views.session,
                 ),
                 life=life,
-                audio=AudioIntake(store=rows.chunks, vendor=vendor),
+                audio=AudioUploads(store=rows.chunks, vendor=vendor),
                 streams=streams,
                 views=views,
-                changes=SessionChanges(
+                changes=SessionUpdates(
                     store=rows.changes,
                     sessions=rows.sessions,
                     vendor=vendor,
                     clock=SystemClock(),
                     limits=discovery,
                 ),
-                further=FurtherDocuments(store=rows.further, vendor=vendor, clock=SystemClock()),
-                refreshing=Refreshing(store=rows.refreshing, nudges=nudges),
+                further=AdditionalDocumentRequests(store=rows.further, vendor=vendor, clock=SystemClock()),
+                refreshing=ResultRefresher(store=rows.refreshing, wakeups=wakeups),
                 templates=templates,
                 watch=watch,
                 timeline_watch=timeline_watch,
-                webhooks=WebhookIntake(store=rows.webhooks, nudges=nudges),
+                webhooks=WebhookReceiver(store=rows.webhooks, wakeups=wakeups),
                 destinations=rows.destinations,
                 deliveries=rows.deliveries,
                 recovery=rows.recovery,
                 ledger=rows.ledger,
                 audit=rows.audit,
-                trail=ReadTrail(store=rows.audit, clock=SystemClock()),
+                trail=ReadAudit(store=rows.audit, clock=SystemClock()),
                 check_call=partial(check_call, limits=call_limits(settings)),
                 webhook_secrets=accounts.webhook_secrets,
                 discovery=discovery,
-                tokens=VoiceTokens(rows.database, rows.hasher),
-                voice=VoiceViews(rows.database, rows.keyring, reserve_answer),
+                tokens=MedscribeTokens(rows.database, rows.hasher),
+                voice=MedscribeQueries(rows.database, rows.keyring, reserve_response),
                 readiness=Readiness(
                     ping_database=partial(ping_store, rows),
                     ping_redis=redis.ping,
@@ -256,7 +256,7 @@ async def open_services(
             await timeline_watch.stop()
             await revocations.stop()
             await authentication.stop()
-            await nudges.stop()
+            await wakeups.stop()
             await keys.stop()
             await asyncio.to_thread(stop_tracing)
 
@@ -267,7 +267,7 @@ def _end_as_failed(error: BaseException) -> None:
     os._exit(STARTUP_FAILURE)
 
 
-def app_from_environment() -> Edge:
+def app_from_environment() -> RequestContextMiddleware:
     """Make the application from the environment: what each worker process of `serve` runs."""
     settings = load_settings(os.environ, needs=SERVICE)
     configure_logs(settings.log_level)

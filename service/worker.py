@@ -16,29 +16,35 @@ from redis.exceptions import RedisError
 
 from service.api.readiness import Readiness
 from service.api.worker_health import WorkerHealth, create_worker_app
-from service.bootstrap.container import make_accounts, make_session_life, open_rows, open_vendor, ping_store
+from service.bootstrap.container import (
+    make_accounts,
+    make_session_lifecycle,
+    open_stores,
+    open_vendor,
+    ping_store,
+)
 from service.domain.clock import CheckedClock
-from service.domain.deliveries.attempts import Forwarding
-from service.domain.deliveries.circuit_breaker import Breaker
+from service.domain.deliveries.attempts import DeliveryForwarder
+from service.domain.deliveries.circuit_breaker import CircuitBreaker
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import UNFILTERED, Account, SessionId
-from service.domain.models import DeliveryJob, FetchJob, OwedCall
-from service.domain.results.fetching import Fetching
-from service.domain.sessions.lifecycle import OWED_LEASE_SECONDS
+from service.domain.models import DeliveryJob, FetchJob, PendingCall
+from service.domain.results.fetching import ResultFetcher
+from service.domain.sessions.lifecycle import PENDING_CALL_LEASE_SECONDS
 from service.forwarding.fhir import FhirSystems
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
 from service.forwarding.timeout_policy import silent_holders, silent_holders_of_tenant
 from service.http_server.graceful_shutdown import PROTOCOLS
-from service.http_server.server import on_stop_signal, work_seconds
+from service.http_server.server import drain_seconds, on_stop_signal
 from service.jobs.fetch_metrics import count_fetch
 from service.jobs.instrumentation import traced_call, traced_delivery, traced_fetch
-from service.jobs.job_pool import Lane, Share
-from service.jobs.monitors.clock import ClockWatch
-from service.jobs.monitors.encryption_keys import KeyWatch
-from service.jobs.monitors.ledger import LedgerWatch
-from service.jobs.monitors.queues import QueueWatch
-from service.jobs.reencryption import Resealing
+from service.jobs.job_pool import HolderQuota, JobPool
+from service.jobs.monitors.clock import ClockMonitor
+from service.jobs.monitors.encryption_keys import EncryptionKeyMonitor
+from service.jobs.monitors.ledger import LedgerMonitor
+from service.jobs.monitors.queues import QueueMonitor
+from service.jobs.reencryption import Reencryption
 from service.jobs.retention import Retention
 from service.jobs.sweep import Sweep, pause
 from service.observability.logging import failure
@@ -64,8 +70,8 @@ _DELIVERIES_OF_A_TENANT = 128
 _SILENT_DELIVERIES = 96
 _SILENT_OF_A_TENANT = 32
 _DELIVERIES_AT_A_TIME = 32
-_OWED_AT_ONCE = 24
-_OWED_OF_AN_ACCOUNT = 8
+_MAX_PENDING_CALLS = 24
+_MAX_PENDING_CALLS_OF_ACCOUNT = 8
 # How often arq looks for nudges: 12 ms at the median, under 3 % of an idle core (docs/libraries.md#arq-poll).
 _POLL_SECONDS = 0.02
 _NUDGES_AT_ONCE = 100
@@ -103,7 +109,7 @@ class WorkerProcess:
 
     async def _run(self, stack: AsyncExitStack) -> None:
         settings, clock = self._settings, CheckedClock()
-        rows = await stack.enter_async_context(open_rows(settings))
+        rows = await stack.enter_async_context(open_stores(settings))
         vendor = await stack.enter_async_context(
             open_vendor(settings, rows, make_accounts(settings, rows), clock=clock)
         )
@@ -118,34 +124,34 @@ class WorkerProcess:
             ),
         )
         stack.push_async_callback(sender.close)
-        fetching = Fetching(store=rows.results, vendor=vendor, clock=clock, count=count_fetch)
-        forwarding = Forwarding(
+        fetching = ResultFetcher(store=rows.results, vendor=vendor, clock=clock, count=count_fetch)
+        forwarding = DeliveryForwarder(
             store=rows.deliveries,
             sender=sender,
             clock=clock,
             schedule_seconds=settings.forward_schedule_seconds,
             timeout_seconds=settings.forward_timeout_seconds,
             is_clock_off=lambda: clock.is_off,
-            breaker=Breaker(
+            breaker=CircuitBreaker(
                 store=rows.breaker, schedule_total_seconds=sum(settings.forward_schedule_seconds)
             ),
         )
-        life = make_session_life(settings, rows, vendor)
-        keys = KeyWatch(rows.keys)
+        life = make_session_lifecycle(settings, rows, vendor)
+        keys = EncryptionKeyMonitor(rows.keys)
         stack.push_async_callback(keys.stop)
-        clock_watch = ClockWatch(clock, rows.database.clock)
+        clock_watch = ClockMonitor(clock, rows.database.clock)
         stack.push_async_callback(clock_watch.stop)
 
         async def claim_deliveries(session_id: SessionId | None, limit: int) -> list[DeliveryJob]:
-            return await forwarding.claim(session_id, limit, deliveries.crowded())
+            return await forwarding.claim(session_id, limit, deliveries.holders_at_quota())
 
-        deliveries = Lane[DeliveryJob](
+        deliveries = JobPool[DeliveryJob](
             "deliveries",
             size=_DELIVERIES_AT_ONCE,
             claim=keys.gated(claim_deliveries),
             run=traced_delivery(forwarding.forward),
             next_slot_seconds=forwarding.next_slot_seconds,
-            shares=_delivery_shares(),
+            shares=_delivery_quotas(),
         )
 
         async def fetch_and_follow(job: FetchJob) -> None:
@@ -158,37 +164,37 @@ class WorkerProcess:
                 log.error("fetch_crashed", session_id=job.session_id, **failure(error))
                 has_events = await fetching.crashed(job)
             if has_events:
-                await deliveries.poke(job.session_id)
+                await deliveries.wake(job.session_id)
             if job.template_id != UNFILTERED:
-                await fetches.poke(job.session_id)
+                await fetches.wake(job.session_id)
 
         async def claim_fetches(session_id: SessionId | None, limit: int) -> list[FetchJob]:
-            passed_over = {*vendor.gates.closed_accounts(), *map(Account, fetches.crowded())}
+            passed_over = {*vendor.call_limiters.closed_accounts(), *map(Account, fetches.holders_at_quota())}
             return await fetching.claim(session_id, limit, passed_over)
 
         places = settings.eka_max_concurrency
-        fetches = Lane[FetchJob](
+        fetches = JobPool[FetchJob](
             "fetches",
             size=2 * places,
             claim=keys.gated(claim_fetches),
             run=traced_fetch(fetch_and_follow),
-            shares=_fetch_shares(places),
+            shares=_fetch_quotas(places),
         )
 
-        async def claim_owed(_: SessionId | None, limit: int) -> list[OwedCall]:
-            passed_over = {*vendor.gates.closed_accounts(), *map(Account, owed.crowded())}
-            return await rows.sessions.claim_owed(limit, OWED_LEASE_SECONDS, passed_over)
+        async def claim_pending_calls(_: SessionId | None, limit: int) -> list[PendingCall]:
+            passed_over = {*vendor.call_limiters.closed_accounts(), *map(Account, owed.holders_at_quota())}
+            return await rows.sessions.claim_pending_calls(limit, PENDING_CALL_LEASE_SECONDS, passed_over)
 
-        owed = Lane[OwedCall](
+        owed = JobPool[PendingCall](
             "owed",
-            size=_OWED_AT_ONCE,
-            claim=keys.gated(claim_owed),
+            size=_MAX_PENDING_CALLS,
+            claim=keys.gated(claim_pending_calls),
             run=traced_call(life.pay),
             shares=[
-                Share(
+                HolderQuota(
                     holder_of=lambda call: call.account,
-                    places=_OWED_OF_AN_ACCOUNT,
-                    at_a_time=_OWED_OF_AN_ACCOUNT,
+                    places=_MAX_PENDING_CALLS_OF_ACCOUNT,
+                    at_a_time=_MAX_PENDING_CALLS_OF_ACCOUNT,
                 )
             ],
         )
@@ -215,9 +221,9 @@ class WorkerProcess:
             is_alive=lambda: _is_alive(sweep),
             is_stopping=self._stopping.is_set,
         )
-        watch = LedgerWatch(leases=rows.leases, ledger=rows.ledger)
-        queues = QueueWatch(leases=rows.leases, queues=rows.queues)
-        resealing = Resealing(
+        watch = LedgerMonitor(leases=rows.leases, ledger=rows.ledger)
+        queues = QueueMonitor(leases=rows.leases, queues=rows.queues)
+        resealing = Reencryption(
             leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring
         )
         await keys.start()
@@ -238,7 +244,7 @@ class WorkerProcess:
         server.should_exit = True
         await serving
 
-    async def _work(self, aside: list[Coroutine[Any, Any, None]], lanes: list[Lane[Any]]) -> None:
+    async def _work(self, aside: list[Coroutine[Any, Any, None]], lanes: list[JobPool[Any]]) -> None:
         """Run what finds work until told to stop; then let the lanes finish what they hold, and no more."""
         tasks = [asyncio.create_task(each) for each in aside]
         stop = asyncio.create_task(self._stopping.wait())
@@ -246,7 +252,7 @@ class WorkerProcess:
         for lane in lanes:
             lane.close()
         if self._stopping.is_set():
-            seconds = work_seconds(self._settings.shutdown_seconds)
+            seconds = drain_seconds(self._settings.shutdown_seconds)
             await asyncio.gather(*(lane.drain(seconds) for lane in lanes))
             await asyncio.wait(tasks, timeout=_ASIDE_SECONDS)
         for task in (*tasks, stop):
@@ -256,11 +262,11 @@ class WorkerProcess:
             if isinstance(end, Exception):
                 raise end
 
-    async def _listen(self, fetches: Lane[FetchJob]) -> None:
+    async def _listen(self, fetches: JobPool[FetchJob]) -> None:
         """Listen for nudges; a Redis that is away, or hangs, is waited for while the sweep goes on."""
 
         async def results_due(_: dict[str, Any], session_id: str) -> None:
-            await fetches.poke(None if session_id == ANY else SessionId(session_id))
+            await fetches.wake(None if session_id == ANY else SessionId(session_id))
 
         results_due.__qualname__ = RESULTS_DUE
         while not self._stopping.is_set():
@@ -286,20 +292,20 @@ class WorkerProcess:
         await pause(self._stopping, _RECONNECT_SECONDS)
 
 
-def _fetch_shares(places: int) -> list[Share[FetchJob]]:
+def _fetch_quotas(places: int) -> list[HolderQuota[FetchJob]]:
     """Return what one account of EkaScribe may hold, and what one tenant on an account that many share."""
 
     def tenant_of(job: FetchJob) -> str | None:
         return None if job.account == Account(job.tenant_id) else f"tenant:{job.tenant_id}"
 
     return [
-        Share(holder_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2)),
+        HolderQuota(holder_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2)),
         # One claim may go past the share: a tenant holds less than 7/8 of the places.
-        Share(holder_of=tenant_of, places=max(1, places * 3 // 8), at_a_time=max(1, places // 2)),
+        HolderQuota(holder_of=tenant_of, places=max(1, places * 3 // 8), at_a_time=max(1, places // 2)),
     ]
 
 
-def _delivery_shares() -> list[Share[DeliveryJob]]:
+def _delivery_quotas() -> list[HolderQuota[DeliveryJob]]:
     """Return what one tenant, all silent destinations, and one tenant's silent destinations may hold."""
     limits: list[tuple[Callable[[DeliveryJob], str | None], int]] = [
         (lambda job: job.tenant_id, _DELIVERIES_OF_A_TENANT),
@@ -307,7 +313,7 @@ def _delivery_shares() -> list[Share[DeliveryJob]]:
         (silent_holders_of_tenant, _SILENT_OF_A_TENANT),
     ]
     return [
-        Share(holder_of=holder_of, places=places, at_a_time=_DELIVERIES_AT_A_TIME)
+        HolderQuota(holder_of=holder_of, places=places, at_a_time=_DELIVERIES_AT_A_TIME)
         for holder_of, places in limits
     ]
 

@@ -11,13 +11,13 @@ from litestar.types import Scope
 
 from service.api.dependencies import Services
 from service.api.field_errors import unknown_parameter
-from service.api.middleware.admission_control import take_place
+from service.api.middleware.admission_control import acquire_permit
 from service.api.rate_limit import count_call
 from service.domain.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from service.domain.models import Principal
 
 _SCHEME = "bearer "
-_MOST_KEY_CHARACTERS = 256
+_MAX_KEY_CHARACTERS = 256
 _MAX_ERRORS = 20
 
 
@@ -28,35 +28,35 @@ async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: 
     """
     check_texts(connection)
     services: Services = connection.app.state.services
-    who = await principal_of_key(services, bearer_of(connection))
-    if who is None:
+    principal = await principal_of_key(services, bearer_of(connection))
+    if principal is None:
         raise Unauthenticated("an API key is needed, one that was not revoked: Authorization: Bearer <key>")
-    await let_in(connection.scope, services, who)
-    if handler.opt.get("role") == "admin" and who.role != "admin":
+    await admit_principal(connection.scope, services, principal)
+    if handler.opt.get("role") == "admin" and principal.role != "admin":
         raise Forbidden("this needs an admin key")
     check_parameters(connection, handler)
 
 
 async def principal_of_key(services: Services, key: str) -> Principal | None:
     """Return whose an API key is; nothing is looked up for what cannot be one. Raises RateLimited."""
-    if not key or len(key) > _MOST_KEY_CHARACTERS:
+    if not key or len(key) > _MAX_KEY_CHARACTERS:
         return None
     return await services.authentication.principal(key)
 
 
-async def let_in(scope: Scope, services: Services, who: Principal) -> None:
+async def admit_principal(scope: Scope, services: Services, principal: Principal) -> None:
     """Note who calls, count the call, and take its place.
 
     Raises RateLimited, or Overloaded when there is no place, or none for the tenant.
     """
-    scope["state"]["who"] = who
-    await count_call(scope, services, who.key_id)
-    take_place(scope, who.tenant_id)
+    scope["state"]["principal"] = principal
+    await count_call(scope, services, principal.key_id)
+    acquire_permit(scope, principal.tenant_id)
 
 
-async def check_still_stands(services: Services, who: Principal) -> None:
+async def check_still_stands(services: Services, principal: Principal) -> None:
     """Refuse a call whose key was revoked while it waited. Raises Unauthenticated."""
-    if who.key_id not in await services.api_keys.active_keys([who.key_id]):
+    if principal.key_id not in await services.api_keys.active_keys([principal.key_id]):
         raise Unauthenticated("the API key was revoked")
 
 
@@ -99,11 +99,11 @@ def _parameters(handler: BaseRouteHandler) -> frozenset[str]:
     )
 
 
-def provide_who(scope: Scope) -> Principal:
+def provide_principal(scope: Scope) -> Principal:
     """Return who the guard let in."""
-    who = scope["state"]["who"]
-    assert isinstance(who, Principal)  # noqa: S101 - every route of /v1 stands behind the guard
-    return who
+    principal = scope["state"]["principal"]
+    assert isinstance(principal, Principal)  # noqa: S101 - every route of /v1 stands behind the guard
+    return principal
 
 
 def provide_services(state: State) -> Services:

@@ -7,36 +7,36 @@ from msgspec import Struct
 
 from schemas.destinations import DestinationChange, DestinationCreate
 from service.api.middleware.session_trace import SessionTraces
-from service.api.middleware.unauthenticated_limits import Strangers
+from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
 from service.api.readiness import Readiness
-from service.domain.api_keys.lookup import Authentication
-from service.domain.api_keys.revocation import Revocations
-from service.domain.audio.uploads import AudioIntake
+from service.domain.api_keys.lookup import ApiKeyLookup
+from service.domain.api_keys.revocation import RevocationPoller
+from service.domain.audio.uploads import AudioUploads
 from service.domain.clock import CheckedClock
 from service.domain.ids import Account
-from service.domain.read_audit import ReadTrail
-from service.domain.results.additional_document_requests import FurtherDocuments
-from service.domain.results.refreshing import Refreshing
-from service.domain.sessions.change_polling import ChangeWatch
-from service.domain.sessions.creation import SessionDesk
-from service.domain.sessions.lifecycle import SessionLife
-from service.domain.sessions.updates import SessionChanges
+from service.domain.read_audit import ReadAudit
+from service.domain.results.additional_document_requests import AdditionalDocumentRequests
+from service.domain.results.refreshing import ResultRefresher
+from service.domain.sessions.change_polling import ChangePoller
+from service.domain.sessions.creation import SessionCreator
+from service.domain.sessions.lifecycle import SessionLifecycle
+from service.domain.sessions.updates import SessionUpdates
 from service.domain.streams.lifecycle import Streams
 from service.domain.templates import Templates
 from service.domain.token_bucket import LocalRates
-from service.domain.webhooks import WebhookIntake
+from service.domain.webhooks import WebhookReceiver
 from service.eka.discovery import Discovery
 from service.redis.rate_limiter import SharedRates
 from service.settings import Settings
 from service.store.api_keys import ApiKeyRows
 from service.store.audit import AuditRows
 from service.store.deliveries import DeliveryRows
-from service.store.delivery_recovery import RecoveryRows
+from service.store.delivery_recovery import DeliveryRecoveryRows
 from service.store.destinations import DestinationRows
 from service.store.ledger import LedgerRows
-from service.store.medscribe_queries import VoiceViews
-from service.store.medscribe_tokens import VoiceTokens
-from service.store.session_queries import SessionViews
+from service.store.medscribe_queries import MedscribeQueries
+from service.store.medscribe_tokens import MedscribeTokens
+from service.store.session_queries import SessionQueries
 
 
 class CheckCall(Protocol):
@@ -54,33 +54,33 @@ class Services(Struct, frozen=True, kw_only=True):
     clock: CheckedClock
     traces: SessionTraces
     api_keys: ApiKeyRows
-    authentication: Authentication
-    revocations: Revocations
+    authentication: ApiKeyLookup
+    revocations: RevocationPoller
     rates: SharedRates | None
     login_failures: LocalRates
-    strangers: Strangers
-    desk: SessionDesk
-    life: SessionLife
-    audio: AudioIntake
+    strangers: UnauthenticatedLimits
+    desk: SessionCreator
+    life: SessionLifecycle
+    audio: AudioUploads
     streams: Streams
-    views: SessionViews
-    changes: SessionChanges
-    further: FurtherDocuments
-    refreshing: Refreshing
+    views: SessionQueries
+    changes: SessionUpdates
+    further: AdditionalDocumentRequests
+    refreshing: ResultRefresher
     templates: Templates
-    watch: ChangeWatch
-    timeline_watch: ChangeWatch
-    webhooks: WebhookIntake
+    watch: ChangePoller
+    timeline_watch: ChangePoller
+    webhooks: WebhookReceiver
     destinations: DestinationRows
     deliveries: DeliveryRows
-    recovery: RecoveryRows
+    recovery: DeliveryRecoveryRows
     ledger: LedgerRows
     audit: AuditRows
-    trail: ReadTrail
+    trail: ReadAudit
     check_call: CheckCall
     webhook_secrets: Callable[[Account], Awaitable[tuple[str, ...] | None]]
     discovery: Discovery
-    tokens: VoiceTokens
-    voice: VoiceViews
+    tokens: MedscribeTokens
+    voice: MedscribeQueries
     readiness: Readiness
     database_wait: Callable[[], float]

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.api.dependencies import Services
 from service.api.readiness import Ready
 from service.api.request_classes import REQUEST_KIND
-from service.http_server.graceful_shutdown import is_parting
+from service.http_server.graceful_shutdown import is_shutting_down
 from service.observability.metrics import exposition
 
 
@@ -46,7 +46,7 @@ async def live() -> Live:
 )
 async def ready(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Ready]:
     """Ask the database and Redis; a process that is to stop is not ready."""
-    return await services.readiness.look(is_stopping=is_parting(request.scope))
+    return await services.readiness.look(is_stopping=is_shutting_down(request.scope))
 
 
 @get(

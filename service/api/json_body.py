@@ -18,7 +18,7 @@ from service.domain.errors import InvalidRequest
 
 T = TypeVar("T")
 
-MOST_JSON_BYTES = 65_536
+MAX_JSON_BYTES = 65_536
 
 
 def read_json(body: bytes, kind: type[T]) -> T:

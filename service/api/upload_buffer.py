@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from litestar import Request
 
-from service.api.middleware.admission_control import Place, place_of
+from service.api.middleware.admission_control import Permit, permit_of
 from service.domain.errors import (
     AudioTruncated,
     BodyTimeout,
@@ -28,7 +28,7 @@ _FREE_BYTES = 1024 * 1024
 _PIECE_BYTES = 64 * 1024
 # Pieces are put together when they have so many bytes, or are so many: each costs some memory of its own.
 _BLOCK_BYTES = 1024 * 1024
-_MOST_PIECES = 64
+_MAX_PIECES = 64
 # A larger body is hashed beside the loop, which serves others meanwhile.
 _LONG_BYTES = 1024 * 1024
 # A client that sends nothing for so long is gone, or means harm.
@@ -47,7 +47,7 @@ def lost(_: OSError) -> BridgeError:
     return Overloaded("the folder for audio on its way is full or cannot be used", retry_after_seconds=1.0)
 
 
-class Spool:
+class BufferedBody:
     """The bytes of one body. On disk they are encrypted under a key that lives in this object alone."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Spool:
             self._disk = _Disk(self._keep, self._lose)
             for kept in self._take_all():
                 self._disk.write(kept)
-        elif self._piece_bytes >= _BLOCK_BYTES or len(self._pieces) >= _MOST_PIECES:
+        elif self._piece_bytes >= _BLOCK_BYTES or len(self._pieces) >= _MAX_PIECES:
             self._pack()
 
     async def finish(self) -> None:
@@ -191,26 +191,26 @@ def _hashed(pieces: list[bytes]) -> str:
     return digest.hexdigest()
 
 
-async def memory_for(place: Place, announced: int | None, most_bytes: int) -> int:
+async def memory_for(place: Permit, announced: int | None, max_bytes: int) -> int:
     """Return how many bytes of a body may stay in memory: all of a large one while there is room for it."""
-    if announced is None or not _FREE_BYTES < announced <= most_bytes:
+    if announced is None or not _FREE_BYTES < announced <= max_bytes:
         return _FREE_BYTES
     return announced if await place.take_memory(announced) else 0
 
 
-async def spool_body(request: Request[Any, Any, Any], most_bytes: int) -> Spool:
+async def buffer_body(request: Request[Any, Any, Any], max_bytes: int) -> BufferedBody:
     """Read a body into a spool that the caller closes.
 
     Raises ChunkTooLarge as soon as it is known, BodyTimeout, ClientDisconnected, AudioTruncated, Overloaded.
     """
-    place = place_of(request.scope)
-    spool = Spool(place.keep, await memory_for(place, content_length(request), most_bytes), place.lose)
+    place = permit_of(request.scope)
+    spool = BufferedBody(place.keep, await memory_for(place, content_length(request), max_bytes), place.lose)
 
     async def keep(piece: bytes) -> None:
         spool.write(piece)
 
     try:
-        await read_body(request, most_bytes, keep)
+        await read_body(request, max_bytes, keep)
         await spool.finish()
     except BaseException:
         spool.close()
@@ -219,12 +219,12 @@ async def spool_body(request: Request[Any, Any, Any], most_bytes: int) -> Spool:
 
 
 async def read_body(
-    request: Request[Any, Any, Any], most_bytes: int, take: Callable[[bytes], Awaitable[None]]
+    request: Request[Any, Any, Any], max_bytes: int, take: Callable[[bytes], Awaitable[None]]
 ) -> None:
-    """Hand a body on piece by piece, within bounds of size and time; raises as `spool_body` does."""
+    """Hand a body on piece by piece, within bounds of size and time; raises as `buffer_body` does."""
     announced = content_length(request)
-    if announced is not None and announced > most_bytes:
-        raise ChunkTooLarge(f"a chunk may have {most_bytes} bytes, this one announces {announced}")
+    if announced is not None and announced > max_bytes:
+        raise ChunkTooLarge(f"a chunk may have {max_bytes} bytes, this one announces {announced}")
     size = 0
     try:
         async with asyncio.timeout(_IDLE_SECONDS) as idle:
@@ -239,8 +239,8 @@ async def read_body(
                 more = message.get("more_body", False)
                 piece = message.get("body", b"")
                 size += len(piece)
-                if size > most_bytes:
-                    raise ChunkTooLarge(f"a chunk may have {most_bytes} bytes")
+                if size > max_bytes:
+                    raise ChunkTooLarge(f"a chunk may have {max_bytes} bytes")
                 await take(piece)
                 if loop.time() > told + _TOLD_SECONDS:
                     told = loop.time()

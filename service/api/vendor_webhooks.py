@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from service.api.authentication import provide_services
 from service.api.dependencies import Services
-from service.api.middleware.admission_control import take_place
+from service.api.middleware.admission_control import acquire_permit
 from service.api.middleware.load_metrics import WEBHOOKS
 from service.api.problems import documented
 from service.api.request_classes import REQUEST_KIND
@@ -25,8 +25,8 @@ from service.eka.webhook_events import parse_event
 from service.eka.webhook_signature import is_signed
 from service.observability.tracing import note, span_of
 
-_MOST_BYTES = 65_536
-_MOST_SHOWN = 64
+_MAX_BYTES = 65_536
+_MAX_SHOWN = 64
 _SIGNATURE_HEADERS = ("eka-webhook-signature", "x-msa-signature")
 
 # From 0 on: a rate does not see the first of a series that begins with it.
@@ -81,7 +81,7 @@ class WebhookOperation(Operation):
     operation_class=WebhookOperation,
     summary="EkaScribe tells us that results are there",
     tags=["Vendor"],
-    request_max_body_size=_MOST_BYTES,
+    request_max_body_size=_MAX_BYTES,
     responses=_RECEIVED | documented(400, 401, 413, 503, by_key=False),
 )
 async def receive_webhook(request: Request[Any, Any, Any]) -> ASGIResponse:
@@ -97,7 +97,7 @@ async def receive_webhook(request: Request[Any, Any, Any]) -> ASGIResponse:
     operation_class=WebhookOperation,
     summary="The same, from a tenant's own account at EkaScribe",
     tags=["Vendor"],
-    request_max_body_size=_MOST_BYTES,
+    request_max_body_size=_MAX_BYTES,
     responses=_RECEIVED | documented(400, 401, 413, 503, by_key=False),
 )
 async def receive_tenant_webhook(
@@ -134,7 +134,7 @@ async def _take(request: Request[Any, Any, Any], services: Services, account: Ac
         tolerance, now = services.settings.webhook_tolerance_seconds, services.clock.now().timestamp()
         if not is_signed(headers, body, secrets or (), now=now, tolerance_seconds=tolerance):
             raise SignatureInvalid("the webhook carries no signature that is both right and fresh")
-    take_place(request.scope, None)
+    acquire_permit(request.scope, None)
     event = parse_event(body)
     if event is None:
         raise InvalidRequest("the body is not JSON")
@@ -143,7 +143,7 @@ async def _take(request: Request[Any, Any, Any], services: Services, account: Ac
         parent,
         "webhook",
         "server",
-        {"ekabridge.session_id": event.session_id[:_MOST_SHOWN], "ekabridge.kind": event.kind[:_MOST_SHOWN]},
+        {"ekabridge.session_id": event.session_id[:_MAX_SHOWN], "ekabridge.kind": event.kind[:_MAX_SHOWN]},
         link=request.headers.get("traceparent"),
     ):
         outcome = await services.webhooks.receive(account, event, body)

@@ -10,9 +10,9 @@ from msgspec import Struct
 from service.concurrency.lazy_imports import Libraries
 from service.domain.clock import CheckedClock, SystemClock
 from service.domain.errors import StoreUnavailable
-from service.domain.sessions.lifecycle import SessionLife
+from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.vendor_accounts import Accounts, Credentials, VendorAccount
-from service.eka.call_limiter import Gates
+from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
 from service.eka.http_exchange import make_http_client
@@ -20,70 +20,70 @@ from service.eka.lazy_audio_client import AudioWay
 from service.eka.tokens import TokenKeeper
 from service.forwarding.downloads import GuardedDownloads
 from service.settings import Settings
-from service.store.additional_documents import FurtherRows
+from service.store.additional_documents import AdditionalDocumentRows
 from service.store.api_keys import ApiKeyRows
-from service.store.audio import ChunkRows
+from service.store.audio import AudioRows
 from service.store.audit import AuditRows
-from service.store.circuit_breakers import BreakerRows
+from service.store.circuit_breakers import CircuitBreakerRows
 from service.store.database import Database
 from service.store.deliveries import DeliveryRows
-from service.store.delivery_recovery import RecoveryRows
+from service.store.delivery_recovery import DeliveryRecoveryRows
 from service.store.destinations import DestinationRows
 from service.store.encryption import Hasher, Keyring, MissingKeyError
-from service.store.encryption_keys import KeyRows
+from service.store.encryption_keys import EncryptionKeyRows
 from service.store.idempotency import IdempotencyRows
 from service.store.leases import LeaseRows
 from service.store.ledger import LedgerRows
-from service.store.queue_depths import QueueRows
-from service.store.reencryption import ResealingRows
-from service.store.result_refresh import RefreshRows
+from service.store.queue_depths import QueueDepthRows
+from service.store.reencryption import ReencryptionRows
+from service.store.result_refresh import ResultRefreshRows
 from service.store.results import ResultRows
 from service.store.retention import RetentionRows
-from service.store.session_updates import ChangeRows
+from service.store.session_updates import SessionUpdateRows
 from service.store.sessions import SessionRows
 from service.store.streams import StreamRows
 from service.store.tenants import TenantRows
-from service.store.vendor_accounts import AccountRows
-from service.store.vendor_tokens import TokenRows
-from service.store.webhook_events import WebhookRows
+from service.store.vendor_accounts import VendorAccountRows
+from service.store.vendor_tokens import VendorTokenRows
+from service.store.webhook_events import WebhookEventRows
 
 log = structlog.get_logger()
 
 
-class Rows(Struct, frozen=True, kw_only=True):
+class Stores(Struct, frozen=True, kw_only=True):
     """Every room of the store, over one pool."""
 
     database: Database
     keyring: Keyring
     hasher: Hasher
-    keys: KeyRows
-    resealing: ResealingRows
+    keys: EncryptionKeyRows
+    resealing: ReencryptionRows
     tenants: TenantRows
     api_keys: ApiKeyRows
-    accounts: AccountRows
+    accounts: VendorAccountRows
     sessions: SessionRows
     streams: StreamRows
-    chunks: ChunkRows
+    chunks: AudioRows
     results: ResultRows
-    refreshing: RefreshRows
+    refreshing: ResultRefreshRows
     deliveries: DeliveryRows
-    recovery: RecoveryRows
-    breaker: BreakerRows
+    recovery: DeliveryRecoveryRows
+    breaker: CircuitBreakerRows
     destinations: DestinationRows
     idempotency: IdempotencyRows
-    tokens: TokenRows
+    tokens: VendorTokenRows
     leases: LeaseRows
-    webhooks: WebhookRows
-    changes: ChangeRows
-    further: FurtherRows
+    webhooks: WebhookEventRows
+    changes: SessionUpdateRows
+    further: AdditionalDocumentRows
     ledger: LedgerRows
-    queues: QueueRows
+    queues: QueueDepthRows
     retention: RetentionRows
     audit: AuditRows
 
 
 @asynccontextmanager
-async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
+async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     """Open the store; its connections are made when they are needed."""
     database = Database(
         settings.database_url,
@@ -96,32 +96,32 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
     deliveries = DeliveryRows(database, keyring)
     await database.open()
     try:
-        yield Rows(
+        yield Stores(
             database=database,
             keyring=keyring,
             hasher=hasher,
-            keys=KeyRows(database, keyring),
-            resealing=ResealingRows(database, keyring),
+            keys=EncryptionKeyRows(database, keyring),
+            resealing=ReencryptionRows(database, keyring),
             tenants=TenantRows(database, keyring),
             api_keys=ApiKeyRows(database, hasher),
-            accounts=AccountRows(database, keyring),
+            accounts=VendorAccountRows(database, keyring),
             sessions=sessions,
             streams=StreamRows(database, keyring, hasher),
-            chunks=ChunkRows(database),
+            chunks=AudioRows(database),
             results=ResultRows(database, keyring),
-            refreshing=RefreshRows(database),
+            refreshing=ResultRefreshRows(database),
             deliveries=deliveries,
-            recovery=RecoveryRows(database, keyring, deliveries),
-            breaker=BreakerRows(database),
+            recovery=DeliveryRecoveryRows(database, keyring, deliveries),
+            breaker=CircuitBreakerRows(database),
             destinations=DestinationRows(database, keyring, max_destinations=settings.max_destinations),
             idempotency=IdempotencyRows(database, keyring, hasher, sessions),
-            tokens=TokenRows(database, keyring),
+            tokens=VendorTokenRows(database, keyring),
             leases=LeaseRows(database),
-            webhooks=WebhookRows(database),
-            changes=ChangeRows(database, keyring, sessions),
-            further=FurtherRows(database),
+            webhooks=WebhookEventRows(database),
+            changes=SessionUpdateRows(database, keyring, sessions),
+            further=AdditionalDocumentRows(database),
             ledger=LedgerRows(database),
-            queues=QueueRows(database),
+            queues=QueueDepthRows(database),
             retention=RetentionRows(database),
             audit=AuditRows(database),
         )
@@ -129,7 +129,7 @@ async def open_rows(settings: Settings) -> AsyncIterator[Rows]:
         await database.close()
 
 
-async def ping_store(rows: Rows) -> str:
+async def ping_store(rows: Stores) -> str:
     """Return `ok`, or why the database takes no writes.
 
     Raises unless it answers, has our schema, and we have every key that sealed anything in it.
@@ -140,7 +140,7 @@ async def ping_store(rows: Rows) -> str:
     return state
 
 
-async def check_keys(rows: Rows, check: Callable[[], Awaitable[None]]) -> None:
+async def check_keys(rows: Stores, check: Callable[[], Awaitable[None]]) -> None:
     """Make one of the registry's checks.
 
     Raises MissingKeyError, with what cannot be read and what to do, when one is missing that sealed anything.
@@ -151,7 +151,7 @@ async def check_keys(rows: Rows, check: Callable[[], Awaitable[None]]) -> None:
         raise await rows.keys.explained(error) from None
 
 
-async def check_at_start(rows: Rows) -> None:
+async def check_at_start(rows: Stores) -> None:
     """Look at the store once before work begins; one that is away is waited for.
 
     Raises SealError when the database was made with a key that we were not given: better now than at 2 a.m.
@@ -164,7 +164,7 @@ async def check_at_start(rows: Rows) -> None:
         log.warning("started_without_database", detail=error.detail)
 
 
-def make_accounts(settings: Settings, rows: Rows) -> Accounts:
+def make_accounts(settings: Settings, rows: Stores) -> Accounts:
     """Make what finds vendor accounts: the default one of the settings, or a tenant's own."""
     credentials = Credentials(
         token=settings.eka_token,
@@ -181,7 +181,7 @@ def make_accounts(settings: Settings, rows: Rows) -> Accounts:
 @asynccontextmanager
 async def open_vendor(
     settings: Settings,
-    rows: Rows,
+    rows: Stores,
     accounts: Accounts,
     *,
     libraries: Libraries | None = None,
@@ -203,12 +203,12 @@ async def open_vendor(
             base_url=settings.eka_base_url,
             credentials=accounts.credentials,
         )
-        gates = Gates(places=settings.eka_max_concurrency)
+        call_limiters = CallLimiters(places=settings.eka_max_concurrency)
         yield EkaClient(
             http=http,
             audio=audio,
             tokens=tokens,
-            gates=gates,
+            call_limiters=call_limiters,
             downloads=downloads,
             base_url=settings.eka_base_url,
             max_result_bytes=settings.vendor_result_max_bytes,
@@ -226,9 +226,9 @@ async def open_discovery(settings: Settings) -> AsyncIterator[Discovery]:
             await discovery.stop()
 
 
-def make_session_life(settings: Settings, rows: Rows, vendor: EkaClient) -> SessionLife:
+def make_session_lifecycle(settings: Settings, rows: Stores, vendor: EkaClient) -> SessionLifecycle:
     """Make what creates and ends sessions: the service for EMRs, the worker for calls that are owed."""
-    return SessionLife(
+    return SessionLifecycle(
         store=rows.sessions,
         streams=rows.streams,
         vendor=vendor,

@@ -6,10 +6,10 @@ from typing import Any, get_args
 import click
 
 from schemas.emr import Delivery, DeliveryStatus, Page, Recovered
-from service.cli.runner import json_option, print_found, with_rows, with_sealing_rows
+from service.cli.runner import json_option, print_found, with_encrypting_stores, with_stores
 from service.domain.ids import DeliveryId, DestinationId, TenantId
 
-_MOST_LISTED = 1000
+_MAX_LISTED = 1000
 
 
 class _Moment(click.types.StringParamType):
@@ -39,8 +39,8 @@ def delivery() -> None:
 @json_option
 def delivery_list(tenant: str, as_json: bool, **wanted: str | None) -> None:
     """List a tenant's deliveries, newest first, up to 1,000."""
-    found: Page[Delivery] = with_rows(
-        lambda rows: rows.deliveries.page(TenantId(tenant), after=None, limit=_MOST_LISTED, **wanted)
+    found: Page[Delivery] = with_stores(
+        lambda rows: rows.deliveries.page(TenantId(tenant), after=None, limit=_MAX_LISTED, **wanted)
     )
     print_found(found, as_json=as_json, text="\n".join(_line(item) for item in found.items))
 
@@ -51,7 +51,7 @@ def delivery_list(tenant: str, as_json: bool, **wanted: str | None) -> None:
 @json_option
 def delivery_show(tenant: str, delivery: str, *, as_json: bool) -> None:
     """Show a delivery with each attempt at it."""
-    found: Delivery = with_rows(lambda rows: rows.deliveries.one(TenantId(tenant), DeliveryId(delivery)))
+    found: Delivery = with_stores(lambda rows: rows.deliveries.one(TenantId(tenant), DeliveryId(delivery)))
     attempts = found.attempts if isinstance(found.attempts, list) else []
     lines = [
         f"  {each.at.isoformat()}  {each.status_code or '-'}  {each.error_class or 'ok'}  "
@@ -73,7 +73,7 @@ def delivery_retry(tenant: str, delivery: str, *, as_json: bool) -> None:
         await rows.audit.record(TenantId(tenant), "cli", "delivery.retried", delivery)
         return retried
 
-    retried = with_rows(work)
+    retried = with_stores(work)
     print_found(retried, as_json=as_json, text=_line(retried))
 
 
@@ -99,7 +99,7 @@ def destination_recover(tenant: str, destination: str, since: datetime, *, as_js
         )
         return found
 
-    found = with_rows(work)
+    found = with_stores(work)
     text = f"{found.recovered} due again, {found.replayed} that it never got"
     print_found(found, as_json=as_json, text=text)
 
@@ -117,7 +117,7 @@ def destination_test(tenant: str, destination: str, *, as_json: bool) -> None:
         await rows.audit.record(tenant_id, "cli", "destination.tested", destination)
         return ping
 
-    ping = with_sealing_rows(work)
+    ping = with_encrypting_stores(work)
     print_found(ping, as_json=as_json, text=_line(ping))
 
 

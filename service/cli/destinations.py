@@ -20,8 +20,8 @@ from schemas.emr import Page
 from service.cli.runner import json_option
 from service.cli.runner import print_found as _print
 from service.cli.runner import settings_for as _settings
-from service.cli.runner import with_rows as _with_rows
-from service.cli.runner import with_sealing_rows as _with_sealing_rows
+from service.cli.runner import with_encrypting_stores as _with_sealing_rows
+from service.cli.runner import with_stores as _with_stores
 from service.domain.ids import DestinationId, TenantId
 from service.settings import STORE
 
@@ -110,7 +110,7 @@ def destination_add(tenant: str, url: str, disabled: bool, as_json: bool, **opti
 @json_option
 def destination_list(tenant: str, as_json: bool) -> None:
     """List a tenant's destinations, newest first."""
-    found: Page[Destination] = _with_rows(lambda rows: rows.destinations.page(TenantId(tenant), None, 1000))
+    found: Page[Destination] = _with_stores(lambda rows: rows.destinations.page(TenantId(tenant), None, 1000))
     lines = [f"{item.id}  {item.url}{_state(item)}" for item in found.items]
     _print(found, as_json=as_json, text="\n".join(lines))
 
@@ -185,7 +185,7 @@ def destination_remove(tenant: str, destination: str, as_json: bool) -> None:
         await rows.audit.record(TenantId(tenant), "cli", "destination.removed", destination)
         return found
 
-    removed = _with_rows(work)
+    removed = _with_stores(work)
     _print(removed, as_json=as_json, text=f"{removed.id}  removed")
 
 

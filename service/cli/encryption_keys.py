@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from schemas.encryption import EncryptionKey, EncryptionStatus, Forgotten, Walk
-from service.cli.runner import json_option, print_found, with_sealing_rows, with_unchecked_rows
+from service.cli.runner import json_option, print_found, with_encrypting_stores, with_unchecked_stores
 from service.domain.errors import InvalidRequest
 
 _SAY_AGAIN_SECONDS = 5.0
@@ -26,7 +26,7 @@ def encryption_status(*, as_json: bool) -> None:
     async def work(rows: Any) -> EncryptionStatus:
         return EncryptionStatus(keys=await rows.keys.keys(), walks=await rows.resealing.walks())
 
-    found = with_unchecked_rows(work)
+    found = with_unchecked_stores(work)
     lines = [_key_line(key) for key in found.keys] + [_walk_line(walk) for walk in found.walks]
     print_found(found, as_json=as_json, text="\n".join(lines))
 
@@ -59,7 +59,7 @@ def encryption_rotate(*, as_json: bool) -> None:
         walks: list[Walk] = await rows.resealing.walks()
         return walks
 
-    walks = with_sealing_rows(work)
+    walks = with_encrypting_stores(work)
     status = EncryptionStatus(keys=[], walks=walks)
     print_found(status, as_json=as_json, text="\n".join(map(_walk_line, walks)))
     if any(walk.unreadable or walk.left_over for walk in walks):
@@ -81,7 +81,7 @@ def encryption_forget(key_id: str, *, give_up: bool, as_json: bool) -> None:
         forgotten: Forgotten = await rows.keys.forget(key_id, give_up=give_up)
         return forgotten
 
-    found = with_unchecked_rows(work)
+    found = with_unchecked_stores(work)
     given_up = f", {found.given_up} values given up" if found.given_up else ""
     print_found(found, as_json=as_json, text=f"{found.key_id}  retired{given_up}")
 

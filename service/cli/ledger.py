@@ -8,11 +8,11 @@ from msgspec import UNSET
 
 from schemas.emr import Page, Tenant
 from schemas.ledger import AuditEntry, Ledger, LedgerClass
-from service.cli.runner import json_option, print_found, with_rows
+from service.cli.runner import json_option, print_found, with_stores
 from service.domain.ids import TenantId
 
 # Days: more than a life.
-_MOST_DAYS = 36_500
+_MAX_DAYS = 36_500
 
 
 def _moment(context: click.Context, option: click.Parameter, value: str | None) -> datetime | None:
@@ -62,7 +62,7 @@ def ledger(
         tenant_id = None if tenant is None else TenantId((await rows.tenants.get(TenantId(tenant))).id)
         return await rows.ledger.look(tenant_id, since, before, show)
 
-    look = with_rows(work)
+    look = with_stores(work)
     if show is not None:
         print_found(Page(items=look.shown), as_json=as_json, text="\n".join(look.shown))
         return
@@ -105,15 +105,15 @@ def audit_list(
         page: Page[AuditEntry] = await rows.audit.page(TenantId(tenant), wanted, None, limit)
         return page
 
-    found = with_rows(work)
+    found = with_stores(work)
     lines = [f"{each.at.isoformat()}  {each.actor}  {each.action}  {each.object_id}" for each in found.items]
     print_found(found, as_json=as_json, text="\n".join(lines))
 
 
 @click.command("retention")
 @click.argument("tenant")
-@click.option("--content-days", type=click.IntRange(1, _MOST_DAYS), help="What DELETE would erase.")
-@click.option("--metadata-days", type=click.IntRange(1, _MOST_DAYS), help="The rows themselves.")
+@click.option("--content-days", type=click.IntRange(1, _MAX_DAYS), help="What DELETE would erase.")
+@click.option("--metadata-days", type=click.IntRange(1, _MAX_DAYS), help="The rows themselves.")
 @click.option("--clear", is_flag=True, help="Keep both for ever.")
 @json_option
 def tenant_retention(
@@ -140,7 +140,7 @@ def tenant_retention(
         known: Tenant = await rows.tenants.get(TenantId(tenant))
         return known
 
-    found = with_rows(work)
+    found = with_stores(work)
     text = f"{found.id}  content {_days(found.keep_content_days)}, rows {_days(found.keep_metadata_days)}"
     print_found(found, as_json=as_json, text=text)
 

@@ -24,12 +24,12 @@ from service.cli.deliveries import delivery, destination_recover, destination_te
 from service.cli.destinations import destination
 from service.cli.encryption_keys import encryption
 from service.cli.ledger import audit, ledger, tenant_retention
-from service.cli.runner import json_option, with_unchecked_rows
+from service.cli.runner import json_option, with_unchecked_stores
 from service.cli.runner import print_found as _print
 from service.cli.runner import run as _run
 from service.cli.runner import settings_for as _settings
-from service.cli.runner import with_rows as _with_rows
-from service.cli.runner import with_sealing_rows as _with_sealing_rows
+from service.cli.runner import with_encrypting_stores as _with_sealing_rows
+from service.cli.runner import with_stores as _with_stores
 from service.cli.sessions import session
 from service.cli.vendor_accounts import account_change, account_options, audit_facts, tenant_account
 from service.cli.webhook_subscriptions import webhook
@@ -171,7 +171,7 @@ def tenant_add(name: str, as_json: bool, **options: Any) -> None:
 @json_option
 def tenant_list(as_json: bool) -> None:
     """List tenants, oldest first."""
-    found: list[Tenant] = _with_rows(lambda rows: rows.tenants.list_tenants())
+    found: list[Tenant] = _with_stores(lambda rows: rows.tenants.list_tenants())
     _print(Page(items=found), as_json=as_json, text="\n".join(f"{item.id}  {item.name}" for item in found))
 
 
@@ -211,7 +211,7 @@ def key_add(tenant: str, role: Role, as_json: bool) -> None:
 @json_option
 def key_list(tenant: str, as_json: bool) -> None:
     """List a tenant's keys, oldest first."""
-    found: list[ApiKey] = _with_rows(lambda rows: rows.api_keys.list_keys(TenantId(tenant)))
+    found: list[ApiKey] = _with_stores(lambda rows: rows.api_keys.list_keys(TenantId(tenant)))
     lines = [f"{item.id}  {item.role}{'  revoked' if item.revoked_at else ''}" for item in found]
     _print(Page(items=found), as_json=as_json, text="\n".join(lines))
 
@@ -228,7 +228,7 @@ def key_revoke(tenant: str, key: str, as_json: bool) -> None:
         await rows.audit.record(TenantId(tenant), "cli", "key.revoked", key)
         return revoked
 
-    revoked = _with_rows(work)
+    revoked = _with_stores(work)
     _print(revoked, as_json=as_json, text=f"{revoked.id}  revoked")
 
 
@@ -243,7 +243,7 @@ def _check_keys() -> None:
     """Say at the start, in one sentence, that the encryption keys are not this database's."""
     from service.bootstrap.container import check_at_start  # noqa: PLC0415 - brings the HTTP client
 
-    with_unchecked_rows(check_at_start)
+    with_unchecked_stores(check_at_start)
 
 
 @cli.command()

@@ -44,7 +44,7 @@ async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
     return await work()
 
 
-def with_rows(work: Callable[[Any], Awaitable[T]]) -> T:
+def with_stores(work: Callable[[Any], Awaitable[T]]) -> T:
     """Run work that seals nothing on the store, with all keys that sealed anything in it."""
 
     async def checked(rows: Any) -> T:
@@ -53,10 +53,10 @@ def with_rows(work: Callable[[Any], Awaitable[T]]) -> T:
         await check_keys(rows, rows.keys.check)
         return await work(rows)
 
-    return with_unchecked_rows(checked)
+    return with_unchecked_stores(checked)
 
 
-def with_sealing_rows(work: Callable[[Any], Awaitable[T]]) -> T:
+def with_encrypting_stores(work: Callable[[Any], Awaitable[T]]) -> T:
     """Run work that seals on the store: its key is registered, which running processes can forbid."""
 
     async def checked(rows: Any) -> T:
@@ -65,16 +65,16 @@ def with_sealing_rows(work: Callable[[Any], Awaitable[T]]) -> T:
         await check_keys(rows, rows.keys.begin_command)
         return await work(rows)
 
-    return with_unchecked_rows(checked)
+    return with_unchecked_stores(checked)
 
 
-def with_unchecked_rows(work: Callable[[Any], Awaitable[T]]) -> T:
+def with_unchecked_stores(work: Callable[[Any], Awaitable[T]]) -> T:
     """Run work on the store, whichever keys we have."""
     settings = settings_for(STORE)
-    from service.bootstrap.container import open_rows  # noqa: PLC0415 - brings the HTTP client
+    from service.bootstrap.container import open_stores  # noqa: PLC0415 - brings the HTTP client
 
     async def opened() -> T:
-        async with open_rows(settings) as rows:
+        async with open_stores(settings) as rows:
             return await work(rows)
 
     return run(opened)

@@ -6,10 +6,10 @@ from typing import Any
 import click
 from msgspec import Struct
 
-from service.cli.runner import json_option, print_found, with_rows
+from service.cli.runner import json_option, print_found, with_stores
 from service.domain.errors import NotFound
 from service.domain.ids import SessionId, TenantId
-from service.domain.results.refreshing import Refreshing
+from service.domain.results.refreshing import ResultRefresher
 
 _MAX_SESSIONS = 10_000
 
@@ -58,7 +58,7 @@ def session_refresh(
         raise click.UsageError("name a SESSION, or a time with --since")
 
     async def work(rows: Any) -> RefreshedSessions:
-        refreshing = Refreshing(store=rows.refreshing, nudges=_WithoutNudges())
+        refreshing = ResultRefresher(store=rows.refreshing, wakeups=_WithoutNudges())
         if since is not None:
             found = await rows.refreshing.ended_badly(
                 TenantId(tenant) if tenant else None, since, _MAX_SESSIONS
@@ -72,6 +72,6 @@ def session_refresh(
             await refreshing.refresh(tenant_id, session_id, "cli")
         return RefreshedSessions(refreshed=[session_id for _, session_id in found])
 
-    refreshed = with_rows(work)
+    refreshed = with_stores(work)
     lines = [*refreshed.refreshed, f"EkaScribe is asked again about {len(refreshed.refreshed)} sessions"]
     print_found(refreshed, as_json=as_json, text="\n".join(lines))

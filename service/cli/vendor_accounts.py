@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import click
 
 from schemas.emr import Tenant
-from service.cli.runner import json_option, print_found, with_rows, with_sealing_rows
+from service.cli.runner import json_option, print_found, with_encrypting_stores, with_stores
 from service.domain.ids import TenantId
 from service.domain.vendor_accounts import AccountChange, Credentials
 
@@ -128,7 +128,7 @@ def tenant_account(tenant: str, *, clear: bool, force: bool, as_json: bool, **gi
         await rows.audit.record(tenant_id, "cli", "account.changed", tenant, **audit_facts(change))
         return changed
 
-    found = with_rows(work) if change is None else with_sealing_rows(work)
+    found = with_stores(work) if change is None else with_encrypting_stores(work)
     kind = "its own EkaScribe account" if found.own_account else "the default EkaScribe account"
     print_found(found, as_json=as_json, text=f"{found.id}  {found.name}  {kind}")
 

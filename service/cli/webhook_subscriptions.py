@@ -102,14 +102,14 @@ async def _asked(
         check_keys,
         make_accounts,
         open_discovery,
-        open_rows,
+        open_stores,
         open_vendor,
     )
     from service.eka.webhook_subscriptions import Subscriptions, webhook_endpoint  # noqa: PLC0415
 
     account = DEFAULT_ACCOUNT if tenant is None else Account(tenant)
     async with AsyncExitStack() as stack:
-        rows = await stack.enter_async_context(open_rows(settings))
+        rows = await stack.enter_async_context(open_stores(settings))
         await check_keys(rows, rows.keys.begin_command)  # a login's tokens are sealed
         accounts = make_accounts(settings, rows)
         secrets = await accounts.webhook_secrets(account) if tenant != DEFAULT_ACCOUNT else None

@@ -6,13 +6,13 @@ from typing import Any, Generic, TypeVar
 
 from service.domain.errors import StoreUnavailable
 
-Question = TypeVar("Question")
-Answer = TypeVar("Answer")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
-_MOST_AT_ONCE = 100
+_MAX_AT_ONCE = 100
 
 
-class Gathered(Generic[Question, Answer]):
+class Batcher(Generic[Request, Response]):
     """Asks for all who wait at a time; who comes first asks at once and waits for nobody.
 
     `ask` takes questions and returns an answer for each, in their order. Two questions of which `subject`
@@ -22,13 +22,13 @@ class Gathered(Generic[Question, Answer]):
 
     def __init__(
         self,
-        ask: Callable[[Sequence[Question]], Awaitable[Sequence[Answer]]],
+        ask: Callable[[Sequence[Request]], Awaitable[Sequence[Response]]],
         *,
-        subject: Callable[[Question], Hashable] | None = None,
+        conflict_key: Callable[[Request], Hashable] | None = None,
     ) -> None:
         self._ask = ask
-        self._subject = subject or _of_its_own
-        self._waiting: list[tuple[Question, asyncio.Future[Answer]]] = []
+        self._conflict_key = conflict_key or _of_its_own
+        self._waiting: list[tuple[Request, asyncio.Future[Response]]] = []
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -36,9 +36,9 @@ class Gathered(Generic[Question, Answer]):
         """Whether nothing is being asked, and nobody waits."""
         return self._task is None
 
-    async def __call__(self, question: Question) -> Answer:
+    async def __call__(self, question: Request) -> Response:
         """Return the answer to a question. Raises what asking it raises."""
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
         if self._task is None:
             self._task = asyncio.create_task(self._run())
@@ -53,21 +53,21 @@ class Gathered(Generic[Question, Answer]):
             _give_up(self._waiting)
             self._waiting = []
 
-    def _next(self) -> list[tuple[Question, "asyncio.Future[Answer]"]]:
-        batch: list[tuple[Question, asyncio.Future[Answer]]] = []
-        later: list[tuple[Question, asyncio.Future[Answer]]] = []
-        subjects = set()
+    def _next(self) -> list[tuple[Request, "asyncio.Future[Response]"]]:
+        batch: list[tuple[Request, asyncio.Future[Response]]] = []
+        later: list[tuple[Request, asyncio.Future[Response]]] = []
+        conflict_keys = set()
         for waiting in self._waiting:
-            subject = self._subject(waiting[0])
-            if subject in subjects or len(batch) == _MOST_AT_ONCE:
+            conflict_key = self._conflict_key(waiting[0])
+            if conflict_key in conflict_keys or len(batch) == _MAX_AT_ONCE:
                 later.append(waiting)
             else:
-                subjects.add(subject)
+                conflict_keys.add(conflict_key)
                 batch.append(waiting)
         self._waiting = later
         return batch
 
-    async def _settle(self, batch: list[tuple[Question, "asyncio.Future[Answer]"]]) -> None:
+    async def _settle(self, batch: list[tuple[Request, "asyncio.Future[Response]"]]) -> None:
         try:
             answers = await self._ask([question for question, _ in batch])
         except Exception as error:  # noqa: BLE001 - it is raised where each of them is waited for

@@ -12,18 +12,18 @@ VENDOR_ANSWERS_BYTES = 32 * 1024 * 1024
 CLIENT_ANSWERS_BYTES = 96 * 1024 * 1024
 
 
-class Memory:
+class MemoryBudget:
     """One part of the memory, in bytes; who finds none left waits a moment, in the order of coming."""
 
     def __init__(
         self,
-        most_bytes: int,
+        max_bytes: int,
         *,
         patience_seconds: float,
         vain_seconds: float = 0.0,
     ) -> None:
         """`vain_seconds`: for so long nobody waits when somebody has just waited for nothing."""
-        self.most_bytes = most_bytes
+        self.max_bytes = max_bytes
         self._vain_seconds = vain_seconds
         self.patience_seconds = patience_seconds
         self.taken_bytes = self.peak_bytes = 0
@@ -37,9 +37,9 @@ class Memory:
 
     async def take(self, size: int) -> bool:
         """Take so many bytes, if there are any in time."""
-        if size > self.most_bytes:
+        if size > self.max_bytes:
             return False
-        if not self._line and self.taken_bytes + size <= self.most_bytes:
+        if not self._line and self.taken_bytes + size <= self.max_bytes:
             self._count(size)
             return True
         loop = asyncio.get_running_loop()
@@ -69,7 +69,7 @@ class Memory:
 
     def _grant(self) -> None:
         for granted, size in list(self._line.items()):
-            if self.taken_bytes + size > self.most_bytes:
+            if self.taken_bytes + size > self.max_bytes:
                 return
             del self._line[granted]
             if not granted.done():
@@ -84,12 +84,12 @@ class Memory:
         self._grant()
 
 
-class Held:
+class MemoryReservation:
     """So many bytes of a part, until whoever holds this forgets it."""
 
     __slots__ = ("_memory", "_size")
 
-    def __init__(self, memory: Memory, size: int) -> None:
+    def __init__(self, memory: MemoryBudget, size: int) -> None:
         self._memory = memory
         self._size = size
 

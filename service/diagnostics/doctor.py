@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 from schemas.destinations import Destination, OAuth2
 from schemas.emr import Tenant
 from service.bootstrap.container import (
-    Rows,
+    Stores,
     make_accounts,
     open_discovery,
-    open_rows,
+    open_stores,
     open_vendor,
     ping_store,
 )
@@ -70,7 +70,7 @@ async def examine(environment: Mapping[str, str], report: Report) -> bool:
         return is_well
 
     async with AsyncExitStack() as stack:
-        rows = await stack.enter_async_context(open_rows(settings))
+        rows = await stack.enter_async_context(open_stores(settings))
         accounts = make_accounts(settings, rows)
         vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts))
         discovery = await stack.enter_async_context(open_discovery(settings))
@@ -81,7 +81,7 @@ async def examine(environment: Mapping[str, str], report: Report) -> bool:
         await check("redis", surroundings.redis(settings))
         await check("temporary files", asyncio.to_thread(surroundings.temporary_files, settings))
         if settings.public_url is not None:
-            await check("public URL", surroundings.way_in(settings.public_url))
+            await check("public URL", surroundings.check_public_url(settings.public_url))
         kind = await _server(settings, discovery, report)
         if has_store:
             for name, account in await _accounts(rows, accounts):
@@ -110,7 +110,7 @@ async def _found(work: Awaitable[Finding]) -> Finding:
         return str(error)
 
 
-async def _database(rows: Rows) -> str | None:
+async def _database(rows: Stores) -> str | None:
     try:
         await ping_store(rows)
     except MissingKeyError as error:
@@ -122,7 +122,7 @@ async def _database(rows: Rows) -> str | None:
     )
 
 
-async def _accounts(rows: Rows, accounts: Accounts) -> list[tuple[str, Account]]:
+async def _accounts(rows: Stores, accounts: Accounts) -> list[tuple[str, Account]]:
     """Return every account that is in use, with what tells its lines from the others'."""
     tenants = await rows.tenants.list_tenants()
     own = [(f" of {tenant.name}", Account(tenant.id)) for tenant in tenants if tenant.own_account]
@@ -185,7 +185,7 @@ async def _subscription(
     return "; ".join([problem, *whys, f"to mend it: ekabridge webhook register{tenant}"])
 
 
-async def _destinations(rows: Rows) -> list[tuple[Tenant, Destination]]:
+async def _destinations(rows: Stores) -> list[tuple[Tenant, Destination]]:
     found = []
     for tenant in await rows.tenants.list_tenants():
         page = await rows.destinations.page(TenantId(tenant.id), None, 1000)
@@ -208,7 +208,7 @@ async def _destination(settings: Settings, destination: Destination) -> str | No
 
 
 async def _token(
-    settings: Settings, rows: Rows, tenant_id: TenantId, destination_id: DestinationId
+    settings: Settings, rows: Stores, tenant_id: TenantId, destination_id: DestinationId
 ) -> str | None:
     auth = await rows.destinations.auth(tenant_id, destination_id)
     if not isinstance(auth, OAuth2):

@@ -128,7 +128,7 @@ def _mebibytes(size: int) -> str:
     return f"{size / 1_048_576:,.0f} MiB"
 
 
-async def way_in(public_url: str) -> Finding:
+async def check_public_url(public_url: str) -> Finding:
     """Ask ourselves, as EMRs and EkaScribe would; a first look may come before `serve` is started."""
     address = f"{public_url}/health/live"
     try:

@@ -26,7 +26,7 @@ class SystemClock:
         """The time, UTC."""
         return datetime.now(UTC)
 
-    def chance(self) -> float:
+    def jitter(self) -> float:
         """A random number from 0 to 1; it spreads waits, so it need not be secret."""
         return random.random()  # noqa: S311 - it spreads waits, it guards nothing
 

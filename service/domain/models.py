@@ -193,7 +193,7 @@ class EndState(Struct, frozen=True, kw_only=True):
     is_changing: bool = False
 
 
-class OwedCall(Struct, frozen=True, kw_only=True):
+class PendingCall(Struct, frozen=True, kw_only=True):
     """A create, end or cancel call of which it is not known whether the vendor got it."""
 
     session_id: SessionId
@@ -223,7 +223,7 @@ class ChangeState(Struct, frozen=True, kw_only=True):
     is_final: bool
 
 
-class FurtherState(Struct, frozen=True, kw_only=True):
+class AdditionalDocumentState(Struct, frozen=True, kw_only=True):
     """A finished session as the wish for a further document finds it, locked.
 
     `is_pending`: that document is on its way; `is_asking`: somebody asks the vendor for it at this moment;
@@ -338,7 +338,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     duration_ms: int
 
 
-class NoAnswer(Struct, frozen=True, kw_only=True):
+class CallFailure(Struct, frozen=True, kw_only=True):
     """A destination that did not answer: at which stage it failed.
 
     `is_refused`: the token endpoint of its OAuth 2.0 did not take our credentials. `is_withheld`: nothing was

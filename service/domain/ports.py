@@ -16,7 +16,7 @@ from service.domain.models import (
     EndState,
     FetchJob,
     FetchState,
-    OwedCall,
+    PendingCall,
     SessionDetails,
     SessionPlan,
     StoredDocument,
@@ -37,7 +37,7 @@ class Clock(Protocol):
         """The time, UTC."""
         ...
 
-    def chance(self) -> float:
+    def jitter(self) -> float:
         """A random number from 0 to 1."""
         ...
 
@@ -118,7 +118,7 @@ class VendorLimits(Protocol):
         ...
 
 
-class Nudges(Protocol):
+class Wakeups(Protocol):
     """Says to some worker "look now"; may be lost, and then the sweep finds what is due."""
 
     def results_due(self, session_id: SessionId) -> None:
@@ -126,7 +126,7 @@ class Nudges(Protocol):
         ...
 
 
-class ChunkStore(Protocol):
+class AudioStore(Protocol):
     """Rows of chunks."""
 
     async def claim(self, chunk: ChunkPlan) -> ChunkClaim | None:
@@ -155,7 +155,7 @@ class SessionStore(Protocol):
         """Insert the session, its create call owed; false when its id is taken."""
         ...
 
-    async def claim_owed_create(
+    async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
     ) -> bool:
         """Take over a create call that nobody is making."""
@@ -175,11 +175,11 @@ class SessionStore(Protocol):
         """Whether the session was cancelled, or erased while it ran."""
         ...
 
-    async def postpone_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+    async def reschedule_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         """It is not known: look again later."""
         ...
 
-    async def give_back_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+    async def release_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         """It was not made, and counts for nothing: look again later."""
         ...
 
@@ -197,9 +197,9 @@ class SessionStore(Protocol):
         """The vendor knows that it was cancelled, or need not know any more."""
         ...
 
-    async def claim_owed(
+    async def claim_pending_calls(
         self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
-    ) -> list[OwedCall]:
+    ) -> list[PendingCall]:
         """Lease owed calls that are due, but of no account that is passed over."""
         ...
 
@@ -334,7 +334,7 @@ class SettleUnit(Protocol):
         """The vendor is known to make the further document."""
         ...
 
-    async def drop_further(self, job: FetchJob) -> None:
+    async def drop_additional_document(self, job: FetchJob) -> None:
         """The vendor was never asked for the further document."""
         ...
 

@@ -35,7 +35,7 @@ def is_of_patient(patient: Mapping[str, Any] | None, transcript: str | None) -> 
 
 
 # About 20 MB at most. What is forgotten early makes one more entry, none is left out.
-_MOST_REMEMBERED = 100_000
+_MAX_REMEMBERED = 100_000
 
 
 class ReadStore(Protocol):
@@ -48,44 +48,44 @@ class ReadStore(Protocol):
         ...
 
 
-class ReadTrail:
+class ReadAudit:
     """Records reads of content: a client that polls makes one entry an hour in each process."""
 
-    def __init__(self, *, store: ReadStore, clock: Clock, most_remembered: int = _MOST_REMEMBERED) -> None:
+    def __init__(self, *, store: ReadStore, clock: Clock, max_remembered: int = _MAX_REMEMBERED) -> None:
         self._store = store
         self._clock = clock
-        self._most_remembered = most_remembered
+        self._max_remembered = max_remembered
         self._hours: OrderedDict[_Read, datetime] = OrderedDict()
 
-    async def sessions(self, who: Principal, found: Sequence[Session]) -> None:
+    async def sessions(self, principal: Principal, found: Sequence[Session]) -> None:
         """Record that these sessions were shown, those that carry a patient's details or a transcript."""
         shown = [each.id for each in found if is_of_patient(each.patient, each.transcript)]
-        await self.note(who, "session.read", shown)
+        await self.note(principal, "session.read", shown)
 
-    async def replayed(self, who: Principal, answer: bytes) -> None:
+    async def replayed(self, principal: Principal, answer: bytes) -> None:
         """Record that an answer that was given before was shown again, perhaps to another key."""
         session = msgspec.json.decode(answer, type=_Replayed)
         if is_of_patient(session.patient, session.transcript):
-            await self.note(who, "session.read", [session.id])
+            await self.note(principal, "session.read", [session.id])
 
-    async def documents(self, who: Principal, found: Sequence[Document]) -> None:
+    async def documents(self, principal: Principal, found: Sequence[Document]) -> None:
         """Record that these documents were shown, those that carry anything."""
         shown = [each.id for each in found if each.data is not None or each.fhir not in (None, UNSET)]
-        await self.note(who, "document.read", shown)
+        await self.note(principal, "document.read", shown)
 
-    async def note(self, who: Principal, action: ReadAction, object_ids: Sequence[str]) -> None:
+    async def note(self, principal: Principal, action: ReadAction, object_ids: Sequence[str]) -> None:
         """Record a read. It has happened: a database that is away now does not fail it, the log tells."""
         hour = self._clock.now().replace(minute=0, second=0, microsecond=0)
-        fresh = [each for each in object_ids if self._hours.get((who.key_id, action, each)) != hour]
+        fresh = [each for each in object_ids if self._hours.get((principal.key_id, action, each)) != hour]
         if not fresh:
             return
         try:
-            await self._store.insert_reads(who.tenant_id, who.key_id, action, fresh)
+            await self._store.insert_reads(principal.tenant_id, principal.key_id, action, fresh)
         except StoreUnavailable:
-            log.warning("read_not_recorded", tenant_id=who.tenant_id, action=action, count=len(fresh))
+            log.warning("read_not_recorded", tenant_id=principal.tenant_id, action=action, count=len(fresh))
             return
         for each in fresh:
-            self._hours[who.key_id, action, each] = hour
-            self._hours.move_to_end((who.key_id, action, each))
-        while len(self._hours) > self._most_remembered:
+            self._hours[principal.key_id, action, each] = hour
+            self._hours.move_to_end((principal.key_id, action, each))
+        while len(self._hours) > self._max_remembered:
             self._hours.popitem(last=False)

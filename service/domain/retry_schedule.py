@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 _JITTER = 0.1
-_MOST_RETRY_AFTER_SECONDS = 86_400.0
+_MAX_RETRY_AFTER_SECONDS = 86_400.0
 
 # A fetch: asked too early (202) is a matter of seconds once the vendor announced the result; an error may
 # be an outage.
@@ -18,17 +18,17 @@ _MAX_PENDING_SECONDS = 300.0
 _LOOK_SECONDS = (10.0, 20.0, 30.0, 60.0, 120.0, 240.0, 300.0)
 _DOUBT_SECONDS = (30.0, 60.0, 120.0, 240.0, 300.0)
 # What our own gate held back is passed over while the gate is closed: it need not sleep longer than that.
-_LEAST_GATE_SECONDS, _MOST_GATE_SECONDS = 1.0, 5.0
+_MIN_GATE_SECONDS, _MAX_GATE_SECONDS = 1.0, 5.0
 _ERROR_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
-def jittered(seconds: float, chance: float) -> float:
+def jittered(seconds: float, jitter: float) -> float:
     """Spread a wait by at most 10 % to either side, so that a thousand failures do not return as one."""
-    return seconds * (1 - _JITTER + 2 * _JITTER * chance)
+    return seconds * (1 - _JITTER + 2 * _JITTER * jitter)
 
 
 def forward_wait(
-    schedule: Sequence[float], used: int, *, retry_after_seconds: float | None, chance: float
+    schedule: Sequence[float], used: int, *, retry_after_seconds: float | None, jitter: float
 ) -> float | None:
     """Seconds until the next attempt at a delivery, or None when the schedule is used up.
 
@@ -37,14 +37,14 @@ def forward_wait(
     """
     if used > len(schedule):
         return None
-    wait = jittered(schedule[used - 1], chance)
+    wait = jittered(schedule[used - 1], jitter)
     if retry_after_seconds is not None:
         wait = max(wait, retry_after_seconds)
     return wait
 
 
 def pending_wait(
-    attempts: int, chance: float, *, seconds_after_end: float = 0.0, was_announced: bool = True
+    attempts: int, jitter: float, *, seconds_after_end: float = 0.0, was_announced: bool = True
 ) -> float:
     """Seconds until a result that was not ready is asked for again; `attempts` counts from 1.
 
@@ -56,17 +56,17 @@ def pending_wait(
         wait = max(_stage(_PENDING_SECONDS, attempts), min(seconds_after_end / 10, _MAX_PENDING_SECONDS))
     else:
         wait = min(max(seconds_after_end, _PENDING_SECONDS[0]), _MAX_PENDING_SECONDS)
-    return jittered(wait, chance)
+    return jittered(wait, jitter)
 
 
-def look_wait(attempts: int, chance: float) -> float:
+def look_wait(attempts: int, jitter: float) -> float:
     """Seconds until the vendor is asked without a filter again, while something is undecided."""
-    return jittered(_stage(_LOOK_SECONDS, attempts), chance)
+    return jittered(_stage(_LOOK_SECONDS, attempts), jitter)
 
 
-def doubt_wait(attempts: int, chance: float) -> float:
+def doubt_wait(attempts: int, jitter: float) -> float:
     """Seconds until a document is asked for again of which the vendor said anything but a plain success."""
-    return jittered(_stage(_DOUBT_SECONDS, attempts), chance)
+    return jittered(_stage(_DOUBT_SECONDS, attempts), jitter)
 
 
 def _stage(stages: Sequence[float], attempts: int) -> float:
@@ -77,21 +77,21 @@ def error_wait(
     attempts: int,
     *,
     retry_after_seconds: float | None,
-    chance: float,
-    most_seconds: float = _ERROR_SECONDS[-1],
+    jitter: float,
+    max_seconds: float = _ERROR_SECONDS[-1],
 ) -> float:
     """Seconds until a vendor call that failed is made again; `attempts` counts from 1.
 
     `most_seconds` bounds the schedule, not what the vendor asks for.
     """
-    wait = min(_ERROR_SECONDS[min(attempts, len(_ERROR_SECONDS)) - 1], most_seconds)
-    return max(jittered(wait, chance), retry_after_seconds or 0.0)
+    wait = min(_ERROR_SECONDS[min(attempts, len(_ERROR_SECONDS)) - 1], max_seconds)
+    return max(jittered(wait, jitter), retry_after_seconds or 0.0)
 
 
-def gate_wait(asked_seconds: float | None, *, chance: float) -> float:
+def gate_wait(asked_seconds: float | None, *, jitter: float) -> float:
     """Seconds until a call is looked at again that our own gate held back; never at once."""
-    wait = min(max(asked_seconds or 0.0, _LEAST_GATE_SECONDS), _MOST_GATE_SECONDS)
-    return wait * (1 + _JITTER * chance)
+    wait = min(max(asked_seconds or 0.0, _MIN_GATE_SECONDS), _MAX_GATE_SECONDS)
+    return wait * (1 + _JITTER * jitter)
 
 
 def read_retry_after(value: str | None, now: datetime) -> float | None:
@@ -100,11 +100,11 @@ def read_retry_after(value: str | None, now: datetime) -> float | None:
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
-        return min(float(text), _MOST_RETRY_AFTER_SECONDS)
+        return min(float(text), _MAX_RETRY_AFTER_SECONDS)
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return min(max((moment - now).total_seconds(), 0.0), _MOST_RETRY_AFTER_SECONDS)
+    return min(max((moment - now).total_seconds(), 0.0), _MAX_RETRY_AFTER_SECONDS)

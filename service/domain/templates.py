@@ -52,16 +52,17 @@ class Templates:
         self._kept: OrderedDict[Account, _Kept] = OrderedDict()
         self._looks: dict[Account, asyncio.Task[_Kept]] = {}
 
-    async def available(self, who: Principal) -> list[VendorTemplate]:
+    async def available(self, principal: Principal) -> list[VendorTemplate]:
         """Return the templates that the caller's sessions may ask for.
 
         A vendor without a list leaves those that the tenant asks for by default. Raises VendorError when the
         vendor is away and no list of the last hour is known.
         """
-        listed = await self._listed(who.account)
+        listed = await self._listed(principal.account)
         if listed is None:
             return [
-                VendorTemplate(id=each, title=each, is_default=True) for each in who.defaults.templates or []
+                VendorTemplate(id=each, title=each, is_default=True)
+                for each in principal.defaults.templates or []
             ]
         return listed
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 # About 3 MB. Who is forgotten starts with a full bucket again.
-_MOST_BUCKETS = 10_000
+_MAX_BUCKETS = 10_000
 
 
 class Policy(Struct, frozen=True, kw_only=True):
@@ -56,12 +56,10 @@ class Bucket:
 class LocalRates:
     """A bucket for each of the callers that this process has seen of late."""
 
-    def __init__(
-        self, policy: Policy, time: Callable[[], float], *, most_buckets: int = _MOST_BUCKETS
-    ) -> None:
+    def __init__(self, policy: Policy, time: Callable[[], float], *, max_buckets: int = _MAX_BUCKETS) -> None:
         self.policy = policy
         self._time = time
-        self._most_buckets = most_buckets
+        self._max_buckets = max_buckets
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def bucket(self, name: str) -> Bucket:
@@ -69,7 +67,7 @@ class LocalRates:
         bucket = self._buckets.get(name)
         if bucket is None:
             bucket = self._buckets[name] = Bucket(self.policy, self._time())
-            if len(self._buckets) > self._most_buckets:
+            if len(self._buckets) > self._max_buckets:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(name)
         return bucket

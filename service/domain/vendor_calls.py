@@ -13,7 +13,7 @@ T = TypeVar("T")
 _TRIES = 3
 
 
-async def call_once(
+async def call_once_or_probe(
     call: Callable[[], Awaitable[T]],
     look: Callable[[], Awaitable[T | None]],
     *,
@@ -41,7 +41,7 @@ async def call_once(
     raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
 
 
-async def call_again(call: Callable[[], Awaitable[T]], *, clock: Clock) -> T:
+async def call_with_retry(call: Callable[[], Awaitable[T]], *, clock: Clock) -> T:
     """Make a call that is harmless to repeat, within bounds. Raises VendorError."""
     for attempt in range(1, _TRIES + 1):
         try:
@@ -59,7 +59,7 @@ async def wait_before_repeat(attempt: int, error: VendorUnreachable, clock: Cloc
     asked = error.retry_after_seconds or 0.0
     if attempt == _TRIES or asked > LONGEST_WAIT_SECONDS or isinstance(error, VendorGateClosed):
         raise error
-    wait = schedule.jittered(0.2 * 3.0 ** (attempt - 1), clock.chance())
+    wait = schedule.jittered(0.2 * 3.0 ** (attempt - 1), clock.jitter())
     await clock.sleep(max(wait, asked))
 
 
@@ -73,8 +73,8 @@ async def postpone(
 ) -> None:
     """Leave an owed call to the sweep, the later the more often it was tried; a closed gate is no try."""
     if isinstance(error, VendorGateClosed):
-        wait = schedule.gate_wait(error.retry_after_seconds, chance=clock.chance())
-        await store.give_back_owed(session_id, lease, wait)
+        wait = schedule.gate_wait(error.retry_after_seconds, jitter=clock.jitter())
+        await store.release_pending_call(session_id, lease, wait)
         return
-    wait = schedule.error_wait(attempts + 2, retry_after_seconds=None, chance=clock.chance())
-    await store.postpone_owed(session_id, lease, wait)
+    wait = schedule.error_wait(attempts + 2, retry_after_seconds=None, jitter=clock.jitter())
+    await store.reschedule_pending_call(session_id, lease, wait)

@@ -7,7 +7,7 @@ import structlog
 
 from service.domain.ids import Account, SessionId
 from service.domain.models import Received
-from service.domain.ports import Nudges
+from service.domain.ports import Wakeups
 
 log = structlog.get_logger()
 
@@ -61,12 +61,12 @@ class WebhookStore(Protocol):
         ...
 
 
-class WebhookIntake:
+class WebhookReceiver:
     """Receives verified webhooks; when `receive` returns, what it did is committed."""
 
-    def __init__(self, *, store: WebhookStore, nudges: Nudges) -> None:
+    def __init__(self, *, store: WebhookStore, wakeups: Wakeups) -> None:
         self._store = store
-        self._nudges = nudges
+        self._nudges = wakeups
 
     async def receive(self, account: Account, event: VendorEventLike, body: bytes) -> Outcome:
         """Record the event. Only its hash is kept: the vendor may put patient data into it."""

@@ -20,25 +20,25 @@ from service.domain.ports import Audio
 from service.eka.http_exchange import (
     SMALL_ANSWER_BYTES,
     TIMEOUT,
-    BoundedContent,
+    LimitedContent,
     WireAnswer,
     asked_seconds,
     watched,
 )
 from service.eka.proxy import proxy_for
-from service.eka.tls import trusted
+from service.eka.tls import trusted_context
 from service.observability.tracing import trace_headers
 
 _KEEPALIVE_SECONDS = 30.0
 # To move the end of our patience costs more than to send a piece: it is moved so many times in a wait.
 _TOLD_IN_A_WAIT = 20
-_LEAST_REFUSAL = 300
+_MIN_REFUSAL = 300
 # Of one answer with all that is around it: interim answers, its head, frames, trailers.
-_MOST_RAW_BYTES = 4 * SMALL_ANSWER_BYTES
+_MAX_RAW_BYTES = 4 * SMALL_ANSWER_BYTES
 _ENCODINGS = {"accept-encoding": "gzip"}
 
 
-class Patience(Struct, frozen=True, kw_only=True):
+class UploadTimeouts(Struct, frozen=True, kw_only=True):
     """How many seconds each step of an upload may take, and the whole of it once it began."""
 
     connect: float = TIMEOUT.connect or 0.0
@@ -47,15 +47,19 @@ class Patience(Struct, frozen=True, kw_only=True):
     whole: float = 45.0
 
 
-class AudioWire:
+class AudioClient:
     """Connections for audio, kept between the calls. How many there are is the gates' matter."""
 
     def __init__(
-        self, base_url: str, *, patience: Patience | None = None, most_answer_bytes: int = SMALL_ANSWER_BYTES
+        self,
+        base_url: str,
+        *,
+        patience: UploadTimeouts | None = None,
+        max_answer_bytes: int = SMALL_ANSWER_BYTES,
     ) -> None:
-        self._patience = patience or Patience()
-        self._most_answer_bytes = most_answer_bytes
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=trusted())
+        self._patience = patience or UploadTimeouts()
+        self._max_answer_bytes = max_answer_bytes
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=trusted_context())
         # aiohttp has no parameter for it; what it reads is not bounded otherwise.
         make: Any = partial(_Protocol, asyncio.get_running_loop())
         connector._factory = make  # noqa: SLF001
@@ -87,7 +91,7 @@ class AudioWire:
             try:
                 answer = await self._exchange(url, {**headers, **_ENCODINGS, **trace_headers()}, body)
             except (aiohttp.ClientError, OSError) as error:  # a time-out is an OSError, too
-                raise body.failure or _told_apart(error, is_sent=body.given > 0) from error
+                raise body.failure or _translated_errors(error, is_sent=body.given > 0) from error
             answered(answer.status)
         return answer
 
@@ -110,12 +114,12 @@ class AudioWire:
                 raise
             if not body.is_given:
                 answer.abort()
-                if answer.status < _LEAST_REFUSAL:
+                if answer.status < _MIN_REFUSAL:
                     raise VendorUnavailable("EkaScribe answered before it had the audio", sent=True)
         return WireAnswer(answer.status, asked_seconds(answer.headers), content)
 
     async def _content_of(self, answer: aiohttp.ClientResponse) -> bytes:
-        content = BoundedContent(answer.headers.get("content-encoding"), self._most_answer_bytes)
+        content = LimitedContent(answer.headers.get("content-encoding"), self._max_answer_bytes)
         async for raw in answer.content.iter_any():
             for _ in content.take(raw):
                 pass
@@ -135,7 +139,9 @@ class _Body:
         """Whether the connection has all of it: the library takes a piece and writes it in one turn."""
         return self.given == self._audio.size
 
-    async def pieces(self, end: asyncio.Timeout, latest: float, patience: Patience) -> AsyncIterator[bytes]:
+    async def pieces(
+        self, end: asyncio.Timeout, latest: float, patience: UploadTimeouts
+    ) -> AsyncIterator[bytes]:
         """The bytes; with each that is taken the end of our patience moves."""
         loop, told = asyncio.get_running_loop(), 0.0
         try:
@@ -169,7 +175,7 @@ class _Protocol(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         """Read what came."""
         self._answer_bytes += len(data)
-        if self._answer_bytes <= _MOST_RAW_BYTES:
+        if self._answer_bytes <= _MAX_RAW_BYTES:
             super().data_received(data)
         elif self.transport is not None:
             self.set_exception(aiohttp.ClientConnectionError("the answer goes on without end"))
@@ -208,7 +214,7 @@ def _move(end: asyncio.Timeout, until: float) -> None:
         end.reschedule(until)
 
 
-def _told_apart(error: Exception, *, is_sent: bool) -> VendorUnreachable:
+def _translated_errors(error: Exception, *, is_sent: bool) -> VendorUnreachable:
     """Name a failure. Before the first piece of the body is taken nothing is written, not even the head."""
     if isinstance(error, TimeoutError):
         told = "EkaScribe did not answer in time" if is_sent else "EkaScribe cannot be reached in time"

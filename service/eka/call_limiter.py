@@ -58,7 +58,7 @@ class _Places(Struct, kw_only=True):
         self.line.clear()
 
 
-class Passage:
+class CallPermit:
     """One call on its way: it says what it heard."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class _Gate:
         self._is_told_closed = False
 
     @asynccontextmanager
-    async def passage(self, kind: Kind, operation: Operation, session: str) -> AsyncIterator[Passage]:
+    async def passage(self, kind: Kind, operation: Operation, session: str) -> AsyncIterator[CallPermit]:
         self._check_open(operation)
         await self._take_place(kind, operation)
         try:
@@ -98,7 +98,7 @@ class _Gate:
             self._check_open(operation)
             began = self._now()
             self.circuit.begin(began)
-            passage = Passage()
+            passage = CallPermit()
             try:
                 yield passage
             except VendorLimited as error:
@@ -117,7 +117,7 @@ class _Gate:
         finally:
             self._places[kind].leave()
 
-    def _judge(self, passage: Passage, began: float, session: str) -> None:
+    def _judge(self, passage: CallPermit, began: float, session: str) -> None:
         now, asked = self._now(), passage.retry_after_seconds
         if passage.status == _TOO_MANY_REQUESTS:
             self.circuit.limited(now, began, session, asked)
@@ -191,7 +191,7 @@ class _Gate:
         )
 
 
-class Gates:
+class CallLimiters:
     """The gates of all accounts in this process."""
 
     def __init__(
@@ -206,13 +206,13 @@ class Gates:
         self._make = partial(
             _Gate, places=places, line_seconds=line_seconds, rule=rule or CircuitRule(), now=now
         )
-        self._gates: dict[Account, _Gate] = {}
+        self._call_limiters: dict[Account, _Gate] = {}
         GATES_CLOSED.labels("default").set_function(lambda: self._closed_count(is_default=True))
         GATES_CLOSED.labels("own").set_function(lambda: self._closed_count(is_default=False))
 
     def passage(
         self, account: Account, kind: Kind, operation: Operation, session: str
-    ) -> AbstractAsyncContextManager[Passage]:
+    ) -> AbstractAsyncContextManager[CallPermit]:
         """Hold a place for one call, which says what it `heard`; `session`: what the call is about.
 
         Raises VendorGateClosed when no call may be made, or too many are.
@@ -222,18 +222,18 @@ class Gates:
     def closed_accounts(self) -> list[Account]:
         """Return the accounts whose calls would be refused now."""
         now = self._now()
-        return [account for account, gate in self._gates.items() if gate.circuit.closed_seconds(now)]
+        return [account for account, gate in self._call_limiters.items() if gate.circuit.closed_seconds(now)]
 
     def _gate(self, account: Account) -> _Gate:
-        gate = self._gates.get(account)
+        gate = self._call_limiters.get(account)
         if gate is None:
-            gate = self._gates[account] = self._make(account)
+            gate = self._call_limiters[account] = self._make(account)
         return gate
 
     def _closed_count(self, *, is_default: bool) -> int:
         now = self._now()
         return sum(
             gate.circuit.is_down or gate.circuit.closed_seconds(now) > 0
-            for account, gate in list(self._gates.items())
+            for account, gate in list(self._call_limiters.items())
             if (account == DEFAULT_ACCOUNT) == is_default
         )

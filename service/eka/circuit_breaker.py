@@ -26,10 +26,10 @@ class CircuitRule(Struct, frozen=True, kw_only=True):
     sessions: int = 5
     limits: int = 3
     within_seconds: float = 60.0
-    least_pause_seconds: float = 1.0
-    most_pause_seconds: float = 30.0
+    min_pause_seconds: float = 1.0
+    max_pause_seconds: float = 30.0
     # However long the vendor asks us to stay away, it is asked again after this.
-    most_asked_seconds: float = 60.0
+    max_asked_seconds: float = 60.0
 
 
 class Circuit:
@@ -60,7 +60,7 @@ class Circuit:
     def begin(self, now: float) -> None:
         """A call is made, which is allowed; while the vendor is down it is a probe."""
         if self._pause_seconds is not None:
-            self._pause_seconds = min(2 * self._pause_seconds, self._rule.most_pause_seconds)
+            self._pause_seconds = min(2 * self._pause_seconds, self._rule.max_pause_seconds)
             self._next_probe = now + self._pause_seconds
 
     def answered(self, now: float) -> None:
@@ -96,8 +96,8 @@ class Circuit:
             self._failures.popleft()
         sessions = {of for _, of in self._failures}
         if len(self._failures) >= self._rule.failures and len(sessions) >= self._rule.sessions:
-            self._pause_seconds = self._rule.least_pause_seconds
+            self._pause_seconds = self._rule.min_pause_seconds
             self._next_probe = now + max(self._pause_seconds, self._at_most(asked_seconds or 0.0))
 
     def _at_most(self, asked_seconds: float) -> float:
-        return min(asked_seconds, self._rule.most_asked_seconds)
+        return min(asked_seconds, self._rule.max_asked_seconds)

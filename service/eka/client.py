@@ -40,7 +40,7 @@ from service.domain.models import (
 )
 from service.domain.ports import Audio
 from service.eka.acknowledgements import check_stored, decode, read_files
-from service.eka.call_limiter import Gates, Kind
+from service.eka.call_limiter import CallLimiters, Kind
 from service.eka.document_contents import MAX_CONTENT_BYTES, Downloads, read_content
 from service.eka.fields import read_time
 from service.eka.http_exchange import (
@@ -64,7 +64,7 @@ from service.eka.patient_fields import (
 from service.eka.response_parsing import is_empty, read_answer
 from service.eka.token_errors import asks_for_login, how_to_mend
 from service.eka.tokens import HeldToken, TokenKeeper
-from service.eka.upload_retry import try_upload
+from service.eka.upload_retry import upload_with_retry
 
 log = structlog.get_logger()
 
@@ -89,7 +89,7 @@ class EkaClient:
         http: httpx2.AsyncClient,
         audio: AudioSender,
         tokens: TokenKeeper,
-        gates: Gates,
+        call_limiters: CallLimiters,
         downloads: Downloads,
         base_url: str,
         max_result_bytes: int = RESULT_ANSWER_BYTES,
@@ -99,7 +99,7 @@ class EkaClient:
         self._downloads = downloads
         self._audio = audio
         self._tokens = tokens
-        self.gates = gates
+        self.call_limiters = call_limiters
         self._base_url = base_url
         self._patient_fields = PatientFields()
 
@@ -172,7 +172,7 @@ class EkaClient:
             await self._look_at(account, session_id)
             await once()
 
-        await try_upload(once, again)
+        await upload_with_retry(once, again)
 
     async def _look_at(self, account: Account, session_id: SessionId) -> None:
         try:
@@ -245,7 +245,7 @@ class EkaClient:
             if not self.is_vendors(url):
                 return await self._downloads.get(url, max_bytes)
             answer = await exchange(
-                self._http, "GET", url, operation="content", headers={}, most_bytes=max_bytes
+                self._http, "GET", url, operation="content", headers={}, max_bytes=max_bytes
             )
         except (VendorUnreachable, httpx2.InvalidURL, ValueError) as error:
             # An address that cannot be read must not cost the answer's other documents.
@@ -332,7 +332,7 @@ class EkaClient:
         self,
         account: Account,
         operation: Operation,
-        subject: str,
+        session_or_url: str,
         method: str,
         path: str,
         *,
@@ -355,18 +355,20 @@ class EkaClient:
                 headers=(headers or {}) | _authorized(held),
                 params=params,
                 content=content,
-                most_bytes=max_bytes,
+                max_bytes=max_bytes,
             )
 
-        return await self._passing(account, operation, subject, once)
+        return await self._passing(account, operation, session_or_url, once)
 
-    async def _passing(self, account: Account, operation: Operation, subject: str, once: Once) -> WireAnswer:
+    async def _passing(
+        self, account: Account, operation: Operation, session_or_url: str, once: Once
+    ) -> WireAnswer:
         """Make one call through the account's gate, once more when the answer asks for a newer token.
 
         Raises VendorRefused when no token helps.
         """
         kind: Kind = "upload" if operation == "upload" else "other"
-        async with self.gates.passage(account, kind, operation, subject) as passage:
+        async with self.call_limiters.passage(account, kind, operation, session_or_url) as passage:
             token = await self._tokens.token(account)
             answer = await once(token)
             if asks_for_login(answer.status, answer.body):

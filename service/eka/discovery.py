@@ -28,13 +28,13 @@ _KEPT_SECONDS = 3 * 3600.0
 _RETRY_SECONDS = 60.0
 _LOOK_SECONDS = 5.0
 _FIRST_WAIT_SECONDS = 2.0
-_MOST_BYTES = 1024 * 1024
+_MAX_BYTES = 1024 * 1024
 # The vendor's limit is 10 MB (docs/vendor.md#chunk-limits); a document that names next to nothing means
 # another unit.
-_LEAST_CHUNK_BYTES = 64 * 1024
-_MOST_ENTRIES = 200
-_MOST_CHARACTERS = 200
-_MOST_NUMBER = 2**53
+_MIN_CHUNK_BYTES = 64 * 1024
+_MAX_ENTRIES = 200
+_MAX_CHARACTERS = 200
+_MAX_NUMBER = 2**53
 _SPEEDS = ("fast", "standard", "thorough")
 _AUTO_DETECT = "auto_detect"
 _LANGUAGES = ("en", "hi", "gu", "kn", "ml", "ta", "te", "bn", "mr", "pa", "or", "as")
@@ -135,7 +135,7 @@ class Discovery:
             self._base_url + path,
             operation="discovery",
             headers=headers,
-            most_bytes=_MOST_BYTES,
+            max_bytes=_MAX_BYTES,
         )
 
     def _now(self) -> float:
@@ -176,7 +176,7 @@ def read_limits(document: dict[str, Any]) -> Limits:
 
 def _chunk_bytes(capabilities: dict[str, Any]) -> int | None:
     for field, unit in (("max_chunk_size_bytes", 1), ("max_chunk_size_mb", 1024 * 1024)):
-        size = _number(capabilities.get(field), least=_LEAST_CHUNK_BYTES / unit)
+        size = _number(capabilities.get(field), least=_MIN_CHUNK_BYTES / unit)
         if size is not None:
             return int(size * unit)
     return None
@@ -185,7 +185,7 @@ def _chunk_bytes(capabilities: dict[str, Any]) -> int | None:
 def _models(listed: Any) -> tuple[ModelLimits, ...]:
     known = {each.id: each for each in SEED_LIMITS.models}
     found = []
-    for entry in listed[:_MOST_ENTRIES] if isinstance(listed, list) else ():
+    for entry in listed[:_MAX_ENTRIES] if isinstance(listed, list) else ():
         if not isinstance(entry, dict) or not _is_text(entry.get("id")):
             continue
         seconds = _number(entry.get("max_session_duration_seconds"), least=1)
@@ -208,7 +208,7 @@ def _object(document: dict[str, Any], field: str) -> dict[str, Any]:
 
 
 def _texts(listed: Any) -> tuple[str, ...]:
-    entries = listed[:_MOST_ENTRIES] if isinstance(listed, list) else []
+    entries = listed[:_MAX_ENTRIES] if isinstance(listed, list) else []
     return tuple(dict.fromkeys(entry for entry in entries if _is_text(entry)))
 
 
@@ -216,7 +216,7 @@ def _is_text(value: Any) -> TypeGuard[str]:
     # They become headers and messages: one line of printable characters.
     return (
         isinstance(value, str)
-        and 0 < len(value) <= _MOST_CHARACTERS
+        and 0 < len(value) <= _MAX_CHARACTERS
         and value.isprintable()
         and not value.isspace()
     )
@@ -224,7 +224,7 @@ def _is_text(value: Any) -> TypeGuard[str]:
 
 def _number(value: Any, *, least: float) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and least <= value < _MOST_NUMBER else None
+    return value if is_number and least <= value < _MAX_NUMBER else None
 
 
 def _url(value: Any) -> str | None:

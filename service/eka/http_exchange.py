@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 from msgspec import Struct
 
-from service.concurrency.memory_budget import VENDOR_ANSWERS_BYTES, Held, Memory
+from service.concurrency.memory_budget import VENDOR_ANSWERS_BYTES, MemoryBudget, MemoryReservation
 from service.domain.errors import (
     VendorFailure,
     VendorLimited,
@@ -22,9 +22,9 @@ from service.domain.errors import (
 from service.domain.retry_schedule import read_retry_after
 from service.eka.metrics import Operation, counted, outcome_of
 from service.eka.response_parsing import read_error_code
-from service.eka.tls import trusted
+from service.eka.tls import trusted_context
 from service.eka.token_errors import explanation
-from service.http_client.response_limits import BoundedBackend, ContentEncodingError, Unfolding
+from service.http_client.response_limits import ContentEncodingError, LimitedBackend, Unfolding
 from service.observability.tracing import fail, span, trace_headers
 
 # Get Session holds a request for up to 14 s (docs/vendor.md#long-poll): reading must wait longer than that.
@@ -35,7 +35,7 @@ LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepa
 # A vendor that sends a byte now and then never runs into a time-out between two of them.
 CALL_SECONDS = 30.0
 
-_MOST_ASKED_SECONDS = 300.0
+_MAX_ASKED_SECONDS = 300.0
 # Of calls that answer no result: ids, times, counts, error codes.
 SMALL_ANSWER_BYTES = 64 * 1024
 RESULT_ANSWER_BYTES = 8 * 1024 * 1024
@@ -54,7 +54,7 @@ class WireAnswer(Struct, frozen=True):
     status: int
     retry_after_seconds: float | None
     body: bytes
-    held: Held | None = None
+    held: MemoryReservation | None = None
 
     @property
     def code(self) -> str | None:
@@ -65,11 +65,11 @@ class WireAnswer(Struct, frozen=True):
 class VendorHttp(httpx2.AsyncClient):
     """The client for all vendor calls, and the memory that their large answers may take."""
 
-    def __init__(self, memory: Memory, max_answer_bytes: int) -> None:
+    def __init__(self, memory: MemoryBudget, max_answer_bytes: int) -> None:
         # No redirects, so that a token goes nowhere else. No cookies: a server on premises sets its login
         # as one, and the client's jar would send one account's login with another account's calls.
         super().__init__(
-            verify=trusted(),
+            verify=trusted_context(),
             timeout=TIMEOUT,
             limits=LIMITS,
             follow_redirects=False,
@@ -80,13 +80,13 @@ class VendorHttp(httpx2.AsyncClient):
         for transport in (self._transport, *self._mounts.values()):
             if isinstance(transport, httpx2.AsyncHTTPTransport):
                 pool: Any = transport._pool  # noqa: SLF001
-                pool._network_backend = BoundedBackend(pool._network_backend, max_answer_bytes)  # noqa: SLF001
+                pool._network_backend = LimitedBackend(pool._network_backend, max_answer_bytes)  # noqa: SLF001
 
 
 def make_http_client(
     hear_date: Callable[[str | None], None] | None = None,
     *,
-    memory: Memory | None = None,
+    memory: MemoryBudget | None = None,
     max_result_bytes: int = RESULT_ANSWER_BYTES,
 ) -> VendorHttp:
     """Make the client for vendor calls.
@@ -94,7 +94,7 @@ def make_http_client(
     `hear_date` is told the `Date` of each answer: the vendor's clock is a witness of the time.
     """
     room = max(VENDOR_ANSWERS_BYTES, max_result_bytes)
-    counted_in = memory or Memory(room, patience_seconds=CALL_SECONDS)
+    counted_in = memory or MemoryBudget(room, patience_seconds=CALL_SECONDS)
     client = VendorHttp(counted_in, max_result_bytes + _FRAMING_BYTES)
     if hear_date is not None:
 
@@ -114,7 +114,7 @@ async def exchange(
     headers: Mapping[str, str],
     content: bytes | None = None,
     params: Mapping[str, str] | None = None,
-    most_bytes: int = SMALL_ANSWER_BYTES,
+    max_bytes: int = SMALL_ANSWER_BYTES,
 ) -> WireAnswer:
     """Make one call and read the whole answer, of so many bytes at most; a VendorHttp counts large ones.
 
@@ -124,7 +124,7 @@ async def exchange(
     with_body: dict[str, Any] = {} if content is None else {"content": content}
     with watched(operation, method) as answered:
         async with (
-            _told_apart(),
+            _translated_errors(),
             http.stream(
                 method,
                 url,
@@ -134,14 +134,16 @@ async def exchange(
             ) as answer,
         ):
             memory = http.memory if isinstance(http, VendorHttp) else None
-            body, held = await _read(answer, memory, most_bytes)
+            body, held = await _read(answer, memory, max_bytes)
         answered(answer.status_code)
     return WireAnswer(answer.status_code, asked_seconds(answer.headers), body, held)
 
 
-async def _read(answer: httpx2.Response, memory: Memory | None, most_bytes: int) -> tuple[bytes, Held | None]:
+async def _read(
+    answer: httpx2.Response, memory: MemoryBudget | None, max_bytes: int
+) -> tuple[bytes, MemoryReservation | None]:
     """Read a body, which is counted before more of it is held than every answer may have."""
-    content = BoundedContent(answer.headers.get("content-encoding"), most_bytes)
+    content = LimitedContent(answer.headers.get("content-encoding"), max_bytes)
     held = None
     # The library would unfold what is compressed whole, however large it gets.
     async for raw in answer.aiter_raw() if content.is_folded else answer.aiter_bytes():
@@ -149,24 +151,24 @@ async def _read(answer: httpx2.Response, memory: Memory | None, most_bytes: int)
             if memory is not None and held is None and size > SMALL_ANSWER_BYTES:
                 announced = answer.headers.get("content-length", "")
                 known = announced.isdigit() and not content.is_folded
-                expected = min(int(announced), most_bytes) if known else most_bytes
+                expected = min(int(announced), max_bytes) if known else max_bytes
                 if not await memory.take(expected):
                     raise VendorTimeout("too many large answers of EkaScribe are read here", sent=True)
-                held = Held(memory, expected)
+                held = MemoryReservation(memory, expected)
     return content.whole(), held
 
 
-class BoundedContent:
+class LimitedContent:
     """The content of an answer, put together within its bound."""
 
-    def __init__(self, encoding: str | None, most_bytes: int) -> None:
+    def __init__(self, encoding: str | None, max_bytes: int) -> None:
         """Raises VendorFailure for content that is encoded as nobody asked for."""
         try:
             self._unfolding = Unfolding(encoding)
         except ContentEncodingError as error:
             raise VendorFailure("EkaScribe's answer is encoded as nobody asked for", sent=True) from error
         self.is_folded = encoding is not None
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -178,7 +180,7 @@ class BoundedContent:
         try:
             for piece in self._unfolding.pieces(raw):
                 self._size += len(piece)
-                if self._size > self._most_bytes:
+                if self._size > self._max_bytes:
                     raise VendorFailure("EkaScribe's answer is too large", sent=True)
                 yield self._size
                 self._pieces.append(piece)
@@ -210,11 +212,11 @@ def watched(operation: Operation, method: str) -> Iterator[Callable[[int], None]
 def asked_seconds(headers: Mapping[str, str]) -> float | None:
     """Return for how long the vendor asks us to wait, five minutes at most: a typo must not hide a result."""
     asked = read_retry_after(headers.get("retry-after"), datetime.now(UTC))
-    return None if asked is None else min(asked, _MOST_ASKED_SECONDS)
+    return None if asked is None else min(asked, _MAX_ASKED_SECONDS)
 
 
 @asynccontextmanager
-async def _told_apart() -> AsyncIterator[None]:
+async def _translated_errors() -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(CALL_SECONDS):
             yield

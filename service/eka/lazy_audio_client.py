@@ -9,7 +9,7 @@ from service.domain.ports import Audio
 from service.eka.http_exchange import WireAnswer
 
 if TYPE_CHECKING:
-    from service.eka.audio_client import AudioWire
+    from service.eka.audio_client import AudioClient
 
 # What has to be there for the wire to be made at once.
 LIBRARY = "aiohttp"
@@ -24,7 +24,7 @@ class AudioSender(Protocol):
 
 
 class AudioWay:
-    """An AudioWire from the first upload on."""
+    """An AudioClient from the first upload on."""
 
     def __init__(self, base_url: str, loaded: Callable[[], Awaitable[None]]) -> None:
         """Take the vendor's address, and what to wait for before the wire's library is touched."""
@@ -43,7 +43,7 @@ class AudioWay:
         return await (await self._wire.get()).send(url, headers, audio)
 
 
-def _make(base_url: str) -> "AudioWire":
-    from service.eka.audio_client import AudioWire  # noqa: PLC0415 - brings aiohttp
+def _make(base_url: str) -> "AudioClient":
+    from service.eka.audio_client import AudioClient  # noqa: PLC0415 - brings aiohttp
 
-    return AudioWire(base_url)
+    return AudioClient(base_url)

@@ -20,10 +20,10 @@ from service.domain.errors import (
 )
 from service.domain.ids import Account, SessionId
 from service.domain.streams.relay import FLUSH_SECONDS, Frame, VendorGone
-from service.eka.call_limiter import Gates
+from service.eka.call_limiter import CallLimiters
 from service.eka.http_exchange import asked_seconds
 from service.eka.metrics import counted
-from service.eka.tls import trusted
+from service.eka.tls import trusted_context
 from service.observability.tracing import span, trace_headers
 
 log = structlog.get_logger()
@@ -32,10 +32,10 @@ _OPEN_SECONDS = 8.0
 # Both sides stay alive through proxies that cut what is silent for 60 s; a vendor that is slow to take audio
 # is slow to answer pings, too, and gets as long as a stalled frame.
 _PING_SECONDS, _PONG_SECONDS = 20.0, 45.0
-_MOST_FRAME_BYTES = 1_048_576
+_MAX_FRAME_BYTES = 1_048_576
 # Frames that wait here in each direction, at most: back-pressure, not memory.
-_MOST_WAITING_FRAMES = 4
-_MOST_WAITING_BYTES = 65_536
+_MAX_WAITING_FRAMES = 4
+_MAX_WAITING_BYTES = 65_536
 
 
 class EkaStream:
@@ -57,7 +57,7 @@ class EkaStream:
         if (
             connection.protocol.state is not State.OPEN
             or transport.is_closing()
-            or transport.get_write_buffer_size() > _MOST_WAITING_BYTES
+            or transport.get_write_buffer_size() > _MAX_WAITING_BYTES
         ):
             return False
         connection.protocol.send_binary(frame)
@@ -87,11 +87,11 @@ class EkaStream:
 class EkaStreams:
     """The domain's VendorStreams."""
 
-    def __init__(self, base_url: str, gates: Gates, *, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, base_url: str, call_limiters: CallLimiters, *, hosts: Iterable[str] = ()) -> None:
         """`hosts`: where the vendor's streams may lead besides its own host."""
         self._must_be_secure = base_url.startswith("https://")
         self._hosts = frozenset({urlsplit(base_url).hostname, *hosts})
-        self._gates = gates
+        self._call_limiters = call_limiters
 
     async def open(self, account: Account, session_id: SessionId, url: str) -> EkaStream:
         """Connect to the address that create gave, exactly as it is; it is the capability, no token is sent.
@@ -99,7 +99,7 @@ class EkaStreams:
         Connecting passes the account's gate; a stream that is open holds no place. Raises VendorError.
         """
         self._check(url)
-        async with self._gates.passage(account, "other", "stream", session_id):
+        async with self._call_limiters.passage(account, "other", "stream", session_id):
             with span("eka stream", "client", {"ekabridge.operation": "stream"}), counted("stream") as count:
                 connection = await _connect(url)
                 count.outcome = "ok"
@@ -129,7 +129,7 @@ async def _connect(url: str) -> ClientConnection:
     try:
         return await connect(
             url,
-            ssl=trusted() if urlsplit(url).scheme == "wss" else None,
+            ssl=trusted_context() if urlsplit(url).scheme == "wss" else None,
             additional_headers=trace_headers(),
             compression=None,
             proxy=None,
@@ -137,9 +137,9 @@ async def _connect(url: str) -> ClientConnection:
             close_timeout=None,  # close() has its own
             ping_interval=_PING_SECONDS,
             ping_timeout=_PONG_SECONDS,
-            max_size=_MOST_FRAME_BYTES,
-            max_queue=_MOST_WAITING_FRAMES,
-            write_limit=_MOST_WAITING_BYTES,
+            max_size=_MAX_FRAME_BYTES,
+            max_queue=_MAX_WAITING_FRAMES,
+            write_limit=_MAX_WAITING_BYTES,
             process_exception=lambda error: error,
         )
     except TimeoutError as error:

@@ -7,7 +7,7 @@ import httpx2
 
 
 @functools.cache
-def trusted() -> ssl.SSLContext:
+def trusted_context() -> ssl.SSLContext:
     """Return the one context of this process for the vendor's servers; it shows no certificate of ours.
 
     To read all authorities takes 20 ms and more, in which nothing else runs: too long for each client at the

@@ -11,7 +11,9 @@ _MAX_TRIES = 3
 _MAX_SECONDS = 45.0
 
 
-async def try_upload(send: Callable[[], Awaitable[None]], send_again: Callable[[], Awaitable[None]]) -> None:
+async def upload_with_retry(
+    send: Callable[[], Awaitable[None]], send_again: Callable[[], Awaitable[None]]
+) -> None:
     """Make an upload with `send`, then with `send_again` until it succeeds or its tries are used up.
 
     Raises VendorRefused at once. A VendorUnreachable that is raised in the end says whether any of the tries

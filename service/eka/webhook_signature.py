@@ -9,10 +9,10 @@ from itertools import islice
 from msgspec import Struct
 
 # Enough for a rotation with room to spare; more is an attack on our CPU.
-_MOST_SIGNATURES = 8
-_MOST_HEADERS = 4
-_MOST_HEADER_BYTES = 1024
-_MOST_TIMESTAMP_DIGITS = 12
+_MAX_SIGNATURES = 8
+_MAX_HEADERS = 4
+_MAX_HEADER_BYTES = 1024
+_MAX_TIMESTAMP_DIGITS = 12
 
 
 class SignatureHeader(Struct, frozen=True):
@@ -24,7 +24,7 @@ class SignatureHeader(Struct, frozen=True):
 
 def parse_signature(header: str) -> SignatureHeader | None:
     """Take a header apart; None when it is not one. Unknown parts (v0=…, later versions) are passed over."""
-    if len(header) > _MOST_HEADER_BYTES:
+    if len(header) > _MAX_HEADER_BYTES:
         return None
     timestamps, signatures = [], []
     for part in header.split(","):
@@ -35,10 +35,10 @@ def parse_signature(header: str) -> SignatureHeader | None:
             timestamps.append(value)
         elif name == "v1":
             signatures.append(value.lower().encode("utf-8"))
-    if len(timestamps) != 1 or not 1 <= len(signatures) <= _MOST_SIGNATURES:
+    if len(timestamps) != 1 or not 1 <= len(signatures) <= _MAX_SIGNATURES:
         return None
     timestamp = timestamps[0]
-    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _MOST_TIMESTAMP_DIGITS):
+    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _MAX_TIMESTAMP_DIGITS):
         return None
     return SignatureHeader(timestamp, tuple(signatures))
 
@@ -52,8 +52,8 @@ def is_signed(
     differs for some senders and for non-ASCII text, so both compact forms are accepted too.
     """
     # Each costs hashing the whole body: a sender that shows more of them than any rotation needs is refused.
-    shown = list(islice(headers, _MOST_HEADERS + 1))
-    if len(shown) > _MOST_HEADERS:
+    shown = list(islice(headers, _MAX_HEADERS + 1))
+    if len(shown) > _MAX_HEADERS:
         return False
     parsed = [found for header in shown if (found := parse_signature(header))]
     fresh = [found for found in parsed if abs(now - int(found.timestamp)) <= tolerance_seconds]

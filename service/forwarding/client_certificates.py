@@ -13,7 +13,7 @@ import httpx2
 from schemas.destinations import MutualTls
 
 # Each holds the list of authorities, some hundred kilobytes.
-_MOST_KEPT = 64
+_MAX_KEPT = 64
 
 
 class ClientCertificates:
@@ -28,7 +28,7 @@ class ClientCertificates:
         if context is None:
             # In a thread: reading the authorities takes some ten milliseconds.
             context = await asyncio.to_thread(_make_context, auth)
-        while len(self._kept) >= _MOST_KEPT:
+        while len(self._kept) >= _MAX_KEPT:
             del self._kept[next(iter(self._kept))]
         self._kept[auth] = context
         return context

@@ -23,7 +23,7 @@ class NameUnresolvedError(Exception):
     """The name has no address."""
 
 
-class Lookups:
+class NameResolver:
     """The names that are looked up at the moment, each once, and those that were answered."""
 
     def __init__(self, lookup: Lookup, *, wait_seconds: float = _WAIT_SECONDS) -> None:

@@ -20,7 +20,7 @@ from service.forwarding.name_resolution import NameUnresolvedError
 from service.http_client.response_limits import ContentEncodingError, content_pieces
 
 _FETCH_SECONDS = 10.0
-_MOST_ANSWER_BYTES = 64 * 1024
+_MAX_ANSWER_BYTES = 64 * 1024
 # Stop using a token before it ends, so that it does not end under way; a short one at half of its life.
 _LEEWAY_SECONDS = 60.0
 _DEFAULT_LIFE_SECONDS = 300.0
@@ -137,7 +137,7 @@ class DestinationTokens:
             read = bytearray()
             async for piece in content_pieces(answer):
                 read += piece
-                if len(read) > _MOST_ANSWER_BYTES:
+                if len(read) > _MAX_ANSWER_BYTES:
                     raise ValueError("the token endpoint's answer is too long")
             return answer.status_code, bytes(read)
 

@@ -27,7 +27,7 @@ class _Head(Struct, frozen=True, kw_only=True):
     type: EventType
 
 
-class Forms:
+class PayloadRenderer:
     """Makes forms; `public_url` is where a document's reader finds us."""
 
     def __init__(self, *, public_url: str, systems: FhirSystems) -> None:

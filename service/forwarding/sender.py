@@ -16,25 +16,25 @@ from standardwebhooks import Webhook
 
 from schemas.destinations import MutualTls, OAuth2
 from service.domain.ids import DeliveryId, DestinationId
-from service.domain.models import Answer, DeliveryJob, NoAnswer
+from service.domain.models import Answer, CallFailure, DeliveryJob
 from service.domain.ports import Clock
 from service.domain.retry_schedule import read_retry_after
 from service.forwarding.client_certificates import ClientCertificates
 from service.forwarding.fhir import FhirSystems
 from service.forwarding.name_resolution import NameUnresolvedError
 from service.forwarding.oauth_tokens import DestinationTokens, TokenRefusedError, TokenUnavailableError
-from service.forwarding.payloads import Form, Forms
+from service.forwarding.payloads import Form, PayloadRenderer
 from service.forwarding.ssrf_guard import (
     AddressForbiddenError,
     GuardedBackend,
     GuardedTransport,
 )
-from service.forwarding.timeout_policy import Call, Patience
+from service.forwarding.timeout_policy import Call, TimeoutPolicy
 from service.http_client.response_limits import ContentEncodingError, content_pieces
 from service.observability.tracing import note, note_failure, trace_headers
 
 # Enough for a record id or an error code; what an EMR answers beyond it is not read.
-_MOST_ANSWER_BYTES = 64 * 1024
+_MAX_ANSWER_BYTES = 64 * 1024
 _BODY_SECONDS = 2.0
 
 # ValueError and OverflowError: a destination that was stored before a check was made stricter, or a header
@@ -105,8 +105,8 @@ class HttpSender:
         self._backend = backend
         self._clock = clock
         self._timeout_seconds = timeout_seconds
-        self._patience = Patience(max_silent=max_silent)
-        self._forms = Forms(public_url=public_url, systems=systems)
+        self._patience = TimeoutPolicy(max_silent=max_silent)
+        self._forms = PayloadRenderer(public_url=public_url, systems=systems)
         self._certificates = ClientCertificates()
         self._http = self._open(None)
         self.tokens = DestinationTokens(self._http, clock)
@@ -116,13 +116,13 @@ class HttpSender:
         await self.tokens.close()
         await self._http.aclose()
 
-    async def send(self, job: DeliveryJob, may_leave: MayLeave) -> Answer | NoAnswer:
+    async def send(self, job: DeliveryJob, may_leave: MayLeave) -> Answer | CallFailure:
         """POST the body, signed; never raises for what the destination does.
 
         `may_leave` is asked each time that a connection stands and the request is about to be written.
         """
         outcome = await self._send(job, may_leave)
-        if isinstance(outcome, NoAnswer):
+        if isinstance(outcome, CallFailure):
             note_failure(outcome.error_class)
         else:
             note("http.response.status_code", outcome.status_code)
@@ -130,7 +130,7 @@ class HttpSender:
                 note_failure(str(outcome.status_code))
         return outcome
 
-    async def _send(self, job: DeliveryJob, may_leave: MayLeave) -> Answer | NoAnswer:
+    async def _send(self, job: DeliveryJob, may_leave: MayLeave) -> Answer | CallFailure:
         # A destination's own limit stands in the place of everybody's, be it longer or shorter.
         limit = self._patience.seconds(job, self._timeout_seconds)
         started = time.monotonic()
@@ -139,9 +139,9 @@ class HttpSender:
                 with self._patience.watch(job, scope) as call:
                     return await self._attempt(call, may_leave, limit=limit, started=started)
         except _WithheldError:
-            return NoAnswer(error_class="withheld", duration_ms=_elapsed_ms(started), is_withheld=True)
+            return CallFailure(error_class="withheld", duration_ms=_elapsed_ms(started), is_withheld=True)
         except _FAILURES as error:
-            return NoAnswer(
+            return CallFailure(
                 error_class=_stage(error),
                 duration_ms=_elapsed_ms(started),
                 is_forbidden=isinstance(error, AddressForbiddenError),
@@ -236,9 +236,9 @@ async def _excerpt(answer: httpx2.Response) -> bytes:
         async with asyncio.timeout(_BODY_SECONDS):
             async for piece in content_pieces(answer):
                 read += piece
-                if len(read) >= _MOST_ANSWER_BYTES:
+                if len(read) >= _MAX_ANSWER_BYTES:
                     break
-    return bytes(read[:_MOST_ANSWER_BYTES])
+    return bytes(read[:_MAX_ANSWER_BYTES])
 
 
 def _elapsed_ms(started: float) -> int:

@@ -14,9 +14,9 @@ import httpcore2
 import httpx2
 
 from service.domain.errors import DestinationForbidden
-from service.forwarding.name_resolution import Lookups, NameUnresolvedError, look_up
+from service.forwarding.name_resolution import NameResolver, NameUnresolvedError, look_up
 from service.forwarding.per_host_pools import PoolsByAddress
-from service.http_client.response_limits import BoundedBackend
+from service.http_client.response_limits import LimitedBackend
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -26,15 +26,15 @@ _REFUSED_V4 = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.
 _REFUSED_V6 = IPv6Network("3fff::/20")
 _ISATAP = frozenset({0x00005EFE, 0x02005EFE})
 # Not the loop's own resolver, whose few threads the names of the vendor and the database need.
-_LOOKUPS = Lookups(look_up)
+_LOOKUPS = NameResolver(look_up)
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-_MOST_NAME = 253
-_MOST_PORT = 65_535
+_MAX_NAME = 253
+_MAX_PORT = 65_535
 _KEEPALIVE_SECONDS = 15.0
 # Of one address.
 # With all that is around it; less is read of what it holds.
-_MOST_ANSWER_BYTES = 1024 * 1024
-_MOST_CONNECTIONS = 200
+_MAX_ANSWER_BYTES = 1024 * 1024
+_MAX_CONNECTIONS = 200
 _KEPT_CONNECTIONS = 16
 
 
@@ -119,13 +119,13 @@ def _check_parts(parsed: httpx2.URL, *, allow_private: bool, field: str) -> None
         raise DestinationForbidden("the URL must name a host and have no fragment", field=field)
     if not _is_name(parsed.raw_host.decode("ascii", "replace")) and not _is_address(parsed.host):
         raise DestinationForbidden("the URL's host is neither a name nor an address", field=field)
-    if parsed.port is not None and not 1 <= parsed.port <= _MOST_PORT:
+    if parsed.port is not None and not 1 <= parsed.port <= _MAX_PORT:
         raise DestinationForbidden("the URL's port is none", field=field)
 
 
 def _is_name(text: str) -> bool:
     labels = text.removesuffix(".").split(".")
-    return len(text) <= _MOST_NAME and all(_LABEL.fullmatch(label) for label in labels)
+    return len(text) <= _MAX_NAME and all(_LABEL.fullmatch(label) for label in labels)
 
 
 def _is_address(text: str) -> bool:
@@ -193,10 +193,10 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
         self._pool = PoolsByAddress(
             lambda: httpcore2.AsyncConnectionPool(
                 ssl_context=context,
-                max_connections=_MOST_CONNECTIONS,
+                max_connections=_MAX_CONNECTIONS,
                 max_keepalive_connections=_KEPT_CONNECTIONS,
                 keepalive_expiry=_KEEPALIVE_SECONDS,
-                network_backend=BoundedBackend(backend, _MOST_ANSWER_BYTES),
+                network_backend=LimitedBackend(backend, _MAX_ANSWER_BYTES),
             ),
             idle_seconds=_KEEPALIVE_SECONDS,
         )

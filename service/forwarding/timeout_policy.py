@@ -22,8 +22,8 @@ _AFTER_HANGS_SECONDS = (10.0, 5.0)
 # An answer that has begun may be read to its end.
 _READING_SECONDS = 3.0
 # Longer than nearly every endpoint takes, so that a call is watched by a timer and costs nothing else.
-_LEAST_USUAL_SECONDS = 1.0
-_MOST_USUAL_SECONDS = 10.0
+_MIN_USUAL_SECONDS = 1.0
+_MAX_USUAL_SECONDS = 10.0
 _REMEMBERED = 10_000
 
 
@@ -58,7 +58,7 @@ class Call:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
 
-class Patience:
+class TimeoutPolicy:
     """Knows how long destinations usually take, and which calls are silent for longer."""
 
     def __init__(self, *, max_silent: int) -> None:
@@ -80,7 +80,7 @@ class Patience:
         loop = asyncio.get_running_loop()
         call, begun = Call(job, scope), loop.time()
         usual = 2 * self._usual_seconds.get(job.destination_id, 0.0)
-        wait = min(max(usual, _LEAST_USUAL_SECONDS), _MOST_USUAL_SECONDS)
+        wait = min(max(usual, _MIN_USUAL_SECONDS), _MAX_USUAL_SECONDS)
         timer = loop.call_later(wait, self._is_silent, call)
         try:
             yield call

@@ -64,7 +64,7 @@ async def content_pieces(answer: httpx2.Response) -> AsyncIterator[bytes]:
             yield piece
 
 
-class BoundedStream(httpcore2.AsyncNetworkStream):
+class LimitedStream(httpcore2.AsyncNetworkStream):
     """A connection whose peer is cut off when it sends too much for one answer."""
 
     def __init__(self, inner: httpcore2.AsyncNetworkStream, max_answer_bytes: int) -> None:
@@ -101,7 +101,7 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
     ) -> httpcore2.AsyncNetworkStream:
         """Go on over TLS."""
         inner = await self._inner.start_tls(ssl_context, server_hostname, timeout)
-        return BoundedStream(inner, self._max_bytes)
+        return LimitedStream(inner, self._max_bytes)
 
     def get_extra_info(self, info: str) -> Any:
         """Return what the connection knows of itself."""
@@ -131,7 +131,7 @@ def _end_of_head(head: bytearray) -> int:
     return found.end() if found else 0
 
 
-class BoundedBackend(httpcore2.AsyncNetworkBackend):
+class LimitedBackend(httpcore2.AsyncNetworkBackend):
     """Connects as another backend does; each connection is bounded."""
 
     def __init__(self, inner: httpcore2.AsyncNetworkBackend, max_answer_bytes: int) -> None:
@@ -150,7 +150,7 @@ class BoundedBackend(httpcore2.AsyncNetworkBackend):
         stream = await self._inner.connect_tcp(
             host, port, timeout=timeout, local_address=local_address, socket_options=socket_options
         )
-        return BoundedStream(stream, self._max_bytes)
+        return LimitedStream(stream, self._max_bytes)
 
     async def sleep(self, seconds: float) -> None:
         """Wait, as the interface demands."""

@@ -35,7 +35,7 @@ class Connection(Protocol):
         ...
 
 
-class Owners:
+class ConnectionOwners:
     """The owners of one server's connections. Whoever has shown nothing yet is a stranger."""
 
     def __init__(self) -> None:
@@ -85,14 +85,14 @@ class Owners:
                 del self._counts[owner]
 
 
-_OWNERS: WeakKeyDictionary[ServerState, Owners] = WeakKeyDictionary()
+_OWNERS: WeakKeyDictionary[ServerState, ConnectionOwners] = WeakKeyDictionary()
 
 
-def owners_of(server_state: ServerState) -> Owners:
+def owners_of(server_state: ServerState) -> ConnectionOwners:
     """Return the owners of a server's connections."""
     found = _OWNERS.get(server_state)
     if found is None:
-        found = _OWNERS[server_state] = Owners()
+        found = _OWNERS[server_state] = ConnectionOwners()
     return found
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from uvicorn._types import ASGISendEvent
 
-from service.http_server.http_limits import CUT, BoundedHttp
-from service.http_server.websocket_fast_path import PlainFramesWebSocket
+from service.http_server.http_limits import CUT, LimitedHttpProtocol
+from service.http_server.websocket_fast_path import FastPathWebSocketProtocol
 
 _LET_GO = "ekabridge.parting.let_go"
 _GIVE_UP = "ekabridge.parting.give_up"
@@ -14,27 +14,27 @@ _IS_PARTING = "ekabridge.parting"
 # Of the time that what is in hand has, connections on which nothing is asked stay open for this share.
 _IDLE_SHARE = 1 / 8
 # What may wait to be read by the client of a WebSocket when it sends a ping: frames are held back before.
-_MOST_UNREAD_BYTES = 1_048_576
+_MAX_UNREAD_BYTES = 1_048_576
 
 
-def when_parting(scope: Any, let_go: Callable[[], None]) -> None:
+def on_shutdown(scope: Any, let_go: Callable[[], None]) -> None:
     """Have `let_go` called when the process is to stop while this request is still being answered."""
     scope[_LET_GO] = let_go
-    if is_parting(scope):
+    if is_shutting_down(scope):
         let_go()
 
 
-def when_given_up(scope: Any, give_up: Callable[[], Awaitable[None]]) -> None:
+def on_deadline(scope: Any, give_up: Callable[[], Awaitable[None]]) -> None:
     """Have `give_up` called when the time is over and this request has no answer, although it was ended."""
     scope[_GIVE_UP] = give_up
 
 
-def is_parting(scope: Any) -> bool:
+def is_shutting_down(scope: Any) -> bool:
     """Whether the process that answers this request is to stop."""
     return _IS_PARTING in scope
 
 
-class PartingHttp(BoundedHttp):
+class DrainingHttpProtocol(LimitedHttpProtocol):
     """Parts with its client after the answer that is due, and from an idle one after a while.
 
     A request may be on its way on a connection that is idle here: closing it at once would reset a call that
@@ -64,7 +64,7 @@ class PartingHttp(BoundedHttp):
         """Open a WebSocket; when the process is to stop, to say so in its own words."""
         super().handle_websocket_upgrade()
         opened = self.transport.get_protocol()
-        if self._is_last and isinstance(opened, PartingWebSocket):
+        if self._is_last and isinstance(opened, DrainingWebSocketProtocol):
             opened.shutdown()
 
     def _make_last(self, cycle: Any) -> None:
@@ -88,7 +88,7 @@ class PartingHttp(BoundedHttp):
             await give_up()
 
 
-class PartingWebSocket(PlainFramesWebSocket):
+class DrainingWebSocketProtocol(FastPathWebSocketProtocol):
     """Lets whoever serves a WebSocket say goodbye itself when the process stops.
 
     uvicorn's own goodbye goes out at once: the client would not learn how much of what it sent was taken.
@@ -97,7 +97,7 @@ class PartingWebSocket(PlainFramesWebSocket):
     def handle_ping(self) -> None:
         """Answer a ping; whoever sends pings and reads no answers would fill the memory with them."""
         super().handle_ping()
-        if self.transport.get_write_buffer_size() > _MOST_UNREAD_BYTES:
+        if self.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             CUT.labels("answer_not_read").inc()
             self.transport.abort()
 
@@ -124,8 +124,8 @@ class PartingWebSocket(PlainFramesWebSocket):
 # through proxies that cut what is silent for 60 s; a client that back-pressure slows down answers
 # behind its frames, so it gets as long as a stalled frame.
 PROTOCOLS: dict[str, Any] = {
-    "http": PartingHttp,
-    "ws": PartingWebSocket,
+    "http": DrainingHttpProtocol,
+    "ws": DrainingWebSocketProtocol,
     "ws_max_size": 1_048_576,
     "ws_per_message_deflate": False,
     "ws_ping_interval": 20.0,

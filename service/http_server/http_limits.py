@@ -17,7 +17,7 @@ from service.http_server.connection_owners import CONNECTION, owners_of
 from service.http_server.error_responses import count_refusal, refusal
 
 # Of the lifespan's state, by which an application tells its server things (ASGI, Lifespan State).
-MOST_CONNECTIONS = "ekabridge.most_connections"
+MAX_CONNECTIONS = "ekabridge.most_connections"
 CUT = Counter("ekabridge_http_connections_cut", "Connections that we cut.", ("reason",))
 
 _ALWAYS_SERVED = (b"/health/", b"/metrics")
@@ -36,14 +36,14 @@ class _RefusedError(Exception):
         self.detail = detail
 
 
-class _Door:
+class _GracefulTransport:
     """The transport as a request sees it: to close it is to part with the client in order.
 
     It knows its connection while that is open: two that know each other for ever are garbage to look for.
     """
 
-    def __init__(self, connection: "BoundedHttp") -> None:
-        self._connection: BoundedHttp | None = connection
+    def __init__(self, connection: "LimitedHttpProtocol") -> None:
+        self._connection: LimitedHttpProtocol | None = connection
 
     def leave(self) -> None:
         self._connection = None
@@ -54,34 +54,34 @@ class _Door:
             self._connection.transport.write(data)
 
     def is_closing(self) -> bool:
-        return self._connection is None or self._connection.is_parting
+        return self._connection is None or self._connection.is_shutting_down
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.part()
 
 
-class BoundedHttp(HttpToolsProtocol):
+class LimitedHttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 for clients that may mean harm, be broken, or be gone. Times in seconds, sizes in bytes.
 
     Beyond `most_connections`, which the application may set, a few more are let in for health and metrics
     alone, so that a flood of connections does not make a probe fail.
     """
 
-    most_head_bytes = 32_768
-    most_headers = 100
-    most_connections = 4096
+    max_head_bytes = 32_768
+    max_headers = 100
+    max_connections = 4096
     spare_connections = 32
     # A client may send some requests ahead; in one read there could be thousands.
-    most_pipelined = 16
+    max_pipelined = 16
     # Sizes, extensions and trailers of chunks: so much, and so many times as much as what they carry.
     free_framing_bytes = 16_384
-    most_framing_ratio = 16
+    max_framing_ratio = 16
     silent_seconds = 20.0
     head_seconds = 10.0
     # In so long a client reads so much of what was written for it.
     unread_seconds = 30.0
-    least_read_bytes = 65_536
+    min_read_bytes = 65_536
     # Of a WebSocket, which is also given up when it answers no ping.
     unread_stream_seconds = 45.0
     # How long a client may go on sending what nobody wants any more: in all, and without a pause.
@@ -94,10 +94,10 @@ class BoundedHttp(HttpToolsProtocol):
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.most_connections = app_state.get(MOST_CONNECTIONS, self.most_connections)
+        self.max_connections = app_state.get(MAX_CONNECTIONS, self.max_connections)
         self._owners = owners_of(server_state)
         self.owner: str | None = None
-        self._door = _Door(self)
+        self._door = _GracefulTransport(self)
         self._timer: Any = None
         # How long the connection is open, as its timer counts: while the whole process stands still, no
         # client's time runs.
@@ -119,7 +119,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._unread_since: float | None = None
 
     @property
-    def is_parting(self) -> bool:
+    def is_shutting_down(self) -> bool:
         """Whether nothing more will be said on this connection."""
         return self._parting_since is not None or self.transport.is_closing()
 
@@ -137,7 +137,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def belong_to(self, owner: str, *, is_limited: bool) -> bool:
         """Count the connection as this owner's; false if the owner has its share of all."""
-        most = max(1, self.most_connections * 3 // 4) if is_limited else None
+        most = max(1, self.max_connections * 3 // 4) if is_limited else None
         return owner == self.owner or self._owners.give(self, owner, most)
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -145,7 +145,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_made(transport)
         self._timer = self.loop.call_later(self.look_seconds, self._look)
         self._owners.add(self)
-        beyond = len(self.connections) - self._owners.cut_count - self.most_connections
+        beyond = len(self.connections) - self._owners.cut_count - self.max_connections
         if beyond > 0 and self._owners.make_room(self):
             beyond = 0
         self._is_spare = beyond > 0
@@ -236,7 +236,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._head_since = self._heard if self._in_head else None
         elif self._in_body:
             self._framing_bytes += size - (self._body_bytes - self._body_bytes_before)
-            most = self.free_framing_bytes + self.most_framing_ratio * self._body_bytes
+            most = self.free_framing_bytes + self.max_framing_ratio * self._body_bytes
             if self._framing_bytes > most:
                 _refuse("invalid_request", "the chunks of the body are all frame and no content")
         else:
@@ -246,10 +246,10 @@ class BoundedHttp(HttpToolsProtocol):
             self._check_head()
 
     def _check_head(self) -> None:
-        if max(self._head_bytes, self._field_bytes) > self.most_head_bytes:
-            _refuse("headers_too_large", f"a request's head may have {self.most_head_bytes} bytes")
-        if self._fields > self.most_headers:
-            _refuse("headers_too_large", f"a request may have {self.most_headers} header fields")
+        if max(self._head_bytes, self._field_bytes) > self.max_head_bytes:
+            _refuse("headers_too_large", f"a request's head may have {self.max_head_bytes} bytes")
+        if self._fields > self.max_headers:
+            _refuse("headers_too_large", f"a request may have {self.max_headers} header fields")
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -281,7 +281,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._body_bytes = self._body_bytes_before = self._framing_bytes = 0
         self._answered_at = None
         self._check_framing()
-        if len(self.pipeline) >= self.most_pipelined:
+        if len(self.pipeline) >= self.max_pipelined:
             _refuse("overloaded", "too many requests were sent ahead")
         if self._is_spare and not self.url.startswith(_ALWAYS_SERVED):
             _refuse("overloaded", _TOO_MANY)
@@ -373,7 +373,7 @@ class BoundedHttp(HttpToolsProtocol):
 
         A socket that is closed with something unread is reset, and a reset can destroy the answer.
         """
-        if self.is_parting:
+        if self.is_shutting_down:
             return
         if not (self._in_body or self._in_head or self._is_deaf):
             self.transport.close()
@@ -426,20 +426,19 @@ class BoundedHttp(HttpToolsProtocol):
         elif self._unread_bytes or not self.transport.is_closing():
             self._timer = self.loop.call_later(self.look_seconds, self._look_at_stream)
 
-    def _is_unread(self, now: float, most_seconds: float, *, is_stream: bool = False) -> bool:
+    def _is_unread(self, now: float, max_seconds: float, *, is_stream: bool = False) -> bool:
         """Whether what we wrote lies there for so long, and hardly any of it goes."""
         unread = self.transport.get_write_buffer_size()
         read = self.written_bytes - unread
-        if is_stream:  # another protocol writes: any progress that is seen is enough
-            goes_on = unread < self._unread_bytes
-        else:
-            goes_on = read - self._read_bytes >= self.least_read_bytes
+        # On a stream another protocol writes, so that only what is left of the buffer tells of progress.
+        progress = self._unread_bytes - unread if is_stream else read - self._read_bytes
+        goes_on = progress >= (1 if is_stream else self.min_read_bytes)
         if unread == 0:
             self._unread_since = None
         elif self._unread_since is None or goes_on:
             self._unread_since, self._read_bytes = now, read
         self._unread_bytes = unread
-        return self._unread_since is not None and now - self._unread_since > most_seconds
+        return self._unread_since is not None and now - self._unread_since > max_seconds
 
     def cut_unread(self) -> None:
         """Cut a client that reads too slowly, if it has something to read; others wait for the memory."""

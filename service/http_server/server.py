@@ -14,8 +14,8 @@ import structlog
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from service.eka.tls import trusted
-from service.http_server.graceful_shutdown import PROTOCOLS, PartingHttp
+from service.eka.tls import trusted_context
+from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ _BACKLOG = 2048
 _GARBAGE_THRESHOLDS = (700, 10, 200)
 
 
-def work_seconds(shutdown_seconds: int) -> int:
+def drain_seconds(shutdown_seconds: int) -> int:
     """Return how long what is in hand may go on after SIGTERM."""
     return max(1, int(shutdown_seconds * _WORK_SHARE))
 
@@ -50,7 +50,7 @@ def serve(
     # Nearly all that a start makes stays: looking for garbage in it again and again is a tenth of its time.
     gc.disable()
     # The loop needs it at the end of the start; the files are read on another core meanwhile.
-    threading.Thread(target=trusted, name="trusted", daemon=True).start()
+    threading.Thread(target=trusted_context, name="trusted", daemon=True).start()
     config = uvicorn.Config(
         _FACTORY,
         factory=True,
@@ -63,7 +63,7 @@ def serve(
         server_header=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=work_seconds(shutdown_seconds),
+        timeout_graceful_shutdown=drain_seconds(shutdown_seconds),
     )
     server = Server(config, shutdown_seconds=shutdown_seconds)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, *, shutdown_seconds: int) -> None:
         super().__init__(config)
-        self._work_seconds = work_seconds(shutdown_seconds)
+        self._work_seconds = drain_seconds(shutdown_seconds)
         self._last_words_seconds = (shutdown_seconds - self._work_seconds) * _LAST_WORDS_SHARE
 
     @contextlib.contextmanager
@@ -163,7 +163,7 @@ class Server(uvicorn.Server):
             task.cancel()
         if not await self._all_done(self._last_words_seconds):
             for connection in list(state.connections):
-                if isinstance(connection, PartingHttp):
+                if isinstance(connection, DrainingHttpProtocol):
                     await connection.give_up()
             await self._all_done(self._last_words_seconds)
 
@@ -192,14 +192,14 @@ def on_stop_signal(stop: Callable[[], None], *, seconds: float) -> Callable[[], 
         nonlocal stopped_at
         if stopped_at is None:
             stopped_at = loop.time()
-            last = threading.Timer(seconds, _go, [0])  # a thread, because the loop may be what hangs
+            last = threading.Timer(seconds, _exit_hard, [0])  # a thread, because the loop may be what hangs
             last.daemon = True
             last.start()
             stop()
 
     def interrupted() -> None:
         if stopped_at is not None and loop.time() > stopped_at + _SAME_INTERRUPT_SECONDS:
-            _go(_INTERRUPTED)
+            _exit_hard(_INTERRUPTED)
         stopped()
 
     loop.add_signal_handler(signal.SIGTERM, stopped)
@@ -207,7 +207,7 @@ def on_stop_signal(stop: Callable[[], None], *, seconds: float) -> Callable[[], 
     return stopped
 
 
-def _go(status: int) -> None:
+def _exit_hard(status: int) -> None:
     log.error("stopped_without_finishing")
     os._exit(status)
 

@@ -35,7 +35,7 @@ def give_frames(scope: Any, take: Take) -> None:
         set_taker(take)
 
 
-class PlainFramesWebSocket(WebSocketsSansIOProtocol):
+class FastPathWebSocketProtocol(WebSocketsSansIOProtocol):
     """Reads frames' heads by itself, so that plain ones need no parser; never holds more than one frame."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from service.domain.models import DeliveryJob, FetchJob, OwedCall
+from service.domain.models import DeliveryJob, FetchJob, PendingCall
 from service.observability.tracing import Attributes, span_of
 
 
@@ -42,10 +42,10 @@ def traced_delivery(
     return run_traced
 
 
-def traced_call(run: Callable[[OwedCall], Awaitable[None]]) -> Callable[[OwedCall], Awaitable[None]]:
+def traced_call(run: Callable[[PendingCall], Awaitable[None]]) -> Callable[[PendingCall], Awaitable[None]]:
     """Return what makes a call that is owed inside a span of its own."""
 
-    async def run_traced(call: OwedCall) -> None:
+    async def run_traced(call: PendingCall) -> None:
         attributes: Attributes = {
             "ekabridge.session_id": call.session_id,
             "ekabridge.attempt": call.attempts,

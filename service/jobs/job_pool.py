@@ -26,7 +26,7 @@ _SHORTEST_ALARM_SECONDS = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share(Generic[Job]):
+class HolderQuota(Generic[Job]):
     """How much of a lane one holder may take, so that one whose calls hang leaves room for the others.
 
     `holder_of` names the account or the tenant of a job; None: this share does not limit the job.
@@ -39,7 +39,7 @@ class Share(Generic[Job]):
     at_a_time: int
 
 
-class Lane(Generic[Job]):
+class JobPool(Generic[Job]):
     """Claims due rows and runs each in a task of its own, up to `size` at once."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Lane(Generic[Job]):
         claim: Callable[[SessionId | None, int], Awaitable[list[Job]]],
         run: Callable[[Job], Awaitable[None]],
         next_slot_seconds: Callable[[], Awaitable[float | None]] | None = None,
-        shares: Sequence[Share[Job]] = (),
+        shares: Sequence[HolderQuota[Job]] = (),
     ) -> None:
         self._name = name
         self._size = size
@@ -59,7 +59,7 @@ class Lane(Generic[Job]):
         self._claim = claim
         self._run = run
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pokes: set[asyncio.Task[None]] = set()
+        self._wakes: set[asyncio.Task[None]] = set()
         self._claiming = asyncio.Lock()
         self._is_closing = False
         self._has_more = False
@@ -69,7 +69,7 @@ class Lane(Generic[Job]):
         # A lane whose rows wait for one another: what ends may have made room for what was passed over.
         self._next_slot_seconds = next_slot_seconds
         self._alarm: asyncio.TimerHandle | None = None
-        self._shares: tuple[tuple[Share[Job], Counter[str]], ...] = tuple(
+        self._shares: tuple[tuple[HolderQuota[Job], Counter[str]], ...] = tuple(
             (share, Counter()) for share in shares
         )
 
@@ -78,7 +78,7 @@ class Lane(Generic[Job]):
         """How many jobs run."""
         return len(self._tasks)
 
-    async def poke(self, session_id: SessionId | None) -> None:
+    async def wake(self, session_id: SessionId | None) -> None:
         """Claim and start what is due, of one session or of any; without room, remember it."""
         async with self._claiming:
             while True:
@@ -89,13 +89,13 @@ class Lane(Generic[Job]):
                     return
                 # A little at a time: one claim may give all that it takes to one holder.
                 room = min([room, *(share.at_a_time for share, _ in self._shares)])
-                beside = self.crowded()
+                beside = self.holders_at_quota()
                 jobs = await self._claim(session_id, room)
                 if len(jobs) == room:
                     self._exhausted_beside = None
                 elif session_id is None:
                     self._exhausted_beside = frozenset(beside)
-                if len(jobs) == room or self._next_slot_seconds is not None or self.crowded():
+                if len(jobs) == room or self._next_slot_seconds is not None or self.holders_at_quota():
                     self._has_more = True
                 for job in jobs:
                     self._start(job)
@@ -104,7 +104,7 @@ class Lane(Generic[Job]):
             if self._next_slot_seconds is not None and len(jobs) < room:
                 self._set_alarm(await self._next_slot_seconds())
 
-    def crowded(self) -> list[str]:
+    def holders_at_quota(self) -> list[str]:
         """Return the holders that have their share of the places: what is theirs waits."""
         return [
             holder
@@ -131,29 +131,29 @@ class Lane(Generic[Job]):
             self._alarm = None
         if seconds is not None and seconds < _LONGEST_ALARM_SECONDS and not self._is_closing:
             loop = asyncio.get_running_loop()
-            self._alarm = loop.call_later(max(seconds, _SHORTEST_ALARM_SECONDS), self._poke_soon)
+            self._alarm = loop.call_later(max(seconds, _SHORTEST_ALARM_SECONDS), self._wake_soon)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._jobs.dec()
         if self._has_more and not self._is_closing and self._may_find_more():
             self._has_more = False
-            self._poke_soon()
+            self._wake_soon()
 
     def _may_find_more(self) -> bool:
         if self._next_slot_seconds is not None or self._exhausted_beside is None:
             return True
-        return not self._exhausted_beside.issubset(self.crowded())
+        return not self._exhausted_beside.issubset(self.holders_at_quota())
 
-    def _poke_soon(self) -> None:
+    def _wake_soon(self) -> None:
         if not self._is_closing:
-            poke = asyncio.create_task(self._poke_any())
-            self._pokes.add(poke)
-            poke.add_done_callback(self._pokes.discard)
+            wake = asyncio.create_task(self._wake_any())
+            self._wakes.add(wake)
+            wake.add_done_callback(self._wakes.discard)
 
-    async def _poke_any(self) -> None:
+    async def _wake_any(self) -> None:
         try:
-            await self.poke(None)
+            await self.wake(None)
         except Exception as error:  # noqa: BLE001 - a process boundary; the sweep will look again
             log.warning("claim_failed", lane=self._name, **failure(error))
 
@@ -176,7 +176,7 @@ class Lane(Generic[Job]):
         deadline = asyncio.get_running_loop().time() + seconds
         async with self._claiming:
             pass  # what is being claimed at this moment is started, and waited for with the rest
-        await asyncio.gather(*self._pokes)
+        await asyncio.gather(*self._wakes)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=deadline - asyncio.get_running_loop().time())
         for task in list(self._tasks):

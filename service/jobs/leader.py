@@ -14,7 +14,7 @@ from service.store.leases import LeaseRows
 _SHARE = 20.0
 
 
-async def count_in_turn(
+async def run_as_leader(
     name: str,
     *,
     leases: LeaseRows,

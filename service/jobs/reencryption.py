@@ -12,9 +12,9 @@ from service.domain.ids import Lease
 from service.jobs.sweep import pause
 from service.observability.logging import failure
 from service.store.encryption import Keyring
-from service.store.encryption_keys import KeyRows
+from service.store.encryption_keys import EncryptionKeyRows
 from service.store.leases import LeaseRows
-from service.store.reencryption import ResealingRows
+from service.store.reencryption import ReencryptionRows
 
 log = structlog.get_logger()
 
@@ -35,11 +35,11 @@ _REST = 3.0
 _SHORTEST_REST_SECONDS = 0.005
 
 
-class Resealing:
+class Reencryption:
     """Runs beside the sweep, in one process at a time: only that one shows the gauges."""
 
     def __init__(
-        self, *, leases: LeaseRows, keys: KeyRows, resealing: ResealingRows, keyring: Keyring
+        self, *, leases: LeaseRows, keys: EncryptionKeyRows, resealing: ReencryptionRows, keyring: Keyring
     ) -> None:
         self._leases = leases
         self._keys = keys

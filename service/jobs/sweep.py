@@ -15,9 +15,9 @@ from prometheus_client import Gauge
 
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import Lease
-from service.domain.models import DeliveryJob, FetchJob, OwedCall
-from service.domain.results.fetching import Fetching
-from service.jobs.job_pool import Lane
+from service.domain.models import DeliveryJob, FetchJob, PendingCall
+from service.domain.results.fetching import ResultFetcher
+from service.jobs.job_pool import JobPool
 from service.jobs.retention import Retention
 from service.observability.logging import failure
 from service.store.idempotency import IdempotencyRows
@@ -32,7 +32,7 @@ BEAT = Gauge(
 # Short, so that another process takes over soon; two at once would do no harm, only work twice.
 _LEASE_SECONDS = 5.0
 _HOUSEKEEPING_SECONDS = 600.0
-_MOST_EXPIRED_AT_ONCE = 100
+_MAX_EXPIRED_AT_ONCE = 100
 
 
 async def pause(stopping: asyncio.Event, seconds: float) -> None:
@@ -50,10 +50,10 @@ class Sweep:
         *,
         leases: LeaseRows,
         idempotency: IdempotencyRows,
-        fetching: Fetching,
-        fetches: Lane[FetchJob],
-        deliveries: Lane[DeliveryJob],
-        owed: Lane[OwedCall],
+        fetching: ResultFetcher,
+        fetches: JobPool[FetchJob],
+        deliveries: JobPool[DeliveryJob],
+        owed: JobPool[PendingCall],
         retention: Retention,
         interval_seconds: float,
         may_lead: Callable[[], bool],
@@ -99,12 +99,12 @@ class Sweep:
             await self._guarded(step)
 
     async def _expire(self) -> None:
-        for session_id in await self._fetching.past(_MOST_EXPIRED_AT_ONCE):
+        for session_id in await self._fetching.past(_MAX_EXPIRED_AT_ONCE):
             await self._guarded(partial(self._fetching.expire, session_id))
 
     async def _poke_all(self) -> None:
         for lane in (self._owed, self._fetches, self._deliveries):
-            await self._guarded(partial(lane.poke, None))
+            await self._guarded(partial(lane.wake, None))
 
     async def _keep_house(self) -> None:
         if time.monotonic() >= self._housekeeping_due:

@@ -34,7 +34,7 @@ _PATIENCE_SECONDS = 0.025
 _AWAY_SECONDS = 1.0
 # A process draws at most this part of the limit ahead.
 _AHEAD = 20
-_MOST_PURSES = 10_000
+_MAX_PURSES = 10_000
 # A loop that was held up finds the answer and the end of its patience at once: then the answer counts.
 _GRACE_TURNS = 10
 
@@ -112,8 +112,8 @@ class SharedRates:
         self._local = LocalRates(policy, now)
         self._purses: OrderedDict[str, _Purse] = OrderedDict()
         # Half of what a process needs in this time is drawn ahead, and is good for as long.
-        self._most_ahead = int(min(policy.per_second, policy.burst) // _AHEAD)
-        self._ahead_seconds = max(1, self._most_ahead) / policy.per_second
+        self._max_ahead = int(min(policy.per_second, policy.burst) // _AHEAD)
+        self._ahead_seconds = max(1, self._max_ahead) / policy.per_second
         self._waiting: dict[str, list[_Future]] = {}
         self._ahead: dict[str, int] = {}
         self._drawing: asyncio.Task[None] | None = None
@@ -134,7 +134,7 @@ class SharedRates:
         elif now < purse.refused_until:
             return self._refused(purse.refused_until - now)
         else:
-            given = await self._draw(name, min(self._most_ahead, pace // 2))
+            given = await self._draw(name, min(self._max_ahead, pace // 2))
             now = self._now()
             if given is False:
                 return self._refused(max(0.0, purse.refused_until - now))
@@ -168,7 +168,7 @@ class SharedRates:
         purse = self._purses.get(name)
         if purse is None:
             purse = self._purses[name] = _Purse()
-            if len(self._purses) > _MOST_PURSES:
+            if len(self._purses) > _MAX_PURSES:
                 self._purses.popitem(last=False)
         self._purses.move_to_end(name)
         return purse
@@ -254,7 +254,7 @@ class SharedRates:
 
     async def _run(self, redis: Any, wanted: dict[str, int]) -> list[list[int]]:
         interval = 1_000_000 / self._policy.per_second
-        size = self._policy.burst - self._most_ahead
+        size = self._policy.burst - self._max_ahead
         life = math.ceil(size * interval / 1000) + 1000
         keys = [_PREFIX + name for name in wanted]
         answer = redis.eval(_DRAW, len(keys), *keys, *map(str, (interval, size, life, *wanted.values())))

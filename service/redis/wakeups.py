@@ -156,7 +156,7 @@ class LateRedis:
             await close_redis(self._client.made)
 
 
-class ArqNudges:
+class ArqWakeups:
     """The domain's Nudges: sent by one task, dropped when Redis cannot take them.
 
     When several are to be sent, one that names no session stands for all of them: a worker then looks at

@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 from asyncpg import Record
 
 from service.domain.ids import Account, Lease, SessionId, TemplateId, TenantId
-from service.domain.models import FurtherState
+from service.domain.models import AdditionalDocumentState
 from service.store.database import Database, LentConnection
 from service.store.queries import sql
-from service.store.results import drop_further, storable
+from service.store.results import drop_additional_document, storable
 
 
-class FurtherRows:
-    """The domain's FurtherStore over PostgreSQL."""
+class AdditionalDocumentRows:
+    """The domain's AdditionalDocumentStore over PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -21,7 +21,7 @@ class FurtherRows:
     @asynccontextmanager
     async def opening(
         self, tenant_id: TenantId, session_id: SessionId, template_id: TemplateId
-    ) -> AsyncIterator["FurtherUnitRows | None"]:
+    ) -> AsyncIterator["AdditionalDocumentUnitRows | None"]:
         """Lock a session; None when the tenant has no such session."""
         async with self._database.transaction() as connection:
             session = await connection.fetchrow(sql("sessions.lock"), session_id, tenant_id)
@@ -31,7 +31,7 @@ class FurtherRows:
             call = await connection.fetchrow(sql("additional_documents.of_template"), session_id, template_id)
             known = await connection.fetch(sql("documents.known"), session_id, template_id)
             state = _state(session, call, frozenset(row["upstream_id"] for row in known))
-            yield FurtherUnitRows(connection, tenant_id, session_id, template_id, state)
+            yield AdditionalDocumentUnitRows(connection, tenant_id, session_id, template_id, state)
 
     async def record_asked(
         self,
@@ -64,11 +64,11 @@ class FurtherRows:
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(sql("additional_documents.find"), session_id, template_id, lease)
             if row is not None:
-                await drop_further(connection, row["id"], lease)
+                await drop_additional_document(connection, row["id"], lease)
 
 
-class FurtherUnitRows:
-    """The domain's FurtherUnit over PostgreSQL: one transaction, the session's row locked."""
+class AdditionalDocumentUnitRows:
+    """The domain's AdditionalDocumentUnit over PostgreSQL: one transaction, the session's row locked."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class FurtherUnitRows:
         tenant_id: TenantId,
         session_id: SessionId,
         template_id: TemplateId,
-        state: FurtherState,
+        state: AdditionalDocumentState,
     ) -> None:
         self._connection = connection
         self._tenant_id = tenant_id
@@ -96,10 +96,10 @@ class FurtherUnitRows:
         )
 
 
-def _state(session: Record, call: Record | None, known: frozenset[str]) -> FurtherState:
+def _state(session: Record, call: Record | None, known: frozenset[str]) -> AdditionalDocumentState:
     is_pending = call is not None and call["is_pending"]
     is_asking = call is not None and is_pending and call["asked"] == "asking"
-    return FurtherState(
+    return AdditionalDocumentState(
         account=Account(session["account"]),
         status=session["status"],
         is_erased=session["is_erased"],

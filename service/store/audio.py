@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from asyncpg import Record
 
-from service.concurrency.batching import Gathered
+from service.concurrency.batching import Batcher
 from service.domain.ids import Account, Lease, SessionId
 from service.domain.models import ChunkClaim, ChunkPlan
 from service.store.database import Database
@@ -13,13 +13,13 @@ from service.store.queries import sql
 _Stored = tuple[SessionId, int, str]
 
 
-class ChunkRows:
-    """The domain's ChunkStore over PostgreSQL."""
+class AudioRows:
+    """The domain's AudioStore over PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._claims = Gathered(self._claim_all, subject=lambda chunk: (chunk.session_id, chunk.sequence))
-        self._records = Gathered(self._record_all, subject=lambda stored: stored[:2])
+        self._claims = Batcher(self._claim_all, conflict_key=lambda chunk: (chunk.session_id, chunk.sequence))
+        self._records = Batcher(self._record_all, conflict_key=lambda stored: stored[:2])
 
     async def claim(self, chunk: ChunkPlan) -> ChunkClaim | None:
         """Reserve its sequence; None when the tenant has no such session."""

@@ -1,6 +1,6 @@
-"""Rows of destinations that fail: the domain's BreakerStore over PostgreSQL."""
+"""Rows of destinations that fail: the domain's CircuitBreakerStore over PostgreSQL."""
 
-from service.domain.deliveries.circuit_breaker import BreakerRule, FailureCount
+from service.domain.deliveries.circuit_breaker import CircuitBreakerRule, FailureCount
 from service.domain.ids import DestinationId
 from service.store.database import Database
 from service.store.metrics import DEAD
@@ -9,7 +9,7 @@ from service.store.queries import sql
 _ACTOR = "worker"
 
 
-class BreakerRows:
+class CircuitBreakerRows:
     """Counts failures and opens and closes the breaker; each change of it is audited with it."""
 
     def __init__(self, database: Database) -> None:
@@ -18,7 +18,7 @@ class BreakerRows:
     async def count_failure(
         self,
         destination_id: DestinationId,
-        rule: BreakerRule,
+        rule: CircuitBreakerRule,
         retry_after_seconds: float,
         *,
         took_long: bool = False,
@@ -30,8 +30,8 @@ class BreakerRows:
                 destination_id,
                 rule.failures,
                 rule.seconds,
-                rule.least_pause_seconds,
-                rule.most_pause_seconds,
+                rule.min_pause_seconds,
+                rule.max_pause_seconds,
                 retry_after_seconds,
                 took_long,
             )

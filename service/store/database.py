@@ -12,7 +12,7 @@ from asyncpg import Connection, Record
 from asyncpg.pool import PoolConnectionProxy
 
 from service.domain.errors import StoreUnavailable
-from service.store.database_state import OLDER_SCHEMA, READ_ONLY, Troubles, store_error
+from service.store.database_state import OLDER_SCHEMA, READ_ONLY, DatabaseState, store_error
 from service.store.metrics import CONNECTIONS, DATABASE_WAIT
 from service.store.queries import sql
 
@@ -54,7 +54,7 @@ class Database:
         self._statement_cache_size = statement_cache_size
         self._pool: asyncpg.Pool[Record] | None = None
         self._longest_wait_seconds = 0.0
-        self._troubles = Troubles()
+        self._troubles = DatabaseState()
         self.was_reached = False  # with our schema in it, since the process started
 
     async def open(self) -> None:

@@ -79,7 +79,7 @@ def store_error(error: BaseException) -> BridgeError | None:
     return None if found is None else StoreUnavailable(found[1])
 
 
-class Troubles:
+class DatabaseState:
     """What was lately heard of one database, by this process."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

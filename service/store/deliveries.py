@@ -8,18 +8,18 @@ import structlog
 from asyncpg import Record
 
 from schemas.emr import Attempt, Delivery, Page
-from service.concurrency.batching import Gathered
+from service.concurrency.batching import Batcher
 from service.domain.deliveries.circuit_breaker import AT_ONCE, CAREFUL_AFTER
 from service.domain.errors import DeliverySettled, DeliverySuperseded, NotFound, SessionErased
 from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId
-from service.domain.models import Answer, DeliveryJob, NoAnswer
+from service.domain.models import Answer, CallFailure, DeliveryJob
 from service.store.database import Database
 from service.store.destinations import open_auth, open_headers, open_secrets, open_url
 from service.store.encryption import Keyring, SealError
 from service.store.metrics import ATTEMPTS, count_attempt
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
-from service.store.results import event_place
+from service.store.results import event_aad
 
 log = structlog.get_logger()
 
@@ -34,8 +34,8 @@ class DeliveryRows:
         self._database = database
         self._keyring = keyring
         # A worker's calls end by the dozen: their rows are written together.
-        self._attempts = Gathered(self._write_attempts)
-        self._looks = Gathered(self._look_again)
+        self._attempts = Batcher(self._write_attempts)
+        self._looks = Batcher(self._look_again)
 
     async def _write_attempts(self, rows: Sequence[tuple[Any, ...]]) -> list[bool]:
         columns = zip(*rows, strict=True)
@@ -113,7 +113,7 @@ class DeliveryRows:
     async def record_attempt(
         self,
         job: DeliveryJob,
-        outcome: Answer | NoAnswer,
+        outcome: Answer | CallFailure,
         *,
         status: str,
         wait_seconds: float | None,
@@ -242,7 +242,7 @@ class DeliveryRows:
             failures=row["failures"],
             hangs=row["hangs"],
             is_probe=row["is_probe"] and row["type"] != "ping",
-            body=self._keyring.open(row["body_sealed"], event_place(row["session_id"])),
+            body=self._keyring.open(row["body_sealed"], event_aad(row["session_id"])),
             url=open_url(self._keyring, destination_id, row["url_sealed"]),
             headers=open_headers(self._keyring, destination_id, row["headers_sealed"]),
             secrets=open_secrets(

@@ -10,10 +10,10 @@ from service.store.database import Database, LentConnection
 from service.store.deliveries import DeliveryRows
 from service.store.encryption import Keyring
 from service.store.queries import sql
-from service.store.results import event_place
+from service.store.results import event_aad
 
 
-class RecoveryRows:
+class DeliveryRecoveryRows:
     """Rows of deliveries as an operator or the EMR changes them."""
 
     def __init__(self, database: Database, keyring: Keyring, deliveries: DeliveryRows) -> None:
@@ -35,7 +35,7 @@ class RecoveryRows:
                 tenant_id,
                 delivery_id,
                 destination_id,
-                self._keyring.seal_json(body, event_place(None)),
+                self._keyring.seal_json(body, event_aad(None)),
             )
         await self._database.execute(sql("circuit_breakers.probe_now"), destination_id)
         return await self._deliveries.one(tenant_id, delivery_id)

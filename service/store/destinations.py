@@ -23,47 +23,47 @@ from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
-from service.store.tolerant_decryption import UNREADABLE, ShownRow
+from service.store.tolerant_decryption import UNREADABLE, RowDecryptor
 
 _MASK = "***"
 _TABLE = "destinations"
 
 
-def url_place(destination_id: str) -> str:
+def url_aad(destination_id: str) -> str:
     """Name the place for which a destination's URL is sealed."""
     return f"destination.url:{destination_id}"
 
 
-def secrets_place(destination_id: str) -> str:
+def secrets_aad(destination_id: str) -> str:
     """Name the place for which a destination's signing secrets are sealed."""
     return f"destination.secrets:{destination_id}"
 
 
-def headers_place(destination_id: str) -> str:
+def headers_aad(destination_id: str) -> str:
     """Name the place for which a destination's static headers are sealed."""
     return f"destination.headers:{destination_id}"
 
 
-def auth_place(destination_id: str) -> str:
+def auth_aad(destination_id: str) -> str:
     """Name the place for which a destination's credentials are sealed."""
     return f"destination.auth:{destination_id}"
 
 
 def open_url(keyring: Keyring, destination_id: str, sealed: bytes) -> str:
     """Open a destination's URL."""
-    return keyring.open(sealed, url_place(destination_id)).decode()
+    return keyring.open(sealed, url_aad(destination_id)).decode()
 
 
 def open_headers(keyring: Keyring, destination_id: str, sealed: bytes | None) -> dict[str, str]:
     """Open a destination's static headers."""
     if sealed is None:
         return {}
-    return keyring.open_json(sealed, headers_place(destination_id), dict[str, str])
+    return keyring.open_json(sealed, headers_aad(destination_id), dict[str, str])
 
 
 def open_secrets(keyring: Keyring, destination_id: str, sealed: bytes, *, is_rotating: bool) -> list[str]:
     """Open the secrets that sign now, the newest first; the one before it only while it is rotated out."""
-    found = keyring.open_json(sealed, secrets_place(destination_id), list[str])
+    found = keyring.open_json(sealed, secrets_aad(destination_id), list[str])
     return found if is_rotating else found[:1]
 
 
@@ -72,7 +72,7 @@ def open_auth(keyring: Keyring, destination_id: str, sealed: bytes | None) -> Au
     if sealed is None:
         return None
     # msgspec reads the union by its tags; mypy has no type for "one of these types".
-    return keyring.open_json(sealed, auth_place(destination_id), Auth)  # type: ignore[arg-type]
+    return keyring.open_json(sealed, auth_aad(destination_id), Auth)  # type: ignore[arg-type]
 
 
 def _new_secret() -> str:
@@ -105,14 +105,14 @@ class DestinationRows:
                 sql("destinations.insert"),
                 destination_id,
                 tenant_id,
-                self._keyring.seal(request.url.encode(), url_place(destination_id)),
+                self._keyring.seal(request.url.encode(), url_aad(destination_id)),
                 request.events,
                 request.templates,
-                self._keyring.seal_json([secret], secrets_place(destination_id)),
+                self._keyring.seal_json([secret], secrets_aad(destination_id)),
                 request.payload,
                 request.format,
-                self._sealed(request.headers, headers_place(destination_id)),
-                self._sealed(request.auth, auth_place(destination_id)),
+                self._sealed(request.headers, headers_aad(destination_id)),
+                self._sealed(request.auth, auth_aad(destination_id)),
                 request.timeout_seconds,
                 request.rate_per_second,
                 request.enabled,
@@ -159,13 +159,13 @@ class DestinationRows:
                 change.enabled,
                 change.events,
                 change.templates,
-                self._keyring.seal(change.url.encode(), url_place(destination_id)) if change.url else None,
+                self._keyring.seal(change.url.encode(), url_aad(destination_id)) if change.url else None,
                 change.payload,
                 change.format,
                 change.headers is not UNSET,
-                self._sealed(change.headers, headers_place(destination_id)),
+                self._sealed(change.headers, headers_aad(destination_id)),
                 change.auth is not UNSET,
-                self._sealed(change.auth, auth_place(destination_id)),
+                self._sealed(change.auth, auth_aad(destination_id)),
                 change.timeout_seconds is not UNSET,
                 change.timeout_seconds or None,
                 change.rate_per_second is not UNSET,
@@ -193,7 +193,7 @@ class DestinationRows:
         ]
         if not keeps:
             return
-        shown = ShownRow(connection, _TABLE, before["id"])
+        shown = RowDecryptor(connection, _TABLE, before["id"])
         old = await shown.value(
             "url_sealed", lambda: open_url(self._keyring, before["id"], before["url_sealed"]), ""
         )
@@ -216,13 +216,13 @@ class DestinationRows:
             row = await connection.fetchrow(sql("destinations.hold"), tenant_id, destination_id)
             if row is None:
                 raise NotFound("no such destination")
-            current = await self._secrets(ShownRow(connection, _TABLE, destination_id), row)
+            current = await self._secrets(RowDecryptor(connection, _TABLE, destination_id), row)
             secret = _new_secret()
             kept = [secret, *current] if overlap_seconds else [secret]
             changed = await connection.fetchrow(
                 sql("destinations.rotate"),
                 destination_id,
-                self._keyring.seal_json(kept, secrets_place(destination_id)),
+                self._keyring.seal_json(kept, secrets_aad(destination_id)),
                 float(overlap_seconds) if current else 0.0,
             )
             if changed is None:  # pragma: no cover - its row is locked
@@ -248,7 +248,7 @@ class DestinationRows:
             return None
         return self._keyring.seal_json(value, place)
 
-    async def _secrets(self, shown: ShownRow, row: Record) -> list[str]:
+    async def _secrets(self, shown: RowDecryptor, row: Record) -> list[str]:
         """Open the secret that signs; none when it cannot be read any more."""
         return await shown.value(
             "secrets_sealed",
@@ -259,7 +259,7 @@ class DestinationRows:
     async def _destination(self, row: Record) -> Destination:
         """Show a row; what of it cannot be read any more is empty, and given anew it is mended."""
         destination_id = row["id"]
-        shown = ShownRow(self._database, _TABLE, destination_id)
+        shown = RowDecryptor(self._database, _TABLE, destination_id)
         url = await shown.value(
             "url_sealed", lambda: open_url(self._keyring, destination_id, row["url_sealed"]), ""
         )
@@ -290,7 +290,7 @@ class DestinationRows:
         )
 
 
-def _paused_reason(row: Record, shown: ShownRow) -> str | None:
+def _paused_reason(row: Record, shown: RowDecryptor) -> str | None:
     if not shown.is_whole:
         return UNREADABLE
     reason: str | None = row["paused_reason"]

@@ -50,7 +50,7 @@ class MissingKeyError(SealError, BridgeError):
         self.key_ids = key_ids
 
 
-def secret_place(name: str) -> str:
+def secret_aad(name: str) -> str:
     """Name the place for which a secret of the installation is sealed."""
     return f"server_secret:{name}"
 
@@ -134,12 +134,12 @@ class Hasher:
             return
         row = await self._database.fetchrow(sql("encryption.server_secret"), _HASH_KEY)
         if row is None:
-            made = self._keyring.seal(os.urandom(32), secret_place(_HASH_KEY))
+            made = self._keyring.seal(os.urandom(32), secret_aad(_HASH_KEY))
             await self._database.execute(sql("encryption.insert_server_secret"), _HASH_KEY, made)
             row = await self._database.fetchrow(sql("encryption.server_secret"), _HASH_KEY)
         if row is None:
             raise StoreUnavailable("the installation's secret could not be stored")
-        self._key = self._keyring.open(row["value_sealed"], secret_place(_HASH_KEY))
+        self._key = self._keyring.open(row["value_sealed"], secret_aad(_HASH_KEY))
 
     async def hash(self, purpose: str, value: bytes) -> bytes:
         """Return 32 bytes that equal values of one purpose share."""

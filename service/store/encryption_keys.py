@@ -29,7 +29,7 @@ class Sealing(Struct, frozen=True, kw_only=True):
     until: datetime
 
 
-class KeyRows:
+class EncryptionKeyRows:
     """Which keys sealed anything; a key that does is registered before."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:

@@ -12,7 +12,7 @@ from service.store.sessions import SessionRows
 IDEMPOTENCY_KEPT_SECONDS = 7 * 86_400.0
 
 
-def answer_place(session_id: str) -> str:
+def answer_aad(session_id: str) -> str:
     """Return the AAD that binds the kept answer of a create call to its session."""
     return f"idempotency.answer:{session_id}"
 
@@ -65,7 +65,7 @@ class IdempotencyRows:
             if known["request_hash"] != request_hash:
                 return Reservation(kind="reused", session_id=found)
             if known["answer_sealed"] is not None:
-                answer = self._keyring.open(known["answer_sealed"], answer_place(found))
+                answer = self._keyring.open(known["answer_sealed"], answer_aad(found))
                 return Reservation(kind="replayed", session_id=found, answer=answer)
             if not known["lease_is_over"]:
                 return Reservation(kind="running", session_id=found)
@@ -87,7 +87,7 @@ class IdempotencyRows:
             sql("idempotency.finish"),
             tenant_id,
             await self._key_hash(tenant_id, key),
-            self._keyring.seal(answer, answer_place(session_id)),
+            self._keyring.seal(answer, answer_aad(session_id)),
         )
 
     async def abandon(self, tenant_id: TenantId, key: str, lease: Lease) -> None:

@@ -13,7 +13,7 @@ from service.domain.ids import SessionId, TenantId
 from service.store.database import Database, LentConnection
 from service.store.queries import sql
 
-_MOST_SHOWN = 1000
+_MAX_SHOWN = 1000
 
 
 class Look(Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class LedgerRows:
         show: LedgerClass | None,
     ) -> Look:
         """Count, and name the sessions of one class, from the same snapshot."""
-        row = await self._database.fetchrow(sql("ledger.count"), tenant_id, since, before, show, _MOST_SHOWN)
+        row = await self._database.fetchrow(sql("ledger.count"), tenant_id, since, before, show, _MAX_SHOWN)
         if row is None:  # pragma: no cover - a count without GROUP BY always returns its row
             raise AssertionError("the ledger returned no row")
         ledger = Ledger(**{name: row[name] for name in Ledger.__struct_fields__})

@@ -20,7 +20,7 @@ from service.store.results import open_details, open_sealed_data, open_transcrip
 _FILE_BASE = "audio_"
 
 
-class VoiceDocument(Struct, frozen=True, kw_only=True):
+class MedscribeDocument(Struct, frozen=True, kw_only=True):
     """The newest version of one document."""
 
     template_id: str
@@ -31,7 +31,7 @@ class VoiceDocument(Struct, frozen=True, kw_only=True):
     error_code: str | None
 
 
-class VoiceState(Struct, frozen=True, kw_only=True):
+class MedscribeState(Struct, frozen=True, kw_only=True):
     """A session's row, opened. `is_past`: nobody ended it and its time is over."""
 
     id: SessionId
@@ -57,7 +57,7 @@ class VoiceState(Struct, frozen=True, kw_only=True):
         return self.is_past or self.status not in {"created", "recording", "processing"}
 
 
-class VoiceViews:
+class MedscribeQueries:
     """Reads for /voice/v1; nothing here calls the vendor."""
 
     def __init__(self, database: Database, keyring: Keyring, reserve: Reserve | None = None) -> None:
@@ -65,13 +65,13 @@ class VoiceViews:
         self._large = LargeValues(database, reserve)
         self._keyring = keyring
 
-    async def session(self, tenant_id: TenantId, session_id: SessionId) -> VoiceState:
+    async def session(self, tenant_id: TenantId, session_id: SessionId) -> MedscribeState:
         """Return a session. Raises NotFound, for an erased one too."""
         row = await self._database.fetchrow(sql("medscribe.session"), tenant_id, session_id)
         if row is None:
             raise NotFound("no such session")
         transcripts = await self._large.transcripts(tenant_id, [row])
-        return VoiceState(
+        return MedscribeState(
             id=session_id,
             status=row["status"],
             upload=row["upload"],
@@ -92,14 +92,14 @@ class VoiceViews:
 
     async def documents(
         self, tenant_id: TenantId, session_id: SessionId, template_id: TemplateId | None
-    ) -> list[VoiceDocument]:
+    ) -> list[MedscribeDocument]:
         """Return the newest version of each document of a session, or of one template's."""
         rows: Sequence[Record] = await self._database.fetch(
             sql("documents.of_session"), tenant_id, session_id, template_id
         )
         data = await self._large.data(tenant_id, rows)
         return [
-            VoiceDocument(
+            MedscribeDocument(
                 template_id=row["template_id"],
                 upstream_id=row["upstream_id"],
                 type=row["type"],

@@ -33,7 +33,7 @@ class SignedToken(Struct, frozen=True):
     expires: int
 
 
-class VoiceTokens:
+class MedscribeTokens:
     """Makes and checks tokens."""
 
     def __init__(self, database: Database, hasher: Hasher) -> None:

@@ -14,7 +14,7 @@ class Queue(Struct, frozen=True):
     oldest_seconds: float
 
 
-class QueueRows:
+class QueueDepthRows:
     """Counts by index, over all tenants."""
 
     def __init__(self, database: Database) -> None:

@@ -16,11 +16,11 @@ from schemas.encryption import Walk
 from service.domain.ids import TenantId
 from service.store import destinations, results, sessions
 from service.store.database import Database
-from service.store.encryption import Keyring, SealError, head_of, key_id_of, secret_place
-from service.store.idempotency import answer_place
+from service.store.encryption import Keyring, SealError, head_of, key_id_of, secret_aad
+from service.store.idempotency import answer_aad
 from service.store.queries import sql
-from service.store.tenants import account_place
-from service.store.vendor_tokens import tokens_place
+from service.store.tenants import account_aad
+from service.store.vendor_tokens import tokens_aad
 
 log = structlog.get_logger()
 
@@ -41,8 +41,8 @@ class SealedTable(Struct, frozen=True, kw_only=True):
     columns: tuple[tuple[str, Callable[[str], str]], ...]
 
 
-def _account_place(tenant_id: str) -> str:
-    return account_place(TenantId(tenant_id))
+def _account_aad(tenant_id: str) -> str:
+    return account_aad(TenantId(tenant_id))
 
 
 SEALED_TABLES = (
@@ -50,29 +50,29 @@ SEALED_TABLES = (
         name="server_secrets",
         read=sql("reencryption.read_server_secrets"),
         write=sql("reencryption.write_server_secrets"),
-        columns=(("value_sealed", secret_place),),
+        columns=(("value_sealed", secret_aad),),
     ),
     SealedTable(
         name="tenants",
         read=sql("reencryption.read_tenants"),
         write=sql("reencryption.write_tenants"),
-        columns=(("account_sealed", _account_place),),
+        columns=(("account_sealed", _account_aad),),
     ),
     SealedTable(
         name="vendor_tokens",
         read=sql("reencryption.read_vendor_tokens"),
         write=sql("reencryption.write_vendor_tokens"),
-        columns=(("tokens_sealed", tokens_place),),
+        columns=(("tokens_sealed", tokens_aad),),
     ),
     SealedTable(
         name="destinations",
         read=sql("reencryption.read_destinations"),
         write=sql("reencryption.write_destinations"),
         columns=(
-            ("url_sealed", destinations.url_place),
-            ("headers_sealed", destinations.headers_place),
-            ("secrets_sealed", destinations.secrets_place),
-            ("auth_sealed", destinations.auth_place),
+            ("url_sealed", destinations.url_aad),
+            ("headers_sealed", destinations.headers_aad),
+            ("secrets_sealed", destinations.secrets_aad),
+            ("auth_sealed", destinations.auth_aad),
         ),
     ),
     SealedTable(
@@ -80,10 +80,10 @@ SEALED_TABLES = (
         read=sql("reencryption.read_sessions"),
         write=sql("reencryption.write_sessions"),
         columns=(
-            ("details_sealed", sessions.details_place),
-            ("upload_url_sealed", sessions.upload_url_place),
-            ("transcript_sealed", results.transcript_place),
-            ("warnings_sealed", results.warnings_place),
+            ("details_sealed", sessions.details_aad),
+            ("upload_url_sealed", sessions.upload_url_aad),
+            ("transcript_sealed", results.transcript_aad),
+            ("warnings_sealed", results.warnings_aad),
         ),
     ),
     SealedTable(
@@ -91,21 +91,21 @@ SEALED_TABLES = (
         read=sql("reencryption.read_documents"),
         write=sql("reencryption.write_documents"),
         columns=(
-            ("data_sealed", results.document_place),
-            ("annotations_sealed", results.annotations_place),
+            ("data_sealed", results.document_aad),
+            ("annotations_sealed", results.annotations_aad),
         ),
     ),
     SealedTable(
         name="events",
         read=sql("reencryption.read_events"),
         write=sql("reencryption.write_events"),
-        columns=(("body_sealed", results.event_place),),
+        columns=(("body_sealed", results.event_aad),),
     ),
     SealedTable(
         name="idempotency_keys",
         read=sql("reencryption.read_idempotency_keys"),
         write=sql("reencryption.write_idempotency_keys"),
-        columns=(("answer_sealed", answer_place),),
+        columns=(("answer_sealed", answer_aad),),
     ),
 )
 _TABLES = {table.name: table for table in SEALED_TABLES}
@@ -120,7 +120,7 @@ class _Batch(Struct, kw_only=True):
     known: set[str]
 
 
-class ResealingRows:
+class ReencryptionRows:
     """Walks the tables, one batch at a call."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:

@@ -8,7 +8,7 @@ from service.store.database import Database
 from service.store.queries import sql
 
 
-class RefreshRows:
+class ResultRefreshRows:
     """The domain's RefreshableStore over PostgreSQL."""
 
     def __init__(self, database: Database) -> None:

@@ -33,25 +33,25 @@ from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
 from service.store.metrics import END_TO_DOCUMENT, SETTLED
 from service.store.queries import sql
-from service.store.sessions import details_place
+from service.store.sessions import details_aad
 
 
-def transcript_place(session_id: str) -> str:
+def transcript_aad(session_id: str) -> str:
     """Name the place for which a transcript is sealed."""
     return f"session.transcript:{session_id}"
 
 
-def warnings_place(session_id: str) -> str:
+def warnings_aad(session_id: str) -> str:
     """Name the AAD under which a session's warnings are encrypted."""
     return f"session.warnings:{session_id}"
 
 
-def annotations_place(document_id: str) -> str:
+def annotations_aad(document_id: str) -> str:
     """Name the AAD under which a document's warnings, reasons and FHIR resource are encrypted."""
     return f"document.annotations:{document_id}"
 
 
-def document_place(document_id: str) -> str:
+def document_aad(document_id: str) -> str:
     """Name the place for which a document's data is sealed."""
     return f"document.data:{document_id}"
 
@@ -208,12 +208,10 @@ class SettleRows:
         await self._connection.execute(
             sql("sessions.record_result"),
             self.session_id,
-            self._keyring.seal(transcript.encode(), transcript_place(self.session_id))
-            if transcript
-            else None,
+            self._keyring.seal(transcript.encode(), transcript_aad(self.session_id)) if transcript else None,
             storable(result.model_used),
             storable(result.language_detected),
-            self._keyring.seal_json(self._vendor_warnings, warnings_place(self.session_id))
+            self._keyring.seal_json(self._vendor_warnings, warnings_aad(self.session_id))
             if len(self._vendor_warnings) > len(known)
             else None,
         )
@@ -258,10 +256,10 @@ class SettleRows:
             latest["version"] + 1 if latest else 1,
             storable(document.type),
             status,
-            self._keyring.seal(data, document_place(document_id)),
+            self._keyring.seal(data, document_aad(document_id)),
             error_code,
             latest["lineage"] if latest else None,
-            self._keyring.seal_json(document.annotations, annotations_place(document_id))
+            self._keyring.seal_json(document.annotations, annotations_aad(document_id))
             if document.annotations != DocumentAnnotations()
             else None,
         )
@@ -277,7 +275,7 @@ class SettleRows:
         if row is None or sealed is None or row["status"] != status:
             return False
         known = open_annotations(self._keyring, row["id"], row["annotations_sealed"])
-        return self._keyring.open(sealed, document_place(row["id"])) == data and known == annotations
+        return self._keyring.open(sealed, document_aad(row["id"])) == data and known == annotations
 
     async def known_documents(self, template_id: TemplateId) -> frozenset[str]:
         """The vendor's ids of the template's documents that are here."""
@@ -288,9 +286,9 @@ class SettleRows:
         """The vendor is known to make the further document."""
         await self._connection.execute(sql("results.mark_asked"), job.id, job.lease, storable(document_id))
 
-    async def drop_further(self, job: FetchJob) -> None:
+    async def drop_additional_document(self, job: FetchJob) -> None:
         """The vendor was never asked for the further document."""
-        await drop_further(self._connection, job.id, job.lease)
+        await drop_additional_document(self._connection, job.id, job.lease)
 
     async def fetches(self) -> list[FetchState]:
         """How all calls stand."""
@@ -361,7 +359,7 @@ class SettleRows:
             document_id,
             event.type,
             template_id,
-            self._keyring.seal_json(event, event_place(self.session_id)),
+            self._keyring.seal_json(event, event_aad(self.session_id)),
         )
         if row is None:  # pragma: no cover - INSERT … RETURNING always returns its row
             raise AssertionError("the new event returned no row")
@@ -389,7 +387,7 @@ class SettleRows:
             await self._connection.execute(sql("documents.mark_released"), [document_id])
 
 
-async def drop_further(connection: LentConnection, fetch_id: int, lease: Lease) -> None:
+async def drop_additional_document(connection: LentConnection, fetch_id: int, lease: Lease) -> None:
     """Forget the call for a further document that the vendor was never asked for."""
     await connection.execute(sql("results.drop_further"), fetch_id, lease)
     await connection.execute(sql("results.settle_unasked"), fetch_id, lease)
@@ -400,7 +398,7 @@ def storable(text: str | None) -> str | None:
     return text.replace("\0", "") if text else text
 
 
-def event_place(session_id: str | None) -> str:
+def event_aad(session_id: str | None) -> str:
     """Name the place for which an event's body is sealed."""
     return f"event.body:{session_id or ''}"
 
@@ -409,19 +407,19 @@ def open_details(keyring: Keyring, session_id: str, sealed: bytes | None) -> Ses
     """Open a session's details."""
     if sealed is None:
         return SessionDetails()
-    return keyring.open_json(sealed, details_place(session_id), SessionDetails)
+    return keyring.open_json(sealed, details_aad(session_id), SessionDetails)
 
 
 def open_transcript(keyring: Keyring, session_id: str, sealed: bytes | None) -> str | None:
     """Open a session's transcript."""
-    return None if sealed is None else keyring.open(sealed, transcript_place(session_id)).decode()
+    return None if sealed is None else keyring.open(sealed, transcript_aad(session_id)).decode()
 
 
 def open_warnings(keyring: Keyring, session_id: str, sealed: bytes | None) -> list[WarningInfo]:
     """Decrypt the warnings that the vendor's answers brought for a session."""
     if sealed is None:
         return []
-    opened: list[WarningInfo] = keyring.open_json(sealed, warnings_place(session_id), list[WarningInfo])
+    opened: list[WarningInfo] = keyring.open_json(sealed, warnings_aad(session_id), list[WarningInfo])
     return opened
 
 
@@ -429,7 +427,7 @@ def open_annotations(keyring: Keyring, document_id: str, sealed: bytes | None) -
     """Decrypt a document's warnings, reason and FHIR resource."""
     if sealed is None:
         return DocumentAnnotations()
-    return keyring.open_json(sealed, annotations_place(document_id), DocumentAnnotations)
+    return keyring.open_json(sealed, annotations_aad(document_id), DocumentAnnotations)
 
 
 def open_data(keyring: Keyring, row: Record) -> object:
@@ -439,4 +437,4 @@ def open_data(keyring: Keyring, row: Record) -> object:
 
 def open_sealed_data(keyring: Keyring, document_id: str, sealed: bytes | None) -> object:
     """Decrypt a document's data."""
-    return msgspec.json.decode(keyring.open(sealed, document_place(document_id))) if sealed else None
+    return msgspec.json.decode(keyring.open(sealed, document_aad(document_id))) if sealed else None

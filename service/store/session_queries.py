@@ -34,7 +34,7 @@ from service.store.results import (
 )
 from service.store.sessions import SessionRows
 from service.store.streams import StreamRows
-from service.store.tolerant_decryption import UNREADABLE, ShownRow
+from service.store.tolerant_decryption import UNREADABLE, RowDecryptor
 
 # A page's transcripts, as they are stored.
 _MAX_PAGE_BYTES = 4 * 1024 * 1024
@@ -49,7 +49,7 @@ class SessionFilter(Struct, frozen=True, kw_only=True):
     created_after: datetime | None = None
 
 
-class SessionViews:
+class SessionQueries:
     """Reads sessions with their documents, deliveries and timeline."""
 
     def __init__(
@@ -127,7 +127,9 @@ class SessionViews:
         if details["is_erased"]:
             raise SessionErased("the session was erased")
         rows = await self._database.fetch(sql("documents.of_session"), tenant_id, session_id, template_id)
-        reference = (await self._details(ShownRow(self._database, "sessions", session_id), details)).reference
+        reference = (
+            await self._details(RowDecryptor(self._database, "sessions", session_id), details)
+        ).reference
         data = await self._large.data(tenant_id, rows)
         missing = details["audio_missing"]
         return [await self._document(row, data[row["id"]], reference, missing) for row in rows]
@@ -139,7 +141,7 @@ class SessionViews:
             raise NotFound("no such document")
         if row["is_erased"]:
             raise SessionErased("the document's session was erased")
-        session = ShownRow(self._database, "sessions", row["session_id"])
+        session = RowDecryptor(self._database, "sessions", row["session_id"])
         data = await self._large.data(tenant_id, [row])
         reference = (await self._details(session, row)).reference
         return await self._document(row, data[row["id"]], reference, row["audio_missing"])
@@ -183,7 +185,7 @@ class SessionViews:
         documents: list[DocumentSummary],
         counts: DeliveryCounts,
     ) -> Session:
-        shown = ShownRow(self._database, "sessions", row["id"])
+        shown = RowDecryptor(self._database, "sessions", row["id"])
         details = await self._details(shown, row)
         transcript = await shown.value(
             "transcript_sealed",
@@ -225,7 +227,7 @@ class SessionViews:
             warnings=session_warnings(warnings, row["audio_missing"]),
         )
 
-    async def _details(self, shown: ShownRow, row: Record) -> SessionDetails:
+    async def _details(self, shown: RowDecryptor, row: Record) -> SessionDetails:
         return await shown.value(
             "details_sealed",
             lambda: open_details(self._keyring, shown.id, row["details_sealed"]),
@@ -239,7 +241,7 @@ class SessionViews:
         reference: str | None,
         audio_missing: list[int] | None,
     ) -> Document:
-        shown = ShownRow(self._database, "documents", row["id"])
+        shown = RowDecryptor(self._database, "documents", row["id"])
         data = await shown.value(
             "data_sealed", lambda: open_sealed_data(self._keyring, row["id"], data_sealed), None
         )
@@ -277,7 +279,7 @@ def _fitting(rows: Sequence[Record]) -> int:
     return len(rows)
 
 
-def _session_error(row: Record, shown: ShownRow) -> ErrorInfo | None:
+def _session_error(row: Record, shown: RowDecryptor) -> ErrorInfo | None:
     if not shown.is_whole:
         return ErrorInfo(code=UNREADABLE, message=MESSAGES[UNREADABLE])
     code = row["error_code"]

@@ -14,10 +14,10 @@ from service.store.encryption import Keyring
 from service.store.metrics import SETTLED
 from service.store.queries import sql
 from service.store.results import open_details
-from service.store.sessions import SessionRows, details_place
+from service.store.sessions import SessionRows, details_aad
 
 
-class ChangeRows:
+class SessionUpdateRows:
     """The domain's ChangeStore over PostgreSQL."""
 
     def __init__(self, database: Database, keyring: Keyring, sessions: SessionRows) -> None:
@@ -28,27 +28,29 @@ class ChangeRows:
     @asynccontextmanager
     async def locked(
         self, tenant_id: TenantId, session_id: SessionId, *, to_erase: bool = False
-    ) -> AsyncIterator["ChangeUnitRows | None"]:
+    ) -> AsyncIterator["SessionUpdateUnitRows | None"]:
         """Lock a session; None when the tenant has no such session."""
         async with self._database.transaction() as connection:
             if to_erase:
                 await connection.execute(sql("erasure.connections"), session_id, tenant_id)
             row = await connection.fetchrow(sql("sessions.lock"), session_id, tenant_id)
-            unit = ChangeUnitRows(connection, self._keyring, row) if row else None
+            unit = SessionUpdateUnitRows(connection, self._keyring, row) if row else None
             yield unit
         if unit is not None and unit.is_cancelled:
             SETTLED.labels("cancelled").inc()
 
     async def record_change(
         self,
-        who: Principal,
+        principal: Principal,
         session_id: SessionId,
         lease: Lease,
         change: SessionChange,
         details: SessionDetails,
     ) -> bool:
         """The vendor has the change; false when the lease was lost or the session is over."""
-        patient_hash = await self._sessions.patient_hash(who.tenant_id, (details.patient or {}).get("id"))
+        patient_hash = await self._sessions.patient_hash(
+            principal.tenant_id, (details.patient or {}).get("id")
+        )
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
                 sql("session_updates.record"),
@@ -58,13 +60,15 @@ class ChangeRows:
                 change.languages,
                 change.mode,
                 change.model,
-                self._keyring.seal_json(details, details_place(session_id)),
+                self._keyring.seal_json(details, details_aad(session_id)),
                 patient_hash,
             )
             if row is not None:
                 fields = [name for name in change.__struct_fields__ if getattr(change, name) is not None]
                 facts = {"fields": fields}
-                await audit(connection, who.tenant_id, who.key_id, "session.changed", session_id, facts)
+                await audit(
+                    connection, principal.tenant_id, principal.key_id, "session.changed", session_id, facts
+                )
         return row is not None
 
     async def release_change(self, session_id: SessionId, lease: Lease) -> None:
@@ -72,7 +76,7 @@ class ChangeRows:
         await self._database.execute(sql("session_updates.release"), session_id, lease)
 
 
-class ChangeUnitRows:
+class SessionUpdateUnitRows:
     """The domain's ChangeUnit over PostgreSQL: one transaction, the session's row locked."""
 
     def __init__(self, connection: LentConnection, keyring: Keyring, row: Record) -> None:

@@ -10,7 +10,7 @@ from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId
 from service.domain.models import (
     EndRecorded,
     EndState,
-    OwedCall,
+    PendingCall,
     SessionPlan,
     VendorEnd,
     VendorSession,
@@ -25,12 +25,12 @@ _PATIENT_ID = "patient_id"
 _REFERENCE = "reference"
 
 
-def upload_url_place(session_id: str) -> str:
+def upload_url_aad(session_id: str) -> str:
     """Name the place for which the vendor's upload URL is sealed."""
     return f"session.upload_url:{session_id}"
 
 
-def details_place(session_id: str) -> str:
+def details_aad(session_id: str) -> str:
     """Name the place for which a session's details are sealed."""
     return f"session.details:{session_id}"
 
@@ -68,7 +68,7 @@ class SessionRows:
             plan.templates,
             plan.languages,
             plan.transcript_language,
-            self._keyring.seal_json(details, details_place(plan.id)),
+            self._keyring.seal_json(details, details_aad(plan.id)),
             await self.patient_hash(plan.tenant_id, patient_id),
             await self.reference_hash(plan.tenant_id, details.reference),
             life_seconds,
@@ -90,7 +90,7 @@ class SessionRows:
             return None
         return await self._hasher.hash(purpose, f"{tenant_id}\0{value}".encode())
 
-    async def claim_owed_create(
+    async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
     ) -> bool:
         """Take over a create call that nobody is making."""
@@ -106,7 +106,7 @@ class SessionRows:
             sql("sessions.record_created"),
             session_id,
             lease,
-            self._keyring.seal(url.encode(), upload_url_place(session_id)) if url else None,
+            self._keyring.seal(url.encode(), upload_url_aad(session_id)) if url else None,
             found.expires_at,
         )
         if row is not None:
@@ -129,12 +129,12 @@ class SessionRows:
         """The vendor does not have it: failed."""
         await self._database.execute(sql("sessions.record_never_created"), session_id, lease, code, message)
 
-    async def postpone_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+    async def reschedule_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         """It is not known: look again later."""
         row = await self._database.fetchrow(sql("sessions.postpone_owed"), session_id, lease, seconds)
         await self._was_ours(session_id, row)
 
-    async def give_back_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+    async def release_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         """It was not made, and counts for nothing: look again later."""
         row = await self._database.fetchrow(sql("sessions.give_back_owed"), session_id, lease, seconds)
         await self._was_ours(session_id, row)
@@ -168,13 +168,13 @@ class SessionRows:
             AUDIO_INCOMPLETE.inc()
         return EndRecorded(was_ours=await self._was_ours(session_id, row), missing=missing)
 
-    async def claim_owed(
+    async def claim_pending_calls(
         self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
-    ) -> list[OwedCall]:
+    ) -> list[PendingCall]:
         """Lease owed calls that are due, but of no account that is passed over."""
         rows = await self._database.fetch(sql("sessions.claim_owed"), limit, lease_seconds, list(passed_over))
         return [
-            OwedCall(
+            PendingCall(
                 session_id=SessionId(row["id"]),
                 account=Account(row["account"]),
                 call=row["owed"],

@@ -8,7 +8,7 @@ from service.domain.models import StreamBeat, StreamEnd, StreamLook, StreamSessi
 from service.store.database import Database
 from service.store.encryption import Hasher, Keyring
 from service.store.queries import sql
-from service.store.sessions import upload_url_place
+from service.store.sessions import upload_url_aad
 
 _PURPOSE = "stream_capability"
 
@@ -44,7 +44,7 @@ class StreamRows:
             is_created=row["owed"] != "create",
             is_erased=row["is_erased"],
             is_past=row["is_past"],
-            vendor_url=self._keyring.open(sealed, upload_url_place(session_id)).decode() if sealed else None,
+            vendor_url=self._keyring.open(sealed, upload_url_aad(session_id)).decode() if sealed else None,
         )
 
     async def claim(self, session_id: SessionId, lease: Lease, lease_seconds: float) -> bool:

@@ -12,7 +12,7 @@ from service.store.encryption import Keyring
 from service.store.queries import sql
 
 
-def account_place(tenant_id: TenantId) -> str:
+def account_aad(tenant_id: TenantId) -> str:
     """Return the AAD that binds a vendor account to its tenant."""
     return f"tenant.account:{tenant_id}"
 
@@ -27,7 +27,7 @@ class TenantRows:
     async def add(self, name: str, defaults: TenantDefaults, account: VendorAccount | None = None) -> Tenant:
         """Insert a tenant, with a vendor account of its own or sharing the default one."""
         tenant_id = new_tenant_id()
-        sealed = self._keyring.seal_json(account, account_place(tenant_id)) if account else None
+        sealed = self._keyring.seal_json(account, account_aad(tenant_id)) if account else None
         row = await self._database.fetchrow(
             sql("tenants.insert"), tenant_id, name, msgspec.to_builtins(defaults), sealed
         )

@@ -16,7 +16,7 @@ T = TypeVar("T")
 UNREADABLE = "value_unreadable"
 
 
-class ShownRow:
+class RowDecryptor:
     """Opens the values of one row; `is_whole` says afterwards whether all of them could be."""
 
     def __init__(self, database: Database | LentConnection, table: str, object_id: str) -> None:

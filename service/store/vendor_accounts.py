@@ -7,10 +7,10 @@ from service.domain.vendor_accounts import AccountChange, VendorAccount, changed
 from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
 from service.store.queries import sql
-from service.store.tenants import account_place, tenant_of
+from service.store.tenants import account_aad, tenant_of
 
 
-class AccountRows:
+class VendorAccountRows:
     """The domain's AccountStore over PostgreSQL, and how an operator changes what it finds."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
@@ -63,7 +63,7 @@ class AccountRows:
     ) -> Tenant:
         sealed = None
         if account is not None:
-            sealed = self._keyring.seal_json(account, account_place(tenant_id))
+            sealed = self._keyring.seal_json(account, account_aad(tenant_id))
         row = await connection.fetchrow(sql("vendor_accounts.set"), tenant_id, sealed)
         if row is None:  # pragma: no cover - its row is locked
             raise NotFound("no such tenant")
@@ -73,4 +73,4 @@ class AccountRows:
     def _opened(self, tenant_id: TenantId, sealed: bytes | None) -> VendorAccount | None:
         if sealed is None:
             return None
-        return self._keyring.open_json(sealed, account_place(tenant_id), VendorAccount)
+        return self._keyring.open_json(sealed, account_aad(tenant_id), VendorAccount)

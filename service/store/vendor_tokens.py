@@ -7,12 +7,12 @@ from service.store.encryption import Keyring
 from service.store.queries import sql
 
 
-def tokens_place(account: str) -> str:
+def tokens_aad(account: str) -> str:
     """Return the AAD that binds vendor tokens to their account."""
     return f"vendor_tokens:{account}"
 
 
-class TokenRows:
+class VendorTokenRows:
     """Vendor tokens, sealed, and the right to get new ones."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
@@ -26,7 +26,7 @@ class TokenRows:
             return TokenState(tokens=None, generation=0, is_leased=False)
         sealed = row["tokens_sealed"]
         return TokenState(
-            tokens=self._keyring.open(sealed, tokens_place(account)) if sealed else None,
+            tokens=self._keyring.open(sealed, tokens_aad(account)) if sealed else None,
             generation=row["generation"],
             is_leased=bool(row["is_leased"]),
         )
@@ -42,7 +42,7 @@ class TokenRows:
             sql("vendor_tokens.store"),
             account,
             lease,
-            self._keyring.seal(tokens, tokens_place(account)),
+            self._keyring.seal(tokens, tokens_aad(account)),
         )
         return row is not None
 

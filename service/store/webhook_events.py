@@ -6,7 +6,7 @@ from typing import Any
 
 from asyncpg import PostgresError
 
-from service.concurrency.batching import Gathered
+from service.concurrency.batching import Batcher
 from service.domain.errors import BridgeError, StoreUnavailable
 from service.domain.ids import Account
 from service.domain.models import Received
@@ -17,7 +17,7 @@ from service.store.queries import sql
 _Event = tuple[Any, ...]
 
 
-class WebhookRows:
+class WebhookEventRows:
     """What the vendor told us.
 
     An event that comes alone is written at once, by itself. What comes meanwhile is written together, in one
@@ -26,7 +26,7 @@ class WebhookRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._together = Gathered(self._write)
+        self._together = Batcher(self._write)
         self._is_one_alone = False
 
     async def receive(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from schemas.emr import TenantDefaults
-from service.bootstrap.container import open_rows
+from service.bootstrap.container import open_stores
 from tests.api.asking import chunk_head, key_of, problem, request_head, wire
 from tests.bridge import Bridge, add_key
 
@@ -119,7 +119,7 @@ async def test_the_scheme_has_no_case(house: Bridge, scheme: str) -> None:
 
 
 async def test_a_revoked_key_opens_nothing_at_once(house: Bridge) -> None:
-    async with open_rows(house.settings) as rows:
+    async with open_stores(house.settings) as rows:
         key = await rows.api_keys.add(house.tenant_id, "emr")
         client = await house.client(str(key.key))
         assert (await client.get("/v1/sessions")).status_code == 200
@@ -158,7 +158,7 @@ async def test_for_another_tenant_it_does_not_exist(house: Bridge, method: str, 
 
 
 async def stranger_with_admin_key(house: Bridge) -> Any:
-    async with open_rows(house.settings) as rows:
+    async with open_stores(house.settings) as rows:
         tenant = await rows.tenants.add("stranger", TenantDefaults())
     return await house.client(await add_key(house.settings, tenant.id, "admin"))  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from schemas.emr import TenantDefaults
-from service.bootstrap.container import Rows, open_rows
+from service.bootstrap.container import Stores, open_stores
 from service.domain.errors import AccountInUse
 from service.domain.ids import TenantId
 from service.domain.vendor_accounts import AccountChange, Credentials, VendorAccount
@@ -24,7 +24,7 @@ OTHER_TOKENS = {"hospital-token": "hospital", "clinic-token": "clinic"}
 class Two:
     """A bridge with two tenants: the first shares the default account, the second has its own."""
 
-    def __init__(self, bridge: Bridge, rows: Rows, tenant_id: TenantId, api: httpx2.AsyncClient) -> None:
+    def __init__(self, bridge: Bridge, rows: Stores, tenant_id: TenantId, api: httpx2.AsyncClient) -> None:
         self.bridge = bridge
         self.rows = rows
         self.tenant_id = tenant_id
@@ -79,7 +79,7 @@ def client_of(name: str) -> Credentials:
 async def open_two(database_url: str, redis_url: str, *secrets: str, **changes: Any) -> AsyncIterator[Two]:
     async with (
         open_bridge(database_url, redis_url, **changes) as bridge,
-        open_rows(bridge.settings) as rows,
+        open_stores(bridge.settings) as rows,
     ):
         await bridge.vendor_settings(
             clients=CLIENTS, static_tokens=["sandbox-token", *OTHER_TOKENS], token_accounts=OTHER_TOKENS,

@@ -14,9 +14,9 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from service.api.middleware.admission_control import Admission
+from service.api.middleware.admission_control import AdmissionControl
 from service.api.middleware.body_timeout import timed
-from service.api.middleware.load_monitor import LEAST_SHARE, Strain
+from service.api.middleware.load_monitor import MIN_SHARE, LoadMonitor
 from service.api.request_classes import handler_of, kind_of
 from service.app import create_app
 from service.domain.errors import BodyTimeout
@@ -88,9 +88,12 @@ async def test_a_hanging_vendor_fills_the_places_of_calls_and_no_others(narrow: 
         assert time.monotonic() - started < 5  # the vendor's hang would take ten times as long
         await narrow.api.post("/v1/sessions", content=b"x" * 60_000)  # the same connection is still good
         assert refusals("calls", "places") == before + 2
-        spoken = await narrow.api.post("/voice/v1/sessions", json={})
-        assert (spoken.status_code, spoken.json()["error"]["code"]) == (503, "overloaded")
-        assert int(spoken.headers["retry-after"]) > 0
+        as_medscribe_error = await narrow.api.post("/voice/v1/sessions", json={})
+        assert (as_medscribe_error.status_code, as_medscribe_error.json()["error"]["code"]) == (
+            503,
+            "overloaded",
+        )
+        assert int(as_medscribe_error.headers["retry-after"]) > 0
         login = await narrow.api.post("/connect-auth/v1/account/login", json={})
         assert (login.status_code, login.json()["code"]) == (503, 503)
         assert (await hook(narrow, v2_event(ended))).status_code == 200
@@ -289,8 +292,8 @@ async def test_after_the_body_one_may_wait_for_long() -> None:
     assert (await waiting)["type"] == "http.disconnect"
 
 
-def admission_of(app: Any) -> Admission:
-    while not isinstance(app, Admission):
+def admission_of(app: Any) -> AdmissionControl:
+    while not isinstance(app, AdmissionControl):
         app = app._app
     return app
 
@@ -366,19 +369,19 @@ def test_open_files_are_allowed_as_far_as_may_be() -> None:
 
 
 def test_a_process_that_falls_behind_gives_fewer_places_and_soon_all_again() -> None:
-    strain = Strain()
+    strain = LoadMonitor()
     strain.note(3600)
     assert strain.share == 0.75  # one pause, however long, is no load
     for _ in range(10):
         strain.note(1)
-    assert strain.share == LEAST_SHARE
+    assert strain.share == MIN_SHARE
     for _ in range(15):
         strain.note(0)
     assert strain.share == 1
 
 
 async def test_a_late_loop_is_noticed() -> None:
-    strain = Strain()
+    strain = LoadMonitor()
     async with strain.watched():
 
         async def is_noticed() -> bool:
@@ -389,7 +392,7 @@ async def test_a_late_loop_is_noticed() -> None:
 
 
 async def test_a_database_that_is_waited_for_is_noticed() -> None:
-    strain, waits = Strain(), [1.0]
+    strain, waits = LoadMonitor(), [1.0]
     strain.look_seconds = 0.01
     strain.listen_to(lambda: waits.pop() if waits else 0.0)
     async with strain.watched():
@@ -411,7 +414,7 @@ async def test_under_strain_fewer_places_are_given_away(bridge: Bridge) -> None:
     theirs = head.replace(key, (await bridge.tenant()).headers["authorization"].encode())
     webhook = b"POST /webhooks/eka HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n"
     async with serve_app(app, **PROTOCOLS) as url, AsyncExitStack() as stack:
-        strain.share = LEAST_SHARE
+        strain.share = MIN_SHARE
         clients = [await stack.enter_async_context(wire(url)) for _ in range(17)]
         for number, client in enumerate(clients[:16]):
             await client.send(theirs if number % 2 else head)
@@ -426,7 +429,7 @@ async def test_under_strain_fewer_places_are_given_away(bridge: Bridge) -> None:
         await clients[16].send(head, b"[]")
         assert (await clients[16].answer()).status == 400
         # EkaScribe's webhooks are little work and end much: they keep all their places.
-        strain.share = LEAST_SHARE
+        strain.share = MIN_SHARE
         others = [await stack.enter_async_context(wire(url)) for _ in range(20)]
         for client in others:
             await client.send(webhook)

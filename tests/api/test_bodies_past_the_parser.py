@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from service.http_server.graceful_shutdown import PROTOCOLS, PartingHttp
+from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
 from service.sandbox.serving import serve_app
 from tests.api.asking import wire
 from tests.api.test_bounded_http import CHUNKED, GET, POST, Echo, refuses, serving, until_inside
@@ -26,7 +26,7 @@ WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version
 Seen = tuple[str, str, bytes | None]
 
 
-class Parsed(PartingHttp):
+class Parsed(DrainingHttpProtocol):
     """The same, but the parser reads every byte."""
 
     _missing_bytes = property(lambda _: 0, lambda _, __: None)  # type: ignore[assignment]
@@ -88,7 +88,7 @@ class Pretended(asyncio.Transport):
     abort = close
 
 
-async def played(kind: type[PartingHttp], reads: Sequence[bytes]) -> tuple[list[Seen], bytes]:
+async def played(kind: type[DrainingHttpProtocol], reads: Sequence[bytes]) -> tuple[list[Seen], bytes]:
     """What the application sees and the client gets when the connection is read in these pieces."""
     app, transport = Recorder(), Pretended()
     config = uvicorn.Config(app, **(PROTOCOLS | {"http": kind, "lifespan": "off", "log_config": None}))
@@ -155,7 +155,7 @@ async def test_every_request_is_understood_as_the_parser_would_however_it_is_cut
 ) -> None:
     stream = b"".join(written for written, _ in made)
     reads = [*cut(stream, places), tail] if tail else cut(stream, places)
-    seen, answers = await played(PartingHttp, reads)
+    seen, answers = await played(DrainingHttpProtocol, reads)
     assert seen == [understood for _, understood in made]
     assert (seen, answers) == await played(Parsed, reads)
     assert answers.count(b"HTTP/1.1 200 OK") == len(made)
@@ -168,9 +168,9 @@ async def test_a_body_may_be_cut_anywhere() -> None:
     stream = b"".join(written for written, _ in made)
     expected = [understood for _, understood in made]
     for place in range(len(stream)):
-        seen, _ = await played(PartingHttp, cut(stream, [place]))
+        seen, _ = await played(DrainingHttpProtocol, cut(stream, [place]))
         assert seen == expected
-    seen, _ = await played(PartingHttp, [stream[at : at + 1] for at in range(len(stream))])
+    seen, _ = await played(DrainingHttpProtocol, [stream[at : at + 1] for at in range(len(stream))])
     assert seen == expected
 
 
@@ -243,7 +243,7 @@ async def test_many_small_pieces_of_one_read_are_put_together_once() -> None:
     """Each piece was once added to a copy of all before it."""
     kept: list[Any] = []
 
-    class Watched(PartingHttp):
+    class Watched(DrainingHttpProtocol):
         def on_body(self, body: bytes) -> None:
             super().on_body(body)
             if not any(self.cycle.body is each for each in kept):

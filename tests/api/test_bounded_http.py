@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.http_server.connection_owners import belongs_to
-from service.http_server.graceful_shutdown import PROTOCOLS, PartingHttp
+from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
 from service.sandbox.serving import serve_app
 from tests.api.asking import PROBLEM, RawAnswer, Wire, until, wire
 
@@ -21,14 +21,14 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 LARGE = 8_000_000
 
 
-class Few(PartingHttp):
+class Few(DrainingHttpProtocol):
     """Few connections."""
 
-    most_connections = 4
+    max_connections = 4
     spare_connections = 1
 
 
-class Quick(PartingHttp):
+class Quick(DrainingHttpProtocol):
     """The same limits, sooner over."""
 
     silent_seconds = 0.3
@@ -82,7 +82,7 @@ class Echo:
 
 
 @asynccontextmanager
-async def serving(kind: type[PartingHttp] = PartingHttp) -> AsyncIterator[tuple[Echo, str]]:
+async def serving(kind: type[DrainingHttpProtocol] = DrainingHttpProtocol) -> AsyncIterator[tuple[Echo, str]]:
     app = Echo()
     options = PROTOCOLS | {"http": kind, "lifespan": "off"}
     async with serve_app(app, **options) as url:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.http_server.graceful_shutdown import PROTOCOLS, PartingHttp
+from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
 from service.sandbox.serving import serve_app
 from tests.api.asking import Wire, until, wire
 
@@ -17,7 +17,7 @@ PING = b"\x89\xfd" + bytes(129)
 FRAME = b"\x82\x85" + bytes(9)
 
 
-class Quick(PartingHttp):
+class Quick(DrainingHttpProtocol):
     """The same limits, sooner over."""
 
     look_seconds = 0.05
@@ -50,7 +50,7 @@ class Pourer:
                 await send({"type": "websocket.send", "bytes": bytes(500_000)})
 
 
-def serving(app: Pourer, kind: type[PartingHttp] = Quick) -> Any:
+def serving(app: Pourer, kind: type[DrainingHttpProtocol] = Quick) -> Any:
     return serve_app(app, **(PROTOCOLS | {"http": kind, "lifespan": "off"}))
 
 
@@ -80,7 +80,7 @@ async def test_whoever_asks_for_a_websocket_has_an_answer(head: bytes, status: i
 
 async def test_whoever_pings_and_never_reads_is_cut_at_once() -> None:
     app = Pourer()
-    async with serving(app, PartingHttp) as url, wire(url) as client:
+    async with serving(app, DrainingHttpProtocol) as url, wire(url) as client:
         await opened(client, app)
         # What fits into the buffers of the system and one mebibyte of ours, and then much more.
         sending = asyncio.create_task(client.send(*[PING * 1_000] * 1_000))

@@ -16,7 +16,7 @@ from service.api.event_cursor import Position
 from service.api.v1.session_events import _follow
 from service.app import create_app
 from service.domain.ids import SessionId, TenantId
-from service.http_server.graceful_shutdown import PartingHttp
+from service.http_server.graceful_shutdown import DrainingHttpProtocol
 from service.sandbox.serving import serve_app
 from tests.api.asking import key_of, problem, request_head, until, wire
 from tests.bridge import Bridge, principal_of
@@ -97,7 +97,7 @@ async def own_app(bridge: Bridge, **options: Any) -> AsyncIterator[tuple[Service
     """Another process of the service, as it were, whose inside can be looked at."""
     app: Any = create_app(bridge.settings)
     async with (
-        serve_app(app, http=PartingHttp, **options) as url,
+        serve_app(app, http=DrainingHttpProtocol, **options) as url,
         httpx2.AsyncClient(base_url=url, headers=bridge.api.headers, trust_env=False, timeout=30) as api,
     ):
         yield services_of(app), api
@@ -285,7 +285,7 @@ async def test_a_process_that_stops_lets_everybody_go_at_once(bridge: Bridge) ->
     session_id = (await bridge.create())["id"]
     app: Any = create_app(bridge.settings)
     async with AsyncExitStack() as stack:
-        server = serve_app(app, http=PartingHttp, timeout_graceful_shutdown=20)
+        server = serve_app(app, http=DrainingHttpProtocol, timeout_graceful_shutdown=20)
         process = await stack.enter_async_context(AsyncExitStack())
         url = await process.enter_async_context(server)
         api = await stack.enter_async_context(
@@ -312,9 +312,9 @@ async def test_a_process_that_stops_lets_everybody_go_at_once(bridge: Bridge) ->
 async def test_silence_is_broken_before_a_proxy_hangs_up(bridge: Bridge) -> None:
     session_id = SessionId((await bridge.create())["id"])
     async with own_app(bridge) as (services, _):
-        who = await principal_of(services.api_keys, await key_of(bridge))
-        assert who is not None
-        events = _follow(services, who, session_id, Position(), keep_alive_seconds=0.1)
+        principal = await principal_of(services.api_keys, await key_of(bridge))
+        assert principal is not None
+        events = _follow(services, principal, session_id, Position(), keep_alive_seconds=0.1)
         first = await anext(events)
         assert b"event: session.created" in first
         assert [await anext(events) for _ in range(2)] == [b": keep-alive\n\n"] * 2

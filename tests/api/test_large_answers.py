@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 from prometheus_client import REGISTRY
 
-from service.bootstrap.container import open_rows
+from service.bootstrap.container import open_stores
 from service.domain.ids import DocumentId
-from service.store.results import document_place, transcript_place
+from service.store.results import document_aad, transcript_aad
 from tests.api.asking import request_head, until, wire
 from tests.bridge import Bridge
 
@@ -19,8 +19,8 @@ async def lengthen(house: Bridge, session_id: str, size: int) -> str:
     """Give a session a transcript of so many bytes, and return it."""
     transcript = f"{session_id} ".ljust(size, "य")[:size]
     transcript = transcript.encode()[:size].decode(errors="ignore")
-    async with open_rows(house.settings) as rows:
-        sealed = rows.keyring.seal(transcript.encode(), transcript_place(session_id))
+    async with open_stores(house.settings) as rows:
+        sealed = rows.keyring.seal(transcript.encode(), transcript_aad(session_id))
     await house.database.execute(
         "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, sealed
     )
@@ -72,10 +72,10 @@ async def test_large_documents_are_whole_wherever_they_are_read(bridge: Bridge) 
     documents = (await bridge.api.get(f"/v1/sessions/{session_id}/documents")).json()["items"]
     for size in (40_000, 70_000, 3 * MEBIBYTE):  # two of 40,000 are large together, and not each by itself
         made: dict[str, Any] = {}
-        async with open_rows(bridge.settings) as rows:
+        async with open_stores(bridge.settings) as rows:
             for each in documents:
                 made[each["id"]] = {"text": each["id"].ljust(size)}
-                place = document_place(DocumentId(each["id"]))
+                place = document_aad(DocumentId(each["id"]))
                 sealed = rows.keyring.seal(msgspec.json.encode(made[each["id"]]), place)
                 await bridge.database.execute(
                     "UPDATE documents SET data_sealed = $2 WHERE id = $1", each["id"], sealed
@@ -85,8 +85,8 @@ async def test_large_documents_are_whole_wherever_they_are_read(bridge: Bridge) 
         for each in documents:
             answer = await bridge.api.get(f"/v1/documents/{each['id']}")
             assert answer.json()["data"] == made[each["id"]]
-        spoken = (await bridge.api.get(f"/voice/v1/sessions/{session_id}")).json()["templates"]
-        told = [result["data"] for template in spoken for result in template.values()]
+        as_medscribe_error = (await bridge.api.get(f"/voice/v1/sessions/{session_id}")).json()["templates"]
+        told = [result["data"] for template in as_medscribe_error for result in template.values()]
         assert sorted(each["text"] for each in told) == sorted(each["text"] for each in made.values())
 
 

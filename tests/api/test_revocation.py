@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from service.bootstrap.container import open_rows
+from service.bootstrap.container import open_stores
 from service.domain.ids import KeyId
 from tests.api.asking import problem
 from tests.api.test_events_stream import follow
@@ -15,13 +15,13 @@ from tests.bridge import Bridge
 
 
 async def make_key(house: Bridge) -> tuple[KeyId, str]:
-    async with open_rows(house.settings) as rows:
+    async with open_stores(house.settings) as rows:
         key = await rows.api_keys.add(house.tenant_id, "emr")
         return KeyId(key.id), str(key.key)
 
 
 async def revoke(house: Bridge, key_id: KeyId) -> None:
-    async with open_rows(house.settings) as rows:
+    async with open_stores(house.settings) as rows:
         await rows.api_keys.revoke(house.tenant_id, key_id)
 
 

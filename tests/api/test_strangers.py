@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from service.api.middleware.unauthenticated_limits import StrangerLimit, StrangerRoom
+from service.api.middleware.unauthenticated_limits import UnauthenticatedLimit, UnauthenticatedPool
 from service.domain.errors import BodyTimeout, BodyTooLarge, ClientDisconnected
 from tests.api.asking import Wire, hook, problem, signature, until, v2_event, wire
 from tests.bridge import Bridge, open_bridge
@@ -185,12 +185,12 @@ class Sender:
         return {"type": "http.request", "body": self._pieces.pop(0), "more_body": bool(self._pieces)}
 
 
-def small_room(**limits: Any) -> StrangerRoom:
+def small_room(**limits: Any) -> UnauthenticatedPool:
     values = {"max_requests": 2, "max_bytes": 8, "max_of_address": 2} | {
         "max_seconds": 60.0,
         "grace_seconds": 60.0,
     }
-    return StrangerRoom(StrangerLimit(**(values | limits)), address_header=None)
+    return UnauthenticatedPool(UnauthenticatedLimit(**(values | limits)), address_header=None)
 
 
 async def test_in_a_full_room_the_oldest_gives_way() -> None:

@@ -16,11 +16,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from service.app import create_app
-from service.bootstrap.container import open_rows
+from service.bootstrap.container import open_stores
 from service.domain.ids import new_session_id
 from service.http_server.graceful_shutdown import PROTOCOLS
 from service.sandbox.serving import serve_app
-from tests.api.asking import Gate
+from tests.api.asking import CallLimiter
 from tests.bridge import open_bridge
 from tests.e2e.rig import until
 
@@ -441,7 +441,7 @@ async def test_without_the_right_capability_there_is_nothing(bridge):
 
 async def test_a_session_of_chunks_takes_no_stream_and_a_stream_takes_no_chunks(bridge):
     session = await bridge.create()
-    async with open_rows(bridge.settings) as rows:
+    async with open_stores(bridge.settings) as rows:
         capability = await rows.streams.capability(session["id"])
     url = f"{bridge.url.replace('http', 'ws')}/v1/stream/{session['id']}/{capability}"
     assert (await refusal(url))["code"] == "wrong_upload_type"
@@ -505,7 +505,7 @@ async def test_a_slow_vendor_slows_the_client_and_nothing_piles_up_in_between(br
 
 
 async def test_audio_goes_on_while_the_database_is_away(database_url, redis_url):
-    gate = Gate(database_url)
+    gate = CallLimiter(database_url)
     await gate.open()
     async with open_bridge(gate.url, redis_url) as bridge:
         session = await bridge.create(upload="stream")

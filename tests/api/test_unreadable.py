@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from service.store.destinations import url_place
+from service.store.destinations import url_aad
 from service.store.encryption import Keyring
-from service.store.sessions import details_place
+from service.store.sessions import details_aad
 from tests.api.asking import invalid, problem
 from tests.api.voice.clients import envelope
 from tests.bridge import ENCRYPTION_KEY, Bridge, open_bridge
@@ -126,9 +126,9 @@ async def test_what_is_under_a_key_that_only_others_have_is_not_called_damaged(
         await house.put(session_id, 0)
         destination_id = (await house.add_destination())["id"]
         await register(house.database, NEW)
-        place = details_place(session_id)
+        place = details_aad(session_id)
         await move(house, NEW, "sessions", session_id, "details_sealed", place)
-        await move(house, NEW, "destinations", destination_id, "url_sealed", url_place(destination_id))
+        await move(house, NEW, "destinations", destination_id, "url_sealed", url_aad(destination_id))
         calls = (
             ("GET", f"/v1/sessions/{session_id}"),
             ("GET", "/v1/sessions"),
@@ -146,7 +146,7 @@ async def test_what_is_under_a_key_that_only_others_have_is_not_called_damaged(
         envelope(answer, 503, "store_unavailable")
         assert int(answer.headers["retry-after"]) >= 1
         other_id = (await house.create(**FIELDS))["id"]
-        await move(house, NEW, "sessions", other_id, "details_sealed", details_place(other_id))
+        await move(house, NEW, "sessions", other_id, "details_sealed", details_aad(other_id))
         assert (await house.api.delete(f"/v1/sessions/{other_id}")).status_code == 202
         # Given up, it is lost for everybody: the rest works again.
         await house.database.execute(

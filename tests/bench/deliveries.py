@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from schemas.destinations import DestinationCreate
 from schemas.emr import TenantDefaults
-from service.bootstrap.container import open_rows
+from service.bootstrap.container import open_stores
 from service.domain.ids import TenantId
-from service.store.results import event_place
+from service.store.results import event_aad
 from tests.bench.installation import open_installation
 from tests.bench.peers import open_listening
 from tests.bridge import make_settings
@@ -121,10 +121,10 @@ async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
     database_url = rig.environment["EKABRIDGE_DATABASE_URL"]
     connection = await asyncpg.connect(database_url)
     await connection.execute("DELETE FROM attempts; DELETE FROM deliveries; DELETE FROM events")
-    async with open_rows(make_settings(database_url, "redis://unused")) as rows:
+    async with open_stores(make_settings(database_url, "redis://unused")) as rows:
         tenant_id = TenantId((await rows.tenants.add("bench", TenantDefaults())).id)
         made = [(await rows.destinations.add(tenant_id, DestinationCreate(url=url))).id for url in urls]
-        sealed = rows.keyring.seal_json(_BODY, event_place(None))
+        sealed = rows.keyring.seal_json(_BODY, event_aad(None))
     first = await connection.fetchval("SELECT coalesce(max(id), 0) + 1 FROM events")
     await connection.execute(
         "INSERT INTO events (id, tenant_id, type, body_sealed) OVERRIDING SYSTEM VALUE "

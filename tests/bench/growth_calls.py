@@ -42,7 +42,7 @@ class Bench(Struct, kw_only=True):
     rare: str
     cursor: str
     made: list[str]
-    spoken: list[str]
+    medscribe_sessions: list[str]
 
 
 Call = Callable[[Bench, int], Awaitable[httpx2.Response]]
@@ -74,7 +74,7 @@ async def open_bench(rig: Rig, database: asyncpg.Connection, real: list[str]) ->
         rare=await database.fetchval(_RARE, rig.tenant_id),
         cursor=base64.urlsafe_b64encode(page.encode()).decode(),
         made=[],
-        spoken=[],
+        medscribe_sessions=[],
     )
 
 
@@ -106,7 +106,7 @@ async def _create(bench: Bench, number: int) -> httpx2.Response:
 
 async def _speak(bench: Bench, _: int) -> httpx2.Response:
     answer = await bench.api.post("/voice/v1/sessions", json=_VOICE)
-    bench.spoken.append(answer.json()["session_id"])
+    bench.medscribe_sessions.append(answer.json()["session_id"])
     return answer
 
 
@@ -134,7 +134,7 @@ def _get(path: str, **query: str) -> Call:
             "destination": bench.destination,
             "rare": bench.rare,
             "cursor": bench.cursor,
-            "spoken": bench.spoken[number] if bench.spoken else "",
+            "spoken": bench.medscribe_sessions[number] if bench.medscribe_sessions else "",
             "recent": (datetime.now(UTC) - timedelta(hours=2)).isoformat(),
         }
         return await bench.api.get(
@@ -192,11 +192,11 @@ CALLS: dict[str, Call] = {
     "audit of a rare action": _get("/v1/audit", action="session.erased"),
     "voice: create": _speak,
     "voice: audio": lambda b, n: b.api.post(
-        f"/voice/v1/sessions/{b.spoken[n]}/audio/a_0.wav", content=b"RIFF", headers=_WAV
+        f"/voice/v1/sessions/{b.medscribe_sessions[n]}/audio/a_0.wav", content=b"RIFF", headers=_WAV
     ),
     "voice: session": _get("/voice/v1/sessions/{spoken}"),
     "voice: end": lambda b, n: b.api.post(
-        f"/voice/v1/sessions/{b.spoken[n]}/end", json={"audio_files_sent": 1}
+        f"/voice/v1/sessions/{b.medscribe_sessions[n]}/end", json={"audio_files_sent": 1}
     ),
     "erase": lambda b, n: b.api.delete(f"/v1/sessions/{b.real[n]}"),
 }

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
 
 from schemas.emr import TenantDefaults
-from service.bootstrap.container import open_rows
+from service.bootstrap.container import open_stores
 from service.domain.vendor_accounts import Credentials, VendorAccount
 from tests.bridge import WEBHOOK_SECRET, make_settings, open_bridge
 
@@ -103,7 +103,7 @@ async def test_nor_does_a_webhook_of_a_tenant_s_own_account_cost_more(
         own = VendorAccount(
             credentials=Credentials(token="sandbox-token"), webhook_secrets=("hospital-signing-key",)
         )
-        async with open_rows(make_settings(database_url, redis_url)) as rows:
+        async with open_stores(make_settings(database_url, redis_url)) as rows:
             tenant = await rows.tenants.add("hospital", TenantDefaults(), own)
 
         async def send(session_id: str) -> list[str]:

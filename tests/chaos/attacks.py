@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 import psutil
 import uvloop
 
-from service.bootstrap.container import open_rows
+from service.bootstrap.container import open_stores
 from service.sandbox.embedded.api import start_embedded
 from service.store.migrate import migrate
-from service.store.results import transcript_place
+from service.store.results import transcript_aad
 from tests.bridge import add_tenant, make_settings
 from tests.chaos.overload import REPORT, Caller, Tally, dictate, notify
 from tests.e2e.rig import Rig, Running, open_rig, until
@@ -56,7 +56,7 @@ BEGINNINGS = (
 
 
 @dataclass
-class Strangers:
+class UnauthenticatedLimits:
     """Connections that drip; one that was closed is opened anew."""
 
     port: int
@@ -98,7 +98,7 @@ class Strangers:
 
 async def attack(port: int, count: int) -> None:
     """Be so many strangers until the standard input ends, then tell how it went."""
-    strangers = Strangers(port)
+    strangers = UnauthenticatedLimits(port)
     tasks = [
         asyncio.create_task(strangers.drip(BEGINNINGS[number % len(BEGINNINGS)])) for number in range(count)
     ]
@@ -240,7 +240,7 @@ async def _for_ever(writer: asyncio.StreamWriter, number: int) -> None:
         await writer.drain()
 
 
-class Memory:
+class MemoryBudget:
     """The resident memory of a process, in MB, and its peak."""
 
     def __init__(self, service: Running) -> None:
@@ -265,19 +265,19 @@ async def fill(
     endless: int,
     uploads: int,
     seconds: float = ATTACK_SECONDS / 2,
-) -> tuple[float, Memory, dict[str, int]]:
+) -> tuple[float, MemoryBudget, dict[str, int]]:
     """Have readers that hardly read, answers without end, and uploads that stop before their end, at once."""
     api = await rig.client(service)
     session_id = (await api.post("/v1/sessions", json={})).json()["id"]
     settings = make_settings(
         rig.environment["EKABRIDGE_DATABASE_URL"], rig.environment["EKABRIDGE_REDIS_URL"]
     )
-    async with open_rows(settings) as rows:
-        sealed = rows.keyring.seal(b"a" * TRANSCRIPT_BYTES, transcript_place(session_id))
+    async with open_stores(settings) as rows:
+        sealed = rows.keyring.seal(b"a" * TRANSCRIPT_BYTES, transcript_aad(session_id))
         await rows.database.execute(
             "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, sealed
         )
-    memory = Memory(service)
+    memory = MemoryBudget(service)
     before, told = memory.now(), dict[str, int]()
     port = urlsplit(service.url).port or 0
     bearer = f"Host: test\r\nAuthorization: Bearer {rig.key}\r\n"

@@ -50,11 +50,11 @@ class Dictation:
         return [hashlib.sha256(chunk).hexdigest() for chunk in self.chunks]
 
 
-def new_dictation(number: int, chance: random.Random, templates: list[str] | None = None) -> Dictation:
+def new_dictation(number: int, jitter: random.Random, templates: list[str] | None = None) -> Dictation:
     """Think of a dictation."""
     if templates is None:
-        templates = chance.choice([[], [TEMPLATES[0]], [TEMPLATES[1]], list(TEMPLATES)])
-    chunks = [chance.randbytes(chance.randint(1, 4096)) for _ in range(chance.randint(1, 4))]
+        templates = jitter.choice([[], [TEMPLATES[0]], [TEMPLATES[1]], list(TEMPLATES)])
+    chunks = [jitter.randbytes(jitter.randint(1, 4096)) for _ in range(jitter.randint(1, 4))]
     patient = {"id": f"PAT-{number}", "name": f"{PATIENT_MARK} {number}"}
     return Dictation(number, templates, chunks, patient)
 
@@ -62,9 +62,9 @@ def new_dictation(number: int, chance: random.Random, templates: list[str] | Non
 class EmrClient:
     """Dictates through whichever service answers."""
 
-    def __init__(self, hospital: Hospital, chance: random.Random, *, patience_seconds: float = 600.0) -> None:
+    def __init__(self, hospital: Hospital, jitter: random.Random, *, patience_seconds: float = 600.0) -> None:
         self._hospital = hospital
-        self._chance = chance
+        self._chance = jitter
         self._patience_seconds = patience_seconds
         self._services = [slot for slot in hospital.slots.values() if slot.role == "service"]
 

@@ -36,7 +36,7 @@ FIND_SECONDS = 10.0
 OFFER_SECONDS = 30.0
 TIMES = 2.0
 WEBHOOKS_FOR_A_DICTATION = 2
-MOST_PENDING = 4000
+MAX_PENDING = 4000
 CALM_SECONDS = 30.0
 GROWTH_LIMIT_MB = 150
 P99_LIMIT_SECONDS = 5.0
@@ -172,7 +172,7 @@ async def offer(caller: Caller, keys: list[str], rate: float) -> int:
 
     def begin(work: Callable[[], Coroutine[Any, Any, bool]], *, counts: bool) -> None:
         nonlocal done
-        if len(pending) >= MOST_PENDING:
+        if len(pending) >= MAX_PENDING:
             caller.tally.late += 1  # this machine's own limit: it is told, not hidden
             return
 
@@ -210,7 +210,7 @@ async def recovered(caller: Caller, key: str, usual: float) -> float:
     return monotonic() - started
 
 
-class Memory:
+class MemoryBudget:
     """The resident memory of a process, in MB, looked at ten times a second."""
 
     def __init__(self, service: Running) -> None:
@@ -245,7 +245,7 @@ async def measure(rig: Rig, keys: list[str]) -> str:
         await dictate(calm, keys[0])
         usual.append(monotonic() - began)
     rate = await sustained(calm, keys)
-    memory = Memory(service)
+    memory = MemoryBudget(service)
     before, watching = memory.now(), asyncio.create_task(memory.watch())
     crowd = Caller(own_port, Tally())
     done = await offer(crowd, keys, TIMES * rate)

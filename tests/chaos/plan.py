@@ -106,31 +106,31 @@ class Disturbance:
 
 def make_plan(seed: int, seconds: float, slots: dict[str, str]) -> list[Disturbance]:
     """Make the plan of a seed: every kind again and again, in an order and at moments of chance."""
-    chance = random.Random(f"plan {seed}")
+    jitter = random.Random(f"plan {seed}")
     plan: list[Disturbance] = []
     at, deck = 1.0, []
     while at < seconds:
-        deck = deck or chance.sample([*KINDS, *_OFTEN], len(KINDS) + len(_OFTEN))
-        plan.append(_think_of(deck.pop(), round(at, 2), chance, slots))
-        at += chance.uniform(0.5, 2.5)
+        deck = deck or jitter.sample([*KINDS, *_OFTEN], len(KINDS) + len(_OFTEN))
+        plan.append(_think_of(deck.pop(), round(at, 2), jitter, slots))
+        at += jitter.uniform(0.5, 2.5)
     return plan
 
 
-def _think_of(kind: str, at: float, chance: random.Random, slots: dict[str, str]) -> Disturbance:
+def _think_of(kind: str, at: float, jitter: random.Random, slots: dict[str, str]) -> Disturbance:
     names = sorted(slots)
-    seconds = round(chance.uniform(0.5, 4.0), 2)
+    seconds = round(jitter.uniform(0.5, 4.0), 2)
     if kind in {"kill", "restart", "redis: hang", "postgresql: hang", "postgresql: slow commits"}:
-        return Disturbance(at, kind, seconds, chance.choice(names))
+        return Disturbance(at, kind, seconds, jitter.choice(names))
     if kind == "kill at a point":
-        return Disturbance(at, kind, seconds, detail=str(chance.randrange(len(POINTS))))
+        return Disturbance(at, kind, seconds, detail=str(jitter.randrange(len(POINTS))))
     if kind == "vendor: fault":
-        return Disturbance(at, kind, seconds, chance.choice(_VENDOR_PATHS), chance.choice(sorted(FAULTS)))
+        return Disturbance(at, kind, seconds, jitter.choice(_VENDOR_PATHS), jitter.choice(sorted(FAULTS)))
     if kind == "emr: fault":
-        return Disturbance(at, kind, seconds, "/hooks", chance.choice(sorted(FAULTS)))
+        return Disturbance(at, kind, seconds, "/hooks", jitter.choice(sorted(FAULTS)))
     if kind == "clock: process":
         return Disturbance(
-            at, kind, seconds * 4, chance.choice(names), str(chance.choice((-600, -60, 60, 600)))
+            at, kind, seconds * 4, jitter.choice(names), str(jitter.choice((-600, -60, 60, 600)))
         )
     if kind == "clock: postgresql":
-        return Disturbance(at, kind, 0.0, detail=str(chance.choice((-30, -5, 60, 3600))))
+        return Disturbance(at, kind, 0.0, detail=str(jitter.choice((-30, -5, 60, 3600))))
     return Disturbance(at, kind, seconds)

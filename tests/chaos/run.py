@@ -96,22 +96,22 @@ class ChaosRun:
         return outcome
 
     async def _doctor(self, number: int) -> None:
-        chance = random.Random(f"doctor {number} of {self.seed}")
-        client = EmrClient(self.hospital, chance)
+        jitter = random.Random(f"doctor {number} of {self.seed}")
+        client = EmrClient(self.hospital, jitter)
         while not self._stopping.is_set():
-            dictation = new_dictation(next(self._numbers), chance)
+            dictation = new_dictation(next(self._numbers), jitter)
             self.dictations.append(dictation)
             with suppress(GaveUp):
-                await client.dictate(dictation, change=chance.random() < 0.2)
-            await asyncio.sleep(chance.uniform(0.2, 2 * _PAUSE_SECONDS))
+                await client.dictate(dictation, change=jitter.random() < 0.2)
+            await asyncio.sleep(jitter.uniform(0.2, 2 * _PAUSE_SECONDS))
 
     async def _move_webhooks(self) -> None:
         """As a load balancer would: to the one service, then to the other."""
-        chance = random.Random(f"webhooks {self.seed}")
+        jitter = random.Random(f"webhooks {self.seed}")
         services = [slot for slot in self.hospital.slots.values() if slot.role == "service"]
         while True:
-            self.hospital.send_webhooks_to(chance.choice(services))
-            await asyncio.sleep(chance.uniform(0.5, 3.0))
+            self.hospital.send_webhooks_to(jitter.choice(services))
+            await asyncio.sleep(jitter.uniform(0.5, 3.0))
 
     async def _watch_ledger(self) -> None:
         headers = {"authorization": f"Bearer {self.hospital.key}"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from service.api.medscribe.error_envelope import _SPOKEN
+from service.api.medscribe.error_envelope import MEDSCRIBE_ERRORS
 from tests.docs.pages import ROOT, rows
 
 
@@ -12,4 +12,4 @@ def test_every_code_of_the_protocol_and_its_status_stands_in_the_table() -> None
     doors = "\n".join(path.read_text() for path in (ROOT / "service/api/medscribe").glob("*.py"))
     told = {(int(status), code) for status, code in re.findall(r'\b([45]\d\d),\s+"([a-z_]+)"', doors)}
     listed = {(int(row[1]), row[0]) for row in rows(ROOT / "docs/protocol.md", "protocol code")}
-    assert told | set(_SPOKEN.values()) | {(400, "bad_request")} == listed
+    assert told | set(MEDSCRIBE_ERRORS.values()) | {(400, "bad_request")} == listed

@@ -117,8 +117,8 @@ def _finished_at(
 ) -> Variant:
     """A case whose slow template is finished at a moment of chance."""
 
-    def make(chance: random.Random) -> Case:
-        at = chance.uniform(*between)
+    def make(jitter: random.Random) -> Case:
+        at = jitter.uniform(*between)
         good, bad = Step(at, SLOW, "success", CONTENT), Step(at, SLOW, "failure", errors=[LLM_ERROR])
         return Case(
             templates,
@@ -169,8 +169,8 @@ def _stt_failed(*templates: str) -> Variant:
     )
 
 
-def _odd_for_a_while(chance: random.Random) -> Case:
-    at = chance.uniform(60.0, 400.0)
+def _odd_for_a_while(jitter: random.Random) -> Case:
+    at = jitter.uniform(60.0, 400.0)
     return Case(
         [NOTE, "odd_letter"],
         [_ready(NOTE), _ready("odd_letter")],
@@ -182,9 +182,9 @@ def _odd_for_a_while(chance: random.Random) -> Case:
     )
 
 
-def _after_all(chance: random.Random) -> Case:
+def _after_all(jitter: random.Random) -> Case:
     """A document that is made after the EMR was told that it failed: it comes as well."""
-    at = chance.uniform(400.0, 600.0)
+    at = jitter.uniform(400.0, 600.0)
     return Case(
         [NOTE, SLOW],
         [_ready(NOTE), _failed(SLOW, vendor_code=None), _ready(SLOW)],

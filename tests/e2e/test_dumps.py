@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import connect
 
 from schemas.emr import TenantDefaults
-from service.bootstrap.container import open_rows
+from service.bootstrap.container import open_stores
 from service.domain.ids import TenantId
 from service.domain.vendor_accounts import Credentials, VendorAccount
 from service.sandbox.serving import serve_app
@@ -161,7 +161,7 @@ async def own_account(needles: Needles, rig: Rig, database_url: str) -> str:
         ),
         webhook_secrets=(needles.make("hook-secret"),),
     )
-    async with open_rows(make_settings(database_url, "redis://unused")) as rows:
+    async with open_stores(make_settings(database_url, "redis://unused")) as rows:
         defaults = TenantDefaults(templates=["eka_emr_template"])
         tenant = await rows.tenants.add("hospital", defaults, account)
         return needles.keep(str((await rows.api_keys.add(TenantId(tenant.id), "admin")).key))

@@ -14,7 +14,7 @@ from service.domain.clock import SystemClock
 from service.domain.deliveries.attempts import judge
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import DeliveryId, DestinationId, Lease, TenantId
-from service.domain.models import Answer, DeliveryJob, NoAnswer
+from service.domain.models import Answer, CallFailure, DeliveryJob
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
 from tests.unit.makers import wanted
@@ -176,7 +176,7 @@ async def send_to(url: str, limit: float) -> tuple[object, float]:
 async def test_an_endpoint_that_drips_or_never_answers_is_a_time_out(say) -> None:
     async with talker(say) as url:
         outcome, took = await send_to(url, 1)
-    assert isinstance(outcome, NoAnswer)
+    assert isinstance(outcome, CallFailure)
     assert outcome.error_class == "timeout"
     assert judge(outcome, DeliveryId("msg_1")).kind == "retry"
     assert 0.9 < took < 3
@@ -255,7 +255,7 @@ async def test_it_is_asked_once_more_when_the_connection_stands_and_nothing_has_
         watched.got = b""
         assert isinstance(await sender.send(make_job(watched.url), may_leave), Answer)
     else:
-        assert isinstance(outcome, NoAnswer)
+        assert isinstance(outcome, CallFailure)
         assert (outcome.is_withheld, outcome.error_class) == (True, "withheld")
     await sender.close()
     assert may is (watched.got != b"")

@@ -17,7 +17,7 @@ from schemas.destinations import MutualTls, OAuth2
 from service.domain.clock import SystemClock
 from service.domain.deliveries.attempts import judge
 from service.domain.ids import DestinationId
-from service.domain.models import Answer, DeliveryJob, NoAnswer
+from service.domain.models import Answer, CallFailure, DeliveryJob
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
 from service.sandbox.serving import serve_app
@@ -187,7 +187,7 @@ async def test_a_token_that_cannot_be_had_is_told_by_its_stage(
     job = login.job()
     async with sending() as sender:
         outcome = await sender.send(job, wanted)
-    assert isinstance(outcome, NoAnswer)
+    assert isinstance(outcome, CallFailure)
     verdict = judge(outcome, job.id)
     assert (verdict.error_class, verdict.kind) == (error_class, kind)
     assert login.seen == []
@@ -198,7 +198,7 @@ async def test_a_token_endpoint_that_hangs_is_not_taken_for_a_destination_that_d
     async with sending() as sender:
         outcome = await sender.send(login.job(timeout_seconds=0.3), wanted)
         login.gate.set()
-    assert isinstance(outcome, NoAnswer)
+    assert isinstance(outcome, CallFailure)
     assert outcome.error_class == "oauth_token"
     assert outcome.duration_ms < 2000
 
@@ -206,14 +206,14 @@ async def test_a_token_endpoint_that_hangs_is_not_taken_for_a_destination_that_d
 async def test_a_token_endpoint_that_nobody_answers_at_is_retried(login: Login) -> None:
     async with sending() as sender:
         outcome = await sender.send(login.job(auth=login.auth(token_url="http://127.0.0.1:1/token")), wanted)
-    assert isinstance(outcome, NoAnswer)
+    assert isinstance(outcome, CallFailure)
     assert (outcome.error_class, outcome.is_refused) == ("oauth_token", False)
 
 
 async def test_the_way_to_the_token_endpoint_is_guarded_too(login: Login) -> None:
     async with sending(allow_private=False) as sender:
         outcome = await sender.send(login.job(url="https://8.8.8.8/"), wanted)
-    assert isinstance(outcome, NoAnswer)
+    assert isinstance(outcome, CallFailure)
     assert (outcome.error_class, outcome.is_forbidden) == ("forbidden_address", True)
     assert login.asked == []
 
@@ -263,7 +263,7 @@ async def test_each_destination_is_shown_its_own_certificate_and_no_other_any(
             assert name.encode() in outcome.excerpt
         outcome = await sender.send(make_delivery_job(url=url), wanted)
         # In TLS 1.3 the server's refusal comes after the handshake, as a broken connection.
-        assert isinstance(outcome, NoAnswer)
+        assert isinstance(outcome, CallFailure)
         assert outcome.error_class in {"tls", "connection_broken", "protocol"}
 
 
@@ -275,7 +275,7 @@ async def test_a_certificate_of_ours_does_not_make_us_trust_the_server(
     auth = MutualTls(certificate=issued.certificate, private_key=issued.key)
     async with tls_endpoint(stranger, tmp_path, wants_certificate=False) as url, sending() as sender:
         outcome = await sender.send(make_delivery_job(url=url, auth=auth), wanted)
-    assert isinstance(outcome, NoAnswer)
+    assert isinstance(outcome, CallFailure)
     assert outcome.error_class == "tls"
 
 
@@ -297,7 +297,7 @@ async def test_a_destinations_own_time_stands_in_the_place_of_everybodys(login: 
         hangs.set()
         server.close()
         await sender.close()
-    assert isinstance(own, NoAnswer)
-    assert isinstance(common, NoAnswer)
+    assert isinstance(own, CallFailure)
+    assert isinstance(common, CallFailure)
     assert own.error_class == common.error_class == "timeout"
     assert common.duration_ms < 500 < own.duration_ms

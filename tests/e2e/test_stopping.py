@@ -242,13 +242,13 @@ async def test_whoever_waits_at_sigterm_has_an_answer(rig: Rig) -> None:
 
     await until(are_all_at_the_vendor)
     assert await service.stop() == 0
-    created, sent, spoken, waited, followed = await asyncio.gather(*calls)
-    for answer in (created, sent, spoken):
+    created, sent, as_medscribe_error, waited, followed = await asyncio.gather(*calls)
+    for answer in (created, sent, as_medscribe_error):
         assert is_told_to_repeat(answer), answer.text
         assert answer.headers["connection"] == "close"
         assert answer.headers["x-request-id"]
     assert created.json()["code"] == sent.json()["code"] == "shutting_down"
-    assert spoken.json()["error"]["code"] == "shutting_down"
+    assert as_medscribe_error.json()["error"]["code"] == "shutting_down"
     assert (waited.status_code, waited.json()["status"]) == (200, "created")
     assert (followed.status_code, "session.created" in followed.text) == (200, True)
 

@@ -22,7 +22,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs/pictures"
 _COLUMNS = 24
-_MOST_LEGENDS = 10
+_MAX_LEGENDS = 10
 
 
 def shown(value: float, unit: str) -> str:
@@ -87,12 +87,12 @@ def draw_series(axes: Any, panel: dict[str, Any], seconds: float) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
-    more = len(labels) - _MOST_LEGENDS
+    more = len(labels) - _MAX_LEGENDS
     if more > 0:
-        labels[_MOST_LEGENDS - 1] = f"and {more + 1} more"
+        labels[_MAX_LEGENDS - 1] = f"and {more + 1} more"
     axes.legend(
-        handles[:_MOST_LEGENDS],
-        labels[:_MOST_LEGENDS],
+        handles[:_MAX_LEGENDS],
+        labels[:_MAX_LEGENDS],
         fontsize=6.5,
         ncols=3,
         loc="upper left",

@@ -22,8 +22,8 @@ from service.domain.ids import DEFAULT_ACCOUNT, DeliveryId, SessionId, TemplateI
 from service.domain.models import Answer
 from service.domain.retry_schedule import read_retry_after
 from service.domain.streams.relay import ClientGone, Relay, VendorGone
-from service.eka.audio_client import AudioWire
-from service.eka.call_limiter import Gates
+from service.eka.audio_client import AudioClient
+from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.discovery import read_limits
 from service.eka.fields import read_time
@@ -104,13 +104,13 @@ async def test_any_answer_of_the_vendor_is_read_or_an_error_of_our_tree(
         return httpx2.Response(status, content=body, headers={"retry-after": retry_after})
 
     transport = httpx2.MockTransport(answer)
-    async with httpx2.AsyncClient(transport=transport) as http, AudioWire(BASE) as audio:
+    async with httpx2.AsyncClient(transport=transport) as http, AudioClient(BASE) as audio:
         tokens: Any = OneToken()
         eka = EkaClient(
             http=http,
             audio=audio,
             tokens=tokens,
-            gates=Gates(places=8),
+            call_limiters=CallLimiters(places=8),
             downloads=MemoryDownloads(),
             base_url=BASE,
         )
@@ -322,17 +322,17 @@ async def test_frames_pass_unchanged_and_in_order_until_one_is_no_envelope(sent:
     for frame in [*sent, ClientGone(1000)]:
         client.coming.put_nowait(frame)
     async with asyncio.timeout(20):
-        farewell = await Relay(client, vendor).run()
+        close_reason = await Relay(client, vendor).run()
     taken = vendor.taken
     assert taken == sent[: len(taken)]
     assert all(isinstance(json.loads(frame)["event"], str) for frame in taken if isinstance(frame, str))
-    if farewell.cause == "client_closed":
+    if close_reason.cause == "client_closed":
         assert taken == sent
-    elif farewell.cause == "bad_frame":
-        assert farewell.code == 1007
+    elif close_reason.cause == "bad_frame":
+        assert close_reason.code == 1007
         assert isinstance(sent[len(taken)], str)
     else:
-        assert farewell.cause == "stopped"
+        assert close_reason.cause == "stopped"
         assert json.loads(taken[-1])["event"] == "stop"
 
 

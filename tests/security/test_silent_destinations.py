@@ -11,9 +11,9 @@ import pytest
 
 from schemas.destinations import DestinationCreate
 from schemas.emr import TenantDefaults
-from service.bootstrap.container import open_rows
+from service.bootstrap.container import open_stores
 from service.domain.ids import TenantId
-from service.store.results import event_place
+from service.store.results import event_aad
 from tests.api.asking import until
 from tests.bridge import Bridge
 
@@ -54,14 +54,14 @@ async def silent_server() -> AsyncIterator[SilentServer]:
 
 async def fill(bridge: Bridge, silent: SilentServer, tenants: int) -> None:
     """Let documents wait for 300 silent destinations of so many tenants."""
-    async with open_rows(bridge.settings) as rows:
+    async with open_stores(bridge.settings) as rows:
         names = [(await rows.tenants.add(f"t{n}", TenantDefaults())).id for n in range(tenants)]
         made = []
         for number in range(SILENT):
             request = DestinationCreate(url=f"{silent.url}/{number}", timeout_seconds=120)
             tenant_id = names[number % tenants]
             made.append((tenant_id, (await rows.destinations.add(TenantId(tenant_id), request)).id))
-        sealed = rows.keyring.seal_json({"type": "document.ready"}, event_place(None))
+        sealed = rows.keyring.seal_json({"type": "document.ready"}, event_aad(None))
     for tenant_id, destination_id in made:
         await bridge.database.execute(
             "WITH made AS (INSERT INTO events (tenant_id, type, body_sealed) "

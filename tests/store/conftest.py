@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from service.bootstrap.container import open_rows
+from service.bootstrap.container import open_stores
 from tests.bridge import make_settings
 from tests.store.house import House, new_tenant
 
@@ -21,5 +21,5 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 async def house(database_url: str, connection: asyncpg.Connection) -> AsyncIterator[House]:
     """Every room of the store over a fresh database, with one tenant."""
-    async with open_rows(make_settings(database_url, "redis://unused")) as rows:
+    async with open_stores(make_settings(database_url, "redis://unused")) as rows:
         yield House(rows=rows, connection=connection, tenant_id=await new_tenant(rows))

@@ -10,7 +10,7 @@ import asyncpg
 
 from schemas.destinations import DestinationCreate
 from schemas.emr import TenantDefaults
-from service.bootstrap.container import Rows
+from service.bootstrap.container import Stores
 from service.domain.ids import (
     DEFAULT_ACCOUNT,
     UNFILTERED,
@@ -22,10 +22,10 @@ from service.domain.ids import (
 )
 from service.domain.models import (
     Answer,
+    CallFailure,
     ChunkPlan,
     DeliveryJob,
     FetchJob,
-    NoAnswer,
     Received,
     SessionDetails,
     SessionPlan,
@@ -33,7 +33,7 @@ from service.domain.models import (
     VendorResult,
     VendorSession,
 )
-from service.domain.results.fetching import Fetching
+from service.domain.results.fetching import ResultFetcher
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import (
     NOTE,
@@ -50,7 +50,7 @@ DETAILS = SessionDetails(
 )
 
 
-async def new_tenant(rows: Rows, name: str = "first") -> TenantId:
+async def new_tenant(rows: Stores, name: str = "first") -> TenantId:
     return TenantId((await rows.tenants.add(name, TenantDefaults())).id)
 
 
@@ -58,7 +58,7 @@ async def new_tenant(rows: Rows, name: str = "first") -> TenantId:
 class House:
     """What a test of the store works on."""
 
-    rows: Rows
+    rows: Stores
     connection: asyncpg.Connection
     tenant_id: TenantId
 
@@ -123,7 +123,7 @@ class House:
     async def fetch(self, job: FetchJob, result: VendorResult) -> bool:
         vendor = ScriptedVendor()
         vendor.answers = {UNFILTERED: [result], job.template_id: [result]}
-        fetching = Fetching(store=self.rows.results, vendor=vendor, clock=TurnedClock())
+        fetching = ResultFetcher(store=self.rows.results, vendor=vendor, clock=TurnedClock())
         return await fetching.fetch(job)
 
     async def postpone(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool = False) -> None:
@@ -148,7 +148,9 @@ class House:
     ) -> list[DeliveryJob]:
         return await self.rows.deliveries.claim_deliveries(session_id, limit, lease_seconds)
 
-    async def record(self, job: DeliveryJob, outcome: Answer | NoAnswer | None = None, **fields: Any) -> bool:
+    async def record(
+        self, job: DeliveryJob, outcome: Answer | CallFailure | None = None, **fields: Any
+    ) -> bool:
         values: dict[str, Any] = {
             "status": "delivered",
             "wait_seconds": None,

@@ -72,9 +72,9 @@ async def test_tenants_say_whether_they_have_one_and_keys_whose_they_are(house: 
     assert listed == {house.tenant_id: False, tenant_id: True}
     for tenant, account in ((tenant_id, tenant_id), (house.tenant_id, "default")):
         key = await house.rows.api_keys.add(tenant, "emr")
-        who = await principal_of(house.rows.api_keys, str(key.key))
-        assert who is not None
-        assert who.account == account
+        principal = await principal_of(house.rows.api_keys, str(key.key))
+        assert principal is not None
+        assert principal.account == account
 
 
 async def test_a_change_leaves_the_rest_and_forgets_the_old_tokens(house: House) -> None:

@@ -37,8 +37,10 @@ async def erase(house: House, session_id: Any) -> str:
 
 
 async def change(house: House, session_id: Any, lease: Any, **fields: Any) -> bool:
-    who = make_principal()
-    return await house.rows.changes.record_change(who, session_id, lease, SessionChange(**fields), DETAILS)
+    principal = make_principal()
+    return await house.rows.changes.record_change(
+        principal, session_id, lease, SessionChange(**fields), DETAILS
+    )
 
 
 async def leased(house: House, session_id: Any, seconds: float = 60) -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.bootstrap.container import open_rows
+from service.bootstrap.container import open_stores
 from service.domain.errors import InvalidRequest
 from service.domain.ids import SessionId, TenantId
 from service.domain.models import ChunkClaim, ChunkPlan
-from service.store.audio import ChunkRows
+from service.store.audio import AudioRows
 from tests.bridge import make_settings
 from tests.store.house import House, new_tenant
 from tests.unit.makers import NOTE, make_lease
@@ -74,7 +74,7 @@ class Together:
     def __init__(self, house: House) -> None:
         self.house = house
         self.watched = Watched(house.rows.database)
-        self.rows = ChunkRows(self.watched)  # type: ignore[arg-type]
+        self.rows = AudioRows(self.watched)  # type: ignore[arg-type]
 
     async def _all(self, first: Any, others: list[Any]) -> list[Any]:
         self.watched.asked.clear()
@@ -225,11 +225,11 @@ async def test_batches_in_opposite_orders_never_wait_for_each_other_in_a_circle(
     count, seconds = 24, 1.0
     sessions = [await house.create() for _ in range(count)]
     until = monotonic() + seconds
-    async with open_rows(make_settings(database_url, "redis://unused")) as other:
+    async with open_stores(make_settings(database_url, "redis://unused")) as other:
         watched = [Watched(rows.database) for rows in (house.rows, other) for _ in range(2)]
 
         async def hammer(place: int) -> None:
-            rows, sequence = ChunkRows(watched[place]), 0  # type: ignore[arg-type]
+            rows, sequence = AudioRows(watched[place]), 0  # type: ignore[arg-type]
             order = sessions if place % 2 else sessions[::-1]
             while monotonic() < until:
                 plans = [plan(house.tenant_id, session_id, sequence % 7) for session_id in order]

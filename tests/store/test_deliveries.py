@@ -7,7 +7,7 @@ import pytest
 from schemas.destinations import DestinationChange, DestinationCreate
 from service.domain.errors import DeliverySettled, NotFound
 from service.domain.ids import TenantId
-from service.domain.models import NoAnswer
+from service.domain.models import CallFailure
 from tests.store.house import new_tenant
 from tests.unit.makers import LETTER, NOTE, make_answer, make_document, make_result
 
@@ -80,7 +80,7 @@ async def test_an_attempt_is_recorded_as_it_was_and_the_next_one_is_due_after_th
     await house.add_destination()
     await house.finish(NOTE)
     (job,) = await house.claim_deliveries()
-    outcome = NoAnswer(error_class="timeout", duration_ms=1500)
+    outcome = CallFailure(error_class="timeout", duration_ms=1500)
     assert await house.record(
         job,
         outcome,

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from schemas.emr import WarningInfo
-from service.bootstrap.container import Rows, open_rows, ping_store
+from service.bootstrap.container import Stores, open_stores, ping_store
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.models import DocumentAnnotations, SessionDetails
 from service.settings import Settings
 from service.store.encryption import SealError
-from service.store.session_queries import SessionFilter, SessionViews
+from service.store.session_queries import SessionFilter, SessionQueries
 from tests.bridge import make_settings, principal_of
 from tests.store.house import House, new_tenant
 from tests.unit.makers import NOTE, make_answer, make_document, make_lease, make_result
@@ -124,20 +124,20 @@ async def test_no_column_of_any_table_holds_a_secret_in_clear(house):
     ] == []
 
 
-def views_of(rows: Rows) -> SessionViews:
-    return SessionViews(rows.database, rows.keyring, rows.sessions, rows.streams, "https://bridge.example")
+def views_of(rows: Stores) -> SessionQueries:
+    return SessionQueries(rows.database, rows.keyring, rows.sessions, rows.streams, "https://bridge.example")
 
 
-async def ids_found(rows: Rows, tenant_id, **wanted: str) -> set[str]:
+async def ids_found(rows: Stores, tenant_id, **wanted: str) -> set[str]:
     page = await views_of(rows).page(tenant_id, SessionFilter(**wanted), None, 10)
     return {session.id for session in page.items}
 
 
 async def test_everything_is_found_and_opens_after_the_keys_were_rotated(database_url, connection):
-    async with open_rows(settings_with(database_url, OLD)) as rows:
+    async with open_stores(settings_with(database_url, OLD)) as rows:
         house = House(rows=rows, connection=connection, tenant_id=await new_tenant(rows))
         made = await fill(house)
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         await ping_store(rows)
         house = House(rows=rows, connection=connection, tenant_id=house.tenant_id)
         later = await house.create(details=DETAILS)
@@ -165,10 +165,10 @@ async def test_everything_is_found_and_opens_after_the_keys_were_rotated(databas
 
 @pytest.mark.parametrize("keys", [(OTHER,), (NEW,)])
 async def test_without_the_key_nothing_opens_and_the_error_says_so(database_url, connection, keys):
-    async with open_rows(settings_with(database_url, OLD)) as rows:
+    async with open_stores(settings_with(database_url, OLD)) as rows:
         house = House(rows=rows, connection=connection, tenant_id=await new_tenant(rows))
         made = await fill(house)
-    async with open_rows(settings_with(database_url, *keys)) as rows:
+    async with open_stores(settings_with(database_url, *keys)) as rows:
         for call in (
             ping_store(rows),
             rows.hasher.hash("x", b"y"),
@@ -198,8 +198,8 @@ async def test_a_value_that_was_moved_to_another_row_does_not_open(house):
 
 async def test_the_installation_s_secret_is_one_however_many_processes_make_it(database_url, connection):
     async with (
-        open_rows(settings_with(database_url, OLD)) as one,
-        open_rows(settings_with(database_url, OLD)) as other,
+        open_stores(settings_with(database_url, OLD)) as one,
+        open_stores(settings_with(database_url, OLD)) as other,
     ):
         hashes = [await rows.hasher.hash("purpose", b"value") for rows in (one, other)]
         assert hashes[0] == hashes[1]
@@ -223,8 +223,8 @@ async def test_the_same_patient_of_two_tenants_has_two_hashes(house):
 
 async def test_a_key_is_known_until_it_is_revoked(house):
     key = await house.rows.api_keys.add(house.tenant_id, "emr")
-    who = await principal_of(house.rows.api_keys, str(key.key))
-    assert (who.key_id, who.tenant_id, who.role, who.account) == (
+    principal = await principal_of(house.rows.api_keys, str(key.key))
+    assert (principal.key_id, principal.tenant_id, principal.role, principal.account) == (
         key.id,
         house.tenant_id,
         "emr",

@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from service.bootstrap.container import Rows, check_at_start, open_rows, ping_store
+from service.bootstrap.container import Stores, check_at_start, open_stores, ping_store
 from service.domain.errors import InvalidRequest, NotFound
-from service.jobs.monitors.encryption_keys import KeyWatch
-from service.jobs.reencryption import UNREADABLE, VALUES, Resealing
+from service.jobs.monitors.encryption_keys import EncryptionKeyMonitor
+from service.jobs.reencryption import UNREADABLE, VALUES, Reencryption
 from service.store.encryption import Keyring, MissingKeyError, SealError
 from service.store.migrate import _SCRIPTS, migrate, newest_revision
 from tests.e2e.rig import until
@@ -22,17 +22,17 @@ from tests.store.test_encryption import NEW, OLD, OTHER, settings_with
 from tests.store.test_resealing import OF, many_sessions, open_house, walk
 
 
-async def states(rows: Rows) -> dict[str, str]:
+async def states(rows: Stores) -> dict[str, str]:
     return {key.key_id: key.state for key in await rows.keys.keys()}
 
 
 async def test_a_key_is_registered_when_it_seals_and_not_when_it_only_could(database_url):
-    async with open_rows(settings_with(database_url, OLD, NEW)) as rows:
+    async with open_stores(settings_with(database_url, OLD, NEW)) as rows:
         await check_at_start(rows)
         assert await states(rows) == {OF[OLD]: "first", OF[NEW]: "unused"}
-    async with open_rows(settings_with(database_url, OLD)) as rows:
+    async with open_stores(settings_with(database_url, OLD)) as rows:
         await check_at_start(rows)  # a list without the new key is still right
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         await check_at_start(rows)
         assert await states(rows) == {OF[NEW]: "first", OF[OLD]: "old"}
 
@@ -43,7 +43,7 @@ async def test_without_a_key_that_sealed_something_nothing_starts_and_it_is_said
     async with open_house(database_url, connection, OLD) as house:
         await check_at_start(house.rows)
         await many_sessions(house, 3)
-    async with open_rows(settings_with(database_url, NEW)) as rows:
+    async with open_stores(settings_with(database_url, NEW)) as rows:
         with pytest.raises(SealError) as told:
             await check_at_start(rows)
         # What nobody started registers nothing: the others are not to blame.
@@ -61,8 +61,8 @@ async def test_without_a_key_that_sealed_something_nothing_starts_and_it_is_said
 
 async def test_a_process_is_not_ready_while_others_seal_with_a_key_that_it_lacks(database_url):
     async with (
-        open_rows(settings_with(database_url, OLD)) as behind,
-        open_rows(settings_with(database_url, NEW, OLD)) as ahead,
+        open_stores(settings_with(database_url, OLD)) as behind,
+        open_stores(settings_with(database_url, NEW, OLD)) as ahead,
     ):
         await check_at_start(behind)
         await ping_store(behind)
@@ -75,8 +75,8 @@ async def test_a_process_is_not_ready_while_others_seal_with_a_key_that_it_lacks
 async def test_a_command_that_seals_brings_no_key_in_beside_running_processes(database_url):
     process = uuid4()
     async with (
-        open_rows(settings_with(database_url, NEW)) as running,
-        open_rows(settings_with(database_url, OTHER, NEW)) as command,
+        open_stores(settings_with(database_url, NEW)) as running,
+        open_stores(settings_with(database_url, OTHER, NEW)) as command,
     ):
         await running.keys.begin_command()  # an installation that is being set up: nothing runs
         await running.keys.renew(process)
@@ -91,8 +91,8 @@ async def test_a_command_that_seals_brings_no_key_in_beside_running_processes(da
 
 async def test_a_command_brings_no_retired_key_back_beside_running_processes(database_url):
     async with (
-        open_rows(settings_with(database_url, NEW)) as running,
-        open_rows(settings_with(database_url, OLD, NEW)) as command,
+        open_stores(settings_with(database_url, NEW)) as running,
+        open_stores(settings_with(database_url, OLD, NEW)) as command,
     ):
         await command.keys.begin()
         await running.keys.forget(OF[OLD], give_up=True)
@@ -106,9 +106,9 @@ async def test_it_says_so_in_the_log_and_claims_nothing_until_it_is_mended(datab
     async def claim(_: object, limit: int) -> list[int]:
         return [limit]
 
-    async with open_rows(settings_with(database_url, OLD)) as rows:
+    async with open_stores(settings_with(database_url, OLD)) as rows:
         await connection.execute("INSERT INTO encryption_keys (key_id) VALUES ($1)", OF[NEW])
-        watch = KeyWatch(rows.keys)
+        watch = EncryptionKeyMonitor(rows.keys)
         gated = watch.gated(claim)
         assert await gated(None, 7) == [7]
         with capture_logs() as logs:
@@ -126,8 +126,8 @@ async def test_it_says_so_in_the_log_and_claims_nothing_until_it_is_mended(datab
 
 
 async def test_a_running_process_counts_as_one_that_seals_until_it_stops(database_url, connection):
-    async with open_rows(settings_with(database_url, OLD)) as rows:
-        watch = KeyWatch(rows.keys)
+    async with open_stores(settings_with(database_url, OLD)) as rows:
+        watch = EncryptionKeyMonitor(rows.keys)
         await watch.start()
 
         async def seals() -> bool:
@@ -147,7 +147,7 @@ async def test_a_key_is_forgotten_only_when_nothing_is_under_it_and_nobody_seals
         await check_at_start(house.rows)
         await many_sessions(house, 3)
         other_tenant = await new_tenant(house.rows, "other")
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         await check_at_start(rows)
         with pytest.raises(InvalidRequest, match="it seals"):
             await rows.keys.forget(OF[NEW], give_up=False)
@@ -156,7 +156,7 @@ async def test_a_key_is_forgotten_only_when_nothing_is_under_it_and_nobody_seals
         with pytest.raises(InvalidRequest, match="4 values are under"):
             await rows.keys.forget(OF[OLD], give_up=False)
         await walk(rows)
-        async with open_rows(settings_with(database_url, OLD, NEW)) as behind:
+        async with open_stores(settings_with(database_url, OLD, NEW)) as behind:
             process = uuid4()
             await behind.keys.renew(process)
             for give_up in (False, True):
@@ -166,10 +166,10 @@ async def test_a_key_is_forgotten_only_when_nothing_is_under_it_and_nobody_seals
         forgotten = await rows.keys.forget(OF[OLD], give_up=False)
         assert (forgotten.key_id, forgotten.given_up) == (OF[OLD], 0)
         assert await states(rows) == {OF[NEW]: "first", OF[OLD]: "retired"}
-    async with open_rows(settings_with(database_url, NEW)) as rows:
+    async with open_stores(settings_with(database_url, NEW)) as rows:
         await check_at_start(rows)
         # A process that nobody thought of seals with it after all: it is not forgotten any more.
-        async with open_rows(settings_with(database_url, OLD, NEW)) as behind:
+        async with open_stores(settings_with(database_url, OLD, NEW)) as behind:
             await behind.keys.renew(uuid4())
         with pytest.raises(MissingKeyError, match=OF[OLD]):
             await ping_store(rows)
@@ -183,7 +183,7 @@ async def test_one_value_in_any_column_keeps_a_key_from_being_forgotten(database
     async with open_house(database_url, connection, OLD) as house:
         await check_at_start(house.rows)
         await house.add_destination(headers={"x-key": "value"})
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         await check_at_start(rows)
         await walk(rows)
         for table in ("sessions", "documents", "events", "idempotency_keys", "tenants", "vendor_tokens"):
@@ -201,7 +201,7 @@ async def test_a_lost_key_can_be_given_up_so_that_the_rest_works_again(database_
     async with open_house(database_url, connection, OTHER, OLD) as house:
         await check_at_start(house.rows)
         await many_sessions(house, 2)
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         with pytest.raises(SealError, match="about 2 values"):
             await check_at_start(rows)
         assert (await rows.keys.forget(OF[OTHER], give_up=True)).given_up == 2
@@ -230,9 +230,9 @@ async def test_what_is_told_at_the_start_is_projected_from_some_pages_of_a_large
 
 
 async def test_forgetting_waits_for_a_process_that_begins_at_the_same_moment(database_url, connection):
-    async with open_rows(settings_with(database_url, OLD)) as rows:
+    async with open_stores(settings_with(database_url, OLD)) as rows:
         await rows.keys.begin()
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         await rows.keys.begin()
         beginning = connection.transaction()
         await beginning.start()
@@ -263,10 +263,10 @@ async def test_the_worker_walks_by_itself_and_shows_what_is_left(database_url, c
     async with open_house(database_url, connection, OLD) as house:
         await house.rows.keys.begin()
         await many_sessions(house, 60)
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         await rows.keys.begin()
         stopping = asyncio.Event()
-        job = Resealing(leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring)
+        job = Reencryption(leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring)
         shown: dict[str, float] = {}
         running = asyncio.create_task(job.run(stopping))
 
@@ -284,7 +284,9 @@ async def test_the_worker_walks_by_itself_and_shows_what_is_left(database_url, c
         assert [sample for each in VALUES.collect() for sample in each.samples] == []
         (first, old, missing) = await rows.keys.keys()
         assert (first.values, old.values, missing.values) == (60, 0, 1)
-        again = Resealing(leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring)
+        again = Reencryption(
+            leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring
+        )
         await connection.execute("DELETE FROM leases")
         stopping.clear()
         running = asyncio.create_task(again.run(stopping))

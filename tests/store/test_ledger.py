@@ -10,7 +10,7 @@ import pytest
 from schemas.ledger import Ledger
 from service.domain.ids import SessionId, TemplateId
 from service.domain.models import VendorEnd
-from service.domain.results.fetching import Fetching
+from service.domain.results.fetching import ResultFetcher
 from tests.store.house import House, new_tenant
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import NOTE, TurnedClock, make_document, make_lease, make_principal, make_result
@@ -42,7 +42,7 @@ async def expire(house: House) -> SessionId:
     """A session that nobody ended."""
     session_id = await house.create()
     await house.connection.execute("UPDATE sessions SET expires_at = now() - interval '1 second'")
-    fetching = Fetching(store=house.rows.results, vendor=ScriptedVendor(), clock=TurnedClock())
+    fetching = ResultFetcher(store=house.rows.results, vendor=ScriptedVendor(), clock=TurnedClock())
     await fetching.expire(session_id)
     return session_id
 
@@ -172,9 +172,9 @@ async def test_an_erased_session_is_closed_and_stays_counted(house, stage):
     session_id = await (house.end(NOTE) if stage == "ended" else house.finish(NOTE))
     if stage == "delivered":
         await settle(house)
-    who = make_principal()
+    principal = make_principal()
     async with house.rows.changes.locked(house.tenant_id, session_id, to_erase=True) as unit:
-        await unit.erase(who.key_id)
+        await unit.erase(principal.key_id)
     assert await ledger(house) == DELIVERED
 
 

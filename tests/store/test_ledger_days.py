@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from schemas.ledger import Ledger
-from service.jobs.monitors.ledger import LedgerWatch
+from service.jobs.monitors.ledger import LedgerMonitor
 from tests.e2e.rig import until
 from tests.store.house import House, new_tenant
 from tests.unit.makers import NOTE
@@ -193,7 +193,7 @@ async def test_what_cannot_be_folded_is_counted_all_the_same(house):
 async def watch_until(house: House, statement: str, *, shows: float | None = None) -> None:
     """Let a worker count until a statement is true, and it shows so many sessions that were ended."""
     stopping = asyncio.Event()
-    watch = LedgerWatch(leases=house.rows.leases, ledger=house.rows.ledger, interval_seconds=0.05)
+    watch = LedgerMonitor(leases=house.rows.leases, ledger=house.rows.ledger, interval_seconds=0.05)
     watching = asyncio.create_task(watch.run(stopping))
 
     async def is_so() -> bool:

@@ -12,7 +12,7 @@ import pytest
 from schemas.destinations import DestinationChange
 from service.domain.errors import BridgeError
 from service.domain.ids import DeliveryId, DestinationId, KeyId, SessionId, TenantId
-from service.domain.results.fetching import Fetching
+from service.domain.results.fetching import ResultFetcher
 from service.jobs.retention import Retention
 from service.store.retention import RetentionChange
 from tests.store.house import House, new_tenant
@@ -83,7 +83,7 @@ class History:
                 "UPDATE sessions SET expires_at = now() WHERE id = $1", session_id
             )
             vendor = ScriptedVendor()
-            fetching = Fetching(store=self.house.rows.results, vendor=vendor, clock=TurnedClock())
+            fetching = ResultFetcher(store=self.house.rows.results, vendor=vendor, clock=TurnedClock())
             await fetching.expire(session_id)
         else:
             session_id = await self.house.end(*self.random.sample([NOTE, LETTER], self.random.randint(0, 2)))

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from service.jobs.monitors.ledger import LedgerWatch
+from service.jobs.monitors.ledger import LedgerMonitor
 from tests.e2e.rig import until
 from tests.store.house import House
 from tests.unit.makers import NOTE
@@ -18,8 +18,8 @@ def shown(standing: str) -> float | None:
     return REGISTRY.get_sample_value("ekabridge_ledger_sessions", {"standing": standing})
 
 
-def watch(house: House) -> LedgerWatch:
-    return LedgerWatch(leases=house.rows.leases, ledger=house.rows.ledger, interval_seconds=0.05)
+def watch(house: House) -> LedgerMonitor:
+    return LedgerMonitor(leases=house.rows.leases, ledger=house.rows.ledger, interval_seconds=0.05)
 
 
 async def renewals(house: House, number: int) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from service.bootstrap.container import open_rows, ping_store
+from service.bootstrap.container import open_stores, ping_store
 from service.domain.errors import StoreUnavailable
 from service.store.database import Database
 from service.store.migrate import _SCRIPTS, check_schema, migrate, newest_revision
@@ -42,7 +42,7 @@ async def test_an_empty_database_is_brought_to_the_newest_schema(empty_database_
 
 
 async def test_a_database_that_is_older_is_told_from_one_without_a_schema(empty_database_url):
-    async with open_rows(make_settings(empty_database_url, "redis://unused")) as rows:
+    async with open_stores(make_settings(empty_database_url, "redis://unused")) as rows:
         with pytest.raises(StoreUnavailable, match="no schema"):
             await ping_store(rows)
         connection = await asyncpg.connect(empty_database_url)
@@ -97,7 +97,7 @@ async def test_a_url_of_another_kind_is_refused_by_name(url):
 
 
 async def test_a_database_without_our_schema_is_not_ready_and_says_what_to_do(empty_database_url):
-    async with open_rows(make_settings(empty_database_url, "redis://unused")) as rows:
+    async with open_stores(make_settings(empty_database_url, "redis://unused")) as rows:
         with pytest.raises(StoreUnavailable, match="ekabridge migrate"):
             await ping_store(rows)
 

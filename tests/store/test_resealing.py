@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from schemas.destinations import OAuth2
 from schemas.encryption import Walk
-from service.bootstrap.container import Rows, open_rows, ping_store
+from service.bootstrap.container import Stores, open_stores, ping_store
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.store.encryption import Keyring, SealError, head_of
 from service.store.reencryption import SEALED_TABLES, SealedTable
@@ -40,11 +40,11 @@ OF = {NEW: Keyring([NEW]).first, OLD: Keyring([OLD]).first, OTHER: Keyring([OTHE
 async def open_house(
     url: str, connection: asyncpg.Connection, *keys: bytes, tenant: Any = None
 ) -> AsyncIterator[House]:
-    async with open_rows(settings_with(url, *keys)) as rows:
+    async with open_stores(settings_with(url, *keys)) as rows:
         yield House(rows=rows, connection=connection, tenant_id=tenant or await new_tenant(rows))
 
 
-async def walk(rows: Rows) -> list[Walk]:
+async def walk(rows: Stores) -> list[Walk]:
     async with asyncio.timeout(30):
         while await rows.resealing.step():
             pass
@@ -121,7 +121,7 @@ async def test_every_value_is_brought_under_the_first_key_and_nothing_else_chang
     assert all(each.finished_at for each in walks)
     # And the code finds it where it looks for it, with the new key alone.
     await connection.execute("UPDATE encryption_keys SET retired_at = now() WHERE key_id = $1", OF[OLD])
-    async with open_rows(settings_with(database_url, NEW)) as rows:
+    async with open_stores(settings_with(database_url, NEW)) as rows:
         await ping_store(rows)
         assert await rows.hasher.hash("purpose", b"value") == hashed
         assert (await rows.tokens.read(DEFAULT_ACCOUNT)).tokens == TOKENS.encode()
@@ -170,7 +170,7 @@ async def under(connection: asyncpg.Connection, key: bytes) -> int:
 async def test_a_walk_that_was_cut_goes_on_where_it_was(database_url, connection):
     async with open_house(database_url, connection, OLD) as house:
         await many_sessions(house, 170)
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         while await under(connection, NEW) == 0:
             assert await rows.resealing.step()
     done = await under(connection, NEW)
@@ -178,7 +178,7 @@ async def test_a_walk_that_was_cut_goes_on_where_it_was(database_url, connection
     # Whoever goes on reads nothing again: what lies behind is not looked at, whatever it is.
     first = await connection.fetchval("SELECT min(id) FROM sessions")
     await connection.execute("UPDATE sessions SET details_sealed = $2 WHERE id = $1", first, b"\x01broken")
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         (sessions,) = [each for each in await walk(rows) if each.table == "sessions"]
     assert (sessions.resealed, sessions.unreadable) == (170, 0)
     assert await under(connection, NEW) == 169
@@ -188,8 +188,8 @@ async def test_several_walkers_share_the_work_and_count_it_once(database_url, co
     async with open_house(database_url, connection, OLD) as house:
         await many_sessions(house, 220)
     async with (
-        open_rows(settings_with(database_url, NEW, OLD)) as one,
-        open_rows(settings_with(database_url, NEW, OLD)) as other,
+        open_stores(settings_with(database_url, NEW, OLD)) as one,
+        open_stores(settings_with(database_url, NEW, OLD)) as other,
     ):
         await asyncio.gather(walk(one), walk(other))
         (sessions,) = [each for each in await one.resealing.walks() if each.table == "sessions"]
@@ -201,7 +201,7 @@ async def test_several_walkers_share_the_work_and_count_it_once(database_url, co
 async def test_a_row_that_somebody_holds_is_not_waited_for_and_comes_later(database_url, connection):
     async with open_house(database_url, connection, OLD) as house:
         await many_sessions(house, 3)
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         async with connection.transaction():
             held = await connection.fetchval("SELECT id FROM sessions ORDER BY id LIMIT 1 FOR UPDATE")
             walks = {each.table: each for each in await walk(rows)}
@@ -236,7 +236,7 @@ async def test_what_does_not_open_is_counted_and_told_and_left_as_it_is(database
     before = await connection.fetch(
         "SELECT details_sealed FROM sessions WHERE id IN ($1, $2)", moved, damaged
     )
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         with capture_logs() as logs:
             walks = {each.table: each for each in await walk(rows)}
         assert (walks["sessions"].resealed, walks["sessions"].unreadable) == (2, 2)
@@ -261,7 +261,7 @@ async def test_the_first_walk_finds_keys_that_sealed_something_before_there_was_
     await connection.execute("DELETE FROM server_secrets")
     async with open_house(database_url, connection, OLD) as house:
         await house.create()
-    async with open_rows(settings_with(database_url, NEW, OLD)) as rows:
+    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         await rows.keys.begin()
         walks = {each.table: each for each in await walk(rows)}
         assert walks["sessions"].unreadable == 2
@@ -288,7 +288,7 @@ async def test_one_damaged_value_is_no_missing_key(database_url, connection):
 async def test_nothing_is_walked_while_a_process_seals_with_another_key(database_url, connection):
     async with (
         open_house(database_url, connection, OLD, NEW) as house,
-        open_rows(settings_with(database_url, NEW, OLD)) as rows,
+        open_stores(settings_with(database_url, NEW, OLD)) as rows,
     ):
         await many_sessions(house, 3)
         process = uuid4()

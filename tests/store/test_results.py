@@ -7,7 +7,7 @@ import pytest
 from schemas.emr import WarningInfo
 from service.domain.ids import UNFILTERED, Account
 from service.domain.models import VendorResult
-from service.domain.results.fetching import Fetching
+from service.domain.results.fetching import ResultFetcher
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import LETTER, NOTE, TurnedClock, make_document, make_result
 
@@ -288,7 +288,9 @@ async def test_warnings_of_several_answers_are_kept_once_each(house):
 async def test_a_session_that_expired_unended_and_gets_documents_stays_where_the_ledger_counted_it(house):
     session_id = await house.create()
     await house.connection.execute("UPDATE sessions SET expires_at = now()")
-    await Fetching(store=house.rows.results, vendor=ScriptedVendor(), clock=TurnedClock()).expire(session_id)
+    await ResultFetcher(store=house.rows.results, vendor=ScriptedVendor(), clock=TurnedClock()).expire(
+        session_id
+    )
     await house.let_pass("sessions", "settled_at", 3600)
     expired_at = await house.value("SELECT settled_at FROM sessions")
     async with house.rows.results.settling(session_id) as unit:

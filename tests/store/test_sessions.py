@@ -11,15 +11,15 @@ from service.domain.ids import Account, SessionId, TenantId
 from service.domain.models import EndRecorded, VendorEnd, VendorSession
 from service.store.metrics import AUDIO_INCOMPLETE
 from service.store.paging import after_cursor
-from service.store.session_queries import SessionFilter, SessionViews
+from service.store.session_queries import SessionFilter, SessionQueries
 from tests.store.house import DETAILS, new_tenant
 from tests.unit.makers import NOTE, make_lease
 
 MADE = VendorSession(upload_url=None, expires_at=None)
 
 
-def views_of(house) -> SessionViews:
-    return SessionViews(
+def views_of(house) -> SessionQueries:
+    return SessionQueries(
         house.rows.database,
         house.rows.keyring,
         house.rows.sessions,
@@ -41,7 +41,7 @@ async def test_a_new_session_owes_its_create_call_and_whoever_has_the_lease_sett
     session_id = await house.insert(lease)
     assert not await house.rows.sessions.record_created(session_id, other, MADE)
     await house.rows.sessions.record_never_created(session_id, other, "x", "y")
-    await house.rows.sessions.postpone_owed(session_id, other, 0)
+    await house.rows.sessions.reschedule_pending_call(session_id, other, 0)
     assert await house.value("SELECT owed FROM sessions") == "create"
     until = datetime(2030, 1, 1, tzinfo=UTC)
     assert await house.rows.sessions.record_created(
@@ -76,37 +76,37 @@ async def test_a_session_that_the_vendor_never_had_is_failed(house):
 async def test_an_owed_create_is_taken_over_only_when_its_caller_gave_up_or_died(house):
     lease, next_lease = make_lease(), make_lease()
     session_id = await house.insert(lease)
-    take = house.rows.sessions.claim_owed_create
+    take = house.rows.sessions.claim_pending_create
     assert not await take(house.tenant_id, session_id, next_lease, lease_seconds=60)
     await house.let_pass("sessions", "owed_next_at")
     assert not await take(TenantId("ten_other"), session_id, next_lease, lease_seconds=60)
     assert await take(house.tenant_id, session_id, next_lease, lease_seconds=60)
     assert not await house.rows.sessions.record_created(session_id, lease, MADE)
-    await house.rows.sessions.postpone_owed(session_id, next_lease, 300)
+    await house.rows.sessions.reschedule_pending_call(session_id, next_lease, 300)
     assert await take(house.tenant_id, session_id, make_lease(), lease_seconds=60)
 
 
 async def test_owed_calls_that_are_due_are_leased_to_one_claimer_each(house):
     expected = {await house.insert() for _ in range(12)}
-    assert await house.rows.sessions.claim_owed(50, 60) == []
+    assert await house.rows.sessions.claim_pending_calls(50, 60) == []
     await house.let_pass("sessions", "owed_next_at")
-    claims = await asyncio.gather(*(house.rows.sessions.claim_owed(4, 60) for _ in range(6)))
+    claims = await asyncio.gather(*(house.rows.sessions.claim_pending_calls(4, 60) for _ in range(6)))
     claimed = [owed.session_id for claim in claims for owed in claim]
     assert len(claimed) == len(set(claimed))
-    claimed += [owed.session_id for owed in await house.rows.sessions.claim_owed(50, 60)]
+    claimed += [owed.session_id for owed in await house.rows.sessions.claim_pending_calls(50, 60)]
     assert sorted(claimed) == sorted(expected)
-    assert await house.rows.sessions.claim_owed(50, 60) == []
+    assert await house.rows.sessions.claim_pending_calls(50, 60) == []
 
 
 async def test_an_owed_call_that_was_not_made_counts_for_nothing_and_accounts_can_be_passed_over(house):
     session_id = await house.insert()
     await house.let_pass("sessions", "owed_next_at")
     account = Account(await house.value("SELECT account FROM sessions WHERE id = $1", session_id))
-    assert await house.rows.sessions.claim_owed(5, 60, [account]) == []
-    (owed,) = await house.rows.sessions.claim_owed(5, 60)
-    await house.rows.sessions.give_back_owed(session_id, make_lease(), 0)
-    await house.rows.sessions.give_back_owed(session_id, owed.lease, 0)
-    (again,) = await house.rows.sessions.claim_owed(5, 60)
+    assert await house.rows.sessions.claim_pending_calls(5, 60, [account]) == []
+    (owed,) = await house.rows.sessions.claim_pending_calls(5, 60)
+    await house.rows.sessions.release_pending_call(session_id, make_lease(), 0)
+    await house.rows.sessions.release_pending_call(session_id, owed.lease, 0)
+    (again,) = await house.rows.sessions.claim_pending_calls(5, 60)
     assert (owed.attempts, again.attempts) == (2, 2)
 
 
@@ -117,7 +117,7 @@ async def test_an_owed_end_carries_the_number_of_stored_chunks(house):
     await house.claim_chunk(session_id, 3, b"never confirmed")
     old = await house.begin_end(session_id)
     await house.let_pass("sessions", "owed_next_at")
-    (owed,) = await house.rows.sessions.claim_owed(5, 60)
+    (owed,) = await house.rows.sessions.claim_pending_calls(5, 60)
     assert (owed.call, owed.chunks, owed.attempts, owed.upload) == ("end", 3, 2, "chunked")
     told = VendorEnd(files_received=3)
     assert not (await house.rows.sessions.record_end_told(session_id, old, told)).was_ours

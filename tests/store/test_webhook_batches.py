@@ -12,7 +12,7 @@ import pytest
 
 from service.domain.errors import InvalidRequest, StoreUnavailable
 from service.domain.ids import Account
-from service.store.webhook_events import WebhookRows
+from service.store.webhook_events import WebhookEventRows
 from tests.store.house import House
 from tests.store.test_changes import erase, partial
 from tests.unit.makers import LETTER, NOTE
@@ -67,7 +67,7 @@ class Watched:
 
 def watch(house: House) -> Watched:
     watched = Watched(house)
-    house.rows = msgspec.structs.replace(house.rows, webhooks=WebhookRows(watched))
+    house.rows = msgspec.structs.replace(house.rows, webhooks=WebhookEventRows(watched))
     return watched
 
 
@@ -172,10 +172,10 @@ async def test_each_learns_that_the_database_goes_away(house):
 async def test_batches_of_several_processes_do_not_wait_in_a_circle(house, kinds):
     sessions = [await house.end(NOTE, LETTER, reconcile_seconds=120) for _ in range(12)]
     watched = Watched(house)
-    processes = [WebhookRows(watched) for _ in range(4)]
-    chance = random.Random(1)
+    processes = [WebhookEventRows(watched) for _ in range(4)]
+    jitter = random.Random(1)
 
-    async def tell(process: WebhookRows, session_id: str, kind: str) -> Any:
+    async def tell(process: WebhookEventRows, session_id: str, kind: str) -> Any:
         return await process.receive(
             Account("default"), session_id=session_id, kind=kind, shape="v2", body_sha256=b"", body_bytes=1,
             is_ending=True,
@@ -186,7 +186,7 @@ async def test_batches_of_several_processes_do_not_wait_in_a_circle(house, kinds
             *(
                 tell(process, session_id, kinds[number % len(kinds)])
                 for number, process in enumerate(processes)
-                for session_id in (f"ses_{turn}{number}", *chance.sample(sessions, len(sessions)))
+                for session_id in (f"ses_{turn}{number}", *jitter.sample(sessions, len(sessions)))
             )
         )
         await house.connection.execute("DELETE FROM webhook_events")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from service.jobs.monitors.queues import QueueWatch
+from service.jobs.monitors.queues import QueueMonitor
 from service.store.metrics import reason_class
 from tests.bridge import Bridge
 from tests.e2e.rig import until
@@ -151,7 +151,7 @@ async def test_queues_and_leases_are_counted_by_whoever_has_the_turn(house: Hous
     )
     await execute(leased)
     stopping = asyncio.Event()
-    watch = QueueWatch(leases=house.rows.leases, queues=house.rows.queues, interval_seconds=0.05)
+    watch = QueueMonitor(leases=house.rows.leases, queues=house.rows.queues, interval_seconds=0.05)
     watching = asyncio.create_task(watch.run(stopping))
 
     async def is_counted() -> bool:

@@ -11,8 +11,8 @@ import httpx2
 
 from service.domain.ids import Account
 from service.domain.vendor_accounts import Credentials
-from service.eka.audio_client import AudioWire
-from service.eka.call_limiter import Gates
+from service.eka.audio_client import AudioClient
+from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.tokens import TokenKeeper
 from tests.unit.fakes import MemoryDownloads, MemoryTokens
@@ -61,7 +61,7 @@ class ScriptedEka:
             http = await stack.enter_async_context(
                 httpx2.AsyncClient(transport=httpx2.MockTransport(self.take))
             )
-            audio = await stack.enter_async_context(AudioWire(base_url))
+            audio = await stack.enter_async_context(AudioClient(base_url))
             tokens = TokenKeeper(
                 http=http,
                 store=MemoryTokens(),
@@ -73,7 +73,7 @@ class ScriptedEka:
                 http=http,
                 audio=audio,
                 tokens=tokens,
-                gates=Gates(places=2),
+                call_limiters=CallLimiters(places=2),
                 downloads=self.downloads,
                 base_url=base_url,
             )

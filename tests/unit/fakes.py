@@ -29,7 +29,7 @@ from service.domain.models import (
     EndState,
     FetchJob,
     FetchState,
-    OwedCall,
+    PendingCall,
     SessionDetails,
     SessionPlan,
     StoredDocument,
@@ -125,7 +125,7 @@ class MemorySessions:
         self.recorded.append("inserted")
         return True
 
-    async def claim_owed_create(
+    async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
     ) -> bool:
         return self.has_lease
@@ -145,11 +145,11 @@ class MemorySessions:
     async def is_cancelled(self, session_id: SessionId) -> bool:
         return False
 
-    async def postpone_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+    async def reschedule_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         self.recorded.append("postponed")
         self.postponed_seconds.append(seconds)
 
-    async def give_back_owed(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+    async def release_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         self.recorded.append("given_back")
         self.postponed_seconds.append(seconds)
 
@@ -165,9 +165,9 @@ class MemorySessions:
     async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
         self.recorded.append("cancel_told")
 
-    async def claim_owed(
+    async def claim_pending_calls(
         self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
-    ) -> list[OwedCall]:
+    ) -> list[PendingCall]:
         return []
 
 
@@ -410,7 +410,7 @@ class MemorySettle:
         row = self.kept.fetches[job.template_id]
         row.asked, row.document_id, row.lease = "asked", document_id, None
 
-    async def drop_further(self, job: FetchJob) -> None:
+    async def drop_additional_document(self, job: FetchJob) -> None:
         if await self.known_documents(job.template_id):
             self.kept.fetches[job.template_id].outcome = "not_asked"
         else:

@@ -41,15 +41,15 @@ START = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 class TurnedClock:
     """The domain's Clock; a wait takes no time, is written down, and moves the time on."""
 
-    def __init__(self, chance: float = 0.5) -> None:
+    def __init__(self, jitter: float = 0.5) -> None:
         self.at = START
         self.waits: list[float] = []
-        self._chance = chance
+        self._chance = jitter
 
     def now(self) -> datetime:
         return self.at
 
-    def chance(self) -> float:
+    def jitter(self) -> float:
         return self._chance
 
     async def sleep(self, seconds: float) -> None:

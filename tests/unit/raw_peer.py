@@ -7,14 +7,14 @@ import gc
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from service.eka.audio_client import AudioWire, Patience
+from service.eka.audio_client import AudioClient, UploadTimeouts
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-SHORT = Patience(connect=0.3, write=0.3, read=0.3)
+SHORT = UploadTimeouts(connect=0.3, write=0.3, read=0.3)
 
 
 class Line:
@@ -133,7 +133,7 @@ def headers_of(sound: Sound, **more: str) -> dict[str, str]:
     return {"content-type": "audio/wav", "content-length": str(sound.size), **more}
 
 
-async def upload(wire: AudioWire, peer: Peer, sound: Sound, path: str = "/a") -> int:
+async def upload(wire: AudioClient, peer: Peer, sound: Sound, path: str = "/a") -> int:
     """Send it; the status of the answer."""
     answer = await wire.send(peer.url + path, headers_of(sound, authorization="Bearer t"), sound)
     return answer.status

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
-from service.concurrency.memory_budget import Memory
+from service.concurrency.memory_budget import MemoryBudget
 from service.domain.errors import VendorFailure, VendorTimeout, VendorUnreachable
-from service.eka.audio_client import AudioWire
+from service.eka.audio_client import AudioClient
 from service.eka.http_exchange import SMALL_ANSWER_BYTES, exchange, make_http_client
 from service.forwarding.ssrf_guard import GuardedBackend, GuardedTransport
 from tests.unit.raw_peer import Line, Sound, header, open_peer, tidy_loop, upload
@@ -70,7 +70,7 @@ async def test_of_the_vendor(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ENDLESS)
 async def test_of_the_vendor_to_an_upload(kind: str) -> None:
-    async with open_peer(endless(*ENDLESS[kind])) as peer, AudioWire(peer.url) as wire:
+    async with open_peer(endless(*ENDLESS[kind])) as peer, AudioClient(peer.url) as wire:
         started = time.monotonic()
         with pytest.raises(VendorUnreachable) as failed:
             await upload(wire, peer, Sound())
@@ -86,7 +86,7 @@ async def test_of_a_kept_connection_on_which_nothing_was_asked() -> None:
             while True:
                 await line.say(HINTS * 500)
 
-    async with open_peer(talk) as peer, AudioWire(peer.url) as wire:
+    async with open_peer(talk) as peer, AudioClient(peer.url) as wire:
         assert await upload(wire, peer, Sound()) == 200
         async with asyncio.timeout(QUICKLY):
             await peer.lines[0].ended.wait()
@@ -110,7 +110,7 @@ async def test_a_few_hints_before_an_answer_are_no_matter() -> None:
         while (await line.request())[0]:
             await line.say(HINTS * 3, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
-    async with open_peer(talk) as peer, make_http_client() as http, AudioWire(peer.url) as wire:
+    async with open_peer(talk) as peer, make_http_client() as http, AudioClient(peer.url) as wire:
         for _ in range(3):
             answer = await exchange(http, "GET", peer.url + "/", operation="end", headers={})
             assert answer.body == b"{}"
@@ -139,7 +139,7 @@ async def test_an_answer_is_bounded_by_what_it_holds(fields: tuple[str, ...]) ->
             else:
                 with pytest.raises(VendorFailure):
                     await asked
-        async with open_peer(saying(sent, *fields)) as peer, AudioWire(peer.url) as wire:
+        async with open_peer(saying(sent, *fields)) as peer, AudioClient(peer.url) as wire:
             sending = wire.send(peer.url + "/", {"content-length": "5"}, Sound())
             if is_taken:
                 assert (await sending).body == content
@@ -154,7 +154,7 @@ async def test_a_few_bytes_that_unfold_to_gigabytes_take_no_memory() -> None:
         tracemalloc.start()
         with pytest.raises(VendorFailure):
             await exchange(http, "GET", peer.url + "/", operation="end", headers={})
-        async with AudioWire(peer.url) as wire:
+        async with AudioClient(peer.url) as wire:
             with pytest.raises(VendorFailure):
                 await wire.send(peer.url + "/", {"content-length": "5"}, Sound())
         _, peak = tracemalloc.get_traced_memory()
@@ -167,7 +167,7 @@ async def test_what_was_not_asked_for_is_not_unfolded(encoding: str) -> None:
     async with (
         open_peer(saying(b"{}", f"Content-Encoding: {encoding}")) as peer,
         make_http_client() as http,
-        AudioWire(peer.url) as wire,
+        AudioClient(peer.url) as wire,
     ):
         with pytest.raises(VendorFailure):
             await exchange(http, "GET", peer.url + "/", operation="end", headers={})
@@ -176,9 +176,9 @@ async def test_what_was_not_asked_for_is_not_unfolded(encoding: str) -> None:
 
 
 async def test_large_answers_are_counted_until_they_are_forgotten() -> None:
-    memory = Memory(1_000_000, patience_seconds=60)
+    memory = MemoryBudget(1_000_000, patience_seconds=60)
     content = b"a" * 600_000
-    results: dict[str, Any] = {"operation": "get", "headers": {}, "most_bytes": 1_000_000}
+    results: dict[str, Any] = {"operation": "get", "headers": {}, "max_bytes": 1_000_000}
     async with open_peer(saying(content)) as peer, make_http_client(memory=memory) as http:
         first = await exchange(http, "GET", peer.url + "/", **results)
         assert memory.taken_bytes == 600_000
@@ -195,8 +195,8 @@ async def test_large_answers_are_counted_until_they_are_forgotten() -> None:
 
 
 async def test_an_answer_of_unknown_length_is_counted_as_the_longest() -> None:
-    memory = Memory(1_000_000, patience_seconds=60)
-    results: dict[str, Any] = {"operation": "get", "headers": {}, "most_bytes": 900_000}
+    memory = MemoryBudget(1_000_000, patience_seconds=60)
+    results: dict[str, Any] = {"operation": "get", "headers": {}, "max_bytes": 900_000}
     async with (
         open_peer(endless(b"HTTP/1.1 200 OK\r\n\r\n", b"a" * 16_384)) as peer,
         make_http_client(memory=memory) as http,
@@ -208,8 +208,8 @@ async def test_an_answer_of_unknown_length_is_counted_as_the_longest() -> None:
 
 
 async def test_without_room_the_answer_comes_another_time() -> None:
-    memory = Memory(1_000_000, patience_seconds=0.05)
+    memory = MemoryBudget(1_000_000, patience_seconds=0.05)
     assert await memory.take(900_000)
     async with open_peer(saying(b"a" * 600_000)) as peer, make_http_client(memory=memory) as http:
         with pytest.raises(VendorTimeout):
-            await exchange(http, "GET", peer.url + "/", operation="get", headers={}, most_bytes=1_000_000)
+            await exchange(http, "GET", peer.url + "/", operation="get", headers={}, max_bytes=1_000_000)

@@ -6,19 +6,19 @@ import asyncio
 
 import pytest
 
-from service.api.middleware.response_memory import AnswerMemory, AnswerPermit
+from service.api.middleware.response_memory import ResponseMemory, ResponsePermit
 from service.domain.errors import Overloaded
 from service.domain.ids import TenantId
 
 
-def permit_of(memory: AnswerMemory, tenant: str, cuts: list[str] | None = None) -> AnswerPermit:
-    permit = AnswerPermit(memory, None if cuts is None else lambda: cuts.append(tenant))
+def permit_of(memory: ResponseMemory, tenant: str, cuts: list[str] | None = None) -> ResponsePermit:
+    permit = ResponsePermit(memory, None if cuts is None else lambda: cuts.append(tenant))
     permit.tenant = TenantId(tenant)
     return permit
 
 
 async def test_what_is_made_holds_only_its_own_bytes_and_all_comes_back() -> None:
-    memory = AnswerMemory(120)
+    memory = ResponseMemory(120)
     permit = permit_of(memory, "a")
     await permit.take(20)
     assert memory.taken_bytes == 60  # the row, its text, the answer
@@ -32,7 +32,7 @@ async def test_what_is_made_holds_only_its_own_bytes_and_all_comes_back() -> Non
 
 
 async def test_one_tenant_leaves_a_quarter() -> None:
-    memory = AnswerMemory(120, patience_seconds=0.05)
+    memory = ResponseMemory(120, patience_seconds=0.05)
     await permit_of(memory, "a").take(30)
     with pytest.raises(Overloaded):
         await permit_of(memory, "a").take(1)
@@ -42,13 +42,13 @@ async def test_one_tenant_leaves_a_quarter() -> None:
 
 
 async def test_the_largest_of_all_has_a_share_to_itself() -> None:
-    memory = AnswerMemory(120, patience_seconds=0.05)
+    memory = ResponseMemory(120, patience_seconds=0.05)
     await permit_of(memory, "a").take(1_000_000)
     assert memory.taken_bytes == 90
 
 
 async def test_who_waits_goes_on_when_there_is_room() -> None:
-    memory = AnswerMemory(120, patience_seconds=60, grace_seconds=60)
+    memory = ResponseMemory(120, patience_seconds=60, grace_seconds=60)
     first, second = permit_of(memory, "a"), permit_of(memory, "a")
     await first.take(30)
     waiting = asyncio.create_task(second.take(30))
@@ -61,7 +61,7 @@ async def test_who_waits_goes_on_when_there_is_room() -> None:
 
 async def test_whoever_reads_too_slowly_is_cut_only_when_others_wait() -> None:
     cuts: list[str] = []
-    memory = AnswerMemory(120, patience_seconds=0.6, grace_seconds=0.1)
+    memory = ResponseMemory(120, patience_seconds=0.6, grace_seconds=0.1)
     slow = permit_of(memory, "slow", cuts)
     await slow.take(30)
     await asyncio.sleep(0.3)  # the time itself is what is tested

@@ -18,7 +18,7 @@ from service.domain.errors import (
     VendorUnavailable,
     VendorUnreachable,
 )
-from service.eka.audio_client import AudioWire, Patience
+from service.eka.audio_client import AudioClient, UploadTimeouts
 from tests.certificates import make_authority
 from tests.unit.raw_peer import (
     OK,
@@ -61,7 +61,7 @@ async def test_all_of_it_arrives_under_our_headers_and_connections_are_kept() ->
             )
 
     sound = Sound(random.Random(1).randbytes(1_000_001))
-    async with open_peer(talk) as peer, AudioWire(peer.url) as wire:
+    async with open_peer(talk) as peer, AudioClient(peer.url) as wire:
         for _ in range(2):
             headers = headers_of(sound, authorization="Bearer secret")
             answer = await wire.send(f"{peer.url}/v1/a%20b", headers, sound)
@@ -90,7 +90,7 @@ async def test_a_refusal_in_the_middle_of_the_body_is_seen_and_its_connection_no
         await line.rest()
 
     done = asyncio.Event()
-    async with open_peer(talk) as peer, AudioWire(peer.url) as wire:
+    async with open_peer(talk) as peer, AudioClient(peer.url) as wire:
         assert await upload(wire, peer, LARGE) == status
         await settle()
         assert peer.unsent_bytes() == 0
@@ -106,7 +106,7 @@ async def test_a_success_before_it_had_the_audio_is_not_believed() -> None:
         await line.say(OK)
         await line.rest()
 
-    async with open_peer(talk) as peer, AudioWire(peer.url) as wire:
+    async with open_peer(talk) as peer, AudioClient(peer.url) as wire:
         with pytest.raises(VendorUnavailable) as failed:
             await upload(wire, peer, LARGE)
         assert failed.value.sent is True
@@ -128,7 +128,7 @@ async def test_what_the_vendor_said_before_it_was_asked_is_no_answer(stale: byte
         await line.rest()
 
     idle = asyncio.Event()
-    async with open_peer(talk) as peer, AudioWire(peer.url) as wire:
+    async with open_peer(talk) as peer, AudioClient(peer.url) as wire:
         assert await upload(wire, peer, Sound(b"first")) == 200
         idle.set()
         await settle()
@@ -145,7 +145,7 @@ async def test_a_vendor_that_stops_reading_is_given_up_and_nothing_is_kept_for_i
         await done.wait()
 
     done = asyncio.Event()
-    async with asyncio.timeout(5), open_peer(talk) as peer, AudioWire(peer.url, patience=SHORT) as wire:
+    async with asyncio.timeout(5), open_peer(talk) as peer, AudioClient(peer.url, patience=SHORT) as wire:
         with pytest.raises(VendorTimeout) as failed:
             await upload(wire, peer, LARGE)
         assert failed.value.sent is True
@@ -160,7 +160,7 @@ async def test_a_vendor_that_never_answers_is_given_up() -> None:
         await line.say(b"HTTP/1.1 ")
         await line.rest()
 
-    async with asyncio.timeout(5), open_peer(talk) as peer, AudioWire(peer.url, patience=SHORT) as wire:
+    async with asyncio.timeout(5), open_peer(talk) as peer, AudioClient(peer.url, patience=SHORT) as wire:
         with pytest.raises(VendorTimeout) as failed:
             await upload(wire, peer, Sound())
         assert failed.value.sent is True
@@ -176,7 +176,7 @@ class Dripping(Sound):
 
 
 async def test_a_body_that_moves_may_take_longer_than_one_wait() -> None:
-    async with open_peer(answer_all) as peer, AudioWire(peer.url, patience=SHORT) as wire:
+    async with open_peer(answer_all) as peer, AudioClient(peer.url, patience=SHORT) as wire:
         assert await upload(wire, peer, Dripping(bytes(6), piece=1)) == 200
 
 
@@ -184,8 +184,8 @@ async def test_a_body_may_not_take_for_ever() -> None:
     async def talk(line: Line) -> None:
         await line.rest()
 
-    patience = Patience(connect=0.3, write=0.3, read=0.3, whole=0.4)
-    async with open_peer(talk) as peer, AudioWire(peer.url, patience=patience) as wire:
+    patience = UploadTimeouts(connect=0.3, write=0.3, read=0.3, whole=0.4)
+    async with open_peer(talk) as peer, AudioClient(peer.url, patience=patience) as wire:
         sound = Dripping(bytes(6), piece=1)
         with pytest.raises(VendorTimeout) as failed:
             await upload(wire, peer, sound)
@@ -196,7 +196,7 @@ async def test_a_body_may_not_take_for_ever() -> None:
 async def failure_of(url: str) -> VendorUnreachable:
     """How an upload to nobody fails."""
     sound = Sound()
-    async with AudioWire(url, patience=SHORT) as wire:
+    async with AudioClient(url, patience=SHORT) as wire:
         with pytest.raises(VendorUnreachable) as failed:
             await wire.send(url, headers_of(sound), sound)
     return failed.value
@@ -244,7 +244,7 @@ async def test_a_connection_that_breaks_may_have_brought_it(last_word: bytes | N
         else:
             await line.say(last_word)
 
-    async with open_peer(talk) as peer, AudioWire(peer.url) as wire:
+    async with open_peer(talk) as peer, AudioClient(peer.url) as wire:
         with pytest.raises(VendorUnavailable) as failed:
             await upload(wire, peer, LARGE)
     assert failed.value.sent is True
@@ -256,7 +256,7 @@ async def test_a_kept_connection_that_the_vendor_closed_is_not_used() -> None:
         await line.request()
         await line.say(OK)
 
-    async with open_peer(talk) as peer, AudioWire(peer.url) as wire:
+    async with open_peer(talk) as peer, AudioClient(peer.url) as wire:
         for _ in range(3):
             assert await upload(wire, peer, Sound()) == 200
             await settle()
@@ -275,7 +275,7 @@ async def test_an_answer_without_end_is_a_failure(is_zipped: bool) -> None:
             await line.say(b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n" % (coding, len(answer)), answer)
         await line.rest()
 
-    async with open_peer(talk) as peer, AudioWire(peer.url, most_answer_bytes=100_000) as wire:
+    async with open_peer(talk) as peer, AudioClient(peer.url, max_answer_bytes=100_000) as wire:
         with pytest.raises(VendorFailure) as failed:
             await upload(wire, peer, Sound())
         assert failed.value.sent is True
@@ -293,7 +293,7 @@ async def test_a_token_goes_to_nobody_else(tmp_path: Path, monkeypatch: pytest.M
     netrc = tmp_path / "netrc"
     netrc.write_text("default login me password mine\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    async with open_peer(answer_all) as other, open_peer(refer) as peer, AudioWire(peer.url) as wire:
+    async with open_peer(answer_all) as other, open_peer(refer) as peer, AudioClient(peer.url) as wire:
         sound = Sound()
         answer = await wire.send(peer.url, headers_of(sound), sound)
         assert (answer.status, other.lines) == (307, [])

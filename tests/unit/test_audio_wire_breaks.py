@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.domain.errors import VendorUnreachable
-from service.eka.audio_client import AudioWire
+from service.eka.audio_client import AudioClient
 from tests.unit.raw_peer import OK, Line, Sound, answer_all, header, open_peer, tidy_loop, upload
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ async def test_whoever_goes_away_in_the_middle_of_a_body_leaves_nothing_behind()
 
     for sound in (Sound(bytes(12_000_000)), Waiting(bytes(200_000))):
         under_way = asyncio.Event()
-        async with open_peer(talk) as peer, AudioWire(peer.url) as wire:
+        async with open_peer(talk) as peer, AudioClient(peer.url) as wire:
             sending = asyncio.create_task(upload(wire, peer, sound))
             await under_way.wait()
             sending.cancel()
@@ -68,7 +68,7 @@ async def test_audio_that_cannot_be_read_whole_is_our_failure_and_never_half_an_
             await answer_all(line)
         await line.rest()
 
-    async with open_peer(talk) as peer, AudioWire(peer.url) as wire:
+    async with open_peer(talk) as peer, AudioClient(peer.url) as wire:
         with pytest.raises(error) as failed:
             await upload(wire, peer, sound)
         assert not isinstance(failed.value, VendorUnreachable)
@@ -79,14 +79,14 @@ async def test_audio_that_cannot_be_read_whole_is_our_failure_and_never_half_an_
 class Moody:
     """A vendor that ends each upload in another way, and looks at whose bytes it got."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self.chance = chance
+    def __init__(self, jitter: random.Random) -> None:
+        self.jitter = jitter
         self.taken: set[int] = set()
 
     async def talk(self, line: Line) -> None:
         while head := await line.head():
             assert head.startswith(b"POST /")
-            mood = self.chance.choice(["take", "take", "take", "refuse", "reset", "close"])
+            mood = self.jitter.choice(["take", "take", "take", "refuse", "reset", "close"])
             if mood == "refuse":
                 await line.say(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
             if mood == "reset":
@@ -117,10 +117,10 @@ async def test_of_many_uploads_that_end_in_every_way_none_has_bytes_of_another()
     ends: list[int] = []
 
     async def one(number: int) -> None:
-        sound = Sound(bytes([number]) * moody.chance.choice([10, 70_000, 900_000]))
+        sound = Sound(bytes([number]) * moody.jitter.choice([10, 70_000, 900_000]))
         sending = asyncio.create_task(upload(wire, peer, sound, f"/{number}"))
-        if moody.chance.random() < 0.2:
-            for _ in range(moody.chance.randrange(30)):
+        if moody.jitter.random() < 0.2:
+            for _ in range(moody.jitter.randrange(30)):
                 await asyncio.sleep(0)
             sending.cancel()
         with suppress(VendorUnreachable, asyncio.CancelledError):
@@ -128,7 +128,7 @@ async def test_of_many_uploads_that_end_in_every_way_none_has_bytes_of_another()
             assert status == (200 if number in moody.taken else 401)
             ends.append(status)
 
-    async with asyncio.timeout(20), open_peer(moody.talk) as peer, AudioWire(peer.url) as wire:
+    async with asyncio.timeout(20), open_peer(moody.talk) as peer, AudioClient(peer.url) as wire:
         for start in range(0, 240, 12):
             await asyncio.gather(*(one(number) for number in range(start, start + 12)))
     assert min(ends.count(200), ends.count(401)) > 20

@@ -11,9 +11,9 @@ import httpx2
 import pytest
 
 from service.domain.errors import VendorUnavailable
-from service.eka.audio_client import AudioWire
+from service.eka.audio_client import AudioClient
 from service.eka.proxy import proxy_for
-from service.eka.tls import trusted
+from service.eka.tls import trusted_context
 from tests.certificates import make_authority
 from tests.unit.raw_peer import OK, Line, Sound, answer_all, header, headers_of, open_peer, tidy_loop
 
@@ -41,7 +41,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def httpx2s_proxy_for(url: str) -> str | None:
     """Which proxy httpx2 would take."""
-    with httpx2.Client(verify=trusted()) as client:
+    with httpx2.Client(verify=trusted_context()) as client:
         transport: Any = client._transport_for_url(httpx2.URL(url))
         if transport is client._transport:
             return None
@@ -93,7 +93,7 @@ async def test_a_plain_address_is_asked_for_by_its_whole_name(monkeypatch: pytes
     async with open_peer(talk) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://user:p%40ss@127.0.0.1:{proxy.port}")
         sound = Sound()
-        async with AudioWire("http://eka.invalid") as wire:
+        async with AudioClient("http://eka.invalid") as wire:
             for _ in range(2):
                 assert (await wire.send("http://eka.invalid/a%20b", headers_of(sound), sound)).status == 200
     assert len(proxy.lines) == 1
@@ -111,11 +111,11 @@ def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl
     (tmp_path / "authorities.pem").write_text(authority.certificate)
     (tmp_path / "vendor.pem").write_text(issued.certificate + issued.key)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authorities.pem"))
-    trusted.cache_clear()
+    trusted_context.cache_clear()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "vendor.pem")
     yield context
-    trusted.cache_clear()
+    trusted_context.cache_clear()
 
 
 async def test_a_safe_address_is_reached_through_a_tunnel_and_the_proxy_learns_no_token(
@@ -147,7 +147,7 @@ async def test_a_safe_address_is_reached_through_a_tunnel_and_the_proxy_learns_n
     sound = Sound(bytes(500_000))
     async with open_peer(answer_all, context=certificate) as vendor, open_peer(tunnel) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:p%40ss@127.0.0.1:{proxy.port}")
-        async with AudioWire(vendor.url) as wire:
+        async with AudioClient(vendor.url) as wire:
             for _ in range(2):
                 headers = headers_of(sound, authorization="Bearer token")
                 assert (await wire.send(f"{vendor.url}/a", headers, sound)).status == 200
@@ -171,7 +171,7 @@ async def test_what_a_proxy_does_not_let_through_was_not_sent(
     async with open_peer(talk) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         sound = Sound()
-        async with AudioWire("https://eka.invalid") as wire:
+        async with AudioClient("https://eka.invalid") as wire:
             with pytest.raises(VendorUnavailable) as failed:
                 await wire.send("https://eka.invalid/", headers_of(sound), sound)
     assert failed.value.sent is False

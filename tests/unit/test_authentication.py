@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from schemas.emr import TenantDefaults
-from service.domain.api_keys.lookup import Authentication
-from service.domain.api_keys.revocation import Revocations
+from service.domain.api_keys.lookup import ApiKeyLookup
+from service.domain.api_keys.revocation import RevocationPoller
 from service.domain.errors import RateLimited, StoreUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT, KeyId, TenantId
 from service.domain.models import Principal
@@ -67,14 +67,14 @@ def keys() -> Keys:
 
 
 @pytest.fixture
-async def who_is(keys: Keys) -> AsyncIterator[Authentication]:
-    made = Authentication(keys, pause_seconds=0.001, most_waiting=100)
+async def who_is(keys: Keys) -> AsyncIterator[ApiKeyLookup]:
+    made = ApiKeyLookup(keys, pause_seconds=0.001, max_waiting=100)
     yield made
     await made.stop()
 
 
 async def test_a_flood_of_unknown_keys_is_a_few_questions_and_hurts_no_good_one(
-    keys: Keys, who_is: Authentication
+    keys: Keys, who_is: ApiKeyLookup
 ) -> None:
     keys.gate.clear()
     flood = [asyncio.create_task(who_is.principal(f"unknown {number}")) for number in range(90)]
@@ -88,7 +88,7 @@ async def test_a_flood_of_unknown_keys_is_a_few_questions_and_hurts_no_good_one(
 
 
 async def test_a_key_that_was_good_is_asked_for_at_once_and_each_time(
-    keys: Keys, who_is: Authentication
+    keys: Keys, who_is: ApiKeyLookup
 ) -> None:
     assert await who_is.principal("good") == WHO
     keys.asked.clear()
@@ -98,7 +98,7 @@ async def test_a_key_that_was_good_is_asked_for_at_once_and_each_time(
 
 
 async def test_good_keys_that_come_together_are_one_question_and_later_ones_another(
-    keys: Keys, who_is: Authentication
+    keys: Keys, who_is: ApiKeyLookup
 ) -> None:
     assert await who_is.principal("good") == WHO
     keys.asked.clear()
@@ -118,12 +118,12 @@ async def test_good_keys_that_come_together_are_one_question_and_later_ones_anot
     assert await who_is.principal("good") is None
 
 
-async def test_what_cannot_be_a_key_is_not_asked_for(keys: Keys, who_is: Authentication) -> None:
+async def test_what_cannot_be_a_key_is_not_asked_for(keys: Keys, who_is: ApiKeyLookup) -> None:
     assert await who_is.principal("odd") is None
     assert keys.asked == []
 
 
-async def test_the_line_of_unknown_keys_is_bounded(keys: Keys, who_is: Authentication) -> None:
+async def test_the_line_of_unknown_keys_is_bounded(keys: Keys, who_is: ApiKeyLookup) -> None:
     assert await who_is.principal("good") == WHO
     keys.gate.clear()
     first = asyncio.create_task(who_is.principal("unknown"))
@@ -140,7 +140,7 @@ async def test_the_line_of_unknown_keys_is_bounded(keys: Keys, who_is: Authentic
 
 
 async def test_a_caller_that_goes_away_leaves_the_others_their_answer(
-    keys: Keys, who_is: Authentication
+    keys: Keys, who_is: ApiKeyLookup
 ) -> None:
     keys.gate.clear()
     gone, stays = (asyncio.create_task(who_is.principal("good")) for _ in range(2))
@@ -152,7 +152,7 @@ async def test_a_caller_that_goes_away_leaves_the_others_their_answer(
 
 
 async def test_without_the_database_everybody_is_told_and_nobody_waits(
-    keys: Keys, who_is: Authentication
+    keys: Keys, who_is: ApiKeyLookup
 ) -> None:
     keys.is_away = True
     found = await asyncio.gather(*(who_is.principal(f"key {n}") for n in range(5)), return_exceptions=True)
@@ -162,7 +162,7 @@ async def test_without_the_database_everybody_is_told_and_nobody_waits(
 
 
 async def test_whoever_waits_is_let_go_when_the_process_closes(keys: Keys) -> None:
-    who_is = Authentication(keys)
+    who_is = ApiKeyLookup(keys)
     keys.gate.clear()
     waiting = [asyncio.create_task(who_is.principal(name)) for name in ("a", "b")]
     await until(lambda: len(keys.asked) > 0)
@@ -172,7 +172,7 @@ async def test_whoever_waits_is_let_go_when_the_process_closes(keys: Keys) -> No
 
 
 async def test_a_revocation_is_seen_while_a_call_is_answered(keys: Keys) -> None:
-    revocations = Revocations(keys.active_keys, look_seconds=0.001)
+    revocations = RevocationPoller(keys.active_keys, look_seconds=0.001)
     with revocations.watching(WHO.key_id):
         with revocations.watching(WHO.key_id):
             await asyncio.sleep(0.01)

@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.errors import VendorGateClosed, VendorRefused, VendorTimeout, VendorUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.domain.models import OwedCall
+from service.domain.models import PendingCall
 from service.domain.sessions.cancellation import Cancelling
 from tests.unit.fakes import MemorySessions, ScriptedVendor
 from tests.unit.makers import SESSION, TurnedClock, make_lease
@@ -22,8 +22,8 @@ AWAY = [
 ]
 
 
-def owed(attempts: int = 1) -> OwedCall:
-    return OwedCall(
+def owed(attempts: int = 1) -> PendingCall:
+    return PendingCall(
         session_id=SESSION,
         account=DEFAULT_ACCOUNT,
         call="cancel",

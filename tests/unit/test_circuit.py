@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from service.eka.circuit_breaker import Circuit, CircuitRule
 
 RULE = CircuitRule(
-    failures=4, sessions=3, limits=2, within_seconds=60, least_pause_seconds=1, most_pause_seconds=30
+    failures=4, sessions=3, limits=2, within_seconds=60, min_pause_seconds=1, max_pause_seconds=30
 )
 
 

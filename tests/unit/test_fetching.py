@@ -13,7 +13,7 @@ from msgspec import UNSET
 from service.domain.errors import VendorGateClosed, VendorRefused, VendorTimeout, VendorUnavailable
 from service.domain.ids import UNFILTERED, TemplateId
 from service.domain.models import VendorResult
-from service.domain.results.fetching import Fetching
+from service.domain.results.fetching import ResultFetcher
 from tests.unit.fakes import MemoryResults, ScriptedVendor
 from tests.unit.makers import LETTER, NOTE, SESSION, START, TurnedClock, make_document, make_result
 
@@ -27,7 +27,7 @@ class Desk:
     def __init__(self, *templates: TemplateId, **kept: Any) -> None:
         self.store = MemoryResults(*templates, **kept)
         self.vendor = ScriptedVendor()
-        self.fetching = Fetching(store=self.store, vendor=self.vendor, clock=TurnedClock())
+        self.fetching = ResultFetcher(store=self.store, vendor=self.vendor, clock=TurnedClock())
 
     def script(self, template_id: TemplateId, *answers: Any) -> None:
         self.vendor.answers[template_id] = list(answers)
@@ -366,14 +366,14 @@ hiccups = st.lists(
 @given(
     templates=st.sampled_from([(), (NOTE,), (NOTE, LETTER)]),
     early=st.tuples(hiccups, hiccups, hiccups),
-    spoken=st.tuples(st.booleans(), st.booleans()),
+    as_medscribe_error=st.tuples(st.booleans(), st.booleans()),
     order=st.randoms(use_true_random=False),
 )
 def test_whatever_comes_first_each_document_goes_out_once_and_the_session_ends_once(
-    templates, early, spoken, order
+    templates, early, as_medscribe_error, order
 ):
     desk = Desk(*templates)
-    for template_id, before, has_transcript in zip(templates, early, spoken, strict=False):
+    for template_id, before, has_transcript in zip(templates, early, as_medscribe_error, strict=False):
         desk.script(template_id, *before, done(template_id, "words" if has_transcript else None))
     whole = make_result("completed", *map(make_document, templates or (NOTE,)), transcript="words")
     desk.script(UNFILTERED, *early[2], whole)

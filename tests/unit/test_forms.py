@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from schemas.deliveries import Event, EventData, EventDocument, EventPatient
 from schemas.emr import ErrorInfo
 from service.forwarding.fhir import FhirSystems
-from service.forwarding.payloads import Form, Forms
+from service.forwarding.payloads import Form, PayloadRenderer
 
 AT = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
 PING = b'{"type":"ping","timestamp":"2026-05-04T03:02:01Z","data":{"destination_id":"dst_1"}}'
-FORMS = Forms(public_url="https://bridge.example", systems=FhirSystems(patient="https://emr.example/mrn"))
+FORMS = PayloadRenderer(
+    public_url="https://bridge.example", systems=FhirSystems(patient="https://emr.example/mrn")
+)
 PRIVATE = ("PAT-1", "ENC-1", "ward", "cough", "spoken words")
 ERROR = ErrorInfo(code="template_failed", message="EkaScribe could not make this document")
 

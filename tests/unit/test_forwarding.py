@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.deliveries.attempts import Forwarding, judge
-from service.domain.deliveries.circuit_breaker import Breaker, FailureCount
+from service.domain.deliveries.attempts import DeliveryForwarder, judge
+from service.domain.deliveries.circuit_breaker import CircuitBreaker, FailureCount
 from service.domain.ids import DeliveryId, DestinationId, SessionId
-from service.domain.models import Answer, DeliveryJob, NoAnswer
+from service.domain.models import Answer, CallFailure, DeliveryJob
 from tests.unit.makers import TurnedClock, make_answer, make_delivery_job
 
 ID = DeliveryId("msg_0123456789abcdef01234567")
 OTHER = "msg_ffffffffffffffffffffffff"
 
 
-def kind_of(outcome: Answer | NoAnswer) -> str:
+def kind_of(outcome: Answer | CallFailure) -> str:
     return judge(outcome, ID).kind
 
 
@@ -141,9 +141,9 @@ def test_a_conflict_of_another_kind_is_dead(answer):
 
 def test_no_answer_is_tried_again_and_a_forbidden_address_is_not():
     for error_class in ("timeout", "dns", "connect", "tls", "connection_broken", "protocol"):
-        verdict = judge(NoAnswer(error_class=error_class, duration_ms=3), ID)
+        verdict = judge(CallFailure(error_class=error_class, duration_ms=3), ID)
         assert (verdict.kind, verdict.error_class) == ("retry", error_class)
-    forbidden = NoAnswer(error_class="forbidden_address", duration_ms=3, is_forbidden=True)
+    forbidden = CallFailure(error_class="forbidden_address", duration_ms=3, is_forbidden=True)
     assert judge(forbidden, ID).kind == "dead"
 
 
@@ -194,9 +194,9 @@ def test_every_answer_has_a_verdict_and_a_reason_unless_it_is_delivered(status, 
 
 
 class WrittenDown:
-    """A DeliveryStore and BreakerStore that keep what was recorded, and a Sender with one answer."""
+    """A DeliveryStore and CircuitBreakerStore that keep what was recorded, and a Sender with one answer."""
 
-    def __init__(self, outcome: Answer | NoAnswer, *, has_lease: bool = True) -> None:
+    def __init__(self, outcome: Answer | CallFailure, *, has_lease: bool = True) -> None:
         self.outcome = outcome
         self.has_lease = has_lease
         self.recorded: dict[str, Any] = {}
@@ -229,7 +229,7 @@ class WrittenDown:
         self.claimed_for = lease_seconds
         return []
 
-    async def record_attempt(self, job: DeliveryJob, outcome: Answer | NoAnswer, **recorded: Any) -> bool:
+    async def record_attempt(self, job: DeliveryJob, outcome: Answer | CallFailure, **recorded: Any) -> bool:
         self.recorded = recorded
         return self.has_lease
 
@@ -242,25 +242,25 @@ class WrittenDown:
     async def withdraw_delivery(self, job: DeliveryJob) -> None:
         self.withdrawn.append(job)
 
-    async def send(self, job: DeliveryJob, may_leave: Any) -> Answer | NoAnswer:
+    async def send(self, job: DeliveryJob, may_leave: Any) -> Answer | CallFailure:
         assert await may_leave()
         return self.outcome
 
 
-def forwarding_with(desk: WrittenDown, *schedule: float, **more: Any) -> Forwarding:
+def forwarding_with(desk: WrittenDown, *schedule: float, **more: Any) -> DeliveryForwarder:
     seconds = schedule or (5, 30)
-    return Forwarding(
+    return DeliveryForwarder(
         store=desk,
         sender=desk,
         clock=TurnedClock(),
         schedule_seconds=seconds,
         timeout_seconds=20,
-        breaker=Breaker(store=desk, schedule_total_seconds=sum(seconds)),
+        breaker=CircuitBreaker(store=desk, schedule_total_seconds=sum(seconds)),
         **more,
     )
 
 
-async def attempt(outcome: Answer | NoAnswer, **job: Any) -> dict[str, Any]:
+async def attempt(outcome: Answer | CallFailure, **job: Any) -> dict[str, Any]:
     desk = WrittenDown(outcome)
     await forwarding_with(desk).forward(make_delivery_job(**job))
     return desk.recorded
@@ -275,7 +275,7 @@ async def attempt(outcome: Answer | NoAnswer, **job: Any) -> dict[str, Any]:
         (make_answer(401), "paused", False, True),
         (make_answer(410), "paused", False, True),
         (make_answer(422), "dead", False, False),
-        (NoAnswer(error_class="timeout", duration_ms=1), "pending", True, False),
+        (CallFailure(error_class="timeout", duration_ms=1), "pending", True, False),
     ],
 )
 async def test_the_verdict_decides_what_is_recorded(outcome, status, spends, pauses):
@@ -307,7 +307,7 @@ async def test_a_lease_is_longer_than_the_longest_call():
 
 
 async def test_only_calls_that_did_not_get_through_count_against_the_destination():
-    for outcome in (make_answer(503, retry_after_seconds=9.0), NoAnswer(error_class="tls", duration_ms=1)):
+    for outcome in (make_answer(503, retry_after_seconds=9.0), CallFailure(error_class="tls", duration_ms=1)):
         desk = WrittenDown(outcome)
         await forwarding_with(desk).forward(make_delivery_job(failures=3))
         assert desk.counted == [("failure", 9.0 if isinstance(outcome, Answer) else 0.0, False)]
@@ -318,13 +318,13 @@ async def test_only_calls_that_did_not_get_through_count_against_the_destination
         desk = WrittenDown(make_answer(status))
         await forwarding_with(desk).forward(make_delivery_job())
         assert desk.counted == []  # a healthy destination costs no further statement
-    desk = WrittenDown(NoAnswer(error_class="forbidden_address", duration_ms=1, is_forbidden=True))
+    desk = WrittenDown(CallFailure(error_class="forbidden_address", duration_ms=1, is_forbidden=True))
     await forwarding_with(desk).forward(make_delivery_job(failures=3))
     assert desk.counted == []
 
 
 async def test_what_was_withheld_is_no_attempt():
-    desk = WrittenDown(NoAnswer(error_class="withheld", duration_ms=1, is_withheld=True))
+    desk = WrittenDown(CallFailure(error_class="withheld", duration_ms=1, is_withheld=True))
     job = make_delivery_job(failures=3)
     await forwarding_with(desk).forward(job)
     assert (desk.withdrawn, desk.recorded, desk.counted) == ([job], {}, [])
@@ -333,9 +333,9 @@ async def test_what_was_withheld_is_no_attempt():
 @pytest.mark.parametrize(
     ("outcome", "took_long"),
     [
-        (NoAnswer(error_class="timeout", duration_ms=300), True),
-        (NoAnswer(error_class="oauth_token", duration_ms=9_000), True),
-        (NoAnswer(error_class="connect", duration_ms=20), False),
+        (CallFailure(error_class="timeout", duration_ms=300), True),
+        (CallFailure(error_class="oauth_token", duration_ms=9_000), True),
+        (CallFailure(error_class="connect", duration_ms=20), False),
         (msgspec.structs.replace(make_answer(503), duration_ms=110_000), True),
         (make_answer(503), False),
     ],
@@ -357,7 +357,7 @@ async def test_a_probe_takes_no_place_in_the_schedule_and_is_never_the_last():
     ("is_open", "seconds", "given_up"), [(True, 70.0, True), (True, 59.0, False), (False, 70.0, False)]
 )
 async def test_nothing_waits_at_an_open_breaker_for_longer_than_the_schedule(is_open, seconds, given_up):
-    desk = WrittenDown(NoAnswer(error_class="connect", duration_ms=1))
+    desk = WrittenDown(CallFailure(error_class="connect", duration_ms=1))
     desk.count = FailureCount(failures=30, failing_seconds=seconds, is_open=is_open, has_just_opened=False)
     await forwarding_with(desk, 20, 40).forward(make_delivery_job())
     assert (("give_up", 60, "connect") in desk.counted) is given_up

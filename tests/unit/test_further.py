@@ -18,10 +18,10 @@ from service.domain.errors import (
     VendorUnavailable,
 )
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, TemplateId
-from service.domain.models import FurtherState
-from service.domain.results.additional_document_requests import FurtherDocuments
+from service.domain.models import AdditionalDocumentState
+from service.domain.results.additional_document_requests import AdditionalDocumentRequests
 from service.domain.results.additional_documents import MAX_TRIES
-from service.domain.results.fetching import Fetching
+from service.domain.results.fetching import ResultFetcher
 from tests.unit.fakes import MemoryResults, Owed, ScriptedVendor
 from tests.unit.makers import (
     LETTER,
@@ -38,7 +38,7 @@ UNSENT = VendorUnavailable("refused", sent=False)
 NOTHING = make_result("no_document")
 
 
-def state(**fields: Any) -> FurtherState:
+def state(**fields: Any) -> AdditionalDocumentState:
     values: dict[str, Any] = {
         "account": DEFAULT_ACCOUNT,
         "status": "completed",
@@ -49,13 +49,13 @@ def state(**fields: Any) -> FurtherState:
         "document_id": None,
         "known": frozenset(),
     }
-    return FurtherState(**(values | fields))
+    return AdditionalDocumentState(**(values | fields))
 
 
 class MemoryFurther:
-    """The domain's FurtherStore for one session: what was recorded, in order."""
+    """The domain's AdditionalDocumentStore for one session: what was recorded, in order."""
 
-    def __init__(self, found: FurtherState | None) -> None:
+    def __init__(self, found: AdditionalDocumentState | None) -> None:
         self.state = found
         self.recorded: list[Any] = []
 
@@ -77,9 +77,11 @@ class MemoryFurther:
 
 
 class Asking:
-    """A FurtherDocuments with everything that it talks to."""
+    """A AdditionalDocumentRequests with everything that it talks to."""
 
-    def __init__(self, found: FurtherState | None, *made: Any, looks: tuple[Any, ...] = (NOTHING,)) -> None:
+    def __init__(
+        self, found: AdditionalDocumentState | None, *made: Any, looks: tuple[Any, ...] = (NOTHING,)
+    ) -> None:
         self.store = MemoryFurther(found)
         self.vendor = ScriptedVendor()
         self.vendor.made = list(made)
@@ -87,7 +89,7 @@ class Asking:
 
     async def ask(self, template_id: TemplateId = LETTER) -> str | None:
         clock = TurnedClock()
-        further = FurtherDocuments(store=self.store, vendor=self.vendor, clock=clock)
+        further = AdditionalDocumentRequests(store=self.store, vendor=self.vendor, clock=clock)
         return await further.ask(make_principal(), SESSION, template_id)
 
 
@@ -186,7 +188,7 @@ class Fetched:
         self.store.kept.fetches[LETTER] = Owed(LETTER, asked=asked, document_id=document_id)
         self.vendor = ScriptedVendor()
         self.vendor.answers = {LETTER: list(answers)}
-        self.fetching = Fetching(store=self.store, vendor=self.vendor, clock=TurnedClock())
+        self.fetching = ResultFetcher(store=self.store, vendor=self.vendor, clock=TurnedClock())
 
     async def fetch(self, times: int = 1, **fields: Any) -> None:
         for _ in range(times):

@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from service.domain.errors import VendorGateClosed, VendorLimited, VendorRefused, VendorTimeout
 from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.domain.vendor_accounts import Credentials
-from service.eka.audio_client import AudioWire
+from service.eka.audio_client import AudioClient
 from service.eka.audio_formats import normalise_audio_format
-from service.eka.call_limiter import Gates
+from service.eka.call_limiter import CallLimiters
 from service.eka.circuit_breaker import CircuitRule
 from service.eka.client import EkaClient
 from service.eka.tokens import TokenKeeper
@@ -42,7 +42,9 @@ class House:
 
     def __init__(self, places: int = 2, line_seconds: float = 60) -> None:
         self.at = 1000.0
-        self.gates = Gates(places=places, line_seconds=line_seconds, rule=RULE, now=lambda: self.at)
+        self.call_limiters = CallLimiters(
+            places=places, line_seconds=line_seconds, rule=RULE, now=lambda: self.at
+        )
         self.under_way: dict[str, asyncio.Event] = {}
         self.calls: list[asyncio.Task[None]] = []
 
@@ -56,7 +58,7 @@ class House:
         asked: float | None = None,
         error: Exception | None = None,
     ) -> None:
-        async with self.gates.passage(account, kind, "get", session) as passage:
+        async with self.call_limiters.passage(account, kind, "get", session) as passage:
             if error is not None:
                 raise error
             passage.heard(status, asked)
@@ -65,7 +67,7 @@ class House:
         """Start a call, which is under way, or in the line, when this returns."""
 
         async def run() -> None:
-            async with self.gates.passage(account, kind, "get", name) as passage:
+            async with self.call_limiters.passage(account, kind, "get", name) as passage:
                 self.under_way[name] = asyncio.Event()
                 await self.under_way[name].wait()
                 passage.heard(200)
@@ -257,10 +259,10 @@ async def test_a_limit_holds_back_this_account_alone_for_as_long_as_it_says(by_l
         else:
             await house.call(name, status=429, asked=9.0)
     assert await house.refused() == 9.0
-    assert house.gates.closed_accounts() == [DEFAULT_ACCOUNT]
+    assert house.call_limiters.closed_accounts() == [DEFAULT_ACCOUNT]
     await house.call(account=OWN)
     house.at += 9
-    assert house.gates.closed_accounts() == []
+    assert house.call_limiters.closed_accounts() == []
     await house.call()
 
 
@@ -286,7 +288,7 @@ async def test_an_upload_that_is_held_back_is_told_at_once_and_not_tried_again()
     async def fail(_: httpx2.Request) -> httpx2.Response:
         raise AssertionError("nothing is sent")
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(fail)) as http, AudioWire(BASE) as audio:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(fail)) as http, AudioClient(BASE) as audio:
         tokens = TokenKeeper(
             http=http, store=MemoryTokens(), clock=TurnedClock(), base_url=BASE, credentials=credentials
         )
@@ -294,7 +296,7 @@ async def test_an_upload_that_is_held_back_is_told_at_once_and_not_tried_again()
             http=http,
             audio=audio,
             tokens=tokens,
-            gates=house.gates,
+            call_limiters=house.call_limiters,
             downloads=MemoryDownloads(),
             base_url=BASE,
         )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from service.domain.clock import SystemClock
 from service.domain.errors import DestinationForbidden
-from service.domain.models import Answer, NoAnswer
+from service.domain.models import Answer, CallFailure
 from service.forwarding.name_resolution import NameUnresolvedError
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import (
@@ -274,7 +274,7 @@ async def test_a_name_that_turns_private_between_check_and_call_is_refused():
         url = f"http://emr.example:{listener.port}/hooks"
         outcome = await sender.send(make_delivery_job(url=url), wanted)
         assert listener.heads == []
-    assert isinstance(outcome, NoAnswer)
+    assert isinstance(outcome, CallFailure)
     assert (outcome.error_class, outcome.is_forbidden) == ("forbidden_address", True)
 
 
@@ -301,7 +301,7 @@ async def test_an_address_in_the_url_passes_through_the_same_door():
     async with listening() as listener, sending(Names(["127.0.0.1"]), allow_private=False) as sender:
         outcome = await sender.send(make_delivery_job(url=f"http://127.0.0.1:{listener.port}/"), wanted)
         assert listener.heads == []
-    assert isinstance(outcome, NoAnswer)
+    assert isinstance(outcome, CallFailure)
     assert outcome.is_forbidden
 
 
@@ -329,7 +329,7 @@ async def test_a_name_without_addresses_and_a_port_without_a_server_are_told_apa
 async def test_an_impossible_port_is_a_failed_attempt_and_not_an_exception(port):
     async with sending(Names(["127.0.0.1"]), allow_private=True) as sender:
         outcome = await sender.send(make_delivery_job(url=f"https://emr.example:{port}/"), wanted)
-    assert isinstance(outcome, NoAnswer)
+    assert isinstance(outcome, CallFailure)
 
 
 @pytest.mark.parametrize(

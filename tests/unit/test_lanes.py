@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from service.jobs.job_pool import Lane, Share
+from service.jobs.job_pool import HolderQuota, JobPool
 
 
 @dataclass
@@ -39,8 +39,8 @@ class Bench:
 
 async def test_a_full_lane_takes_what_is_left_as_places_become_free():
     bench = Bench(due=list(range(1, 8)))
-    lane = Lane("test", size=4, claim=bench.claim, run=bench.run)
-    await lane.poke(None)
+    lane = JobPool("test", size=4, claim=bench.claim, run=bench.run)
+    await lane.wake(None)
     await bench.until_running(1, 2, 3, 4)
     assert lane.busy == 4
     bench.ends[1].set()
@@ -60,8 +60,8 @@ async def test_a_full_lane_takes_what_is_left_as_places_become_free():
 
 async def test_a_job_that_fails_costs_no_other():
     bench = Bench(due=[-1, 2])
-    lane = Lane("test", size=2, claim=bench.claim, run=bench.run)
-    await lane.poke(None)
+    lane = JobPool("test", size=2, claim=bench.claim, run=bench.run)
+    await lane.wake(None)
     await bench.until_running(-1, 2)
     for event in bench.ends.values():
         event.set()
@@ -72,19 +72,19 @@ async def test_a_job_that_fails_costs_no_other():
 
 async def test_a_closing_lane_starts_nothing_and_ends_what_does_not_end():
     bench = Bench(due=[1])
-    lane = Lane("test", size=1, claim=bench.claim, run=bench.run)
-    await lane.poke(None)
+    lane = JobPool("test", size=1, claim=bench.claim, run=bench.run)
+    await lane.wake(None)
     await bench.until_running(1)
     await lane.drain(0.01)
     bench.due = [2]
-    await lane.poke(None)
+    await lane.wake(None)
     assert (bench.done, lane.busy, bench.due) == ([], 0, [2])
 
 
 async def test_a_lane_whose_rows_wait_for_one_another_looks_again_after_each_end():
     bench = Bench(due=[1])
-    lane = Lane("test", size=4, claim=bench.claim, run=bench.run, next_slot_seconds=never)
-    await lane.poke(None)
+    lane = JobPool("test", size=4, claim=bench.claim, run=bench.run, next_slot_seconds=never)
+    await lane.wake(None)
     await bench.until_running(1)
     bench.due = [2]  # its turn comes when the first is done
     bench.ends[1].set()
@@ -108,8 +108,8 @@ async def test_a_lane_looks_again_when_the_next_slot_comes():
         bench.due = [1]
         return slots.pop()
 
-    lane = Lane("test", size=4, claim=bench.claim, run=bench.run, next_slot_seconds=next_slot_seconds)
-    await lane.poke(None)
+    lane = JobPool("test", size=4, claim=bench.claim, run=bench.run, next_slot_seconds=next_slot_seconds)
+    await lane.wake(None)
     assert lane.busy == 0
     await bench.until_running(1)
     bench.ends[1].set()
@@ -123,8 +123,8 @@ async def test_a_closed_lane_has_no_alarm():
     async def soon() -> float | None:
         return 0.005
 
-    lane = Lane("test", size=4, claim=bench.claim, run=bench.run, next_slot_seconds=soon)
-    await lane.poke(None)
+    lane = JobPool("test", size=4, claim=bench.claim, run=bench.run, next_slot_seconds=soon)
+    await lane.wake(None)
     await lane.drain(1)
     claims = bench.claims
     loop = asyncio.get_running_loop()
@@ -141,7 +141,7 @@ async def test_one_account_takes_no_more_than_its_share_and_its_rest_is_not_forg
     async def claim(_, limit):
         claims.append(limit)
         for account, jobs in due.items():
-            if account not in lane.crowded() and jobs:
+            if account not in lane.holders_at_quota() and jobs:
                 taken, due[account] = jobs[:limit], jobs[limit:]
                 return taken
         return []
@@ -149,16 +149,16 @@ async def test_one_account_takes_no_more_than_its_share_and_its_rest_is_not_forg
     def holder_of(job):
         return "other" if job > 1000 else "flood"
 
-    lane = Lane(
+    lane = JobPool(
         "test",
         size=10,
         claim=claim,
         run=bench.run,
-        shares=[Share(holder_of=holder_of, places=4, at_a_time=2)],
+        shares=[HolderQuota(holder_of=holder_of, places=4, at_a_time=2)],
     )
-    await lane.poke(None)
+    await lane.wake(None)
     await bench.until_running(1, 2, 3, 4, 1001, 1002)
-    assert (lane.busy, lane.crowded()) == (6, ["flood"])
+    assert (lane.busy, lane.holders_at_quota()) == (6, ["flood"])
     before = len(claims)
     bench.ends[1].set()
     await bench.until_running(5, 6)
@@ -171,7 +171,7 @@ async def test_one_account_takes_no_more_than_its_share_and_its_rest_is_not_forg
             await asyncio.sleep(0)
     await bench.until_running(7, 8)
     await lane.drain(0.01)
-    assert lane.crowded() == []
+    assert lane.holders_at_quota() == []
 
 
 async def test_each_share_limits_the_jobs_that_it_names():
@@ -179,24 +179,28 @@ async def test_each_share_limits_the_jobs_that_it_names():
     bench = Bench()
 
     async def claim(_, limit):
-        crowded = lane.crowded()
+        holders_at_quota = lane.holders_at_quota()
         for name, jobs in due.items():
-            free = [job for job in jobs if name not in crowded and not (job > 4 and "large" in crowded)]
+            free = [
+                job
+                for job in jobs
+                if name not in holders_at_quota and not (job > 4 and "large" in holders_at_quota)
+            ]
             if free:
                 due[name] = [job for job in jobs if job not in free[:limit]]
                 return free[:limit]
         return []
 
     shares = [
-        Share(holder_of=lambda job: "odd" if job % 2 else "even", places=3, at_a_time=1),
-        Share(holder_of=lambda job: "large" if job > 4 else None, places=1, at_a_time=1),
+        HolderQuota(holder_of=lambda job: "odd" if job % 2 else "even", places=3, at_a_time=1),
+        HolderQuota(holder_of=lambda job: "large" if job > 4 else None, places=1, at_a_time=1),
     ]
-    lane = Lane("test", size=10, claim=claim, run=bench.run, shares=shares)
-    await lane.poke(None)
+    lane = JobPool("test", size=10, claim=claim, run=bench.run, shares=shares)
+    await lane.wake(None)
     await bench.until_running(1, 2, 3, 4, 5)
-    assert sorted(lane.crowded()) == ["large", "odd"]
+    assert sorted(lane.holders_at_quota()) == ["large", "odd"]
     bench.ends[5].set()
     await bench.until_running(7)
     assert sorted(bench.ends) == [1, 2, 3, 4, 5, 7]
     await lane.drain(0.01)
-    assert lane.crowded() == []
+    assert lane.holders_at_quota() == []

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from service.forwarding.name_resolution import MAX_THREADS, Lookups, NameUnresolvedError
+from service.forwarding.name_resolution import MAX_THREADS, NameResolver, NameUnresolvedError
 
 
 class Nameserver:
@@ -33,7 +33,7 @@ def nameserver() -> Iterator[Nameserver]:
     made.silent_over.set()
 
 
-async def hang(lookups: Lookups, count: int) -> None:
+async def hang(lookups: NameResolver, count: int) -> None:
     async def ask(number: int) -> None:
         with suppress(NameUnresolvedError):
             await lookups.resolve(f"{number}.silent.example", 443)
@@ -45,7 +45,7 @@ async def hang(lookups: Lookups, count: int) -> None:
 async def test_a_name_that_was_answered_before_is_answered_beside_any_number_of_silent_ones(
     nameserver,
 ) -> None:
-    lookups = Lookups(nameserver, wait_seconds=0.2)
+    lookups = NameResolver(nameserver, wait_seconds=0.2)
     assert await lookups.resolve("emr.example", 443) == ["192.0.2.1"]
     await hang(lookups, 3 * MAX_THREADS)
     assert await lookups.resolve("emr.example", 443) == ["192.0.2.1"]
@@ -55,7 +55,7 @@ async def test_a_name_that_was_answered_before_is_answered_beside_any_number_of_
 
 
 async def test_names_that_were_silent_before_keep_no_new_name_away(nameserver) -> None:
-    lookups = Lookups(nameserver, wait_seconds=0.2)
+    lookups = NameResolver(nameserver, wait_seconds=0.2)
     await hang(lookups, 16)
     nameserver.silent_over.set()
     for _ in range(16):
@@ -67,7 +67,7 @@ async def test_names_that_were_silent_before_keep_no_new_name_away(nameserver) -
 
 
 async def test_a_name_is_looked_up_once_however_many_wait(nameserver) -> None:
-    lookups = Lookups(nameserver, wait_seconds=0.2)
+    lookups = NameResolver(nameserver, wait_seconds=0.2)
     waiting = [lookups.resolve("one.silent.example", 443) for _ in range(MAX_THREADS + 1)]
     ends = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(end) for end in ends} == {NameUnresolvedError}
@@ -76,4 +76,4 @@ async def test_a_name_is_looked_up_once_however_many_wait(nameserver) -> None:
 
 async def test_a_name_without_addresses_is_told(nameserver) -> None:
     with pytest.raises(NameUnresolvedError):
-        await Lookups(nameserver).resolve("none.example", 443)
+        await NameResolver(nameserver).resolve("none.example", 443)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.api.middleware.admission_control import Disk, Place, Room
-from service.concurrency.memory_budget import Memory
+from service.api.middleware.admission_control import DiskBudget, Permit, RequestClass
+from service.concurrency.memory_budget import MemoryBudget
 
 PATIENT = 3600.0
 
@@ -18,7 +18,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-def asking(memory: Memory, *sizes: int) -> list[asyncio.Task[bool]]:
+def asking(memory: MemoryBudget, *sizes: int) -> list[asyncio.Task[bool]]:
     return [asyncio.create_task(memory.take(size)) for size in sizes]
 
 
@@ -27,7 +27,7 @@ def granted(tasks: list[asyncio.Task[bool]]) -> list[Any]:
 
 
 async def test_what_is_there_is_granted_and_what_can_never_be_is_refused_at_once() -> None:
-    memory = Memory(100, patience_seconds=PATIENT)
+    memory = MemoryBudget(100, patience_seconds=PATIENT)
     assert not await memory.take(101)
     assert await memory.take(100)
     assert not await memory.take(101)
@@ -36,7 +36,7 @@ async def test_what_is_there_is_granted_and_what_can_never_be_is_refused_at_once
 
 
 async def test_who_waits_is_served_in_the_order_of_coming() -> None:
-    memory = Memory(100, patience_seconds=PATIENT)
+    memory = MemoryBudget(100, patience_seconds=PATIENT)
     assert await memory.take(90)
     waiting = asking(memory, 60, 10, 30)
     await turns()
@@ -56,7 +56,7 @@ async def test_who_waits_is_served_in_the_order_of_coming() -> None:
 
 
 async def test_who_waits_too_long_goes_without_and_lets_the_others_pass() -> None:
-    memory = Memory(100, patience_seconds=0.02)
+    memory = MemoryBudget(100, patience_seconds=0.02)
     assert await memory.take(90)
     large = asyncio.create_task(memory.take(60))
     await turns()
@@ -72,7 +72,7 @@ async def test_who_waits_too_long_goes_without_and_lets_the_others_pass() -> Non
 
 
 async def test_who_goes_away_while_waiting_takes_nothing_and_lets_the_others_pass() -> None:
-    memory = Memory(100, patience_seconds=PATIENT)
+    memory = MemoryBudget(100, patience_seconds=PATIENT)
     assert await memory.take(90)
     gone, small = asking(memory, 60, 10)
     await turns()
@@ -85,7 +85,7 @@ async def test_who_goes_away_while_waiting_takes_nothing_and_lets_the_others_pas
 
 
 async def test_who_goes_away_just_when_it_is_granted_gives_it_back() -> None:
-    memory = Memory(100, patience_seconds=PATIENT)
+    memory = MemoryBudget(100, patience_seconds=PATIENT)
     assert await memory.take(100)
     gone, next_ = asking(memory, 100, 70)
     await turns()
@@ -103,7 +103,7 @@ async def test_who_goes_away_just_when_it_is_granted_gives_it_back() -> None:
 
 @pytest.mark.parametrize("is_granted", [True, False])
 async def test_two_that_go_away_at_once_leave_no_count_behind(*, is_granted: bool) -> None:
-    memory = Memory(100, patience_seconds=PATIENT)
+    memory = MemoryBudget(100, patience_seconds=PATIENT)
     assert await memory.take(100)
     waiting = asking(memory, 50, 50, 50)
     await turns()
@@ -119,9 +119,9 @@ async def test_two_that_go_away_at_once_leave_no_count_behind(*, is_granted: boo
 
 
 async def test_a_place_gives_back_all_that_it_was_granted() -> None:
-    memory, disk = Memory(100, patience_seconds=0.0, vain_seconds=0.0), Disk(1000)
-    first = Place(Room("uploads", 4, most_of_one=3), disk, memory)
-    second = Place(Room("uploads", 4, most_of_one=3), disk, memory)
+    memory, disk = MemoryBudget(100, patience_seconds=0.0, vain_seconds=0.0), DiskBudget(1000)
+    first = Permit(RequestClass("uploads", 4, max_of_one=3), disk, memory)
+    second = Permit(RequestClass("uploads", 4, max_of_one=3), disk, memory)
     assert await first.take_memory(60)
     assert await first.take_memory(30)
     assert not await second.take_memory(60)
@@ -137,7 +137,7 @@ async def test_a_place_gives_back_all_that_it_was_granted() -> None:
 
 
 async def test_behind_slow_clients_only_the_first_waits_in_vain() -> None:
-    memory = Memory(100, patience_seconds=0.02, vain_seconds=10)
+    memory = MemoryBudget(100, patience_seconds=0.02, vain_seconds=10)
     assert await memory.take(90)
     assert not await memory.take(60)
     memory.patience_seconds = PATIENT

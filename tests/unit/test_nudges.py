@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisAway
 
 from service.concurrency.lazy_imports import Libraries
 from service.domain.ids import SessionId
-from service.redis.wakeups import ANY, RESULTS_DUE, ArqNudges, LateRedis, open_redis
+from service.redis.wakeups import ANY, RESULTS_DUE, ArqWakeups, LateRedis, open_redis
 from service.worker import WorkerProcess
 from tests.bridge import make_settings
 
@@ -24,7 +24,7 @@ ONE, OTHER, THIRD = SessionId("ses_1"), SessionId("ses_2"), SessionId("ses_3")
 
 
 class Queue:
-    """What ArqNudges uses of ArqRedis."""
+    """What ArqWakeups uses of ArqRedis."""
 
     connection_pool = None
 
@@ -59,9 +59,9 @@ async def queue() -> Queue:
 
 
 @pytest.fixture
-async def nudges(queue: Queue) -> AsyncIterator[ArqNudges]:
+async def wakeups(queue: Queue) -> AsyncIterator[ArqWakeups]:
     redis: Any = queue
-    made = ArqNudges(LateRedis(lambda: redis, Libraries().loaded))
+    made = ArqWakeups(LateRedis(lambda: redis, Libraries().loaded))
     await made.start()
     yield made
     await made.stop()
@@ -72,34 +72,34 @@ def dropped() -> float:
 
 
 async def test_one_that_waits_names_its_session_and_many_are_one_that_names_none(
-    nudges: ArqNudges, queue: Queue
+    wakeups: ArqWakeups, queue: Queue
 ) -> None:
     for _ in range(5):
-        nudges.results_due(ONE)
+        wakeups.results_due(ONE)
     assert await queue.length(1) == [ONE]
     for session_id in (ONE, OTHER, THIRD):
-        nudges.results_due(session_id)
+        wakeups.results_due(session_id)
     assert await queue.length(2) == [ONE, ANY]
-    nudges.results_due(OTHER)
+    wakeups.results_due(OTHER)
     assert await queue.length(3) == [ONE, ANY, OTHER]
 
 
-async def test_what_is_due_while_one_is_sent_is_sent_after_it(nudges: ArqNudges, queue: Queue) -> None:
+async def test_what_is_due_while_one_is_sent_is_sent_after_it(wakeups: ArqWakeups, queue: Queue) -> None:
     queue.is_open.clear()
-    nudges.results_due(ONE)
+    wakeups.results_due(ONE)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    nudges.results_due(OTHER)
+    wakeups.results_due(OTHER)
     queue.is_open.set()
     assert await queue.length(2) == [ONE, OTHER]
 
 
-async def test_a_flood_of_them_is_a_few_calls(nudges: ArqNudges, queue: Queue) -> None:
+async def test_a_flood_of_them_is_a_few_calls(wakeups: ArqWakeups, queue: Queue) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
     while loop.time() < began + 0.2:
-        nudges.results_due(ONE)
-        nudges.results_due(OTHER)
+        wakeups.results_due(ONE)
+        wakeups.results_due(OTHER)
         await asyncio.sleep(0)
     assert 2 <= len(queue.taken) <= 12
     assert set(queue.taken) == {ANY}
@@ -107,16 +107,16 @@ async def test_a_flood_of_them_is_a_few_calls(nudges: ArqNudges, queue: Queue) -
 
 @pytest.mark.parametrize("error", [RedisAway(), TimeoutError(), OSError(), ValueError()])
 async def test_what_redis_does_not_take_is_dropped_counted_and_followed_by_others(
-    nudges: ArqNudges, queue: Queue, error: Exception
+    wakeups: ArqWakeups, queue: Queue, error: Exception
 ) -> None:
     before = dropped()
     queue.failures.append(error)
-    nudges.results_due(ONE)
+    wakeups.results_due(ONE)
     async with asyncio.timeout(5):
         while queue.failures:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)
     assert dropped() == before + 1
-    nudges.results_due(OTHER)
+    wakeups.results_due(OTHER)
     assert await queue.length(1) == [OTHER]
 
 
@@ -124,7 +124,7 @@ async def test_a_worker_looks_at_the_session_that_is_named_or_at_whatever_is_due
     looks: asyncio.Queue[SessionId | None] = asyncio.Queue()
 
     class Fetches:
-        async def poke(self, session_id: SessionId | None) -> None:
+        async def wake(self, session_id: SessionId | None) -> None:
             looks.put_nowait(session_id)
 
     stopping, fetches = asyncio.Event(), Fetches()
@@ -132,14 +132,14 @@ async def test_a_worker_looks_at_the_session_that_is_named_or_at_whatever_is_due
         settings = make_settings("postgresql://unused", redis_url)
         worker: Any = WorkerProcess(settings, listening=unused, stopping=stopping)
         listening = asyncio.create_task(worker._listen(fetches))
-        nudges = ArqNudges(LateRedis(partial(open_redis, redis_url), Libraries().loaded))
-        await nudges.start()
+        wakeups = ArqWakeups(LateRedis(partial(open_redis, redis_url), Libraries().loaded))
+        await wakeups.start()
         async with asyncio.timeout(10):
-            nudges.results_due(ONE)
+            wakeups.results_due(ONE)
             assert await looks.get() == ONE
-            nudges.results_due(ONE)
-            nudges.results_due(OTHER)
+            wakeups.results_due(ONE)
+            wakeups.results_due(OTHER)
             assert await looks.get() is None
             stopping.set()
             await listening
-        await nudges.stop()
+        await wakeups.stop()

@@ -13,9 +13,9 @@ import pytest
 from service.domain.errors import VendorFailure, VendorRefused
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account
 from service.domain.vendor_accounts import Credentials
-from service.eka.audio_client import AudioWire
+from service.eka.audio_client import AudioClient
 from service.eka.audio_formats import normalise_audio_format
-from service.eka.call_limiter import Gates
+from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.http_exchange import make_http_client
 from service.eka.token_errors import asks_for_login
@@ -106,7 +106,7 @@ async def open_house(
             made.append(
                 EkaClient(
                     http=http,
-                    audio=await stack.enter_async_context(AudioWire(server.url)),
+                    audio=await stack.enter_async_context(AudioClient(server.url)),
                     tokens=TokenKeeper(
                         http=http,
                         store=shared,
@@ -114,7 +114,7 @@ async def open_house(
                         base_url=server.url,
                         credentials=known,
                     ),
-                    gates=Gates(places=64),
+                    call_limiters=CallLimiters(places=64),
                     downloads=MemoryDownloads(),
                     base_url=server.url,
                 )

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from service.domain.ids import DestinationId, TenantId
-from service.forwarding.timeout_policy import Patience
+from service.forwarding.timeout_policy import TimeoutPolicy
 from tests.unit.makers import make_delivery_job
 
 OTHER = TenantId("ten_ffffffffffffffffffffffff")
@@ -28,17 +28,19 @@ OTHER = TenantId("ten_ffffffffffffffffffffffff")
 )
 def test_a_destination_that_hung_gets_less_time_and_a_probe_all_of_it(hangs, own, probe, seconds):
     job = make_delivery_job(hangs=hangs, timeout_seconds=own, is_probe=probe)
-    assert Patience(max_silent=1).seconds(job, 20) == seconds
+    assert TimeoutPolicy(max_silent=1).seconds(job, 20) == seconds
 
 
 def test_a_destination_that_needs_long_keeps_twice_what_it_needs():
-    patience, job = Patience(max_silent=1), make_delivery_job(timeout_seconds=120, hangs=5)
+    patience, job = TimeoutPolicy(max_silent=1), make_delivery_job(timeout_seconds=120, hangs=5)
     for seconds, limit in ((1, 5), (15, 30), (100, 120), (2, 102)):
         patience.remember(job.destination_id, seconds)
         assert patience.seconds(job, 20) == limit
 
 
-async def run(patience: Patience, number: int, over: asyncio.Event, *, answers: bool = False, **job) -> str:
+async def run(
+    patience: TimeoutPolicy, number: int, over: asyncio.Event, *, answers: bool = False, **job
+) -> str:
     """Make a call that waits until the test is over, or is cut."""
     try:
         async with asyncio.timeout(60) as scope:
@@ -60,7 +62,7 @@ async def finished(tasks: list[asyncio.Task[str]], count: int) -> None:
 
 
 async def test_of_silent_calls_the_oldest_of_the_tenant_with_the_most_of_them_is_cut():
-    patience, over = Patience(max_silent=3), asyncio.Event()
+    patience, over = TimeoutPolicy(max_silent=3), asyncio.Event()
     tasks = [asyncio.create_task(run(patience, 0, over, tenant_id=OTHER))]
     await asyncio.sleep(0)
     tasks += [asyncio.create_task(run(patience, number, over)) for number in range(1, 5)]
@@ -72,7 +74,7 @@ async def test_of_silent_calls_the_oldest_of_the_tenant_with_the_most_of_them_is
 
 
 async def test_nothing_is_cut_while_there_is_room():
-    patience, over = Patience(max_silent=4), asyncio.Event()
+    patience, over = TimeoutPolicy(max_silent=4), asyncio.Event()
     tasks = [asyncio.create_task(run(patience, number, over)) for number in range(4)]
     # One more that is silent for as long: its own end shows that the time has passed for all.
     late = asyncio.create_task(run(patience, 5, over, tenant_id=OTHER))
@@ -83,7 +85,7 @@ async def test_nothing_is_cut_while_there_is_room():
 
 
 async def test_a_call_whose_answer_has_begun_is_read_to_its_end():
-    patience = Patience(max_silent=1)
+    patience = TimeoutPolicy(max_silent=1)
     async with asyncio.timeout(0.5) as scope:
         with patience.watch(make_delivery_job(), scope) as call:
             before = scope.when()

@@ -12,7 +12,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 from websockets.frames import BINARY, CLOSE, CONT, PING, TEXT, Frame, Opcode
 
-from service.http_server.graceful_shutdown import PartingWebSocket
+from service.http_server.graceful_shutdown import DrainingWebSocketProtocol
 from service.http_server.websocket_fast_path import give_frames
 
 MOST = 70_000
@@ -66,7 +66,7 @@ class Socket:
         )
         config.load()
         self.wire = Wire()
-        self.protocol = PartingWebSocket(config, ServerState(), {}, asyncio.get_running_loop())
+        self.protocol = DrainingWebSocketProtocol(config, ServerState(), {}, asyncio.get_running_loop())
 
     async def open(self) -> None:
         self.protocol.connection_made(self.wire)

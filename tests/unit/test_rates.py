@@ -53,7 +53,7 @@ def test_who_waits_as_told_is_let_through() -> None:
 
 
 def test_one_caller_does_not_count_for_another_and_memory_is_bounded() -> None:
-    rates = LocalRates(Policy(per_second=1, burst=1), Clock(), most_buckets=10)
+    rates = LocalRates(Policy(per_second=1, burst=1), Clock(), max_buckets=10)
     assert all(rates.take(f"key {number}").is_allowed for number in range(10))
     assert not rates.take("key 0").is_allowed
     assert rates.take("key 10").is_allowed  # the one that was used longest ago, 1, makes room

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import KeyId, TenantId
-from service.domain.read_audit import ReadTrail
+from service.domain.read_audit import ReadAudit
 from tests.unit.makers import TurnedClock, make_principal
 
 
@@ -38,8 +38,8 @@ def clock() -> TurnedClock:
 
 
 @pytest.fixture
-def trail(store, clock) -> ReadTrail:
-    return ReadTrail(store=store, clock=clock)
+def trail(store, clock) -> ReadAudit:
+    return ReadAudit(store=store, clock=clock)
 
 
 async def test_one_entry_an_hour_for_each_key_object_and_action(store, clock, trail):
@@ -72,7 +72,7 @@ async def test_what_could_not_be_recorded_is_with_the_next_read(store, trail):
 
 
 async def test_what_it_remembers_is_bounded_and_forgetting_loses_no_entry(store, clock):
-    trail = ReadTrail(store=store, clock=clock, most_remembered=2)
+    trail = ReadAudit(store=store, clock=clock, max_remembered=2)
     for name in ("a", "b", "c", "a"):
         await trail.note(make_principal(), "session.read", [name])
     assert [each[2] for each in store.entries] == ["a", "b", "c", "a"]

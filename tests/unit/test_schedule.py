@@ -24,14 +24,14 @@ chances = st.floats(0, 1)
 schedules = st.lists(st.floats(0, 1e6), min_size=1, max_size=15).map(sorted)
 
 
-@given(seconds=st.floats(0, 1e7), chance=chances)
-def test_jitter_is_a_tenth_to_either_side(seconds, chance):
-    assert seconds * 0.9 - 1e-6 <= jittered(seconds, chance) <= seconds * 1.1 + 1e-6
+@given(seconds=st.floats(0, 1e7), jitter=chances)
+def test_jitter_is_a_tenth_to_either_side(seconds, jitter):
+    assert seconds * 0.9 - 1e-6 <= jittered(seconds, jitter) <= seconds * 1.1 + 1e-6
 
 
-@given(schedule=schedules, used=st.integers(1, 20), chance=chances, asked=st.none() | st.floats(0, DAY))
-def test_a_delivery_waits_by_its_schedule_and_never_less_than_it_was_asked_to(schedule, used, chance, asked):
-    wait = forward_wait(schedule, used, retry_after_seconds=asked, chance=chance)
+@given(schedule=schedules, used=st.integers(1, 20), jitter=chances, asked=st.none() | st.floats(0, DAY))
+def test_a_delivery_waits_by_its_schedule_and_never_less_than_it_was_asked_to(schedule, used, jitter, asked):
+    wait = forward_wait(schedule, used, retry_after_seconds=asked, jitter=jitter)
     if used > len(schedule):
         assert wait is None
         return
@@ -42,42 +42,42 @@ def test_a_delivery_waits_by_its_schedule_and_never_less_than_it_was_asked_to(sc
     assert wait <= max(planned * 1.1 + 1e-6, asked or 0)
 
 
-@given(chance=chances)
-def test_the_schedule_s_places_grow_and_the_one_after_the_last_is_the_end(chance):
+@given(jitter=chances)
+def test_the_schedule_s_places_grow_and_the_one_after_the_last_is_the_end(jitter):
     schedule = Settings().forward_schedule_seconds
     waits = [
-        forward_wait(schedule, used, retry_after_seconds=None, chance=chance)
+        forward_wait(schedule, used, retry_after_seconds=None, jitter=jitter)
         for used in range(1, len(schedule) + 1)
     ]
     assert waits == sorted(waits)
-    assert forward_wait(schedule, len(schedule) + 1, retry_after_seconds=0, chance=chance) is None
+    assert forward_wait(schedule, len(schedule) + 1, retry_after_seconds=0, jitter=jitter) is None
 
 
-@given(attempts=st.integers(1, 10_000), chance=chances)
-def test_waits_for_the_vendor_are_bounded_and_grow(attempts, chance):
+@given(attempts=st.integers(1, 10_000), jitter=chances)
+def test_waits_for_the_vendor_are_bounded_and_grow(attempts, jitter):
     for wait, longest in (
-        (lambda n: pending_wait(n, chance), 33.0),
-        (lambda n: error_wait(n, retry_after_seconds=None, chance=chance), 330.0),
+        (lambda n: pending_wait(n, jitter), 33.0),
+        (lambda n: error_wait(n, retry_after_seconds=None, jitter=jitter), 330.0),
     ):
         assert 0.5 <= wait(attempts) <= wait(attempts + 1) <= longest
 
 
-@given(attempts=st.integers(1, 50), chance=chances, asked=st.floats(0, DAY))
-def test_a_vendor_that_asks_for_patience_gets_it(attempts, chance, asked):
-    plain = error_wait(attempts, retry_after_seconds=None, chance=chance)
-    assert error_wait(attempts, retry_after_seconds=asked, chance=chance) == max(plain, asked)
+@given(attempts=st.integers(1, 50), jitter=chances, asked=st.floats(0, DAY))
+def test_a_vendor_that_asks_for_patience_gets_it(attempts, jitter, asked):
+    plain = error_wait(attempts, retry_after_seconds=None, jitter=jitter)
+    assert error_wait(attempts, retry_after_seconds=asked, jitter=jitter) == max(plain, asked)
 
 
-@given(attempts=st.integers(1, 50), chance=chances, most=st.floats(1, 300))
-def test_a_result_that_is_awaited_is_asked_for_at_short_intervals(attempts, chance, most):
-    wait = error_wait(attempts, retry_after_seconds=None, chance=chance, most_seconds=most)
+@given(attempts=st.integers(1, 50), jitter=chances, most=st.floats(1, 300))
+def test_a_result_that_is_awaited_is_asked_for_at_short_intervals(attempts, jitter, most):
+    wait = error_wait(attempts, retry_after_seconds=None, jitter=jitter, max_seconds=most)
     assert wait <= most * 1.1
-    assert wait <= error_wait(attempts, retry_after_seconds=None, chance=chance)
+    assert wait <= error_wait(attempts, retry_after_seconds=None, jitter=jitter)
 
 
-@given(asked=st.none() | st.floats(0, DAY), chance=chances)
-def test_what_our_own_gate_held_back_is_looked_at_soon_and_not_at_once(asked, chance):
-    assert 1 <= gate_wait(asked, chance=chance) <= 5.5
+@given(asked=st.none() | st.floats(0, DAY), jitter=chances)
+def test_what_our_own_gate_held_back_is_looked_at_soon_and_not_at_once(asked, jitter):
+    assert 1 <= gate_wait(asked, jitter=jitter) <= 5.5
 
 
 @pytest.mark.parametrize(

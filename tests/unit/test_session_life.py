@@ -29,8 +29,8 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account, SessionId, TemplateId
-from service.domain.models import EndState, OwedCall, SessionPlan, VendorEnd, VendorResult, VendorSession
-from service.domain.sessions.lifecycle import SessionLife
+from service.domain.models import EndState, PendingCall, SessionPlan, VendorEnd, VendorResult, VendorSession
+from service.domain.sessions.lifecycle import SessionLifecycle
 from tests.unit.fakes import MemorySessions, ScriptedVendor
 from tests.unit.makers import SESSION, TurnedClock, make_lease, make_plan, make_principal, make_result
 
@@ -50,7 +50,7 @@ CLOSED = VendorGateClosed("closed", retry_after_seconds=3.0)
 
 
 class Desk:
-    """A SessionLife with everything that it talks to."""
+    """A SessionLifecycle with everything that it talks to."""
 
     def __init__(self, state: EndState | None = None) -> None:
         self.vendor = ScriptedVendor()
@@ -79,8 +79,8 @@ class Connections:
 
 def make_life(
     store: MemorySessions, vendor: Any, clock: TurnedClock, streams: Connections | None = None
-) -> SessionLife:
-    return SessionLife(
+) -> SessionLifecycle:
+    return SessionLifecycle(
         store=store,
         streams=streams or Connections(),
         vendor=vendor,
@@ -355,7 +355,7 @@ async def test_a_stream_s_end_announces_no_files_and_needs_none():
 
 async def test_by_the_protocol_s_rule_a_stream_may_be_ended_unheard():
     desk = ending(upload="stream", sequences=[])
-    await desk.life.end(make_principal(), SESSION, SessionEnd(force=True), least_chunks=0)
+    await desk.life.end(make_principal(), SESSION, SessionEnd(force=True), min_chunks=0)
     assert desk.vendor.files_sent == [0]
 
 
@@ -457,7 +457,7 @@ async def test_a_failed_end_leaves_the_session_ended_and_the_debt_in_its_row(fai
 # Debts that their callers left behind.
 
 
-def make_owed(call: Any, **fields: Any) -> OwedCall:
+def make_owed(call: Any, **fields: Any) -> PendingCall:
     values: dict[str, Any] = {
         "session_id": SESSION,
         "account": DEFAULT_ACCOUNT,
@@ -467,7 +467,7 @@ def make_owed(call: Any, **fields: Any) -> OwedCall:
         "upload": "chunked",
         "chunks": 3,
     }
-    return OwedCall(**(values | fields))
+    return PendingCall(**(values | fields))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.api.upload_buffer import Spool
+from service.api.upload_buffer import BufferedBody
 from service.domain.errors import Overloaded
 
 KIBIBYTE, MEBIBYTE = 1024, 1024 * 1024
@@ -30,17 +30,17 @@ CONTENT = random.Random(1).randbytes(2 * MEBIBYTE + 2)
 class Counted:
     """Counts what goes to the disk."""
 
-    def __init__(self, most_bytes: int = 1 << 40) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, max_bytes: int = 1 << 40) -> None:
+        self.max_bytes = max_bytes
         self.bytes = 0
 
     def __call__(self, size: int) -> None:
         self.bytes += size
-        if self.bytes > self.most_bytes:
+        if self.bytes > self.max_bytes:
             raise Overloaded("no more", retry_after_seconds=1)
 
 
-async def content_of(spool: Spool) -> bytes:
+async def content_of(spool: BufferedBody) -> bytes:
     pieces = [piece async for piece in spool.read()]
     assert all(pieces), "an empty piece would end a body that is sent in chunks"
     return b"".join(pieces)
@@ -52,7 +52,7 @@ async def content_of(spool: Spool) -> bytes:
 @given(total=TOTALS, sizes=SIZES, limit=LIMITS)
 async def test_pieces_and_places_do_not_matter(total: int, sizes: list[int], limit: int) -> None:
     disk = Counted()
-    spool, at = Spool(disk, limit), 0
+    spool, at = BufferedBody(disk, limit), 0
     for size in sizes:
         spool.write(CONTENT[at : min(at + size, total)])
         at = min(at + size, total)
@@ -68,7 +68,7 @@ async def test_pieces_and_places_do_not_matter(total: int, sizes: list[int], lim
 
 async def test_a_reader_that_gave_up_leaves_the_next_one_all() -> None:
     for limit in (0, MEBIBYTE):
-        spool = Spool(Counted(), limit)
+        spool = BufferedBody(Counted(), limit)
         for at in range(0, 300_000, 50_000):
             spool.write(CONTENT[at : at + 50_000])
         await spool.finish()
@@ -99,7 +99,7 @@ async def test_on_disk_nothing_can_be_read_and_nothing_stays(tmp_path, monkeypat
     audio = b"Asha Rao has a cough. " * 20_000
     lying = []
     for _ in range(2):
-        spool = Spool(Counted(), 1000)
+        spool = BufferedBody(Counted(), 1000)
         spool.write(audio[:500])
         assert files_of(tmp_path) == []
         spool.write(audio[500:])
@@ -120,7 +120,7 @@ async def test_on_disk_nothing_can_be_read_and_nothing_stays(tmp_path, monkeypat
 @as_linux_shows_them
 async def test_a_disk_that_is_full_leaves_nothing_open(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    spool = Spool(Counted(most_bytes=3000), 1000)
+    spool = BufferedBody(Counted(max_bytes=3000), 1000)
     spool.write(bytes(1000))
     with pytest.raises(Overloaded):
         spool.write(bytes(3000))
@@ -128,14 +128,14 @@ async def test_a_disk_that_is_full_leaves_nothing_open(tmp_path, monkeypatch) ->
     assert files_of(tmp_path) == []
 
 
-def weight(spool: Spool) -> int:
+def weight(spool: BufferedBody) -> int:
     """The bytes of memory that a spool's content takes, with what each object costs."""
     objects = [*spool._blocks, *spool._pieces]
     return sum(sys.getsizeof(each) for each in (spool._blocks, spool._pieces, *objects))
 
 
 async def test_a_million_small_pieces_take_no_more_memory_than_their_bytes() -> None:
-    spool, heaviest, most = Spool(Counted(), 2 * MEBIBYTE), 0, 0
+    spool, heaviest, most = BufferedBody(Counted(), 2 * MEBIBYTE), 0, 0
     for number in range(1_000_000):
         spool.write(CONTENT[number : number + 1])
         if number % 4096 == 0:
@@ -150,7 +150,7 @@ async def test_a_million_small_pieces_take_no_more_memory_than_their_bytes() -> 
 
 
 async def test_large_pieces_are_put_together_and_never_twice() -> None:
-    spool = Spool(Counted(), 8 * MEBIBYTE)
+    spool = BufferedBody(Counted(), 8 * MEBIBYTE)
     for at in range(0, 2 * MEBIBYTE, 128 * KIBIBYTE):
         spool.write(CONTENT[at : at + 128 * KIBIBYTE])
     assert [len(block) for block in spool._blocks] == [MEBIBYTE, MEBIBYTE]

@@ -14,8 +14,8 @@ import pytest
 from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.domain.vendor_accounts import Credentials
 from service.domain.vendor_limits import Limits
-from service.eka.audio_client import AudioWire
-from service.eka.call_limiter import Gates
+from service.eka.audio_client import AudioClient
+from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.discovery import SEED_LIMITS
 from service.eka.tokens import TokenKeeper
@@ -93,7 +93,7 @@ async def subscriptions(
         return msgspec.structs.replace(SEED_LIMITS, webhooks_url=webhooks_url)
 
     transport = httpx2.MockTransport(vendor.take)
-    async with httpx2.AsyncClient(transport=transport) as http, AudioWire(BASE) as audio:
+    async with httpx2.AsyncClient(transport=transport) as http, AudioClient(BASE) as audio:
         tokens = TokenKeeper(
             http=http, store=MemoryTokens(), clock=TurnedClock(), base_url=BASE, credentials=credentials
         )
@@ -101,7 +101,7 @@ async def subscriptions(
             http=http,
             audio=audio,
             tokens=tokens,
-            gates=Gates(places=8),
+            call_limiters=CallLimiters(places=8),
             downloads=MemoryDownloads(),
             base_url=BASE,
         )

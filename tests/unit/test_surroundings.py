@@ -11,7 +11,14 @@ import msgspec
 import pytest
 
 from service.diagnostics import environment as surroundings
-from service.diagnostics.environment import Finding, Note, judge_redis, judge_server, temporary_files, way_in
+from service.diagnostics.environment import (
+    Finding,
+    Note,
+    check_public_url,
+    judge_redis,
+    judge_server,
+    temporary_files,
+)
 from service.sandbox.serving import serve_app
 from service.sandbox.stack import free_port
 from service.sandbox.vendor.app import VendorSettings, create_vendor
@@ -90,11 +97,11 @@ def test_a_folder_that_is_full_or_missing_is_told(folder: Path) -> None:
 
 
 async def test_the_way_in_leads_to_us_or_is_a_note() -> None:
-    nobody = await way_in(f"http://127.0.0.1:{free_port()}")
+    nobody = await check_public_url(f"http://127.0.0.1:{free_port()}")
     assert isinstance(nobody, Note)
     assert "is `serve` running?" in nobody.text
     async with serve_app(create_vendor(VendorSettings())) as url:
-        other = await way_in(url)
+        other = await check_public_url(url)
     assert isinstance(other, Note)
     assert "is not ekabridge" in other.text
     assert [surroundings._is_loopback(host) for host in ("127.0.0.9", "::1", "localhost", "emr.example")] == [

@@ -19,7 +19,7 @@ from service.eka.templates import EkaTemplates, read_templates
 ONE, TWO = VendorTemplate(id="one", title="One"), VendorTemplate(id="two", title="Two")
 
 
-def who(account: str = DEFAULT_ACCOUNT) -> Principal:
+def principal(account: str = DEFAULT_ACCOUNT) -> Principal:
     return Principal(
         key_id=KeyId("key_1"),
         tenant_id=TenantId("ten_1"),
@@ -66,34 +66,34 @@ async def test_a_list_is_kept_for_a_minute():
     source, time = Source([ONE], [TWO]), Time()
     templates = Templates(source=source, time=time)
     for _ in range(3):
-        assert await templates.available(who()) == [ONE]
+        assert await templates.available(principal()) == [ONE]
     time.now += 60
-    assert await templates.available(who()) == [TWO]
+    assert await templates.available(principal()) == [TWO]
     assert len(source.asked) == 2
 
 
 async def test_an_hour_old_list_serves_while_the_vendor_is_away_and_no_older_one():
     source, time = Source([ONE], away(), away()), Time()
     templates = Templates(source=source, time=time)
-    await templates.available(who())
+    await templates.available(principal())
     time.now += 3599
-    assert await templates.available(who()) == [ONE]
+    assert await templates.available(principal()) == [ONE]
     time.now += 1
     with pytest.raises(VendorUnavailable):
-        await templates.available(who())
+        await templates.available(principal())
 
 
 async def test_each_account_has_its_own_list():
     templates = Templates(source=Source([ONE], [TWO]), time=Time())
-    assert await templates.available(who()) == [ONE]
-    assert await templates.available(who("ten_2")) == [TWO]
+    assert await templates.available(principal()) == [ONE]
+    assert await templates.available(principal("ten_2")) == [TWO]
 
 
 async def test_callers_share_a_look_and_one_that_leaves_cancels_nothing():
     source = Source([ONE])
     source.gate.clear()
     templates = Templates(source=source, time=Time())
-    callers = [asyncio.create_task(templates.available(who())) for _ in range(10)]
+    callers = [asyncio.create_task(templates.available(principal())) for _ in range(10)]
     await source.was_asked.wait()
     callers[0].cancel()
     source.gate.set()
@@ -107,7 +107,7 @@ async def test_without_a_list_the_tenant_s_defaults_are_named_and_that_is_kept_t
     source = Source(None)
     templates = Templates(source=source, time=Time())
     for _ in range(2):
-        (found,) = await templates.available(who())
+        (found,) = await templates.available(principal())
         assert (found.id, found.title, found.is_default) == ("mine", "mine", True)
     assert len(source.asked) == 1
 

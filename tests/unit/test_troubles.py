@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 
 from service.domain.errors import InvalidRequest, StoreUnavailable
-from service.store.database_state import _KINDS, Troubles, classify, store_error
+from service.store.database_state import _KINDS, DatabaseState, classify, store_error
 
 
 def made(kind: type[BaseException]) -> BaseException:
@@ -60,7 +60,7 @@ def test_a_narrower_kind_stands_before_the_kind_that_it_is_one_of():
 
 def test_a_trouble_is_remembered_for_half_a_minute_after_it_last_showed():
     at = [100.0]
-    troubles = Troubles(lambda: at[0])
+    troubles = DatabaseState(lambda: at[0])
     assert troubles.latest() is None
     troubles.note(made(asyncpg.DiskFullError))
     at[0] += 20

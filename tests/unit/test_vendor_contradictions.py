@@ -10,7 +10,7 @@ from schemas.emr import WarningInfo
 from service.domain.errors import VendorRefused
 from service.domain.ids import UNFILTERED, TemplateId
 from service.domain.models import DocumentAnnotations, VendorResult
-from service.domain.results.fetching import Fetching
+from service.domain.results.fetching import ResultFetcher
 from tests.unit.fakes import MemoryResults, ScriptedVendor
 from tests.unit.makers import LETTER, NOTE, SESSION, TurnedClock, make_document, make_result
 
@@ -31,7 +31,7 @@ class House:
     def __init__(self, *templates: TemplateId) -> None:
         self.store = MemoryResults(*templates)
         self.vendor = ScriptedVendor()
-        self.fetching = Fetching(store=self.store, vendor=self.vendor, clock=TurnedClock())
+        self.fetching = ResultFetcher(store=self.store, vendor=self.vendor, clock=TurnedClock())
         self.settled_at: float | None = None
 
     def script(self, template_id: TemplateId, *answers: Any) -> None:
@@ -112,12 +112,12 @@ async def test_a_failed_transcription_ends_the_session_within_four_minutes():
     assert house.vendor.asked[UNFILTERED] == 2
 
 
-@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("templates", [(NOTE,), ()])
 @pytest.mark.parametrize("first", [27.0, 29.5, 30.5, 33.0, 100.0, 118.0])
-async def test_it_does_so_whenever_the_looks_before_the_vendors_two_minutes_fall(first, templates, chance):
+async def test_it_does_so_whenever_the_looks_before_the_vendors_two_minutes_fall(first, templates, jitter):
     house = House(*templates)
-    house.fetching = Fetching(store=house.store, vendor=house.vendor, clock=TurnedClock(chance))
+    house.fetching = ResultFetcher(store=house.store, vendor=house.vendor, clock=TurnedClock(jitter))
     for row in house.store.kept.fetches.values():
         row.next_at = first
     for template_id in templates:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.medscribe.upload_parser import Upload
-from service.api.upload_buffer import Spool
+from service.api.upload_buffer import BufferedBody
 from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 
 BOUNDARY = "----WebKitFormBoundaryabc123"
@@ -36,12 +36,12 @@ def no_count(_: int) -> None:
     """Nothing is counted."""
 
 
-async def accept_any(_: Any) -> Spool:
-    return Spool(no_count)
+async def accept_any(_: Any) -> BufferedBody:
+    return BufferedBody(no_count)
 
 
-async def read(body: bytes, label: str, sizes: list[int], most_bytes: int = 10_000) -> tuple[Upload, bytes]:
-    upload = Upload(label, most_bytes, accept_any)
+async def read(body: bytes, label: str, sizes: list[int], max_bytes: int = 10_000) -> tuple[Upload, bytes]:
+    upload = Upload(label, max_bytes, accept_any)
     rest = body
     for size in sizes:
         await upload.take(rest[:size])
@@ -84,7 +84,7 @@ async def test_raw_audio_passes_whole(audio: bytes, sizes: list[int]) -> None:
 )
 async def test_what_is_broken_or_too_much_is_refused(body: bytes, label: str, error: type[Exception]) -> None:
     with pytest.raises(error):
-        await read(body, label, [10, 50], most_bytes=100)
+        await read(body, label, [10, 50], max_bytes=100)
 
 
 async def test_the_fields_are_seen_before_a_byte_of_the_file_is_kept() -> None:
@@ -93,7 +93,7 @@ async def test_the_fields_are_seen_before_a_byte_of_the_file_is_kept() -> None:
     class Refused(Exception):
         pass
 
-    async def refuse(fields: Any) -> Spool:
+    async def refuse(fields: Any) -> BufferedBody:
         seen.append(dict(fields))
         raise Refused
 
@@ -104,7 +104,7 @@ async def test_the_fields_are_seen_before_a_byte_of_the_file_is_kept() -> None:
 
 
 async def test_raw_audio_is_let_in_before_a_byte_of_it_is_kept() -> None:
-    async def refuse(fields: Any) -> Spool:
+    async def refuse(fields: Any) -> BufferedBody:
         assert fields == {}
         raise PermissionError
 

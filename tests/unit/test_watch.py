@@ -8,7 +8,7 @@ import pytest
 
 from service.domain.errors import StoreUnavailable, TooManyWatchers
 from service.domain.ids import SessionId, TenantId
-from service.domain.sessions.change_polling import ChangeWatch, share_of
+from service.domain.sessions.change_polling import ChangePoller, share_of
 
 ONE, OTHER = SessionId("ses_1"), SessionId("ses_2")
 ALICE, BOB, CAROL = TenantId("ten_a"), TenantId("ten_b"), TenantId("ten_c")
@@ -31,7 +31,7 @@ class Marks:
         return {each: self.now[each] for each in session_ids}
 
 
-async def waiting(watch: ChangeWatch, count: int) -> None:
+async def waiting(watch: ChangePoller, count: int) -> None:
     async with asyncio.timeout(2):
         while watch.waiting < count:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)
@@ -39,7 +39,7 @@ async def waiting(watch: ChangeWatch, count: int) -> None:
 
 async def test_many_who_wait_cost_one_question_at_a_time():
     marks = Marks()
-    watch = ChangeWatch(marks.read)
+    watch = ChangePoller(marks.read)
     waiters = [asyncio.create_task(watch.changed(each, "a", 5)) for each in (ONE, OTHER) * 50]
     await waiting(watch, 100)
     await marks.was_asked.wait()
@@ -52,7 +52,7 @@ async def test_many_who_wait_cost_one_question_at_a_time():
 
 
 async def test_whoever_knows_the_mark_waits_and_whoever_does_not_is_told_at_once():
-    watch = ChangeWatch(Marks().read)
+    watch = ChangePoller(Marks().read)
     assert await watch.changed(ONE, "", 5) == "a"
     assert await watch.changed(ONE, "a", 0.01) is None
     await watch.stop()
@@ -61,7 +61,7 @@ async def test_whoever_knows_the_mark_waits_and_whoever_does_not_is_told_at_once
 async def test_a_database_that_is_away_is_waited_for():
     marks = Marks()
     marks.is_away = True
-    watch = ChangeWatch(marks.read)
+    watch = ChangePoller(marks.read)
     waiter = asyncio.create_task(watch.changed(ONE, "a", 5))
     await marks.was_asked.wait()
     marks.is_away, marks.now = False, {ONE: "b"}
@@ -70,7 +70,7 @@ async def test_a_database_that_is_away_is_waited_for():
 
 
 async def test_whoever_goes_away_is_forgotten_at_once():
-    watch = ChangeWatch(Marks().read)
+    watch = ChangePoller(Marks().read)
     waiter = asyncio.create_task(watch.changed(ONE, "a", 60))
     await waiting(watch, 1)
     waiter.cancel()
@@ -81,7 +81,7 @@ async def test_whoever_goes_away_is_forgotten_at_once():
 
 
 async def test_a_process_that_closes_lets_everybody_go_and_holds_nobody():
-    watch = ChangeWatch(Marks().read)
+    watch = ChangePoller(Marks().read)
     waiter = asyncio.create_task(watch.changed(ONE, "a", 60))
     await waiting(watch, 1)
     watch.let_go()
@@ -91,7 +91,7 @@ async def test_a_process_that_closes_lets_everybody_go_and_holds_nobody():
 
 
 async def test_places_are_limited_and_given_back():
-    watch = ChangeWatch(Marks().read, most_places=3)
+    watch = ChangePoller(Marks().read, max_places=3)
     with watch.place(ALICE), watch.place(ALICE), watch.place(BOB):
         with pytest.raises(TooManyWatchers):
             watch.check_room(CAROL)
@@ -102,7 +102,7 @@ async def test_places_are_limited_and_given_back():
 
 
 async def test_one_tenant_leaves_places_for_others():
-    watch = ChangeWatch(Marks().read, most_places=4)
+    watch = ChangePoller(Marks().read, max_places=4)
     with watch.place(ALICE), watch.place(ALICE), watch.place(ALICE):
         with pytest.raises(TooManyWatchers):
             watch.check_room(ALICE)

@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.ids import DEFAULT_ACCOUNT, Account, SessionId
 from service.domain.models import Received
-from service.domain.webhooks import WebhookIntake
+from service.domain.webhooks import WebhookReceiver
 from service.eka.webhook_events import parse_event
 
 COMPLETED = b'{"event": "session.completed", "session_id": "ses_0123456789abcdef"}'
@@ -42,7 +42,7 @@ class Desk:
 async def hear(desk: Desk, body: bytes) -> str:
     event = parse_event(body)
     assert event is not None
-    return await WebhookIntake(store=desk, nudges=desk).receive(DEFAULT_ACCOUNT, event, body)
+    return await WebhookReceiver(store=desk, wakeups=desk).receive(DEFAULT_ACCOUNT, event, body)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from litestar.params import FromPath
 
 from schemas.voice import AudioUploaded
 from service.api.dependencies import Services
-from service.api.medscribe.error_envelope import spoken
+from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.upload_parser import Upload, read_upload
 from service.api.request_classes import REQUEST_KIND
-from service.api.v1.audio import MOST_SEQUENCE, store_chunk
+from service.api.v1.audio import MAX_SEQUENCE, store_chunk
 from service.domain.errors import AudioFormatInvalid, InvalidRequest, SessionEnded
 from service.domain.ids import SessionId
 from service.domain.models import AudioFormat, Principal
@@ -24,7 +24,7 @@ from service.eka.audio_formats import normalise_audio_format
 _NUMBERED = re.compile(r"(?:.*_)?([0-9]{1,5})\.[A-Za-z0-9]{1,8}")
 _EXTENSIONS = frozenset({"webm", "wav", "ogg", "mp4", "m4a", "mp3"})
 _SAYS_NOTHING = frozenset({"", "application/octet-stream", "binary/octet-stream"})
-_MOST_SHOWN_CHARACTERS = 100
+_MAX_SHOWN_CHARACTERS = 100
 
 
 @post(
@@ -36,12 +36,12 @@ _MOST_SHOWN_CHARACTERS = 100
 async def upload_audio(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: FromPath[str],
     file_name: FromPath[str],
 ) -> AudioUploaded:
     """Store one file under the number in its name."""
-    return await _store(request, services, who, SessionId(session_id), file_name)
+    return await _store(request, services, principal, SessionId(session_id), file_name)
 
 
 @post(
@@ -53,17 +53,17 @@ async def upload_audio(
 async def upload_named_form(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: FromPath[str],
 ) -> AudioUploaded:
     """Store a form's file, which names itself, as the protocol's own text has it."""
-    return await _store(request, services, who, SessionId(session_id), None)
+    return await _store(request, services, principal, SessionId(session_id), None)
 
 
 async def _store(
     request: Request[Any, Any, Any],
     services: Services,
-    who: Principal,
+    principal: Principal,
     session_id: SessionId,
     file_name: str | None,
 ) -> AudioUploaded:
@@ -72,7 +72,7 @@ async def _store(
     try:
         name = file_name or (upload.file_name or "").replace("\\", "/").rpartition("/")[2]
         header = request.headers.get("content-type", "")
-        await keep_file(services, who, session_id, name, _types(upload, header), upload)
+        await keep_file(services, principal, session_id, name, _types(upload, header), upload)
     finally:
         upload.close()
     return AudioUploaded(session_id=session_id, original_filename=name)
@@ -87,7 +87,7 @@ def _types(upload: Upload, header: str) -> list[str]:
 
 async def keep_file(
     services: Services,
-    who: Principal,
+    principal: Principal,
     session_id: SessionId,
     file_name: str,
     content_types: Sequence[str],
@@ -96,13 +96,13 @@ async def keep_file(
     """Store one file through the same intake, into the same rows, as /v1 does."""
     limits = await services.discovery.limits()
     audio_format = choose_format(file_name, content_types, limits.audio_formats)
-    sequence = await _sequence(services, who, session_id, file_name)
+    sequence = await _sequence(services, principal, session_id, file_name)
     try:
-        await store_chunk(services, who, session_id, sequence, audio_format, upload.spool)
+        await store_chunk(services, principal, session_id, sequence, audio_format, upload.spool)
     except SessionEnded as ended:
-        state = await services.voice.session(who.tenant_id, session_id)
+        state = await services.voice.session(principal.tenant_id, session_id)
         if state.status in {"completed", "partial", "failed"}:
-            raise spoken(ended, 400, "session_completed") from None
+            raise as_medscribe_error(ended, 400, "session_completed") from None
         raise
 
 
@@ -116,8 +116,8 @@ def choose_format(file_name: str, content_types: Sequence[str], listed: Sequence
     said = next((each for each in content_types if each.strip().lower() not in _SAYS_NOTHING), "")
     audio_format = normalise_audio_format(said or f"audio/{extension}", listed)
     if audio_format is None:
-        provided = (said or file_name)[:_MOST_SHOWN_CHARACTERS]
-        raise spoken(
+        provided = (said or file_name)[:_MAX_SHOWN_CHARACTERS]
+        raise as_medscribe_error(
             AudioFormatInvalid("the audio format is not supported", supported=list(listed)),
             400,
             "invalid_audio_format",
@@ -128,13 +128,13 @@ def choose_format(file_name: str, content_types: Sequence[str], listed: Sequence
     return audio_format
 
 
-async def _sequence(services: Services, who: Principal, session_id: SessionId, file_name: str) -> int:
+async def _sequence(services: Services, principal: Principal, session_id: SessionId, file_name: str) -> int:
     numbered = _NUMBERED.fullmatch(file_name)
     if numbered is not None:
         return int(numbered[1])
-    words = (await services.voice.session(who.tenant_id, session_id)).details.protocol
+    words = (await services.voice.session(principal.tenant_id, session_id)).details.protocol
     if file_name and words is not None and words.upload_type == "single":
         return 0  # the one file of such a session may be called anything
     raise InvalidRequest(
-        f"must be <base>_<number>.<extension>, with a number from 0 to {MOST_SEQUENCE}", field="file_name"
+        f"must be <base>_<number>.<extension>, with a number from 0 to {MAX_SEQUENCE}", field="file_name"
     )

@@ -6,9 +6,9 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from schemas.voice import SUPPORTED_VERSIONS
-from service.api.authentication import bearer_of, check_texts, let_in, principal_of_key
+from service.api.authentication import admit_principal, bearer_of, check_texts, principal_of_key
 from service.api.dependencies import Services
-from service.api.medscribe.error_envelope import VERSION_HEADER, spoken
+from service.api.medscribe.error_envelope import VERSION_HEADER, as_medscribe_error
 from service.domain.errors import InvalidRequest, Unauthenticated
 from service.domain.models import Principal
 
@@ -29,16 +29,16 @@ async def authenticate_client(connection: ASGIConnection[Any, Any, Any, Any], _:
     check_texts(connection)
     shown = _shown(connection)
     if not shown:
-        raise spoken(Unauthenticated("a token is needed: log in first"), 403, "missing_token")
+        raise as_medscribe_error(Unauthenticated("a token is needed: log in first"), 403, "missing_token")
     services: Services = connection.app.state.services
-    who = await _who(services, shown)
-    if who is None:
-        raise spoken(
+    principal = await _who(services, shown)
+    if principal is None:
+        raise as_medscribe_error(
             Unauthenticated("the token is over, or it is none of ours, or its key was revoked"),
             401,
             "token_expired",
         )
-    await let_in(connection.scope, services, who)
+    await admit_principal(connection.scope, services, principal)
 
 
 def check_version(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
@@ -50,7 +50,7 @@ def check_version(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
     if asked is None or asked.strip() in SUPPORTED_VERSIONS:
         return
     shown = asked.strip()[:_MAX_VERSION_CHARACTERS]
-    raise spoken(
+    raise as_medscribe_error(
         InvalidRequest(f"this service speaks version {', '.join(SUPPORTED_VERSIONS)} of the protocol"),
         400,
         "unsupported_version",

@@ -21,7 +21,7 @@ DISCOVERY_PATH = "/.well-known/medscribealliance"
 _PREFIXES = ("/voice/", LOGIN_PREFIX, DISCOVERY_PATH)
 
 # Our code → status and code of the protocol, where they differ.
-_SPOKEN = {
+MEDSCRIBE_ERRORS = {
     "session_ended": (400, "session_ended"),
     "session_expired": (410, "session_expired"),
     "session_exists": (409, "txn_already_initialized"),
@@ -51,13 +51,13 @@ def is_protocol(path: str) -> bool:
     return path == "/voice" or path.startswith(_PREFIXES)
 
 
-def spoken(error: CallerMistake, status: int, code: str, **details: Any) -> CallerMistake:
+def as_medscribe_error(error: CallerMistake, status: int, code: str, **details: Any) -> CallerMistake:
     """Give an error the status and the code that the protocol has for it at this place."""
     error.extra |= {"protocol": (status, code), "protocol_details": details}
     return error
 
 
-def in_both_tongues(handlers: ExceptionHandlersMap) -> ExceptionHandlersMap:
+def with_medscribe_errors(handlers: ExceptionHandlersMap) -> ExceptionHandlersMap:
     """Make handlers that answer the protocol's paths in its envelope, and all others as before."""
     return {kind: _choose(handler) for kind, handler in handlers.items()}
 
@@ -80,8 +80,8 @@ def _tell(request: Request[Any, Any, Any], error: Exception, found: Response[Pro
         status, code = _CLIENT_S_MISTAKES[error.status], error.vendor_code or "bad_request"
     elif isinstance(error, NotFound | SessionErased):
         status, code, message = 404, "session_not_found", "Session not found"
-    elif code in _SPOKEN:
-        status, code = _SPOKEN[code]
+    elif code in MEDSCRIBE_ERRORS:
+        status, code = MEDSCRIBE_ERRORS[code]
     if problem.errors:
         field = problem.errors[0]
         message = f"Field 'body -> {_FIELDS.get(field.field, field.field)}': {field.message}"

@@ -8,16 +8,16 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from schemas.voice import FormUpload, UploadData
-from service.api.authentication import let_in
+from service.api.authentication import admit_principal
 from service.api.dependencies import Services
 from service.api.medscribe.audio import keep_file
-from service.api.medscribe.error_envelope import spoken
+from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.upload_parser import read_upload
 from service.api.request_classes import REQUEST_KIND
 from service.domain.errors import Forbidden
 from service.domain.ids import SessionId
 from service.domain.models import Principal
-from service.store.medscribe_queries import VoiceState
+from service.store.medscribe_queries import MedscribeState
 
 _TOKEN_FIELD = "x-scribe-token"  # noqa: S105 - a field's name, no secret
 _FILE_NAME = "${filename}"
@@ -28,9 +28,9 @@ def wants_form(request: Request[Any, Any, Any]) -> bool:
     return request.query_params.get("version") == "v2" or "flavour" in request.headers
 
 
-async def make_form(services: Services, who: Principal, state: VoiceState) -> FormUpload:
+async def make_form(services: Services, principal: Principal, state: MedscribeState) -> FormUpload:
     """Make what lets one session's files be posted as forms until the session expires."""
-    token = await services.tokens.issue_form(who.key_id, state.id, state.expires_at)
+    token = await services.tokens.issue_form(principal.key_id, state.id, state.expires_at)
     folder = f"{state.id}/"
     return FormUpload(
         upload_data=UploadData(
@@ -58,16 +58,18 @@ async def post_form(
 
         async def authorise(fields: Mapping[str, str]) -> None:
             token = await services.tokens.read(fields.get(_TOKEN_FIELD, ""), SessionId(session_id))
-            who = await services.tokens.principal(token) if token else None
-            if who is None:
-                raise spoken(Forbidden("the form's signature is wrong or too old"), 403, "access_denied")
-            await let_in(request.scope, services, who)
+            principal = await services.tokens.principal(token) if token else None
+            if principal is None:
+                raise as_medscribe_error(
+                    Forbidden("the form's signature is wrong or too old"), 403, "access_denied"
+                )
+            await admit_principal(request.scope, services, principal)
             stranger.leave()
-            allowed.append(who)
+            allowed.append(principal)
 
         limits = await services.discovery.limits()
-        most_bytes = limits.chunk_bytes(services.settings.chunk_max_bytes)
-        upload = await read_upload(request, most_bytes, authorise, stranger.take)
+        max_bytes = limits.chunk_bytes(services.settings.chunk_max_bytes)
+        upload = await read_upload(request, max_bytes, authorise, stranger.take)
     try:
         fields = {name.lower(): value for name, value in upload.fields.items()}
         key = fields.get("key", "").rpartition("/")[2]

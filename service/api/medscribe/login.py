@@ -6,20 +6,20 @@ from litestar import Request, Response, post
 from litestar.di import NamedDependency
 
 from schemas.voice import LoggedIn, Login, LoginRefused
-from service.api.authentication import let_in, principal_of_key
+from service.api.authentication import admit_principal, principal_of_key
 from service.api.dependencies import Services
-from service.api.json_body import MOST_JSON_BYTES, read_json
+from service.api.json_body import MAX_JSON_BYTES, read_json
 from service.api.rate_limit import check
 from service.store.medscribe_tokens import ACCESS_SECONDS
 
-_MOST_ID_CHARACTERS = 64
+_MAX_ID_CHARACTERS = 64
 
 
 @post(
     "/connect-auth/v1/account/login",
     status_code=200,
     include_in_schema=False,
-    request_max_body_size=MOST_JSON_BYTES,
+    request_max_body_size=MAX_JSON_BYTES,
 )
 async def log_in(
     request: Request[Any, Any, Any], services: NamedDependency[Services]
@@ -30,10 +30,10 @@ async def log_in(
     of others: whoever knows a tenant's id could lock it out, and secrets of 256 random bits are not guessed.
     """
     login = read_json(await services.strangers.logins.read(request), Login)
-    who = await principal_of_key(services, login.client_secret)
-    if who is None or who.tenant_id != login.client_id:
-        check(services.login_failures.take(login.client_id[:_MOST_ID_CHARACTERS]), "failed logins")
+    principal = await principal_of_key(services, login.client_secret)
+    if principal is None or principal.tenant_id != login.client_id:
+        check(services.login_failures.take(login.client_id[:_MAX_ID_CHARACTERS]), "failed logins")
         return Response(LoginRefused(code=401, error="invalid client_id or client_secret"), status_code=401)
-    await let_in(request.scope, services, who)
-    token = await services.tokens.issue_access(who.key_id)
+    await admit_principal(request.scope, services, principal)
+    token = await services.tokens.issue_access(principal.key_id)
     return Response(LoggedIn(access_token=token, expires_in=ACCESS_SECONDS), status_code=200)

@@ -7,7 +7,7 @@ from litestar import Router
 from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
-from service.api.authentication import provide_who
+from service.api.authentication import provide_principal
 from service.api.medscribe.audio import upload_audio, upload_named_form
 from service.api.medscribe.authentication import authenticate_client
 from service.api.medscribe.discovery import discover
@@ -35,7 +35,7 @@ _behind_the_guard = Router(
         upload_named_form,
     ],
     guards=[authenticate_client],
-    dependencies={"who": Provide(provide_who, sync_to_thread=False)},
+    dependencies={"principal": Provide(provide_principal, sync_to_thread=False)},
     include_in_schema=False,
 )
 _forms = Router("/voice/v1", route_handlers=[post_form], include_in_schema=False)

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from schemas.voice import FormUpload, ProcessingError, TemplateResult, VoiceError, VoiceSession
 from service.domain.results.events import document_error
-from service.store.medscribe_queries import VoiceDocument, VoiceState
+from service.store.medscribe_queries import MedscribeDocument, MedscribeState
 
 Status = Literal["initialized", "processing", "completed", "partial", "failed", "cancelled", "expired"]
 
@@ -48,7 +48,7 @@ def show_patient(patient: dict[str, Any] | None) -> dict[str, Any] | UnsetType:
     return {"oid": patient["id"]} | details if "id" in patient else details
 
 
-def files_received(state: VoiceState) -> int:
+def files_received(state: MedscribeState) -> int:
     """Count the files; of a stream, whose files the vendor cuts, it is the vendor's count at the end."""
     return (state.vendor_files or 0) if state.upload == "stream" else len(state.files)
 
@@ -59,7 +59,11 @@ def storage_of(upload_url: str | FormUpload) -> str | UnsetType:
 
 
 def show_session(
-    state: VoiceState, upload_url: str | FormUpload, documents: list[VoiceDocument], *, is_pending: bool
+    state: MedscribeState,
+    upload_url: str | FormUpload,
+    documents: list[MedscribeDocument],
+    *,
+    is_pending: bool,
 ) -> tuple[int, VoiceSession]:
     """Return the HTTP status and the body. `is_pending`: what the filter names is still being made."""
     status: Status = "expired" if state.is_past else _STATUS[state.status]
@@ -83,7 +87,7 @@ def show_session(
     return _HTTP_STATUS[status], body
 
 
-def _protocol(state: VoiceState) -> dict[str, Any]:
+def _protocol(state: MedscribeState) -> dict[str, Any]:
     """Return how the session was asked for, as the vendor does (docs/vendor.md#protocol-metadata)."""
     words = state.details.protocol
     is_stream = state.upload == "stream"
@@ -97,7 +101,7 @@ def _protocol(state: VoiceState) -> dict[str, Any]:
     }
 
 
-def _of_state(status: Status, state: VoiceState, documents: list[VoiceDocument]) -> dict[str, Any]:
+def _of_state(status: Status, state: MedscribeState, documents: list[MedscribeDocument]) -> dict[str, Any]:
     if status in {"initialized", "processing"}:
         return {"transcript": ""}
     if status == "expired":
@@ -123,13 +127,13 @@ def _of_state(status: Status, state: VoiceState, documents: list[VoiceDocument])
     return found
 
 
-def _error(state: VoiceState) -> VoiceError | UnsetType:
+def _error(state: MedscribeState) -> VoiceError | UnsetType:
     if state.error_code is None:
         return UNSET
     return VoiceError(code=state.error_code, message=state.error_message or "")
 
 
-def _result(document: VoiceDocument) -> TemplateResult:
+def _result(document: MedscribeDocument) -> TemplateResult:
     error = document_error(document.error_code)
     return TemplateResult(
         status="success" if document.status == "success" else "failed",
@@ -140,7 +144,7 @@ def _result(document: VoiceDocument) -> TemplateResult:
     )
 
 
-def _problem(document: VoiceDocument) -> ProcessingError:
+def _problem(document: MedscribeDocument) -> ProcessingError:
     error = document_error(document.error_code)
     assert error is not None  # noqa: S101 - only documents with a code are problems
     return ProcessingError(type=error.code, message=error.message, template_id=document.template_id)

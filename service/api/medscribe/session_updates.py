@@ -10,18 +10,18 @@ from msgspec import UNSET
 from schemas.emr import SessionChange
 from schemas.voice import PatchVoiceSession, TemplateAsked, VoiceSessionPatched
 from service.api.dependencies import Services
-from service.api.json_body import MOST_JSON_BYTES, read_json
-from service.api.medscribe.error_envelope import spoken
+from service.api.json_body import MAX_JSON_BYTES, read_json
+from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.sessions import as_patient
 from service.domain.errors import InvalidRequest, SessionEnded
 from service.domain.ids import SessionId, TemplateId
 from service.domain.models import Principal
 
 
-@patch("/sessions/{session_id:str}", status_code=200, request_max_body_size=MOST_JSON_BYTES)
+@patch("/sessions/{session_id:str}", status_code=200, request_max_body_size=MAX_JSON_BYTES)
 async def patch_session(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: FromPath[str],
     body: RawBody,
 ) -> VoiceSessionPatched:
@@ -44,42 +44,42 @@ async def patch_session(
     )
     try:
         if statuses:
-            await services.changes.cancel(who, SessionId(session_id))
+            await services.changes.cancel(principal, SessionId(session_id))
         else:
-            await services.changes.change(who, SessionId(session_id), change)
+            await services.changes.change(principal, SessionId(session_id), change)
     except SessionEnded as ended:
         if not statuses and change == SessionChange() and asked.additional_data is not UNSET:
             return VoiceSessionPatched(session_id=session_id)
-        raise spoken(ended, 409, "session_already_committed") from None
+        raise as_medscribe_error(ended, 409, "session_already_committed") from None
     return VoiceSessionPatched(session_id=session_id)
 
 
 @post("/sessions/{session_id:str}/process/template/{template_id:str}", status_code=202)
 async def process_template(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: FromPath[str],
     template_id: FromPath[str],
 ) -> TemplateAsked:
     """Ask for another document of a finished session."""
-    return await _ask(services, who, SessionId(session_id), TemplateId(template_id))
+    return await _ask(services, principal, SessionId(session_id), TemplateId(template_id))
 
 
 @post("/sessions/{session_id:str}/process/template", status_code=202)
 async def process_requested_template(
-    services: NamedDependency[Services], who: NamedDependency[Principal], session_id: FromPath[str]
+    services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: FromPath[str]
 ) -> TemplateAsked:
     """Ask for another document of the session's first template (docs/vendor.md#process-template)."""
-    state = await services.voice.session(who.tenant_id, SessionId(session_id))
+    state = await services.voice.session(principal.tenant_id, SessionId(session_id))
     if not state.templates:
         raise InvalidRequest("is needed: the session was created without templates", field="template_id")
-    return await _ask(services, who, state.id, TemplateId(state.templates[0]))
+    return await _ask(services, principal, state.id, TemplateId(state.templates[0]))
 
 
 async def _ask(
-    services: Services, who: Principal, session_id: SessionId, template_id: TemplateId
+    services: Services, principal: Principal, session_id: SessionId, template_id: TemplateId
 ) -> TemplateAsked:
-    document_id = await services.further.ask(who, session_id, template_id)
+    document_id = await services.further.ask(principal, session_id, template_id)
     # Where EkaScribe names no document yet, the template's own filter finds it.
     wanted = {"document_id": document_id} if document_id else {"template_id": template_id}
     return TemplateAsked(

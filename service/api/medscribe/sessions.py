@@ -17,8 +17,8 @@ from schemas.voice import (
     VoiceSessionEnded,
 )
 from service.api.dependencies import Services
-from service.api.json_body import MOST_JSON_BYTES, read_json
-from service.api.medscribe.error_envelope import spoken
+from service.api.json_body import MAX_JSON_BYTES, read_json
+from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.form_uploads import make_form, wants_form
 from service.api.medscribe.session_responses import (
     files_received,
@@ -31,14 +31,14 @@ from service.domain.errors import AudioIncomplete, InvalidRequest, NotFound
 from service.domain.ids import SessionId, TemplateId
 from service.domain.models import Principal, ProtocolWords
 from service.domain.read_audit import is_of_patient
-from service.store.medscribe_queries import VoiceState
+from service.store.medscribe_queries import MedscribeState
 
 
-@post("/sessions", request_max_body_size=MOST_JSON_BYTES)
+@post("/sessions", request_max_body_size=MAX_JSON_BYTES)
 async def create_session(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     body: RawBody,
 ) -> VoiceSessionCreated:
     """Create a session; the tenant's defaults fill what is left out."""
@@ -49,13 +49,13 @@ async def create_session(
         upload_type=asked.upload_type, communication_protocol=asked.communication_protocol or "http"
     )
     session_id = await services.desk.start(
-        who,
+        principal,
         _as_create(asked),
         session_id=SessionId(asked.session_id) if asked.session_id else None,
         words=words,
     )
-    state = await services.voice.session(who.tenant_id, session_id)
-    upload_url = await _upload_url(request, services, who, state)
+    state = await services.voice.session(principal.tenant_id, session_id)
+    upload_url = await _upload_url(request, services, principal, state)
     patient = show_patient(state.details.patient)
     return VoiceSessionCreated(
         session_id=session_id,
@@ -96,31 +96,31 @@ def as_patient(details: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 async def _upload_url(
-    request: Request[Any, Any, Any], services: Services, who: Principal, state: VoiceState
+    request: Request[Any, Any, Any], services: Services, principal: Principal, state: MedscribeState
 ) -> str | FormUpload:
     if state.upload == "stream":
-        url = (await services.views.session(who.tenant_id, state.id)).stream_url
+        url = (await services.views.session(principal.tenant_id, state.id)).stream_url
         assert url is not UNSET  # noqa: S101 - every stream session has one
         return str(url)
     if wants_form(request):
-        return await make_form(services, who, state)
+        return await make_form(services, principal, state)
     return f"{services.settings.public_url or ''}/voice/v1/sessions/{state.id}/audio"
 
 
-@post("/sessions/{session_id:str}/end", status_code=202, request_max_body_size=MOST_JSON_BYTES)
+@post("/sessions/{session_id:str}/end", status_code=202, request_max_body_size=MAX_JSON_BYTES)
 async def end_session(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: FromPath[str],
     body: RawBody,
 ) -> VoiceSessionEnded:
     """End a session if at least so many files are stored; repeating it answers the same."""
     sent = read_json(body, EndVoiceSession).audio_files_sent
     try:
-        await services.life.end(who, SessionId(session_id), SessionEnd(force=True), least_chunks=sent)
+        await services.life.end(principal, SessionId(session_id), SessionEnd(force=True), min_chunks=sent)
     except AudioIncomplete as short:
-        state = await services.voice.session(who.tenant_id, SessionId(session_id))
-        raise spoken(
+        state = await services.voice.session(principal.tenant_id, SessionId(session_id))
+        raise as_medscribe_error(
             short,
             409,
             short.code,
@@ -128,7 +128,7 @@ async def end_session(
             audio_files_received=len(state.files),
             audio_files=state.files,
         ) from None
-    state = await services.voice.session(who.tenant_id, SessionId(session_id))
+    state = await services.voice.session(principal.tenant_id, SessionId(session_id))
     return VoiceSessionEnded(
         session_id=session_id, audio_files_received=files_received(state), audio_files=state.files
     )
@@ -138,30 +138,30 @@ async def end_session(
 async def get_session(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: FromPath[str],
     template_id: FromQuery[str | None] = None,
     document_id: FromQuery[str | None] = None,
 ) -> Response[VoiceSession]:
     """Answer from our own store; the HTTP status is the signal. Raises NotFound, also for a filter's miss."""
-    state = await services.voice.session(who.tenant_id, SessionId(session_id))
+    state = await services.voice.session(principal.tenant_id, SessionId(session_id))
     if not state.is_over and state.status in {"processing", "partial"}:
-        await services.refreshing.hurry(who.tenant_id, state.id)
+        await services.refreshing.hurry(principal.tenant_id, state.id)
     documents, is_pending = [], False
     if state.is_over and state.status in {"completed", "partial"}:
         template = TemplateId(template_id) if template_id else None
         if template == "transcript":  # the vendor's name for the result without its documents
             template = None
         else:
-            documents = await services.voice.documents(who.tenant_id, state.id, template)
+            documents = await services.voice.documents(principal.tenant_id, state.id, template)
         if document_id:
             documents = [document for document in documents if document.upstream_id == document_id]
         if template or document_id:
             is_pending = await services.voice.is_pending(state.id, template, document_id)
             if not documents and not is_pending:
-                raise spoken(NotFound("no such document"), 404, "resource_not_found")
-    upload_url = await _upload_url(request, services, who, state)
+                raise as_medscribe_error(NotFound("no such document"), 404, "resource_not_found")
+    upload_url = await _upload_url(request, services, principal, state)
     status, body = show_session(state, upload_url, documents, is_pending=is_pending)
     if documents or is_of_patient(state.details.patient, state.transcript):
-        await services.trail.note(who, "session.read", [state.id])
+        await services.trail.note(principal, "session.read", [state.id])
     return Response(body, status_code=status)

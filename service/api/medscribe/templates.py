@@ -12,10 +12,10 @@ from service.domain.models import Principal
 # It calls EkaScribe: one that hangs must not fill the places of reads.
 @get("/templates", opt={REQUEST_KIND: "calls"})
 async def list_templates(
-    services: NamedDependency[Services], who: NamedDependency[Principal]
+    services: NamedDependency[Services], principal: NamedDependency[Principal]
 ) -> VoiceTemplates:
     """Answer the templates of the tenant's EkaScribe account, or its defaults where no list is to be had."""
-    found = await services.templates.available(who)
+    found = await services.templates.available(principal)
     return VoiceTemplates(
         templates=[VoiceTemplate(id=each.id, name=each.title, description=each.description) for each in found]
     )

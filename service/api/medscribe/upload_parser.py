@@ -7,8 +7,8 @@ from typing import Any
 import multipart
 from litestar import Request
 
-from service.api.middleware.admission_control import place_of
-from service.api.upload_buffer import Spool, content_length, memory_for, read_body
+from service.api.middleware.admission_control import permit_of
+from service.api.upload_buffer import BufferedBody, content_length, memory_for, read_body
 from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 
 # One official client posts a form labelled `audio/webm;codecs=opus`, without a boundary
@@ -16,14 +16,14 @@ from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 _FORM_HEAD = re.compile(
     rb"--([^\r\n]{1,200})\r\n(?:[^\r\n]{1,1000}\r\n){0,4}?content-disposition:[ \t]*form-data", re.IGNORECASE
 )
-_MOST_HEAD_BYTES = 2048
-_MOST_FIELDS_BYTES = 16_384
-_MOST_PARTS = 32
+_MAX_HEAD_BYTES = 2048
+_MAX_FIELDS_BYTES = 16_384
+_MAX_PARTS = 32
 # What a form may hold besides its file: fields, headers, boundaries.
 _FORM_OVERHEAD_BYTES = 65_536
 
 # Lets audio in by a form's fields, of which raw audio has none, or raises; returns where its bytes are kept.
-Admit = Callable[[Mapping[str, str]], Awaitable[Spool]]
+Admit = Callable[[Mapping[str, str]], Awaitable[BufferedBody]]
 
 
 class Upload:
@@ -32,13 +32,13 @@ class Upload:
     No byte of the audio is kept before `admit` has returned.
     """
 
-    def __init__(self, content_type: str, most_bytes: int, admit: Admit) -> None:
+    def __init__(self, content_type: str, max_bytes: int, admit: Admit) -> None:
         self.fields: dict[str, str] = {}
         self.file_name: str | None = None
         self.file_type: str | None = None
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._admit = admit
-        self._spool: Spool | None = None
+        self._spool: BufferedBody | None = None
         self._head: bytearray | None = bytearray()
         self._form: multipart.PushMultipartParser | None = None
         self._part: multipart.MultipartSegment | None = None
@@ -51,7 +51,7 @@ class Upload:
             self._begin_form(boundary.encode())
 
     @property
-    def spool(self) -> Spool:
+    def spool(self) -> BufferedBody:
         """Where the audio is kept; there is one when the body is finished."""
         assert self._spool is not None  # noqa: S101 - a body without audio raises before
         return self._spool
@@ -71,7 +71,7 @@ class Upload:
         if self._head is not None:
             self._head += piece
             may_be_form = self._head.startswith(b"--") or bytes(self._head) in {b"", b"-"}
-            if may_be_form and len(self._head) < _MOST_HEAD_BYTES:
+            if may_be_form and len(self._head) < _MAX_HEAD_BYTES:
                 return  # too little to tell
             await self._decide()
         elif self._form is not None:
@@ -92,7 +92,7 @@ class Upload:
     def _begin_form(self, boundary: bytes) -> None:
         self._head = None
         try:
-            self._form = multipart.PushMultipartParser(boundary, max_segment_count=_MOST_PARTS)
+            self._form = multipart.PushMultipartParser(boundary, max_segment_count=_MAX_PARTS)
         except multipart.MultipartError:
             raise InvalidRequest("the form's boundary cannot be used") from None
 
@@ -127,7 +127,7 @@ class Upload:
             self._keep(event)
         else:
             self._field_bytes += len(event)
-            if self._field_bytes > _MOST_FIELDS_BYTES:
+            if self._field_bytes > _MAX_FIELDS_BYTES:
                 raise InvalidRequest("the form's fields are too large")
             self._value += event
 
@@ -153,8 +153,8 @@ class Upload:
         self._part = None
 
     def _keep(self, piece: bytes) -> None:
-        if self.spool.size + len(piece) > self._most_bytes:
-            raise ChunkTooLarge(f"a chunk may have {self._most_bytes} bytes")
+        if self.spool.size + len(piece) > self._max_bytes:
+            raise ChunkTooLarge(f"a chunk may have {self._max_bytes} bytes")
         self.spool.write(piece)
 
     def _close(self) -> None:
@@ -167,7 +167,7 @@ class Upload:
 
 async def read_upload(
     request: Request[Any, Any, Any],
-    most_bytes: int,
+    max_bytes: int,
     authorise: Callable[[Mapping[str, str]], Awaitable[None]] | None = None,
     count: Callable[[int], None] | None = None,
 ) -> Upload:
@@ -176,19 +176,19 @@ async def read_upload(
     `authorise` sees the fields of a form before its file, and raises if these do not let it in. Until then
     `count` hears of each piece, and may raise.
     """
-    most_body_bytes = most_bytes + _FORM_OVERHEAD_BYTES
+    max_body_bytes = max_bytes + _FORM_OVERHEAD_BYTES
 
-    async def admit(fields: Mapping[str, str]) -> Spool:
+    async def admit(fields: Mapping[str, str]) -> BufferedBody:
         nonlocal count
         if authorise is not None:
             await authorise(fields)
         count = None
-        place = place_of(request.scope)
-        return Spool(
-            place.keep, await memory_for(place, content_length(request), most_body_bytes), place.lose
+        place = permit_of(request.scope)
+        return BufferedBody(
+            place.keep, await memory_for(place, content_length(request), max_body_bytes), place.lose
         )
 
-    upload = Upload(request.headers.get("content-type", ""), most_bytes, admit)
+    upload = Upload(request.headers.get("content-type", ""), max_bytes, admit)
 
     async def take(piece: bytes) -> None:
         await upload.take(piece)
@@ -196,7 +196,7 @@ async def read_upload(
             count(len(piece))
 
     try:
-        await read_body(request, most_body_bytes, upload.take if count is None else take)
+        await read_body(request, max_body_bytes, upload.take if count is None else take)
         await upload.finish()
     except BaseException:
         upload.close()

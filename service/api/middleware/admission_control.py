@@ -25,24 +25,24 @@ from litestar.types import ASGIApp, Receive, Send
 from service.api.middleware.body_timeout import timed
 from service.api.middleware.error_response import tell
 from service.api.middleware.load_metrics import IN_WORK, REFUSED, SPOOL, SPOOL_LIMIT, WEBHOOKS
-from service.api.middleware.load_monitor import Strain
+from service.api.middleware.load_monitor import LoadMonitor
 from service.api.middleware.request_context import ANSWER_MADE
-from service.api.middleware.response_memory import AnswerMemory, AnswerPermit, begin_answer
-from service.api.middleware.unauthenticated_limits import Strangers
+from service.api.middleware.response_memory import ResponseMemory, ResponsePermit, begin_response
+from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
 from service.api.request_classes import kind_of
-from service.concurrency.memory_budget import UPLOADS_BYTES, Memory
+from service.concurrency.memory_budget import UPLOADS_BYTES, MemoryBudget
 from service.domain.errors import BridgeError, CallerMistake, Overloaded
 from service.domain.ids import TenantId
-from service.domain.sessions.change_polling import MOST_PLACES, share_of
+from service.domain.sessions.change_polling import MAX_PLACES, share_of
 from service.http_server.connection_owners import belongs_to, cut_unread
-from service.http_server.http_limits import MOST_CONNECTIONS
+from service.http_server.http_limits import MAX_CONNECTIONS
 from service.settings import Settings
 
 log = structlog.get_logger()
 
 # One webhook is so much less work than one call.
 _WEBHOOKS = 4
-_LEAST_PLACES = 16
+_MIN_PLACES = 16
 # A body for which there is no memory waits for so long, without being read: most bodies come and go within
 # that moment, and the disk costs several times as much. Behind clients that are slow nobody waits.
 _MEMORY_PATIENCE_SECONDS = 1.0
@@ -59,14 +59,14 @@ HandlerOf = Callable[[Any], BaseRouteHandler | None]
 _RETRY_AFTER_SECONDS = (1, 4)
 
 
-class Room:
+class RequestClass:
     """The places of one kind of request."""
 
-    def __init__(self, kind: str, most: int, *, most_of_one: int, strain: Strain | None = None) -> None:
+    def __init__(self, kind: str, most: int, *, max_of_one: int, strain: LoadMonitor | None = None) -> None:
         """`strain`: of a process that falls behind this room gives fewer places."""
         self.kind = kind
         self.most = most
-        self.most_of_one = most_of_one
+        self.max_of_one = max_of_one
         self.taken = 0
         self.of_tenants: Counter[TenantId] = Counter()
         self._strain = strain
@@ -76,7 +76,7 @@ class Room:
         """Refuse when there is no place at this moment; some places there always are. Raises Overloaded."""
         most = self.most
         if self._strain is not None:
-            most = max(min(most, _LEAST_PLACES), int(most * self._strain.share))
+            most = max(min(most, _MIN_PLACES), int(most * self._strain.share))
         if self.taken >= most:
             raise self.refuse("places")
 
@@ -84,7 +84,7 @@ class Room:
         """Take a place, as this tenant's if it is one's. Raises Overloaded."""
         self.check()
         if tenant is not None:
-            if self.of_tenants[tenant] >= self.most_of_one:
+            if self.of_tenants[tenant] >= self.max_of_one:
                 raise self.refuse("share")
             self.of_tenants[tenant] += 1
         self.taken += 1
@@ -114,16 +114,16 @@ _DETAILS = {
 }
 
 
-class Place:
+class Permit:
     """One request's place, once it has one, and what it keeps on disk and in memory meanwhile."""
 
     def __init__(
         self,
-        room: Room,
-        disk: "Disk",
-        memory: Memory,
+        room: RequestClass,
+        disk: "DiskBudget",
+        memory: MemoryBudget,
         announced_bytes: int = 0,
-        answer: AnswerPermit | None = None,
+        answer: ResponsePermit | None = None,
     ) -> None:
         self._room = room
         self._disk = disk
@@ -185,17 +185,17 @@ class Place:
             self._room.give_back(self._tenant)
 
 
-class Disk:
+class DiskBudget:
     """What the bodies of a process may take of the disk, in bytes."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.taken_bytes = 0
-        SPOOL_LIMIT.set(most_bytes)
+        SPOOL_LIMIT.set(max_bytes)
 
-    def check(self, room: Room, size: int) -> None:
+    def check(self, room: RequestClass, size: int) -> None:
         """Refuse when there are not so many bytes. Raises Overloaded."""
-        if self.taken_bytes + size > self.most_bytes:
+        if self.taken_bytes + size > self.max_bytes:
             raise room.refuse("spool")
 
     def take(self, size: int) -> None:
@@ -204,7 +204,7 @@ class Disk:
         SPOOL.inc(size)
 
 
-class Admission:
+class AdmissionControl:
     """Wraps the application: gives each request a place, or answers at once that there is none."""
 
     # For bodies that are no audio.
@@ -216,38 +216,38 @@ class Admission:
         app: ASGIApp,
         handler_of: HandlerOf,
         settings: Settings,
-        strain: Strain,
-        strangers: Strangers,
+        strain: LoadMonitor,
+        strangers: UnauthenticatedLimits,
     ) -> None:
         """`handler_of` finds the handler of the route that a request will take."""
         self._app = app
         self._handler_of = handler_of
         self._strangers = strangers
         self.strain = strain
-        self._disk = Disk(settings.max_spool_bytes)
-        self._answers = AnswerMemory()
-        self._memory = Memory(
+        self._disk = DiskBudget(settings.max_spool_bytes)
+        self._answers = ResponseMemory()
+        self._memory = MemoryBudget(
             UPLOADS_BYTES, patience_seconds=_MEMORY_PATIENCE_SECONDS, vain_seconds=_VAIN_SECONDS
         )
-        self._most_bytes = settings.chunk_max_bytes + _FORM_BYTES
-        self._most_connections = settings.max_connections
+        self._max_bytes = settings.chunk_max_bytes + _FORM_BYTES
+        self._max_connections = settings.max_connections
         most, uploads = settings.max_requests, settings.max_uploads
         # A process that falls behind takes fewer reads and calls. An upload that is refused is sent whole
         # again; a webhook is little work and ends much; and what waits does nothing.
-        # What waits has its limits where it waits (ChangeWatch): here it only must not be without any.
-        waits = 2 * MOST_PLACES + most
+        # What waits has its limits where it waits (ChangePoller): here it only must not be without any.
+        waits = 2 * MAX_PLACES + most
         self._rooms = {
-            "reads": Room("reads", most, most_of_one=share_of(most), strain=strain),
-            "calls": Room("calls", most, most_of_one=share_of(most), strain=strain),
-            "uploads": Room("uploads", uploads, most_of_one=share_of(uploads)),
-            "webhooks": Room("webhooks", _WEBHOOKS * most, most_of_one=_WEBHOOKS * most),
-            "waits": Room("waits", waits, most_of_one=share_of(waits)),
+            "reads": RequestClass("reads", most, max_of_one=share_of(most), strain=strain),
+            "calls": RequestClass("calls", most, max_of_one=share_of(most), strain=strain),
+            "uploads": RequestClass("uploads", uploads, max_of_one=share_of(uploads)),
+            "webhooks": RequestClass("webhooks", _WEBHOOKS * most, max_of_one=_WEBHOOKS * most),
+            "waits": RequestClass("waits", waits, max_of_one=share_of(waits)),
         }
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "lifespan":
-            scope["state"][MOST_CONNECTIONS] = self._most_connections
+            scope["state"][MAX_CONNECTIONS] = self._max_connections
             async with self.strain.watched():
                 await self._app(scope, receive, send)
             return
@@ -270,10 +270,10 @@ class Admission:
                 WEBHOOKS.labels("refused").inc()
             await tell(scope, refused, send)
             return
-        answer = AnswerPermit(self._answers, partial(cut_unread, scope))
-        begin_answer(answer)
+        answer = ResponsePermit(self._answers, partial(cut_unread, scope))
+        begin_response(answer)
         scope[ANSWER_MADE] = answer.sending
-        place = scope[_KEY] = Place(room, self._disk, self._memory, announced, answer)
+        place = scope[_KEY] = Permit(room, self._disk, self._memory, announced, answer)
         try:
             # Audio and webhooks have time limits of their own.
             await self._app(scope, receive if kind in _TIMED_ELSEWHERE else self._timed(receive), send)
@@ -288,11 +288,11 @@ class Admission:
         for name, value in scope["headers"]:
             if name == b"content-length":
                 size = int(value)
-                return size if size <= self._most_bytes else 0
+                return size if size <= self._max_bytes else 0
         return 0
 
 
-def take_place(scope: Any, tenant_id: TenantId | None) -> None:
+def acquire_permit(scope: Any, tenant_id: TenantId | None) -> None:
     """Take a request's place once it is known who sends it; None is the vendor. Raises Overloaded."""
     place = scope.get(_KEY)
     if place is None:  # a WebSocket has none, nor what is always let in
@@ -304,8 +304,8 @@ def take_place(scope: Any, tenant_id: TenantId | None) -> None:
     place.take(tenant_id)
 
 
-def place_of(scope: Any) -> Place:
+def permit_of(scope: Any) -> Permit:
     """Return the place of a request that brings audio."""
     place = scope[_KEY]
-    assert isinstance(place, Place)  # noqa: S101 - the doors of audio are never let in without
+    assert isinstance(place, Permit)  # noqa: S101 - the doors of audio are never let in without
     return place

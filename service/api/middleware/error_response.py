@@ -7,11 +7,11 @@ from litestar import Request
 from litestar.types import Send
 
 from schemas.problems import MEDIA_TYPE
-from service.api.medscribe.error_envelope import in_both_tongues
+from service.api.medscribe.error_envelope import with_medscribe_errors
 from service.api.problems import HANDLERS
 from service.domain.errors import BridgeError
 
-_ANSWER: Any = in_both_tongues(HANDLERS)[BridgeError]
+_ANSWER: Any = with_medscribe_errors(HANDLERS)[BridgeError]
 
 
 async def tell(scope: Any, error: BridgeError, send: Send) -> None:

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-LEAST_SHARE = 0.25
+MIN_SHARE = 0.25
 
 
-class Strain:
+class LoadMonitor:
     """What share of its places a process should give away, from how late its event loop and its database are.
 
     It falls by a quarter with each look that finds one of them late, to a quarter at the least, so that what
@@ -29,7 +29,7 @@ class Strain:
     def note(self, late_seconds: float) -> None:
         """Take in how late the latest of all was."""
         if late_seconds > self.late_seconds:
-            self.share = max(LEAST_SHARE, self.share * 0.75)
+            self.share = max(MIN_SHARE, self.share * 0.75)
         else:
             self.share = min(1.0, self.share + 0.05)
 

@@ -25,7 +25,7 @@ _VERSION = (VERSION_HEADER.encode(), PROTOCOL_VERSION.encode())
 _MAX_AGE_SECONDS = b"7200"
 
 
-class VoiceCors:
+class MedscribeCors:
     """Wraps the application: answers preflights, and marks every answer to an allowed page, errors too."""
 
     def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:

@@ -47,7 +47,7 @@ def request_id_of(scope: Any) -> str:
     return str(scope.get(_KEY, ""))
 
 
-class Edge:
+class RequestContextMiddleware:
     """Wraps the whole application, so that what no route matches is seen too."""
 
     def __init__(self, app: ASGIApp, traces: SessionTraces) -> None:
@@ -128,14 +128,14 @@ def _describe(made: Span | None, scope: Any, status: int) -> None:
         return
     route = scope.get("path_template") or "unmatched"
     method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-    who = scope.get("state", {}).get("who")
+    principal = scope.get("state", {}).get("principal")
     made.update_name(f"{method} {route}")
     found = {
         "http.request.method": method,
         "http.route": route,
         "http.response.status_code": status,
         "ekabridge.request_id": request_id_of(scope),
-        "ekabridge.tenant_id": who.tenant_id if who else None,
+        "ekabridge.tenant_id": principal.tenant_id if principal else None,
         "ekabridge.session_id": _session_id(scope),
     }
     made.set_attributes({name: value for name, value in found.items() if value is not None})
@@ -152,7 +152,7 @@ def _record(scope: Any, status: int, size: int, seconds: float) -> None:
     durations.observe(seconds)
     if route.startswith(("/health", "/metrics")):
         return
-    who = scope.get("state", {}).get("who")
+    principal = scope.get("state", {}).get("principal")
     log.info(
         "request",
         method=method,
@@ -160,8 +160,8 @@ def _record(scope: Any, status: int, size: int, seconds: float) -> None:
         status=status,
         bytes=size,
         duration_ms=round(seconds * 1000, 1),
-        tenant_id=who.tenant_id if who else None,
-        key_id=who.key_id if who else None,
+        tenant_id=principal.tenant_id if principal else None,
+        key_id=principal.key_id if principal else None,
         session_id=_session_id(scope),
     )
 

@@ -27,10 +27,10 @@ _RETRY_AFTER_SECONDS = (2, 8)
 _COPIES = 3
 
 
-class AnswerPermit:
+class ResponsePermit:
     """What one request holds of the memory."""
 
-    def __init__(self, memory: "AnswerMemory", cut: Callable[[], None] | None) -> None:
+    def __init__(self, memory: "ResponseMemory", cut: Callable[[], None] | None) -> None:
         self._memory = memory
         self._cut = cut
         self.tenant: TenantId | None = None
@@ -58,7 +58,7 @@ class AnswerPermit:
             self._cut()
 
 
-class AnswerMemory:
+class ResponseMemory:
     """The part of all answers together, of which one tenant has three quarters at most."""
 
     def __init__(
@@ -73,10 +73,10 @@ class AnswerMemory:
         self._patience_seconds = patience_seconds
         self._grace_seconds = grace_seconds
         self._of_tenants: Counter[TenantId | None] = Counter()
-        self._holders: dict[AnswerPermit, None] = {}
+        self._holders: dict[ResponsePermit, None] = {}
         self._freed = asyncio.Event()
 
-    async def take(self, permit: AnswerPermit, size: int) -> None:
+    async def take(self, permit: ResponsePermit, size: int) -> None:
         """Take so many bytes, waiting for a moment if there are none. Raises Overloaded."""
         loop = asyncio.get_running_loop()
         # What is larger than a share has all of it to itself.
@@ -101,7 +101,7 @@ class AnswerMemory:
         self._of_tenants[permit.tenant] += size
         self._holders[permit] = None
 
-    def give_back(self, permit: AnswerPermit, size: int) -> None:
+    def give_back(self, permit: ResponsePermit, size: int) -> None:
         """Give so many of a permit's bytes back."""
         permit.size -= size
         self.taken_bytes -= size
@@ -112,7 +112,7 @@ class AnswerMemory:
             del self._of_tenants[permit.tenant]
         self._freed.set()
 
-    def _has(self, permit: AnswerPermit, size: int) -> bool:
+    def _has(self, permit: ResponsePermit, size: int) -> bool:
         is_room = self.taken_bytes + size <= self.max_bytes
         return is_room and self._of_tenants[permit.tenant] + size <= share_of(self.max_bytes)
 
@@ -122,15 +122,15 @@ class AnswerMemory:
                 permit.cut()
 
 
-_CURRENT: ContextVar[AnswerPermit | None] = ContextVar("ekabridge_answer_permit", default=None)
+_CURRENT: ContextVar[ResponsePermit | None] = ContextVar("ekabridge_answer_permit", default=None)
 
 
-def begin_answer(permit: AnswerPermit) -> None:
+def begin_response(permit: ResponsePermit) -> None:
     """Make this the permit of the request that is served."""
     _CURRENT.set(permit)
 
 
-async def reserve_answer(stored_bytes: int) -> None:
+async def reserve_response(stored_bytes: int) -> None:
     """Take the memory for an answer of so many stored bytes, before they are read. Raises Overloaded."""
     permit = _CURRENT.get()
     if permit is not None:

@@ -10,7 +10,7 @@ from service.observability.tracing import is_on
 
 _SESSION = re.compile(r"/(ses_[A-Za-z0-9]{12,28})(?=/|$)")
 # A dictation's chunks come in one after the other: each asks for what the one before has asked.
-_MOST_KNOWN = 10_000
+_MAX_KNOWN = 10_000
 
 Read = Callable[[SessionId], Awaitable[str | None]]
 
@@ -37,7 +37,7 @@ class SessionTraces:
             except StoreUnavailable:
                 return None
             if known is not None:
-                if len(self._known) >= _MOST_KNOWN:
+                if len(self._known) >= _MAX_KNOWN:
                     self._known.clear()
                 self._known[session_id] = known
         return known

@@ -7,10 +7,10 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.middleware.error_response import tell
 from service.domain.errors import ShuttingDown
-from service.http_server.graceful_shutdown import when_given_up
+from service.http_server.graceful_shutdown import on_deadline
 
 
-class LastAnswer:
+class ShutdownResponse:
     """Wraps the application: a request that is cancelled, or would not even end then, is answered here.
 
     What is cancelled leaves its rows as after a call whose answer was lost: the same call, with the same
@@ -41,7 +41,7 @@ class LastAnswer:
                     scope, ShuttingDown("this process stops before it could finish; another one can"), send
                 )
 
-        when_given_up(scope, give_up)
+        on_deadline(scope, give_up)
         try:
             await self._app(scope, receive, send_unless_given_up)
         except asyncio.CancelledError:

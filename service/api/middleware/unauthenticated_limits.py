@@ -31,7 +31,7 @@ _BODY = "ekabridge.body"
 _IPV6_NETWORK_BITS = 64
 
 
-class StrangerLimit(Struct, frozen=True, kw_only=True):
+class UnauthenticatedLimit(Struct, frozen=True, kw_only=True):
     """The bounds of one room.
 
     After `grace_seconds` a body must have come at `min_bytes_per_second` or more, on average.
@@ -49,12 +49,12 @@ class StrangerLimit(Struct, frozen=True, kw_only=True):
     min_bytes_per_second: float = _MAX_BYTES / 2
 
 
-class StrangerWait:
+class UnauthenticatedWait:
     """One request that waits, as a context manager. Raises BodyTimeout when the room gives the request up."""
 
     __slots__ = ("_cancelling", "_is_given_up", "_room", "_task", "address", "since", "size")
 
-    def __init__(self, room: "StrangerRoom", address: str | None, now: float) -> None:
+    def __init__(self, room: "UnauthenticatedPool", address: str | None, now: float) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - requests are served in tasks
         self._room = room
@@ -93,15 +93,15 @@ class StrangerWait:
         self._task.cancel()
 
 
-class StrangerRoom:
+class UnauthenticatedPool:
     """Those of one kind who wait, in the order in which they came."""
 
-    def __init__(self, limit: StrangerLimit, *, address_header: str | None) -> None:
+    def __init__(self, limit: UnauthenticatedLimit, *, address_header: str | None) -> None:
         """`address_header`: by which a proxy tells a client's address; None when no proxy is trusted to."""
         self.limit = limit
         self._address_header = address_header.lower().encode() if address_header else None
-        self._waits: dict[StrangerWait, None] = {}
-        self._of_address: dict[str, dict[StrangerWait, None]] = {}
+        self._waits: dict[UnauthenticatedWait, None] = {}
+        self._of_address: dict[str, dict[UnauthenticatedWait, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._total_bytes = 0
         self._shown = 0
@@ -150,13 +150,13 @@ class StrangerRoom:
                 more = message.get("more_body", False)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def wait(self, scope: Any) -> StrangerWait:
+    def wait(self, scope: Any) -> UnauthenticatedWait:
         """Let a request in; in a full room, or beyond its address's share, the oldest is given up."""
         loop = asyncio.get_running_loop()
         address = None if self._address_header is None else _address_of(scope, self._address_header)
         if len(self._waits) >= self.limit.max_requests:
             self._give_up(next(iter(self._waits)), "places")
-        wait = StrangerWait(self, address, loop.time())
+        wait = UnauthenticatedWait(self, address, loop.time())
         self._waits[wait] = None
         if address is not None:
             of_address = self._of_address.setdefault(address, {})
@@ -168,7 +168,7 @@ class StrangerRoom:
             self._timer = loop.call_later(_LOOK_SECONDS, self._look)
         return wait
 
-    def count(self, wait: StrangerWait, size: int) -> None:
+    def count(self, wait: UnauthenticatedWait, size: int) -> None:
         """Count bytes that came; when there are too many in all, the oldest wait is given up."""
         if wait not in self._waits:
             return
@@ -180,7 +180,7 @@ class StrangerRoom:
             raise BodyTimeout("too many bodies are awaited here")
         self._give_up(oldest, "places")
 
-    def leave(self, wait: StrangerWait) -> None:
+    def leave(self, wait: UnauthenticatedWait) -> None:
         """Count a request no more; one that has left already is none."""
         if wait not in self._waits:
             return
@@ -192,7 +192,7 @@ class StrangerRoom:
             if not of_address:
                 self._of_address.pop(wait.address, None)
 
-    def _give_up(self, wait: StrangerWait, reason: str) -> None:
+    def _give_up(self, wait: UnauthenticatedWait, reason: str) -> None:
         self.leave(wait)
         GIVEN_UP.labels(reason).inc()
         wait.give_up()
@@ -212,15 +212,15 @@ class StrangerRoom:
         self._timer = loop.call_later(_LOOK_SECONDS, self._look) if self._waits else None
 
 
-class Strangers:
+class UnauthenticatedLimits:
     """The rooms of all requests that tell in their bodies who sends them."""
 
     def __init__(self, *, address_header: str | None) -> None:
-        def room(max_requests: int, max_seconds: float, max_of_address: int) -> StrangerRoom:
-            limit = StrangerLimit(
+        def room(max_requests: int, max_seconds: float, max_of_address: int) -> UnauthenticatedPool:
+            limit = UnauthenticatedLimit(
                 max_requests=max_requests, max_seconds=max_seconds, max_of_address=max_of_address
             )
-            return StrangerRoom(limit, address_header=address_header)
+            return UnauthenticatedPool(limit, address_header=address_header)
 
         # Small rooms would only make those who drip come again more often.
         self.logins = room(512, 3.0, 8)
@@ -228,7 +228,7 @@ class Strangers:
         # The vendor sends from few addresses, and many at once.
         self.webhooks = room(512, 5.0, 64)
 
-    def room_ahead(self, scope: Any) -> StrangerRoom | None:
+    def room_ahead(self, scope: Any) -> UnauthenticatedPool | None:
         """Return the room in which a request waits before it is routed.
 
         Only for the usual spelling of its path: with another one it waits in its handler.

@@ -11,12 +11,12 @@ from prometheus_client import Counter
 
 from schemas.emr import ChunkStored
 from service.api import openapi_examples as examples
-from service.api.authentication import provide_services, provide_who
+from service.api.authentication import provide_principal, provide_services
 from service.api.dependencies import Services
 from service.api.openapi_examples import answer
 from service.api.problems import documented
 from service.api.request_classes import REQUEST_KIND
-from service.api.upload_buffer import spool_body
+from service.api.upload_buffer import buffer_body
 from service.domain.errors import (
     AudioFormatInvalid,
     BridgeError,
@@ -30,7 +30,7 @@ from service.domain.ports import Audio
 from service.domain.vendor_limits import Limits
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
 
-MOST_SEQUENCE = 99_999
+MAX_SEQUENCE = 99_999
 
 CHUNKS = Counter(
     "ekabridge_audio_chunks", "Whole chunks by what became of them; repeated ones, too.", ("outcome",)
@@ -71,29 +71,29 @@ async def put_audio(
 ) -> ChunkStored:
     """Store one chunk; the same bytes may be sent again at will."""
     # Asked for here and not as dependencies: to have the framework bring them takes a tenth of all the time.
-    services, who = provide_services(request.app.state), provide_who(request.scope)
+    services, principal = provide_services(request.app.state), provide_principal(request.scope)
     place = _sequence(sequence)
     limits = await services.discovery.limits()
     audio_format = _audio_format(request.headers.get("content-type", ""), limits)
-    audio = await spool_body(request, limits.chunk_bytes(services.settings.chunk_max_bytes))
+    audio = await buffer_body(request, limits.chunk_bytes(services.settings.chunk_max_bytes))
     try:
-        return await store_chunk(services, who, SessionId(session_id), place, audio_format, audio)
+        return await store_chunk(services, principal, SessionId(session_id), place, audio_format, audio)
     finally:
         audio.close()
 
 
 async def store_chunk(
     services: Services,
-    who: Principal,
+    principal: Principal,
     session_id: SessionId,
     sequence: int,
     audio_format: AudioFormat,
     audio: Audio,
 ) -> ChunkStored:
-    """Store one chunk and count what became of it; raises as AudioIntake.take does."""
+    """Store one chunk and count what became of it; raises as AudioUploads.take does."""
     outcome = "failed"
     try:
-        stored = await services.audio.take(who, session_id, sequence, audio_format, audio)
+        stored = await services.audio.take(principal, session_id, sequence, audio_format, audio)
         outcome = "stored"
         BYTES.inc(audio.size)
     except (VendorUnreachable, StoreUnavailable):
@@ -107,8 +107,8 @@ async def store_chunk(
 
 
 def _sequence(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MOST_SEQUENCE)):
-        raise InvalidRequest(f"must be a whole number from 0 to {MOST_SEQUENCE}", field="sequence")
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_SEQUENCE)):
+        raise InvalidRequest(f"must be a whole number from 0 to {MAX_SEQUENCE}", field="sequence")
     return int(text)
 
 

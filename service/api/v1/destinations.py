@@ -8,7 +8,7 @@ from schemas.destinations import Destination, DestinationChange, DestinationCrea
 from schemas.emr import Delivery, DeliveryStatus, Page
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
-from service.api.json_body import MOST_JSON_BYTES, json_operation, read_json
+from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
 from service.api.v1.sessions import Cursor, Limit
@@ -22,7 +22,7 @@ from service.store.paging import after_cursor
     operation_id="createDestination",
     operation_class=json_operation(DestinationCreate, examples.NEW_DESTINATION, required=True),
     summary="Say where documents shall go",
-    request_max_body_size=MOST_JSON_BYTES,
+    request_max_body_size=MAX_JSON_BYTES,
     responses={
         201: answer(examples.NEW_DESTINATION_ANSWER, "The destination, with its secret this once"),
         **documented(400, 401, 409, 413, 503),
@@ -31,14 +31,14 @@ from service.store.paging import after_cursor
 )
 async def create_destination(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     body: RawBody,
 ) -> Destination:
     """Register an endpoint; `secret` is shown this once."""
     request = read_json(body, DestinationCreate)
     await services.check_call(request)
-    destination = await services.destinations.add(who.tenant_id, request)
-    await services.audit.record(who.tenant_id, who.key_id, "destination.created", destination.id)
+    destination = await services.destinations.add(principal.tenant_id, request)
+    await services.audit.record(principal.tenant_id, principal.key_id, "destination.created", destination.id)
     return destination
 
 
@@ -54,12 +54,12 @@ async def create_destination(
 )
 async def list_destinations(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[Destination]:
     """Return one page."""
-    return await services.destinations.page(who.tenant_id, after_cursor(cursor), limit)
+    return await services.destinations.page(principal.tenant_id, after_cursor(cursor), limit)
 
 
 @get(
@@ -70,10 +70,10 @@ async def list_destinations(
     tags=["Destinations"],
 )
 async def get_destination(
-    services: NamedDependency[Services], who: NamedDependency[Principal], destination_id: FromPath[str]
+    services: NamedDependency[Services], principal: NamedDependency[Principal], destination_id: FromPath[str]
 ) -> Destination:
     """Return a destination, without its secret."""
-    return await services.destinations.one(who.tenant_id, DestinationId(destination_id))
+    return await services.destinations.one(principal.tenant_id, DestinationId(destination_id))
 
 
 @patch(
@@ -81,7 +81,7 @@ async def get_destination(
     operation_id="changeDestination",
     operation_class=json_operation(DestinationChange, examples.DESTINATION_CHANGE, required=True),
     summary="Change a destination, or turn it on or off",
-    request_max_body_size=MOST_JSON_BYTES,
+    request_max_body_size=MAX_JSON_BYTES,
     responses={
         200: answer(examples.DESTINATION, "The destination"),
         **documented(400, 401, 404, 413, 503),
@@ -90,15 +90,15 @@ async def get_destination(
 )
 async def change_destination(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     destination_id: FromPath[str],
     body: RawBody,
 ) -> Destination:
     """Change it; `enabled: true` sends what waited for it."""
     change = read_json(body, DestinationChange)
     await services.check_call(change)
-    changed = await services.destinations.change(who.tenant_id, DestinationId(destination_id), change)
-    await services.audit.record(who.tenant_id, who.key_id, "destination.changed", destination_id)
+    changed = await services.destinations.change(principal.tenant_id, DestinationId(destination_id), change)
+    await services.audit.record(principal.tenant_id, principal.key_id, "destination.changed", destination_id)
     return changed
 
 
@@ -108,7 +108,7 @@ async def change_destination(
     operation_id="rotateDestinationSecret",
     operation_class=json_operation(SecretRotation, examples.ROTATION, required=False),
     summary="Replace a destination's signing secret",
-    request_max_body_size=MOST_JSON_BYTES,
+    request_max_body_size=MAX_JSON_BYTES,
     responses={
         200: answer(examples.ROTATED_DESTINATION, "The destination, with its new secret this once"),
         **documented(400, 401, 404, 413, 503),
@@ -117,15 +117,21 @@ async def change_destination(
 )
 async def rotate_secret(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     destination_id: FromPath[str],
     body: RawBody,
 ) -> Destination:
     """Make a new secret, shown this once; the old one signs too for `overlap_seconds`, by default a day."""
     overlap = read_json(body, SecretRotation).overlap_seconds
-    rotated = await services.destinations.rotate_secret(who.tenant_id, DestinationId(destination_id), overlap)
+    rotated = await services.destinations.rotate_secret(
+        principal.tenant_id, DestinationId(destination_id), overlap
+    )
     await services.audit.record(
-        who.tenant_id, who.key_id, "destination.secret_rotated", destination_id, overlap_seconds=overlap
+        principal.tenant_id,
+        principal.key_id,
+        "destination.secret_rotated",
+        destination_id,
+        overlap_seconds=overlap,
     )
     return rotated
 
@@ -138,11 +144,11 @@ async def rotate_secret(
     tags=["Destinations"],
 )
 async def remove_destination(
-    services: NamedDependency[Services], who: NamedDependency[Principal], destination_id: FromPath[str]
+    services: NamedDependency[Services], principal: NamedDependency[Principal], destination_id: FromPath[str]
 ) -> None:
     """Remove it; what still waits for it is given up."""
-    await services.destinations.remove(who.tenant_id, DestinationId(destination_id))
-    await services.audit.record(who.tenant_id, who.key_id, "destination.removed", destination_id)
+    await services.destinations.remove(principal.tenant_id, DestinationId(destination_id))
+    await services.audit.record(principal.tenant_id, principal.key_id, "destination.removed", destination_id)
 
 
 @get(
@@ -157,7 +163,7 @@ async def remove_destination(
 )
 async def list_deliveries(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     status: FromQuery[DeliveryStatus | None] = None,
     destination_id: FromQuery[str | None] = None,
     session_id: FromQuery[str | None] = None,
@@ -166,7 +172,7 @@ async def list_deliveries(
 ) -> Page[Delivery]:
     """Return one page; `attempts` is their number."""
     return await services.deliveries.page(
-        who.tenant_id,
+        principal.tenant_id,
         status=status,
         destination_id=destination_id,
         session_id=session_id,
@@ -186,10 +192,10 @@ async def list_deliveries(
     tags=["Deliveries"],
 )
 async def get_delivery(
-    services: NamedDependency[Services], who: NamedDependency[Principal], delivery_id: FromPath[str]
+    services: NamedDependency[Services], principal: NamedDependency[Principal], delivery_id: FromPath[str]
 ) -> Delivery:
     """Return a delivery; `attempts` lists them."""
-    return await services.deliveries.one(who.tenant_id, DeliveryId(delivery_id))
+    return await services.deliveries.one(principal.tenant_id, DeliveryId(delivery_id))
 
 
 @post(
@@ -204,11 +210,11 @@ async def get_delivery(
     tags=["Deliveries"],
 )
 async def retry_delivery(
-    services: NamedDependency[Services], who: NamedDependency[Principal], delivery_id: FromPath[str]
+    services: NamedDependency[Services], principal: NamedDependency[Principal], delivery_id: FromPath[str]
 ) -> Delivery:
     """Make it due now, with the same webhook-id."""
-    delivery = await services.deliveries.retry(who.tenant_id, DeliveryId(delivery_id))
-    await services.audit.record(who.tenant_id, who.key_id, "delivery.retried", delivery_id)
+    delivery = await services.deliveries.retry(principal.tenant_id, DeliveryId(delivery_id))
+    await services.audit.record(principal.tenant_id, principal.key_id, "delivery.retried", delivery_id)
     return delivery
 
 

@@ -40,12 +40,12 @@ To = Annotated[
 )
 async def get_ledger(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     since: From = None,
     before: To = None,
 ) -> Ledger:
     """Count from rows, in one statement."""
-    return await services.ledger.count(who.tenant_id, *interval(since, before))
+    return await services.ledger.count(principal.tenant_id, *interval(since, before))
 
 
 @get(
@@ -61,7 +61,7 @@ async def get_ledger(
 )
 async def list_audit(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     action: FromQuery[str | None] = None,
     object_id: FromQuery[str | None] = None,
     since: From = None,
@@ -72,7 +72,7 @@ async def list_audit(
     """Return one page."""
     start, end = interval(since, before)
     wanted = AuditFilter(action=action, object_id=object_id, since=start, before=end)
-    return await services.audit.page(who.tenant_id, wanted, after_cursor(cursor), limit)
+    return await services.audit.page(principal.tenant_id, wanted, after_cursor(cursor), limit)
 
 
 ledger_router = Router("", route_handlers=[get_ledger, list_audit])

@@ -23,7 +23,7 @@ from service.api.v1.sessions import SessionPath
 from service.domain.errors import SessionErased, StoreUnavailable
 from service.domain.ids import SessionId
 from service.domain.models import Principal
-from service.http_server.graceful_shutdown import when_parting
+from service.http_server.graceful_shutdown import on_shutdown
 
 log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ def _example() -> str:
 async def follow_events(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: SessionPath,
     last_event_id: Annotated[
         str | None,
@@ -80,16 +80,16 @@ async def follow_events(
 ) -> Response[Any]:
     """Send every step, oldest first, and then each one as it happens, from whichever pod."""
     position = Position.read(last_event_id or "")
-    is_over = await services.views.is_over(who.tenant_id, SessionId(session_id))
+    is_over = await services.views.is_over(principal.tenant_id, SessionId(session_id))
     if is_over and last_event_id is not None:
         entries = await services.views.entries(SessionId(session_id))
         known = Position.read(last_event_id)
         if not any(known.add(entry) for entry in entries):
             return Response(None, status_code=204)
-    services.timeline_watch.check_room(who.tenant_id)
-    when_parting(request.scope, services.timeline_watch.let_go)
+    services.timeline_watch.check_room(principal.tenant_id)
+    on_shutdown(request.scope, services.timeline_watch.let_go)
     return Stream(
-        _follow(services, who, SessionId(session_id), position),
+        _follow(services, principal, SessionId(session_id), position),
         media_type=_MEDIA_TYPE,
         headers={"X-Accel-Buffering": "no"},
     )
@@ -97,18 +97,18 @@ async def follow_events(
 
 async def _follow(
     services: Services,
-    who: Principal,
+    principal: Principal,
     session_id: SessionId,
     position: Position,
     keep_alive_seconds: float = _KEEP_ALIVE_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
     watch, views = services.timeline_watch, services.views
     mark: str | None = ""
-    with watch.place(who.tenant_id), services.revocations.watching(who.key_id):
+    with watch.place(principal.tenant_id), services.revocations.watching(principal.key_id):
         while mark is not None:
             try:
                 # Before the entries are read: what comes in between is found at the next look.
-                is_over = await views.is_over(who.tenant_id, session_id)
+                is_over = await views.is_over(principal.tenant_id, session_id)
                 entries = await views.entries(session_id)
             except SessionErased:
                 yield b"event: erased\ndata: {}\n\n"
@@ -127,7 +127,7 @@ async def _follow(
             while changed is None and not watch.is_closing:
                 look_seconds = min(_LOOK_SECONDS, max(0.0, silent_until - monotonic()))
                 changed = await watch.changed(session_id, mark, look_seconds)
-                if services.revocations.is_revoked(who.key_id):
+                if services.revocations.is_revoked(principal.key_id):
                     log.info("event_stream_ends", session_id=session_id, reason="key_revoked")
                     return
                 if changed is None and monotonic() >= silent_until and not watch.is_closing:

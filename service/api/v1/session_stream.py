@@ -28,7 +28,7 @@ log = structlog.get_logger()
 Socket = WebSocket[Any, Any, Any]
 _GONE = (OSError, RuntimeError, WebSocketException)
 _BROKEN = 1011
-_MOST_SHOWN = 32
+_MAX_SHOWN = 32
 
 OPEN = Gauge("ekabridge_streams_open", "Live streams that are open.", multiprocess_mode="livesum")
 CLOSES = Counter(
@@ -107,7 +107,7 @@ async def stream_audio(
 ) -> None:
     """Relay a stream to EkaScribe (docs/vendor.md#stream)."""
     parent = await services.traces.of(SessionId(session_id))
-    with span_of(parent, "stream", "server", {"ekabridge.session_id": session_id[:_MOST_SHOWN]}):
+    with span_of(parent, "stream", "server", {"ekabridge.session_id": session_id[:_MAX_SHOWN]}):
         await _stream(socket, services, SessionId(session_id), capability)
 
 

@@ -7,7 +7,7 @@ from litestar.params import RawBody
 from schemas.emr import DocumentRequest, Session, SessionChange, SessionErasure
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
-from service.api.json_body import MOST_JSON_BYTES, json_operation, read_json
+from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
 from service.api.v1.sessions import SessionPath, show_session
@@ -20,7 +20,7 @@ from service.domain.models import Principal
     operation_id="changeSession",
     operation_class=json_operation(SessionChange, examples.CHANGE, required=False),
     summary="Change patient, templates or languages, before the end",
-    request_max_body_size=MOST_JSON_BYTES,
+    request_max_body_size=MAX_JSON_BYTES,
     responses={
         200: answer(examples.CREATED, "The session as it stands now"),
         **documented(400, 401, 404, 409, 410, 413, 502, 503, 504),
@@ -28,13 +28,13 @@ from service.domain.models import Principal
 )
 async def change_session(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: SessionPath,
     body: RawBody,
 ) -> Session:
     """Change what is given, at EkaScribe first; what is left out stays."""
-    await services.changes.change(who, SessionId(session_id), read_json(body, SessionChange))
-    return await show_session(services, who, SessionId(session_id))
+    await services.changes.change(principal, SessionId(session_id), read_json(body, SessionChange))
+    return await show_session(services, principal, SessionId(session_id))
 
 
 @delete(
@@ -48,10 +48,10 @@ async def change_session(
     },
 )
 async def erase_session(
-    services: NamedDependency[Services], who: NamedDependency[Principal], session_id: SessionPath
+    services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> SessionErasure:
     """Cancel what still runs, and erase what there is."""
-    status = await services.changes.erase(who, SessionId(session_id))
+    status = await services.changes.erase(principal, SessionId(session_id))
     return SessionErasure(id=session_id, status=status)
 
 
@@ -61,7 +61,7 @@ async def erase_session(
     operation_id="makeDocument",
     operation_class=json_operation(DocumentRequest, examples.FURTHER, required=True),
     summary="Have a document made of another template",
-    request_max_body_size=MOST_JSON_BYTES,
+    request_max_body_size=MAX_JSON_BYTES,
     responses={
         202: answer(examples.COMPLETED, "EkaScribe makes it; it comes like any other"),
         **documented(400, 401, 404, 409, 410, 413, 502, 503, 504),
@@ -69,14 +69,14 @@ async def erase_session(
 )
 async def make_document(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: SessionPath,
     body: RawBody,
 ) -> Session:
     """Ask EkaScribe for another document of a finished session, or for one of its documents anew."""
     wanted = read_json(body, DocumentRequest)
-    await services.further.ask(who, SessionId(session_id), TemplateId(wanted.template_id))
-    return await show_session(services, who, SessionId(session_id))
+    await services.further.ask(principal, SessionId(session_id), TemplateId(wanted.template_id))
+    return await show_session(services, principal, SessionId(session_id))
 
 
 @post(
@@ -90,11 +90,11 @@ async def make_document(
     },
 )
 async def refresh_session(
-    services: NamedDependency[Services], who: NamedDependency[Principal], session_id: SessionPath
+    services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> Session:
     """Make one unfiltered call due; the same document again changes nothing."""
-    await services.refreshing.refresh(who.tenant_id, SessionId(session_id), who.key_id)
-    return await show_session(services, who, SessionId(session_id))
+    await services.refreshing.refresh(principal.tenant_id, SessionId(session_id), principal.key_id)
+    return await show_session(services, principal, SessionId(session_id))
 
 
 changes_router = Router(

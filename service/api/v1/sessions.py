@@ -13,7 +13,7 @@ from schemas.emr import Document, Page, Session, SessionCreate, SessionEnd, Sess
 from service.api import openapi_examples as examples
 from service.api.authentication import check_still_stands
 from service.api.dependencies import Services
-from service.api.json_body import MOST_JSON_BYTES, json_operation, read_json
+from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
 from service.api.request_classes import WAITS_WITH
@@ -22,7 +22,7 @@ from service.domain.errors import ClientDisconnected
 from service.domain.ids import DocumentId, SessionId, TemplateId
 from service.domain.models import Principal
 from service.domain.sessions.change_polling import is_over, standing
-from service.http_server.graceful_shutdown import when_parting
+from service.http_server.graceful_shutdown import on_shutdown
 from service.store.paging import after_cursor
 from service.store.session_queries import SessionFilter
 
@@ -47,7 +47,7 @@ IdempotencyKey = Annotated[
     operation_id="createSession",
     operation_class=json_operation(SessionCreate, examples.NEW_SESSION, required=False),
     summary="Start a dictation",
-    request_max_body_size=MOST_JSON_BYTES,
+    request_max_body_size=MAX_JSON_BYTES,
     responses={
         201: answer(examples.CREATED, "The session; send audio to `audio_url`"),
         **documented(400, 401, 409, 410, 413, 422, 502, 503, 504),
@@ -55,16 +55,16 @@ IdempotencyKey = Annotated[
 )
 async def create_session(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     body: RawBody,
     idempotency_key: IdempotencyKey = None,
 ) -> Response[Any]:
     """Create a session here and at EkaScribe."""
-    created = await services.desk.create(who, read_json(body, SessionCreate), idempotency_key)
+    created = await services.desk.create(principal, read_json(body, SessionCreate), idempotency_key)
     headers = {}
     if created.is_replayed:
         headers["Idempotency-Replayed"] = "true"
-        await services.trail.replayed(who, created.body)
+        await services.trail.replayed(principal, created.body)
     return Response(created.body, status_code=201, media_type=MediaType.JSON, headers=headers)
 
 
@@ -74,7 +74,7 @@ async def create_session(
     operation_id="endSession",
     operation_class=json_operation(SessionEnd, examples.END, required=False),
     summary="End a dictation",
-    request_max_body_size=MOST_JSON_BYTES,
+    request_max_body_size=MAX_JSON_BYTES,
     responses={
         202: answer(examples.ENDED, "EkaScribe processes the audio"),
         **documented(400, 401, 404, 409, 410, 413, 502, 503, 504),
@@ -82,13 +82,13 @@ async def create_session(
 )
 async def end_session(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: SessionPath,
     body: RawBody,
 ) -> Session:
     """Check that the audio is whole and start processing; repeating it answers the same."""
-    await services.life.end(who, SessionId(session_id), read_json(body, SessionEnd))
-    return await show_session(services, who, SessionId(session_id))
+    await services.life.end(principal, SessionId(session_id), read_json(body, SessionEnd))
+    return await show_session(services, principal, SessionId(session_id))
 
 
 @get(
@@ -104,7 +104,7 @@ async def end_session(
 async def get_session(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: SessionPath,
     wait: Annotated[
         float,
@@ -114,22 +114,22 @@ async def get_session(
     ] = 0,
 ) -> Session:
     """Answer from our own database; EkaScribe is never called."""
-    session = await services.views.session(who.tenant_id, SessionId(session_id))
+    session = await services.views.session(principal.tenant_id, SessionId(session_id))
     if wait > 0 and not is_over(standing(session)):
-        when_parting(request.scope, services.watch.let_go)
-        with services.watch.place(who.tenant_id):
+        on_shutdown(request.scope, services.watch.let_go)
+        with services.watch.place(principal.tenant_id):
             changed = services.watch.changed(SessionId(session_id), standing(session), wait)
             await _unless_gone(request, changed)
-        await check_still_stands(services, who)
-        session = await services.views.session(who.tenant_id, SessionId(session_id))
-    await services.trail.sessions(who, [session])
+        await check_still_stands(services, principal)
+        session = await services.views.session(principal.tenant_id, SessionId(session_id))
+    await services.trail.sessions(principal, [session])
     return session
 
 
-async def show_session(services: Services, who: Principal, session_id: SessionId) -> Session:
+async def show_session(services: Services, principal: Principal, session_id: SessionId) -> Session:
     """Read a session to answer a call with it, and write down in the audit trail that it was shown."""
-    session = await services.views.session(who.tenant_id, session_id)
-    await services.trail.sessions(who, [session])
+    session = await services.views.session(principal.tenant_id, session_id)
+    await services.trail.sessions(principal, [session])
     return session
 
 
@@ -162,7 +162,7 @@ async def _unless_gone(request: Request[Any, Any, Any], waiting: Coroutine[Any, 
 )
 async def list_sessions(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     status: FromQuery[SessionStatus | None] = None,
     reference: FromQuery[str | None] = None,
     patient_id: FromQuery[str | None] = None,
@@ -177,8 +177,8 @@ async def list_sessions(
     wanted = SessionFilter(
         status=status, reference=reference, patient_id=patient_id, created_after=after_time
     )
-    page = await services.views.page(who.tenant_id, wanted, after_cursor(cursor), limit)
-    await services.trail.sessions(who, page.items)
+    page = await services.views.page(principal.tenant_id, wanted, after_cursor(cursor), limit)
+    await services.trail.sessions(principal, page.items)
     return page
 
 
@@ -192,10 +192,10 @@ async def list_sessions(
     },
 )
 async def get_timeline(
-    services: NamedDependency[Services], who: NamedDependency[Principal], session_id: SessionPath
+    services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> Page[TimelineEntry]:
     """Return every step in order, oldest first."""
-    return Page(items=await services.views.timeline(who.tenant_id, SessionId(session_id)))
+    return Page(items=await services.views.timeline(principal.tenant_id, SessionId(session_id)))
 
 
 @get(
@@ -211,14 +211,14 @@ async def get_timeline(
 )
 async def list_documents(
     services: NamedDependency[Services],
-    who: NamedDependency[Principal],
+    principal: NamedDependency[Principal],
     session_id: SessionPath,
     template_id: FromQuery[str | None] = None,
 ) -> Page[Document]:
     """Return the newest version of each document."""
     wanted = TemplateId(template_id) if template_id is not None else None
-    found = await services.views.documents(who.tenant_id, SessionId(session_id), wanted)
-    await services.trail.documents(who, found)
+    found = await services.views.documents(principal.tenant_id, SessionId(session_id), wanted)
+    await services.trail.documents(principal, found)
     return Page(items=found)
 
 
@@ -229,11 +229,11 @@ async def list_documents(
     responses={200: answer(examples.DOCUMENT, "The document"), **documented(400, 401, 404, 410, 503)},
 )
 async def get_document(
-    services: NamedDependency[Services], who: NamedDependency[Principal], document_id: FromPath[str]
+    services: NamedDependency[Services], principal: NamedDependency[Principal], document_id: FromPath[str]
 ) -> Document:
     """Return a document, whichever version it is."""
-    document = await services.views.document(who.tenant_id, DocumentId(document_id))
-    await services.trail.documents(who, [document])
+    document = await services.views.document(principal.tenant_id, DocumentId(document_id))
+    await services.trail.documents(principal, [document])
     return document
 
 

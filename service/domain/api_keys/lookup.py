@@ -10,13 +10,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
-from service.concurrency.batching import Gathered
+from service.concurrency.batching import Batcher
 from service.domain.errors import RateLimited, StoreUnavailable
 from service.domain.models import Principal
 
 _PAUSE_SECONDS = 0.02
-_MOST_WAITING = 1000
-_MOST_KNOWN = 10_000
+_MAX_WAITING = 1000
+_MAX_KNOWN = 10_000
 
 _Future = asyncio.Future[Principal | None]
 
@@ -33,17 +33,17 @@ class KeyStore(Protocol):
         ...
 
 
-class Authentication:
+class ApiKeyLookup:
     """Finds whose a key is."""
 
     def __init__(
-        self, store: KeyStore, *, pause_seconds: float = _PAUSE_SECONDS, most_waiting: int = _MOST_WAITING
+        self, store: KeyStore, *, pause_seconds: float = _PAUSE_SECONDS, max_waiting: int = _MAX_WAITING
     ) -> None:
         self._store = store
         self._pause_seconds = pause_seconds
-        self._most_waiting = most_waiting
+        self._max_waiting = max_waiting
         self._known: OrderedDict[bytes, None] = OrderedDict()
-        self._familiar = Gathered(self._ask_for_familiar)
+        self._familiar = Batcher(self._ask_for_familiar)
         self._strangers: dict[bytes, list[_Future]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -57,10 +57,10 @@ class Authentication:
             return None
         if hashed not in self._known:
             return await self._ask_with_others(hashed)
-        who = await self._familiar(hashed)
-        if who is None:
+        principal = await self._familiar(hashed)
+        if principal is None:
             self._known.pop(hashed, None)
-        return who
+        return principal
 
     async def stop(self) -> None:
         """Stop asking; the process is closing."""
@@ -73,7 +73,7 @@ class Authentication:
         return [found.get(hashed) for hashed in hashes]
 
     async def _ask_with_others(self, hashed: bytes) -> Principal | None:
-        if len(self._strangers) >= self._most_waiting and hashed not in self._strangers:
+        if len(self._strangers) >= self._max_waiting and hashed not in self._strangers:
             raise RateLimited("too many unknown API keys are shown at once", retry_after_seconds=1)
         future: _Future = asyncio.get_running_loop().create_future()
         self._strangers.setdefault(hashed, []).append(future)
@@ -92,12 +92,12 @@ class Authentication:
                     _fail(asked, error.detail)
                     return
                 for hashed, futures in asked.items():
-                    who = found.get(hashed)
-                    if who is not None:
+                    principal = found.get(hashed)
+                    if principal is not None:
                         self._remember(hashed)
                     for future in futures:
                         if not future.done():  # else, who asked has gone
-                            future.set_result(who)
+                            future.set_result(principal)
                 await asyncio.sleep(self._pause_seconds)
         finally:
             _fail(asked | self._strangers, "the keys could not be looked up")
@@ -105,7 +105,7 @@ class Authentication:
 
     def _remember(self, hashed: bytes) -> None:
         self._known[hashed] = None
-        if len(self._known) > _MOST_KNOWN:
+        if len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
 
 

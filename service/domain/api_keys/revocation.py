@@ -15,7 +15,7 @@ log = structlog.get_logger()
 _LOOK_SECONDS = 1.0
 
 
-class Revocations:
+class RevocationPoller:
     """Knows of the keys whose calls are still being answered which do not stand any more."""
 
     def __init__(

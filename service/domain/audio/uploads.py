@@ -19,7 +19,7 @@ from service.domain.errors import (
 )
 from service.domain.ids import Lease, SessionId
 from service.domain.models import AudioFormat, ChunkClaim, ChunkPlan, Principal
-from service.domain.ports import Audio, ChunkStore, Vendor
+from service.domain.ports import Audio, AudioStore, Vendor
 
 _UPLOAD_DEADLINE_SECONDS = 50.0
 _LEASE_SECONDS = 60.0
@@ -40,15 +40,20 @@ def chunk_file_name(sequence: int, audio_format: AudioFormat) -> str:
     return f"audio_{sequence}.{audio_format.extension}"
 
 
-class AudioIntake:
+class AudioUploads:
     """Takes chunks of a session and answers only when the vendor has them and our row says so."""
 
-    def __init__(self, *, store: ChunkStore, vendor: Vendor) -> None:
+    def __init__(self, *, store: AudioStore, vendor: Vendor) -> None:
         self._store = store
         self._vendor = vendor
 
     async def take(
-        self, who: Principal, session_id: SessionId, sequence: int, audio_format: AudioFormat, audio: Audio
+        self,
+        principal: Principal,
+        session_id: SessionId,
+        sequence: int,
+        audio_format: AudioFormat,
+        audio: Audio,
     ) -> ChunkStored:
         """Store one chunk; repeating the same bytes answers the same and calls nobody.
 
@@ -57,7 +62,7 @@ class AudioIntake:
         if audio.size == 0:
             raise AudioEmpty("the chunk has no bytes")
         chunk = ChunkPlan(
-            tenant_id=who.tenant_id,
+            tenant_id=principal.tenant_id,
             session_id=session_id,
             sequence=sequence,
             sha256=audio.sha256,

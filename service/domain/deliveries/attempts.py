@@ -15,9 +15,9 @@ import structlog
 from msgspec import Struct
 
 from service.domain import retry_schedule as schedule
-from service.domain.deliveries.circuit_breaker import Breaker
+from service.domain.deliveries.circuit_breaker import CircuitBreaker
 from service.domain.ids import DeliveryId, SessionId
-from service.domain.models import Answer, DeliveryJob, NoAnswer
+from service.domain.models import Answer, CallFailure, DeliveryJob
 from service.domain.ports import Clock
 from service.domain.write_retry import record
 
@@ -72,7 +72,7 @@ class DeliveryStore(Protocol):
     async def record_attempt(
         self,
         job: DeliveryJob,
-        outcome: Answer | NoAnswer,
+        outcome: Answer | CallFailure,
         *,
         status: str,
         wait_seconds: float | None,
@@ -89,8 +89,8 @@ class DeliveryStore(Protocol):
 class Sender(Protocol):
     """Makes the call to a destination."""
 
-    async def send(self, job: DeliveryJob, may_leave: Callable[[], Awaitable[bool]]) -> Answer | NoAnswer:
-        """POST the body, signed; every failure comes back as a NoAnswer with its stage.
+    async def send(self, job: DeliveryJob, may_leave: Callable[[], Awaitable[bool]]) -> Answer | CallFailure:
+        """POST the body, signed; every failure comes back as a CallFailure with its stage.
 
         `may_leave` is asked when everything is ready and nothing of the request has left; without its consent
         nothing does.
@@ -107,12 +107,12 @@ class Verdict(Struct, frozen=True, kw_only=True):
     retry_after_seconds: float | None = None
 
 
-def judge(outcome: Answer | NoAnswer, delivery_id: DeliveryId, *, is_clock_off: bool = False) -> Verdict:
+def judge(outcome: Answer | CallFailure, delivery_id: DeliveryId, *, is_clock_off: bool = False) -> Verdict:
     """Decide what an attempt's outcome means; a pure function.
 
     `is_clock_off`: this process's clock was off, so the destination may have refused our timestamp alone.
     """
-    if isinstance(outcome, NoAnswer):
+    if isinstance(outcome, CallFailure):
         kind: Kind = "dead" if outcome.is_forbidden else "pause" if outcome.is_refused else "retry"
         return Verdict(kind=kind, error_class=outcome.error_class)
     status = outcome.status_code
@@ -137,7 +137,7 @@ def judge(outcome: Answer | NoAnswer, delivery_id: DeliveryId, *, is_clock_off: 
     return Verdict(kind="dead", error_class=f"http_{status}")
 
 
-class Forwarding:
+class DeliveryForwarder:
     """Attempts deliveries that are due and records how it went."""
 
     def __init__(
@@ -148,7 +148,7 @@ class Forwarding:
         clock: Clock,
         schedule_seconds: Sequence[float],
         timeout_seconds: float,
-        breaker: Breaker,
+        breaker: CircuitBreaker,
         is_clock_off: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
@@ -176,7 +176,7 @@ class Forwarding:
         except asyncio.CancelledError:
             await asyncio.shield(self._store.release_delivery(job))
             raise
-        if isinstance(outcome, NoAnswer) and outcome.is_withheld:
+        if isinstance(outcome, CallFailure) and outcome.is_withheld:
             await record(partial(self._store.withdraw_delivery, job), self._clock)
             log.info("delivery_withheld", delivery_id=job.id, session_id=job.session_id)
             return
@@ -232,7 +232,7 @@ class Forwarding:
             # A probe is made out of turn: it takes no place, and is not the last one.
             min(job.scheduled + 1, len(self._schedule_seconds)) if job.is_probe else job.scheduled + 1,
             retry_after_seconds=verdict.retry_after_seconds,
-            chance=self._clock.chance(),
+            jitter=self._clock.jitter(),
         )
         if wait is None:
             return "dead", None, f"schedule_used_up: {verdict.error_class}"

@@ -23,7 +23,7 @@ AT_ONCE = 8
 CAREFUL_AFTER = 10
 
 
-class BreakerRule(Struct, frozen=True, kw_only=True):
+class CircuitBreakerRule(Struct, frozen=True, kw_only=True):
     """The breaker opens after so many failures in a row over at least so many seconds.
 
     The pause between probes is half the time for which it has failed, within these bounds in seconds.
@@ -31,8 +31,8 @@ class BreakerRule(Struct, frozen=True, kw_only=True):
 
     failures: int = CAREFUL_AFTER
     seconds: float = 60.0
-    least_pause_seconds: float = 30.0
-    most_pause_seconds: float = 600.0
+    min_pause_seconds: float = 30.0
+    max_pause_seconds: float = 600.0
 
 
 class FailureCount(Struct, frozen=True, kw_only=True):
@@ -44,13 +44,13 @@ class FailureCount(Struct, frozen=True, kw_only=True):
     has_just_opened: bool
 
 
-class BreakerStore(Protocol):
+class CircuitBreakerStore(Protocol):
     """What is known of destinations that fail."""
 
     async def count_failure(
         self,
         destination_id: DestinationId,
-        rule: BreakerRule,
+        rule: CircuitBreakerRule,
         retry_after_seconds: float,
         *,
         took_long: bool = False,
@@ -71,15 +71,19 @@ class BreakerStore(Protocol):
         ...
 
 
-class Breaker:
+class CircuitBreaker:
     """Counts how calls go and says what follows for their destination."""
 
     def __init__(
-        self, *, store: BreakerStore, schedule_total_seconds: float, rule: BreakerRule | None = None
+        self,
+        *,
+        store: CircuitBreakerStore,
+        schedule_total_seconds: float,
+        rule: CircuitBreakerRule | None = None,
     ) -> None:
         self._store = store
         self._schedule_total_seconds = schedule_total_seconds
-        self._rule = rule or BreakerRule()
+        self._rule = rule or CircuitBreakerRule()
 
     async def failed(
         self,

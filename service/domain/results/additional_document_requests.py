@@ -19,11 +19,11 @@ from service.domain.errors import (
     VendorTimeout,
 )
 from service.domain.ids import Lease, SessionId, TemplateId, TenantId
-from service.domain.models import FurtherState, Principal
+from service.domain.models import AdditionalDocumentState, Principal
 from service.domain.ports import Clock, Vendor
 from service.domain.results.additional_documents import Made, find_made
 from service.domain.sessions.lifecycle import CALL_DEADLINE_SECONDS
-from service.domain.vendor_calls import call_once
+from service.domain.vendor_calls import call_once_or_probe
 
 # Longer than the deadline of the vendor's call, so that a lease ends only when its holder is gone.
 _LEASE_SECONDS = 60.0
@@ -34,22 +34,22 @@ _UNCLEAR_SECONDS = 5.0
 _TEMPLATE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
-class FurtherUnit(Protocol):
+class AdditionalDocumentUnit(Protocol):
     """A session's row, locked, while it is decided whether the vendor is asked for a document."""
 
-    state: FurtherState
+    state: AdditionalDocumentState
 
     async def begin(self, lease: Lease, lease_seconds: float) -> None:
         """The document is ours to ask for: its row is there before the call is made."""
         ...
 
 
-class FurtherStore(Protocol):
+class AdditionalDocumentStore(Protocol):
     """Rows of documents that are asked for."""
 
     def opening(
         self, tenant_id: TenantId, session_id: SessionId, template_id: TemplateId
-    ) -> AbstractAsyncContextManager[FurtherUnit | None]:
+    ) -> AbstractAsyncContextManager[AdditionalDocumentUnit | None]:
         """Lock a session; None when the tenant has no such session."""
         ...
 
@@ -75,15 +75,15 @@ class FurtherStore(Protocol):
         ...
 
 
-class FurtherDocuments:
+class AdditionalDocumentRequests:
     """Asks the vendor for documents of finished sessions."""
 
-    def __init__(self, *, store: FurtherStore, vendor: Vendor, clock: Clock) -> None:
+    def __init__(self, *, store: AdditionalDocumentStore, vendor: Vendor, clock: Clock) -> None:
         self._store = store
         self._vendor = vendor
         self._clock = clock
 
-    async def ask(self, who: Principal, session_id: SessionId, template_id: TemplateId) -> str | None:
+    async def ask(self, principal: Principal, session_id: SessionId, template_id: TemplateId) -> str | None:
         """Have a document made of another template, or of the same one anew; return the vendor's id of it.
 
         While it is on its way, asking again calls nobody. Raises InvalidRequest, NotFound, SessionErased,
@@ -92,7 +92,7 @@ class FurtherDocuments:
         if not _TEMPLATE.fullmatch(template_id):
             raise InvalidRequest("is not the id of a template", field="template_id")
         lease = Lease(uuid4())
-        async with self._store.opening(who.tenant_id, session_id, template_id) as unit:
+        async with self._store.opening(principal.tenant_id, session_id, template_id) as unit:
             if unit is None:
                 raise NotFound("no such session")
             state = unit.state
@@ -103,7 +103,7 @@ class FurtherDocuments:
         return await self._ask_vendor(state, session_id, template_id, lease)
 
     async def _ask_vendor(
-        self, state: FurtherState, session_id: SessionId, template_id: TemplateId, lease: Lease
+        self, state: AdditionalDocumentState, session_id: SessionId, template_id: TemplateId, lease: Lease
     ) -> str | None:
         async def call() -> Made:
             return Made(await self._vendor.make_document(state.account, session_id, template_id))
@@ -114,7 +114,7 @@ class FurtherDocuments:
 
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                made = await call_once(call, look, maybe_sent=state.is_unclear, clock=self._clock)
+                made = await call_once_or_probe(call, look, maybe_sent=state.is_unclear, clock=self._clock)
         except VendorRefused:
             await self._store.withdraw(session_id, template_id, lease)
             raise
@@ -127,7 +127,7 @@ class FurtherDocuments:
         return made.document_id
 
 
-def _check_finished(state: FurtherState) -> None:
+def _check_finished(state: AdditionalDocumentState) -> None:
     if state.is_erased:
         raise SessionErased("the session was erased")
     if state.status not in {"completed", "partial"}:

@@ -97,7 +97,7 @@ async def _record_look(unit: SettleUnit, job: FetchJob, result: VendorResult | N
         known = await unit.known_documents(job.template_id)
         made = find_made(result, job.template_id, known)
     if made is None:
-        await unit.drop_further(job)
+        await unit.drop_additional_document(job)
     else:
         await unit.mark_asked(job, made.document_id)
     return None

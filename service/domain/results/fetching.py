@@ -53,7 +53,7 @@ def _uncounted(_: FetchOutcome) -> None:
     """Count nothing."""
 
 
-class Fetching:
+class ResultFetcher:
     """Fetches results that are due and records what follows from them."""
 
     def __init__(
@@ -116,7 +116,7 @@ class Fetching:
             return await self._failed(job, "vendor_timeout", None)
         except VendorGateClosed as error:
             # Nothing was sent: it counts for nothing.
-            wait = schedule.gate_wait(error.retry_after_seconds, chance=self._clock.chance())
+            wait = schedule.gate_wait(error.retry_after_seconds, jitter=self._clock.jitter())
             await self._store.give_back_fetch(job, wait)
             return Fetched(outcome="not_sent", reason=error.code, wait_seconds=wait)
         except VendorUnreachable as error:
@@ -174,8 +174,8 @@ class Fetching:
         wait = schedule.error_wait(
             job.attempts,
             retry_after_seconds=retry_after_seconds,
-            chance=self._clock.chance(),
-            most_seconds=_MAX_WAIT_WHILE_AWAITED_SECONDS if is_awaited else math.inf,
+            jitter=self._clock.jitter(),
+            max_seconds=_MAX_WAIT_WHILE_AWAITED_SECONDS if is_awaited else math.inf,
         )
         async with self._store.settling(job.session_id) as unit:
             if unit is None or not await unit.holds(job):
@@ -216,6 +216,6 @@ class Fetching:
             if again is None:
                 has_events = await release(unit, self._clock)
                 return Fetched(outcome="given_up" if result is None else "settled", has_events=has_events)
-            wait = schedule.pending_wait(again.tries, self._clock.chance())
+            wait = schedule.pending_wait(again.tries, self._clock.jitter())
             await unit.postpone_fetch(job, wait, again.reason, is_missing=again.is_missing)
         return Fetched(outcome="pending", reason=again.reason, wait_seconds=wait)

@@ -112,7 +112,7 @@ async def _record_doubtful(
     is_overdue = job.ended_seconds_ago >= OVERDUE_SECONDS
     if verdict is not None or is_overdue or result.state in {"missing", "expired"}:
         await unit.request_unfiltered(at_once=verdict is not None and verdict != job.verdict)
-    wait = _pending_wait(job, clock) if verdict is None else schedule.doubt_wait(job.attempts, clock.chance())
+    wait = _pending_wait(job, clock) if verdict is None else schedule.doubt_wait(job.attempts, clock.jitter())
     return await _again(unit, job, wait, verdict or result.state, clock)
 
 
@@ -157,7 +157,7 @@ async def _record_missing(unit: SettleUnit, job: FetchJob, clock: Clock) -> Fetc
     """Record "no such session", which ends a dictation only when it was said again and again."""
     if job.missing + 1 >= _BELIEVE_MISSING_AFTER:
         return await give_up(unit, job, clock, "vendor_session_missing")
-    wait = schedule.error_wait(job.missing + 1, retry_after_seconds=None, chance=clock.chance())
+    wait = schedule.error_wait(job.missing + 1, retry_after_seconds=None, jitter=clock.jitter())
     return await _again(unit, job, wait, "vendor_session_missing", clock, is_missing=True)
 
 
@@ -172,8 +172,8 @@ async def _still_undecided(
     is_shown = result.state == "partial" and unit.status == "processing" and not confirmed_in_seconds
     if is_shown and await unit.document_statuses():
         await unit.show_partial()
-    chance = clock.chance()
-    wait = schedule.look_wait(job.attempts, chance) if unit.templates else _pending_wait(job, clock)
+    jitter = clock.jitter()
+    wait = schedule.look_wait(job.attempts, jitter) if unit.templates else _pending_wait(job, clock)
     return await _again(unit, job, min(wait, confirmed_in_seconds or wait), result.state, clock)
 
 
@@ -238,11 +238,11 @@ async def _record_look(unit: SettleUnit, job: FetchJob, result: VendorResult, cl
         await _restate(unit, result)
     is_undecided = any(each.status in {"pending", "empty", "unknown"} for each in result.documents)
     if result.state == "missing" and job.missing + 1 < _BELIEVE_MISSING_AFTER:
-        wait = schedule.error_wait(job.missing + 1, retry_after_seconds=None, chance=clock.chance())
+        wait = schedule.error_wait(job.missing + 1, retry_after_seconds=None, jitter=clock.jitter())
         return await _again(unit, job, wait, result.state, clock, is_missing=True)
     is_waiting = result.state in {"processing", "open"} or (is_new and is_undecided)
     if is_waiting and job.attempts < _MAX_LOOKS_AFTER_ENDING:
-        wait = schedule.look_wait(job.attempts, clock.chance())
+        wait = schedule.look_wait(job.attempts, clock.jitter())
         return await _again(unit, job, wait, result.state, clock)
     await unit.settle_fetch(job, result.state)
     return Fetched(outcome="settled", reason=result.state, has_events=await conclude(unit, clock))
@@ -313,7 +313,7 @@ def _pending_wait(job: FetchJob, clock: Clock) -> float:
     """Return a wait by schedule that does not pass over the moment at which a failure can be known."""
     ended = job.ended_seconds_ago
     wait = schedule.pending_wait(
-        job.attempts, clock.chance(), seconds_after_end=ended, was_announced=job.was_announced
+        job.attempts, clock.jitter(), seconds_after_end=ended, was_announced=job.was_announced
     )
     # From two minutes on a filtered call has the unfiltered one made, which looks by a schedule of its own.
     is_early = ended < (_OVERDUE_AT_VENDOR_SECONDS if job.template_id == UNFILTERED else OVERDUE_SECONDS)

@@ -8,7 +8,7 @@ from msgspec import Struct
 from schemas.emr import SessionStatus
 from service.domain.errors import NotFound, SessionErased, SessionNotFinished
 from service.domain.ids import SessionId, TenantId
-from service.domain.ports import Nudges
+from service.domain.ports import Wakeups
 
 # An official client polls each second (docs/vendor.md#client-polling), and anybody may refresh in a loop: the
 # vendor is called at most once in so many seconds.
@@ -50,12 +50,12 @@ class RefreshableStore(RefreshStore, Protocol):
         ...
 
 
-class Refreshing:
+class ResultRefresher:
     """Has results fetched again: new documents and versions are filed, what is the same changes nothing."""
 
-    def __init__(self, *, store: RefreshStore, nudges: Nudges) -> None:
+    def __init__(self, *, store: RefreshStore, wakeups: Wakeups) -> None:
         self._store = store
-        self._nudges = nudges
+        self._nudges = wakeups
 
     async def refresh(self, tenant_id: TenantId, session_id: SessionId, actor: str) -> None:
         """Ask the vendor again. Raises NotFound, SessionErased or SessionNotFinished."""

@@ -8,7 +8,7 @@ import asyncio
 import structlog
 
 from service.domain.errors import VendorError, VendorGateClosed, VendorRefused
-from service.domain.models import OwedCall
+from service.domain.models import PendingCall
 from service.domain.ports import Clock, SessionStore, Vendor
 from service.domain.vendor_calls import postpone
 
@@ -19,7 +19,7 @@ CALL_DEADLINE_SECONDS = 10.0
 # Answers of a vendor that has nothing left to cancel: no such session, or one that is over.
 _NOTHING_TO_CANCEL = frozenset({400, 404, 409, 410})
 # By the schedule, more than an hour. What then runs on at the vendor ends by itself, and nobody fetches it.
-_MOST_TRIES = 20
+_MAX_TRIES = 20
 
 
 class Cancelling:
@@ -30,7 +30,7 @@ class Cancelling:
         self._vendor = vendor
         self._clock = clock
 
-    async def tell(self, owed: OwedCall) -> None:
+    async def tell(self, owed: PendingCall) -> None:
         """Make one try at a cancel call that is ours; never raises a VendorError."""
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
@@ -45,9 +45,9 @@ class Cancelling:
                 session_id=owed.session_id,
                 attempts=owed.attempts,
                 error=error.code if isinstance(error, VendorError) else "vendor_timeout",
-                is_over=is_told or owed.attempts >= _MOST_TRIES,
+                is_over=is_told or owed.attempts >= _MAX_TRIES,
             )
-            if not is_told and owed.attempts < _MOST_TRIES:
+            if not is_told and owed.attempts < _MAX_TRIES:
                 await self._postpone(owed)
                 return
         except asyncio.CancelledError:
@@ -55,5 +55,5 @@ class Cancelling:
             raise
         await self._store.record_cancel_told(owed.session_id, owed.lease)
 
-    async def _postpone(self, owed: OwedCall) -> None:
+    async def _postpone(self, owed: PendingCall) -> None:
         await postpone(self._store, self._clock, owed.session_id, owed.lease, owed.attempts)

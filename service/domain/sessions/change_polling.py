@@ -15,7 +15,7 @@ from service.domain.ids import SessionId, TenantId
 log = structlog.get_logger()
 
 _INTERVAL_SECONDS = 0.2
-MOST_PLACES = 1000
+MAX_PLACES = 1000
 _OVER = frozenset({"completed", "partial", "failed", "expired", "cancelled"})
 # How a partial session stands of which more documents are to come; `sessions.standings` says the same word.
 _INCOMPLETE = "incomplete"
@@ -46,7 +46,7 @@ class _Waiter:
     found: str | None = None
 
 
-class ChangeWatch:
+class ChangePoller:
     """Wakes waiters when a session's mark is another one, whichever process changed the session.
 
     `read` returns a mark for each session, any word that changes whenever what one waits for does.
@@ -56,10 +56,10 @@ class ChangeWatch:
         self,
         read: Callable[[list[SessionId]], Awaitable[dict[SessionId, str]]],
         *,
-        most_places: int = MOST_PLACES,
+        max_places: int = MAX_PLACES,
     ) -> None:
         self._read = read
-        self._most_places = most_places
+        self._max_places = max_places
         self._places: Counter[TenantId] = Counter()
         self._waiting: defaultdict[SessionId, set[_Waiter]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
@@ -77,7 +77,7 @@ class ChangeWatch:
 
     def check_room(self, tenant_id: TenantId) -> None:
         """Refuse when all places are taken, or this tenant's share. Raises TooManyWatchers."""
-        if self.places >= self._most_places or self._places[tenant_id] >= share_of(self._most_places):
+        if self.places >= self._max_places or self._places[tenant_id] >= share_of(self._max_places):
             raise TooManyWatchers("too many calls wait here for something to happen; try again, or ask later")
 
     @contextmanager

@@ -23,16 +23,16 @@ from service.domain.ids import Lease, SessionId, TenantId, new_session_id
 from service.domain.models import Principal, ProtocolWords, SessionPlan
 from service.domain.ports import SessionStore, VendorLimits
 from service.domain.sessions.lifecycle import (
-    OWED_LEASE_SECONDS,
+    PENDING_CALL_LEASE_SECONDS,
     SESSION_LIFE_SECONDS,
-    SessionLife,
+    SessionLifecycle,
     plan_session,
 )
 from service.domain.vendor_limits import check_limits, check_upload
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_MOST_OBJECT_BYTES = 4096
-_MOST_LEVELS = 32
+_MAX_OBJECT_BYTES = 4096
+_MAX_LEVELS = 32
 
 
 class Reservation(Struct, frozen=True, kw_only=True):
@@ -81,7 +81,7 @@ class Created(Struct, frozen=True):
     is_replayed: bool
 
 
-class SessionDesk:
+class SessionCreator:
     """Creates sessions for EMRs."""
 
     def __init__(
@@ -89,7 +89,7 @@ class SessionDesk:
         *,
         store: SessionStore,
         idempotency: IdempotencyStore,
-        life: SessionLife,
+        life: SessionLifecycle,
         limits: VendorLimits,
         read: Callable[[TenantId, SessionId], Awaitable[Session]],
     ) -> None:
@@ -99,25 +99,27 @@ class SessionDesk:
         self._limits = limits
         self._read = read
 
-    async def create(self, who: Principal, request: SessionCreate, key: str | None) -> Created:
+    async def create(self, principal: Principal, request: SessionCreate, key: str | None) -> Created:
         """Create a session, or give the answer that this key was given before.
 
         Raises InvalidRequest, UploadNotSupported, IdempotencyKeyReused, IdempotencyInProgress, or
         VendorError; after one of the last two the same call with the same key may be made again.
         """
         if key is None:
-            return Created(await self._answer(who, await self.start(who, request)), is_replayed=False)
+            return Created(
+                await self._answer(principal, await self.start(principal, request)), is_replayed=False
+            )
         check_create(request)
         if not _KEY.fullmatch(key):
             raise IdempotencyKeyInvalid(
                 "Idempotency-Key must be 1 to 255 printable characters without spaces"
             )
-        plan = await self._plan(who, request, new_session_id())
-        return await self._create_once(who, request, key, plan, Lease(uuid4()))
+        plan = await self._plan(principal, request, new_session_id())
+        return await self._create_once(principal, request, key, plan, Lease(uuid4()))
 
     async def start(
         self,
-        who: Principal,
+        principal: Principal,
         request: SessionCreate,
         *,
         session_id: SessionId | None = None,
@@ -131,9 +133,9 @@ class SessionDesk:
         """
         check_create(request)
         lease = Lease(uuid4())
-        plan = await self._plan(who, request, session_id or new_session_id(), words)
+        plan = await self._plan(principal, request, session_id or new_session_id(), words)
         inserted = await self._store.insert_session(
-            plan, lease, lease_seconds=OWED_LEASE_SECONDS, life_seconds=SESSION_LIFE_SECONDS
+            plan, lease, lease_seconds=PENDING_CALL_LEASE_SECONDS, life_seconds=SESSION_LIFE_SECONDS
         )
         if not inserted:
             raise SessionExists("a session of this id exists already")
@@ -142,7 +144,7 @@ class SessionDesk:
 
     async def _plan(
         self,
-        who: Principal,
+        principal: Principal,
         request: SessionCreate,
         session_id: SessionId,
         words: ProtocolWords | None = None,
@@ -151,7 +153,7 @@ class SessionDesk:
 
         `words`: what a client of the protocol asked for; its `single` is a session of one chunk to us.
         """
-        plan = plan_session(who, request, session_id)
+        plan = plan_session(principal, request, session_id)
         plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
         limits = await self._limits.limits()
         check_upload(limits, words.upload_type if words else plan.upload)
@@ -164,14 +166,14 @@ class SessionDesk:
         return plan
 
     async def _create_once(
-        self, who: Principal, request: SessionCreate, key: str, plan: SessionPlan, lease: Lease
+        self, principal: Principal, request: SessionCreate, key: str, plan: SessionPlan, lease: Lease
     ) -> Created:
         reserved = await self._idempotency.reserve(
             key,
             msgspec.json.encode(request, order="deterministic"),
             plan,
             lease,
-            lease_seconds=OWED_LEASE_SECONDS,
+            lease_seconds=PENDING_CALL_LEASE_SECONDS,
             life_seconds=SESSION_LIFE_SECONDS,
         )
         if reserved.kind == "erased":
@@ -183,30 +185,30 @@ class SessionDesk:
         if reserved.answer is not None:
             return Created(reserved.answer, is_replayed=True)
         try:
-            await self._establish(who, plan, lease, reserved)
-            body = await self._answer(who, reserved.session_id)
-            await self._idempotency.finish(who.tenant_id, key, reserved.session_id, body)
+            await self._establish(principal, plan, lease, reserved)
+            body = await self._answer(principal, reserved.session_id)
+            await self._idempotency.finish(principal.tenant_id, key, reserved.session_id, body)
         except (BridgeError, asyncio.CancelledError):
-            await asyncio.shield(self._idempotency.abandon(who.tenant_id, key, lease))
+            await asyncio.shield(self._idempotency.abandon(principal.tenant_id, key, lease))
             raise
         return Created(body, is_replayed=False)
 
     async def _establish(
-        self, who: Principal, plan: SessionPlan, lease: Lease, reserved: Reservation
+        self, principal: Principal, plan: SessionPlan, lease: Lease, reserved: Reservation
     ) -> None:
         if reserved.kind == "established":
             return
         resumed = reserved.kind == "resumed"
-        if resumed and not await self._store.claim_owed_create(
-            who.tenant_id, reserved.session_id, lease, lease_seconds=OWED_LEASE_SECONDS
+        if resumed and not await self._store.claim_pending_create(
+            principal.tenant_id, reserved.session_id, lease, lease_seconds=PENDING_CALL_LEASE_SECONDS
         ):
             raise IdempotencyInProgress("this session is being looked for at EkaScribe at this moment")
         await self._life.establish(
             msgspec.structs.replace(plan, id=reserved.session_id), lease, maybe_sent=resumed
         )
 
-    async def _answer(self, who: Principal, session_id: SessionId) -> bytes:
-        return msgspec.json.encode(await self._read(who.tenant_id, session_id))
+    async def _answer(self, principal: Principal, session_id: SessionId) -> bytes:
+        return msgspec.json.encode(await self._read(principal.tenant_id, session_id))
 
 
 def check_create(request: SessionCreate) -> None:
@@ -237,10 +239,10 @@ def check_fields(
         if text is not None and "\0" in text:
             raise InvalidRequest("must not hold NUL", field=name)
     for name, value in (("patient", patient), ("metadata", metadata)):
-        if _is_deeper(value, _MOST_LEVELS):
-            raise InvalidRequest(f"must not be nested deeper than {_MOST_LEVELS} levels", field=name)
-        if value is not None and len(msgspec.json.encode(value)) > _MOST_OBJECT_BYTES:
-            raise InvalidRequest(f"must be at most {_MOST_OBJECT_BYTES} bytes of JSON", field=name)
+        if _is_deeper(value, _MAX_LEVELS):
+            raise InvalidRequest(f"must not be nested deeper than {_MAX_LEVELS} levels", field=name)
+        if value is not None and len(msgspec.json.encode(value)) > _MAX_OBJECT_BYTES:
+            raise InvalidRequest(f"must be at most {_MAX_OBJECT_BYTES} bytes of JSON", field=name)
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

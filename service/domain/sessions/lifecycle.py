@@ -30,7 +30,7 @@ from service.domain.errors import (
 from service.domain.ids import UNFILTERED, Lease, SessionId
 from service.domain.models import (
     EndState,
-    OwedCall,
+    PendingCall,
     Principal,
     SessionDetails,
     SessionPlan,
@@ -39,34 +39,34 @@ from service.domain.models import (
 )
 from service.domain.ports import Clock, EndUnit, SessionStore, Vendor
 from service.domain.sessions.cancellation import Cancelling
-from service.domain.vendor_calls import call_once, postpone
+from service.domain.vendor_calls import call_once_or_probe, postpone
 
 log = structlog.get_logger()
 
 # The EMR's call must be answered within 60 s, whatever the vendor does.
 CALL_DEADLINE_SECONDS = 50.0
 # Longer than the deadline, so that a lease ends only when its holder is gone.
-OWED_LEASE_SECONDS = 60.0
+PENDING_CALL_LEASE_SECONDS = 60.0
 # Sessions expire about an hour after creation (docs/vendor.md#expires), which some servers never say
 # (docs/vendor.md#never-410); a time that the vendor names replaces this.
 SESSION_LIFE_SECONDS = 3600.0
 # A relay's last frames, the vendor's flush, and a little more (service/domain/streams/relay.py).
-_MOST_STREAM_LOOKS = 150
+_MAX_STREAM_LOOKS = 150
 # Longer than a relay takes to tell of its first audio.
 _FIRST_BEAT_SECONDS = 0.8
 _LOOK_AGAIN_SECONDS = 0.1
-_MOST_MISSING_LISTED = 1000
+_MAX_MISSING_LISTED = 1000
 # A create that nobody could make for so long is not made any more.
-_MOST_OWED_TRIES = 20
+_MAX_PENDING_CALL_TRIES = 20
 
 
-def plan_session(who: Principal, request: SessionCreate, session_id: SessionId) -> SessionPlan:
+def plan_session(principal: Principal, request: SessionCreate, session_id: SessionId) -> SessionPlan:
     """Fill a request with the tenant's defaults."""
-    defaults = who.defaults
+    defaults = principal.defaults
     return SessionPlan(
         id=session_id,
-        tenant_id=who.tenant_id,
-        account=who.account,
+        tenant_id=principal.tenant_id,
+        account=principal.account,
         upload=request.upload,
         mode=request.mode or defaults.mode,
         model=request.model or defaults.model,
@@ -95,7 +95,7 @@ class OpenStreams(Protocol):
         ...
 
 
-class SessionLife:
+class SessionLifecycle:
     """Creates and ends sessions at the vendor, exactly once each."""
 
     def __init__(
@@ -147,12 +147,17 @@ class SessionLife:
                 return None
             return VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
 
-        return await call_once(
+        return await call_once_or_probe(
             lambda: self._vendor.create_session(plan), look, maybe_sent=maybe_sent, clock=self._clock
         )
 
     async def end(
-        self, who: Principal, session_id: SessionId, request: SessionEnd, *, least_chunks: int | None = None
+        self,
+        principal: Principal,
+        session_id: SessionId,
+        request: SessionEnd,
+        *,
+        min_chunks: int | None = None,
     ) -> None:
         """End a session: check that the audio is whole, then tell the vendor, once.
 
@@ -163,11 +168,11 @@ class SessionLife:
         the session stays ended here and the sweep goes on telling the vendor.
         """
         lease = Lease(uuid4())
-        state = await self._begin_end(who, session_id, request, lease, least_chunks)
+        state = await self._begin_end(principal, session_id, request, lease, min_chunks)
         if state is None:
             return
         await self._tell_end(
-            OwedCall(
+            PendingCall(
                 session_id=session_id,
                 account=state.account,
                 call="end",
@@ -181,35 +186,37 @@ class SessionLife:
 
     async def _begin_end(
         self,
-        who: Principal,
+        principal: Principal,
         session_id: SessionId,
         request: SessionEnd,
         lease: Lease,
-        least_chunks: int | None,
+        min_chunks: int | None,
     ) -> EndState | None:
         """Return the state in which the end call became ours; None when there is nothing to tell."""
         for may_wait in (True, False):
-            async with self._store.ending(who.tenant_id, session_id) as unit:
+            async with self._store.ending(principal.tenant_id, session_id) as unit:
                 if unit is None:
                     raise NotFound("no such session")
                 # An open stream from which nothing is known to have come: its holder tells within a moment.
                 is_unheard = unit.state.upload == "stream" and unit.state.has_stream_audio is None
-                if not (may_wait and is_unheard and least_chunks is None):
-                    is_ours = await self._claim_end(unit, request, lease, least_chunks)
+                if not (may_wait and is_unheard and min_chunks is None):
+                    is_ours = await self._claim_end(unit, request, lease, min_chunks)
                     return unit.state if is_ours else None
             await self._clock.sleep(_FIRST_BEAT_SECONDS)
         raise AssertionError("unreachable")  # pragma: no cover - the second round returns or raises
 
     async def _claim_end(
-        self, unit: EndUnit, request: SessionEnd, lease: Lease, least_chunks: int | None
+        self, unit: EndUnit, request: SessionEnd, lease: Lease, min_chunks: int | None
     ) -> bool:
         state = unit.state
         if state.is_erased:
             raise SessionErased("the session was erased")
         if state.status in {"created", "recording"}:
-            _check_endable(state, request, least_chunks)
+            _check_endable(state, request, min_chunks)
             await unit.begin(
-                lease, lease_seconds=OWED_LEASE_SECONDS, reconcile_seconds=self._reconcile_after_seconds
+                lease,
+                lease_seconds=PENDING_CALL_LEASE_SECONDS,
+                reconcile_seconds=self._reconcile_after_seconds,
             )
             return True
         if state.status == "expired":
@@ -219,11 +226,11 @@ class SessionLife:
         if not state.was_ended:
             raise SessionEnded("the session failed before it was ended")
         if state.owed == "end" and state.owed_is_free:
-            await unit.take_over(lease, lease_seconds=OWED_LEASE_SECONDS)
+            await unit.take_over(lease, lease_seconds=PENDING_CALL_LEASE_SECONDS)
             return True
         return False
 
-    async def _tell_end(self, owed: OwedCall, *, maybe_sent: bool) -> None:
+    async def _tell_end(self, owed: PendingCall, *, maybe_sent: bool) -> None:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 if owed.upload == "stream":
@@ -253,13 +260,13 @@ class SessionLife:
 
         Whichever process relays it sees that the session was ended, and closes.
         """
-        for _ in range(_MOST_STREAM_LOOKS):
+        for _ in range(_MAX_STREAM_LOOKS):
             if not await self._streams.is_open(session_id):
                 return
             await self._clock.sleep(_LOOK_AGAIN_SECONDS)
         log.warning("stream_would_not_close", session_id=session_id)
 
-    async def _end_at_vendor(self, owed: OwedCall, *, maybe_sent: bool) -> VendorEnd:
+    async def _end_at_vendor(self, owed: PendingCall, *, maybe_sent: bool) -> VendorEnd:
         # A stream's audio never was in files of ours: its clients send 0 (docs/vendor.md#end-stream-zero).
         files_sent = 0 if owed.upload == "stream" else owed.chunks
 
@@ -269,14 +276,14 @@ class SessionLife:
                 return None
             return found.audio or VendorEnd(files_received=None)
 
-        return await call_once(
+        return await call_once_or_probe(
             lambda: self._vendor.end_session(owed.account, owed.session_id, files_sent),
             look,
             maybe_sent=maybe_sent,
             clock=self._clock,
         )
 
-    async def pay(self, owed: OwedCall) -> None:
+    async def pay(self, owed: PendingCall) -> None:
         """Settle a debt that its caller left behind; the sweep's way in. Never raises a VendorError."""
         if owed.call == "cancel":
             await self._cancelling.tell(owed)
@@ -295,13 +302,13 @@ class SessionLife:
                 error=error.code,
             )
 
-    async def _resolve_create(self, owed: OwedCall) -> None:
+    async def _resolve_create(self, owed: PendingCall) -> None:
         # The EMR never learnt this session's id, so nobody waits for it: it is looked for, not made.
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 found = await self._vendor.get_session(owed.account, owed.session_id, UNFILTERED)
         except (TimeoutError, VendorError) as error:
-            if owed.attempts >= _MOST_OWED_TRIES and not isinstance(error, VendorGateClosed):
+            if owed.attempts >= _MAX_PENDING_CALL_TRIES and not isinstance(error, VendorGateClosed):
                 await self._give_up_create(owed)
             else:
                 await self._postpone(owed.session_id, owed.lease, owed.attempts, error)
@@ -312,7 +319,7 @@ class SessionLife:
             created = VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
             await self._store.record_created(owed.session_id, owed.lease, created)
 
-    async def _give_up_create(self, owed: OwedCall) -> None:
+    async def _give_up_create(self, owed: PendingCall) -> None:
         await self._store.record_never_created(
             owed.session_id, owed.lease, "vendor_unavailable", "EkaScribe never had this session"
         )
@@ -323,7 +330,7 @@ class SessionLife:
         await postpone(self._store, self._clock, session_id, lease, attempts, error)
 
 
-def _check_endable(state: EndState, request: SessionEnd, least_chunks: int | None) -> None:
+def _check_endable(state: EndState, request: SessionEnd, min_chunks: int | None) -> None:
     if state.is_past:
         raise SessionExpired("the session expired before it was ended")
     if state.owed == "create":
@@ -331,21 +338,21 @@ def _check_endable(state: EndState, request: SessionEnd, least_chunks: int | Non
     if state.is_changing:
         raise SessionNotReady("a change of this session is on its way to EkaScribe")
     if state.upload == "stream":
-        if not state.has_stream_audio and least_chunks is None:
+        if not state.has_stream_audio and min_chunks is None:
             raise AudioMissing("no audio was streamed")
         return
     if not state.sequences and not request.chunks:
         raise AudioMissing("no audio was uploaded")
     missing = missing_sequences(state.sequences, request.chunks)
     if not state.sequences:
-        raise AudioMissing("no audio was uploaded", missing=missing[:_MOST_MISSING_LISTED])
-    if least_chunks is not None and len(state.sequences) < least_chunks:
+        raise AudioMissing("no audio was uploaded", missing=missing[:_MAX_MISSING_LISTED])
+    if min_chunks is not None and len(state.sequences) < min_chunks:
         raise AudioIncomplete(
-            f"{least_chunks} files were to be sent, {len(state.sequences)} are stored",
-            missing=missing[:_MOST_MISSING_LISTED],
+            f"{min_chunks} files were to be sent, {len(state.sequences)} are stored",
+            missing=missing[:_MAX_MISSING_LISTED],
         )
     if missing and not request.force:
         raise AudioIncomplete(
             f'{len(missing)} of the chunks are missing; upload them, or end with "force": true',
-            missing=missing[:_MOST_MISSING_LISTED],
+            missing=missing[:_MAX_MISSING_LISTED],
         )

@@ -21,12 +21,12 @@ from service.domain.errors import (
     VendorTimeout,
 )
 from service.domain.ids import KeyId, Lease, SessionId, TenantId
-from service.domain.models import ChangeState, OwedCall, Principal, SessionDetails
+from service.domain.models import ChangeState, PendingCall, Principal, SessionDetails
 from service.domain.ports import Clock, SessionStore, Vendor, VendorLimits
 from service.domain.sessions.cancellation import Cancelling
 from service.domain.sessions.creation import check_fields
-from service.domain.sessions.lifecycle import CALL_DEADLINE_SECONDS, OWED_LEASE_SECONDS
-from service.domain.vendor_calls import call_again
+from service.domain.sessions.lifecycle import CALL_DEADLINE_SECONDS, PENDING_CALL_LEASE_SECONDS
+from service.domain.vendor_calls import call_with_retry
 from service.domain.vendor_limits import Limits, check_limits
 
 # Longer than the deadline of the vendor's call, so that a lease ends only when its holder is gone.
@@ -67,7 +67,7 @@ class ChangeStore(Protocol):
 
     async def record_change(
         self,
-        who: Principal,
+        principal: Principal,
         session_id: SessionId,
         lease: Lease,
         change: SessionChange,
@@ -81,7 +81,7 @@ class ChangeStore(Protocol):
         ...
 
 
-class SessionChanges:
+class SessionUpdates:
     """Changes, cancels and erases sessions."""
 
     def __init__(
@@ -99,7 +99,7 @@ class SessionChanges:
         self._limits = limits
         self._cancelling = Cancelling(store=sessions, vendor=vendor, clock=clock)
 
-    async def change(self, who: Principal, session_id: SessionId, change: SessionChange) -> None:
+    async def change(self, principal: Principal, session_id: SessionId, change: SessionChange) -> None:
         """Change a session that has not ended, at the vendor first, then here.
 
         Raises InvalidRequest, NotFound, SessionErased, SessionEnded, SessionExpired, TemplatesFixed,
@@ -116,7 +116,7 @@ class SessionChanges:
             raise InvalidRequest("must not be empty", field="patient")
         limits = await self._limits.limits()
         lease = Lease(uuid4())
-        async with self._store.locked(who.tenant_id, session_id) as unit:
+        async with self._store.locked(principal.tenant_id, session_id) as unit:
             state = _found(unit)
             _check_changeable(state)
             change = _changed_templates(change, state, limits)
@@ -138,13 +138,13 @@ class SessionChanges:
             raise
         if change.patient is not None:
             details = replace(details, patient=change.patient)
-        if not await self._store.record_change(who, session_id, lease, change, details):
-            await self._explain(who, session_id)
+        if not await self._store.record_change(principal, session_id, lease, change, details):
+            await self._explain(principal, session_id)
 
     async def _tell_change(self, state: ChangeState, session_id: SessionId, change: SessionChange) -> None:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                await call_again(
+                await call_with_retry(
                     lambda: self._vendor.change_session(state.account, session_id, change), clock=self._clock
                 )
         except TimeoutError:
@@ -156,42 +156,42 @@ class SessionChanges:
                 raise SessionExpired("the session expired at EkaScribe before it was ended") from refused
             raise
 
-    async def _explain(self, who: Principal, session_id: SessionId) -> None:
+    async def _explain(self, principal: Principal, session_id: SessionId) -> None:
         """Say why a change that the vendor took was not recorded here."""
-        async with self._store.locked(who.tenant_id, session_id) as unit:
+        async with self._store.locked(principal.tenant_id, session_id) as unit:
             _check_changeable(_found(unit))
         raise SessionNotReady("another change overtook this one; make it again")
 
-    async def cancel(self, who: Principal, session_id: SessionId) -> None:
+    async def cancel(self, principal: Principal, session_id: SessionId) -> None:
         """Cancel a session that still runs; what the vendor makes of it is not fetched any more.
 
         The vendor is told at once or, when it cannot be reached, by the sweep. Cancelling again does nothing.
         Raises NotFound, SessionErased, or SessionEnded for one that has its ending.
         """
         lease = Lease(uuid4())
-        async with self._store.locked(who.tenant_id, session_id) as unit:
+        async with self._store.locked(principal.tenant_id, session_id) as unit:
             state = _found(unit)
             if unit is None or state.status == "cancelled":
                 return
             if not _still_runs(state):
                 raise SessionEnded(f"the session is {state.status}; only what still runs can be cancelled")
-            await unit.cancel(_ours(state, lease), OWED_LEASE_SECONDS)
+            await unit.cancel(_ours(state, lease), PENDING_CALL_LEASE_SECONDS)
         await self._tell_cancel(state, session_id, lease)
 
-    async def erase(self, who: Principal, session_id: SessionId) -> SessionStatus:
+    async def erase(self, principal: Principal, session_id: SessionId) -> SessionStatus:
         """Erase a session and everything of it, for good; what still runs is cancelled.
 
         Returns the status that it keeps. Raises NotFound, or SessionErased when that was done before.
         """
         lease = Lease(uuid4())
-        async with self._store.locked(who.tenant_id, session_id, to_erase=True) as unit:
+        async with self._store.locked(principal.tenant_id, session_id, to_erase=True) as unit:
             state = _found(unit)
             if unit is None:  # pragma: no cover - _found has raised
                 raise NotFound("no such session")
             runs = _still_runs(state)
             if runs:
-                await unit.cancel(_ours(state, lease), OWED_LEASE_SECONDS)
-            status = await unit.erase(who.key_id)
+                await unit.cancel(_ours(state, lease), PENDING_CALL_LEASE_SECONDS)
+            status = await unit.erase(principal.key_id)
         if runs:
             await self._tell_cancel(state, session_id, lease)
         return status
@@ -200,7 +200,7 @@ class SessionChanges:
         if _ours(state, lease) is None:
             return
         await self._cancelling.tell(
-            OwedCall(
+            PendingCall(
                 session_id=session_id,
                 account=state.account,
                 call="cancel",

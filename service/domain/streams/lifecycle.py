@@ -26,7 +26,7 @@ from service.domain.errors import (
 from service.domain.ids import Account, Lease, SessionId, TenantId
 from service.domain.models import StreamBeat, StreamEnd, StreamLook, StreamSession
 from service.domain.sessions.change_polling import share_of
-from service.domain.streams.relay import SESSION_OVER, TAKEN_OVER, Client, Farewell, Relay, VendorStream
+from service.domain.streams.relay import SESSION_OVER, TAKEN_OVER, Client, CloseReason, Relay, VendorStream
 
 log = structlog.get_logger()
 
@@ -106,21 +106,21 @@ class OpenStream:
         self._let_go = let_go
         self.relay: Relay | None = None
         self.end = StreamEnd(cause="not_accepted", code=None, frames=0, bytes=0)
-        self.is_parting = False
+        self.is_shutting_down = False
         self.is_known_to_record = False  # a beat has told that there is audio
 
     async def run(self, client: Client) -> None:
         """Relay until something ends it."""
         relay = self.relay = Relay(client, self._vendor, self._let_go)
-        farewell = None
+        close_reason = None
         try:
-            farewell = await relay.run()
-            if farewell.cause in _UNCONFIRMED:
+            close_reason = await relay.run()
+            if close_reason.cause in _UNCONFIRMED:
                 await asyncio.sleep(_SETTLE_SECONDS)
         finally:
             self.end = StreamEnd(
-                cause="broken" if farewell is None else farewell.cause,
-                code=None if farewell is None else farewell.code,
+                cause="broken" if close_reason is None else close_reason.cause,
+                code=None if close_reason is None else close_reason.code,
                 frames=relay.frames,
                 bytes=relay.bytes,
             )
@@ -302,14 +302,14 @@ class Streams:
             if stream.relay is None:
                 continue
             if look is None or look.is_erased:  # retention erases the rows, too
-                stream.relay.cut(Farewell("session_erased", SESSION_OVER, "the session was erased"))
+                stream.relay.cut(CloseReason("session_erased", SESSION_OVER, "the session was erased"))
                 continue
-            if stream.is_parting:
+            if stream.is_shutting_down:
                 continue
-            farewell = _unwanted(look, lease)
-            if farewell is not None:
-                stream.is_parting = True
-                stream.relay.end(farewell)
+            close_reason = _unwanted(look, lease)
+            if close_reason is not None:
+                stream.is_shutting_down = True
+                stream.relay.end(close_reason)
 
     async def _beat(self) -> None:
         beats = []
@@ -337,13 +337,13 @@ def _ids(streams: dict[Lease, OpenStream]) -> list[SessionId]:
     return [stream.session_id for stream in streams.values()]
 
 
-def _unwanted(look: StreamLook, lease: Lease) -> Farewell | None:
+def _unwanted(look: StreamLook, lease: Lease) -> CloseReason | None:
     if look.status not in OPEN_STATUSES:
         if look.status in {"expired", "cancelled"}:
-            return Farewell("session_over", SESSION_OVER, f"the session is {look.status}")
-        return Farewell("session_over", 1000, "the session was ended")
+            return CloseReason("session_over", SESSION_OVER, f"the session is {look.status}")
+        return CloseReason("session_over", 1000, "the session was ended")
     if look.is_yielding or look.lease != lease:
-        return Farewell("taken_over", TAKEN_OVER, "another client took this stream over")
+        return CloseReason("taken_over", TAKEN_OVER, "another client took this stream over")
     return None
 
 

@@ -41,7 +41,7 @@ TAKEN_OVER, SESSION_OVER = 4409, 4410
 _NEVER_SENT = frozenset({1004, 1005, 1006, 1015})
 # With these the server itself has closed the client's side: a broken frame, bad UTF-8, too long a frame.
 _REFUSED = frozenset({1002, 1007, 1009})
-_MOST_REASON_BYTES = 123
+_MAX_REASON_BYTES = 123
 
 
 class SideGone(Exception):
@@ -112,7 +112,7 @@ class VendorStream(Protocol):
         ...
 
 
-class Farewell(Struct, frozen=True):
+class CloseReason(Struct, frozen=True):
     """Why a connection ends, and what its client is told."""
 
     cause: Cause
@@ -141,9 +141,9 @@ class Relay:
         self._client = client
         self._vendor = vendor
         self._parting = parting
-        self._asked: asyncio.Future[Farewell] = asyncio.get_running_loop().create_future()
-        self._cut: asyncio.Future[Farewell] = asyncio.get_running_loop().create_future()
-        self._up: asyncio.Task[Farewell | None] | None = None
+        self._asked: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
+        self._cut: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
+        self._up: asyncio.Task[CloseReason | None] | None = None
         self._is_halting = self._is_cut = False
         self._is_receiving = False
         self.sending_since = (
@@ -153,20 +153,20 @@ class Relay:
         self.frames = 0
         self.bytes = 0
 
-    def end(self, farewell: Farewell) -> None:
+    def end(self, close_reason: CloseReason) -> None:
         """Ask the connection to end; the first to ask decides why."""
         if not self._asked.done():
-            self._asked.set_result(farewell)
+            self._asked.set_result(close_reason)
 
-    def cut(self, farewell: Farewell) -> None:
+    def cut(self, close_reason: CloseReason) -> None:
         """End the connection at this moment, whatever it still waits for: not a byte more is passed on."""
         if self._is_cut:
             return
         self._is_cut, self._is_receiving = True, False
         self._vendor.abort()
-        self._cut.set_result(farewell)
+        self._cut.set_result(close_reason)
 
-    async def run(self) -> Farewell:
+    async def run(self) -> CloseReason:
         """Relay until something ends it; both sides are closed when this returns."""
         relaying = asyncio.create_task(self._relay())
         try:
@@ -177,17 +177,17 @@ class Relay:
                 await asyncio.gather(relaying, return_exceptions=True)
         return await self._tell(self._cut.result()) if self._is_cut else relaying.result()
 
-    async def _relay(self) -> Farewell:
+    async def _relay(self) -> CloseReason:
         self._client.give_frames(self._take)
         up = self._up = asyncio.create_task(self._pump_up())
         down = asyncio.create_task(self._pump_down())
         try:
             ends: set[asyncio.Future[Any]] = {up, down, self._asked}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            farewell = await self._decide(up, down)
+            close_reason = await self._decide(up, down)
             if self._parting is not None:
                 await self._parting()
-            return await self._part(farewell, down)
+            return await self._part(close_reason, down)
         except BaseException:
             # Whatever nobody foresaw: the vendor must not be left with a connection that nobody uses.
             await asyncio.shield(self._vendor.close(_GOING_AWAY, seconds=_MOMENT_SECONDS))
@@ -209,7 +209,7 @@ class Relay:
         self.bytes += len(frame)
         return True
 
-    async def _pump_up(self) -> Farewell | None:
+    async def _pump_up(self) -> CloseReason | None:
         """From the client to the vendor; None when it was told to stop, or the vendor has gone."""
         loop = asyncio.get_running_loop()
         receive, send = self._client.receive, self._vendor.send
@@ -218,9 +218,9 @@ class Relay:
             try:
                 frame = await receive()
             except Restarting:
-                return Farewell("restarting", RESTART)
+                return CloseReason("restarting", RESTART)
             except ClientGone as gone:
-                return Farewell("bad_frame" if gone.code in _REFUSED else "client_closed", gone.code)
+                return CloseReason("bad_frame" if gone.code in _REFUSED else "client_closed", gone.code)
             finally:
                 self._is_receiving = False
             if self._is_cut:
@@ -231,7 +231,9 @@ class Relay:
                 try:
                     is_stop = _read_envelope(frame).event == "stop"
                 except (msgspec.DecodeError, RecursionError):
-                    return Farewell("bad_frame", _INVALID_PAYLOAD, 'not an envelope: {"event": …} is needed')
+                    return CloseReason(
+                        "bad_frame", _INVALID_PAYLOAD, 'not an envelope: {"event": …} is needed'
+                    )
             self.sending_since = loop.time()
             try:
                 await send(frame)
@@ -242,10 +244,10 @@ class Relay:
             self.frames += 1
             self.bytes += len(frame)
             if is_stop:
-                return Farewell("stopped", _NORMAL)
+                return CloseReason("stopped", _NORMAL)
         return None
 
-    async def _pump_down(self) -> Farewell | None:
+    async def _pump_down(self) -> CloseReason | None:
         """From the vendor to the client; None when the client has gone, which the other pump tells."""
         receive, send = self._vendor.receive, self._client.send
         while True:
@@ -260,26 +262,26 @@ class Relay:
             except ClientGone:
                 return None
 
-    def _vendor_gone(self, gone: VendorGone) -> Farewell:
+    def _vendor_gone(self, gone: VendorGone) -> CloseReason:
         if gone.code in _NEVER_SENT and gone.code != 1005:  # noqa: PLR2004
             return self.lost()
-        return Farewell("vendor_closed", _NORMAL if gone.code in _NEVER_SENT else gone.code, gone.reason)
+        return CloseReason("vendor_closed", _NORMAL if gone.code in _NEVER_SENT else gone.code, gone.reason)
 
-    def _closed_early(self, farewell: Farewell) -> Farewell:
+    def _closed_early(self, close_reason: CloseReason) -> CloseReason:
         """Return what a client is told that had not said `stop`: the vendor's words, and how far it got."""
         after = f"closed by EkaScribe after frame {self.frames}"
-        room = _MOST_REASON_BYTES - len(after) - len("; ")
-        words = _cut(farewell.reason, room)
-        return Farewell("vendor_closed", farewell.code, f"{words}; {after}" if words else after)
+        room = _MAX_REASON_BYTES - len(after) - len("; ")
+        words = _cut(close_reason.reason, room)
+        return CloseReason("vendor_closed", close_reason.code, f"{words}; {after}" if words else after)
 
-    def lost(self) -> Farewell:
+    def lost(self) -> CloseReason:
         """Return what a client is told whose audio the vendor no longer takes."""
         reason = f"EkaScribe dropped the stream after frame {self.frames}: reopen this URL, repeat the rest"
-        return Farewell("vendor_lost", _VENDOR_LOST, reason)
+        return CloseReason("vendor_lost", _VENDOR_LOST, reason)
 
     async def _decide(
-        self, up: "asyncio.Task[Farewell | None]", down: "asyncio.Task[Farewell | None]"
-    ) -> Farewell:
+        self, up: "asyncio.Task[CloseReason | None]", down: "asyncio.Task[CloseReason | None]"
+    ) -> CloseReason:
         if self._asked.done():
             return self._asked.result()
         first, second = (up, down) if up.done() else (down, up)
@@ -289,50 +291,52 @@ class Relay:
         # What this pump stumbled over is the other one's to tell, a moment later.
         await asyncio.wait({second}, timeout=_MOMENT_SECONDS)
         told = second.result() if second.done() else None
-        return told or (self.lost() if first is up else Farewell("client_closed", 1006))
+        return told or (self.lost() if first is up else CloseReason("client_closed", 1006))
 
-    async def _part(self, farewell: Farewell, down: "asyncio.Task[Farewell | None]") -> Farewell:
+    async def _part(self, close_reason: CloseReason, down: "asyncio.Task[CloseReason | None]") -> CloseReason:
         """Close both sides in the order that loses nothing, and return what the client was told."""
-        cause = farewell.cause
+        cause = close_reason.cause
         if cause == "client_closed":
-            await self._vendor.close(_GOING_AWAY if farewell.code in _NEVER_SENT else farewell.code)
-            return farewell
+            await self._vendor.close(_GOING_AWAY if close_reason.code in _NEVER_SENT else close_reason.code)
+            return close_reason
         if cause == "stopped":
-            return await self._await_flush(farewell, down)
+            return await self._await_flush(close_reason, down)
         if cause == "session_over":
             await self._take_last_frames()
             await self._halt()
             await self._vendor.close(_NORMAL)
-            return await self._tell(farewell)
+            return await self._tell(close_reason)
         if cause == "vendor_closed":
-            farewell = self._closed_early(farewell)
+            close_reason = self._closed_early(close_reason)
         # The client first, so that it stops sending what nobody reads any more.
         if cause == "vendor_lost" and self._up is not None:
             self._up.cancel()  # a frame that waits for the vendor will never be taken
         await self._halt()
-        told = await self._tell(self._counted(farewell))
+        told = await self._tell(self._counted(close_reason))
         await self._vendor.close(_NORMAL if cause == "bad_frame" else _GOING_AWAY)
         return told
 
-    def _counted(self, farewell: Farewell) -> Farewell:
-        if farewell.cause != "restarting":
-            return farewell
+    def _counted(self, close_reason: CloseReason) -> CloseReason:
+        if close_reason.cause != "restarting":
+            return close_reason
         reason = f"restarting: reopen this URL and go on after frame {self.frames} of this connection"
-        return Farewell("restarting", RESTART, reason)
+        return CloseReason("restarting", RESTART, reason)
 
-    async def _await_flush(self, farewell: Farewell, down: "asyncio.Task[Farewell | None]") -> Farewell:
+    async def _await_flush(
+        self, close_reason: CloseReason, down: "asyncio.Task[CloseReason | None]"
+    ) -> CloseReason:
         """After a `stop`, wait for the vendor to close: that is how it says that the audio is stored."""
         await asyncio.wait({down}, timeout=FLUSH_SECONDS)
         is_confirmed = down.done()
         closed = down.result() if is_confirmed else None
         if closed is not None and closed.cause == "vendor_lost":
-            farewell = closed
+            close_reason = closed
         elif closed is not None:
-            farewell = Farewell("stopped", closed.code, closed.reason)
+            close_reason = CloseReason("stopped", closed.code, closed.reason)
         elif not is_confirmed:
             reason = f"EkaScribe did not say within 10 s that it stored what came up to frame {self.frames}"
-            farewell = Farewell("unconfirmed", _VENDOR_LOST, reason)
-        told = await self._tell(farewell)
+            close_reason = CloseReason("unconfirmed", _VENDOR_LOST, reason)
+        told = await self._tell(close_reason)
         # One that is still storing may go on for a while: the end waits for it, too.
         await self._vendor.close(_NORMAL)
         return told
@@ -355,11 +359,11 @@ class Relay:
             self._up.cancel()
         await asyncio.wait({self._up}, timeout=FLUSH_SECONDS)
 
-    async def _tell(self, farewell: Farewell) -> Farewell:
-        reason = _cut(farewell.reason, _MOST_REASON_BYTES)
-        await self._client.close(farewell.code, reason)
-        return Farewell(farewell.cause, farewell.code, reason)
+    async def _tell(self, close_reason: CloseReason) -> CloseReason:
+        reason = _cut(close_reason.reason, _MAX_REASON_BYTES)
+        await self._client.close(close_reason.code, reason)
+        return CloseReason(close_reason.cause, close_reason.code, reason)
 
 
-def _cut(text: str, most_bytes: int) -> str:
-    return text.encode()[:most_bytes].decode(errors="ignore")
+def _cut(text: str, max_bytes: int) -> str:
+    return text.encode()[:max_bytes].decode(errors="ignore")

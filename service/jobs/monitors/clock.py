@@ -24,7 +24,7 @@ _FIRST_LOOK_SECONDS = 2.0
 _LONGEST_LOOK_SECONDS = 1.0
 
 
-class ClockWatch:
+class ClockMonitor:
     """Runs for as long as the process does. `look` reads PostgreSQL's clock, in seconds since 1970."""
 
     def __init__(

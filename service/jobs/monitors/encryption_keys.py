@@ -11,7 +11,7 @@ from service.domain.errors import StoreUnavailable
 from service.domain.ids import SessionId
 from service.observability.logging import failure
 from service.store.encryption import MissingKeyError
-from service.store.encryption_keys import SEALER_SECONDS, KeyRows
+from service.store.encryption_keys import SEALER_SECONDS, EncryptionKeyRows
 
 log = structlog.get_logger()
 Job = TypeVar("Job")
@@ -19,10 +19,10 @@ Job = TypeVar("Job")
 _LEAVE_SECONDS = 2.0
 
 
-class KeyWatch:
+class EncryptionKeyMonitor:
     """Runs for as long as the process does; readiness asks the registry by itself."""
 
-    def __init__(self, keys: KeyRows) -> None:
+    def __init__(self, keys: EncryptionKeyRows) -> None:
         self._keys = keys
         self._process = uuid4()
         self._task: asyncio.Task[None] | None = None

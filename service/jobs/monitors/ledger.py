@@ -7,7 +7,7 @@ import structlog
 from prometheus_client import Gauge
 
 from schemas.ledger import Ledger
-from service.jobs.leader import count_in_turn
+from service.jobs.leader import run_as_leader
 from service.observability.logging import failure
 from service.store.leases import LeaseRows
 from service.store.ledger import LedgerRows
@@ -27,7 +27,7 @@ _LONGEST_FOLD_SECONDS = 5.0
 _RECOUNT_SECONDS = 60.0
 
 
-class LedgerWatch:
+class LedgerMonitor:
     """Runs beside the sweep, in one process at a time: only that one shows the gauges."""
 
     def __init__(self, *, leases: LeaseRows, ledger: LedgerRows, interval_seconds: float = 15.0) -> None:
@@ -39,7 +39,7 @@ class LedgerWatch:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Count until told to stop; a database that is away is waited for."""
-        await count_in_turn(
+        await run_as_leader(
             "ledger",
             leases=self._leases,
             interval_seconds=self._interval_seconds,

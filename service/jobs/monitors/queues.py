@@ -5,10 +5,10 @@ import asyncio
 import structlog
 from prometheus_client import Gauge
 
-from service.jobs.leader import count_in_turn
+from service.jobs.leader import run_as_leader
 from service.observability.logging import failure
 from service.store.leases import LeaseRows
-from service.store.queue_depths import QueueRows
+from service.store.queue_depths import QueueDepthRows
 
 log = structlog.get_logger()
 
@@ -21,17 +21,17 @@ OLDEST = Gauge(
 LEASES = Gauge("ekabridge_leases", "Leases in force: work that somebody does this moment.", ("kind",))
 
 
-class QueueWatch:
+class QueueMonitor:
     """Runs beside the sweep, in one process at a time: only that one shows the gauges."""
 
-    def __init__(self, *, leases: LeaseRows, queues: QueueRows, interval_seconds: float = 5.0) -> None:
+    def __init__(self, *, leases: LeaseRows, queues: QueueDepthRows, interval_seconds: float = 5.0) -> None:
         self._leases = leases
         self._queues = queues
         self._interval_seconds = interval_seconds
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Count until told to stop; a database that is away is waited for."""
-        await count_in_turn(
+        await run_as_leader(
             "queues",
             leases=self._leases,
             interval_seconds=self._interval_seconds,
