@@ -16,7 +16,7 @@ UPGRADE ?=
 CA_BUNDLES := /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
   /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem
 
-.PHONY: help setup demo dev test lint types imports scan audit pytest unit store api e2e manifests image bench dashboards \
+.PHONY: help setup demo dev test lint types imports scan audit pytest unit store api e2e manifests image image-test check bench dashboards \
   chaos attacks outcomes overload fuzz sizing growth lock clean
 
 help: ## list the targets
@@ -69,6 +69,8 @@ dev: $(STAMP) ## everything on this machine, until Ctrl-C
 
 test: lint types imports scan audit pytest ## what the CI runs
 
+check: lint types imports unit ## what takes less than a minute: lint, types, imports, tests without a server
+
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -98,6 +100,9 @@ image: ## build the image into build/image.tar, its SBOM and provenance attached
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) docker buildx build --sbom=true --provenance=mode=max \
 	  --build-arg REVISION=$$(git rev-parse HEAD) $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) \
 	  --output type=oci,dest=build/image.tar,rewrite-timestamp=true .
+
+image-test: $(STAMP) ## build the image with Docker, and start it
+	$(BIN)/python -m pytest -m docker tests/infra/test_image.py
 
 bench: $(STAMP) | build/peers/.installed ## measure beside others, and write docs/benchmarks.md; nginx, if there is one
 	$(BIN)/python -m tests.bench.report

@@ -36,6 +36,13 @@ def pytest_configure_node(node: Any) -> None:
         node.workerinput["servers_failure"] = str(failure)  # tests that need no server still run
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Makes a skipped test a failure in CI, which installs all that a test may need."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") == "true" and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if embedded := config.stash.get(_embedded, None):
         embedded.stop()
