@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from service.api.readiness import Readiness
 from service.api.worker_health import WorkerHealth, create_worker_app
 from service.clock import CheckedClock
+from service.domain.body_budget import BodyBudget
 from service.domain.breaker import Breaker
 from service.domain.errors import StoreUnavailable
 from service.domain.fhir import FhirSystems
@@ -125,6 +126,7 @@ class WorkerProcess:
             clock=clock,
             schedule_seconds=settings.forward_schedule_seconds,
             timeout_seconds=settings.forward_timeout_seconds,
+            bodies=BodyBudget(),
             is_clock_off=lambda: clock.is_off,
             breaker=Breaker(
                 store=rows.breaker, schedule_total_seconds=sum(settings.forward_schedule_seconds)
