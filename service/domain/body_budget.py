@@ -8,8 +8,8 @@ from collections import Counter
 
 from service.domain.ids import TenantId
 from service.domain.records import DeliveryJob
+from service.memory import DELIVERIES_BYTES
 
-MAX_BYTES = 96 * 1024 * 1024
 # As the statement deliveries.claim has it.
 SMALL_BYTES = 65_536
 # A call holds the body and its form as it is sent.
@@ -19,7 +19,7 @@ _COPIES = 2
 class BodyBudget:
     """Says how much a claim may take; one tenant leaves room for others' large bodies."""
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, max_bytes: int = DELIVERIES_BYTES) -> None:
         self._max_bytes = max_bytes
         self._held: Counter[TenantId] = Counter()
 

@@ -19,6 +19,7 @@ from service.domain.ids import (
     TemplateId,
     TenantId,
 )
+from service.memory import Held
 
 
 class Principal(Struct, frozen=True, kw_only=True):
@@ -124,7 +125,8 @@ class VendorResult(Struct, frozen=True, kw_only=True):
 
     `open`: not ended yet; `missing`: no such session; `no_document`: the filter hit nothing; `unknown`: a
     status that is new on the vendor's wire. `warnings`: what it says of the session's processing.
-    `audio`: the files that it lists, read from an answer without a filter only.
+    `audio`: the files that it lists, read from an answer without a filter only. `held`: what large values
+    take of the process' memory, until the result is forgotten.
     """
 
     state: VendorState
@@ -136,6 +138,7 @@ class VendorResult(Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
     warnings: list[WarningInfo] = field(default_factory=list)
     audio: VendorEnd | None = None
+    held: tuple[Held, ...] = ()
 
 
 class AudioFormat(Struct, frozen=True):

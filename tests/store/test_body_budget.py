@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from service.domain.body_budget import MAX_BYTES, BodyBudget
+from service.domain.body_budget import BodyBudget
 from service.domain.breaker import Breaker
 from service.domain.forwarding import Forwarding
 from service.domain.records import Answer, DeliveryJob
 from service.jobs.lanes import Lane
+from service.memory import DELIVERIES_BYTES
 from tests.e2e.rig import until
 from tests.store.house import House, new_tenant
 from tests.unit.makers import NOTE, TurnedClock, make_answer, make_document, make_result
@@ -87,7 +88,7 @@ async def test_two_hundred_documents_of_eight_mebibytes_stay_within_the_budget(h
     sender.may_end.set()
     await until(are_all_sent, 60)
     await lane.drain(5)
-    assert 32 * MEBIBYTE <= sender.peak_bytes <= MAX_BYTES // 2  # each is there twice
+    assert 32 * MEBIBYTE <= sender.peak_bytes <= DELIVERIES_BYTES // 2  # each is there twice
     assert bodies.held_bytes == 0
 
 
