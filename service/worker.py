@@ -174,7 +174,7 @@ class WorkerProcess:
             size=2 * places,
             claim=keys.gated(claim_fetches),
             run=traced_fetch(fetch_and_follow),
-            shares=_fetch_shares(places),
+            shares=account_shares(places),
         )
 
         async def claim_owed(_: SessionId | None, limit: int) -> list[OwedCall]:
@@ -186,13 +186,7 @@ class WorkerProcess:
             size=_OWED_AT_ONCE,
             claim=keys.gated(claim_owed),
             run=traced_call(life.pay),
-            shares=[
-                Share(
-                    holder_of=lambda call: call.account,
-                    places=_OWED_OF_AN_ACCOUNT,
-                    at_a_time=_OWED_OF_AN_ACCOUNT,
-                )
-            ],
+            shares=account_shares(_OWED_OF_AN_ACCOUNT),
         )
         sweep = Sweep(
             leases=rows.leases,
@@ -288,10 +282,10 @@ class WorkerProcess:
         await pause(self._stopping, _RECONNECT_SECONDS)
 
 
-def _fetch_shares(places: int) -> list[Share[FetchJob]]:
+def account_shares(places: int) -> list[Share[Any]]:
     """Return what one account of EkaScribe may hold, and what one tenant on an account that many share."""
 
-    def tenant_of(job: FetchJob) -> str | None:
+    def tenant_of(job: FetchJob | OwedCall) -> str | None:
         return None if job.account == Account(job.tenant_id) else f"tenant:{job.tenant_id}"
 
     return [

@@ -200,6 +200,7 @@ class OwedCall(Struct, frozen=True, kw_only=True):
     """A create, end or cancel call of which it is not known whether the vendor got it."""
 
     session_id: SessionId
+    tenant_id: TenantId
     account: Account
     call: Literal["create", "end", "cancel"]
     lease: Lease

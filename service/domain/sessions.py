@@ -169,6 +169,7 @@ class SessionLife:
         await self._tell_end(
             OwedCall(
                 session_id=session_id,
+                tenant_id=who.tenant_id,
                 account=state.account,
                 call="end",
                 lease=lease,
