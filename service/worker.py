@@ -23,6 +23,7 @@ from service.bootstrap.container import (
     open_vendor,
     ping_store,
 )
+from service.domain.body_budget import BodyBudget
 from service.domain.clock import CheckedClock
 from service.domain.deliveries.attempts import DeliveryForwarder
 from service.domain.deliveries.circuit_breaker import CircuitBreaker
@@ -131,6 +132,7 @@ class WorkerProcess:
             clock=clock,
             schedule_seconds=settings.forward_schedule_seconds,
             timeout_seconds=settings.forward_timeout_seconds,
+            bodies=BodyBudget(),
             is_clock_off=lambda: clock.is_off,
             breaker=CircuitBreaker(
                 store=rows.breaker, schedule_total_seconds=sum(settings.forward_schedule_seconds)
@@ -178,7 +180,7 @@ class WorkerProcess:
             size=2 * places,
             claim=keys.gated(claim_fetches),
             run=traced_fetch(fetch_and_follow),
-            shares=_fetch_quotas(places),
+            shares=account_shares(places),
         )
 
         async def claim_pending_calls(_: SessionId | None, limit: int) -> list[PendingCall]:
@@ -190,13 +192,7 @@ class WorkerProcess:
             size=_MAX_PENDING_CALLS,
             claim=keys.gated(claim_pending_calls),
             run=traced_call(life.pay),
-            shares=[
-                HolderQuota(
-                    holder_of=lambda call: call.account,
-                    places=_MAX_PENDING_CALLS_OF_ACCOUNT,
-                    at_a_time=_MAX_PENDING_CALLS_OF_ACCOUNT,
-                )
-            ],
+            shares=account_shares(_MAX_PENDING_CALLS_OF_ACCOUNT),
         )
         sweep = Sweep(
             leases=rows.leases,
@@ -292,10 +288,10 @@ class WorkerProcess:
         await pause(self._stopping, _RECONNECT_SECONDS)
 
 
-def _fetch_quotas(places: int) -> list[HolderQuota[FetchJob]]:
+def account_shares(places: int) -> list[HolderQuota[Any]]:
     """Return what one account of EkaScribe may hold, and what one tenant on an account that many share."""
 
-    def tenant_of(job: FetchJob) -> str | None:
+    def tenant_of(job: FetchJob | PendingCall) -> str | None:
         return None if job.account == Account(job.tenant_id) else f"tenant:{job.tenant_id}"
 
     return [

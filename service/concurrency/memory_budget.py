@@ -1,15 +1,17 @@
 """The memory that large things of a process may take, counted before they are held.
 
 Each kind has a part of its own, so that none takes another's: bodies of audio, answers of EkaScribe, answers
-to clients. What is small is not counted: how many small things there are is bounded where they come from.
+to clients, bodies of deliveries. What is small is not counted: how many small things there are is bounded
+where they come from.
 With what a process takes at rest the parts stay under 400 MB (docs/capacity.md), half of its container's.
 """
 
 import asyncio
 
 UPLOADS_BYTES = 64 * 1024 * 1024
-VENDOR_ANSWERS_BYTES = 32 * 1024 * 1024
+VENDOR_ANSWERS_BYTES = 96 * 1024 * 1024
 CLIENT_ANSWERS_BYTES = 96 * 1024 * 1024
+DELIVERIES_BYTES = 96 * 1024 * 1024
 
 
 class MemoryBudget:
@@ -92,6 +94,12 @@ class MemoryReservation:
     def __init__(self, memory: MemoryBudget, size: int) -> None:
         self._memory = memory
         self._size = size
+
+    def shrink(self, size: int) -> None:
+        """Give back what is more than so many bytes."""
+        if size < self._size:
+            self._memory.give_back(self._size - size)
+            self._size = size
 
     def __del__(self) -> None:
         self._memory.give_back(self._size)

@@ -8,6 +8,7 @@ from msgspec import UNSET, Struct, field
 from schemas.destinations import Auth, Format, Payload
 from schemas.emr import Mode, Model, Role, SessionStatus, TenantDefaults, Upload, WarningInfo
 from schemas.voice import UploadType
+from service.concurrency.memory_budget import MemoryReservation
 from service.domain.ids import (
     Account,
     DeliveryId,
@@ -124,7 +125,8 @@ class VendorResult(Struct, frozen=True, kw_only=True):
 
     `open`: not ended yet; `missing`: no such session; `no_document`: the filter hit nothing; `unknown`: a
     status that is new on the vendor's wire. `warnings`: what it says of the session's processing.
-    `audio`: the files that it lists, read from an answer without a filter only.
+    `audio`: the files that it lists, read from an answer without a filter only. `held`: what large values
+    take of the process' memory, until the result is forgotten.
     """
 
     state: VendorState
@@ -136,6 +138,7 @@ class VendorResult(Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
     warnings: list[WarningInfo] = field(default_factory=list)
     audio: VendorEnd | None = None
+    held: tuple[MemoryReservation, ...] = ()
 
 
 class AudioFormat(Struct, frozen=True):
@@ -197,6 +200,7 @@ class PendingCall(Struct, frozen=True, kw_only=True):
     """A create, end or cancel call of which it is not known whether the vendor got it."""
 
     session_id: SessionId
+    tenant_id: TenantId
     account: Account
     call: Literal["create", "end", "cancel"]
     lease: Lease

@@ -200,7 +200,7 @@ class SessionStore(Protocol):
     async def claim_pending_calls(
         self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
     ) -> list[PendingCall]:
-        """Lease owed calls that are due, but of no account that is passed over."""
+        """Lease owed calls that are due, but of no account or `tenant:…` that is passed over."""
         ...
 
 

@@ -33,7 +33,6 @@ from service.domain.ids import UNFILTERED, Account, SessionId, TemplateId
 from service.domain.models import (
     AudioFormat,
     SessionPlan,
-    VendorDocument,
     VendorEnd,
     VendorResult,
     VendorSession,
@@ -41,7 +40,7 @@ from service.domain.models import (
 from service.domain.ports import Audio
 from service.eka.acknowledgements import check_stored, decode, read_files
 from service.eka.call_limiter import CallLimiters, Kind
-from service.eka.document_contents import MAX_CONTENT_BYTES, Downloads, read_content
+from service.eka.document_contents import Contents, Downloads
 from service.eka.fields import read_time
 from service.eka.http_exchange import (
     RESULT_ANSWER_BYTES,
@@ -61,7 +60,7 @@ from service.eka.patient_fields import (
     refuses_field,
     with_patient,
 )
-from service.eka.response_parsing import is_empty, read_answer
+from service.eka.response_parsing import read_answer
 from service.eka.token_errors import asks_for_login, how_to_mend
 from service.eka.tokens import HeldToken, TokenKeeper
 from service.eka.upload_retry import upload_with_retry
@@ -96,7 +95,7 @@ class EkaClient:
     ) -> None:
         self._max_result_bytes = max_result_bytes
         self._http = http
-        self._downloads = downloads
+        self._contents = Contents(http, downloads, self.is_vendors)
         self._audio = audio
         self._tokens = tokens
         self.call_limiters = call_limiters
@@ -222,37 +221,9 @@ class EkaClient:
         if not params:
             audio = read_files(facts.audio_files_received, facts.audio_files)
             result = msgspec.structs.replace(result, audio=audio)
-        return await self._with_contents(result)
-
-    async def _with_contents(self, result: VendorResult) -> VendorResult:
-        """Fetch the content of documents that have an address in the place of it."""
-        if not any(each.status == "empty" and each.content_url for each in result.documents):
-            return result
-        documents = []
-        # Of all documents together: an answer may name any number of addresses.
-        left = MAX_CONTENT_BYTES
-        for document in result.documents:
-            content = None
-            if document.status == "empty" and document.content_url and left > 0:
-                content = await self._content(document.content_url, left)
-            left -= len(content or b"")
-            # Without content it stays empty, and is asked for again later.
-            documents.append(document if content is None else _with_content(document, content))
-        return msgspec.structs.replace(result, documents=documents)
-
-    async def _content(self, url: str, max_bytes: int) -> bytes | None:
-        try:
-            if not self.is_vendors(url):
-                return await self._downloads.get(url, max_bytes)
-            answer = await exchange(
-                self._http, "GET", url, operation="content", headers={}, max_bytes=max_bytes
-            )
-        except (VendorUnreachable, httpx2.InvalidURL, ValueError) as error:
-            # An address that cannot be read must not cost the answer's other documents.
-            reason = error.code if isinstance(error, VendorUnreachable) else type(error).__name__
-            log.warning("download_refused", reason=reason)
-            return None
-        return answer.body if answer.status == 200 else None  # noqa: PLR2004
+        if answer.held is not None:
+            result = msgspec.structs.replace(result, held=(answer.held,))
+        return await self._contents.fill(result)
 
     async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
         """`PATCH /voice/v1/sessions/{id}` with what is given, nothing else."""
@@ -378,11 +349,6 @@ class EkaClient:
                     raise refusal(answer, how_to_mend(account, is_static=renewed is None))
             passage.heard(answer.status, answer.retry_after_seconds)
             return answer
-
-
-def _with_content(document: VendorDocument, content: bytes) -> VendorDocument:
-    data = read_content(content)
-    return document if is_empty(data) else msgspec.structs.replace(document, status="success", data=data)
 
 
 def _authorized(held: HeldToken) -> dict[str, str]:

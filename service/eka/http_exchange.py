@@ -34,6 +34,8 @@ TIMEOUT = httpx2.Timeout(connect=5.0, read=25.0, write=20.0, pool=5.0)
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
 # A vendor that sends a byte now and then never runs into a time-out between two of them.
 CALL_SECONDS = 30.0
+# Less than a call or a download may take: who waited for memory in vain says so, and is not taken for slow.
+_ROOM_SECONDS = 15.0
 
 _MAX_ASKED_SECONDS = 300.0
 # Of calls that answer no result: ids, times, counts, error codes.
@@ -41,14 +43,21 @@ SMALL_ANSWER_BYTES = 64 * 1024
 RESULT_ANSWER_BYTES = 8 * 1024 * 1024
 # Content may come in chunks, with frames around them, and compressed.
 _FRAMING_BYTES = 1024 * 1024
+# An answer and the values that are decoded from it. They take up to four times its bytes: words with their
+# times 4.1, notes 3.6, a text with one emoji 4.0. Only brackets take 24; MAX_VALUES bounds these by 45 MB.
+_DECODED_TIMES = 5
 _ENCODINGS = {"accept-encoding": "gzip"}
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+
+
+class NoRoomError(VendorTimeout):
+    """The memory for large answers is taken."""
 
 
 class WireAnswer(Struct, frozen=True):
     """A whole answer: HTTP status, the wait its Retry-After asks for, its body.
 
-    `held`: what a large body takes of the process' memory, until the answer is forgotten.
+    `held`: what a large body, and what is decoded from it, take of the process' memory.
     """
 
     status: int
@@ -93,8 +102,8 @@ def make_http_client(
 
     `hear_date` is told the `Date` of each answer: the vendor's clock is a witness of the time.
     """
-    room = max(VENDOR_ANSWERS_BYTES, max_result_bytes)
-    counted_in = memory or MemoryBudget(room, patience_seconds=CALL_SECONDS)
+    room = max(VENDOR_ANSWERS_BYTES, max_result_bytes * _DECODED_TIMES)
+    counted_in = memory or MemoryBudget(room, patience_seconds=_ROOM_SECONDS)
     client = VendorHttp(counted_in, max_result_bytes + _FRAMING_BYTES)
     if hear_date is not None:
 
@@ -118,8 +127,8 @@ async def exchange(
 ) -> WireAnswer:
     """Make one call and read the whole answer, of so many bytes at most; a VendorHttp counts large ones.
 
-    Raises VendorUnavailable, VendorTimeout or VendorFailure; their `sent` says whether the request may have
-    taken effect.
+    Raises VendorUnavailable, VendorTimeout, NoRoomError or VendorFailure; their `sent` says whether the
+    request may have taken effect.
     """
     with_body: dict[str, Any] = {} if content is None else {"content": content}
     with watched(operation, method) as answered:
@@ -151,11 +160,23 @@ async def _read(
             if memory is not None and held is None and size > SMALL_ANSWER_BYTES:
                 announced = answer.headers.get("content-length", "")
                 known = announced.isdigit() and not content.is_folded
-                expected = min(int(announced), max_bytes) if known else max_bytes
-                if not await memory.take(expected):
-                    raise VendorTimeout("too many large answers of EkaScribe are read here", sent=True)
-                held = MemoryReservation(memory, expected)
-    return content.whole(), held
+                held = await reserve(memory, min(int(announced), max_bytes) if known else max_bytes)
+    body = content.whole()
+    if held is not None:
+        shrink(held, body)
+    return body, held
+
+
+async def reserve(memory: MemoryBudget, size: int) -> MemoryReservation:
+    """Take the memory for an answer of so many bytes and what is decoded from it. Raises NoRoomError."""
+    if not await memory.take(size * _DECODED_TIMES):
+        raise NoRoomError("too many large answers of EkaScribe are read here", sent=True)
+    return MemoryReservation(memory, size * _DECODED_TIMES)
+
+
+def shrink(held: MemoryReservation, body: bytes) -> None:
+    """Give back what was reserved for more than this body."""
+    held.shrink(len(body) * _DECODED_TIMES)
 
 
 class LimitedContent:

@@ -17,9 +17,11 @@ MAX_LEVELS = 128
 # A decoded value takes up to 150 bytes, however short its text is: these are 75 MB. The words of eight hours,
 # each with its times, are fewer.
 MAX_VALUES = 500_000
-_QUOTE = ord('"')
+# The next bracket outside strings, or the end: a search that finds nothing would begin again at each byte.
 # Possessive: to find a string's end by backtracking takes a hundred times the string's memory.
-_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"?)*+([\[\]{}]|\Z)', re.DOTALL)
+_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\n\r]*\{")
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 def decode_object(body: bytes) -> tuple[dict[str, Any], bool]:
@@ -36,26 +38,28 @@ def _decode(body: bytes) -> tuple[Any, bool]:
     try:
         return msgspec.json.decode(body), True
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        text = _flattened(body).removeprefix(codecs.BOM_UTF8).decode(errors=_AS_LATIN_1)
+        if not _OBJECT.match(body):
+            raise ValueError("the answer is no JSON object") from None
+        text = _text(_flattened(body).removeprefix(codecs.BOM_UTF8))
         decoded = json.loads(text, parse_constant=str, parse_float=_number, parse_int=_integer, strict=False)
         return _encodable(decoded), False
 
 
-def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
-    """Read the bytes that are no UTF-8 as Latin-1, and the rest as what it is."""
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    return error.object[error.start : error.end].decode("latin-1"), error.end
+def _text(body: bytes) -> str:
+    """Read the bytes that are no UTF-8 as Latin-1, and the rest as what it is.
 
-
-_AS_LATIN_1 = "ekabridge.latin-1"
-codecs.register_error(_AS_LATIN_1, _as_latin_1)
+    Python's own handler of errors marks such bytes; one of ours would be called for each of millions.
+    """
+    text = body.decode(errors="surrogateescape")
+    for byte in range(0x80, 0x100):
+        text = text.replace(chr(0xDC00 + byte), chr(byte))
+    return text
 
 
 def _encodable(value: Any) -> Any:
     """Replace each half of a surrogate pair by U+FFFD: no encoder takes it."""
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _HALVES.sub("\ufffd", value)
     if isinstance(value, list):
         return [_encodable(each) for each in value]
     if isinstance(value, dict):
@@ -76,17 +80,18 @@ def _integer(text: str) -> int | str:
 
 def _flattened(body: bytes) -> bytes:
     """Replace what is nested deeper than MAX_LEVELS by its own text, as a JSON string."""
+    if body.count(b"[") + body.count(b"{") <= MAX_LEVELS:
+        return body
     pieces: list[bytes] = []
     level, kept, deep_from = 0, 0, -1
-    for found in _STRUCTURE.finditer(body):
+    for found in _BRACKET.finditer(body):
         position = found.end()
-        mark = body[found.start()]
-        if mark == _QUOTE:
-            continue
-        if mark in b"[{":
+        if found[1] in {b"[", b"{"}:
             level += 1
             if level == MAX_LEVELS + 1:
-                deep_from = found.start()
+                deep_from = found.start(1)
+        elif not found[1] or not level:
+            break  # nothing that follows is JSON
         else:
             if level == MAX_LEVELS + 1 and deep_from >= 0:
                 pieces += [body[kept:deep_from], _as_string(body[deep_from:position])]

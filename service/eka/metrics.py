@@ -83,7 +83,7 @@ def counted(operation: Operation) -> Iterator[Count]:
     try:
         yield count
     except tuple(_OUTCOMES) as error:
-        count.outcome = _OUTCOMES[type(error)]
+        count.outcome = next(outcome for kind, outcome in _OUTCOMES.items() if isinstance(error, kind))
         raise
     finally:
         CALLS.labels(operation, count.outcome).inc()

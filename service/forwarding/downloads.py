@@ -1,6 +1,7 @@
 """Fetches a public https address without credentials, as guarded as a call to a destination."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ log = structlog.get_logger()
 
 _SECONDS = 20.0
 _OK = 200
+# Smaller bodies are not counted.
+_SMALL_BYTES = 64 * 1024
 
 
 class GuardedDownloads:
@@ -39,8 +42,12 @@ class GuardedDownloads:
         if self._http is not None:
             await self._http.aclose()
 
-    async def get(self, url: str, max_bytes: int) -> bytes | None:
-        """Return a body of at most so many bytes; None when there is none, whatever the reason."""
+    async def get(self, url: str, max_bytes: int, reserve: Callable[[int], Awaitable[None]]) -> bytes | None:
+        """Return a body of at most so many bytes; None when there is none, whatever the reason.
+
+        `reserve` is awaited once, with the size of a large body, before more of it is read; what it raises is
+        raised.
+        """
         if urlsplit(url).scheme != "https" and not self._allow_private:
             log.warning("download_refused", reason="not_https")
             return None
@@ -58,11 +65,15 @@ class GuardedDownloads:
                     log.warning("download_refused", reason=f"http_{answer.status_code}")
                     return None
                 body = bytearray()
+                is_reserved = False
                 async for piece in content_pieces(answer):
                     body += piece
                     if len(body) > max_bytes:
                         log.warning("download_refused", reason="too_large")
                         return None
+                    if len(body) > _SMALL_BYTES and not is_reserved:
+                        await reserve(_expected(answer, max_bytes))
+                        is_reserved = True
         except (
             AddressForbiddenError,
             ContentEncodingError,
@@ -73,3 +84,9 @@ class GuardedDownloads:
             log.warning("download_refused", reason=type(error).__name__)
             return None
         return bytes(body)
+
+
+def _expected(answer: httpx2.Response, max_bytes: int) -> int:
+    announced = answer.headers.get("content-length", "")
+    is_known = announced.isdigit() and "content-encoding" not in answer.headers
+    return min(int(announced), max_bytes) if is_known else max_bytes

@@ -57,10 +57,15 @@ class DeliveryRows:
         limit: int,
         lease_seconds: float,
         passed_over: Collection[str] = (),
+        *,
+        max_body_bytes: int,
+        takes_any: bool,
     ) -> list[DeliveryJob]:
         """Lease deliveries that are due: so many at once for a destination, no faster than its rate.
 
-        `passed_over` are tenants and groups of silent destinations (Patience.holder_of) that get none now.
+        `passed_over` are tenants, groups of silent destinations (Patience.holder_of) and tenants' large
+        bodies (BodyBudget.crowded) that get none now. Large bodies have `max_body_bytes` together; with
+        `takes_any` one may be larger than that.
         """
         async with self._database.transaction() as connection:
             await connection.execute(sql("deliveries.claim_alone"))
@@ -72,6 +77,8 @@ class DeliveryRows:
                 AT_ONCE,
                 CAREFUL_AFTER,
                 list(passed_over),
+                max_body_bytes,
+                takes_any,
             )
             # Before the commit: an erasure waits for it, so up to this moment there was none.
             claimed_at = time.monotonic()

@@ -171,11 +171,12 @@ class SessionRows:
     async def claim_pending_calls(
         self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
     ) -> list[PendingCall]:
-        """Lease owed calls that are due, but of no account that is passed over."""
+        """Lease owed calls that are due, but of no account or `tenant:…` that is passed over."""
         rows = await self._database.fetch(sql("sessions.claim_owed"), limit, lease_seconds, list(passed_over))
         return [
             PendingCall(
                 session_id=SessionId(row["id"]),
+                tenant_id=TenantId(row["tenant_id"]),
                 account=Account(row["account"]),
                 call=row["owed"],
                 lease=Lease(row["owed_lease"]),

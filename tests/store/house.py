@@ -144,9 +144,23 @@ class House:
         return await self.rows.destinations.add(self.tenant_id, DestinationCreate(url=url, **fields))
 
     async def claim_deliveries(
-        self, session_id: SessionId | None = None, limit: int = 50, lease_seconds: float = 60
+        self,
+        session_id: SessionId | None = None,
+        limit: int = 50,
+        lease_seconds: float = 60,
+        passed_over: tuple[str, ...] = (),
+        *,
+        max_body_bytes: int = 2**30,
+        takes_any: bool = True,
     ) -> list[DeliveryJob]:
-        return await self.rows.deliveries.claim_deliveries(session_id, limit, lease_seconds)
+        return await self.rows.deliveries.claim_deliveries(
+            session_id,
+            limit,
+            lease_seconds,
+            passed_over,
+            max_body_bytes=max_body_bytes,
+            takes_any=takes_any,
+        )
 
     async def record(
         self, job: DeliveryJob, outcome: Answer | CallFailure | None = None, **fields: Any

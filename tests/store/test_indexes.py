@@ -67,10 +67,10 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("results.settle", [1, uuid4(), "x"], {"fetches_pkey"}),
     (
         "deliveries.claim",
-        [None, 10, 60.0, 8, 10, []],
+        [None, 10, 60.0, 8, 10, [], 2**20, True],
         {"deliveries_due_at_destination", "destinations_pkey"},
     ),
-    ("deliveries.claim", ["s1", 10, 60.0, 8, 10, []], {"deliveries_by_session"}),
+    ("deliveries.claim", ["s1", 10, 60.0, 8, 10, [], 2**20, True], {"deliveries_by_session"}),
     ("delivery_recovery.recover_dead", ["x1", NOW], {"deliveries_dead_at_destination"}),
     ("delivery_recovery.supersede", ["m1"], {"deliveries_of_document"}),
     ("deliveries.page", ["t1", None, None, None, None, None, 11], {"deliveries_newest"}),

@@ -103,6 +103,7 @@ async def test_an_owed_call_that_was_not_made_counts_for_nothing_and_accounts_ca
     await house.let_pass("sessions", "owed_next_at")
     account = Account(await house.value("SELECT account FROM sessions WHERE id = $1", session_id))
     assert await house.rows.sessions.claim_pending_calls(5, 60, [account]) == []
+    assert await house.rows.sessions.claim_pending_calls(5, 60, [Account(f"tenant:{house.tenant_id}")]) == []
     (owed,) = await house.rows.sessions.claim_pending_calls(5, 60)
     await house.rows.sessions.release_pending_call(session_id, make_lease(), 0)
     await house.rows.sessions.release_pending_call(session_id, owed.lease, 0)

@@ -14,12 +14,15 @@ from service.domain.vendor_accounts import Credentials
 from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
+from service.eka.http_exchange import VendorHttp
 from service.eka.tokens import TokenKeeper
 from tests.unit.fakes import MemoryDownloads, MemoryTokens
 from tests.unit.makers import TurnedClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from service.concurrency.memory_budget import MemoryBudget
 
 BASE = "https://eka.example"
 
@@ -51,16 +54,24 @@ class ScriptedEka:
         return [each.body for each in self.sent if each.method == method]
 
     @asynccontextmanager
-    async def client(self, base_url: str = BASE) -> AsyncIterator[EkaClient]:
-        """A client; audio goes over real connections to `base_url`, all else to the script."""
+    async def client(
+        self, base_url: str = BASE, memory: MemoryBudget | None = None
+    ) -> AsyncIterator[EkaClient]:
+        """A client; audio goes over real connections to `base_url`, all else to the script.
+
+        With `memory` its large answers are counted.
+        """
 
         async def credentials(account: Account, *, fresh: bool = False) -> Credentials:
             return Credentials(token="static")
 
         async with AsyncExitStack() as stack:
-            http = await stack.enter_async_context(
-                httpx2.AsyncClient(transport=httpx2.MockTransport(self.take))
-            )
+            script = httpx2.MockTransport(self.take)
+            http = httpx2.AsyncClient(transport=script)
+            if memory is not None:
+                http = VendorHttp(memory, max_answer_bytes=10_000_000)
+                http._transport = script
+            await stack.enter_async_context(http)
             audio = await stack.enter_async_context(AudioClient(base_url))
             tokens = TokenKeeper(
                 http=http,

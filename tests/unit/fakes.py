@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +39,7 @@ from service.domain.models import (
     VendorResult,
     VendorSession,
 )
+from service.eka.http_exchange import SMALL_ANSWER_BYTES
 from tests.unit.makers import SESSION, TENANT, make_fetch_job, make_lease
 
 
@@ -506,9 +507,12 @@ class MemoryDownloads:
         self.contents = contents or {}
         self.urls: list[str] = []
 
-    async def get(self, url: str, max_bytes: int) -> bytes | None:
+    async def get(self, url: str, max_bytes: int, reserve: Callable[[int], Awaitable[None]]) -> bytes | None:
         self.urls.append(url)
-        return self.contents.get(url)
+        content = self.contents.get(url)
+        if content is not None and len(content) > SMALL_ANSWER_BYTES:
+            await reserve(max_bytes)
+        return content
 
 
 class TokensOfMany:

@@ -12,7 +12,7 @@ from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.models import PendingCall
 from service.domain.sessions.cancellation import Cancelling
 from tests.unit.fakes import MemorySessions, ScriptedVendor
-from tests.unit.makers import SESSION, TurnedClock, make_lease
+from tests.unit.makers import SESSION, TENANT, TurnedClock, make_lease
 from tests.unit.test_session_life import make_life
 
 AWAY = [
@@ -25,6 +25,7 @@ AWAY = [
 def owed(attempts: int = 1) -> PendingCall:
     return PendingCall(
         session_id=SESSION,
+        tenant_id=TENANT,
         account=DEFAULT_ACCOUNT,
         call="cancel",
         lease=make_lease(),

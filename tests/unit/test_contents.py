@@ -7,6 +7,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from service.concurrency.memory_budget import MemoryBudget
+from service.domain.errors import VendorTimeout
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED
 from service.eka.document_contents import MAX_CONTENT_BYTES
 from service.forwarding.downloads import GuardedDownloads
@@ -88,6 +90,34 @@ async def test_another_host_s_content_is_downloaded_by_the_guarded_client() -> N
     assert eka.fetched == []
 
 
+@pytest.mark.parametrize("host", [BASE, "https://storage.example"])
+async def test_contents_and_their_values_are_counted_until_the_result_is_forgotten(host: str) -> None:
+    memory = MemoryBudget(6 * MAX_CONTENT_BYTES, patience_seconds=0.01)
+    content = b"a" * 500_000
+    eka = Eka(f"{host}/blob/d.txt", content)
+    eka.downloads.contents = {f"{host}/blob/d.txt": content}
+    async with eka.client(memory=memory) as client:
+        found = await client.get_session(DEFAULT_ACCOUNT, SESSION, NOTE)
+        assert found.documents[0].data == content.decode()
+        assert memory.taken_bytes == 5 * len(content)
+        del found
+        assert memory.taken_bytes == 0
+        # Taken for an empty document it would be given up after ten minutes.
+        assert await memory.take(memory.max_bytes)
+        with pytest.raises(VendorTimeout):
+            await client.get_session(DEFAULT_ACCOUNT, SESSION, NOTE)
+
+
+async def test_a_result_s_values_are_counted_until_it_is_forgotten() -> None:
+    memory = MemoryBudget(6 * MAX_CONTENT_BYTES, patience_seconds=0.01)
+    eka = ScriptedEka((200, {"status": "completed", "transcript": "a" * 100_000}))
+    async with eka.client(memory=memory) as client:
+        found = await client.get_session(DEFAULT_ACCOUNT, SESSION, UNFILTERED)
+        assert memory.taken_bytes > 5 * 100_000
+        del found
+        assert memory.taken_bytes == 0
+
+
 def saying(*answer: bytes) -> Any:
     async def talk(line: Line) -> None:
         head, _ = await line.request()
@@ -95,6 +125,23 @@ def saying(*answer: bytes) -> Any:
         await line.say(*answer)
 
     return talk
+
+
+async def nothing_large(size: int) -> None:
+    raise AssertionError(size)
+
+
+async def test_a_large_download_is_counted_as_it_is_announced_and_else_as_the_longest() -> None:
+    reserved: list[int] = []
+
+    async def reserve(size: int) -> None:
+        reserved.append(size)
+
+    head, body = b"HTTP/1.1 200 OK\r\n", b"a" * 100_000
+    for sized in (head + b"Content-Length: 100000\r\n\r\n", head + b"Connection: close\r\n\r\n"):
+        async with open_peer(saying(sized, body)) as peer, GuardedDownloads(allow_private=True) as downloads:
+            assert await downloads.get(f"{peer.url}/d.txt", 200_000, reserve) == body
+    assert reserved == [100_000, 200_000]
 
 
 OK_TEXT = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnote"
@@ -105,7 +152,7 @@ async def test_a_download_is_bounded_and_follows_no_redirect() -> None:
     moved = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
     for sent, expected in ((OK_TEXT, b"note"), (large, None), (moved, None), (b"", None)):
         async with open_peer(saying(sent)) as peer, GuardedDownloads(allow_private=True) as downloads:
-            assert await downloads.get(f"{peer.url}/d.txt", 50) == expected
+            assert await downloads.get(f"{peer.url}/d.txt", 50, nothing_large) == expected
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -116,6 +163,6 @@ async def test_a_download_reaches_nothing_inside(scheme: str) -> None:
         reached.append(await line.head())
 
     async with open_peer(talk) as peer, GuardedDownloads(allow_private=False) as downloads:
-        assert await downloads.get(f"{scheme}://127.0.0.1:{peer.port}/d.txt", 50) is None
-        assert await downloads.get(f"{scheme}://localhost:{peer.port}/d.txt", 50) is None
+        assert await downloads.get(f"{scheme}://127.0.0.1:{peer.port}/d.txt", 50, nothing_large) is None
+        assert await downloads.get(f"{scheme}://localhost:{peer.port}/d.txt", 50, nothing_large) is None
     assert reached == []

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.domain.body_budget import BodyBudget
 from service.domain.deliveries.attempts import DeliveryForwarder, judge
 from service.domain.deliveries.circuit_breaker import CircuitBreaker, FailureCount
 from service.domain.ids import DeliveryId, DestinationId, SessionId
@@ -201,6 +202,8 @@ class WrittenDown:
         self.has_lease = has_lease
         self.recorded: dict[str, Any] = {}
         self.claimed_for = 0.0
+        self.claimed_with: dict[str, Any] = {}
+        self.due: list[DeliveryJob] = []
         self.count = FailureCount(failures=1, failing_seconds=0, is_open=False, has_just_opened=False)
         self.counted: list[Any] = []
         self.released: list[DeliveryJob] = []
@@ -224,10 +227,16 @@ class WrittenDown:
         return 0.25
 
     async def claim_deliveries(
-        self, session_id: SessionId | None, limit: int, lease_seconds: float, passed_over: Any = ()
+        self,
+        session_id: SessionId | None,
+        limit: int,
+        lease_seconds: float,
+        passed_over: Any = (),
+        **bodies: Any,
     ) -> list[DeliveryJob]:
         self.claimed_for = lease_seconds
-        return []
+        self.claimed_with = bodies | {"passed_over": passed_over}
+        return self.due
 
     async def record_attempt(self, job: DeliveryJob, outcome: Answer | CallFailure, **recorded: Any) -> bool:
         self.recorded = recorded
@@ -256,7 +265,7 @@ def forwarding_with(desk: WrittenDown, *schedule: float, **more: Any) -> Deliver
         schedule_seconds=seconds,
         timeout_seconds=20,
         breaker=CircuitBreaker(store=desk, schedule_total_seconds=sum(seconds)),
-        **more,
+        **({"bodies": BodyBudget()} | more),
     )
 
 

@@ -32,7 +32,7 @@ from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account, SessionId, 
 from service.domain.models import EndState, PendingCall, SessionPlan, VendorEnd, VendorResult, VendorSession
 from service.domain.sessions.lifecycle import SessionLifecycle
 from tests.unit.fakes import MemorySessions, ScriptedVendor
-from tests.unit.makers import SESSION, TurnedClock, make_lease, make_plan, make_principal, make_result
+from tests.unit.makers import SESSION, TENANT, TurnedClock, make_lease, make_plan, make_principal, make_result
 
 MADE = VendorSession(upload_url="https://api.eka.care/u", expires_at=None)
 LOST = VendorTimeout("no answer", sent=True)
@@ -460,6 +460,7 @@ async def test_a_failed_end_leaves_the_session_ended_and_the_debt_in_its_row(fai
 def make_owed(call: Any, **fields: Any) -> PendingCall:
     values: dict[str, Any] = {
         "session_id": SESSION,
+        "tenant_id": TENANT,
         "account": DEFAULT_ACCOUNT,
         "call": call,
         "lease": make_lease(),

@@ -15,6 +15,7 @@ import structlog
 from msgspec import Struct
 
 from service.domain import retry_schedule as schedule
+from service.domain.body_budget import BodyBudget
 from service.domain.deliveries.circuit_breaker import CircuitBreaker
 from service.domain.ids import DeliveryId, SessionId
 from service.domain.models import Answer, CallFailure, DeliveryJob
@@ -49,8 +50,14 @@ class DeliveryStore(Protocol):
         limit: int,
         lease_seconds: float,
         passed_over: Collection[str] = (),
+        *,
+        max_body_bytes: int,
+        takes_any: bool,
     ) -> list[DeliveryJob]:
-        """Lease deliveries that are due, but of no tenant or group of silent destinations passed over."""
+        """Lease deliveries that are due, but of no tenant or group of silent destinations passed over.
+
+        Large bodies have `max_body_bytes` together; with `takes_any` one may be larger than that.
+        """
         ...
 
     async def next_slot_seconds(self) -> float | None:
@@ -149,9 +156,11 @@ class DeliveryForwarder:
         schedule_seconds: Sequence[float],
         timeout_seconds: float,
         breaker: CircuitBreaker,
+        bodies: BodyBudget,
         is_clock_off: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
+        self._bodies = bodies
         self._sender = sender
         self._clock = clock
         self._schedule_seconds = schedule_seconds
@@ -163,7 +172,18 @@ class DeliveryForwarder:
         self, session_id: SessionId | None, limit: int, passed_over: Collection[str] = ()
     ) -> list[DeliveryJob]:
         """Lease deliveries that are due, of one session or of any, but of no holder that is passed over."""
-        return await self._store.claim_deliveries(session_id, limit, self._lease_seconds, passed_over)
+        jobs = await self._store.claim_deliveries(
+            session_id,
+            limit,
+            self._lease_seconds,
+            [*passed_over, *self._bodies.holders_at_quota()],
+            max_body_bytes=self._bodies.claimable_bytes(),
+            # A body larger than the whole budget must not wait for ever.
+            takes_any=not self._bodies.held_bytes,
+        )
+        for job in jobs:
+            self._bodies.acquire(job)
+        return jobs
 
     async def next_slot_seconds(self) -> float | None:
         """Return the seconds until a rate lets go of what is due; None when nothing waits for one."""
@@ -171,6 +191,12 @@ class DeliveryForwarder:
 
     async def forward(self, job: DeliveryJob) -> None:
         """Make one attempt at a leased delivery and record it."""
+        try:
+            await self._attempt(job)
+        finally:
+            self._bodies.release(job)
+
+    async def _attempt(self, job: DeliveryJob) -> None:
         try:
             outcome = await self._sender.send(job, partial(self._store.may_leave, job))
         except asyncio.CancelledError:

@@ -174,6 +174,7 @@ class SessionLifecycle:
         await self._tell_end(
             PendingCall(
                 session_id=session_id,
+                tenant_id=principal.tenant_id,
                 account=state.account,
                 call="end",
                 lease=lease,

@@ -176,7 +176,7 @@ class SessionUpdates:
             if not _still_runs(state):
                 raise SessionEnded(f"the session is {state.status}; only what still runs can be cancelled")
             await unit.cancel(_ours(state, lease), PENDING_CALL_LEASE_SECONDS)
-        await self._tell_cancel(state, session_id, lease)
+        await self._tell_cancel(principal, state, session_id, lease)
 
     async def erase(self, principal: Principal, session_id: SessionId) -> SessionStatus:
         """Erase a session and everything of it, for good; what still runs is cancelled.
@@ -193,15 +193,18 @@ class SessionUpdates:
                 await unit.cancel(_ours(state, lease), PENDING_CALL_LEASE_SECONDS)
             status = await unit.erase(principal.key_id)
         if runs:
-            await self._tell_cancel(state, session_id, lease)
+            await self._tell_cancel(principal, state, session_id, lease)
         return status
 
-    async def _tell_cancel(self, state: ChangeState, session_id: SessionId, lease: Lease) -> None:
+    async def _tell_cancel(
+        self, principal: Principal, state: ChangeState, session_id: SessionId, lease: Lease
+    ) -> None:
         if _ours(state, lease) is None:
             return
         await self._cancelling.tell(
             PendingCall(
                 session_id=session_id,
+                tenant_id=principal.tenant_id,
                 account=state.account,
                 call="cancel",
                 lease=lease,

@@ -76,9 +76,10 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
     ) flying
 ), chosen AS (
     -- Who has no call on its way comes before who has, or many whose calls hang would take every place that is free.
-    SELECT found.id, r.flying + row_number() OVER (PARTITION BY r.id ORDER BY found.next_at) AS place, found.next_at
+    SELECT found.id, found.event_id, found.tenant_id, found.next_at, r.is_silent,
+           r.flying + row_number() OVER (PARTITION BY r.id ORDER BY found.next_at) AS place
     FROM rooms r, LATERAL (
-        (SELECT d.id, d.next_at FROM deliveries d
+        (SELECT d.id, d.event_id, d.tenant_id, d.next_at FROM deliveries d
          WHERE NOT r.is_open AND d.destination_id = r.id AND d.status = 'pending'
            AND d.next_at <= statement_timestamp() AND ($1 IS NULL OR d.session_id = $1)
            -- An older version goes first, and none overtakes a newer one on its way: a scalar, so that each
@@ -90,7 +91,7 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
                LIMIT 1) IS NULL)
          ORDER BY d.next_at LIMIT greatest(r.room, 0))
         UNION ALL
-        (SELECT d.id, d.next_at FROM deliveries d
+        (SELECT d.id, d.event_id, d.tenant_id, d.next_at FROM deliveries d
          WHERE r.is_probing AND r.room > 0 AND d.destination_id = r.id AND d.status = 'pending'
            AND (d.lease IS NULL OR d.next_at <= statement_timestamp())
            AND (d.lineage IS NULL OR (
@@ -102,9 +103,18 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
          ORDER BY d.type <> 'ping', coalesce(d.not_before > statement_timestamp(), false), d.next_at LIMIT 1)
     ) found
     ORDER BY r.is_silent, place, found.next_at LIMIT $2
-), locked AS (
+), sized AS (  -- large bodies in their order, but none of a tenant that holds its share: its size is NULL
+    SELECT c.id, body.size, sum(body.size) OVER (ORDER BY c.is_silent, c.place, c.next_at, c.id) AS total
+    FROM chosen c, LATERAL (
+        SELECT CASE WHEN octet_length(e.body_sealed) > 65536
+                    THEN CASE WHEN 'large:' || c.tenant_id <> ALL($6::text[]) THEN octet_length(e.body_sealed) END
+                    ELSE 0 END AS size
+        FROM events e WHERE e.id = c.event_id
+    ) body
+), locked AS (  -- a large one that finds no room waits, and so do all large ones behind it, or it would never go
     SELECT d.id FROM deliveries d
-    WHERE d.id = ANY(ARRAY(SELECT id FROM chosen)) AND d.status = 'pending' FOR UPDATE SKIP LOCKED
+    WHERE d.id = ANY(ARRAY(SELECT id FROM sized WHERE size = 0 OR size > 0 AND (total <= $7::bigint OR total = size AND $8::boolean)))
+      AND d.status = 'pending' FOR UPDATE SKIP LOCKED
 ), leased AS (
     UPDATE deliveries d
     SET lease = gen_random_uuid(), next_at = statement_timestamp() + make_interval(secs => r.lease)

@@ -93,15 +93,16 @@ UPDATE sessions SET owed_lease = $2, owed_next_at = now() + make_interval(secs =
 WHERE id = $1;
 
 -- name: claim_owed
--- Vendor calls that are owed and due, but not those of these accounts, for the sweep.
+-- Vendor calls that are owed and due, but of no account or `tenant:…` in $3, for the sweep.
 WITH due AS (
-    SELECT id FROM sessions WHERE owed IS NOT NULL AND owed_next_at <= now() AND account <> ALL($3::text[])
+    SELECT id FROM sessions WHERE owed IS NOT NULL AND owed_next_at <= now()
+      AND account <> ALL($3::text[]) AND 'tenant:' || tenant_id <> ALL($3)
     ORDER BY owed_next_at LIMIT $1 FOR UPDATE SKIP LOCKED
 )
 UPDATE sessions s SET owed_lease = gen_random_uuid(), owed_next_at = now() + make_interval(secs => $2),
                       owed_attempts = owed_attempts + 1
 FROM due WHERE s.id = due.id
-RETURNING s.id, s.account, s.owed, s.owed_lease, s.owed_attempts, s.upload, s.traceparent,
+RETURNING s.id, s.tenant_id, s.account, s.owed, s.owed_lease, s.owed_attempts, s.upload, s.traceparent,
           (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks;
 
 -- name: settle
