@@ -262,6 +262,14 @@ async def briefly_kept() -> AsyncIterator[tuple[Echo, str]]:
         yield app, url
 
 
+async def outlast_an_idle_connection(url: str) -> None:
+    """Wait until a connection that begins to be idle now is closed for it."""
+    async with wire(url) as idle:
+        await idle.send(GET)
+        assert (await idle.answer()).body == b"GET 0"
+        assert await idle.closed() == b""
+
+
 @pytest.mark.parametrize(
     ("head", "rest"),
     [
@@ -282,11 +290,11 @@ async def test_what_was_answered_before_it_was_whole_keeps_its_connection_no_lon
     async with briefly_kept() as (app, url), wire(url) as client:
         await client.send(head)
         assert (await client.answer()).body == b"POST 0"
-        # The time itself is what is tested: neither who still sends nor who is being served is idle.
+        # Neither who still sends nor who is being served is idle.
         await client.send(rest[:1])
-        await asyncio.sleep(0.35)
+        await outlast_an_idle_connection(url)
         await client.send(rest[1:] + GET.replace(b"/x", b"/gate"))
         await until_inside(app, 1)
-        await asyncio.sleep(0.35)
+        await outlast_an_idle_connection(url)
         app.gate.set()
         assert (await client.answer()).body == b"GET 0"

@@ -122,7 +122,7 @@ async def test_what_drips_is_given_up_in_time(narrow: Bridge, beginning: bytes, 
 
         async def drip() -> None:
             while True:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # the pace is what is tested
                 await client.send(b"a")
 
         dripping = asyncio.create_task(drip())
@@ -142,11 +142,13 @@ async def test_a_webhook_of_64_kilobytes_may_take_its_time_and_one_byte_more_is_
     body = json.dumps(v2_event(ended)).encode().ljust(65_536)
     head = f"POST /webhooks/eka HTTP/1.1\r\nHost: test\r\nEka-Webhook-Signature: {signature(body)}\r\n"
     async with wire(narrow.url) as client:
+        began = time.monotonic()
         await client.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
         for start in range(0, len(body), 8192):
             await client.send(body[start : start + 8192])
-            await asyncio.sleep(0.3)  # 8 pieces in 2.4 seconds: slow, and steady
+            await asyncio.sleep(0.3)  # the pace is what is tested: slow, and steady
         assert (await client.answer()).status == 200
+        assert time.monotonic() - began >= 2.4
     problem(await hook(narrow, body + b" "), 413, "body_too_large")
 
 
@@ -177,8 +179,16 @@ class Sender:
         self._pieces = list(pieces)
         self.scope: dict[str, Any] = {"headers": []}
         self.go_on = asyncio.Semaphore(0)
+        self._asked = 0
+
+    async def is_awaited(self) -> bool:
+        return self._asked > 0
+
+    async def is_awaited_again(self) -> bool:
+        return self._asked > 1
 
     async def receive(self) -> Any:
+        self._asked += 1
         await self.go_on.acquire()
         if not self._pieces:
             return {"type": "http.disconnect"}
@@ -198,7 +208,7 @@ async def test_in_a_full_room_the_oldest_gives_way() -> None:
     tasks = []
     for sender in senders:
         tasks.append(asyncio.create_task(room.read(sender)))  # type: ignore[arg-type]
-        await asyncio.sleep(0)
+        await until(sender.is_awaited)
     with pytest.raises(BodyTimeout):
         await tasks[0]
     for sender in senders[1:]:
@@ -226,7 +236,7 @@ async def test_sizes_and_disconnections_are_told_apart() -> None:
 async def test_whoever_ends_the_process_is_not_taken_for_a_slow_sender() -> None:
     room, sender = small_room(), Sender(b"a")
     task = asyncio.create_task(room.read(sender))  # type: ignore[arg-type]
-    await asyncio.sleep(0)
+    await until(sender.is_awaited)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -239,7 +249,7 @@ async def test_bodies_together_have_a_bound_and_the_oldest_gives_way() -> None:
     for sender in senders:
         tasks.append(asyncio.create_task(room.read(sender)))  # type: ignore[arg-type]
         sender.go_on.release()
-        await asyncio.sleep(0.01)  # its first piece is read
+        await until(sender.is_awaited_again)
     for task in tasks[:2]:
         with pytest.raises(BodyTimeout):
             await task

@@ -382,6 +382,11 @@ async def test_an_erasure_by_another_process_cuts_the_stream_and_no_byte_follows
                 await stream.send(FRAME)
                 await asyncio.sleep(0.005)
 
+    async def is_shutting_down() -> bool:
+        return await bridge.database.fetchval(
+            "SELECT is_yielding FROM streams WHERE session_id = $1", session["id"]
+        )
+
     async def erased() -> bool:
         return await bridge.database.fetchval(
             "SELECT erased_at IS NOT NULL FROM sessions WHERE id = $1", session["id"]
@@ -398,7 +403,7 @@ async def test_an_erasure_by_another_process_cuts_the_stream_and_no_byte_follows
             await bridge.database.execute(
                 "UPDATE sessions SET status = 'processing', ended_at = now() WHERE id = $1", session["id"]
             )
-            await asyncio.sleep(0.5)  # the relay has found out, and waits
+            await until(is_shutting_down)
         erasing = asyncio.create_task(other.delete(f"/v1/sessions/{session['id']}"))
         await until(erased)
         began = monotonic()

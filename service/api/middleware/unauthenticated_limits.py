@@ -8,6 +8,8 @@ is given up: a body that comes in one piece waits for no time at all, so the old
 
 import asyncio
 import ipaddress
+from collections import Counter
+from random import randint
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,13 +17,16 @@ from litestar import Request
 from litestar.types import Receive
 from msgspec import Struct
 
-from service.api.middleware.load_metrics import GIVEN_UP, IN_WORK
-from service.domain.errors import BodyTimeout, BodyTooLarge, ClientDisconnected
+from service.api.middleware.load_metrics import GIVEN_UP, IN_WORK, REFUSED
+from service.domain.errors import BodyTimeout, BodyTooLarge, ClientDisconnected, Overloaded
 
 # One timer a room looks at all that wait in it: none costs anything with each request.
 _LOOK_SECONDS = 0.05
 _MAX_BYTES = 65_536
 _ADDRESS_CHARACTERS = 64
+# After a restart a process' streams come again at once; those that are refused come scattered.
+MAX_HANDSHAKES = 256
+_RETRY_AFTER_SECONDS = (1, 4)
 _LOGIN_PATH = "/connect-auth/v1/account/login"
 _AHEAD = (_LOGIN_PATH, "/webhooks/eka")
 _TENANT_S_WEBHOOKS = "/webhooks/eka/{tenant}"
@@ -212,8 +217,76 @@ class UnauthenticatedPool:
         self._timer = loop.call_later(_LOOK_SECONDS, self._look) if self._waits else None
 
 
+class HandshakePermit:
+    """One handshake whose capability is looked up, as a context manager."""
+
+    __slots__ = ("_address", "_is_released", "_room")
+
+    def __init__(self, room: "HandshakeRoom", address: str | None) -> None:
+        self._room = room
+        self._address = address
+        self._is_released = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """The sender is known, or the handshake is over; calling it again does nothing."""
+        if not self._is_released:
+            self._is_released = True
+            self._room.release(self._address)
+
+
+class HandshakeRoom:
+    """Handshakes of streams until their capability is known to be right: so many at once, few of an address.
+
+    Until then one costs a look into the database: for its session, or its trace. Beyond the bound the newest
+    is refused: to cancel the oldest one's look would cost the database more than to end it.
+    """
+
+    def __init__(self, *, max_handshakes: int, max_of_address: int, address_header: str | None) -> None:
+        self._max_handshakes = max_handshakes
+        self._max_of_address = max_of_address
+        self._address_header = address_header.lower().encode() if address_header else None
+        self._taken = 0
+        self._of_address: Counter[str] = Counter()
+
+    def acquire(self, scope: Any) -> HandshakePermit:
+        """Let a handshake in. Raises Overloaded."""
+        address = None if self._address_header is None else _address_of(scope, self._address_header)
+        if self._taken >= self._max_handshakes:
+            raise _refusal("places")
+        if address is not None:
+            if self._of_address[address] >= self._max_of_address:
+                raise _refusal("share")
+            self._of_address[address] += 1
+        self._taken += 1
+        IN_WORK.labels("handshakes").inc()
+        return HandshakePermit(self, address)
+
+    def release(self, address: str | None) -> None:
+        """Count a handshake no more."""
+        self._taken -= 1
+        IN_WORK.labels("handshakes").dec()
+        if address is not None:
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
+
+
+def _refusal(reason: str) -> Overloaded:
+    REFUSED.labels("handshakes", reason).inc()
+    return Overloaded(
+        "more streams are being opened here than can be answered in time",
+        retry_after_seconds=randint(*_RETRY_AFTER_SECONDS),  # noqa: S311 - scatters, hides nothing
+    )
+
+
 class UnauthenticatedLimits:
-    """The rooms of all requests that tell in their bodies who sends them."""
+    """The rooms of all requests that tell in their bodies who sends them, and of handshakes."""
 
     def __init__(self, *, address_header: str | None) -> None:
         def room(max_requests: int, max_seconds: float, max_of_address: int) -> UnauthenticatedPool:
@@ -227,6 +300,9 @@ class UnauthenticatedLimits:
         self.forms = room(512, 5.0, 8)
         # The vendor sends from few addresses, and many at once.
         self.webhooks = room(512, 5.0, 64)
+        self.handshakes = HandshakeRoom(
+            max_handshakes=MAX_HANDSHAKES, max_of_address=32, address_header=address_header
+        )
 
     def room_ahead(self, scope: Any) -> UnauthenticatedPool | None:
         """Return the room in which a request waits before it is routed.

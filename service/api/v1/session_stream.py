@@ -17,7 +17,7 @@ from prometheus_client import Counter, Gauge
 from schemas.problems import MEDIA_TYPE
 from service.api.dependencies import Services
 from service.api.problems import bridge_problem
-from service.domain.errors import BridgeError
+from service.domain.errors import BridgeError, Overloaded
 from service.domain.ids import SessionId
 from service.domain.streams.relay import ClientGone, Frame, Restarting
 from service.http_server.websocket_fast_path import give_frames
@@ -106,15 +106,23 @@ async def stream_audio(
     capability: FromPath[str],
 ) -> None:
     """Relay a stream to EkaScribe (docs/vendor.md#stream)."""
-    parent = await services.traces.of(SessionId(session_id))
-    with span_of(parent, "stream", "server", {"ekabridge.session_id": session_id[:_MAX_SHOWN]}):
-        await _stream(socket, services, SessionId(session_id), capability)
+    try:
+        permit = services.strangers.handshakes.acquire(socket.scope)
+    except Overloaded as error:
+        await _refuse(socket, error)
+        return
+    with permit:
+        parent = await services.traces.of(SessionId(session_id))
+        with span_of(parent, "stream", "server", {"ekabridge.session_id": session_id[:_MAX_SHOWN]}):
+            await _stream(socket, services, SessionId(session_id), capability, permit.release)
 
 
-async def _stream(socket: Socket, services: Services, session_id: SessionId, capability: str) -> None:
+async def _stream(
+    socket: Socket, services: Services, session_id: SessionId, capability: str, known: Callable[[], None]
+) -> None:
     client = SocketClient(socket)
     try:
-        async with services.streams.opened(session_id, capability) as stream:
+        async with services.streams.opened(session_id, capability, known) as stream:
             await socket.accept()
             OPEN.inc()
             try:

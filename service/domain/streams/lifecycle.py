@@ -152,15 +152,19 @@ class Streams:
         self._tending: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def opened(self, session_id: SessionId, capability: str) -> AsyncIterator[OpenStream]:
+    async def opened(
+        self, session_id: SessionId, capability: str, known: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[OpenStream]:
         """Open the stream that a capability gives the right to, both ends of it or none.
 
+        `known` is told as soon as the capability is known to be right.
         Raises NotFound, RateLimited, Overloaded, SessionErased, SessionEnded, SessionExpired,
         SessionNotReady, WrongUpload, StreamBusy, or VendorError.
         """
         session = await self._store.find(session_id, capability)
         if session is None:
             raise NotFound("no such stream")
+        known()
         await self._admit(session.tenant_id)
         _check_takes_stream(session)
         if session.vendor_url is None:
