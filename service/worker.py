@@ -38,8 +38,7 @@ from service.forwarding.ssrf_guard import GuardedBackend
 from service.forwarding.timeout_policy import silent_holders, silent_holders_of_tenant
 from service.http_server.graceful_shutdown import PROTOCOLS
 from service.http_server.server import drain_seconds, on_stop_signal
-from service.jobs.fetch_metrics import count_fetch
-from service.jobs.instrumentation import traced_call, traced_delivery, traced_fetch
+from service.jobs.instrumentation import count_fetch, traced_call, traced_delivery, traced_fetch
 from service.jobs.job_pool import HolderQuota, JobPool
 from service.jobs.monitors.clock import ClockMonitor
 from service.jobs.monitors.encryption_keys import EncryptionKeyMonitor
@@ -153,7 +152,7 @@ class WorkerProcess:
             claim=keys.gated(claim_deliveries),
             run=traced_delivery(forwarding.forward),
             next_slot_seconds=forwarding.next_slot_seconds,
-            shares=_delivery_quotas(),
+            quotas=_delivery_quotas(),
         )
 
         async def fetch_and_follow(job: FetchJob) -> None:
@@ -180,19 +179,22 @@ class WorkerProcess:
             size=2 * places,
             claim=keys.gated(claim_fetches),
             run=traced_fetch(fetch_and_follow),
-            shares=account_shares(places),
+            quotas=account_quotas(places),
         )
 
         async def claim_pending_calls(_: SessionId | None, limit: int) -> list[PendingCall]:
-            passed_over = {*vendor.call_limiters.closed_accounts(), *map(Account, owed.holders_at_quota())}
+            passed_over = {
+                *vendor.call_limiters.closed_accounts(),
+                *map(Account, pending_calls.holders_at_quota()),
+            }
             return await rows.sessions.claim_pending_calls(limit, PENDING_CALL_LEASE_SECONDS, passed_over)
 
-        owed = JobPool[PendingCall](
+        pending_calls = JobPool[PendingCall](
             "owed",
             size=_MAX_PENDING_CALLS,
             claim=keys.gated(claim_pending_calls),
             run=traced_call(life.pay),
-            shares=account_shares(_MAX_PENDING_CALLS_OF_ACCOUNT),
+            quotas=account_quotas(_MAX_PENDING_CALLS_OF_ACCOUNT),
         )
         sweep = Sweep(
             leases=rows.leases,
@@ -200,7 +202,7 @@ class WorkerProcess:
             fetching=fetching,
             fetches=fetches,
             deliveries=deliveries,
-            owed=owed,
+            pending_calls=pending_calls,
             retention=Retention(rows.retention),
             interval_seconds=settings.sweep_interval_seconds,
             may_lead=lambda: not keys.is_missing_one,
@@ -235,7 +237,7 @@ class WorkerProcess:
                 queues.run(self._stopping),
                 resealing.run(self._stopping),
             ],
-            [fetches, deliveries, owed],
+            [fetches, deliveries, pending_calls],
         )
         server.should_exit = True
         await serving
@@ -288,16 +290,16 @@ class WorkerProcess:
         await pause(self._stopping, _RECONNECT_SECONDS)
 
 
-def account_shares(places: int) -> list[HolderQuota[Any]]:
+def account_quotas(places: int) -> list[HolderQuota[Any]]:
     """Return what one account of EkaScribe may hold, and what one tenant on an account that many share."""
 
     def tenant_of(job: FetchJob | PendingCall) -> str | None:
         return None if job.account == Account(job.tenant_id) else f"tenant:{job.tenant_id}"
 
     return [
-        HolderQuota(holder_of=lambda job: job.account, places=places, at_a_time=max(1, places // 2)),
+        HolderQuota(holder_of=lambda job: job.account, max_jobs=places, at_a_time=max(1, places // 2)),
         # One claim may go past the share: a tenant holds less than 7/8 of the places.
-        HolderQuota(holder_of=tenant_of, places=max(1, places * 3 // 8), at_a_time=max(1, places // 2)),
+        HolderQuota(holder_of=tenant_of, max_jobs=max(1, places * 3 // 8), at_a_time=max(1, places // 2)),
     ]
 
 
@@ -309,7 +311,7 @@ def _delivery_quotas() -> list[HolderQuota[DeliveryJob]]:
         (silent_holders_of_tenant, _SILENT_OF_A_TENANT),
     ]
     return [
-        HolderQuota(holder_of=holder_of, places=places, at_a_time=_DELIVERIES_AT_A_TIME)
+        HolderQuota(holder_of=holder_of, max_jobs=places, at_a_time=_DELIVERIES_AT_A_TIME)
         for holder_of, places in limits
     ]
 

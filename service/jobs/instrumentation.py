@@ -1,13 +1,27 @@
-"""Runs a job in the trace of the dictation that it works for."""
+"""Spans and counters of jobs: each job runs in a span of the trace of its dictation."""
 
 from collections.abc import Awaitable, Callable
+from typing import get_args
+
+from prometheus_client import Counter
 
 from service.domain.models import DeliveryJob, FetchJob, PendingCall
-from service.observability.tracing import Attributes, span_of
+from service.domain.results.recording import FetchOutcome
+from service.observability.tracing import Attributes, note, span_of
+
+FETCHES = Counter("ekabridge_fetches", "Get Session calls that were due, by what came of them.", ("outcome",))
+for _outcome in get_args(FetchOutcome):
+    FETCHES.labels(_outcome)  # a series that starts at 0: a rate ignores the first value of a series
+
+
+def count_fetch(outcome: FetchOutcome) -> None:
+    """Count a fetch by its outcome, and note the outcome in the current span."""
+    FETCHES.labels(outcome).inc()
+    note("ekabridge.outcome", outcome)
 
 
 def traced_fetch(run: Callable[[FetchJob], Awaitable[None]]) -> Callable[[FetchJob], Awaitable[None]]:
-    """Return what runs a fetch inside a span of its own."""
+    """Wrap a fetch in a span."""
 
     async def run_traced(job: FetchJob) -> None:
         attributes: Attributes = {
@@ -25,7 +39,7 @@ def traced_fetch(run: Callable[[FetchJob], Awaitable[None]]) -> Callable[[FetchJ
 def traced_delivery(
     run: Callable[[DeliveryJob], Awaitable[None]],
 ) -> Callable[[DeliveryJob], Awaitable[None]]:
-    """Return what attempts a delivery inside a span of its own."""
+    """Wrap a delivery attempt in a span."""
 
     async def run_traced(job: DeliveryJob) -> None:
         attributes: Attributes = {
@@ -43,7 +57,7 @@ def traced_delivery(
 
 
 def traced_call(run: Callable[[PendingCall], Awaitable[None]]) -> Callable[[PendingCall], Awaitable[None]]:
-    """Return what makes a call that is owed inside a span of its own."""
+    """Wrap a pending call in a span."""
 
     async def run_traced(call: PendingCall) -> None:
         attributes: Attributes = {

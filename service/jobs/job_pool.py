@@ -1,4 +1,4 @@
-"""Runs leased work, so many at a time; what finds no room stays due in its row."""
+"""A pool that claims due rows and runs each as a task; rows beyond its size stay due in PostgreSQL."""
 
 import asyncio
 from collections import Counter
@@ -27,20 +27,20 @@ _SHORTEST_ALARM_SECONDS = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class HolderQuota(Generic[Job]):
-    """How much of a lane one holder may take, so that one whose calls hang leaves room for the others.
+    """The part of a pool that one holder may use, so that a holder whose calls hang leaves room for others.
 
-    `holder_of` names the account or the tenant of a job; None: this share does not limit the job.
-    `places` are those that a holder may have before its rows are passed over; a claim takes `at_a_time`, so
-    that a holder may come to have that many more.
+    `holder_of` names the account or the tenant of a job; None means that this quota does not limit the job.
+    A holder's rows are passed over while it runs `max_jobs` jobs. A claim takes up to `at_a_time` rows, so
+    that it may bring a holder above `max_jobs` by `at_a_time` less one.
     """
 
     holder_of: Callable[[Job], str | None]
-    places: int
+    max_jobs: int
     at_a_time: int
 
 
 class JobPool(Generic[Job]):
-    """Claims due rows and runs each in a task of its own, up to `size` at once."""
+    """Claims due rows and runs each in its own task, up to `size` at once."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class JobPool(Generic[Job]):
         claim: Callable[[SessionId | None, int], Awaitable[list[Job]]],
         run: Callable[[Job], Awaitable[None]],
         next_slot_seconds: Callable[[], Awaitable[float | None]] | None = None,
-        shares: Sequence[HolderQuota[Job]] = (),
+        quotas: Sequence[HolderQuota[Job]] = (),
     ) -> None:
         self._name = name
         self._size = size
@@ -63,14 +63,14 @@ class JobPool(Generic[Job]):
         self._claiming = asyncio.Lock()
         self._is_closing = False
         self._has_more = False
-        # The holders at their share when a claim last found less than it asked for: until one of them leaves
-        # its share, another claim finds nothing. None: the last claim was cut short by its limit.
+        # The holders at their quota when a claim last found fewer rows than it asked for: until one of them
+        # falls below its quota, another claim finds nothing. None: the last claim was full.
         self._exhausted_beside: frozenset[str] | None = None
-        # A lane whose rows wait for one another: what ends may have made room for what was passed over.
+        # Given for a pool whose rows wait for one another: a job that ends may make a passed-over row due.
         self._next_slot_seconds = next_slot_seconds
         self._alarm: asyncio.TimerHandle | None = None
-        self._shares: tuple[tuple[HolderQuota[Job], Counter[str]], ...] = tuple(
-            (share, Counter()) for share in shares
+        self._quotas: tuple[tuple[HolderQuota[Job], Counter[str]], ...] = tuple(
+            (quota, Counter()) for quota in quotas
         )
 
     @property
@@ -79,7 +79,7 @@ class JobPool(Generic[Job]):
         return len(self._tasks)
 
     async def wake(self, session_id: SessionId | None) -> None:
-        """Claim and start what is due, of one session or of any; without room, remember it."""
+        """Claim and start due rows, of one session or of any; a full pool claims when a job ends."""
         async with self._claiming:
             while True:
                 room = self._size - len(self._tasks)
@@ -87,8 +87,8 @@ class JobPool(Generic[Job]):
                     self._has_more = True
                     self._exhausted_beside = None
                     return
-                # A little at a time: one claim may give all that it takes to one holder.
-                room = min([room, *(share.at_a_time for share, _ in self._shares)])
+                # In small claims: one claim may give all of its rows to one holder.
+                room = min([room, *(quota.at_a_time for quota, _ in self._quotas)])
                 beside = self.holders_at_quota()
                 jobs = await self._claim(session_id, room)
                 if len(jobs) == room:
@@ -99,33 +99,33 @@ class JobPool(Generic[Job]):
                     self._has_more = True
                 for job in jobs:
                     self._start(job)
-                if not self._shares or len(jobs) < room:
+                if not self._quotas or len(jobs) < room:
                     break
             if self._next_slot_seconds is not None and len(jobs) < room:
                 self._set_alarm(await self._next_slot_seconds())
 
     def holders_at_quota(self) -> list[str]:
-        """Return the holders that have their share of the places: what is theirs waits."""
+        """Return the holders that use their quota: their rows wait."""
         return [
             holder
-            for share, busy_of in self._shares
+            for quota, busy_of in self._quotas
             for holder, busy in busy_of.items()
-            if busy >= share.places
+            if busy >= quota.max_jobs
         ]
 
     def _start(self, job: Job) -> None:
         task = asyncio.create_task(self._guarded(job))
         self._tasks.add(task)
         self._jobs.inc()
-        for share, busy_of in self._shares:
-            holder = share.holder_of(job)
+        for quota, busy_of in self._quotas:
+            holder = quota.holder_of(job)
             if holder is not None:
                 busy_of[holder] += 1
                 task.add_done_callback(partial(_leave, busy_of, holder))
         task.add_done_callback(self._finished)
 
     def _set_alarm(self, seconds: float | None) -> None:
-        """Look again when the next slot comes, without a place of the lane waiting for it."""
+        """Claim again when the next row comes due, without a job waiting for it."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -166,16 +166,16 @@ class JobPool(Generic[Job]):
             log.error("job_failed", lane=self._name, **failure(error))
 
     def close(self) -> None:
-        """Claim nothing more."""
+        """Stop claiming."""
         self._is_closing = True
         self._set_alarm(None)
 
     async def drain(self, seconds: float) -> None:
-        """Claim nothing more and wait for what runs; what is not done by then is cancelled."""
+        """Stop claiming, wait for running jobs, and cancel those that still run after `seconds`."""
         self.close()
         deadline = asyncio.get_running_loop().time() + seconds
         async with self._claiming:
-            pass  # what is being claimed at this moment is started, and waited for with the rest
+            pass  # a claim in progress ends, and its jobs are waited for with the others
         await asyncio.gather(*self._wakes)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=deadline - asyncio.get_running_loop().time())

@@ -1,4 +1,4 @@
-"""Counting again and again, in one process at a time, never for long."""
+"""Runs a periodic count in one process at a time: the one that holds the lease of its name."""
 
 import asyncio
 import time
@@ -10,8 +10,8 @@ from service.domain.ids import Lease
 from service.jobs.sweep import pause
 from service.store.leases import LeaseRows
 
-# However many rows there are, counting takes no more than a twentieth of one connection's time.
-_SHARE = 20.0
+# A pause is at least twenty times the last count, so that counting uses at most 1/20 of one connection.
+_PAUSE_FACTOR = 20.0
 
 
 async def run_as_leader(
@@ -24,10 +24,10 @@ async def run_as_leader(
     hide: Callable[[], None],
     failed: Callable[[Exception], None],
 ) -> None:
-    """Count until told to stop, while the lease of this name is ours; a database that is away is waited for.
+    """Count at an interval until `stopping` is set, whenever this process holds the lease `name`.
 
-    `hide` takes the figures back when somebody else counts, or nobody can: one that stands still would look
-    like a truth.
+    `hide` removes the gauges as soon as another process counts or PostgreSQL is unreachable: a gauge that no
+    longer changes would look like a current figure.
     """
     lease, wait = Lease(uuid4()), interval_seconds
     while not stopping.is_set():
@@ -42,6 +42,6 @@ async def run_as_leader(
         except Exception as error:  # noqa: BLE001 - a process boundary: the next round comes
             hide()
             failed(error)
-        wait = max(interval_seconds, _SHARE * (time.monotonic() - began))
+        wait = max(interval_seconds, _PAUSE_FACTOR * (time.monotonic() - began))
         await pause(stopping, wait)
     hide()

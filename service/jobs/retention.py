@@ -1,29 +1,29 @@
-"""Takes out, a few at a time, what tenants want to be kept no longer."""
+"""Retention: erases content and deletes rows that are older than their tenant wants them kept."""
 
 import time
 
 from service.store.retention import RetentionRows
 
-# Each is a short transaction of its own; together they hold up the sweep for a fraction of a second.
+# Each erasure is a short transaction; a batch delays the sweep by a fraction of a second.
 _BATCH = 20
 _LOOK_AGAIN_SECONDS = 600.0
 
 
 class Retention:
-    """Looks every ten minutes, and at once again while there is more."""
+    """Looks every ten minutes, and at the next round while a full batch was found."""
 
     def __init__(self, store: RetentionRows) -> None:
         self._store = store
         self._due = 0.0
 
     async def run(self) -> None:
-        """Take out one batch of content and one of rows, if it is time."""
+        """Erase one batch of content and delete one batch of rows, if the interval is over."""
         if time.monotonic() < self._due:
             return
-        taken = 0
+        count = 0
         for kept in await self._store.due(_BATCH, rows=False):
-            taken += await self._store.erase(kept)
+            count += await self._store.erase(kept)
         for kept in await self._store.due(_BATCH, rows=True):
-            taken += await self._store.delete(kept)
-        if taken < _BATCH:
+            count += await self._store.delete(kept)
+        if count < _BATCH:
             self._due = time.monotonic() + _LOOK_AGAIN_SECONDS

@@ -1,6 +1,7 @@
-"""Finds what is due although nobody said so: lost nudges, leases that ran out, late webhooks, expiry.
+"""The sweep: finds due rows whose wake-up was lost, whose lease ran out, or whose session expired.
 
-What is due is claimed by every process, each row by one of them; the rest is done by one process for all.
+Every worker claims due rows at each round, so a worker that cannot reach the vendor holds nothing up. Expiry,
+warnings, retention and housekeeping are done by one worker at a time, the one that holds the lease "sweep".
 """
 
 import asyncio
@@ -29,21 +30,21 @@ BEAT = Gauge(
     "ekabridge_sweep_beat_timestamp_seconds", "When this process last finished a round of the sweep."
 )
 
-# Short, so that another process takes over soon; two at once would do no harm, only work twice.
+# Short, so that another worker takes over soon; two leaders at once do no harm, they only work twice.
 _LEASE_SECONDS = 5.0
 _HOUSEKEEPING_SECONDS = 600.0
 _MAX_EXPIRED_AT_ONCE = 100
 
 
 async def pause(stopping: asyncio.Event, seconds: float) -> None:
-    """Wait for so long, or until told to stop."""
+    """Wait for this time, or until `stopping` is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stopping.wait()
 
 
 class Sweep:
-    """Runs at an interval; what one does for all passes to another process when that one is gone."""
+    """Runs at an interval in every worker; the leader's steps pass to another worker when the leader ends."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class Sweep:
         fetching: ResultFetcher,
         fetches: JobPool[FetchJob],
         deliveries: JobPool[DeliveryJob],
-        owed: JobPool[PendingCall],
+        pending_calls: JobPool[PendingCall],
         retention: Retention,
         interval_seconds: float,
         may_lead: Callable[[], bool],
@@ -63,7 +64,7 @@ class Sweep:
         self._fetching = fetching
         self._fetches = fetches
         self._deliveries = deliveries
-        self._owed = owed
+        self._pending_calls = pending_calls
         self._retention = retention
         self.interval_seconds = interval_seconds
         self._may_lead = may_lead
@@ -72,12 +73,12 @@ class Sweep:
         self.last_beat = time.monotonic()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Sweep until told to stop; a database that is away is waited for."""
+        """Sweep until `stopping` is set; without PostgreSQL each round only logs that it waits."""
         while not stopping.is_set():
             try:
-                # Each process for itself: what one passes over, because its own way to the vendor is cut or a
-                # key is missing there, is another's to do.
-                await self._poke_all()
+                # Each worker claims for itself: rows that this one passes over, because its circuit breaker
+                # is open or an encryption key is missing here, are claimed by another.
+                await self._wake_all()
                 if not self._may_lead():
                     await self._leases.release("sweep", self._lease)
                 elif await self._leases.take("sweep", self._lease, _LEASE_SECONDS):
@@ -93,8 +94,8 @@ class Sweep:
             await self._leases.release("sweep", self._lease)
 
     async def once(self) -> None:
-        """Do what one process does for all."""
-        steps = (self._expire, self._fetching.warn_expiring, self._keep_house)
+        """Do each of the leader's steps once."""
+        steps = (self._expire, self._fetching.warn_expiring, self._forget_old_keys)
         for step in (*steps, self._retention.run):
             await self._guarded(step)
 
@@ -102,17 +103,17 @@ class Sweep:
         for session_id in await self._fetching.past(_MAX_EXPIRED_AT_ONCE):
             await self._guarded(partial(self._fetching.expire, session_id))
 
-    async def _poke_all(self) -> None:
-        for lane in (self._owed, self._fetches, self._deliveries):
-            await self._guarded(partial(lane.wake, None))
+    async def _wake_all(self) -> None:
+        for pool in (self._pending_calls, self._fetches, self._deliveries):
+            await self._guarded(partial(pool.wake, None))
 
-    async def _keep_house(self) -> None:
+    async def _forget_old_keys(self) -> None:
         if time.monotonic() >= self._housekeeping_due:
             await self._idempotency.forget_old()
             self._housekeeping_due = time.monotonic() + _HOUSEKEEPING_SECONDS
 
     async def _guarded(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Do a step so that its failure stops no other: a row that cannot be opened, for one."""
+        """Do a step whose failure stops no other step: a row that cannot be decrypted, for example."""
         try:
             await step()
         except StoreUnavailable:

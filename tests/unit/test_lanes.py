@@ -154,7 +154,7 @@ async def test_one_account_takes_no_more_than_its_share_and_its_rest_is_not_forg
         size=10,
         claim=claim,
         run=bench.run,
-        shares=[HolderQuota(holder_of=holder_of, places=4, at_a_time=2)],
+        quotas=[HolderQuota(holder_of=holder_of, max_jobs=4, at_a_time=2)],
     )
     await lane.wake(None)
     await bench.until_running(1, 2, 3, 4, 1001, 1002)
@@ -191,11 +191,11 @@ async def test_each_share_limits_the_jobs_that_it_names():
                 return free[:limit]
         return []
 
-    shares = [
-        HolderQuota(holder_of=lambda job: "odd" if job % 2 else "even", places=3, at_a_time=1),
-        HolderQuota(holder_of=lambda job: "large" if job > 4 else None, places=1, at_a_time=1),
+    quotas = [
+        HolderQuota(holder_of=lambda job: "odd" if job % 2 else "even", max_jobs=3, at_a_time=1),
+        HolderQuota(holder_of=lambda job: "large" if job > 4 else None, max_jobs=1, at_a_time=1),
     ]
-    lane = JobPool("test", size=10, claim=claim, run=bench.run, shares=shares)
+    lane = JobPool("test", size=10, claim=claim, run=bench.run, quotas=quotas)
     await lane.wake(None)
     await bench.until_running(1, 2, 3, 4, 5)
     assert sorted(lane.holders_at_quota()) == ["large", "odd"]

@@ -1,4 +1,7 @@
-"""Compares this process's clock with PostgreSQL's every few seconds, and says when it is off."""
+"""Compares this process's clock with PostgreSQL's every five seconds, and logs when it is wrong.
+
+Webhook signatures carry a timestamp: a wrong clock would make every receiver refuse them.
+"""
 
 import asyncio
 import contextlib
@@ -20,12 +23,12 @@ OFFSET = Gauge(
 )
 _EVERY_SECONDS = 5.0
 _FIRST_LOOK_SECONDS = 2.0
-# An answer that took longer says too little about when the clock showed what it showed.
+# A slower answer does not tell precisely enough at which moment PostgreSQL read its clock.
 _LONGEST_LOOK_SECONDS = 1.0
 
 
 class ClockMonitor:
-    """Runs for as long as the process does. `look` reads PostgreSQL's clock, in seconds since 1970."""
+    """Runs as long as the process. `look` reads PostgreSQL's clock, in seconds since 1970."""
 
     def __init__(
         self,
@@ -38,7 +41,7 @@ class ClockMonitor:
         self._was_off = False
 
     async def start(self, *, wait_seconds: float = _FIRST_LOOK_SECONDS) -> None:
-        """Begin to watch; a database that answers within this time is heard before anything is signed."""
+        """Start, and wait up to `wait_seconds` for the first comparison: nothing is signed before it."""
         first = asyncio.Event()
         self._task = asyncio.create_task(self._run(first))
         with contextlib.suppress(TimeoutError):
@@ -46,7 +49,7 @@ class ClockMonitor:
                 await first.wait()
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop comparing."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -58,14 +61,14 @@ class ClockMonitor:
                 if answered - asked <= _LONGEST_LOOK_SECONDS:
                     self._clock.hear_database(shown, (asked + answered) / 2)
             except StoreUnavailable:
-                pass  # what is known goes on
+                pass  # the last known offset stays in force
             except Exception as error:  # noqa: BLE001 - a process boundary: the next round comes
                 log.error("clock_watch_failed", **failure(error))
             first.set()
-            self._tell()
+            self._report()
             await asyncio.sleep(_EVERY_SECONDS)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         OFFSET.set(abs(self._clock.offset_seconds))
         is_off = self._clock.is_off
         if is_off != self._was_off:

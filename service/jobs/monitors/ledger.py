@@ -1,4 +1,4 @@
-"""Counts the ledger again and again: gauges for whoever watches, an error as soon as a session is lost."""
+"""Counts the ledger every 15 seconds: shows gauges, and logs an error as soon as a session is lost."""
 
 import asyncio
 import time
@@ -21,14 +21,14 @@ SESSIONS = Gauge(
 )
 
 _SAY_AGAIN_SECONDS = 60.0
-# After an upgrade there are years to fold: a little at a time.
+# After an upgrade years of days may wait for folding: each round folds for this long at most.
 _LONGEST_FOLD_SECONDS = 5.0
-# Ten years are looked through again in less than three days.
+# One folded day is counted again at this interval: ten years take less than three days.
 _RECOUNT_SECONDS = 60.0
 
 
 class LedgerMonitor:
-    """Runs beside the sweep, in one process at a time: only that one shows the gauges."""
+    """Runs in one worker at a time; only that worker shows the gauges."""
 
     def __init__(self, *, leases: LeaseRows, ledger: LedgerRows, interval_seconds: float = 15.0) -> None:
         self._leases = leases
@@ -38,7 +38,7 @@ class LedgerMonitor:
         self._recount_due = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Count until told to stop; a database that is away is waited for."""
+        """Count until `stopping` is set."""
         await run_as_leader(
             "ledger",
             leases=self._leases,
@@ -52,7 +52,7 @@ class LedgerMonitor:
     async def _count(self) -> None:
         try:
             await self._fold()
-        except Exception as error:  # noqa: BLE001 - without it the count takes longer, and is as right
+        except Exception as error:  # noqa: BLE001 - without folding the count is slower and as right
             log.error("ledger_fold_failed", **failure(error))
         ledger = await self._ledger.count(None)
         for name in Ledger.__struct_fields__:

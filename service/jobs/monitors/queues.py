@@ -1,4 +1,4 @@
-"""Counts what is due and what is leased, for dashboards, alerts and the worker's autoscaler."""
+"""Counts due and leased rows for dashboards, alerts and the worker's autoscaler."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ LEASES = Gauge("ekabridge_leases", "Leases in force: work that somebody does thi
 
 
 class QueueMonitor:
-    """Runs beside the sweep, in one process at a time: only that one shows the gauges."""
+    """Runs in one worker at a time; only that worker shows the gauges."""
 
     def __init__(self, *, leases: LeaseRows, queues: QueueDepthRows, interval_seconds: float = 5.0) -> None:
         self._leases = leases
@@ -30,7 +30,7 @@ class QueueMonitor:
         self._interval_seconds = interval_seconds
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Count until told to stop; a database that is away is waited for."""
+        """Count until `stopping` is set."""
         await run_as_leader(
             "queues",
             leases=self._leases,
