@@ -1,4 +1,4 @@
-"""What the EMR's own endpoint receives (contract, "For the EMR's own endpoint")."""
+"""The events that ekabridge posts to an EMR's own endpoint (contract, "For the EMR's own endpoint")."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -24,13 +24,13 @@ class EventDocument(Struct, kw_only=True, frozen=True):
 
 
 class EventPatient(Struct, kw_only=True, frozen=True):
-    """Who the note is for: the EMR's own id, and nothing that it knows already."""
+    """The patient of a note: only the EMR's own id, since the EMR knows the rest."""
 
     id: str | None
 
 
 class EventData(Struct, kw_only=True, frozen=True):
-    """Which session, whose, and what came of it."""
+    """The session of an event, and the document or error that it ended with."""
 
     session_id: str
     reference: str | None
@@ -46,13 +46,13 @@ class EventData(Struct, kw_only=True, frozen=True):
 
 
 class PingData(Struct, kw_only=True, frozen=True):
-    """Which destination is tested."""
+    """The destination that a ping tests."""
 
     destination_id: str
 
 
 class Ping(Struct, kw_only=True, frozen=True):
-    """A test of a destination: no session, no document."""
+    """A test of a destination, without a session or a document."""
 
     type: Literal["ping"]
     timestamp: datetime
@@ -60,7 +60,7 @@ class Ping(Struct, kw_only=True, frozen=True):
 
 
 class Event(Struct, kw_only=True, frozen=True):
-    """One event; its bytes are frozen when it happens and are the same in every attempt."""
+    """One event; its bytes are stored when it happens, and every attempt sends the same bytes."""
 
     type: EventType
     timestamp: datetime
@@ -68,7 +68,7 @@ class Event(Struct, kw_only=True, frozen=True):
 
 
 class ReferenceDocument(Struct, kw_only=True, frozen=True):
-    """A document without what is in it."""
+    """A document without its content."""
 
     id: str
     template_id: str
@@ -79,9 +79,9 @@ class ReferenceDocument(Struct, kw_only=True, frozen=True):
 
 
 class ReferenceData(Struct, kw_only=True, frozen=True):
-    """Which session and which document: our own ids, and where to read the rest with an API key.
+    """The ids of a session and its document, and the URL where an API key reads the content.
 
-    Nothing of the patient's, nor of the EMR's that may name one: no patient, no reference, no metadata.
+    It carries no patient, reference or metadata, because each of these may identify a patient.
     """
 
     session_id: str
@@ -92,7 +92,7 @@ class ReferenceData(Struct, kw_only=True, frozen=True):
 
 
 class ReferenceEvent(Struct, kw_only=True, frozen=True):
-    """An event as a destination with `payload: reference` gets it."""
+    """An event for a destination with `payload: reference`."""
 
     type: EventType
     timestamp: datetime

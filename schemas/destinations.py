@@ -1,7 +1,7 @@
-"""Where an EMR's documents go, and how: what is given and shown of a destination under /v1/destinations.
+"""Destinations: the endpoints that an EMR's documents go to, as /v1/destinations takes and shows them.
 
-Secrets go in and never come out: headers are shown masked, credentials without what is secret in them, and
-the signing secret once, in the answer that made it.
+Responses never hold secrets: header values are masked, credentials lack their secret fields, and the signing
+secret is only in the response that created it.
 """
 
 from datetime import datetime
@@ -32,18 +32,18 @@ class OAuth2(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, tag_
     scope: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
 
     def __repr__(self) -> str:
-        """Hide the secret, wherever this is printed."""
+        """Hide the secret in logs and tracebacks."""
         return "OAuth2(…)"
 
 
 class MutualTls(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="mtls"):
-    """A client certificate that we show at the TLS handshake; both as PEM, the key without a passphrase."""
+    """A client certificate for the TLS handshake; both in PEM, the key without a passphrase."""
 
     certificate: Annotated[str, Meta(min_length=1, max_length=16_384)]
     private_key: Annotated[str, Meta(min_length=1, max_length=16_384)]
 
     def __repr__(self) -> str:
-        """Hide the key, wherever this is printed."""
+        """Hide the private key in logs and tracebacks."""
         return "MutualTls(…)"
 
 
@@ -51,7 +51,7 @@ Auth = OAuth2 | MutualTls
 
 
 class DestinationCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Where documents shall go; empty filters let everything through."""
+    """A new destination; an empty filter lets everything through."""
 
     url: Url
     events: list[DestinationEvent] = []
@@ -66,10 +66,10 @@ class DestinationCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields
 
 
 class DestinationChange(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What shall change of a destination; what is left out stays.
+    """Changes of a destination; absent fields stay.
 
-    `headers` and `auth` are replaced as a whole. Null takes headers, auth, time-out and rate away; anywhere
-    else it means the same as left out.
+    `headers` and `auth` are replaced as a whole. Null removes headers, auth, time-out and rate; for any other
+    field it means the same as absent.
     """
 
     enabled: bool | None = None
@@ -85,13 +85,13 @@ class DestinationChange(Struct, kw_only=True, frozen=True, forbid_unknown_fields
 
 
 class SecretRotation(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """How long the secret before the new one signs, too."""
+    """The time for which the previous secret signs beside the new one."""
 
     overlap_seconds: Annotated[int, Meta(ge=0, le=604_800)] = 86_400
 
 
 class AuthShown(Struct, kw_only=True, frozen=True):
-    """How we identify ourselves at a destination, without what is secret in it."""
+    """The way in which ekabridge authenticates at a destination, without secrets."""
 
     type: Literal["oauth2", "mtls"]
     token_url: str | UnsetType = UNSET
@@ -100,10 +100,10 @@ class AuthShown(Struct, kw_only=True, frozen=True):
 
 
 class Destination(Struct, kw_only=True, frozen=True):
-    """Where documents go; `secret` is there once, in the answer that made it.
+    """A destination; `secret` is only in the response that created it.
 
-    `headers` names the static headers with masked values; `previous_secret_until` says until when the secret
-    before this one signs, too.
+    `headers` lists the static headers with masked values; until `previous_secret_until` the previous secret
+    signs beside the current one.
     """
 
     id: str

@@ -1,6 +1,6 @@
-"""EkaScribe's requests and answers, as documented and as seen on the wire (docs/vendor.md#create).
+"""Requests and responses of EkaScribe, as documented and as recorded (docs/vendor.md#create).
 
-Get Session's answers are read field by field (service/eka/response_parsing.py), since their types vary.
+Get Session's responses are decoded field by field (service/eka/response_parsing.py), since their types vary.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ class CreateSession(Struct, kw_only=True, omit_defaults=True):
 
 
 class SessionCreated(Struct, kw_only=True):
-    """Answer to create; `upload_url` is a string unless a client asks for form posts."""
+    """Response to create; `upload_url` is a string unless a client asks for form uploads."""
 
     session_id: str
     upload_url: Any = None
@@ -39,17 +39,17 @@ class SessionCreated(Struct, kw_only=True):
 
 
 class AudioStored(Struct, kw_only=True):
-    """Answer to an upload (docs/vendor.md#upload)."""
+    """Response to an upload (docs/vendor.md#upload)."""
 
     session_id: Any = None
     success: Any = None
 
 
 class ChangeSession(Struct, kw_only=True, omit_defaults=True):
-    """Body of `PATCH /voice/v1/sessions/{id}`; none of `additional_data`.
+    """Body of `PATCH /voice/v1/sessions/{id}`, without `additional_data`.
 
-    `additional_data` would break the session (docs/vendor.md#patch-metadata). Only one name of the patient
-    may be set: a server refuses the call because of the other (docs/vendor.md#patch-unknown-fields).
+    `additional_data` would break the session (docs/vendor.md#patch-metadata). Only one of the patient's two
+    names may be set: each server refuses the other name (docs/vendor.md#patch-unknown-fields).
     """
 
     patient_details: dict[str, Any] | None = None
@@ -61,14 +61,14 @@ class ChangeSession(Struct, kw_only=True, omit_defaults=True):
 
 
 class CancelSession(Struct, kw_only=True):
-    """Body of the same call when the session is cancelled (docs/vendor.md#cancel)."""
+    """Body of the same call for a cancellation (docs/vendor.md#cancel)."""
 
     user_status: str = "cancelled"
     processing_status: str = "cancelled"
 
 
 class DocumentAsked(Struct, kw_only=True):
-    """Answer to the call for a further document (docs/vendor.md#process-template)."""
+    """Response to the request for an additional document (docs/vendor.md#process-template)."""
 
     document_id: str | None = None
 
@@ -80,14 +80,14 @@ class EndSession(Struct, kw_only=True):
 
 
 class SessionEnded(Struct, kw_only=True):
-    """Answer to end: what the vendor holds."""
+    """Response to end: the audio that the vendor holds."""
 
     audio_files_received: Any = None
     audio_files: Any = None
 
 
 class SessionFacts(Struct, kw_only=True):
-    """Get Session's body beside the result: the audio that is held, and under which name the patient is."""
+    """Fields of Get Session beside the result: the audio held, and the patient under one of two names."""
 
     audio_files_received: Any = None
     audio_files: Any = None
@@ -96,7 +96,7 @@ class SessionFacts(Struct, kw_only=True):
 
 
 class Tokens(Struct, kw_only=True):
-    """Answer to login and refresh; seconds of life, from the moment of the answer."""
+    """Response to login and refresh; lifetimes are in seconds from the response."""
 
     access_token: str
     expires_in: float | None = None

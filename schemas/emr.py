@@ -1,4 +1,4 @@
-"""What an EMR backend sends and receives under /v1 (contract, "For EMR backends").
+"""Requests and responses of /v1 (contract, "For EMR backends").
 
 Every time is UTC; every size is in bytes. Unknown fields in a request are refused.
 """
@@ -20,7 +20,7 @@ Model = Literal["lite", "pro"]
 Upload = Literal["chunked", "stream"]
 Role = Literal["emr", "admin"]
 
-# `$` alone would let a final newline pass.
+# `$` alone would accept a final newline.
 TemplateName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$(?!\n)")]
 Language = Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$(?!\n)")]
 SpokenLanguage = Annotated[str, Meta(pattern=r"^([A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*|auto_detect)$(?!\n)")]
@@ -44,7 +44,7 @@ Languages = Annotated[
 
 
 class SessionCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The start of a dictation; what is left out comes from the tenant's defaults."""
+    """The start of a dictation; absent fields come from the tenant's defaults."""
 
     templates: Templates | None = None
     mode: Mode | None = None
@@ -56,7 +56,7 @@ class SessionCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
         Annotated[
             dict[str, Any],
             Meta(
-                description="`id` and `name` as text, and whatever else the EMR wants EkaScribe to know",
+                description="`id` and `name` as text, and further fields that EkaScribe shall know",
                 examples=[{"id": "PAT-12345", "name": "Asha Rao"}],
             ),
         ]
@@ -76,7 +76,7 @@ class SessionCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
 
 
 class SessionChange(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What shall change of a session that has not ended; what is given replaces the old value as a whole."""
+    """Changes of a session that has not ended; a given field replaces the old value as a whole."""
 
     templates: Templates | None = None
     languages: Languages | None = None
@@ -103,16 +103,16 @@ class DocumentRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
 
 
 class SessionEnd(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """The end of a dictation: how many chunks were sent, and whether holes are accepted."""
+    """The end of a dictation: the number of chunks sent, and whether missing chunks are accepted."""
 
     chunks: Annotated[int, Meta(ge=0, le=100_000)] | None = None
     force: bool = False
 
 
 class ErrorInfo(Struct, frozen=True, omit_defaults=True):
-    """Why something ended badly: a stable code of ours and a sentence.
+    """The reason of a failure: a stable code of ekabridge and a sentence.
 
-    `vendor_code` is EkaScribe's own code for the reason, where it gave one.
+    `vendor_code` is EkaScribe's own code, if EkaScribe gave one.
     """
 
     code: str
@@ -121,10 +121,11 @@ class ErrorInfo(Struct, frozen=True, omit_defaults=True):
 
 
 class WarningInfo(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """Something that a reader of a session or a document should know, although it did not fail.
+    """A fact that a reader of a session or document should know, although nothing failed.
 
-    `code` is ours and stable. `vendor_code` and `message` are EkaScribe's own where it gave the warning.
-    `missing`: with `audio_incomplete`, the sequences of the chunks that EkaScribe does not list.
+    `code` is a stable code of ekabridge. `vendor_code` and `message` come from EkaScribe if it gave the
+    warning. `missing` comes with `audio_incomplete`: the sequences of the chunks that EkaScribe does not
+    list.
     """
 
     code: str
@@ -134,7 +135,7 @@ class WarningInfo(Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class DocumentSummary(Struct, kw_only=True, frozen=True):
-    """A document as it stands in its session."""
+    """A document in the list of its session, without content."""
 
     id: str
     template_id: str
@@ -144,7 +145,7 @@ class DocumentSummary(Struct, kw_only=True, frozen=True):
 
 
 class Document(Struct, kw_only=True, frozen=True):
-    """A structured note that EkaScribe made of one template."""
+    """A structured note that EkaScribe made from one template."""
 
     id: str
     session_id: str
@@ -162,7 +163,7 @@ class Document(Struct, kw_only=True, frozen=True):
 
 
 class DeliveryCounts(Struct, frozen=True):
-    """How many deliveries of a session stand where; paused ones count as pending."""
+    """The number of a session's deliveries by status; paused ones count as pending."""
 
     pending: int = 0
     delivered: int = 0
@@ -200,14 +201,14 @@ class Session(Struct, kw_only=True, frozen=True):
 
 
 class SessionErasure(Struct, kw_only=True, frozen=True):
-    """All that is left to say of a session: its id and how it had ended."""
+    """The only facts kept of an erased session: its id and its last status."""
 
     id: str
     status: SessionStatus
 
 
 class ChunkStored(Struct, kw_only=True, frozen=True):
-    """EkaScribe has the chunk, and we have its row."""
+    """A chunk that EkaScribe holds and that is recorded."""
 
     sequence: int
     bytes: int
@@ -216,7 +217,7 @@ class ChunkStored(Struct, kw_only=True, frozen=True):
 
 
 class TimelineEntry(Struct, kw_only=True, frozen=True):
-    """One thing that happened to a session; `data` carries its ids, sizes and classes, never content."""
+    """A step in a session's life; `data` carries ids, sizes and classes, never content."""
 
     at: datetime
     type: str
@@ -231,7 +232,7 @@ class Page(Struct, Generic[T], kw_only=True, frozen=True):
 
 
 class TenantDefaults(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What fills the fields that a create call leaves out."""
+    """Values for the fields that a create call leaves out."""
 
     templates: Templates | None = None
     mode: Mode = "dictation"
@@ -241,9 +242,9 @@ class TenantDefaults(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
 
 class Tenant(Struct, kw_only=True, frozen=True):
-    """One hospital, or one product of an EMR vendor; `own_account`: at EkaScribe, too.
+    """A hospital, or a product of an EMR vendor; `own_account`: it has its own account at EkaScribe.
 
-    Content and rows are kept for so many days after a session's ending; null: for ever.
+    Content and rows are kept for the given number of days after a session ends; null keeps them for ever.
     """
 
     id: str
@@ -256,7 +257,7 @@ class Tenant(Struct, kw_only=True, frozen=True):
 
 
 class ApiKey(Struct, kw_only=True, frozen=True):
-    """A key's record; `key` itself is there once, in the answer that made it."""
+    """An API key's record; `key` itself is only in the response that created it."""
 
     id: str
     tenant_id: str
@@ -267,7 +268,7 @@ class ApiKey(Struct, kw_only=True, frozen=True):
 
 
 class Attempt(Struct, kw_only=True, frozen=True):
-    """One call to a destination and how it went."""
+    """One call to a destination, and its outcome."""
 
     at: datetime
     status_code: int | None
@@ -276,7 +277,7 @@ class Attempt(Struct, kw_only=True, frozen=True):
 
 
 class Delivery(Struct, kw_only=True, frozen=True):
-    """One event on its way to one destination; `id` is the webhook-id that the EMR sees."""
+    """One event for one destination; `id` is the `webhook-id` header that the EMR receives."""
 
     id: str
     session_id: str | None
@@ -292,7 +293,7 @@ class Delivery(Struct, kw_only=True, frozen=True):
 
 
 class DeliveryConfirm(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """The EMR's word that it filed a delivery, and its own id of the note."""
+    """The EMR's confirmation that it filed a delivery, with its own id of the note."""
 
     record_id: Annotated[
         str,
@@ -305,7 +306,7 @@ class DeliveryConfirm(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
 
 
 class RecoverRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """From when on deliveries to a destination shall be put right."""
+    """The time from which deliveries to a destination shall be recovered."""
 
     since: Annotated[
         datetime, Meta(tz=True, description="With a time zone", examples=["2026-11-20T00:00:00Z"])
@@ -313,7 +314,7 @@ class RecoverRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
 
 class Recovered(Struct, kw_only=True, frozen=True):
-    """How many dead deliveries are due again, and how many were made that had never been attempted."""
+    """The number of dead deliveries that are due again, and of deliveries made for events never sent."""
 
     recovered: int
     replayed: int

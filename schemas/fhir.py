@@ -1,6 +1,6 @@
-"""The little of FHIR R4 (4.0.1) that a destination with `format: fhir-r4` gets: https://hl7.org/fhir/R4.
+"""The FHIR R4 (4.0.1) resources that a destination with `format: fhir-r4` receives (https://hl7.org/fhir/R4).
 
-What is absent is left out: FHIR has neither nulls nor empty lists.
+A field without a value is absent, because FHIR allows neither null nor empty lists.
 """
 
 from datetime import datetime
@@ -10,28 +10,28 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 
 class Identifier(Struct, kw_only=True, frozen=True):
-    """A name of something within a system of names."""
+    """A value that is unique within its system."""
 
     system: str
     value: str
 
 
 class Coding(Struct, kw_only=True, frozen=True):
-    """A code within a system of codes."""
+    """A code of a code system."""
 
     system: str
     code: str
 
 
 class CodeableConcept(Struct, kw_only=True, frozen=True):
-    """A concept by its code, and in words."""
+    """A concept as codes and as text."""
 
     coding: list[Coding] | UnsetType = UNSET
     text: str
 
 
 class Reference(Struct, kw_only=True, frozen=True):
-    """Points at a resource of the same Bundle, or says by which identifier it is known, or both."""
+    """Refers to a resource of the same Bundle, by identifier, or both."""
 
     reference: str | UnsetType = UNSET
     type: str | UnsetType = UNSET
@@ -39,7 +39,7 @@ class Reference(Struct, kw_only=True, frozen=True):
 
 
 class Attachment(Struct, kw_only=True, frozen=True, rename="camel"):
-    """A note's bytes as base64, or where to get them."""
+    """A note's bytes in base64, or the URL to read them from."""
 
     content_type: str
     data: str | UnsetType = UNSET
@@ -49,33 +49,33 @@ class Attachment(Struct, kw_only=True, frozen=True, rename="camel"):
 
 
 class Content(Struct, kw_only=True, frozen=True):
-    """One form of a document."""
+    """One representation of a document."""
 
     attachment: Attachment
 
 
 class RelatesTo(Struct, kw_only=True, frozen=True):
-    """The document that this one takes the place of."""
+    """The document that this one replaces."""
 
     code: Literal["replaces"] = "replaces"
     target: Reference
 
 
 class Context(Struct, kw_only=True, frozen=True):
-    """The encounter, and the session of ours, that a document came from."""
+    """The encounter and the ekabridge session that a document belongs to."""
 
     encounter: list[Reference] | UnsetType = UNSET
     related: list[Reference]
 
 
 class Patient(Struct, kw_only=True, frozen=True, tag_field="resourceType"):
-    """Whom the EMR knows by this identifier; we know no more."""
+    """A patient with the EMR's own identifier, the only thing that ekabridge knows for certain."""
 
     identifier: list[Identifier]
 
 
 class Encounter(Struct, kw_only=True, frozen=True, tag_field="resourceType"):
-    """What the EMR knows by this identifier; R4 wants a status and a class, which we do not know."""
+    """An encounter with the EMR's own identifier; R4 requires a status and a class, both unknown here."""
 
     identifier: list[Identifier]
     status: Literal["unknown"] = "unknown"
@@ -84,7 +84,7 @@ class Encounter(Struct, kw_only=True, frozen=True, tag_field="resourceType"):
 
 
 class DocumentReference(Struct, kw_only=True, frozen=True, tag_field="resourceType", rename="camel"):
-    """A note; `preliminary`, as no clinician has signed it yet."""
+    """A note; it is `preliminary`, because no clinician has signed it yet."""
 
     identifier: list[Identifier]
     status: Literal["current"] = "current"
@@ -98,7 +98,7 @@ class DocumentReference(Struct, kw_only=True, frozen=True, tag_field="resourceTy
 
 
 class Task(Struct, kw_only=True, frozen=True, tag_field="resourceType", rename="camel"):
-    """A note, or a whole session, of which nothing will come."""
+    """A failed note, or a failed session."""
 
     identifier: list[Identifier]
     group_identifier: Identifier
@@ -112,7 +112,7 @@ class Task(Struct, kw_only=True, frozen=True, tag_field="resourceType", rename="
 
 
 class Request(Struct, kw_only=True, frozen=True, rename="camel"):
-    """What the server shall do with an entry: create it, unless it has one of that identifier."""
+    """Creates the entry's resource on condition that the server has none with that identifier."""
 
     method: Literal["POST"] = "POST"
     url: str
@@ -128,7 +128,7 @@ class Entry(Struct, kw_only=True, frozen=True, rename="camel"):
 
 
 class Bundle(Struct, kw_only=True, frozen=True, tag_field="resourceType"):
-    """All or nothing; without entries it does nothing, which is how a ping looks."""
+    """A transaction: the server applies all entries or none. A ping is a Bundle without entries."""
 
     type: Literal["transaction"] = "transaction"
     timestamp: datetime

@@ -1,4 +1,4 @@
-"""What was promised and what became of it: the ledger, and the trail of who did what."""
+"""The ledger: counts of sessions by what became of them; and the entries of the audit trail."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -11,7 +11,8 @@ LedgerClass = Literal["in_flight", "dead", "lost"]
 class Ledger(Struct, kw_only=True, frozen=True):
     """Sessions that were ended or expired: `ended` is always `delivered` + `in_flight` + `dead`.
 
-    `lost` are those in flight that no row would ever move again. It is found by itself, and is 0.
+    `lost` counts sessions in flight that no due row will ever move again. A separate statement counts it; it
+    must be 0.
     """
 
     ended: int
@@ -22,7 +23,7 @@ class Ledger(Struct, kw_only=True, frozen=True):
 
 
 class AuditEntry(Struct, kw_only=True, frozen=True):
-    """One thing that somebody did or read; `facts` carries counts, names and hashes, never content."""
+    """A deed or a read by an actor; `facts` carries counts, names and hashes, never content."""
 
     id: str
     at: datetime

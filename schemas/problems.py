@@ -1,4 +1,4 @@
-"""How an error looks from outside: RFC 9457, application/problem+json."""
+"""Errors as clients receive them: RFC 9457, application/problem+json."""
 
 from msgspec import Struct
 
@@ -6,7 +6,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class FieldError(Struct, frozen=True):
-    """One field that cannot be accepted, as a dotted path, and why."""
+    """A refused field, as a dotted path, and the reason."""
 
     field: str
     message: str

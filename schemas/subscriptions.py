@@ -1,16 +1,16 @@
-"""What `ekabridge webhook` prints: our subscriptions at EkaScribe, never a secret."""
+"""The output of `ekabridge webhook`: this installation's subscriptions at EkaScribe, without secrets."""
 
 from typing import Literal
 
 from msgspec import Struct
 
 ApiName = Literal["connect", "protocol"]
-# `already`: it was there before; `absent`: nothing was there to remove; `unavailable`: there is no such API.
+# `already`: the subscription existed; `absent`: there was none to remove; `unavailable`: no such API.
 Outcome = Literal["listed", "registered", "already", "removed", "absent", "unavailable", "failed"]
 
 
 class Subscription(Struct, kw_only=True, frozen=True):
-    """One address that the account's webhooks are sent to, without its query; `ours`: it is our own door."""
+    """A URL that the account's webhooks go to, without its query; `ours`: it is this installation's."""
 
     api: ApiName
     id: str
@@ -21,7 +21,7 @@ class Subscription(Struct, kw_only=True, frozen=True):
 
 
 class ApiReport(Struct, kw_only=True, frozen=True):
-    """What became of it at one of EkaScribe's two APIs, and why, where that is not plain."""
+    """The outcome at one of EkaScribe's two APIs; `detail` explains an unexpected one."""
 
     api: ApiName
     outcome: Outcome
@@ -29,7 +29,7 @@ class ApiReport(Struct, kw_only=True, frozen=True):
 
 
 class SubscriptionReport(Struct, kw_only=True, frozen=True):
-    """Our own address, what became of it at each API, and all subscriptions as they stand now."""
+    """This installation's URL, the outcome at each API, and all current subscriptions."""
 
     endpoint: str
     apis: list[ApiReport]
@@ -37,6 +37,6 @@ class SubscriptionReport(Struct, kw_only=True, frozen=True):
 
     @property
     def is_well(self) -> bool:
-        """Whether one API at least did it, and none failed."""
+        """Whether at least one API succeeded and none failed."""
         outcomes = {each.outcome for each in self.apis}
         return "failed" not in outcomes and outcomes != {"unavailable"}

@@ -1,8 +1,8 @@
-"""The MedScribeAlliance protocol v0.1 as its clients speak it to us, under /voice/v1.
+"""Requests and responses of the MedScribeAlliance protocol v0.1 under /voice/v1.
 
-Requests are read leniently: unknown fields are dropped (docs/vendor.md#unknown-fields), null is the same
-as left out. Answers never hold null: official clients refuse it, so a field without a value is left out
-(docs/vendor.md#client-nulls).
+Requests are decoded leniently: unknown fields are ignored (docs/vendor.md#unknown-fields), and null means the
+same as an absent field. Responses never hold null, because official clients refuse it: a field without a
+value is absent (docs/vendor.md#client-nulls).
 """
 
 from typing import Annotated, Any, Literal
@@ -28,21 +28,21 @@ class Login(Struct, kw_only=True, frozen=True):
 
 
 class LoggedIn(Struct, kw_only=True, frozen=True):
-    """Answer to login; `expires_in` is in seconds. Without a refresh token: clients log in again."""
+    """Response to login; `expires_in` is in seconds. There is no refresh token: clients log in again."""
 
     access_token: str
     expires_in: int
 
 
 class LoginRefused(Struct, kw_only=True, frozen=True):
-    """How the vendor's login says no."""
+    """The vendor's response to a refused login."""
 
     code: int
     error: str
 
 
 class CreateVoiceSession(Struct, kw_only=True, frozen=True):
-    """Body of `POST /voice/v1/sessions` (docs/vendor.md#create). An empty list of templates asks for none."""
+    """Body of `POST /voice/v1/sessions` (docs/vendor.md#create). An empty list asks for no template."""
 
     upload_type: UploadType
     communication_protocol: CommunicationProtocol | None = None
@@ -58,7 +58,7 @@ class CreateVoiceSession(Struct, kw_only=True, frozen=True):
 
 
 class UploadData(Struct, kw_only=True, frozen=True):
-    """Where a form is posted, and the fields that come before its file."""
+    """The URL that a form is posted to, and the fields that stand before its file."""
 
     url: str
     fields: dict[str, str]
@@ -75,7 +75,7 @@ class FormUpload(
 
 
 class VoiceSessionCreated(Struct, kw_only=True, frozen=True):
-    """Answer to create; it holds the patient under both names in use (docs/vendor.md#patient-names)."""
+    """Response to create, with the patient under both names in use (docs/vendor.md#patient-names)."""
 
     session_id: str
     status: Literal["created"] = "created"
@@ -88,7 +88,7 @@ class VoiceSessionCreated(Struct, kw_only=True, frozen=True):
 
 
 class AudioUploaded(Struct, kw_only=True, frozen=True):
-    """Answer to an upload (docs/vendor.md#upload)."""
+    """Response to an upload (docs/vendor.md#upload)."""
 
     session_id: str
     success: Literal[True] = True
@@ -102,7 +102,7 @@ class EndVoiceSession(Struct, kw_only=True, frozen=True):
 
 
 class VoiceSessionEnded(Struct, kw_only=True, frozen=True):
-    """Answer to end (docs/vendor.md#end)."""
+    """Response to end (docs/vendor.md#end)."""
 
     session_id: str
     status: Literal["processing"] = "processing"
@@ -112,7 +112,7 @@ class VoiceSessionEnded(Struct, kw_only=True, frozen=True):
 
 
 class VoiceError(Struct, kw_only=True, frozen=True):
-    """What went wrong, in the protocol's own envelope."""
+    """An error in the protocol's own envelope."""
 
     code: str
     message: str
@@ -120,14 +120,14 @@ class VoiceError(Struct, kw_only=True, frozen=True):
 
 
 class VoiceErrorAnswer(Struct, kw_only=True, frozen=True):
-    """The envelope; `detail` repeats the code where the vendor does (docs/vendor.md#refusal-words)."""
+    """The error envelope; `detail` repeats the code where the vendor does (docs/vendor.md#refusal-words)."""
 
     error: VoiceError
     detail: str | UnsetType = UNSET
 
 
 class TemplateResult(Struct, kw_only=True, frozen=True):
-    """One document of a result."""
+    """One document of a session's result."""
 
     status: Literal["success", "failed"]
     document_id: str | UnsetType = UNSET
@@ -138,7 +138,7 @@ class TemplateResult(Struct, kw_only=True, frozen=True):
 
 
 class ProcessingError(Struct, kw_only=True, frozen=True):
-    """Why a result is partial."""
+    """The reason for which a template of a partial result has no document."""
 
     type: str
     message: str
@@ -146,7 +146,7 @@ class ProcessingError(Struct, kw_only=True, frozen=True):
 
 
 class VoiceSession(Struct, kw_only=True, frozen=True):
-    """Answer to Get Session in any state; the HTTP status tells it (docs/vendor.md#status-codes)."""
+    """Response to Get Session; the HTTP status depends on the state (docs/vendor.md#status-codes)."""
 
     session_id: str
     status: Literal["initialized", "processing", "completed", "partial", "failed", "cancelled", "expired"]
@@ -172,9 +172,9 @@ class VoiceSession(Struct, kw_only=True, frozen=True):
 
 
 class PatchVoiceSession(Struct, kw_only=True, frozen=True):
-    """Body of `PATCH …/sessions/{id}`: changes before the end, or the session's cancelling.
+    """Body of `PATCH …/sessions/{id}`: changes before the end, or a cancellation.
 
-    `additional_data` is not read: only whether it was given matters.
+    `additional_data` is not decoded: only its presence matters.
     """
 
     user_status: str | None = None
@@ -189,7 +189,7 @@ class PatchVoiceSession(Struct, kw_only=True, frozen=True):
 
 
 class VoiceSessionPatched(Struct, kw_only=True, frozen=True):
-    """Answer to a PATCH."""
+    """Response to a PATCH."""
 
     session_id: str
     status: Literal["success"] = "success"
@@ -197,7 +197,7 @@ class VoiceSessionPatched(Struct, kw_only=True, frozen=True):
 
 
 class TemplateAsked(Struct, kw_only=True, frozen=True):
-    """Answer to asking for a further document of a finished session."""
+    """Response to the request for an additional document of a finished session."""
 
     session_id: str
     template_id: str
@@ -216,13 +216,13 @@ class VoiceTemplate(Struct, kw_only=True, frozen=True):
 
 
 class VoiceTemplates(Struct, kw_only=True, frozen=True):
-    """Answer to `GET /voice/v1/templates`."""
+    """Response to `GET /voice/v1/templates`."""
 
     templates: list[VoiceTemplate]
 
 
 class DiscoveryService(Struct, kw_only=True, frozen=True):
-    """Who offers the service; the address for questions is the operator's."""
+    """The service's name; `support_email` is the operator's address."""
 
     name: str
     documentation_url: str | UnsetType = UNSET
@@ -230,23 +230,23 @@ class DiscoveryService(Struct, kw_only=True, frozen=True):
 
 
 class DiscoveryEndpoints(Struct, kw_only=True, frozen=True):
-    """Where the protocol is spoken; without `webhooks_url`, because clients cannot register webhooks."""
+    """URLs of the protocol; `webhooks_url` is absent, because clients cannot register webhooks."""
 
     base_url: str
     templates_url: str
 
 
 class DiscoveryAuthentication(Struct, kw_only=True, frozen=True):
-    """How clients show who they are."""
+    """The ways in which clients authenticate."""
 
     supported_methods: list[str]
 
 
 class DiscoveryCapabilities(Struct, kw_only=True, frozen=True):
-    """What audio is taken, how, and how results are handed over.
+    """Audio formats, ways of upload and ways in which results reach a client.
 
-    `webhook_delivery`: the protocol's own webhooks, which are not sent. `client_sdk_delivery`: an official
-    client gets its results from Get Session and gives them to its page or program.
+    `webhook_delivery` is false, because the protocol's own webhooks are not sent. `client_sdk_delivery` is
+    true: an official client reads its results by Get Session and hands them to its page or program.
     """
 
     audio_formats: list[str]
@@ -267,14 +267,14 @@ class DiscoveryModel(Struct, kw_only=True, frozen=True):
 
 
 class DiscoveryLanguages(Struct, kw_only=True, frozen=True):
-    """Which languages may be spoken, and whether EkaScribe recognises them by itself."""
+    """The languages that EkaScribe understands, and whether it detects them by itself."""
 
     supported: list[str]
     auto_detection: bool
 
 
 class Discovery(Struct, kw_only=True, frozen=True):
-    """The discovery document, with our own addresses in it."""
+    """The discovery document, with URLs of this installation."""
 
     protocol: str = "medscribealliance"
     protocol_version: str = PROTOCOL_VERSION
