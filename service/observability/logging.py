@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, ids, sizes and classes, never content."""
+"""Structured logs: one JSON object per line, with ids, sizes and classes, never content."""
 
 import logging
 import sys
@@ -11,8 +11,8 @@ import structlog
 
 from service.observability.tracing import add_trace_ids
 
-# Libraries whose messages are about themselves (an address in use, a bad setting), never about a request.
-_SPEAKS_OF_ITSELF = frozenset({"uvicorn.error"})
+# Libraries whose messages concern themselves (an address in use, a bad setting), never a request.
+_SAFE_MESSAGES = frozenset({"uvicorn.error"})
 
 
 def configure_logs(level: str) -> None:
@@ -28,7 +28,7 @@ def configure_logs(level: str) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.BytesLoggerFactory(file=sys.stderr.buffer),
-        # Kept, a logger would hold to the level and the file of its first event, to spare half a microsecond.
+        # A cached logger would keep the level and the file of its first event, to save half a microsecond.
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -39,31 +39,31 @@ def configure_logs(level: str) -> None:
 def _encode(event: dict[str, Any], **_: Any) -> bytes:
     try:
         return msgspec.json.encode(event, enc_hook=_class_of)
-    except Exception:  # noqa: BLE001 - to tell of an event must never fail what is told of
+    except Exception:  # noqa: BLE001 - logging must never fail the work that it describes
         plain = {_readable(name): _readable(value) for name, value in event.items()}
         return msgspec.json.encode(plain)
 
 
 def _class_of(value: Any) -> str:
-    # Its own words may quote content: an error's do.
+    # str(value) may quote content, as the message of an error does.
     return type(value).__name__
 
 
 def _readable(value: Any) -> Any:
-    """Write what JSON cannot say, half a character say, as well as can be."""
+    """Return a value that JSON can hold; a lone surrogate, for example, is written as an escape."""
     if isinstance(value, str):
         return value.encode("ascii", "backslashreplace").decode()
     return value if value is None or isinstance(value, bool | int | float) else _class_of(value)
 
 
 class _LibraryFormatter(logging.Formatter):
-    """Names the library and the error's class; a message may quote what it stumbled over."""
+    """Logs the library and the error's class; the message may quote a request, so it is left out."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {"event": "library", "logger": record.name, "level": record.levelname.lower()}
         if record.exc_info and record.exc_info[0]:
             entry["error"] = record.exc_info[0].__name__
-        elif record.name in _SPEAKS_OF_ITSELF and "Traceback" not in (message := record.getMessage()):
+        elif record.name in _SAFE_MESSAGES and "Traceback" not in (message := record.getMessage()):
             entry["message"] = message
         return msgspec.json.encode(entry).decode()
 
@@ -71,7 +71,7 @@ class _LibraryFormatter(logging.Formatter):
 def failure(error: BaseException) -> dict[str, Any]:
     """Describe an unexpected error for the log: its class and where, not its message.
 
-    A driver's or a parser's message may quote the value it stumbled over, and that may be a patient's.
+    A driver's or a parser's message may quote the value that it failed on, and that may be a patient's.
     """
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     where = [f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno}" for frame in frames]

@@ -1,8 +1,8 @@
-"""What /metrics shows, and of which processes.
+"""Metrics in Prometheus' text format, of one process or of all processes behind one port.
 
-A process shows what it counts itself. Where several answer behind one port (`serve --workers N`), whichever
-is asked must speak for all of them: each writes its figures into files of a folder that they share, and the
-one that is asked adds them up.
+A single process shows its own figures. With `serve --workers N` a scrape reaches any one process, which must
+show the sum of all: each process writes its figures into files of a shared folder, and the scraped one adds
+them up.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-# prometheus_client looks for it when it is first imported, and then never again.
+# prometheus_client reads this variable once, when it is first imported.
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 BUILD = Gauge(
@@ -33,7 +33,7 @@ def tell_build(process: Literal["serve", "worker"]) -> None:
 
 @contextmanager
 def shared_metrics() -> Iterator[None]:
-    """Have the processes that are started meanwhile write their figures into one folder."""
+    """Let processes that start inside the block write their figures into one folder."""
     with tempfile.TemporaryDirectory(prefix="ekabridge-metrics-", ignore_cleanup_errors=True) as folder:
         os.environ[_FOLDER] = folder
         try:
@@ -43,7 +43,7 @@ def shared_metrics() -> Iterator[None]:
 
 
 def forget_process(pid: int) -> None:
-    """Drop the levels of a process that is gone; what it counted stays counted."""
+    """Drop the gauges of a process that has ended; its counters stay in the sum."""
     mark_process_dead(pid, os.environ[_FOLDER])  # type: ignore[no-untyped-call]
 
 

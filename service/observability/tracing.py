@@ -1,10 +1,11 @@
 """Traces by OpenTelemetry, made by hand: a span for each request, webhook, call, fetch and attempt.
 
-Off unless the standard `OTEL_*` variables name where spans go; off, a span is nothing at all, and the SDK is
-not even loaded. Attributes are ids of sessions, tenants and templates, kinds and statuses; never content, and
-no error's message, which may quote it.
+Tracing is off unless the standard `OTEL_*` variables name an exporter; then a span does nothing, and the SDK
+is not loaded. Attributes are ids of sessions, tenants and templates, kinds and statuses, never content. An
+error's message may quote content, so only its class is an attribute.
 
-A dictation is one trace, that of its create call, whose `traceparent` (W3C Trace Context) its row keeps.
+A dictation is one trace, the one of its create call: the session's row keeps its `traceparent` (W3C Trace
+Context).
 """
 
 import os
@@ -31,21 +32,21 @@ Attributes = Mapping[str, str | int | None]
 _HEADER = "traceparent"
 _KINDS = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "consumer": SpanKind.CONSUMER}
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-# How long a process that stops waits for a collector to take its last spans.
+# A stopping process waits this long for the collector to accept the last spans.
 _FLUSH_SECONDS = 2.0
 _NO_SPAN: AbstractContextManager[None] = nullcontext()
 _propagator = TraceContextTextMapPropagator()
 
 
 class _Tracing:
-    """Whether spans are made in this process, and by what."""
+    """The tracer and its provider in this process; None while tracing is off."""
 
     tracer: Tracer | None = None
     provider: "TracerProvider | None" = None
 
 
 def is_wanted(environment: Mapping[str, str]) -> bool:
-    """Whether the standard variables say that there shall be traces, and that they go out by OTLP."""
+    """Whether the standard variables switch tracing on with the OTLP exporter."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     exporters = [name.strip() for name in environment.get("OTEL_TRACES_EXPORTER", "").split(",")]
@@ -55,10 +56,10 @@ def is_wanted(environment: Mapping[str, str]) -> bool:
 
 
 def start_tracing(process: Literal["serve", "worker"]) -> None:
-    """Send spans to where the `OTEL_*` variables say, if they do; the collector need not be there."""
+    """Start the OTLP exporter if the `OTEL_*` variables ask for it; the collector need not be reachable."""
     if not is_wanted(os.environ):
         return
-    # What most processes never need: 60 ms and 12 MB.
+    # Imported here because they cost 60 ms and 12 MB, and most processes run without traces.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -74,7 +75,7 @@ def start_tracing(process: Literal["serve", "worker"]) -> None:
 
 
 def stop_tracing() -> None:
-    """Send what was not sent yet, without waiting long for a collector that is away."""
+    """Send the remaining spans; an unreachable collector delays the stop by two seconds at most."""
     provider = _Tracing.provider
     if provider is None:
         return
@@ -92,10 +93,10 @@ def is_on() -> bool:
 def span(
     name: str, kind: Kind, attributes: Attributes | None = None, *, link: str | None = None
 ) -> AbstractContextManager[Span | None]:
-    """Make a span beneath the present one, for as long as the block runs; None when there are no traces.
+    """Open a child span of the current span around the block; None while tracing is off.
 
-    `link`: a traceparent that belongs to it without being its parent. An error that leaves the block is told
-    by its class alone.
+    `link`: a traceparent to link to, without being the parent. An error that leaves the block is recorded by
+    its class alone.
     """
     return _span(name, kind, attributes, context=None, link=link)
 
@@ -108,7 +109,7 @@ def span_of(
     *,
     link: str | None = None,
 ) -> AbstractContextManager[Span | None]:
-    """Make a span in the trace of a traceparent; with None a trace of its own."""
+    """Open a span in the trace of a traceparent, or a new trace if it is None."""
     context = _context(traceparent) if is_on() else None
     return _span(name, kind, attributes, context=context, link=link)
 
@@ -148,31 +149,31 @@ def _made_span(
 
 
 def fail(made: Span | None, error_class: str) -> None:
-    """Mark a span as one that failed, by a class and never by a message."""
+    """Mark a span as failed, with the error's class and never its message."""
     if made is not None:
         made.set_status(Status(StatusCode.ERROR))
         made.set_attribute("error.type", error_class)
 
 
 def note(name: str, value: str | int) -> None:
-    """Add an attribute to the present span."""
+    """Add an attribute to the current span."""
     if _Tracing.tracer is not None:
         trace.get_current_span().set_attribute(name, value)
 
 
 def note_failure(error_class: str) -> None:
-    """Mark the present span as one that failed."""
+    """Mark the current span as failed."""
     if _Tracing.tracer is not None:
         fail(trace.get_current_span(), error_class)
 
 
 def current_traceparent() -> str | None:
-    """Return the traceparent of the present span; None when there is none."""
+    """Return the traceparent of the current span, or None."""
     return trace_headers().get(_HEADER)
 
 
 def trace_headers() -> dict[str, str]:
-    """Return the headers that put whoever is called into the present trace."""
+    """Return the headers that continue the current trace at the called server."""
     headers: dict[str, str] = {}
     if _Tracing.tracer is not None:
         _propagator.inject(headers)
@@ -180,12 +181,12 @@ def trace_headers() -> dict[str, str]:
 
 
 def _context(traceparent: str | None) -> Context:
-    """Return a context in which a traceparent is the parent; one that cannot be read is none."""
+    """Return a context with this parent, or without one if the traceparent is malformed."""
     return _propagator.extract({_HEADER: traceparent} if traceparent else {}, Context())
 
 
 def add_trace_ids(_: Any, __: str, event: Any) -> Any:
-    """Put the present span's ids into a log event: a processor of structlog."""
+    """Add the current span's ids to a log event: a processor of structlog."""
     if _Tracing.tracer is not None:
         present = trace.get_current_span().get_span_context()
         if present.is_valid:

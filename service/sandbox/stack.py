@@ -130,7 +130,7 @@ def _environment(stack: Stack, embedded: Embedded) -> dict[str, str]:
         "ENCRYPTION_KEYS": _encryption_key(embedded.folder),
         "ALLOW_PRIVATE_DESTINATIONS": "true",
     }
-    # What was set for this run (a log level, a schedule) wins over what the stack would choose.
+    # The environment of this run (a log level, a schedule) wins over the stack's own choice.
     given = {name: value for name, value in os.environ.items() if name.startswith("EKABRIDGE_")}
     own_account = {"EKA_CLIENT_ID", "EKA_CLIENT_SECRET", "EKA_SHARING_KEY", "EKA_TOKEN", "EKA_USERNAME"}
     fixed = {"DATABASE_URL", "REDIS_URL", "EKA_BASE_URL", "EKA_PASSWORD"} | own_account

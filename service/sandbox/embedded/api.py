@@ -130,7 +130,7 @@ def _wait_for_the_end(servers: Servers, stop_signals: int) -> None:
 
 
 def _say(line: dict[str, object]) -> None:
-    # Whoever asked may be gone already; then standard input is at its end, too.
+    # The starter may have ended already; then standard input has ended, too.
     with contextlib.suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), json.dumps(line).encode() + b"\n")
 

@@ -1,4 +1,4 @@
-"""Who may call what: the guard of the vendor's paths, and paths that only some characters have."""
+"""Authentication of the stand-in's paths, and the paths that only some characters have."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _wav_bytes_per_second(form: bytes) -> int:
 
 @dataclass
 class _Track:
-    """What one WebM file, from its EBML header on, says about its length."""
+    """Facts about the length of one WebM file, read from its EBML header on."""
 
     codec: bytes = b""
     nanoseconds_per_tick: int = 1_000_000

@@ -19,7 +19,7 @@ _TWELVE = ("en", *_INDIAN)
 
 @dataclass(frozen=True)
 class Character:
-    """What one server calls things."""
+    """The names, words and accounts in which one vendor server differs from the others."""
 
     service_name: str
     patient_field: str

@@ -1,4 +1,4 @@
-"""What the stand-in "hears" and "writes": words from which a test reads back what truly arrived."""
+"""Transcripts and notes of the stand-in: words from which a test reads which audio truly arrived."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MARKDOWN = "markdown"
 
 @dataclass(frozen=True)
 class AudioFacts:
-    """What was truly received, in sequence order; `sha256` is of all bytes joined."""
+    """The received audio in sequence order; `sha256` covers all bytes joined."""
 
     files: int
     seconds: float | None

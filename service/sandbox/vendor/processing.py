@@ -1,4 +1,4 @@
-"""What happens between End Session and the results: the transcript, the documents, and how a session ends."""
+"""Processing of an ended session: transcript, documents, and the session's final status."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ODD_STATUS = "some_new_status"
 DocumentOutcome = Literal[
     "good", "failing", "partial_success", "empty", "late", "slow", "twice", "odd", "presigned"
 ]
-# The beginning of a template's id decides what becomes of its document, whatever the settings say.
+# The prefix of a template's id decides the outcome of its document and overrides the settings.
 PREFIXES: dict[str, DocumentOutcome] = {
     "fail": "failing",
     "partial": "partial_success",
@@ -37,7 +37,7 @@ PREFIXES: dict[str, DocumentOutcome] = {
     "odd": "odd",
     "presigned": "presigned",
 }
-# What a session's outcome means for the last of its documents.
+# The outcome of a session's last document, by the outcome of the session.
 _LAST_DOCUMENT: dict[Outcome, DocumentOutcome] = {
     "partial": "failing",
     "partial_success": "partial_success",

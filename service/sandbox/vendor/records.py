@@ -1,4 +1,4 @@
-"""What the stand-in remembers of one session: its chunks, its documents, its stream."""
+"""The stand-in's records of a session: chunks, documents, stream."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Document:
 
 @dataclass
 class StreamLog:
-    """What arrived over WebSocket for one session; `size` counts decoded PCM bytes."""
+    """The audio that arrived over WebSocket for one session; `size` counts decoded PCM bytes."""
 
     stream_id: str
     sample_rate: int = 16_000

@@ -1,4 +1,4 @@
-"""What every handler of the stand-in vendor needs from a request."""
+"""Request helpers of every handler of the stand-in vendor."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from service.sandbox.vendor.settings import FIRST_ACCOUNT, VendorSettings
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose token it is: the account, and within it the user (only "onprem-2026-08" has several)."""
+    """The account and the user of a token; only "onprem-2026-08" has several users."""
 
     account: str
     user: str
