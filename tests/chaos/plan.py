@@ -17,7 +17,7 @@ POINTS = [
             "audio.claim",
             "vendor: upload",
             "audio.record",
-            "commit after fetches.owe",
+            "commit after results.owe",
             "vendor: end",
             "sessions.record_end_told",
             "idempotency.finish",
