@@ -44,6 +44,7 @@ from service.api.v1.sessions import sessions_router
 from service.api.vendor_webhooks import receive_tenant_webhook, receive_webhook
 from service.bootstrap.container import (
     make_accounts,
+    make_call_limits,
     make_session_lifecycle,
     open_discovery,
     open_stores,
@@ -63,21 +64,21 @@ from service.domain.sessions.creation import SessionCreator
 from service.domain.sessions.updates import SessionUpdates
 from service.domain.streams.lifecycle import Streams
 from service.domain.templates import Templates
-from service.domain.token_bucket import LocalRates, Policy
+from service.domain.token_bucket import LocalRateLimiter, RateLimitPolicy
 from service.domain.webhooks import WebhookReceiver
 from service.eka.lazy_audio_client import LIBRARY as AUDIO_LIBRARY
 from service.eka.streams import EkaStreams
 from service.eka.templates import EkaTemplates
-from service.forwarding.destination_validation import call_limits, check_call
+from service.forwarding.destination_validation import check_call
 from service.http_server.rlimits import allow_open_files
 from service.jobs.monitors.clock import ClockMonitor
 from service.jobs.monitors.encryption_keys import EncryptionKeyMonitor
 from service.observability.logging import configure_logs, failure
 from service.observability.metrics import tell_build
 from service.observability.tracing import start_tracing, stop_tracing
-from service.redis.rate_limiter import open_rates
-from service.redis.wakeups import LIBRARIES as REDIS_LIBRARIES
-from service.redis.wakeups import ArqWakeups, LateRedis, open_redis
+from service.redis.client import close_redis, open_redis, ping_redis
+from service.redis.rate_limiter import open_rate_limiter
+from service.redis.wakeups import ArqWakeups
 from service.settings import SERVICE, Settings, load_settings
 from service.store.medscribe_queries import MedscribeQueries
 from service.store.medscribe_tokens import MedscribeTokens
@@ -88,7 +89,7 @@ log = structlog.get_logger()
 # The database's and Redis's connections, calls to EkaScribe, and what Python itself has open.
 _OTHER_FILES = 512
 # Failed logins of one client_id, in one process: ten at once, then ten a minute.
-_LOGIN_FAILURES = Policy(per_second=10 / 60, burst=10)
+_LOGIN_FAILURES = RateLimitPolicy(per_second=10 / 60, burst=10)
 
 
 class _Fresh(Router):
@@ -153,10 +154,11 @@ async def open_services(
     settings: Settings, traces: SessionTraces, strangers: UnauthenticatedLimits
 ) -> AsyncIterator[Services]:
     """Open the store, the vendor and Redis, none of which need be there yet."""
-    libraries = Libraries(AUDIO_LIBRARY, *REDIS_LIBRARIES)
-    redis = LateRedis(partial(open_redis, settings.redis_url), libraries.loaded)
+    libraries = Libraries(AUDIO_LIBRARY)
+    redis = open_redis(settings.redis_url)
     wakeups = ArqWakeups(redis)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(close_redis, redis)
         rows = await stack.enter_async_context(open_stores(settings))
         clock = CheckedClock()
         traces.read_from(rows.sessions.traceparent)
@@ -176,13 +178,18 @@ async def open_services(
         )
         watch = ChangePoller(rows.sessions.standings)
         timeline_watch = ChangePoller(rows.sessions.marks)
-        rates = await stack.enter_async_context(open_rates(settings, libraries.loaded))
+        rate_limiter = None
+        if settings.rate_limit_per_second:
+            policy = RateLimitPolicy(
+                per_second=settings.rate_limit_per_second, burst=settings.rate_limit_burst
+            )
+            rate_limiter = await stack.enter_async_context(open_rate_limiter(settings.redis_url, policy))
         authentication = ApiKeyLookup(rows.api_keys)
         revocations = RevocationPoller(rows.api_keys.active_keys)
         streams = Streams(
             store=rows.streams,
             vendor=EkaStreams(settings.eka_base_url, vendor.call_limiters, hosts=settings.eka_stream_hosts),
-            admit=partial(count_handshake, rates),
+            admit=partial(count_handshake, rate_limiter),
             max_streams=settings.max_streams,
         )
 
@@ -202,8 +209,8 @@ async def open_services(
                 api_keys=rows.api_keys,
                 authentication=authentication,
                 revocations=revocations,
-                rates=rates,
-                login_failures=LocalRates(_LOGIN_FAILURES, time.monotonic),
+                rate_limiter=rate_limiter,
+                login_failures=LocalRateLimiter(_LOGIN_FAILURES),
                 strangers=strangers,
                 desk=SessionCreator(
                     store=rows.sessions,
@@ -235,14 +242,14 @@ async def open_services(
                 ledger=rows.ledger,
                 audit=rows.audit,
                 trail=ReadAudit(store=rows.audit, clock=SystemClock()),
-                check_call=partial(check_call, limits=call_limits(settings)),
+                check_call=partial(check_call, limits=make_call_limits(settings)),
                 webhook_secrets=accounts.webhook_secrets,
                 discovery=discovery,
                 tokens=MedscribeTokens(rows.database, rows.hasher),
                 voice=MedscribeQueries(rows.database, rows.keyring, reserve_response),
                 readiness=Readiness(
                     ping_database=partial(ping_store, rows),
-                    ping_redis=redis.ping,
+                    ping_redis=partial(ping_redis, redis),
                     clock=clock,
                     was_reached=lambda: rows.database.was_reached or keys.has_joined,
                 ),

@@ -11,8 +11,6 @@ from typing import Any
 
 import structlog
 import uvicorn
-from arq.worker import Worker
-from redis.exceptions import RedisError
 
 from service.api.readiness import Readiness
 from service.api.worker_health import WorkerHealth, create_worker_app
@@ -40,26 +38,18 @@ from service.http_server.graceful_shutdown import PROTOCOLS
 from service.http_server.server import drain_seconds, on_stop_signal
 from service.jobs.instrumentation import count_fetch, traced_call, traced_delivery, traced_fetch
 from service.jobs.job_pool import HolderQuota, JobPool
+from service.jobs.listener import WakeupListener
 from service.jobs.monitors.clock import ClockMonitor
 from service.jobs.monitors.encryption_keys import EncryptionKeyMonitor
 from service.jobs.monitors.ledger import LedgerMonitor
 from service.jobs.monitors.queues import QueueMonitor
 from service.jobs.reencryption import Reencryption
 from service.jobs.retention import Retention
-from service.jobs.sweep import Sweep, pause
+from service.jobs.sweep import Sweep
 from service.observability.logging import failure
 from service.observability.metrics import tell_build
 from service.observability.tracing import start_tracing, stop_tracing
-from service.redis.wakeups import (
-    ANY,
-    QUEUE,
-    RESULTS_DUE,
-    close_redis,
-    decode,
-    encode,
-    open_redis,
-    ping_redis,
-)
+from service.redis.client import close_redis, open_redis, ping_redis
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -72,15 +62,8 @@ _SILENT_OF_A_TENANT = 32
 _DELIVERIES_AT_A_TIME = 32
 _MAX_PENDING_CALLS = 24
 _MAX_PENDING_CALLS_OF_ACCOUNT = 8
-# How often arq looks for nudges: 12 ms at the median, under 3 % of an idle core (docs/libraries.md#arq-poll).
-_POLL_SECONDS = 0.02
-_NUDGES_AT_ONCE = 100
-_NUDGE_SECONDS = 20
-_RECONNECT_SECONDS = 1.0
 # What runs beside the lanes ends by itself soon after it was told to.
 _ASIDE_SECONDS = 3.0
-_CANCEL_SECONDS = 0.5
-_CANCELS = 6
 
 
 async def run_worker(settings: Settings, listening: socket.socket) -> None:
@@ -232,7 +215,7 @@ class WorkerProcess:
         await self._work(
             [
                 sweep.run(self._stopping),
-                self._listen(fetches),
+                WakeupListener(settings.redis_url, fetches.wake).run(self._stopping),
                 watch.run(self._stopping),
                 queues.run(self._stopping),
                 resealing.run(self._stopping),
@@ -260,35 +243,6 @@ class WorkerProcess:
             if isinstance(end, Exception):
                 raise end
 
-    async def _listen(self, fetches: JobPool[FetchJob]) -> None:
-        """Listen for nudges; a Redis that is away, or hangs, is waited for while the sweep goes on."""
-
-        async def results_due(_: dict[str, Any], session_id: str) -> None:
-            await fetches.wake(None if session_id == ANY else SessionId(session_id))
-
-        results_due.__qualname__ = RESULTS_DUE
-        while not self._stopping.is_set():
-            redis = open_redis(self._settings.redis_url)
-            worker = _arq(redis, [results_due])
-            listening = asyncio.create_task(worker.async_run())
-            stop = asyncio.create_task(self._stopping.wait())
-            done, _ = await asyncio.wait([listening, stop], return_when=asyncio.FIRST_COMPLETED)
-            stop.cancel()
-            await _end(listening)
-            if worker.tasks:
-                # Its jobs outlive its loop; short as they are, they end before their connections do.
-                await asyncio.wait(worker.tasks.values(), timeout=_CANCEL_SECONDS)
-            await close_redis(redis)
-            if listening in done:
-                await self._wait_for_redis(listening.exception())
-
-    async def _wait_for_redis(self, error: object) -> None:
-        if isinstance(error, RedisError | OSError | TimeoutError):
-            log.warning("redis_unreachable", error=type(error).__name__)
-        elif isinstance(error, BaseException):
-            log.error("listening_failed", **failure(error))
-        await pause(self._stopping, _RECONNECT_SECONDS)
-
 
 def account_quotas(places: int) -> list[HolderQuota[Any]]:
     """Return what one account of EkaScribe may hold, and what one tenant on an account that many share."""
@@ -314,34 +268,6 @@ def _delivery_quotas() -> list[HolderQuota[DeliveryJob]]:
         HolderQuota(holder_of=holder_of, max_jobs=places, at_a_time=_DELIVERIES_AT_A_TIME)
         for holder_of, places in limits
     ]
-
-
-async def _end(listening: asyncio.Task[None]) -> None:
-    """End arq's loop; the Redis client can swallow a cancellation at a bad moment, so it is repeated."""
-    for _ in range(_CANCELS):
-        listening.cancel()
-        done, _ = await asyncio.wait([listening], timeout=_CANCEL_SECONDS)
-        if done:
-            return
-    log.error("listening_would_not_stop")
-
-
-def _arq(redis: Any, functions: list[Any]) -> Worker:
-    return Worker(
-        functions=functions,
-        redis_pool=redis,
-        queue_name=QUEUE,
-        handle_signals=False,
-        max_jobs=_NUDGES_AT_ONCE,
-        job_timeout=_NUDGE_SECONDS,
-        keep_result=0,
-        max_tries=1,
-        poll_delay=_POLL_SECONDS,
-        health_check_interval=10,
-        job_serializer=encode,
-        job_deserializer=decode,
-        log_results=False,
-    )
 
 
 def _is_alive(sweep: Sweep) -> bool:

@@ -50,7 +50,7 @@ async def admit_principal(scope: Scope, services: Services, principal: Principal
     Raises RateLimited, or Overloaded when there is no place, or none for the tenant.
     """
     scope["state"]["principal"] = principal
-    await count_call(scope, services, principal.key_id)
+    count_call(scope, services, principal.key_id)
     acquire_permit(scope, principal.tenant_id)
 
 

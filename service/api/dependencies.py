@@ -23,10 +23,10 @@ from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.sessions.updates import SessionUpdates
 from service.domain.streams.lifecycle import Streams
 from service.domain.templates import Templates
-from service.domain.token_bucket import LocalRates
+from service.domain.token_bucket import LocalRateLimiter
 from service.domain.webhooks import WebhookReceiver
 from service.eka.discovery import Discovery
-from service.redis.rate_limiter import SharedRates
+from service.redis.rate_limiter import SharedRateLimiter
 from service.settings import Settings
 from service.store.api_keys import ApiKeyRows
 from service.store.audit import AuditRows
@@ -56,8 +56,8 @@ class Services(Struct, frozen=True, kw_only=True):
     api_keys: ApiKeyRows
     authentication: ApiKeyLookup
     revocations: RevocationPoller
-    rates: SharedRates | None
-    login_failures: LocalRates
+    rate_limiter: SharedRateLimiter | None
+    login_failures: LocalRateLimiter
     strangers: UnauthenticatedLimits
     desk: SessionCreator
     life: SessionLifecycle

@@ -1,4 +1,4 @@
-"""The limit of calls at the doors: counted once it is known who calls, told with every answer.
+"""The rate limit of the API: counted once the caller is known, and told in the head of every response.
 
 The fields are those of the newest IETF draft (draft-ietf-httpapi-ratelimit-headers-11), `RateLimit-Policy`
 and `RateLimit`, and the three of its older versions, which most clients and gateways read today.
@@ -12,53 +12,53 @@ from prometheus_client import Counter
 from service.api.dependencies import Services
 from service.domain.errors import RateLimited
 from service.domain.ids import KeyId, TenantId
-from service.domain.token_bucket import Standing
-from service.redis.rate_limiter import SharedRates
+from service.domain.token_bucket import RateLimitState
+from service.redis.rate_limiter import SharedRateLimiter
 
 FIELDS = ("ratelimit-policy", "ratelimit", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset")
-_KEY = "ekabridge.rate"
+_STATE = "ekabridge.rate_limit"
 
 REFUSED = Counter("ekabridge_rate_limited", "Calls refused with 429, by what there was too much of.", ("of",))
 
 
-async def count_call(scope: Any, services: Services, key_id: KeyId) -> None:
-    """Count a call with a key. Raises RateLimited."""
-    if services.rates is not None:
-        standing = scope[_KEY] = await services.rates.take(key_id)
-        check(standing, "calls")
+def count_call(scope: Any, services: Services, key_id: KeyId) -> None:
+    """Count a call with an API key. Raises RateLimited."""
+    if services.rate_limiter is not None:
+        state = scope[_STATE] = services.rate_limiter.count(key_id)
+        check(state, "calls")
 
 
-async def count_handshake(rates: SharedRates | None, tenant_id: TenantId) -> None:
-    """Count the opening of a stream, which no key is shown for, for its tenant. Raises RateLimited."""
-    if rates is not None:
-        check(await rates.take(tenant_id), "stream handshakes")
+async def count_handshake(limiter: SharedRateLimiter | None, tenant_id: TenantId) -> None:
+    """Count the opening of a stream for its tenant, as it shows no API key. Raises RateLimited."""
+    if limiter is not None:
+        check(limiter.count(tenant_id), "stream handshakes")
 
 
-def check(standing: Standing, of: str) -> None:
-    """Refuse what is too much, and count the refusal. Raises RateLimited."""
-    if not standing.is_allowed:
+def check(state: RateLimitState, of: str) -> None:
+    """Refuse a call that exceeds its limit, and count the refusal. Raises RateLimited."""
+    if not state.is_allowed:
         REFUSED.labels(of).inc()
         raise RateLimited(
-            "too many calls at once; wait as Retry-After says", retry_after_seconds=standing.wait_seconds
+            "too many calls at once; wait as Retry-After says", retry_after_seconds=state.wait_seconds
         )
 
 
-def standing_fields(scope: Any) -> list[tuple[bytes, bytes]]:
-    """Return how the caller stands, for the head of the answer, whatever the answer is."""
-    standing: Standing | None = scope.get(_KEY)
-    return [] if standing is None else _fields(standing)
+def rate_limit_fields(scope: Any) -> list[tuple[bytes, bytes]]:
+    """Return the fields for the response's head, whatever the response is; none for an unknown caller."""
+    state: RateLimitState | None = scope.get(_STATE)
+    return [] if state is None else _fields(state)
 
 
-def _fields(standing: Standing) -> list[tuple[bytes, bytes]]:
-    policy = standing.policy
-    # A bucket is no window; the nearest one is the time in which it fills.
+def _fields(state: RateLimitState) -> list[tuple[bytes, bytes]]:
+    policy = state.policy
+    # A token bucket has no window; the nearest one is the time in which it fills.
     window = math.ceil(policy.burst / policy.per_second)
-    reset = max(1, math.ceil(standing.wait_seconds))
+    reset = max(1, math.ceil(state.wait_seconds))
     values = (
         f'"key";q={policy.burst};w={window}',
-        f'"key";r={standing.remaining};t={reset}',
+        f'"key";r={state.remaining};t={reset}',
         str(policy.burst),
-        str(standing.remaining),
+        str(state.remaining),
         str(reset),
     )
     return [(name.encode(), value.encode()) for name, value in zip(FIELDS, values, strict=True)]

@@ -18,6 +18,7 @@ from service.eka.discovery import Discovery
 from service.eka.http_exchange import make_http_client
 from service.eka.lazy_audio_client import AudioWay
 from service.eka.tokens import TokenKeeper
+from service.forwarding.destination_validation import CallLimits
 from service.forwarding.downloads import GuardedDownloads
 from service.settings import Settings
 from service.store.additional_documents import AdditionalDocumentRows
@@ -234,4 +235,13 @@ def make_session_lifecycle(settings: Settings, rows: Stores, vendor: EkaClient) 
         vendor=vendor,
         clock=SystemClock(),
         reconcile_after_seconds=settings.reconcile_after_seconds,
+    )
+
+
+def make_call_limits(settings: Settings) -> CallLimits:
+    """Make the limits that a destination is checked against when it is registered or changed."""
+    return CallLimits(
+        allow_private=settings.allow_private_destinations,
+        max_templates=settings.max_destination_templates,
+        max_headers=settings.max_destination_headers,
     )

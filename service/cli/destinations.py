@@ -208,9 +208,10 @@ def _print_secret(found: Destination, *, as_json: bool) -> None:
 
 
 async def _check(request: DestinationCreate | DestinationChange) -> None:
-    from service.forwarding.destination_validation import call_limits, check_call  # noqa: PLC0415 - brings the HTTP client
+    from service.bootstrap.container import make_call_limits  # noqa: PLC0415 - brings the HTTP client
+    from service.forwarding.destination_validation import check_call  # noqa: PLC0415 - brings the HTTP client
 
-    await check_call(request, limits=call_limits(_settings(STORE)))
+    await check_call(request, limits=make_call_limits(_settings(STORE)))
 
 
 def _given(*, headers: tuple[str, ...], **options: Any) -> dict[str, Any]:

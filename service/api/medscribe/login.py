@@ -32,7 +32,7 @@ async def log_in(
     login = read_json(await services.strangers.logins.read(request), Login)
     principal = await principal_of_key(services, login.client_secret)
     if principal is None or principal.tenant_id != login.client_id:
-        check(services.login_failures.take(login.client_id[:_MAX_ID_CHARACTERS]), "failed logins")
+        check(services.login_failures.count(login.client_id[:_MAX_ID_CHARACTERS]), "failed logins")
         return Response(LoginRefused(code=401, error="invalid client_id or client_secret"), status_code=401)
     await admit_principal(request.scope, services, principal)
     token = await services.tokens.issue_access(principal.key_id)

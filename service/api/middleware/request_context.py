@@ -14,7 +14,7 @@ from opentelemetry.trace import Span
 from prometheus_client import Counter, Histogram
 
 from service.api.middleware.session_trace import SessionTraces
-from service.api.rate_limit import standing_fields
+from service.api.rate_limit import rate_limit_fields
 from service.observability.tracing import fail, is_on, span_of
 
 log = structlog.get_logger()
@@ -77,7 +77,7 @@ class RequestContextMiddleware:
                     *message.get("headers", []),
                     (_HEADER, request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
-                    *standing_fields(scope),
+                    *rate_limit_fields(scope),
                     *(_PRIVATE if scope["path"].startswith(_PRIVATE_PATHS) else ()),
                 ]
             elif message["type"] == "http.response.body":
