@@ -66,10 +66,13 @@ AWAY = Gauge(
 class SharedRateLimiter:
     """Counts calls against a limit over all processes; counting does no I/O and cannot fail."""
 
-    def __init__(self, redis: Redis, policy: RateLimitPolicy) -> None:
+    def __init__(
+        self, redis: Redis, policy: RateLimitPolicy, *, interval_seconds: float = _INTERVAL_SECONDS
+    ) -> None:
         """Exchange counts over this client, which its opener closes."""
         self._redis = redis
         self._policy = policy
+        self._interval_seconds = interval_seconds
         self._local = LocalRateLimiter(policy)
         self._calls: dict[str, int] = {}
         self._max_unreported = math.ceil(policy.burst / _EARLY)
@@ -101,7 +104,7 @@ class SharedRateLimiter:
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_INTERVAL_SECONDS):
+                    async with asyncio.timeout(self._interval_seconds):
                         await self._is_due.wait()
             try:
                 async with asyncio.timeout(_EXCHANGE_SECONDS):
@@ -112,12 +115,11 @@ class SharedRateLimiter:
     async def exchange(self) -> None:
         """Report the calls since the last exchange, and lower each of their keys to what all have left.
 
-        Calls are reported once at most: a Redis that hung would add up what was repeated meanwhile.
+        Calls are reported once at most: a Redis that hung adds repeated reports up, and would refuse later calls.
         """
         calls, self._calls = self._calls, {}
         self._is_due.clear()
         if self._is_away:
-            await self._redis.ping()
             calls.setdefault(_PROBE, 1)
         sent, burst, per_second = self._local.now(), self._policy.burst, self._policy.per_second
         for key, wait_seconds in (await self._report(calls)).items():
