@@ -115,7 +115,7 @@ class SharedRateLimiter:
     async def exchange(self) -> None:
         """Report the calls since the last exchange, and lower each of their keys to what all have left.
 
-        Calls are reported once at most: a Redis that hung adds repeated reports up, and would refuse later calls.
+        Calls are reported once at most: repeated reports would add up in a Redis that only hung.
         """
         calls, self._calls = self._calls, {}
         self._is_due.clear()
