@@ -1,4 +1,4 @@
-"""The address of a Redis that Sentinel keeps: `redis+sentinel://host:port,host:port/master/database`."""
+"""Parses the address of a Redis behind Sentinel: `redis+sentinel://host:port,host:port/master/database`."""
 
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -10,7 +10,7 @@ _OPTIONS = frozenset({"sentinel_username", "sentinel_password", "ssl_ca_certs"})
 
 
 class SentinelAddress(Struct, frozen=True, kw_only=True):
-    """Which sentinels to ask for which master, and how to log in at it and, where they want it, at them."""
+    """The sentinels, the name of the master that they watch, and the logins of both."""
 
     sentinels: tuple[tuple[str, int], ...]
     master: str
@@ -24,10 +24,10 @@ class SentinelAddress(Struct, frozen=True, kw_only=True):
 
 
 def parse_sentinel(url: str) -> SentinelAddress:
-    """Take the URL apart. Raises ValueError, which names what is wrong and never a value."""
+    """Parse the URL. Raises ValueError, which names the mistake and quotes no value: some are secrets."""
     scheme, _, rest = url.partition("://")
     authority, _, rest = rest.partition("/")
-    # The authority by itself: urlsplit refuses an IPv6 address in a list of hosts, in newer Pythons.
+    # The authority is parsed apart: urlsplit of newer Pythons refuses an IPv6 address in a list of hosts.
     parts = urlsplit(f"/{rest}")
     login, _, hosts = authority.rpartition("@")
     username, _, password = login.partition(":")
@@ -54,7 +54,7 @@ def parse_sentinel(url: str) -> SentinelAddress:
 
 def _sentinel(text: str) -> tuple[str, int]:
     try:
-        # One host by itself is an authority like any other: brackets of IPv6 and ports are read alike.
+        # Each host alone is a valid authority, so urlsplit reads its port and the brackets of IPv6.
         parts = urlsplit(f"//{text.strip()}")
         host, port = parts.hostname, parts.port
     except ValueError:
