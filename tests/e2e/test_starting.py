@@ -18,7 +18,7 @@ async def rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
         yield opened
 
 
-@pytest.mark.parametrize("library", ["aiohttp", "redis"])
+@pytest.mark.parametrize("library", ["aiohttp"])
 async def test_a_broken_library_ends_it_before_anybody_needs_it(
     rig: Rig, tmp_path: Path, library: str
 ) -> None:
