@@ -222,46 +222,46 @@ async def main() -> None:
 
 PAGE = """# How many pods
 
-Made by `make sizing` on {date}: {where}. What is measured is processor time, in which the stand-ins on
-the same machine have no part. Your processors differ: **ratios carry over, absolute numbers do not**.
-Measure on yours, and begin with twice as much as the table says. What happens when it is too little:
-[capacity](capacity.md).
+Made by `make sizing` on {date}: {where}. The figures are processor time of
+ekabridge and PostgreSQL, without the stand-ins on the same machine. Your processors differ: **ratios carry
+over, absolute numbers do not**. Measure on your own machines, and begin with twice as much as the table says.
+[Capacity](capacity.md) shows how ekabridge behaves when that is too little.
 
 ## What a dictation costs
 
-Of one core, the mean of {sessions} each:
+Time of one core, the mean of {sessions} each:
 
 | step | service | worker | PostgreSQL |
 |---|---|---|---|
 {costs}
 
-The worker sweeps meanwhile; that is in its figures. A dictation of {chunks} chunks keeps {kept} KB in the
+The worker's figures include its sweep. A dictation of {chunks} chunks keeps {kept} KB in the
 database, indexes and dead rows with it, so a thousand keep {kept} MB and a million {kept} GB; it writes
 {wal} KB of WAL. Your transcripts and documents may be longer than the stand-in's.
-[Retention](ledger.md#how-long-it-is-kept) bounds it. Audio is never kept.
+[Retention](ledger.md#how-long-it-is-kept) limits it. ekabridge never keeps audio.
 
 ## How many doctors
 
 A doctor who dictates sends a chunk every {chunk} seconds: about {small} KiB of compressed audio, {large}
 KiB uncompressed. A dictation lasts {minutes} minutes, and the next one follows at once: these
-are doctors who dictate **at this moment**. Of a hospital's doctors that is seldom more than one in five.
+are doctors who dictate **at this moment**, seldom more than one in five of a hospital's doctors.
 
-Pods have one core each and are used by {share} % on average; at least two of each, for when one goes.
-Where there are two numbers, the first is for the small chunks.
+Pods have one core each and are used by {share} % on average; there are at least two of each,
+in case one ends. Where a cell has two numbers, the first is for the small chunks.
 
 | dictate at once | chunks a second | dictations a second | audio in, and out again | pods of the service \
 | pods of the worker | cores of PostgreSQL |
 |---|---|---|---|---|---|---|
 {plans}
 
-Memory is no limit: a process takes some 90 MB at rest, 50 MB more under 64 uploads at once, and less than
-0.1 MB for a live stream. Live streams cost what their frames cost, some 1.2 times what the thinnest relay
-on the same libraries uses ([benchmarks](benchmarks.md)). Each pod holds up to 10 connections to
-PostgreSQL: beyond some 20 pods put [PgBouncer](operations.md#pgbouncer) between.
+Memory is no limit: a process uses some 90 MB at rest, 50 MB more under 64 uploads at once, and less than
+0.1 MB for a live stream. The CPU time of a live stream is that of its frames, some 1.2 times that of the
+thinnest relay on the same libraries ([benchmarks](benchmarks.md)). Each pod has up to 10 connections to
+PostgreSQL: for more than some 20 pods use [PgBouncer](operations.md#pgbouncer).
 
-What limits first, in this order: EkaScribe's own limit for your account (`EKA_MAX_CONCURRENCY` is per
-process: pods times that number is what it may see at once), the network (audio comes in and goes out),
-the service's cores, PostgreSQL's commits.
+Limits are reached in this order: EkaScribe's own limit for your account (`EKA_MAX_CONCURRENCY` is per
+process, so EkaScribe may get that number times the number of pods at once), the network (audio comes in and
+goes out), the service's cores, PostgreSQL's commits.
 """
 
 if __name__ == "__main__":

@@ -158,11 +158,11 @@ async def strangers(service: Running, key: str, count: int, seconds: float) -> l
     limit = f"{TIMES_LIMIT:g} times"
     return [
         (
-            "connections of strangers that drip; opened in all",
+            "slow connections of attackers at once; opened in all",
             f"{attack['alive']:,}; {attack['opened']:,}",
             "",
         ),
-        ("what they were told", told, ""),
+        ("answers to the attackers", told, ""),
         ("calls of a hospital meanwhile; refused or failed", f"{len(crowd.tally.accepted):,}; {faults}", "0"),
         ("their 99th percentile without the attack", f"{p99(calm.tally) * 1000:.0f} ms", ""),
         ("what the process needed of a core meanwhile, the hospital's calls included", f"{used:.0%}", ""),
@@ -383,10 +383,10 @@ async def main() -> int:
 
 SECTION = """## Attacks
 
-Made by `make attacks` on {date}: {where}. The attackers share the machine with what they attack.
-Strangers, who have no key, send the beginnings of logins, webhooks, forms, calls and heads, then a byte a
-second, and come again when they are cut off. A hospital works meanwhile: dictations and webhooks, one call
-after the other.
+Made by `make attacks` on {date}: {where}. The attackers run on the same machine as the service.
+Attackers without a key send the beginnings of logins, webhooks, forms, calls and heads, then a byte a second,
+and connect again when they are cut off. A hospital works meanwhile: dictations and webhooks, one call after
+the other.
 
 | what | measured | limit |
 |---|---|---|

@@ -268,20 +268,20 @@ def _table(tally: Tally, done: int, rate: float, back: float, memory: tuple[floa
         ("dictations a second, sustained", f"{rate:.0f}", ""),
         ("begun a second, with twice as many webhooks", f"{TIMES * rate:.0f}", ""),
         ("calls that were made", f"{total:,}", ""),
-        ("of these taken", f"{len(accepted):,}", "more than none"),
-        ("told to come again (503 with Retry-After)", f"{len(refused):,}", "all others"),
+        ("of these answered 2xx", f"{len(accepted):,}", "more than none"),
+        ("refused (503 with Retry-After)", f"{len(refused):,}", "all others"),
         ("their codes", ", ".join(f"`{code}` {count:,}" for code, count in tally.codes.most_common()), ""),
-        *((f"{kind}: taken, told to come again", f"{ok:,}, {no:,}", "") for kind, (ok, no) in kinds.items()),
+        *((f"{kind}: answered 2xx, refused", f"{ok:,}, {no:,}", "") for kind, (ok, no) in kinds.items()),
         ("other statuses, 503 without Retry-After, broken connections", _faults(tally), "0, 0, 0"),
         ("not begun, because the measuring side was full", f"{tally.late:,}", ""),
-        ("dictations carried through, a second", f"{done / OFFER_SECONDS:.0f}", ""),
+        ("dictations finished, a second", f"{done / OFFER_SECONDS:.0f}", ""),
         (
-            "a call that was taken: median, 99th percentile",
+            "an answer 2xx: median, 99th percentile",
             _seconds(accepted),
             f"99 %: {P99_LIMIT_SECONDS:g} s",
         ),
         ("a refusal: median, 99th percentile", _seconds(refused), ""),
-        ("seconds until all is as usual again", f"{back:.1f} s", f"{CALM_SECONDS:g} s"),
+        ("seconds until answers are as fast as before", f"{back:.1f} s", f"{CALM_SECONDS:g} s"),
         (
             "memory before, at the peak, afterwards",
             f"{before:.0f}, {peak:.0f}, {after:.0f} MB",
@@ -337,20 +337,20 @@ async def main() -> int:
 
 PAGE = """# Capacity
 
-What happens when more is asked of a process of `serve` than it can do. Its limits, and the settings
-that move them: [operations](operations.md#limits).
+This page shows how a process of `serve` behaves when it gets more calls than it can answer. Its limits, and
+the settings that change them: [operations](operations.md#limits).
 
 ## Overload
 
 Made by `make overload` on {date}: {where}.
-Service, PostgreSQL, the stand-in EkaScribe and the clients share that one machine, so the rate itself says
-little; what counts is that nothing breaks beyond it. A dictation is create, one chunk of 50 KB, end. For
-{seconds:.0f} seconds dictations begin twice as often as they are sustained, whatever becomes of those before.
+Service, PostgreSQL, the stand-in EkaScribe and the clients share that one machine, so the rate itself means
+little. The result is that nothing breaks beyond that rate. A dictation is create, one
+chunk of 50 KB, end. For {seconds:.0f} seconds dictations begin at twice the sustained rate, whether or not earlier ones have finished.
 
 {table}
 
-Whoever is told to come again was refused before anything was begun. One process uses one core: `--workers`,
-or more pods, do more, until PostgreSQL is the limit.
+ekabridge refuses a call with 503 before it does any of its work. One process uses one core: with `--workers`,
+or more pods, an installation does more, until PostgreSQL is the limit.
 """
 
 
