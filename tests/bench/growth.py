@@ -153,7 +153,7 @@ def page(growth: Growth, *, seconds: float) -> str:
     return f"""# Growth
 
 Made by `make growth` in {seconds:.0f} s on {datetime.now(UTC):%Y-%m-%d}, on one machine, everything on one of
-its cores. Which indexes that takes, and what a large installation should know when it upgrades:
+its cores. The indexes that this needs, and advice for the upgrade of a large installation:
 [operations](operations.md#large-databases).
 
 {growth_rows(growth)}

@@ -200,10 +200,10 @@ def written(found: All, goals: list[Goal], *, seconds: float, machine: str) -> s
 Made by `make bench` in {seconds:.0f} s on {datetime.now(UTC):%Y-%m-%d}: {machine}.
 Everything runs on that one machine: the load, ekabridge, PostgreSQL, Valkey, the peers and the stand-ins for
 EkaScribe and the EMR. Each peer and ekabridge take turns in one run, over several rounds; a ratio is the
-median of the rounds' ratios. Times of one machine mean nothing on another, and even ratios move by a fifth
-where neighbours share it.
+median of the rounds' ratios. Times of one machine mean nothing on another, and even ratios vary by a fifth
+when other programs use the machine.
 
-What the figures mean, what was done for them and where a goal is missed: [performance.md](performance.md).
+[performance.md](performance.md) explains the figures and the goals that are missed.
 Growth to ten million sessions has a run and a page of its own: [growth.md](growth.md).
 
 | what | beside | measured | goal | |

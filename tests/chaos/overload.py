@@ -345,7 +345,8 @@ the settings that change them: [operations](operations.md#limits).
 Made by `make overload` on {date}: {where}.
 Service, PostgreSQL, the stand-in EkaScribe and the clients share that one machine, so the rate itself means
 little. The result is that nothing breaks beyond that rate. A dictation is create, one
-chunk of 50 KB, end. For {seconds:.0f} seconds dictations begin at twice the sustained rate, whether or not earlier ones have finished.
+chunk of 50 KB, end. For {seconds:.0f} seconds dictations begin at twice the sustained rate, whether or
+not earlier ones have finished.
 
 {table}
 
