@@ -40,6 +40,8 @@ _STATES: dict[str, VendorState] = {
     "expired": "expired",
 }
 PARTIAL_SUCCESS = "partial_success"
+# Stands for a status that is no word at all, such as an object; `Fields` has counted and logged it.
+_NO_WORD = "?"
 _DOCUMENT_STATUSES: dict[str, VendorDocumentStatus] = {
     "success": "success",
     "completed": "success",
@@ -101,11 +103,11 @@ def _with_odd_fields(result: VendorResult, odd: list[str]) -> VendorResult:
 
 
 def _state(status_code: int, fields: Fields, *, has_content: bool) -> VendorState:
-    word = fields.text("status")
+    word = _status_word(fields)
     if status_code == _GONE:
         return "expired"
     known = _STATES.get(word or "")
-    if word and known is None:
+    if word and known is None and word != _NO_WORD:
         note_unknown("get.status", word)
     if status_code == _ACCEPTED:
         return "open" if known == "open" else "processing"
@@ -114,6 +116,12 @@ def _state(status_code: int, fields: Fields, *, has_content: bool) -> VendorStat
     if not word:
         return "completed" if has_content else "unknown"
     return known or "unknown"
+
+
+def _status_word(fields: Fields) -> str | None:
+    """Return the status, or None if the object has none; one of an unexpected type is an unknown word."""
+    word = fields.text("status")
+    return _NO_WORD if word is None and fields.values.get("status") is not None else word
 
 
 def _documents(fields: Fields) -> list[VendorDocument]:
@@ -151,7 +159,7 @@ def _document(template_id: str, entry: Any, session: Fields) -> VendorDocument:
         session.note("templates.entry", entry)
         entry = {"data": entry}
     fields = Fields(entry or {}, "get.templates", session.odd)
-    word, data = fields.text("status"), fields.values.get("data")
+    word, data = _status_word(fields), fields.values.get("data")
     status = _document_status(word, data)
     errors = _reasons(fields, "errors", "vendor_error")
     warnings = _reasons(fields, "warnings", "vendor_warning")
@@ -159,7 +167,7 @@ def _document(template_id: str, entry: Any, session: Fields) -> VendorDocument:
         message = "EkaScribe could make only a part of this document"
         warnings = [WarningInfo(code="document_partial", message=message), *warnings]
     first = errors[0].vendor_code if errors else UNSET
-    vendor_code = word if status == "unknown" else (first or None)
+    vendor_code = word if status == "unknown" and word != _NO_WORD else (first or None)
     fhir = fields.values.get("fhir")
     url = fields.values.get("presigned_url")
     return VendorDocument(
@@ -182,7 +190,8 @@ def _document_status(word: str | None, data: Any) -> VendorDocumentStatus:
         return "pending" if is_empty(data) else "success"
     status = _DOCUMENT_STATUSES.get(word)
     if status is None:
-        note_unknown("get.templates.status", word)
+        if word != _NO_WORD:
+            note_unknown("get.templates.status", word)
         return "unknown"
     return "empty" if status == "success" and is_empty(data) else status
 
