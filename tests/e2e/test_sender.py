@@ -6,6 +6,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -47,7 +48,7 @@ async def endpoint(answer: bytes, *, hangs_up: bool) -> AsyncIterator[str]:
         server.close()
 
 
-def make_job(url: str) -> DeliveryJob:
+def make_job(url: str, **fields: Any) -> DeliveryJob:
     return DeliveryJob(
         id=DeliveryId("msg_1"),
         lease=Lease(uuid4()),
@@ -62,6 +63,7 @@ def make_job(url: str) -> DeliveryJob:
         headers={},
         secrets=["whsec_" + "A" * 43 + "="],
         timeout_seconds=None,
+        **fields,
     )
 
 
@@ -70,6 +72,16 @@ async def sender() -> AsyncIterator[Callable[[str], object]]:
     made = HttpSender(backend=GuardedBackend(allow_private=True), clock=SystemClock(), timeout_seconds=5)
     yield lambda url: made.send(make_job(url), wanted)
     await made.close()
+
+
+@pytest.mark.parametrize("fields", [{"format": "hl7v2"}, {"payload": "digest"}, {"auth": "negotiate"}])
+async def test_what_a_newer_version_stored_is_a_failed_attempt_and_nothing_is_sent(fields) -> None:
+    made = HttpSender(backend=GuardedBackend(allow_private=True), clock=SystemClock(), timeout_seconds=5)
+    async with endpoint(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", hangs_up=True) as url:
+        outcome = await made.send(make_job(url, **fields), wanted)
+    await made.close()
+    assert isinstance(outcome, CallFailure)
+    assert outcome.error_class == "form"
 
 
 @pytest.mark.parametrize(
