@@ -281,7 +281,7 @@ class VendorRefused(VendorError):
         self.vendor_code = vendor_code
 
 
-# The vendor's codes for a session that takes no changes and no second end any more
+# The vendor's codes for a session that takes no more audio, no changes and no second end
 # (docs/vendor.md#upload-errors, docs/vendor.md#patch).
 ENDED_AT_VENDOR = frozenset({"session_ended", "session_completed", "session_already_committed"})
 

@@ -40,6 +40,7 @@ _TYPES = {
     "audio/mpeg3": ("audio/mp3", "mp3"),
 }
 
+EXTENSIONS = frozenset(extension for _, extension in _TYPES.values())
 
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
 

@@ -1,7 +1,7 @@
 """Our webhook subscriptions: those of Connect and of protocol v0.1 (docs/vendor.md#subscriptions)."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, assert_never
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
@@ -148,11 +148,16 @@ class Subscriptions:
 
 
 def _new(api: _Api, endpoint: str, secret: str | None) -> dict[str, Any]:
-    if api.name == "protocol":
-        own: dict[str, Any] = {"url": endpoint, "events": PROTOCOL_EVENTS}
-        return own if secret is None else own | {"secret": secret}
-    own = {"event_names": CONNECT_EVENTS, "endpoint": endpoint, "protocol": urlsplit(endpoint).scheme}
-    return own if secret is None else own | {"signing_key": secret}
+    own: dict[str, Any]
+    match api.name:
+        case "protocol":
+            own = {"url": endpoint, "events": PROTOCOL_EVENTS}
+            return own if secret is None else own | {"secret": secret}
+        case "connect":
+            own = {"event_names": CONNECT_EVENTS, "endpoint": endpoint, "protocol": urlsplit(endpoint).scheme}
+            return own if secret is None else own | {"signing_key": secret}
+        case _:
+            assert_never(api.name)
 
 
 def _entries(found: Any) -> list[Any]:
