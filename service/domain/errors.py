@@ -16,7 +16,7 @@ BridgeError
 └── StoreUnavailable         PostgreSQL is away; again will help
 
 `code` is stable and part of the API; `retryable` says whether the same call can succeed later.
-The HTTP status of each code stands in one table at the door: service/api/problems.py.
+The HTTP status of each code is in one table: schemas/problems.py.
 """
 
 from typing import Any, ClassVar

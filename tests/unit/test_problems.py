@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.api.problems import STATUS_OF_CODE, TITLES
+from schemas.problems import STATUS_OF_CODE, TITLES
 from service.domain import errors
 from service.domain.errors import (
     BridgeError,
