@@ -7,7 +7,7 @@ BridgeError
 │   └── AudioRefused         AudioEmpty, AudioFormatInvalid, ChunkTooLarge …
 ├── VendorError
 │   ├── VendorRefused        it answered, and means no; again will not help
-│   └── VendorUnreachable    VendorUnavailable (VendorLimited, VendorGateClosed), VendorTimeout,
+│   └── VendorUnreachable    VendorUnavailable (VendorLimited, VendorCallHeldBack), VendorTimeout,
 │                            VendorFailure; again may help
 ├── DestinationForbidden     a URL that must not be called
 ├── TooManyWatchers          every place for those who wait is taken; again will help
@@ -310,8 +310,8 @@ class VendorLimited(VendorUnavailable):
     """429: it limits the account's calls."""
 
 
-class VendorGateClosed(VendorUnavailable):
-    """Our own gate holds the account's calls back: nothing was sent, and this was no try at it."""
+class VendorCallHeldBack(VendorUnavailable):
+    """Our own circuit breaker or queue holds the call back: nothing was sent, and this was no attempt."""
 
     def __init__(self, detail: str, *, retry_after_seconds: float) -> None:
         super().__init__(detail, sent=False, retry_after_seconds=retry_after_seconds)

@@ -339,7 +339,7 @@ class EkaClient:
         Raises VendorRefused when no token helps.
         """
         kind: Kind = "upload" if operation == "upload" else "other"
-        async with self.call_limiters.passage(account, kind, operation, session_or_url) as passage:
+        async with self.call_limiters.permit(account, kind, operation, session_or_url) as permit:
             token = await self._tokens.token(account)
             answer = await once(token)
             if asks_for_login(answer.status, answer.body):
@@ -347,7 +347,7 @@ class EkaClient:
                 answer = answer if renewed is None else await once(renewed)
                 if asks_for_login(answer.status, answer.body):
                     raise refusal(answer, how_to_mend(account, is_static=renewed is None))
-            passage.heard(answer.status, answer.retry_after_seconds)
+            permit.record_answer(answer.status, answer.retry_after_seconds)
             return answer
 
 

@@ -99,7 +99,7 @@ class EkaStreams:
         Connecting passes the account's gate; a stream that is open holds no place. Raises VendorError.
         """
         self._check(url)
-        async with self._call_limiters.passage(account, "other", "stream", session_id):
+        async with self._call_limiters.permit(account, "other", "stream", session_id):
             with span("eka stream", "client", {"ekabridge.operation": "stream"}), counted("stream") as count:
                 connection = await _connect(url)
                 count.outcome = "ok"

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import stamina
 
-from service.domain.errors import LONGEST_WAIT_SECONDS, VendorGateClosed, VendorUnreachable
+from service.domain.errors import LONGEST_WAIT_SECONDS, VendorCallHeldBack, VendorUnreachable
 
 _MAX_TRIES = 3
 _MAX_SECONDS = 45.0
@@ -49,7 +49,7 @@ async def _failure_of(send: Callable[[], Awaitable[None]]) -> VendorUnreachable 
 
 def _wait_before_repeat(error: Exception) -> bool | float:
     """Whether an upload is worth repeating, or for how long to wait when the vendor said so."""
-    if not isinstance(error, VendorUnreachable) or isinstance(error, VendorGateClosed):
+    if not isinstance(error, VendorUnreachable) or isinstance(error, VendorCallHeldBack):
         return False
     wait = error.retry_after_seconds
     if wait is None:

@@ -25,8 +25,8 @@ _CONFIRMED_AFTER_SECONDS: dict[Verdict, float] = {
     "empty": 600.0,
     "unknown": 600.0,
 }
-# Of several documents of one template the first of these decides: a pending one may still come, and an unknown
-# word is doubted for longer than a plain failure.
+# Where a template has several documents, the first of these statuses decides: a pending document may still
+# come, and an unknown word is doubted for longer than a plain failure.
 _DECIDING: tuple[VendorDocumentStatus, ...] = ("pending", "unknown", "empty", "failed", "success")
 ERROR_CODES: dict[Verdict, str] = {
     "failed": "template_failed",
