@@ -45,7 +45,7 @@ from service.eka.fields import read_time
 from service.eka.http_exchange import (
     RESULT_ANSWER_BYTES,
     SMALL_ANSWER_BYTES,
-    WireAnswer,
+    VendorAnswer,
     check,
     exchange,
     refusal,
@@ -61,7 +61,7 @@ from service.eka.patient_fields import (
     with_patient,
 )
 from service.eka.response_parsing import read_answer
-from service.eka.token_errors import asks_for_login, how_to_mend
+from service.eka.token_errors import asks_for_login, remedy
 from service.eka.tokens import HeldToken, TokenKeeper
 from service.eka.upload_retry import upload_with_retry
 
@@ -76,7 +76,7 @@ _MAX_LIST_BYTES = 1024 * 1024
 # of its codes (docs/vendor.md#filter-miss, docs/vendor.md#not-found-words).
 _NO_SUCH_DOCUMENT = frozenset({"resource_not_found", "document_not_found", "template_not_found"})
 
-Once = Callable[[HeldToken], Awaitable[WireAnswer]]
+Once = Callable[[HeldToken], Awaitable[VendorAnswer]]
 
 
 class EkaClient:
@@ -95,7 +95,7 @@ class EkaClient:
     ) -> None:
         self._max_result_bytes = max_result_bytes
         self._http = http
-        self._contents = Contents(http, downloads, self.is_vendors)
+        self._contents = Contents(http, downloads, self.is_vendor_url)
         self._audio = audio
         self._tokens = tokens
         self.call_limiters = call_limiters
@@ -158,22 +158,22 @@ class EkaClient:
         headers = {"content-type": audio_format.media_type, "content-length": str(audio.size)}
         url = f"{self._base_url}{_SESSIONS}/{quote(session_id)}/audio/{quote(file_name)}"
 
-        async def send(held: HeldToken) -> WireAnswer:
+        async def send(held: HeldToken) -> VendorAnswer:
             return await self._audio.send(url, headers | _authorized(held), audio)
 
         async def once() -> None:
-            answer = await self._passing(account, "upload", session_id, send)
+            answer = await self._with_permit(account, "upload", session_id, send)
             check_stored(check(answer, 200, 201), session_id)
 
         async def again() -> None:
             # A 401 in the middle of a body may arrive as a broken connection: a call without a body sees it,
             # and renews the token.
-            await self._look_at(account, session_id)
+            await self._probe_session(account, session_id)
             await once()
 
         await upload_with_retry(once, again)
 
-    async def _look_at(self, account: Account, session_id: SessionId) -> None:
+    async def _probe_session(self, account: Account, session_id: SessionId) -> None:
         try:
             await self.get_session(account, session_id, UNFILTERED)
         except VendorUnreachable as error:
@@ -258,7 +258,7 @@ class EkaClient:
 
     async def _patch(
         self, account: Account, operation: Operation, session_id: SessionId, body: msgspec.Struct
-    ) -> WireAnswer:
+    ) -> VendorAnswer:
         encoded = msgspec.json.encode(body)
         path = f"{_SESSIONS}/{quote(session_id)}"
         return await self._call(account, operation, session_id, "PATCH", path, content=encoded, headers=_JSON)
@@ -274,7 +274,7 @@ class EkaClient:
         check(answer, 200, 201, 202)
         return decode(answer, DocumentAsked).document_id or None
 
-    def is_vendors(self, url: str) -> bool:
+    def is_vendor_url(self, url: str) -> bool:
         """Whether a URL has the origin of EKA_BASE_URL: our token must go nowhere else."""
         return _origin(url) == _origin(self._base_url)
 
@@ -287,12 +287,12 @@ class EkaClient:
         body: Any = None,
         operation: Operation = "subscriptions",
         max_bytes: int = _MAX_LIST_BYTES,
-    ) -> WireAnswer:
+    ) -> VendorAnswer:
         """Make a call about no session, to a path or to a whole URL, with `body` as JSON.
 
         Returns any answer that came. Raises VendorUnreachable, also for a URL that is not the vendor's.
         """
-        if not url.startswith("/") and not self.is_vendors(url):
+        if not url.startswith("/") and not self.is_vendor_url(url):
             raise VendorFailure("an address that is not EkaScribe's is not called", sent=False)
         with_body: dict[str, Any] = (
             {} if body is None else {"content": msgspec.json.encode(body), "headers": _JSON}
@@ -311,13 +311,13 @@ class EkaClient:
         params: dict[str, str] | None = None,
         content: bytes | None = None,
         max_bytes: int = SMALL_ANSWER_BYTES,
-    ) -> WireAnswer:
+    ) -> VendorAnswer:
         """Make one call with the account's token; one that is refused is renewed, and the call repeated once.
 
         `subject`: the session that it is about, or the address. The login that it may need is part of it.
         """
 
-        async def once(held: HeldToken) -> WireAnswer:
+        async def once(held: HeldToken) -> VendorAnswer:
             return await exchange(
                 self._http,
                 method,
@@ -329,11 +329,11 @@ class EkaClient:
                 max_bytes=max_bytes,
             )
 
-        return await self._passing(account, operation, session_or_url, once)
+        return await self._with_permit(account, operation, session_or_url, once)
 
-    async def _passing(
+    async def _with_permit(
         self, account: Account, operation: Operation, session_or_url: str, once: Once
-    ) -> WireAnswer:
+    ) -> VendorAnswer:
         """Make one call through the account's gate, once more when the answer asks for a newer token.
 
         Raises VendorRefused when no token helps.
@@ -346,7 +346,7 @@ class EkaClient:
                 renewed = await self._tokens.renew(account, token)
                 answer = answer if renewed is None else await once(renewed)
                 if asks_for_login(answer.status, answer.body):
-                    raise refusal(answer, how_to_mend(account, is_static=renewed is None))
+                    raise refusal(answer, remedy(account, is_static=renewed is None))
             permit.record_answer(answer.status, answer.retry_after_seconds)
             return answer
 

@@ -18,7 +18,7 @@ from service.domain.errors import VendorError, VendorFailure
 from service.domain.ports import Clock
 from service.domain.vendor_limits import UPLOAD_METHODS, Limits, ModelLimits
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
-from service.eka.http_exchange import WireAnswer, check, exchange
+from service.eka.http_exchange import VendorAnswer, check, exchange
 
 log = structlog.get_logger()
 
@@ -120,13 +120,13 @@ class Discovery:
         finally:
             self._looked.set()
 
-    async def _fetch(self) -> WireAnswer:
+    async def _fetch(self) -> VendorAnswer:
         answer = await self._get(PATH)
         if answer.status == 404:  # noqa: PLR2004
             answer = await self._get(_ROOT_PATH)
         return check(answer, 200)
 
-    async def _get(self, path: str) -> WireAnswer:
+    async def _get(self, path: str) -> VendorAnswer:
         # Public, and so without a token (docs/vendor.md#discovery).
         headers = {"accept": "application/json"}
         return await exchange(
@@ -142,7 +142,7 @@ class Discovery:
         return self._clock.now().timestamp()
 
 
-def _document(answer: WireAnswer) -> dict[str, Any]:
+def _document(answer: VendorAnswer) -> dict[str, Any]:
     try:
         return msgspec.json.decode(answer.body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -40,12 +40,12 @@ class Contents:
     """Fetches the contents of a result's documents, counted in the memory of EkaScribe's answers."""
 
     def __init__(
-        self, http: httpx2.AsyncClient, downloads: Downloads, is_vendors: Callable[[str], bool]
+        self, http: httpx2.AsyncClient, downloads: Downloads, is_vendor_url: Callable[[str], bool]
     ) -> None:
-        """`is_vendors`: whether an address has the vendor's own origin."""
+        """`is_vendor_url`: whether an address has the vendor's own origin."""
         self._http = http
         self._downloads = downloads
-        self._is_vendors = is_vendors
+        self._is_vendors = is_vendor_url
 
     async def fill(self, result: VendorResult) -> VendorResult:
         """Fetch the content of documents that have an address in the place of it.

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from schemas.eka import ChangeSession
 from service.domain.ids import Account
-from service.eka.http_exchange import WireAnswer
+from service.eka.http_exchange import VendorAnswer
 
 PatientField = Literal["patient_details", "session_details"]
 
@@ -88,6 +88,6 @@ class PatientFields:
             self._known[account] = names[0]
 
 
-def refuses_field(answer: WireAnswer, name: PatientField) -> bool:
+def refuses_field(answer: VendorAnswer, name: PatientField) -> bool:
     """Return whether an answer refuses a call because the server does not know this field."""
     return answer.status in _FIELD_REFUSED and _EXTRA_INPUT in answer.body and name.encode() in answer.body

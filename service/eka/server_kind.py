@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from service.domain.ids import new_session_id
 from service.eka.discovery import Discovery
-from service.eka.http_exchange import WireAnswer, exchange
+from service.eka.http_exchange import VendorAnswer, exchange
 from service.eka.token_errors import is_behind_login
 
 ServerKind = Literal["hosted", "onprem-2026-07", "onprem-2026-08", "unknown"]
@@ -41,10 +41,10 @@ class Server(Struct, frozen=True):
     lacks: tuple[str, ...]
 
 
-async def look_at_server(http: httpx2.AsyncClient, base_url: str, discovery: Discovery) -> Server:
+async def identify_server(http: httpx2.AsyncClient, base_url: str, discovery: Discovery) -> Server:
     """Ask the server what it is. Raises VendorUnreachable."""
 
-    async def ask(method: str, path: str) -> WireAnswer:
+    async def ask(method: str, path: str) -> VendorAnswer:
         content = b"{}" if method == "POST" else None
         headers = {"content-type": "application/json"} if content else {}
         return await exchange(
@@ -58,17 +58,17 @@ async def look_at_server(http: httpx2.AsyncClient, base_url: str, discovery: Dis
         has_user_login=_has_login(await ask("POST", _USER_LOGIN)),
         says_unauthorized=session.status == 401 and is_behind_login(session.status, session.body),  # noqa: PLR2004
     )
-    kind = judge(evidence)
+    kind = classify(evidence)
     return Server(kind, tuple(_lacks(kind, evidence.document)))
 
 
-def _has_login(answer: WireAnswer) -> bool:
+def _has_login(answer: VendorAnswer) -> bool:
     """Whether the address reads logins: where none is, the call is not found, or needs a token itself."""
     is_there = answer.status not in _NOT_THERE and answer.status < _SERVER_ERRORS
     return is_there and not is_behind_login(answer.status, answer.body)
 
 
-def judge(evidence: Evidence) -> ServerKind:
+def classify(evidence: Evidence) -> ServerKind:
     """Name the kind; a pure function.
 
     A server on premises has never offered streams (docs/vendor.md#discovery-no-stream).

@@ -21,7 +21,7 @@ from service.domain.errors import (
 from service.domain.ids import Account, SessionId
 from service.domain.streams.relay import FLUSH_SECONDS, Frame, VendorGone
 from service.eka.call_limiter import CallLimiters
-from service.eka.http_exchange import asked_seconds
+from service.eka.http_exchange import retry_after_of
 from service.eka.metrics import counted
 from service.eka.tls import trusted_context
 from service.observability.tracing import span, trace_headers
@@ -152,7 +152,7 @@ async def _connect(url: str) -> ClientConnection:
 
 def _refused(response: Response) -> VendorError:
     status = response.status_code
-    asked = asked_seconds(response.headers)
+    asked = retry_after_of(response.headers)
     detail = f"EkaScribe answered {status} to the stream"
     if status == 429:  # noqa: PLR2004
         return VendorLimited(detail, sent=False, retry_after_seconds=asked)

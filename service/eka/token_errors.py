@@ -48,7 +48,7 @@ def explanation(status: int, body: bytes) -> str:
     return ""
 
 
-def how_to_mend(account: Account, *, is_static: bool) -> str:
+def remedy(account: Account, *, is_static: bool) -> str:
     """Say what an operator can do about a token that the vendor refuses."""
     if not is_static:
         return "; it refuses a token that it has just given: ask EkaScribe what the account may do"

@@ -21,7 +21,7 @@ from service.domain.errors import VendorError, VendorFailure, VendorRefused, Ven
 from service.domain.ids import Account, Lease
 from service.domain.ports import Clock, TokenStore
 from service.domain.vendor_accounts import Credentials, Secret
-from service.eka.http_exchange import WireAnswer, check, exchange
+from service.eka.http_exchange import VendorAnswer, check, exchange
 from service.eka.metrics import Operation
 
 log = structlog.get_logger()
@@ -54,7 +54,7 @@ _DEFAULT_LIFE_SECONDS = 1800.0
 _JSON = {"content-type": "application/json"}
 
 
-class CredentialsOf(Protocol):
+class CredentialsSource(Protocol):
     """Finds how we are known at the vendor."""
 
     async def __call__(self, account: Account, *, fresh: bool = False) -> Credentials:
@@ -91,7 +91,7 @@ class TokenKeeper:
         store: TokenStore,
         clock: Clock,
         base_url: str,
-        credentials: CredentialsOf,
+        credentials: CredentialsSource,
     ) -> None:
         self._http = http
         self._store = store
@@ -215,7 +215,7 @@ class TokenKeeper:
         paths: dict[Operation, str],
         headers: dict[str, str],
         body: dict[str, str | None],
-    ) -> WireAnswer:
+    ) -> VendorAnswer:
         try:
             answer = await exchange(
                 self._http,
@@ -231,7 +231,7 @@ class TokenKeeper:
             error.sent = False
             raise
 
-    def _kept(self, credentials: Credentials, answer: WireAnswer) -> _Kept:
+    def _kept(self, credentials: Credentials, answer: VendorAnswer) -> _Kept:
         try:
             tokens = msgspec.json.decode(answer.body, type=Tokens)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

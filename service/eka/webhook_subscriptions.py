@@ -12,7 +12,7 @@ from service.domain.errors import VendorError, VendorFailure
 from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.domain.vendor_limits import Limits
 from service.eka.client import EkaClient
-from service.eka.http_exchange import WireAnswer, check
+from service.eka.http_exchange import VendorAnswer, check
 
 CONNECT_PATH = "/notification/v1/connect/webhook/subscriptions"
 # The only event of EkaScribe that Connect publishes (docs/vendor.md#webhook-gaps); an unknown name may be
@@ -98,7 +98,7 @@ class Subscriptions:
         url = (await self._limits()).webhooks_url
         if url is None:
             return _Api("protocol", "", "EkaScribe's discovery document names no webhooks_url")
-        if not self._client.is_vendors(url):
+        if not self._client.is_vendor_url(url):
             return _Api("protocol", "", "its webhooks_url is not at EKA_BASE_URL: no token goes elsewhere")
         return _Api("protocol", url)
 
@@ -140,7 +140,7 @@ class Subscriptions:
             raise VendorFailure("EkaScribe's list of subscriptions cannot be read", sent=True) from error
         return [read for entry in listed if (read := _read(entry, api.name, endpoint))]
 
-    async def _ask(self, account: Account, method: str, url: str, body: Any = None) -> WireAnswer:
+    async def _ask(self, account: Account, method: str, url: str, body: Any = None) -> VendorAnswer:
         answer = await self._client.ask(account, method, url, body=body)
         if answer.status in _NO_SUCH_API:
             raise _NoSuchApiError
@@ -180,14 +180,14 @@ def _read(entry: Any, api: ApiName, endpoint: str) -> Subscription | None:
     return Subscription(
         api=api,
         id=next((str(entry[name]) for name in _IDS if entry.get(name) is not None), ""),
-        endpoint=_shown(target),
+        endpoint=_redacted(target),
         ours=target.rstrip("/") == endpoint.rstrip("/"),
         status=status if isinstance(status, str) else None,
         events=[each for each in events if isinstance(each, str)] if isinstance(events, list) else [],
     )
 
 
-def _shown(target: str) -> str:
+def _redacted(target: str) -> str:
     """Leave out what may be a secret of somebody else's: user, password, query."""
     try:
         parts = urlsplit(target)
