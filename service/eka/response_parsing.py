@@ -1,7 +1,7 @@
-"""EkaScribe's answers to Get Session in our terms: states, documents, warnings; and its four error bodies.
+"""Translates EkaScribe's answers to Get Session into states, documents and warnings; reads error bodies.
 
-Decoding is lenient on purpose: a field that is missing, null, new or of another type must not cost a finished
-dictation. Where a document has a status, that decides, not which other fields are filled
+Decoding is lenient on purpose: a field that is missing, null, new or of another type must not lose a finished
+dictation. Where a document has a status, the status decides, and not the presence of other fields
 (docs/vendor.md#decide-by-status).
 """
 
@@ -36,7 +36,7 @@ _STATES: dict[str, VendorState] = {
     "partial_success": "partial",
     "failed": "failed",
     "failure": "failed",
-    "cancelled": "failed",  # by the vendor itself: a session that we cancelled is not asked for
+    "cancelled": "failed",  # by the vendor itself: no result is requested of a session that we cancelled
     "expired": "expired",
 }
 PARTIAL_SUCCESS = "partial_success"
@@ -55,7 +55,7 @@ _DOCUMENT_STATUSES: dict[str, VendorDocumentStatus] = {
     "processing": "pending",
     "queued": "pending",
 }
-# Words joined by underscores: anything else might be somebody's name.
+# Words joined by underscores: any other text might be a person's name.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+){1,8}")
 _MAX_DOCUMENTS = 500
 _MAX_REASONS = 20
@@ -63,15 +63,15 @@ _MAX_MESSAGE_CHARACTERS = 1000
 
 
 def read_session(status_code: int, body: bytes) -> VendorResult:
-    """Read the result of Get Session's answer. Raises ValueError for a body that is no JSON object at all."""
+    """Read the result from an answer to Get Session. Raises ValueError unless the body is a JSON object."""
     return read_answer(status_code, body)[0]
 
 
 def read_answer(status_code: int, body: bytes) -> tuple[VendorResult, SessionFacts]:
-    """Read Get Session's answer of 200, 202, 206 or 410, and what it says beside the result.
+    """Read the result and further facts from an answer to Get Session of 200, 202, 206 or 410.
 
-    The HTTP status is the signal (docs/vendor.md#status-codes). Raises ValueError for a body that is no
-    JSON object at all.
+    The HTTP status is the signal (docs/vendor.md#status-codes). Raises ValueError unless the body is a JSON
+    object.
     """
     values, is_well_formed = decode_object(body)
     odd: list[str] = [] if is_well_formed else ["get"]
@@ -127,7 +127,7 @@ def _status_word(fields: Fields) -> str | None:
 def _documents(fields: Fields) -> list[VendorDocument]:
     entries = _entries(fields.values.get("templates"), fields)
     if len(entries) > _MAX_DOCUMENTS:
-        # All are stored in one transaction, which holds the session's row.
+        # One transaction stores all documents and locks the session's row meanwhile.
         fields.note("templates.count", None)
     return [_document(template_id, entry, fields) for template_id, entry in entries[:_MAX_DOCUMENTS]]
 
@@ -197,7 +197,7 @@ def _document_status(word: str | None, data: Any) -> VendorDocumentStatus:
 
 
 def is_empty(data: Any) -> bool:
-    """Return whether a document's content says nothing: no text, number or truth value anywhere in it."""
+    """Return whether a document's content holds no text, number or truth value anywhere."""
     waiting = [data]
     while waiting:
         value = waiting.pop()
@@ -213,7 +213,7 @@ def is_empty(data: Any) -> bool:
 def _reasons(fields: Fields, name: str, code: str) -> list[WarningInfo]:
     """Read a list of EkaScribe's `{type, code, msg}` or `{type, message}`.
 
-    The second is of the session, not of a document (docs/vendor.md#processing-errors).
+    The second form concerns the session and not a document (docs/vendor.md#processing-errors).
     """
     found = []
     for values in fields.objects(name)[:_MAX_REASONS]:
@@ -230,7 +230,7 @@ def _reasons(fields: Fields, name: str, code: str) -> list[WarningInfo]:
 
 
 def read_error_code(body: bytes) -> str | None:
-    """Return the code of an error body, whichever of the shapes it has; never its message.
+    """Return the code of an error body in any of its shapes; never its message.
 
     `{"detail": …}`, `{"error": {code, message}}`, `{"status": "failed", "error": {…}, txn_id, b_id}` and
     `{"status": "failed", "error": "…"}` occur (docs/vendor.md#error-shapes), and `{code: int, error: str}` at

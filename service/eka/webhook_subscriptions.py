@@ -1,4 +1,4 @@
-"""Our webhook subscriptions: those of Connect and of protocol v0.1 (docs/vendor.md#subscriptions)."""
+"""Manages our webhook subscriptions at Connect and protocol v0.1 (docs/vendor.md#subscriptions)."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, assert_never
@@ -15,10 +15,9 @@ from service.eka.client import EkaClient
 from service.eka.http_exchange import VendorAnswer, check
 
 CONNECT_PATH = "/notification/v1/connect/webhook/subscriptions"
-# The only event of EkaScribe that Connect publishes (docs/vendor.md#webhook-gaps); an unknown name may be
-# refused.
+# The only event of EkaScribe that Connect publishes (docs/vendor.md#webhook-gaps); it may refuse other names.
 CONNECT_EVENTS = ["v2rx.completed"]
-# The endings. Starts and ends of sessions are our own doing.
+# Only final events: we start and end the sessions ourselves.
 PROTOCOL_EVENTS = ["session.completed", "session.partial", "session.failed", "session.expired"]
 
 _NO_SUCH_API = frozenset({404, 405})
@@ -30,13 +29,13 @@ Done = tuple[Outcome, list[Subscription]]
 
 
 def webhook_endpoint(public_url: str, account: Account) -> str:
-    """Return the address at which we take an account's webhooks."""
+    """Return our address for an account's webhooks."""
     own = "" if account == DEFAULT_ACCOUNT else f"/{account}"
     return f"{public_url}/webhooks/eka{own}"
 
 
 class _Api(Struct, frozen=True):
-    """One of the two APIs: its name and address, or why it cannot be asked."""
+    """One of the two APIs: its name and address, or the reason why it cannot be called."""
 
     name: ApiName
     url: str
@@ -48,22 +47,22 @@ class _NoSuchApiError(Exception):
 
 
 class Subscriptions:
-    """Lists, registers and removes the subscription of one endpoint: ours."""
+    """Lists, registers and removes the subscription of our endpoint."""
 
     def __init__(self, *, client: EkaClient, limits: Callable[[], Awaitable[Limits]]) -> None:
         self._client = client
         self._limits = limits
 
     async def look(self, account: Account, endpoint: str) -> SubscriptionReport:
-        """Say where the account's webhooks go; `endpoint` is our own. Never raises a VendorError."""
+        """List the account's subscriptions; `endpoint` is our own. Never raises a VendorError."""
 
         async def work(api: _Api) -> Done:
-            return "listed", await self._found(account, api, endpoint)
+            return "listed", await self._list(account, api, endpoint)
 
         return await self._each(endpoint, work)
 
     async def register(self, account: Account, endpoint: str, secret: str | None) -> SubscriptionReport:
-        """Have one subscription at each API, signed with the secret; what is there already stays as it is."""
+        """Register one subscription at each API, signed with the secret; an existing one stays unchanged."""
 
         async def work(api: _Api) -> Done:
             return await self._register(account, api, endpoint, secret)
@@ -104,9 +103,10 @@ class Subscriptions:
 
     async def _register(self, account: Account, api: _Api, endpoint: str, secret: str | None) -> Done:
         try:
-            found: list[Subscription] | None = await self._found(account, api, endpoint)
+            found: list[Subscription] | None = await self._list(account, api, endpoint)
         except _NoSuchApiError:
-            # Some answer 404 to a list of nothing: only the registration itself tells.
+            # Some servers answer 404 for an empty list, so only the registration shows whether the API
+            # exists.
             found = None
         if found and any(each.ours for each in found):
             return "already", found
@@ -114,25 +114,25 @@ class Subscriptions:
         if answer.status in _REGISTERED_ALREADY:
             if found is None:
                 return "already", []
-            found = await self._found(account, api, endpoint)
+            found = await self._list(account, api, endpoint)
             if any(each.ours for each in found):
                 return "already", found
         check(answer, 200, 201)
-        return "registered", [] if found is None else await self._found(account, api, endpoint)
+        return "registered", [] if found is None else await self._list(account, api, endpoint)
 
     async def _remove(self, account: Account, api: _Api, endpoint: str) -> Done:
-        found = await self._found(account, api, endpoint)
+        found = await self._list(account, api, endpoint)
         ours = [each for each in found if each.ours]
         for each in ours:
             if not each.id:
                 raise VendorFailure("EkaScribe lists our subscription without an id", sent=True)
             url = f"{api.url}/{quote(each.id, safe='')}"
             answer = await self._client.ask(account, "DELETE", url)
-            # Somebody else may have been faster.
+            # A 404 means that somebody else removed it meanwhile.
             check(answer, 200, 202, 204, 404)
         return ("removed" if ours else "absent"), [each for each in found if not each.ours]
 
-    async def _found(self, account: Account, api: _Api, endpoint: str) -> list[Subscription]:
+    async def _list(self, account: Account, api: _Api, endpoint: str) -> list[Subscription]:
         answer = check(await self._ask(account, "GET", api.url), 200)
         try:
             listed = _entries(msgspec.json.decode(answer.body))
@@ -161,7 +161,7 @@ def _new(api: _Api, endpoint: str, secret: str | None) -> dict[str, Any]:
 
 
 def _entries(found: Any) -> list[Any]:
-    """Find the list, bare or below any of the names that are in use."""
+    """Return the list, which is the answer itself or a field with one of the known names."""
     if isinstance(found, list):
         return found
     if isinstance(found, dict):
@@ -188,7 +188,7 @@ def _read(entry: Any, api: ApiName, endpoint: str) -> Subscription | None:
 
 
 def _redacted(target: str) -> str:
-    """Leave out what may be a secret of somebody else's: user, password, query."""
+    """Return a URL without its user, password and query, which may be secrets of another party."""
     try:
         parts = urlsplit(target)
     except ValueError:
