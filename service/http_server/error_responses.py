@@ -1,4 +1,4 @@
-"""Answers a request that is refused before the application sees it, with a problem like any other."""
+"""Answers to what never became a request: problems like all others, told before the application is asked."""
 
 from uuid import uuid4
 
