@@ -153,7 +153,10 @@ class WorkerProcess:
                 await fetches.wake(job.session_id)
 
         async def claim_fetches(session_id: SessionId | None, limit: int) -> list[FetchJob]:
-            passed_over = {*vendor.call_limiters.closed_accounts(), *map(Account, fetches.holders_at_quota())}
+            passed_over = {
+                *vendor.call_limiters.held_back_accounts(),
+                *map(Account, fetches.holders_at_quota()),
+            }
             return await fetching.claim(session_id, limit, passed_over)
 
         places = settings.eka_max_concurrency
@@ -167,7 +170,7 @@ class WorkerProcess:
 
         async def claim_pending_calls(_: SessionId | None, limit: int) -> list[PendingCall]:
             passed_over = {
-                *vendor.call_limiters.closed_accounts(),
+                *vendor.call_limiters.held_back_accounts(),
                 *map(Account, pending_calls.holders_at_quota()),
             }
             return await rows.sessions.claim_pending_calls(limit, PENDING_CALL_LEASE_SECONDS, passed_over)

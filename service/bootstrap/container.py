@@ -204,7 +204,7 @@ async def open_vendor(
             base_url=settings.eka_base_url,
             credentials=accounts.credentials,
         )
-        call_limiters = CallLimiters(places=settings.eka_max_concurrency)
+        call_limiters = CallLimiters(max_calls=settings.eka_max_concurrency)
         yield EkaClient(
             http=http,
             audio=audio,

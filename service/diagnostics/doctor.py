@@ -31,7 +31,7 @@ from service.domain.vendor_accounts import Accounts
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
 from service.eka.http_exchange import make_http_client
-from service.eka.server_kind import ServerKind, describe, look_at_server
+from service.eka.server_kind import ServerKind, describe, identify_server
 from service.eka.webhook_subscriptions import Subscriptions, webhook_endpoint
 from service.forwarding.name_resolution import NameUnresolvedError
 from service.forwarding.oauth_tokens import TokenRefusedError, TokenUnavailableError
@@ -135,7 +135,7 @@ async def _server(settings: Settings, discovery: Discovery, report: Report) -> S
     name = "EkaScribe's server"
     try:
         async with asyncio.timeout(_CHECK_SECONDS), make_http_client() as http:
-            server = await look_at_server(http, settings.eka_base_url, discovery)
+            server = await identify_server(http, settings.eka_base_url, discovery)
     except (TimeoutError, VendorError) as error:
         why = error.detail if isinstance(error, VendorError) else "no answer in time"
         report(name, Note(f"of no known kind: {why}"))

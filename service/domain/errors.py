@@ -7,7 +7,7 @@ BridgeError
 │   └── AudioRefused         AudioEmpty, AudioFormatInvalid, ChunkTooLarge …
 ├── VendorError
 │   ├── VendorRefused        it answered, and means no; again will not help
-│   └── VendorUnreachable    VendorUnavailable (VendorLimited, VendorGateClosed), VendorTimeout,
+│   └── VendorUnreachable    VendorUnavailable (VendorLimited, VendorCallHeldBack), VendorTimeout,
 │                            VendorFailure; again may help
 ├── DestinationForbidden     a URL that must not be called
 ├── TooManyWatchers          every place for those who wait is taken; again will help
@@ -16,7 +16,7 @@ BridgeError
 └── StoreUnavailable         PostgreSQL is away; again will help
 
 `code` is stable and part of the API; `retryable` says whether the same call can succeed later.
-The HTTP status of each code stands in one table at the door: service/api/problems.py.
+The HTTP status of each code is in one table: schemas/problems.py.
 """
 
 from typing import Any, ClassVar
@@ -281,7 +281,7 @@ class VendorRefused(VendorError):
         self.vendor_code = vendor_code
 
 
-# The vendor's codes for a session that takes no changes and no second end any more
+# The vendor's codes for a session that takes no more audio, no changes and no second end
 # (docs/vendor.md#upload-errors, docs/vendor.md#patch).
 ENDED_AT_VENDOR = frozenset({"session_ended", "session_completed", "session_already_committed"})
 
@@ -310,8 +310,8 @@ class VendorLimited(VendorUnavailable):
     """429: it limits the account's calls."""
 
 
-class VendorGateClosed(VendorUnavailable):
-    """Our own gate holds the account's calls back: nothing was sent, and this was no try at it."""
+class VendorCallHeldBack(VendorUnavailable):
+    """Our own circuit breaker or queue holds the call back: nothing was sent, and this was no attempt."""
 
     def __init__(self, detail: str, *, retry_after_seconds: float) -> None:
         super().__init__(detail, sent=False, retry_after_seconds=retry_after_seconds)

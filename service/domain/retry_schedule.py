@@ -1,6 +1,6 @@
-"""When to try again: pure functions of the attempt, what went wrong and the clock's random number.
+"""Computes when to try again, by pure functions of the number of attempts and a random number.
 
-`chance` is always a number from 0 to 1 that the caller draws, so that a test can draw it too.
+`jitter` is always a random number from 0 to 1 that the caller draws, so that a test can choose it.
 """
 
 from collections.abc import Sequence
@@ -10,15 +10,16 @@ from email.utils import parsedate_to_datetime
 _JITTER = 0.1
 _MAX_RETRY_AFTER_SECONDS = 86_400.0
 
-# A fetch: asked too early (202) is a matter of seconds once the vendor announced the result; an error may
-# be an outage.
+# A call for a result that is not ready (202) is repeated within seconds once the vendor announced the result;
+# an error may be an outage.
 _PENDING_SECONDS = (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0)
 _MAX_PENDING_SECONDS = 300.0
-# An unfiltered look while something is undecided, and a filtered call for a document that is doubted.
+# Unfiltered calls while a document is undecided, and filtered calls for a document whose verdict is doubted.
 _LOOK_SECONDS = (10.0, 20.0, 30.0, 60.0, 120.0, 240.0, 300.0)
 _DOUBT_SECONDS = (30.0, 60.0, 120.0, 240.0, 300.0)
-# What our own gate held back is passed over while the gate is closed: it need not sleep longer than that.
-_MIN_GATE_SECONDS, _MAX_GATE_SECONDS = 1.0, 5.0
+# Workers pass over an account while its circuit breaker is open, so a call that was held back needs no longer
+# wait of its own.
+_MIN_HELD_BACK_SECONDS, _MAX_HELD_BACK_SECONDS = 1.0, 5.0
 _ERROR_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -32,15 +33,11 @@ def forward_wait(
 ) -> float | None:
     """Seconds until the next attempt at a delivery, or None when the schedule is used up.
 
-    `used` counts the attempts that took a place in the schedule, from 1. A destination's Retry-After can
-    only lengthen the wait: it may slow us, it may not make us forget.
+    `used` counts the attempts that count against the schedule, from 1.
     """
     if used > len(schedule):
         return None
-    wait = jittered(schedule[used - 1], jitter)
-    if retry_after_seconds is not None:
-        wait = max(wait, retry_after_seconds)
-    return wait
+    return _at_least(retry_after_seconds, jittered(schedule[used - 1], jitter))
 
 
 def pending_wait(
@@ -48,9 +45,9 @@ def pending_wait(
 ) -> float:
     """Seconds until a result that was not ready is asked for again; `attempts` counts from 1.
 
-    A result that no webhook announced is asked for when its session ended twice as long ago: 30 s after the
-    end, then 60, 120 and so on. An announced one comes within seconds, but an unknown status may keep it
-    for ever.
+    A result that no webhook announced is asked for whenever its session's end lies twice as far back: 30 s
+    after the end, then 60, 120 and so on. An announced one usually comes within seconds, but an unknown
+    status may keep it pending for ever.
     """
     if was_announced:
         wait = max(_stage(_PENDING_SECONDS, attempts), min(seconds_after_end / 10, _MAX_PENDING_SECONDS))
@@ -60,12 +57,12 @@ def pending_wait(
 
 
 def look_wait(attempts: int, jitter: float) -> float:
-    """Seconds until the vendor is asked without a filter again, while something is undecided."""
+    """Seconds until the unfiltered call is made again, while a document is undecided."""
     return jittered(_stage(_LOOK_SECONDS, attempts), jitter)
 
 
 def doubt_wait(attempts: int, jitter: float) -> float:
-    """Seconds until a document is asked for again of which the vendor said anything but a plain success."""
+    """Seconds until a document is asked for again that the vendor called anything but a plain success."""
     return jittered(_stage(_DOUBT_SECONDS, attempts), jitter)
 
 
@@ -82,20 +79,25 @@ def error_wait(
 ) -> float:
     """Seconds until a vendor call that failed is made again; `attempts` counts from 1.
 
-    `most_seconds` bounds the schedule, not what the vendor asks for.
+    `max_seconds` bounds the schedule, but not the vendor's Retry-After.
     """
     wait = min(_ERROR_SECONDS[min(attempts, len(_ERROR_SECONDS)) - 1], max_seconds)
-    return max(jittered(wait, jitter), retry_after_seconds or 0.0)
+    return _at_least(retry_after_seconds, jittered(wait, jitter))
 
 
-def gate_wait(asked_seconds: float | None, *, jitter: float) -> float:
-    """Seconds until a call is looked at again that our own gate held back; never at once."""
-    wait = min(max(asked_seconds or 0.0, _MIN_GATE_SECONDS), _MAX_GATE_SECONDS)
+def _at_least(retry_after_seconds: float | None, wait: float) -> float:
+    """Apply a Retry-After, which can only lengthen a wait: a server may slow us, but not stop our retries."""
+    return max(wait, retry_after_seconds or 0.0)
+
+
+def held_back_wait(asked_seconds: float | None, *, jitter: float) -> float:
+    """Seconds until a call is due again that our own circuit breaker or queue held back; never at once."""
+    wait = min(max(asked_seconds or 0.0, _MIN_HELD_BACK_SECONDS), _MAX_HELD_BACK_SECONDS)
     return wait * (1 + _JITTER * jitter)
 
 
 def read_retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds that a Retry-After header asks for, at most a day; None when it says nothing."""
+    """Return the seconds of a Retry-After header, at most a day; None without one that can be read."""
     if not value:
         return None
     text = value.strip()

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from service.domain import retry_schedule as schedule
-from service.domain.errors import LONGEST_WAIT_SECONDS, VendorGateClosed, VendorUnreachable
+from service.domain.errors import LONGEST_WAIT_SECONDS, VendorCallHeldBack, VendorUnreachable
 from service.domain.ids import Lease, SessionId
 from service.domain.ports import Clock, SessionStore
 
@@ -57,7 +57,7 @@ async def wait_before_repeat(attempt: int, error: VendorUnreachable, clock: Cloc
     A closed gate is not waited for: so many calls could come to wait.
     """
     asked = error.retry_after_seconds or 0.0
-    if attempt == _TRIES or asked > LONGEST_WAIT_SECONDS or isinstance(error, VendorGateClosed):
+    if attempt == _TRIES or asked > LONGEST_WAIT_SECONDS or isinstance(error, VendorCallHeldBack):
         raise error
     wait = schedule.jittered(0.2 * 3.0 ** (attempt - 1), clock.jitter())
     await clock.sleep(max(wait, asked))
@@ -72,8 +72,8 @@ async def postpone(
     error: BaseException | None = None,
 ) -> None:
     """Leave an owed call to the sweep, the later the more often it was tried; a closed gate is no try."""
-    if isinstance(error, VendorGateClosed):
-        wait = schedule.gate_wait(error.retry_after_seconds, jitter=clock.jitter())
+    if isinstance(error, VendorCallHeldBack):
+        wait = schedule.held_back_wait(error.retry_after_seconds, jitter=clock.jitter())
         await store.release_pending_call(session_id, lease, wait)
         return
     wait = schedule.error_wait(attempts + 2, retry_after_seconds=None, jitter=clock.jitter())

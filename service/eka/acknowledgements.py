@@ -1,6 +1,6 @@
-"""Reads what EkaScribe's answers to our calls confirm: that audio is stored, and which files it holds.
+"""Reads confirmations in EkaScribe's answers: that audio is stored, and which files the vendor holds.
 
-A success that cannot be read is no success: only the body of a 200 says that the chunk is stored
+A success whose body cannot be read does not count: only the body of a 200 says that a chunk is stored
 (docs/vendor.md#upload-confirmed).
 """
 
@@ -12,17 +12,17 @@ import msgspec
 from schemas.eka import AudioStored
 from service.domain.errors import VendorFailure
 from service.domain.models import VendorEnd
-from service.eka.http_exchange import WireAnswer
+from service.eka.http_exchange import VendorAnswer
 
 T = TypeVar("T")
 
 # `7.wav`, `s3://bucket/…/7.wav` (docs/vendor.md#audio-listing), and `audio_7.wav` from a server that keeps
-# our own name.
+# our file name.
 _NUMBERED = re.compile(r"(?:.*[/_])?([0-9]{1,9})\.[A-Za-z0-9]{1,8}")
 _MAX_COUNT = 2**31 - 1
 
 
-def decode(answer: WireAnswer, kind: type[T]) -> T:
+def decode(answer: VendorAnswer, kind: type[T]) -> T:
     """Decode an answer's body. Raises VendorFailure: the call may have taken effect."""
     try:
         return msgspec.json.decode(answer.body, type=kind)
@@ -30,7 +30,7 @@ def decode(answer: WireAnswer, kind: type[T]) -> T:
         raise VendorFailure("EkaScribe's answer cannot be read", sent=True) from error
 
 
-def check_stored(answer: WireAnswer, session_id: str) -> None:
+def check_stored(answer: VendorAnswer, session_id: str) -> None:
     """Raise VendorFailure unless an upload's answer says that the audio of this session is stored."""
     stored = decode(answer, AudioStored)
     if stored.success is not True or stored.session_id != session_id:
@@ -38,7 +38,7 @@ def check_stored(answer: WireAnswer, session_id: str) -> None:
 
 
 def read_files(received: Any, listed: Any) -> VendorEnd:
-    """Read how many audio files the vendor holds, and their numbers when its list names each by one."""
+    """Read how many audio files the vendor holds, and their numbers if each name in its list has one."""
     count = received if isinstance(received, int) and not isinstance(received, bool) else None
     if count is not None and not 0 <= count <= _MAX_COUNT:
         count = None

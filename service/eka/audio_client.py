@@ -1,7 +1,7 @@
-"""The way of audio to the vendor, by aiohttp: a body costs it a fifth of what it costs httpx2 (ADR 023).
+"""Uploads audio to the vendor with aiohttp, for which a body costs a fifth of what httpx2 needs (ADR 023).
 
-It sees an early answer, a 401 say, while the body is still being sent. What it does not do is done here: a
-time-out for a peer that stops reading, and no belief in a success that cannot be one.
+aiohttp returns an early answer, such as a 401, while the body is still being sent. It has no time-out for a
+peer that stops reading, and accepts a success that came before the whole body; this module adds both checks.
 """
 
 import asyncio
@@ -21,25 +21,25 @@ from service.eka.http_exchange import (
     SMALL_ANSWER_BYTES,
     TIMEOUT,
     LimitedContent,
-    WireAnswer,
-    asked_seconds,
-    watched,
+    VendorAnswer,
+    instrumented_call,
+    retry_after_of,
 )
 from service.eka.proxy import proxy_for
 from service.eka.tls import trusted_context
 from service.observability.tracing import trace_headers
 
 _KEEPALIVE_SECONDS = 30.0
-# To move the end of our patience costs more than to send a piece: it is moved so many times in a wait.
-_TOLD_IN_A_WAIT = 20
+# Moving the deadline costs more than sending a piece, so it is moved only so many times per time-out.
+_MOVES_PER_TIMEOUT = 20
 _MIN_REFUSAL = 300
-# Of one answer with all that is around it: interim answers, its head, frames, trailers.
+# One answer with everything around it: interim answers, its head, framing, trailers.
 _MAX_RAW_BYTES = 4 * SMALL_ANSWER_BYTES
 _ENCODINGS = {"accept-encoding": "gzip"}
 
 
 class UploadTimeouts(Struct, frozen=True, kw_only=True):
-    """How many seconds each step of an upload may take, and the whole of it once it began."""
+    """The seconds that each step of an upload may take, and the seconds for all of it."""
 
     connect: float = TIMEOUT.connect or 0.0
     write: float = TIMEOUT.write or 0.0
@@ -48,132 +48,132 @@ class UploadTimeouts(Struct, frozen=True, kw_only=True):
 
 
 class AudioClient:
-    """Connections for audio, kept between the calls. How many there are is the gates' matter."""
+    """Keeps connections for audio between the calls; the call limiter bounds how many there are."""
 
     def __init__(
         self,
         base_url: str,
         *,
-        patience: UploadTimeouts | None = None,
+        timeouts: UploadTimeouts | None = None,
         max_answer_bytes: int = SMALL_ANSWER_BYTES,
     ) -> None:
-        self._patience = patience or UploadTimeouts()
+        self._timeouts = timeouts or UploadTimeouts()
         self._max_answer_bytes = max_answer_bytes
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=trusted_context())
-        # aiohttp has no parameter for it; what it reads is not bounded otherwise.
-        make: Any = partial(_Protocol, asyncio.get_running_loop())
-        connector._factory = make  # noqa: SLF001
+        # aiohttp has no parameter for the protocol, and nothing else bounds what it reads.
+        make_protocol: Any = partial(_Protocol, asyncio.get_running_loop())
+        connector._factory = make_protocol  # noqa: SLF001
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._patience.connect),
-            response_class=_Answer,
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect),
+            response_class=_Response,
             # Not `trust_env`: that looks for a netrc file with each call.
             proxy=proxy_for(base_url),
         )
 
     async def __aenter__(self) -> Self:
-        """Use it until the block ends, which closes every connection."""
+        """Return the client; the end of the block closes every connection."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def send(self, url: str, headers: Mapping[str, str], audio: Audio) -> WireAnswer:
-        """POST all of it and read the whole answer; `url` is quoted already.
+    async def send(self, url: str, headers: Mapping[str, str], audio: Audio) -> VendorAnswer:
+        """POST the audio and read the whole answer; `url` is quoted already.
 
-        Raises VendorUnavailable or VendorTimeout; their `sent` says whether it may have taken effect. What
-        `audio` raises while it is read is raised as it is.
+        Raises VendorUnavailable or VendorTimeout; their `sent` says whether the upload may have taken effect.
+        An exception of `audio` while it is read is raised unchanged.
         """
         body = _Body(audio)
-        with watched("upload", "POST") as answered:
+        with instrumented_call("upload", "POST") as record_status:
             try:
                 answer = await self._exchange(url, {**headers, **_ENCODINGS, **trace_headers()}, body)
             except (aiohttp.ClientError, OSError) as error:  # a time-out is an OSError, too
-                raise body.failure or _translated_errors(error, is_sent=body.given > 0) from error
-            answered(answer.status)
+                raise body.failure or _translated_errors(error, is_sent=body.sent_bytes > 0) from error
+            record_status(answer.status)
         return answer
 
-    async def _exchange(self, url: str, headers: dict[str, str], body: "_Body") -> WireAnswer:
-        started, patience = asyncio.get_running_loop().time(), self._patience
+    async def _exchange(self, url: str, headers: dict[str, str], body: "_Body") -> VendorAnswer:
+        started, timeouts = asyncio.get_running_loop().time(), self._timeouts
         async with (
-            asyncio.timeout_at(started + patience.connect + patience.write) as end,
+            asyncio.timeout_at(started + timeouts.connect + timeouts.write) as deadline,
             self._session.post(
                 URL(url, encoded=True),
-                data=body.pieces(end, started + patience.whole, patience),
+                data=body.pieces(deadline, started + timeouts.whole, timeouts),
                 headers=headers,
                 allow_redirects=False,
             ) as answer,
         ):
-            assert isinstance(answer, _Answer)  # noqa: S101 - the session was told so
+            assert isinstance(answer, _Response)  # noqa: S101 - the session's response_class
             try:
                 content = await self._content_of(answer)
             except BaseException:
                 answer.abort()
                 raise
-            if not body.is_given:
+            if not body.is_complete:
                 answer.abort()
                 if answer.status < _MIN_REFUSAL:
                     raise VendorUnavailable("EkaScribe answered before it had the audio", sent=True)
-        return WireAnswer(answer.status, asked_seconds(answer.headers), content)
+        return VendorAnswer(answer.status, retry_after_of(answer.headers), content)
 
     async def _content_of(self, answer: aiohttp.ClientResponse) -> bytes:
         content = LimitedContent(answer.headers.get("content-encoding"), self._max_answer_bytes)
         async for raw in answer.content.iter_any():
-            for _ in content.take(raw):
+            for _ in content.feed(raw):
                 pass
         return content.whole()
 
 
 class _Body:
-    """A body on its way, by a task of the library's: how much of it was handed over, and what went wrong."""
+    """The body of an upload, which a task of aiohttp reads: how much was read, and which error ended it."""
 
     def __init__(self, audio: Audio) -> None:
         self._audio = audio
-        self.given = 0
+        self.sent_bytes = 0
         self.failure: Exception | None = None
 
     @property
-    def is_given(self) -> bool:
-        """Whether the connection has all of it: the library takes a piece and writes it in one turn."""
-        return self.given == self._audio.size
+    def is_complete(self) -> bool:
+        """Whether the connection has the whole body: aiohttp writes each piece right after it read it."""
+        return self.sent_bytes == self._audio.size
 
     async def pieces(
-        self, end: asyncio.Timeout, latest: float, patience: UploadTimeouts
+        self, deadline: asyncio.Timeout, latest: float, timeouts: UploadTimeouts
     ) -> AsyncIterator[bytes]:
-        """The bytes; with each that is taken the end of our patience moves."""
-        loop, told = asyncio.get_running_loop(), 0.0
+        """Yield the bytes, and move the deadline while the peer reads them."""
+        loop, moved_at = asyncio.get_running_loop(), 0.0
         try:
             async for piece in self._audio.read():
                 now = loop.time()
-                if now > told + patience.write / _TOLD_IN_A_WAIT:
-                    told = now
-                    _move(end, min(latest, now + patience.write))
-                self.given += len(piece)
+                if now > moved_at + timeouts.write / _MOVES_PER_TIMEOUT:
+                    moved_at = now
+                    _move(deadline, min(latest, now + timeouts.write))
+                self.sent_bytes += len(piece)
                 yield piece
-            if not self.is_given:
-                # The rest of what we announced would be the next upload's first bytes.
+            if not self.is_complete:
+                # The vendor would read the first bytes of the next upload as the missing rest of this one.
                 raise RuntimeError("the audio is not as long as it said")
         except Exception as error:
             self.failure = error
             raise
-        _move(end, min(latest, loop.time() + patience.read))
+        _move(deadline, min(latest, loop.time() + timeouts.read))
 
 
 class _Protocol(ResponseHandler):
-    """A connection whose peer is cut off when it sends too much for one answer, or without being asked."""
+    """A connection that is aborted when its peer sends too much for one answer."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._answer_bytes = 0
 
     def expect_answer(self) -> None:
-        """Count anew: what comes from now on belongs to the next answer."""
+        """Restart the count: the next bytes belong to the next answer."""
         self._answer_bytes = 0
 
     def data_received(self, data: bytes) -> None:
-        """Read what came."""
+        """Count and parse received bytes."""
         self._answer_bytes += len(data)
         if self._answer_bytes <= _MAX_RAW_BYTES:
             super().data_received(data)
@@ -182,16 +182,16 @@ class _Protocol(ResponseHandler):
             self.transport.abort()
 
 
-class _Answer(aiohttp.ClientResponse):
-    """An answer to what was asked; a connection over which it did not come as it should is cut off."""
+class _Response(aiohttp.ClientResponse):
+    """An answer to a request of ours; after a fault in it, its connection is aborted."""
 
     _transport: asyncio.Transport | None = None
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         """Wait for the answer's head."""
         protocol, self._transport = connection.protocol, connection.transport
-        # No turn of the loop has passed since the connection was taken: what has come over it, a 408 for
-        # idleness or an answer too many, is no answer to us.
+        # The event loop has not run since the connection left the pool, so whatever it received earlier, such
+        # as a 408 for idleness or a surplus answer, does not answer this request.
         if protocol is None or protocol.should_close:
             raise aiohttp.ClientConnectionError("the vendor spoke before it was asked")
         assert isinstance(protocol, _Protocol)  # noqa: S101 - the connector makes no others
@@ -203,21 +203,21 @@ class _Answer(aiohttp.ClientResponse):
             raise
 
     def abort(self) -> None:
-        """Cut the connection off: closed only, it waits for a peer that may never read what it was sent."""
+        """Abort the connection: a plain close would wait for a peer that may never read the rest."""
         if self._transport is not None:
             self._transport.abort()
 
 
-def _move(end: asyncio.Timeout, until: float) -> None:
-    # The library's task may have another turn after the end of our patience.
-    if not end.expired():
-        end.reschedule(until)
+def _move(deadline: asyncio.Timeout, until: float) -> None:
+    # aiohttp's task may run once more after the deadline.
+    if not deadline.expired():
+        deadline.reschedule(until)
 
 
 def _translated_errors(error: Exception, *, is_sent: bool) -> VendorUnreachable:
-    """Name a failure. Before the first piece of the body is taken nothing is written, not even the head."""
+    """Translate a failure. aiohttp writes nothing, not even the head, before it read a piece of the body."""
     if isinstance(error, TimeoutError):
-        told = "EkaScribe did not answer in time" if is_sent else "EkaScribe cannot be reached in time"
-        return VendorTimeout(told, sent=is_sent)
-    told = "the connection to EkaScribe broke" if is_sent else "EkaScribe cannot be reached"
-    return VendorUnavailable(told, sent=is_sent)
+        detail = "EkaScribe did not answer in time" if is_sent else "EkaScribe cannot be reached in time"
+        return VendorTimeout(detail, sent=is_sent)
+    detail = "the connection to EkaScribe broke" if is_sent else "EkaScribe cannot be reached"
+    return VendorUnavailable(detail, sent=is_sent)

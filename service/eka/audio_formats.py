@@ -1,7 +1,7 @@
-"""The audio formats EkaScribe takes, and the spellings of them that the world uses.
+"""Normalises the Content-Type of audio to the vendor's spelling.
 
-The vendor compares the MIME type letter by letter (docs/vendor.md#mime-letters), so what clients send is
-normalised to the spelling of its list: that of its discovery document, or the published one
+The vendor compares the MIME type letter by letter (docs/vendor.md#mime-letters), so a client's spelling is
+replaced by the one in the vendor's list: that of its discovery document, or the published one
 (docs/vendor.md#audio-formats).
 """
 
@@ -40,20 +40,21 @@ _TYPES = {
     "audio/mpeg3": ("audio/mp3", "mp3"),
 }
 
+EXTENSIONS = frozenset(extension for _, extension in _TYPES.values())
 
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
 
 
 def normalise_audio_format(content_type: str, listed: Iterable[str] = SUPPORTED) -> AudioFormat | None:
-    """Return the vendor's spelling of a Content-Type, or None when it is none of the formats it lists.
+    """Return the vendor's spelling of a Content-Type, or None if the vendor does not list the format.
 
-    Case, spaces, quotes and parameters that say nothing about the codec do not matter. WebM always holds
-    Opus here; another codec in it, or in Ogg, is refused rather than mislabelled.
+    Case, spaces, quotes and parameters other than the codec do not matter. WebM without a codec is read as
+    Opus; another codec in WebM or Ogg is refused, because the label would be wrong.
     """
     found = _canonical(content_type)
     if found is None:
         return None
-    # A list may name one format twice, with its codec and without: the fuller name says more.
+    # A list may name one format twice, with its codec and without; the longer name is more exact.
     spellings = sorted(listed, key=len, reverse=True)
     for wanted in dict.fromkeys([found.media_type, found.media_type.replace("ogg;codecs=opus", "ogg")]):
         for spelling in spellings:
@@ -64,7 +65,7 @@ def normalise_audio_format(content_type: str, listed: Iterable[str] = SUPPORTED)
 
 
 def _canonical(content_type: str) -> AudioFormat | None:
-    """Return the one name, and the extension, that all spellings of a format share here."""
+    """Return the name and the extension that all spellings of a format share."""
     media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
     base, extension = _TYPES.get(media_type) or _unknown(media_type)
     if not extension:
@@ -81,7 +82,7 @@ def _canonical(content_type: str) -> AudioFormat | None:
 
 
 def _unknown(media_type: str) -> tuple[str, str]:
-    """Take a format that we never met at its word: it counts only where the vendor lists it, too."""
+    """Accept an unfamiliar audio type as it is; it counts only if the vendor lists it as well."""
     kind, _, extension = media_type.partition("/")
     extension = extension.removeprefix("x-")
     return (media_type, extension) if kind == "audio" and _EXTENSION.fullmatch(extension) else ("", "")

@@ -1,9 +1,10 @@
-"""The way to the vendor, one gate for each account: so many calls at once, and none while it is down.
+"""Limits each account's calls to the vendor: so many at once, and none while its circuit breaker is open.
 
-Every call for an account passes its gate: first the circuit (circuit_breaker.py), then a place. Uploads
-have places of their own, as many as all other calls together, so that slow uploads hold up no session's end,
-and slow answers no upload. Who finds no place waits in a line, bounded in length and in time; who finds it
-full, or the gate closed, is told at once, with nothing sent. Each process has gates of its own.
+A call first passes the circuit breaker (circuit_breaker.py) and then acquires a permit. Uploads have permits
+of their own, as many as all other calls together, so that slow uploads delay no session's end and slow
+answers no upload. A call without a permit waits in a queue that is bounded in length and time; if the queue
+is full or the breaker is open, the call fails at once and nothing is sent. Each process has limiters of its
+own.
 """
 
 import asyncio
@@ -17,223 +18,234 @@ from typing import Literal
 import structlog
 from msgspec import Struct, field
 
-from service.domain.errors import VendorGateClosed, VendorLimited, VendorRefused, VendorUnreachable
+from service.domain.errors import VendorCallHeldBack, VendorLimited, VendorRefused, VendorUnreachable
 from service.domain.ids import DEFAULT_ACCOUNT, Account
-from service.eka.circuit_breaker import Circuit, CircuitRule
-from service.eka.metrics import CALLS, GATES_CLOSED, Operation
+from service.eka.circuit_breaker import CircuitBreaker, CircuitBreakerRule
+from service.eka.metrics import CALLS, OPEN_CIRCUIT_GAUGES, Operation
 
 log = structlog.get_logger()
 
 Kind = Literal["upload", "other"]
 
-# With the vendor's own time-outs this stays well within the 60 s in which an EMR is answered.
-LINE_SECONDS = 5.0
-# The line is as long as so many times the places: more could not be served in the time that they may wait.
-_LINE_FACTOR = 2
+# Together with the vendor's own time-outs this stays well within the 60 s in which an EMR is answered.
+MAX_QUEUE_SECONDS = 5.0
+# The queue is as long as so many times the permits: more calls could not be served in the time for which
+# they may wait.
+_QUEUE_FACTOR = 2
 _TRY_AGAIN_SECONDS = 2.0
 _TOO_MANY_REQUESTS, _SERVER_ERRORS = 429, 500
 
 
-class _Places(Struct, kw_only=True):
-    """The places of one kind of calls, and who waits for one: true is a place, false a closed gate."""
+class _Permits(Struct, kw_only=True):
+    """The permits of one kind of call and their queue, in which a waiter gets true with its permit."""
 
     size: int
-    busy: int = 0
-    line: deque[asyncio.Future[bool]] = field(default_factory=deque)
+    in_use: int = 0
+    queue: deque[asyncio.Future[bool]] = field(default_factory=deque)
 
-    def leave(self) -> None:
-        """Give a place back, to whoever has waited longest."""
-        while self.line:
-            waiting = self.line.popleft()
+    def release(self) -> None:
+        """Give a permit back, to the call that has waited longest."""
+        while self.queue:
+            waiting = self.queue.popleft()
             if not waiting.done():
                 waiting.set_result(True)
                 return
-        self.busy -= 1
+        self.in_use -= 1
 
-    def send_away(self) -> None:
-        """Tell all who wait that there is no point in it."""
-        for waiting in self.line:
+    def reject_all(self) -> None:
+        """Fail every call that waits: the circuit breaker opened."""
+        for waiting in self.queue:
             if not waiting.done():
                 waiting.set_result(False)
-        self.line.clear()
+        self.queue.clear()
 
 
 class CallPermit:
-    """One call on its way: it says what it heard."""
+    """The right to make one call, which reports the call's answer to the circuit breaker."""
 
     def __init__(self) -> None:
         self.status: int | None = None
         self.retry_after_seconds: float | None = None
 
-    def heard(self, status: int, retry_after_seconds: float | None = None) -> None:
-        """The vendor answered."""
+    def record_answer(self, status: int, retry_after_seconds: float | None = None) -> None:
+        """Report the status of the vendor's answer, and its Retry-After."""
         self.status, self.retry_after_seconds = status, retry_after_seconds
 
 
-class _Gate:
-    """One account's gate."""
+class _AccountLimiter:
+    """The permits and the circuit breaker of one account."""
 
     def __init__(
         self,
         account: Account,
         *,
-        places: int,
-        line_seconds: float,
-        rule: CircuitRule,
+        max_calls: int,
+        max_queue_seconds: float,
+        rule: CircuitBreakerRule,
         now: Callable[[], float],
     ) -> None:
-        self.circuit = Circuit(rule)
+        self.breaker = CircuitBreaker(rule)
         self._account = account
         self._now = now
-        self._line_seconds = line_seconds
-        self._places: dict[Kind, _Places] = {"upload": _Places(size=places), "other": _Places(size=places)}
-        self._is_told_closed = False
+        self._max_queue_seconds = max_queue_seconds
+        self._permits: dict[Kind, _Permits] = {
+            "upload": _Permits(size=max_calls),
+            "other": _Permits(size=max_calls),
+        }
+        self._is_reported_open = False
 
     @asynccontextmanager
-    async def passage(self, kind: Kind, operation: Operation, session: str) -> AsyncIterator[CallPermit]:
-        self._check_open(operation)
-        await self._take_place(kind, operation)
+    async def permit(self, kind: Kind, operation: Operation, session: str) -> AsyncIterator[CallPermit]:
+        self._check_breaker(operation)
+        await self._acquire(kind, operation)
         try:
-            # It may have closed while this call waited, or another may be the probe.
-            self._check_open(operation)
+            # The breaker may have opened while this call waited, or another call may be the probe.
+            self._check_breaker(operation)
             began = self._now()
-            self.circuit.begin(began)
-            passage = CallPermit()
+            self.breaker.record_start(began)
+            permit = CallPermit()
             try:
-                yield passage
+                yield permit
             except VendorLimited as error:
-                self.circuit.limited(self._now(), began, session, error.retry_after_seconds)
+                self.breaker.record_limit(self._now(), began, session, error.retry_after_seconds)
                 raise
             except VendorUnreachable as error:
-                self.circuit.failed(self._now(), began, session, error.retry_after_seconds)
+                self.breaker.record_failure(self._now(), began, session, error.retry_after_seconds)
                 raise
             except VendorRefused:
-                self.circuit.answered(self._now())  # the login was refused: that is an answer, too
+                self.breaker.record_answer(self._now())  # the login was refused, which is an answer as well
                 raise
             else:
-                self._judge(passage, began, session)
+                self._record(permit, began, session)
             finally:
-                self._tell(operation)
+                self._report_state(operation)
         finally:
-            self._places[kind].leave()
+            self._permits[kind].release()
 
-    def _judge(self, passage: CallPermit, began: float, session: str) -> None:
-        now, asked = self._now(), passage.retry_after_seconds
-        if passage.status == _TOO_MANY_REQUESTS:
-            self.circuit.limited(now, began, session, asked)
-        elif passage.status is not None and passage.status >= _SERVER_ERRORS:
-            self.circuit.failed(now, began, session, asked)
+    def _record(self, permit: CallPermit, began: float, session: str) -> None:
+        now, retry_after = self._now(), permit.retry_after_seconds
+        if permit.status == _TOO_MANY_REQUESTS:
+            self.breaker.record_limit(now, began, session, retry_after)
+        elif permit.status is not None and permit.status >= _SERVER_ERRORS:
+            self.breaker.record_failure(now, began, session, retry_after)
         else:
-            self.circuit.answered(now)
+            self.breaker.record_answer(now)
 
-    def _check_open(self, operation: Operation) -> None:
-        wait = self.circuit.closed_seconds(self._now())
+    def _check_breaker(self, operation: Operation) -> None:
+        wait = self.breaker.wait_seconds(self._now())
         if wait:
-            raise self._closed(operation, wait)
-        self._tell(operation)
+            raise self._held_back(operation, wait)
+        self._report_state(operation)
 
-    def _closed(self, operation: Operation, wait_seconds: float) -> VendorGateClosed:
+    def _held_back(self, operation: Operation, wait_seconds: float) -> VendorCallHeldBack:
         CALLS.labels(operation, "gate_closed").inc()
-        reason = "EkaScribe is not reachable" if self.circuit.is_down else "EkaScribe limits our calls"
-        return VendorGateClosed(f"{reason}; it is tried again soon", retry_after_seconds=wait_seconds)
+        reason = "EkaScribe is not reachable" if self.breaker.is_down else "EkaScribe limits our calls"
+        return VendorCallHeldBack(f"{reason}; it is tried again soon", retry_after_seconds=wait_seconds)
 
-    async def _take_place(self, kind: Kind, operation: Operation) -> None:
-        places = self._places[kind]
-        if places.busy < places.size:
-            places.busy += 1
+    async def _acquire(self, kind: Kind, operation: Operation) -> None:
+        permits = self._permits[kind]
+        if permits.in_use < permits.size:
+            permits.in_use += 1
             return
-        if len(places.line) >= _LINE_FACTOR * places.size:
-            raise self._crowded(operation)
+        if len(permits.queue) >= _QUEUE_FACTOR * permits.size:
+            raise self._queue_full(operation)
         waiting: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        places.line.append(waiting)
+        permits.queue.append(waiting)
         try:
-            async with asyncio.timeout(self._line_seconds):
-                has_place = await waiting
+            async with asyncio.timeout(self._max_queue_seconds):
+                has_permit = await waiting
         except BaseException as error:
             if waiting.done() and not waiting.cancelled() and waiting.result():
-                places.leave()  # it came at the moment at which we went
-            elif waiting in places.line:
-                places.line.remove(waiting)
+                permits.release()  # the permit came at the moment at which this call gave up
+            elif waiting in permits.queue:
+                permits.queue.remove(waiting)
             if isinstance(error, TimeoutError):
-                raise self._crowded(operation) from None
+                raise self._queue_full(operation) from None
             raise
-        if not has_place:
-            raise self._closed(operation, self.circuit.closed_seconds(self._now()) or _TRY_AGAIN_SECONDS)
+        if not has_permit:
+            raise self._held_back(operation, self.breaker.wait_seconds(self._now()) or _TRY_AGAIN_SECONDS)
 
-    def _crowded(self, operation: Operation) -> VendorGateClosed:
+    def _queue_full(self, operation: Operation) -> VendorCallHeldBack:
         CALLS.labels(operation, "line_full").inc()
-        return VendorGateClosed(
+        return VendorCallHeldBack(
             "too many calls to EkaScribe are under way", retry_after_seconds=_TRY_AGAIN_SECONDS
         )
 
-    def _tell(self, operation: Operation) -> None:
-        """Say in the log that the gate closed or opened, once."""
-        wait = self.circuit.closed_seconds(self._now())
-        is_closed = self.circuit.is_down or wait > 0
-        if is_closed == self._is_told_closed:
+    def _report_state(self, operation: Operation) -> None:
+        """Log and count once that the breaker opened or closed, and reject the queue when it opened."""
+        now = self._now()
+        is_open = self.breaker.is_open(now)
+        if is_open == self._is_reported_open:
             return
-        self._is_told_closed = is_closed
-        # Where several processes share a port, nobody calls the function that Gates gave: the value is told.
-        of = GATES_CLOSED.labels("default" if self._account == DEFAULT_ACCOUNT else "own")
-        of.inc(1 if is_closed else -1)
-        if not is_closed:
+        self._is_reported_open = is_open
+        # Where several processes share a port, nothing calls the function that CallLimiters registered, and
+        # the gauge keeps this value.
+        for gauge in OPEN_CIRCUIT_GAUGES:
+            gauge.labels(_account_label(self._account)).inc(1 if is_open else -1)
+        if not is_open:
             log.info("vendor_gate_opened", account=self._account)
             return
-        for places in self._places.values():
-            places.send_away()
-        cause = "down" if self.circuit.is_down else "limited"
+        for permits in self._permits.values():
+            permits.reject_all()
         log.warning(
             "vendor_gate_closed",
             account=self._account,
-            cause=cause,
+            cause="down" if self.breaker.is_down else "limited",
             operation=operation,
-            wait_seconds=round(wait, 3),
+            wait_seconds=round(self.breaker.wait_seconds(now), 3),
         )
 
 
 class CallLimiters:
-    """The gates of all accounts in this process."""
+    """The call limiters of all accounts in this process."""
 
     def __init__(
         self,
         *,
-        places: int,
-        line_seconds: float = LINE_SECONDS,
-        rule: CircuitRule | None = None,
+        max_calls: int,
+        max_queue_seconds: float = MAX_QUEUE_SECONDS,
+        rule: CircuitBreakerRule | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`max_calls`: how many uploads, and how many other calls, an account may have under way at once."""
         self._now = now
         self._make = partial(
-            _Gate, places=places, line_seconds=line_seconds, rule=rule or CircuitRule(), now=now
+            _AccountLimiter,
+            max_calls=max_calls,
+            max_queue_seconds=max_queue_seconds,
+            rule=rule or CircuitBreakerRule(),
+            now=now,
         )
-        self._call_limiters: dict[Account, _Gate] = {}
-        GATES_CLOSED.labels("default").set_function(lambda: self._closed_count(is_default=True))
-        GATES_CLOSED.labels("own").set_function(lambda: self._closed_count(is_default=False))
+        self._limiters: dict[Account, _AccountLimiter] = {}
+        for gauge in OPEN_CIRCUIT_GAUGES:
+            for label in ("default", "own"):
+                gauge.labels(label).set_function(partial(self._count_open, label))
 
-    def passage(
+    def permit(
         self, account: Account, kind: Kind, operation: Operation, session: str
     ) -> AbstractAsyncContextManager[CallPermit]:
-        """Hold a place for one call, which says what it `heard`; `session`: what the call is about.
+        """Hold a permit for one call, which reports its answer; `session` is the session or address called.
 
-        Raises VendorGateClosed when no call may be made, or too many are.
+        Raises VendorCallHeldBack when the breaker is open or too many calls wait.
         """
-        return self._gate(account).passage(kind, operation, session)
+        limiter = self._limiters.get(account)
+        if limiter is None:
+            limiter = self._limiters[account] = self._make(account)
+        return limiter.permit(kind, operation, session)
 
-    def closed_accounts(self) -> list[Account]:
-        """Return the accounts whose calls would be refused now."""
+    def held_back_accounts(self) -> list[Account]:
+        """Return the accounts for which no call may be made now."""
         now = self._now()
-        return [account for account, gate in self._call_limiters.items() if gate.circuit.closed_seconds(now)]
+        return [account for account, each in self._limiters.items() if each.breaker.wait_seconds(now)]
 
-    def _gate(self, account: Account) -> _Gate:
-        gate = self._call_limiters.get(account)
-        if gate is None:
-            gate = self._call_limiters[account] = self._make(account)
-        return gate
-
-    def _closed_count(self, *, is_default: bool) -> int:
+    def _count_open(self, label: str) -> int:
         now = self._now()
         return sum(
-            gate.circuit.is_down or gate.circuit.closed_seconds(now) > 0
-            for account, gate in list(self._call_limiters.items())
-            if (account == DEFAULT_ACCOUNT) == is_default
+            each.breaker.is_open(now)
+            for account, each in list(self._limiters.items())
+            if _account_label(account) == label
         )
+
+
+def _account_label(account: Account) -> str:
+    return "default" if account == DEFAULT_ACCOUNT else "own"

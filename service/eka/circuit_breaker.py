@@ -1,26 +1,26 @@
-"""When an account's calls are held back, and when one may look whether the vendor is well again.
+"""Decides when an account's calls to the vendor are held back, and when one call may probe it.
 
-A state machine without a clock: whoever asks says what time it is, in seconds that only grow.
+The breaker is a state machine without a clock: its caller passes the time, in seconds that only grow.
 
-- The vendor is taken for down when so many calls in a row failed, of so many sessions, within a minute. One
-  answered call, whatever it said, ends the row: neither a session that the vendor breaks over every time nor
-  calls that fail now and then close the way for others.
-- While it is down one call a pause goes through as a probe; the pause doubles with each. The first call that
-  is answered, a probe or one from before, opens the way for all.
-- 429 with Retry-After binds the call that got it. The third in a row, of as many sessions, is taken to be
-  said of the account (RFC 6585 leaves open of what it is said): it holds all calls for that time.
+- It opens for a vendor that is down: so many calls in a row failed, for so many sessions, within a minute.
+  One answered call of any status ends the row, so neither a session that the vendor fails every time nor
+  calls that fail now and then hold back the calls of others.
+- While the vendor is down, one call per pause goes through as a probe, and the pause doubles with each. The
+  first answer, to a probe or to an earlier call, closes the breaker for all.
+- A 429 with Retry-After binds the call that got it. The third in a row, of as many sessions, is read as a
+  limit of the whole account (RFC 6585 does not say which it is) and opens the breaker for that time.
 """
 
 from collections import deque
 
 from msgspec import Struct
 
-# Timers may ring this much early; whoever waited for as long as he was told is not sent away for that.
+# Timers may fire this much early: a caller that waited for the announced time is not refused because of it.
 _TIMER_SECONDS = 0.02
 
 
-class CircuitRule(Struct, frozen=True, kw_only=True):
-    """What closes a circuit, and for how long; times in seconds."""
+class CircuitBreakerRule(Struct, frozen=True, kw_only=True):
+    """The failures and limits that open a breaker, and for how long; times in seconds."""
 
     failures: int = 10
     sessions: int = 5
@@ -28,76 +28,85 @@ class CircuitRule(Struct, frozen=True, kw_only=True):
     within_seconds: float = 60.0
     min_pause_seconds: float = 1.0
     max_pause_seconds: float = 30.0
-    # However long the vendor asks us to stay away, it is asked again after this.
-    max_asked_seconds: float = 60.0
+    # The vendor is asked again after this time, even if its Retry-After is longer.
+    max_retry_after_seconds: float = 60.0
 
 
-class Circuit:
-    """The way to the vendor of one account."""
+class CircuitBreaker:
+    """The circuit breaker of one account's calls to the vendor."""
 
-    def __init__(self, rule: CircuitRule) -> None:
+    def __init__(self, rule: CircuitBreakerRule) -> None:
         self._rule = rule
-        # The latest failures in a row: when, and of which session.
+        # The latest failures in a row: the time and the session of each.
         self._failures: deque[tuple[float, str]] = deque(maxlen=10 * rule.failures)
-        # Of which sessions the latest calls in a row were that were answered with 429.
-        self._limits: set[str] = set()
+        # The sessions of the latest calls in a row that were answered with 429.
+        self._limited_sessions: set[str] = set()
         self._answered_at = float("-inf")
-        self._pause_seconds: float | None = None  # None: not taken for down
+        self._pause_seconds: float | None = None  # None: the vendor is not considered down
         self._next_probe = 0.0
-        self._held_until = float("-inf")
+        self._limited_until = float("-inf")
 
     @property
     def is_down(self) -> bool:
-        """Whether the vendor is taken for down."""
+        """Whether the vendor is considered down; then each call that is allowed is a probe."""
         return self._pause_seconds is not None
 
-    def closed_seconds(self, now: float) -> float:
-        """Return for how long no call may be made; 0: one may be made now."""
-        until = self._held_until if self._pause_seconds is None else max(self._held_until, self._next_probe)
+    def is_open(self, now: float) -> bool:
+        """Whether calls are held back; true until the first answer, also while a probe may be made."""
+        return self.is_down or self.wait_seconds(now) > 0
+
+    def wait_seconds(self, now: float) -> float:
+        """Return for how long no call may be made; 0 if one may be made now."""
+        if self._pause_seconds is None:
+            until = self._limited_until
+        else:
+            until = max(self._limited_until, self._next_probe)
         wait = until - now
         return wait if wait > _TIMER_SECONDS else 0.0
 
-    def begin(self, now: float) -> None:
-        """A call is made, which is allowed; while the vendor is down it is a probe."""
+    def record_start(self, now: float) -> None:
+        """Record that a call is made, which `wait_seconds` allowed."""
         if self._pause_seconds is not None:
             self._pause_seconds = min(2 * self._pause_seconds, self._rule.max_pause_seconds)
             self._next_probe = now + self._pause_seconds
 
-    def answered(self, now: float) -> None:
-        """A call was answered: the vendor is there, and takes calls."""
-        self._limits.clear()
-        self._is_there(now)
+    def record_answer(self, now: float) -> None:
+        """Record an answer of any status but 429 and 5xx: the vendor is up, and takes calls."""
+        self._limited_sessions.clear()
+        self._record_contact(now)
 
-    def _is_there(self, now: float) -> None:
+    def _record_contact(self, now: float) -> None:
         self._failures.clear()
         self._answered_at = now
         self._pause_seconds = None
 
-    def limited(self, now: float, began: float, session: str, asked_seconds: float | None) -> None:
-        """A call was answered with 429; without a Retry-After that is a failure like another."""
-        if asked_seconds is None:
-            self.failed(now, began, session, None)
+    def record_limit(self, now: float, began: float, session: str, retry_after_seconds: float | None) -> None:
+        """Record an answer of 429; without a Retry-After it counts as a failure."""
+        if retry_after_seconds is None:
+            self.record_failure(now, began, session, None)
             return
-        self._is_there(now)
-        self._limits.add(session)
-        if len(self._limits) < self._rule.limits:
+        self._record_contact(now)
+        self._limited_sessions.add(session)
+        if len(self._limited_sessions) < self._rule.limits:
             return
-        self._held_until = max(self._held_until, now + self._at_most(asked_seconds))
+        self._limited_until = max(self._limited_until, now + self._bounded(retry_after_seconds))
 
-    def failed(self, now: float, began: float, session: str, asked_seconds: float | None) -> None:
-        """A call that began then got no answer, or a 5xx; `asked_seconds`: its Retry-After."""
+    def record_failure(
+        self, now: float, began: float, session: str, retry_after_seconds: float | None
+    ) -> None:
+        """Record a call that got no answer, or a 5xx; `began` is the time at which it was made."""
         if self._pause_seconds is not None:
-            self._next_probe = max(self._next_probe, now + self._at_most(asked_seconds or 0.0))
+            self._next_probe = max(self._next_probe, now + self._bounded(retry_after_seconds or 0.0))
             return
         if began <= self._answered_at:
-            return  # another call was answered since: this one says how it was, not how it is
+            return  # another call was answered since, so this failure says nothing about the present
         self._failures.append((now, session))
         while self._failures[0][0] < now - self._rule.within_seconds:
             self._failures.popleft()
-        sessions = {of for _, of in self._failures}
+        sessions = {each for _, each in self._failures}
         if len(self._failures) >= self._rule.failures and len(sessions) >= self._rule.sessions:
             self._pause_seconds = self._rule.min_pause_seconds
-            self._next_probe = now + max(self._pause_seconds, self._at_most(asked_seconds or 0.0))
+            self._next_probe = now + max(self._pause_seconds, self._bounded(retry_after_seconds or 0.0))
 
-    def _at_most(self, asked_seconds: float) -> float:
-        return min(asked_seconds, self._rule.max_asked_seconds)
+    def _bounded(self, retry_after_seconds: float) -> float:
+        return min(retry_after_seconds, self._rule.max_retry_after_seconds)

@@ -1,6 +1,7 @@
-"""EkaScribe's protocol API as the domain's Vendor.
+"""Calls EkaScribe's protocol API; implements the domain's Vendor.
 
-A create and an end are sent once: a repeat does harm (docs/vendor.md#create-twice, docs/vendor.md#end-twice).
+A create and an end are sent once, because a repeat does harm (docs/vendor.md#create-twice,
+docs/vendor.md#end-twice).
 """
 
 import asyncio
@@ -45,7 +46,7 @@ from service.eka.fields import read_time
 from service.eka.http_exchange import (
     RESULT_ANSWER_BYTES,
     SMALL_ANSWER_BYTES,
-    WireAnswer,
+    VendorAnswer,
     check,
     exchange,
     refusal,
@@ -61,7 +62,7 @@ from service.eka.patient_fields import (
     with_patient,
 )
 from service.eka.response_parsing import read_answer
-from service.eka.token_errors import asks_for_login, how_to_mend
+from service.eka.token_errors import asks_for_login, remedy
 from service.eka.tokens import HeldToken, TokenKeeper
 from service.eka.upload_retry import upload_with_retry
 
@@ -69,18 +70,18 @@ log = structlog.get_logger()
 
 _SESSIONS = "/voice/v1/sessions"
 _JSON = {"content-type": "application/json"}
-# The create call has succeeded, and whoever waits for it must not lose it over the patient.
+# The create call has succeeded by then, and its caller must not lose the session because of the patient.
 _PATIENT_SECONDS = 5.0
 _MAX_LIST_BYTES = 1024 * 1024
-# The 404 of a filter that names nothing; any other 404 means that there is no such session, under whichever
-# of its codes (docs/vendor.md#filter-miss, docs/vendor.md#not-found-words).
+# The codes of a 404 for a filter that matches no document (docs/vendor.md#filter-miss). A 404 with any other
+# code means that there is no such session (docs/vendor.md#not-found-words).
 _NO_SUCH_DOCUMENT = frozenset({"resource_not_found", "document_not_found", "template_not_found"})
 
-Once = Callable[[HeldToken], Awaitable[WireAnswer]]
+Once = Callable[[HeldToken], Awaitable[VendorAnswer]]
 
 
 class EkaClient:
-    """The vendor's calls; each through its account's gate, one login for all, one repeat with a new token."""
+    """Makes the vendor's calls through the account's limiter, and repeats a call once with a new token."""
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class EkaClient:
     ) -> None:
         self._max_result_bytes = max_result_bytes
         self._http = http
-        self._contents = Contents(http, downloads, self.is_vendors)
+        self._contents = Contents(http, downloads, self.is_vendor_url)
         self._audio = audio
         self._tokens = tokens
         self.call_limiters = call_limiters
@@ -141,7 +142,7 @@ class EkaClient:
     async def _send_patient_again(
         self, account: Account, session_id: SessionId, details: dict[str, Any]
     ) -> None:
-        """PATCH the patient in, once, where the answer to create lacks it; the session stands either way."""
+        """PATCH the patient once when the answer to create lacks it; the session stays if that fails."""
         outcome = "repaired"
         try:
             async with asyncio.timeout(_PATIENT_SECONDS):
@@ -154,34 +155,34 @@ class EkaClient:
     async def upload_audio(
         self, account: Account, session_id: SessionId, file_name: str, audio_format: AudioFormat, audio: Audio
     ) -> None:
-        """`POST …/audio/{file_name}`, raw; repeated within bounds: the same bytes overwrite themselves."""
+        """`POST …/audio/{file_name}` with the raw bytes; repeated within bounds: it overwrites itself."""
         headers = {"content-type": audio_format.media_type, "content-length": str(audio.size)}
         url = f"{self._base_url}{_SESSIONS}/{quote(session_id)}/audio/{quote(file_name)}"
 
-        async def send(held: HeldToken) -> WireAnswer:
+        async def send(held: HeldToken) -> VendorAnswer:
             return await self._audio.send(url, headers | _authorized(held), audio)
 
         async def once() -> None:
-            answer = await self._passing(account, "upload", session_id, send)
+            answer = await self._with_permit(account, "upload", session_id, send)
             check_stored(check(answer, 200, 201), session_id)
 
         async def again() -> None:
-            # A 401 in the middle of a body may arrive as a broken connection: a call without a body sees it,
-            # and renews the token.
-            await self._look_at(account, session_id)
+            # A 401 in the middle of a body may arrive as a broken connection. A call without a body receives
+            # the 401 and renews the token.
+            await self._probe_session(account, session_id)
             await once()
 
         await upload_with_retry(once, again)
 
-    async def _look_at(self, account: Account, session_id: SessionId) -> None:
+    async def _probe_session(self, account: Account, session_id: SessionId) -> None:
         try:
             await self.get_session(account, session_id, UNFILTERED)
         except VendorUnreachable as error:
-            error.sent = False  # it was only a look
+            error.sent = False  # a read takes no effect
             raise
 
     async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
-        """`POST …/end`; never repeated here. A session that has ended already, or expired, is ended."""
+        """`POST …/end`; never repeated here. A session that ended already, or expired, counts as ended."""
         encoded = msgspec.json.encode(EndSession(audio_files_sent=files_sent))
         path = f"{_SESSIONS}/{quote(session_id)}/end"
         answer = await self._call(account, "end", session_id, "POST", path, content=encoded, headers=_JSON)
@@ -201,7 +202,7 @@ class EkaClient:
         template_id: TemplateId,
         document_id: str | None = None,
     ) -> VendorResult:
-        """`GET /voice/v1/sessions/{id}[?template_id=|?document_id=]`; may be held by the vendor for 14 s."""
+        """`GET /voice/v1/sessions/{id}[?template_id=|?document_id=]`; the vendor may hold it for 14 s."""
         params: dict[str, str] = {} if template_id == UNFILTERED else {"template_id": template_id}
         if document_id:
             params = {"document_id": document_id}
@@ -226,7 +227,7 @@ class EkaClient:
         return await self._contents.fill(result)
 
     async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
-        """`PATCH /voice/v1/sessions/{id}` with what is given, nothing else."""
+        """`PATCH /voice/v1/sessions/{id}` with only the fields that change."""
         body = ChangeSession(
             templates=change.templates,
             language_hint=change.languages,
@@ -242,7 +243,7 @@ class EkaClient:
         body: ChangeSession,
         details: dict[str, Any] | None,
     ) -> None:
-        """PATCH with the patient under the one name that the server takes; the other is tried once."""
+        """PATCH with the patient under the server's name for it; after a refusal try the other name once."""
         name = self._patient_fields.name_for(account)
         answer = await self._patch(account, "change", session_id, with_patient(body, name, details))
         if details is not None and refuses_field(answer, name):
@@ -258,7 +259,7 @@ class EkaClient:
 
     async def _patch(
         self, account: Account, operation: Operation, session_id: SessionId, body: msgspec.Struct
-    ) -> WireAnswer:
+    ) -> VendorAnswer:
         encoded = msgspec.json.encode(body)
         path = f"{_SESSIONS}/{quote(session_id)}"
         return await self._call(account, operation, session_id, "PATCH", path, content=encoded, headers=_JSON)
@@ -274,8 +275,8 @@ class EkaClient:
         check(answer, 200, 201, 202)
         return decode(answer, DocumentAsked).document_id or None
 
-    def is_vendors(self, url: str) -> bool:
-        """Whether a URL has the origin of EKA_BASE_URL: our token must go nowhere else."""
+    def is_vendor_url(self, url: str) -> bool:
+        """Whether a URL has the origin of EKA_BASE_URL; our token must not go to any other."""
         return _origin(url) == _origin(self._base_url)
 
     async def ask(
@@ -287,12 +288,12 @@ class EkaClient:
         body: Any = None,
         operation: Operation = "subscriptions",
         max_bytes: int = _MAX_LIST_BYTES,
-    ) -> WireAnswer:
-        """Make a call about no session, to a path or to a whole URL, with `body` as JSON.
+    ) -> VendorAnswer:
+        """Make a call that concerns no session, to a path or a whole URL, with `body` as JSON.
 
-        Returns any answer that came. Raises VendorUnreachable, also for a URL that is not the vendor's.
+        Returns an answer of any status. Raises VendorUnreachable, also for a URL that is not the vendor's.
         """
-        if not url.startswith("/") and not self.is_vendors(url):
+        if not url.startswith("/") and not self.is_vendor_url(url):
             raise VendorFailure("an address that is not EkaScribe's is not called", sent=False)
         with_body: dict[str, Any] = (
             {} if body is None else {"content": msgspec.json.encode(body), "headers": _JSON}
@@ -311,13 +312,14 @@ class EkaClient:
         params: dict[str, str] | None = None,
         content: bytes | None = None,
         max_bytes: int = SMALL_ANSWER_BYTES,
-    ) -> WireAnswer:
-        """Make one call with the account's token; one that is refused is renewed, and the call repeated once.
+    ) -> VendorAnswer:
+        """Make one call with the account's token, and once more with a new token if it is refused.
 
-        `subject`: the session that it is about, or the address. The login that it may need is part of it.
+        `session_or_url` is the subject of the call for the circuit breaker. A login that the call needs
+        counts as part of it.
         """
 
-        async def once(held: HeldToken) -> WireAnswer:
+        async def once(held: HeldToken) -> VendorAnswer:
             return await exchange(
                 self._http,
                 method,
@@ -329,25 +331,25 @@ class EkaClient:
                 max_bytes=max_bytes,
             )
 
-        return await self._passing(account, operation, session_or_url, once)
+        return await self._with_permit(account, operation, session_or_url, once)
 
-    async def _passing(
+    async def _with_permit(
         self, account: Account, operation: Operation, session_or_url: str, once: Once
-    ) -> WireAnswer:
-        """Make one call through the account's gate, once more when the answer asks for a newer token.
+    ) -> VendorAnswer:
+        """Hold a permit for one call, and repeat the call once if its answer asks for a newer token.
 
-        Raises VendorRefused when no token helps.
+        Raises VendorRefused if no token is accepted.
         """
         kind: Kind = "upload" if operation == "upload" else "other"
-        async with self.call_limiters.passage(account, kind, operation, session_or_url) as passage:
+        async with self.call_limiters.permit(account, kind, operation, session_or_url) as permit:
             token = await self._tokens.token(account)
             answer = await once(token)
             if asks_for_login(answer.status, answer.body):
                 renewed = await self._tokens.renew(account, token)
                 answer = answer if renewed is None else await once(renewed)
                 if asks_for_login(answer.status, answer.body):
-                    raise refusal(answer, how_to_mend(account, is_static=renewed is None))
-            passage.heard(answer.status, answer.retry_after_seconds)
+                    raise refusal(answer, remedy(account, is_static=renewed is None))
+            permit.record_answer(answer.status, answer.retry_after_seconds)
             return answer
 
 

@@ -1,8 +1,8 @@
-"""The vendor's discovery document: looked at in the background, and never waited for when it is away.
+"""Reads the vendor's discovery document in the background; a vendor that is down delays no call for it.
 
-It is kept for three hours, as its own `Cache-Control` says. When it cannot be had, the last good copy stays
-for as long as it takes; before there was one, published values serve. A field that is missing or makes
-no sense falls back by itself: an odd document must not stop a dictation.
+The document is kept for three hours, as its own `Cache-Control` says. While it cannot be fetched, the last
+good copy stays in use, and before the first one the published values. A field that is missing or invalid
+falls back to its default alone, because a faulty document must not stop a dictation.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from service.domain.errors import VendorError, VendorFailure
 from service.domain.ports import Clock
 from service.domain.vendor_limits import UPLOAD_METHODS, Limits, ModelLimits
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
-from service.eka.http_exchange import WireAnswer, check, exchange
+from service.eka.http_exchange import VendorAnswer, check, exchange
 
 log = structlog.get_logger()
 
@@ -26,11 +26,10 @@ PATH = "/voice/v1/.well-known/medscribealliance"
 _ROOT_PATH = "/.well-known/medscribealliance"
 _KEPT_SECONDS = 3 * 3600.0
 _RETRY_SECONDS = 60.0
-_LOOK_SECONDS = 5.0
+_FETCH_SECONDS = 5.0
 _FIRST_WAIT_SECONDS = 2.0
 _MAX_BYTES = 1024 * 1024
-# The vendor's limit is 10 MB (docs/vendor.md#chunk-limits); a document that names next to nothing means
-# another unit.
+# The vendor's limit is 10 MB (docs/vendor.md#chunk-limits); a document with a tiny number means another unit.
 _MIN_CHUNK_BYTES = 64 * 1024
 _MAX_ENTRIES = 200
 _MAX_CHARACTERS = 200
@@ -66,68 +65,68 @@ SEED_LIMITS = Limits(
 
 
 class Discovery:
-    """Knows the vendor's limits."""
+    """Fetches and caches the vendor's limits."""
 
     def __init__(self, *, http: httpx2.AsyncClient, base_url: str, clock: Clock) -> None:
         self._http = http
         self._base_url = base_url
         self._clock = clock
         self._limits = SEED_LIMITS
-        self._next_look = 0.0
-        self._looked = asyncio.Event()
-        self._look: asyncio.Task[None] | None = None
+        self._next_fetch = 0.0
+        self._first_fetch = asyncio.Event()
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def limits(self) -> Limits:
-        """Return what is known now; only the first call of a process may wait for it, 2 s at most."""
-        if self._now() >= self._next_look and (self._look is None or self._look.done()):
-            self._look = asyncio.create_task(self._refresh())
-        if not self._looked.is_set():
+        """Return the limits that are known now; only the first call of a process may wait, 2 s at most."""
+        if self._now() >= self._next_fetch and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = asyncio.create_task(self._refresh())
+        if not self._first_fetch.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FIRST_WAIT_SECONDS):
-                    await self._looked.wait()
-            # Whoever waited in vain waited for everybody.
-            self._looked.set()
+                    await self._first_fetch.wait()
+            # After one wait without success no other call waits.
+            self._first_fetch.set()
         return self._limits
 
     async def look(self) -> Limits:
-        """Return what the vendor says now, or what was known when it does not answer within 5 s."""
+        """Fetch the document now and return its limits, or the known ones if that takes over 5 s or fails."""
         await self._refresh()
         return self._limits
 
     async def document(self) -> dict[str, Any] | None:
-        """Return the whole document as it is now; None when there is none that can be read."""
+        """Fetch the whole document; None if there is none that can be read."""
         try:
             return _document(await self._fetch())
         except VendorError:
             return None
 
     async def stop(self) -> None:
-        """Let go of a look that is under way."""
-        if self._look is not None:
-            self._look.cancel()
-            await asyncio.gather(self._look, return_exceptions=True)
+        """Cancel a fetch that is under way."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
 
     async def _refresh(self) -> None:
-        # Before anything else: whatever happens now, the next look is not at once.
-        self._next_look = self._now() + _RETRY_SECONDS
+        # Set first, so that a failure of any kind is not followed by another fetch at once.
+        self._next_fetch = self._now() + _RETRY_SECONDS
         try:
-            async with asyncio.timeout(_LOOK_SECONDS):
+            async with asyncio.timeout(_FETCH_SECONDS):
                 self._limits = read_limits(_document(await self._fetch()))
-            self._next_look = self._now() + _KEPT_SECONDS
+            self._next_fetch = self._now() + _KEPT_SECONDS
             log.info("discovery_read", discovered=sorted(self._limits.discovered))
         except (TimeoutError, VendorError) as error:
             log.warning("discovery_failed", error=type(error).__name__, kept=bool(self._limits.discovered))
         finally:
-            self._looked.set()
+            self._first_fetch.set()
 
-    async def _fetch(self) -> WireAnswer:
+    async def _fetch(self) -> VendorAnswer:
         answer = await self._get(PATH)
         if answer.status == 404:  # noqa: PLR2004
             answer = await self._get(_ROOT_PATH)
         return check(answer, 200)
 
-    async def _get(self, path: str) -> WireAnswer:
-        # Public, and so without a token (docs/vendor.md#discovery).
+    async def _get(self, path: str) -> VendorAnswer:
+        # The document is public, so no token is sent (docs/vendor.md#discovery).
         headers = {"accept": "application/json"}
         return await exchange(
             self._http,
@@ -142,7 +141,7 @@ class Discovery:
         return self._clock.now().timestamp()
 
 
-def _document(answer: WireAnswer) -> dict[str, Any]:
+def _document(answer: VendorAnswer) -> dict[str, Any]:
     try:
         return msgspec.json.decode(answer.body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -150,10 +149,10 @@ def _document(answer: WireAnswer) -> dict[str, Any]:
 
 
 def read_limits(document: dict[str, Any]) -> Limits:
-    """Read a discovery document; each field that it lacks or breaks keeps its default."""
+    """Read a discovery document; a field that is missing or invalid keeps its default."""
     capabilities, endpoints = _object(document, "capabilities"), _object(document, "endpoints")
     languages = _object(document, "languages")
-    duration = _number(capabilities.get("max_chunk_duration_seconds"), least=1)
+    duration = _number(capabilities.get("max_chunk_duration_seconds"), minimum=1)
     name = _object(document, "service").get("name")
     formats = _texts(capabilities.get("audio_formats"))
     methods = _texts(capabilities.get("upload_methods"))
@@ -165,7 +164,7 @@ def read_limits(document: dict[str, Any]) -> Limits:
         "models": _models(document.get("models")),
         "languages": supported,
         "upload_methods": tuple(each for each in UPLOAD_METHODS if each in methods),
-        # On-prem servers that recognise languages also list a language of this name.
+        # On-prem servers that detect languages list `auto_detect` as a language.
         "auto_detection": languages.get("auto_detection") is True or _AUTO_DETECT in supported,
         "webhooks_url": _url(endpoints.get("webhooks_url")),
         "service_name": name if _is_text(name) else None,
@@ -176,7 +175,7 @@ def read_limits(document: dict[str, Any]) -> Limits:
 
 def _chunk_bytes(capabilities: dict[str, Any]) -> int | None:
     for field, unit in (("max_chunk_size_bytes", 1), ("max_chunk_size_mb", 1024 * 1024)):
-        size = _number(capabilities.get(field), least=_MIN_CHUNK_BYTES / unit)
+        size = _number(capabilities.get(field), minimum=_MIN_CHUNK_BYTES / unit)
         if size is not None:
             return int(size * unit)
     return None
@@ -188,7 +187,7 @@ def _models(listed: Any) -> tuple[ModelLimits, ...]:
     for entry in listed[:_MAX_ENTRIES] if isinstance(listed, list) else ():
         if not isinstance(entry, dict) or not _is_text(entry.get("id")):
             continue
-        seconds = _number(entry.get("max_session_duration_seconds"), least=1)
+        seconds = _number(entry.get("max_session_duration_seconds"), minimum=1)
         seed = known.get(entry["id"], SEED_LIMITS.models[0])
         found.append(
             ModelLimits(
@@ -213,7 +212,7 @@ def _texts(listed: Any) -> tuple[str, ...]:
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    # They become headers and messages: one line of printable characters.
+    # These texts become headers and messages, so only one line of printable characters is accepted.
     return (
         isinstance(value, str)
         and 0 < len(value) <= _MAX_CHARACTERS
@@ -222,9 +221,9 @@ def _is_text(value: Any) -> TypeGuard[str]:
     )
 
 
-def _number(value: Any, *, least: float) -> float | None:
+def _number(value: Any, *, minimum: float) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and least <= value < _MAX_NUMBER else None
+    return value if is_number and minimum <= value < _MAX_NUMBER else None
 
 
 def _url(value: Any) -> str | None:

@@ -1,8 +1,8 @@
-"""Fetches a document's content from the address that EkaScribe gives in the place of it.
+"""Fetches a document's content when EkaScribe's answer holds an address instead of it.
 
-The address carries its own permission (docs/vendor.md#presigned), so no credentials are sent along. It may
-lead anywhere: only the vendor's own host is called directly, every other one by downloads that refuse private
-addresses.
+The address carries its own permission (docs/vendor.md#presigned), so no credentials are sent. It may lead to
+any host, so only the vendor's own host is called directly; other hosts go through downloads that refuse
+private addresses.
 """
 
 from collections.abc import Awaitable, Callable
@@ -29,41 +29,41 @@ class Downloads(Protocol):
     """Downloads from any public host."""
 
     async def get(self, url: str, max_bytes: int, reserve: Reserve) -> bytes | None:
-        """Return a body of at most so many bytes; None when there is none, whatever the reason.
+        """Return a body of at most `max_bytes`, or None if it cannot be had for any reason.
 
-        `reserve` is awaited with the size of a large body before it is read; what it raises is raised.
+        `reserve` is awaited with the size of a large body before it is read; its exceptions are raised.
         """
         ...
 
 
 class Contents:
-    """Fetches the contents of a result's documents, counted in the memory of EkaScribe's answers."""
+    """Fetches the contents of a result's documents, within the memory budget of EkaScribe's answers."""
 
     def __init__(
-        self, http: httpx2.AsyncClient, downloads: Downloads, is_vendors: Callable[[str], bool]
+        self, http: httpx2.AsyncClient, downloads: Downloads, is_vendor_url: Callable[[str], bool]
     ) -> None:
-        """`is_vendors`: whether an address has the vendor's own origin."""
+        """`is_vendor_url` says whether an address has the vendor's own origin."""
         self._http = http
         self._downloads = downloads
-        self._is_vendors = is_vendors
+        self._is_vendors = is_vendor_url
 
     async def fill(self, result: VendorResult) -> VendorResult:
-        """Fetch the content of documents that have an address in the place of it.
+        """Fetch the content of each document that has an address instead of it.
 
-        Raises NoRoomError: a document must not be taken for an empty one because our memory is taken.
+        Raises NoRoomError, because a lack of memory must not make a document count as empty.
         """
         if not any(each.status == "empty" and each.content_url for each in result.documents):
             return result
         documents = []
         held = list(result.held)
-        # Of all documents together: an answer may name any number of addresses.
+        # For all documents together, because an answer may hold any number of addresses.
         left = MAX_CONTENT_BYTES
         for document in result.documents:
             content = None
             if document.status == "empty" and document.content_url and left > 0:
                 content = await self._content(document.content_url, left, held)
             left -= len(content or b"")
-            # Without content it stays empty, and is asked for again later.
+            # Without content the document stays empty, and is asked for again later.
             documents.append(document if content is None else _with_content(document, content))
         return msgspec.structs.replace(result, documents=documents, held=tuple(held))
 
@@ -77,7 +77,7 @@ class Contents:
         except NoRoomError:
             raise
         except (VendorUnreachable, httpx2.InvalidURL, ValueError) as error:
-            # An address that cannot be read must not cost the answer's other documents.
+            # An invalid address must not lose the other documents of the answer.
             reason = error.code if isinstance(error, VendorUnreachable) else type(error).__name__
             log.warning("download_refused", reason=reason)
             return None
@@ -101,7 +101,7 @@ class Contents:
 
 
 def read_content(body: bytes) -> Any:
-    """Return the object that a content is, or its text (docs/vendor.md#content-types)."""
+    """Return content as a JSON object if it is one, else as text (docs/vendor.md#content-types)."""
     try:
         return decode_object(body)[0]
     except (ValueError, RecursionError):

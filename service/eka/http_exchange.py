@@ -1,4 +1,4 @@
-"""One HTTP exchange with the vendor: bounded in time and size, failures told apart by whether it was sent."""
+"""Makes HTTP calls to the vendor, bounded in time and size; a failure says whether the request was sent."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -29,35 +29,36 @@ from service.observability.tracing import fail, span, trace_headers
 
 # Get Session holds a request for up to 14 s (docs/vendor.md#long-poll): reading must wait longer than that.
 TIMEOUT = httpx2.Timeout(connect=5.0, read=25.0, write=20.0, pool=5.0)
-# How many connections there are is the gates' matter (call_limiter.py): a bound over all accounts would
-# let one whose calls hang take them from the others.
+# The call limiter bounds the connections of each account (call_limiter.py). A bound over all accounts would
+# let an account whose calls hang take the connections of the others.
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
-# A vendor that sends a byte now and then never runs into a time-out between two of them.
+# A vendor that sends a byte now and then never exceeds the time-out between two reads.
 CALL_SECONDS = 30.0
-# Less than a call or a download may take: who waited for memory in vain says so, and is not taken for slow.
+# Less than a call or a download may take, so that a failed wait for memory is not reported as a slow vendor.
 _ROOM_SECONDS = 15.0
 
-_MAX_ASKED_SECONDS = 300.0
-# Of calls that answer no result: ids, times, counts, error codes.
+_MAX_RETRY_AFTER_SECONDS = 300.0
+# For answers without results: ids, times, counts, error codes.
 SMALL_ANSWER_BYTES = 64 * 1024
 RESULT_ANSWER_BYTES = 8 * 1024 * 1024
-# Content may come in chunks, with frames around them, and compressed.
+# For the framing of content that comes in chunks.
 _FRAMING_BYTES = 1024 * 1024
-# An answer and the values that are decoded from it. They take up to four times its bytes: words with their
-# times 4.1, notes 3.6, a text with one emoji 4.0. Only brackets take 24; MAX_VALUES bounds these by 45 MB.
+# The memory of an answer and its decoded values, in multiples of its bytes. The values take about four times
+# the bytes: words with their times 4.1, notes 3.6, a text with one emoji 4.0. Only brackets take 24 times,
+# and MAX_VALUES bounds those to 45 MB.
 _DECODED_TIMES = 5
 _ENCODINGS = {"accept-encoding": "gzip"}
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 
 
 class NoRoomError(VendorTimeout):
-    """The memory for large answers is taken."""
+    """The memory for large answers is in use."""
 
 
-class WireAnswer(Struct, frozen=True):
-    """A whole answer: HTTP status, the wait its Retry-After asks for, its body.
+class VendorAnswer(Struct, frozen=True):
+    """A whole answer: its HTTP status, the seconds of its Retry-After, its body.
 
-    `held`: what a large body, and what is decoded from it, take of the process' memory.
+    `held` is the memory reservation of a large body and its decoded values.
     """
 
     status: int
@@ -67,16 +68,16 @@ class WireAnswer(Struct, frozen=True):
 
     @property
     def code(self) -> str | None:
-        """The vendor's error code, if the body has one; of a large body none is read."""
+        """The vendor's error code, if the body has one; a large body is not read for it."""
         return read_error_code(self.body) if len(self.body) <= SMALL_ANSWER_BYTES else None
 
 
 class VendorHttp(httpx2.AsyncClient):
-    """The client for all vendor calls, and the memory that their large answers may take."""
+    """The HTTP client for all vendor calls, with the memory budget of their large answers."""
 
     def __init__(self, memory: MemoryBudget, max_answer_bytes: int) -> None:
-        # No redirects, so that a token goes nowhere else. No cookies: a server on premises sets its login
-        # as one, and the client's jar would send one account's login with another account's calls.
+        # No redirects, so that no token goes to another host. No cookies: an on-prem server sets its login as
+        # a cookie, and the client's jar would send one account's login with another account's calls.
         super().__init__(
             verify=trusted_context(),
             timeout=TIMEOUT,
@@ -85,7 +86,7 @@ class VendorHttp(httpx2.AsyncClient):
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
         )
         self.memory = memory
-        # httpx2 has no parameter for the network backend; its pools have, those of proxies too.
+        # httpx2 has no parameter for the network backend, but its pools have one, also those of proxies.
         for transport in (self._transport, *self._mounts.values()):
             if isinstance(transport, httpx2.AsyncHTTPTransport):
                 pool: Any = transport._pool  # noqa: SLF001
@@ -93,24 +94,24 @@ class VendorHttp(httpx2.AsyncClient):
 
 
 def make_http_client(
-    hear_date: Callable[[str | None], None] | None = None,
+    on_date: Callable[[str | None], None] | None = None,
     *,
     memory: MemoryBudget | None = None,
     max_result_bytes: int = RESULT_ANSWER_BYTES,
 ) -> VendorHttp:
     """Make the client for vendor calls.
 
-    `hear_date` is told the `Date` of each answer: the vendor's clock is a witness of the time.
+    `on_date` is called with the `Date` of each answer, by which our own clock is checked.
     """
     room = max(VENDOR_ANSWERS_BYTES, max_result_bytes * _DECODED_TIMES)
     counted_in = memory or MemoryBudget(room, patience_seconds=_ROOM_SECONDS)
     client = VendorHttp(counted_in, max_result_bytes + _FRAMING_BYTES)
-    if hear_date is not None:
+    if on_date is not None:
 
-        async def hear(answer: httpx2.Response) -> None:
-            hear_date(answer.headers.get("date"))
+        async def on_response(answer: httpx2.Response) -> None:
+            on_date(answer.headers.get("date"))
 
-        client.event_hooks = {"response": [hear]}
+        client.event_hooks = {"response": [on_response]}
     return client
 
 
@@ -124,14 +125,14 @@ async def exchange(
     content: bytes | None = None,
     params: Mapping[str, str] | None = None,
     max_bytes: int = SMALL_ANSWER_BYTES,
-) -> WireAnswer:
-    """Make one call and read the whole answer, of so many bytes at most; a VendorHttp counts large ones.
+) -> VendorAnswer:
+    """Make one call and read the whole answer; a VendorHttp reserves memory for a large one.
 
     Raises VendorUnavailable, VendorTimeout, NoRoomError or VendorFailure; their `sent` says whether the
     request may have taken effect.
     """
     with_body: dict[str, Any] = {} if content is None else {"content": content}
-    with watched(operation, method) as answered:
+    with instrumented_call(operation, method) as record_status:
         async with (
             _translated_errors(),
             http.stream(
@@ -144,22 +145,22 @@ async def exchange(
         ):
             memory = http.memory if isinstance(http, VendorHttp) else None
             body, held = await _read(answer, memory, max_bytes)
-        answered(answer.status_code)
-    return WireAnswer(answer.status_code, asked_seconds(answer.headers), body, held)
+        record_status(answer.status_code)
+    return VendorAnswer(answer.status_code, retry_after_of(answer.headers), body, held)
 
 
 async def _read(
     answer: httpx2.Response, memory: MemoryBudget | None, max_bytes: int
 ) -> tuple[bytes, MemoryReservation | None]:
-    """Read a body, which is counted before more of it is held than every answer may have."""
+    """Read a body; memory for a large one is reserved before more of it is read."""
     content = LimitedContent(answer.headers.get("content-encoding"), max_bytes)
     held = None
-    # The library would unfold what is compressed whole, however large it gets.
-    async for raw in answer.aiter_raw() if content.is_folded else answer.aiter_bytes():
-        for size in content.take(raw):
+    # httpx2 would decompress the whole body at once, however large it gets.
+    async for raw in answer.aiter_raw() if content.is_encoded else answer.aiter_bytes():
+        for size in content.feed(raw):
             if memory is not None and held is None and size > SMALL_ANSWER_BYTES:
                 announced = answer.headers.get("content-length", "")
-                known = announced.isdigit() and not content.is_folded
+                known = announced.isdigit() and not content.is_encoded
                 held = await reserve(memory, min(int(announced), max_bytes) if known else max_bytes)
     body = content.whole()
     if held is not None:
@@ -168,35 +169,35 @@ async def _read(
 
 
 async def reserve(memory: MemoryBudget, size: int) -> MemoryReservation:
-    """Take the memory for an answer of so many bytes and what is decoded from it. Raises NoRoomError."""
+    """Reserve memory for an answer of `size` bytes and its decoded values. Raises NoRoomError."""
     if not await memory.take(size * _DECODED_TIMES):
         raise NoRoomError("too many large answers of EkaScribe are read here", sent=True)
     return MemoryReservation(memory, size * _DECODED_TIMES)
 
 
 def shrink(held: MemoryReservation, body: bytes) -> None:
-    """Give back what was reserved for more than this body."""
+    """Release the memory that was reserved beyond the size of this body."""
     held.shrink(len(body) * _DECODED_TIMES)
 
 
 class LimitedContent:
-    """The content of an answer, put together within its bound."""
+    """Collects the content of an answer, decompressed, up to `max_bytes`."""
 
     def __init__(self, encoding: str | None, max_bytes: int) -> None:
-        """Raises VendorFailure for content that is encoded as nobody asked for."""
+        """Raises VendorFailure for an encoding that was not requested."""
         try:
             self._unfolding = Unfolding(encoding)
         except ContentEncodingError as error:
             raise VendorFailure("EkaScribe's answer is encoded as nobody asked for", sent=True) from error
-        self.is_folded = encoding is not None
+        self.is_encoded = encoding is not None
         self._max_bytes = max_bytes
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def take(self, raw: bytes) -> Iterator[int]:
-        """Take what came; yields how much there is before each piece is kept.
+    def feed(self, raw: bytes) -> Iterator[int]:
+        """Add received bytes; before each piece is kept, yields the size of the content with it.
 
-        Raises VendorFailure for too much, VendorUnavailable for what is garbled.
+        Raises VendorFailure for too much content, VendorUnavailable for garbled content.
         """
         try:
             for piece in self._unfolding.pieces(raw):
@@ -209,31 +210,31 @@ class LimitedContent:
             raise VendorUnavailable("the connection to EkaScribe broke", sent=True) from error
 
     def whole(self) -> bytes:
-        """Return all of it; it is not kept here."""
+        """Return the whole content and forget it."""
         pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 @contextmanager
-def watched(operation: Operation, method: str) -> Iterator[Callable[[int], None]]:
-    """Count, time and trace one call to the vendor, which tells the status of a whole answer."""
+def instrumented_call(operation: Operation, method: str) -> Iterator[Callable[[int], None]]:
+    """Count, time and trace one call; the block calls the yielded function with the status of its answer."""
     attributes = {"http.request.method": method, "ekabridge.operation": operation}
     with span(f"eka {operation}", "client", attributes) as made, counted(operation) as count:
 
-        def answered(status: int) -> None:
+        def record_status(status: int) -> None:
             count.outcome = outcome_of(status)
             if made is not None:
                 made.set_attribute("http.response.status_code", status)
                 if count.outcome != "ok":
                     fail(made, str(status))
 
-        yield answered
+        yield record_status
 
 
-def asked_seconds(headers: Mapping[str, str]) -> float | None:
-    """Return for how long the vendor asks us to wait, five minutes at most: a typo must not hide a result."""
-    asked = read_retry_after(headers.get("retry-after"), datetime.now(UTC))
-    return None if asked is None else min(asked, _MAX_ASKED_SECONDS)
+def retry_after_of(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of Retry-After, five minutes at most: a vendor's mistake must not delay a result."""
+    seconds = read_retry_after(headers.get("retry-after"), datetime.now(UTC))
+    return None if seconds is None else min(seconds, _MAX_RETRY_AFTER_SECONDS)
 
 
 @asynccontextmanager
@@ -250,7 +251,7 @@ async def _translated_errors() -> AsyncIterator[None]:
         raise VendorUnavailable("the connection to EkaScribe broke", sent=True) from error
 
 
-def check(answer: WireAnswer, *accepted: int) -> WireAnswer:
+def check(answer: VendorAnswer, *accepted: int) -> VendorAnswer:
     """Return the answer if its status is one of these; raises VendorRefused or VendorUnreachable."""
     if answer.status in accepted:
         return answer
@@ -266,8 +267,8 @@ def check(answer: WireAnswer, *accepted: int) -> WireAnswer:
     raise refusal(answer, explanation(answer.status, answer.body))
 
 
-def refusal(answer: WireAnswer, more: str = "") -> VendorRefused:
-    """Make the error for an answer that means no; `more` goes on after the status and the code."""
+def refusal(answer: VendorAnswer, more: str = "") -> VendorRefused:
+    """Make the error for a refused call; `more` follows the status and the code in its detail."""
     code = answer.code
     return VendorRefused(
         f"EkaScribe answered {answer.status}{f' {code}' if code else ''}{more}",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from service.concurrency.lazy_imports import Late
 from service.domain.ports import Audio
-from service.eka.http_exchange import WireAnswer
+from service.eka.http_exchange import VendorAnswer
 
 if TYPE_CHECKING:
     from service.eka.audio_client import AudioClient
@@ -18,7 +18,7 @@ LIBRARY = "aiohttp"
 class AudioSender(Protocol):
     """Sends audio to the vendor."""
 
-    async def send(self, url: str, headers: Mapping[str, str], audio: Audio) -> WireAnswer:
+    async def send(self, url: str, headers: Mapping[str, str], audio: Audio) -> VendorAnswer:
         """POST all of it and read the whole answer. Raises VendorUnavailable or VendorTimeout."""
         ...
 
@@ -38,7 +38,7 @@ class AudioWay:
         if self._wire.made is not None:
             await self._wire.made.__aexit__()
 
-    async def send(self, url: str, headers: Mapping[str, str], audio: Audio) -> WireAnswer:
+    async def send(self, url: str, headers: Mapping[str, str], audio: Audio) -> VendorAnswer:
         """Send by the wire."""
         return await (await self._wire.get()).send(url, headers, audio)
 

@@ -1,8 +1,8 @@
-"""Reads answers that are not quite JSON: one odd byte of EkaScribe's must not lose a finished dictation.
+"""Reads answers that are almost JSON, because one odd byte of EkaScribe must not lose a finished dictation.
 
-The strict decoder reads every well-formed answer. Where it refuses, a byte order mark, Latin-1, `NaN`,
-numbers beyond a double, lone surrogates and endless nesting are read as far as they can be, and every value
-that results can be encoded as JSON again.
+The strict decoder reads every well-formed answer. If it fails, this module accepts a byte order mark,
+Latin-1, `NaN`, numbers beyond a double, lone surrogates and excessive nesting. Every value that it returns
+can be encoded as JSON again.
 """
 
 import codecs
@@ -14,18 +14,18 @@ from typing import Any
 import msgspec
 
 MAX_LEVELS = 128
-# A decoded value takes up to 150 bytes, however short its text is: these are 75 MB. The words of eight hours,
-# each with its times, are fewer.
+# A decoded value takes up to 150 bytes of memory, however short its text is, so this bound means 75 MB. The
+# words of eight hours of speech, each with its times, are fewer values.
 MAX_VALUES = 500_000
-# The next bracket outside strings, or the end: a search that finds nothing would begin again at each byte.
-# Possessive: to find a string's end by backtracking takes a hundred times the string's memory.
+# The next bracket outside strings, or the end: without the end, a search that fails would restart at each
+# byte. Possessive quantifiers, because backtracking over a string takes a hundred times the string's memory.
 _BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"?)*+([\[\]{}]|\Z)', re.DOTALL)
 _OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\n\r]*\{")
-_HALVES = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def decode_object(body: bytes) -> tuple[dict[str, Any], bool]:
-    """Decode a JSON object, and say whether the bytes were well-formed. Raises ValueError if it is none."""
+    """Decode a JSON object, and return whether it was well-formed. Raises ValueError for anything else."""
     decoded, is_well_formed = _decode(body)
     if not isinstance(decoded, dict):
         raise ValueError("the answer is no JSON object")  # noqa: TRY004 - callers catch one kind
@@ -46,9 +46,9 @@ def _decode(body: bytes) -> tuple[Any, bool]:
 
 
 def _text(body: bytes) -> str:
-    """Read the bytes that are no UTF-8 as Latin-1, and the rest as what it is.
+    """Decode UTF-8, and bytes that are not UTF-8 as Latin-1.
 
-    Python's own handler of errors marks such bytes; one of ours would be called for each of millions.
+    Python's `surrogateescape` marks such bytes; an error handler in Python would run for each of millions.
     """
     text = body.decode(errors="surrogateescape")
     for byte in range(0x80, 0x100):
@@ -57,9 +57,9 @@ def _text(body: bytes) -> str:
 
 
 def _encodable(value: Any) -> Any:
-    """Replace each half of a surrogate pair by U+FFFD: no encoder takes it."""
+    """Replace each lone surrogate by U+FFFD, because no encoder accepts it."""
     if isinstance(value, str):
-        return _HALVES.sub("\ufffd", value)
+        return _LONE_SURROGATES.sub("\ufffd", value)
     if isinstance(value, list):
         return [_encodable(each) for each in value]
     if isinstance(value, dict):
@@ -73,13 +73,13 @@ def _number(text: str) -> float | str:
 
 
 def _integer(text: str) -> int | str:
-    # JSON's other readers stop at 64 bits.
+    # Other JSON readers stop at 64 bits.
     number = int(text) if len(text) <= 20 else None  # noqa: PLR2004
     return number if number is not None and -(2**63) <= number < 2**64 else text
 
 
 def _flattened(body: bytes) -> bytes:
-    """Replace what is nested deeper than MAX_LEVELS by its own text, as a JSON string."""
+    """Replace values nested deeper than MAX_LEVELS by their own text, as a JSON string."""
     if body.count(b"[") + body.count(b"{") <= MAX_LEVELS:
         return body
     pieces: list[bytes] = []

@@ -1,4 +1,4 @@
-"""What is counted of our calls to the vendor: by kind of call and of ending, never by whose."""
+"""Metrics of our calls to the vendor, by operation and outcome; no label names a tenant or a patient."""
 
 import time
 from collections.abc import Iterator
@@ -47,11 +47,16 @@ SECONDS = Histogram(
     ["operation"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 45),
 )
-GATES_CLOSED = Gauge(
-    "ekabridge_vendor_gates_closed",
-    "Accounts whose calls to EkaScribe are held back; default is the shared one, own are tenants'",
-    ["account"],
-    multiprocess_mode="livemax",
+# The second gauge is the first one's old name, which stays for one release.
+OPEN_CIRCUIT_GAUGES = tuple(
+    Gauge(name, documentation, ["account"], multiprocess_mode="livemax")
+    for name, documentation in (
+        (
+            "ekabridge_vendor_circuits_open",
+            "Accounts whose calls to EkaScribe are held back; default is the shared one, own are tenants'",
+        ),
+        ("ekabridge_vendor_gates_closed", "The old name of ekabridge_vendor_circuits_open"),
+    )
 )
 PATIENTS_DROPPED = Counter(
     "ekabridge_vendor_patients_dropped",
@@ -71,14 +76,14 @@ _OUTCOMES: dict[type[Exception], Outcome] = {
 
 
 class Count(Struct):
-    """How a call ended, as far as is known."""
+    """The outcome of a call, as far as it is known."""
 
     outcome: Outcome = "abandoned"
 
 
 @contextmanager
 def counted(operation: Operation) -> Iterator[Count]:
-    """Count one call that is made, and time it; a VendorError says how it ended, or whoever makes it does."""
+    """Count and time one call; its outcome comes from a VendorError, or is set by the caller."""
     count, began = Count(), time.monotonic()
     try:
         yield count
@@ -91,7 +96,7 @@ def counted(operation: Operation) -> Iterator[Count]:
 
 
 def outcome_of(status: int) -> Outcome:
-    """Name how a call ended that was answered with this HTTP status."""
+    """Return the outcome of a call that was answered with this HTTP status."""
     if status == 429:  # noqa: PLR2004
         return "limited"
     if status >= 500:  # noqa: PLR2004

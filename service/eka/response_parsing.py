@@ -1,7 +1,7 @@
-"""EkaScribe's answers to Get Session in our terms: states, documents, warnings; and its four error bodies.
+"""Translates EkaScribe's answers to Get Session into states, documents and warnings; reads error bodies.
 
-Decoding is lenient on purpose: a field that is missing, null, new or of another type must not cost a finished
-dictation. Where a document has a status, that decides, not which other fields are filled
+Decoding is lenient on purpose: a field that is missing, null, new or of another type must not lose a finished
+dictation. Where a document has a status, the status decides, and not the presence of other fields
 (docs/vendor.md#decide-by-status).
 """
 
@@ -36,10 +36,12 @@ _STATES: dict[str, VendorState] = {
     "partial_success": "partial",
     "failed": "failed",
     "failure": "failed",
-    "cancelled": "failed",  # by the vendor itself: a session that we cancelled is not asked for
+    "cancelled": "failed",  # by the vendor itself: no result is requested of a session that we cancelled
     "expired": "expired",
 }
 PARTIAL_SUCCESS = "partial_success"
+# Stands for a status that is no word at all, such as an object; `Fields` has counted and logged it.
+_NO_WORD = "?"
 _DOCUMENT_STATUSES: dict[str, VendorDocumentStatus] = {
     "success": "success",
     "completed": "success",
@@ -53,7 +55,7 @@ _DOCUMENT_STATUSES: dict[str, VendorDocumentStatus] = {
     "processing": "pending",
     "queued": "pending",
 }
-# Words joined by underscores: anything else might be somebody's name.
+# Words joined by underscores: any other text might be a person's name.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+){1,8}")
 _MAX_DOCUMENTS = 500
 _MAX_REASONS = 20
@@ -61,15 +63,15 @@ _MAX_MESSAGE_CHARACTERS = 1000
 
 
 def read_session(status_code: int, body: bytes) -> VendorResult:
-    """Read the result of Get Session's answer. Raises ValueError for a body that is no JSON object at all."""
+    """Read the result from an answer to Get Session. Raises ValueError unless the body is a JSON object."""
     return read_answer(status_code, body)[0]
 
 
 def read_answer(status_code: int, body: bytes) -> tuple[VendorResult, SessionFacts]:
-    """Read Get Session's answer of 200, 202, 206 or 410, and what it says beside the result.
+    """Read the result and further facts from an answer to Get Session of 200, 202, 206 or 410.
 
-    The HTTP status is the signal (docs/vendor.md#status-codes). Raises ValueError for a body that is no
-    JSON object at all.
+    The HTTP status is the signal (docs/vendor.md#status-codes). Raises ValueError unless the body is a JSON
+    object.
     """
     values, is_well_formed = decode_object(body)
     odd: list[str] = [] if is_well_formed else ["get"]
@@ -101,11 +103,11 @@ def _with_odd_fields(result: VendorResult, odd: list[str]) -> VendorResult:
 
 
 def _state(status_code: int, fields: Fields, *, has_content: bool) -> VendorState:
-    word = fields.text("status")
+    word = _status_word(fields)
     if status_code == _GONE:
         return "expired"
     known = _STATES.get(word or "")
-    if word and known is None:
+    if word and known is None and word != _NO_WORD:
         note_unknown("get.status", word)
     if status_code == _ACCEPTED:
         return "open" if known == "open" else "processing"
@@ -116,10 +118,16 @@ def _state(status_code: int, fields: Fields, *, has_content: bool) -> VendorStat
     return known or "unknown"
 
 
+def _status_word(fields: Fields) -> str | None:
+    """Return the status, or None if the object has none; one of an unexpected type is an unknown word."""
+    word = fields.text("status")
+    return _NO_WORD if word is None and fields.values.get("status") is not None else word
+
+
 def _documents(fields: Fields) -> list[VendorDocument]:
     entries = _entries(fields.values.get("templates"), fields)
     if len(entries) > _MAX_DOCUMENTS:
-        # All are stored in one transaction, which holds the session's row.
+        # One transaction stores all documents and locks the session's row meanwhile.
         fields.note("templates.count", None)
     return [_document(template_id, entry, fields) for template_id, entry in entries[:_MAX_DOCUMENTS]]
 
@@ -151,7 +159,7 @@ def _document(template_id: str, entry: Any, session: Fields) -> VendorDocument:
         session.note("templates.entry", entry)
         entry = {"data": entry}
     fields = Fields(entry or {}, "get.templates", session.odd)
-    word, data = fields.text("status"), fields.values.get("data")
+    word, data = _status_word(fields), fields.values.get("data")
     status = _document_status(word, data)
     errors = _reasons(fields, "errors", "vendor_error")
     warnings = _reasons(fields, "warnings", "vendor_warning")
@@ -159,7 +167,7 @@ def _document(template_id: str, entry: Any, session: Fields) -> VendorDocument:
         message = "EkaScribe could make only a part of this document"
         warnings = [WarningInfo(code="document_partial", message=message), *warnings]
     first = errors[0].vendor_code if errors else UNSET
-    vendor_code = word if status == "unknown" else (first or None)
+    vendor_code = word if status == "unknown" and word != _NO_WORD else (first or None)
     fhir = fields.values.get("fhir")
     url = fields.values.get("presigned_url")
     return VendorDocument(
@@ -182,13 +190,14 @@ def _document_status(word: str | None, data: Any) -> VendorDocumentStatus:
         return "pending" if is_empty(data) else "success"
     status = _DOCUMENT_STATUSES.get(word)
     if status is None:
-        note_unknown("get.templates.status", word)
+        if word != _NO_WORD:
+            note_unknown("get.templates.status", word)
         return "unknown"
     return "empty" if status == "success" and is_empty(data) else status
 
 
 def is_empty(data: Any) -> bool:
-    """Return whether a document's content says nothing: no text, number or truth value anywhere in it."""
+    """Return whether a document's content holds no text, number or truth value anywhere."""
     waiting = [data]
     while waiting:
         value = waiting.pop()
@@ -204,7 +213,7 @@ def is_empty(data: Any) -> bool:
 def _reasons(fields: Fields, name: str, code: str) -> list[WarningInfo]:
     """Read a list of EkaScribe's `{type, code, msg}` or `{type, message}`.
 
-    The second is of the session, not of a document (docs/vendor.md#processing-errors).
+    The second form concerns the session and not a document (docs/vendor.md#processing-errors).
     """
     found = []
     for values in fields.objects(name)[:_MAX_REASONS]:
@@ -221,7 +230,7 @@ def _reasons(fields: Fields, name: str, code: str) -> list[WarningInfo]:
 
 
 def read_error_code(body: bytes) -> str | None:
-    """Return the code of an error body, whichever of the shapes it has; never its message.
+    """Return the code of an error body in any of its shapes; never its message.
 
     `{"detail": …}`, `{"error": {code, message}}`, `{"status": "failed", "error": {…}, txn_id, b_id}` and
     `{"status": "failed", "error": "…"}` occur (docs/vendor.md#error-shapes), and `{code: int, error: str}` at

@@ -1,7 +1,7 @@
-"""Which kind of server stands at EKA_BASE_URL, and what it cannot do: for `ekabridge doctor` alone.
+"""Identifies the kind of server at EKA_BASE_URL and its limitations, for `ekabridge doctor` alone.
 
-It is judged by the discovery document and by three calls without a token, none of which makes anything: a
-look at a session that does not exist, and two logins that name nobody.
+The evidence is the discovery document and three calls without a token, which create nothing: Get Session for
+a session that does not exist, and two logins without a name.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from service.domain.ids import new_session_id
 from service.eka.discovery import Discovery
-from service.eka.http_exchange import WireAnswer, exchange
+from service.eka.http_exchange import VendorAnswer, exchange
 from service.eka.token_errors import is_behind_login
 
 ServerKind = Literal["hosted", "onprem-2026-07", "onprem-2026-08", "unknown"]
@@ -25,26 +25,26 @@ _SERVER_ERRORS = 500
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
-    """What the server showed of itself. `document`: its discovery document, None when it has none."""
+    """The observations about a server. `document` is its discovery document, None when it has none."""
 
     document: dict[str, Any] | None
     has_client_login: bool
     has_user_login: bool
-    # Whether a call without a token is refused with the one word that the server of July has for it.
+    # Whether the server refuses a call without a token with the word that only the server of July uses.
     says_unauthorized: bool
 
 
 class Server(Struct, frozen=True):
-    """Its kind, and what it cannot do, a sentence each."""
+    """The kind of a server, and its limitations, one sentence each."""
 
     kind: ServerKind
     lacks: tuple[str, ...]
 
 
-async def look_at_server(http: httpx2.AsyncClient, base_url: str, discovery: Discovery) -> Server:
-    """Ask the server what it is. Raises VendorUnreachable."""
+async def identify_server(http: httpx2.AsyncClient, base_url: str, discovery: Discovery) -> Server:
+    """Find out the kind of the server. Raises VendorUnreachable."""
 
-    async def ask(method: str, path: str) -> WireAnswer:
+    async def ask(method: str, path: str) -> VendorAnswer:
         content = b"{}" if method == "POST" else None
         headers = {"content-type": "application/json"} if content else {}
         return await exchange(
@@ -58,18 +58,18 @@ async def look_at_server(http: httpx2.AsyncClient, base_url: str, discovery: Dis
         has_user_login=_has_login(await ask("POST", _USER_LOGIN)),
         says_unauthorized=session.status == 401 and is_behind_login(session.status, session.body),  # noqa: PLR2004
     )
-    kind = judge(evidence)
-    return Server(kind, tuple(_lacks(kind, evidence.document)))
+    kind = classify(evidence)
+    return Server(kind, tuple(_limitations(kind, evidence.document)))
 
 
-def _has_login(answer: WireAnswer) -> bool:
-    """Whether the address reads logins: where none is, the call is not found, or needs a token itself."""
+def _has_login(answer: VendorAnswer) -> bool:
+    """Whether the address accepts logins; elsewhere the call is not found, or needs a token itself."""
     is_there = answer.status not in _NOT_THERE and answer.status < _SERVER_ERRORS
     return is_there and not is_behind_login(answer.status, answer.body)
 
 
-def judge(evidence: Evidence) -> ServerKind:
-    """Name the kind; a pure function.
+def classify(evidence: Evidence) -> ServerKind:
+    """Return the kind of a server; a pure function.
 
     A server on premises has never offered streams (docs/vendor.md#discovery-no-stream).
     """
@@ -83,7 +83,7 @@ def judge(evidence: Evidence) -> ServerKind:
 
 
 def describe(kind: ServerKind) -> str:
-    """Say what a kind is in words."""
+    """Describe a kind in words."""
     match kind:
         case "hosted":
             return "hosted by EkaScribe"
@@ -101,7 +101,7 @@ def describe(kind: ServerKind) -> str:
             assert_never(kind)
 
 
-def _lacks(kind: ServerKind, document: dict[str, Any] | None) -> Iterator[str]:
+def _limitations(kind: ServerKind, document: dict[str, Any] | None) -> Iterator[str]:
     if document is None:
         yield "has no discovery document that can be read: what it takes is assumed, not known"
     else:
@@ -121,7 +121,7 @@ def _lacks(kind: ServerKind, document: dict[str, Any] | None) -> Iterator[str]:
         )
 
 
-def _listed(document: dict[str, Any] | None, part: str, field: str) -> list[Any]:
-    found = (document or {}).get(part)
+def _listed(document: dict[str, Any] | None, section: str, field: str) -> list[Any]:
+    found = (document or {}).get(section)
     listed = found.get(field) if isinstance(found, dict) else None
     return listed if isinstance(listed, list) else []

@@ -1,4 +1,4 @@
-"""The vendor's side of a live stream (docs/vendor.md#stream), by the `websockets` client."""
+"""Connects to the vendor's live streams (docs/vendor.md#stream) with the `websockets` client."""
 
 import asyncio
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from service.domain.errors import (
 from service.domain.ids import Account, SessionId
 from service.domain.streams.relay import FLUSH_SECONDS, Frame, VendorGone
 from service.eka.call_limiter import CallLimiters
-from service.eka.http_exchange import asked_seconds
+from service.eka.http_exchange import retry_after_of
 from service.eka.metrics import counted
 from service.eka.tls import trusted_context
 from service.observability.tracing import span, trace_headers
@@ -29,30 +29,30 @@ from service.observability.tracing import span, trace_headers
 log = structlog.get_logger()
 
 _OPEN_SECONDS = 8.0
-# Both sides stay alive through proxies that cut what is silent for 60 s; a vendor that is slow to take audio
-# is slow to answer pings, too, and gets as long as a stalled frame.
+# The pings keep both connections alive through proxies that cut a connection after 60 silent seconds. A
+# vendor that reads audio slowly also answers pings slowly, so it gets as long as for a stalled frame.
 _PING_SECONDS, _PONG_SECONDS = 20.0, 45.0
 _MAX_FRAME_BYTES = 1_048_576
-# Frames that wait here in each direction, at most: back-pressure, not memory.
+# The limits of frames that wait in each direction: beyond them the sender slows down instead of us buffering.
 _MAX_WAITING_FRAMES = 4
 _MAX_WAITING_BYTES = 65_536
 
 
 class EkaStream:
-    """An open connection as the domain's VendorStream."""
+    """An open connection; implements the domain's VendorStream."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
 
     async def receive(self) -> Frame:
-        """The next frame. Raises VendorGone."""
+        """Return the next frame. Raises VendorGone."""
         try:
             return await self._connection.recv()
         except ConnectionClosed as closed:
             raise _gone(closed) from closed
 
     def send_now(self, frame: bytes) -> bool:
-        """Pass a frame on, unless the vendor is slow or the connection is about to end."""
+        """Send a frame without waiting; false if the vendor is slow or the connection is about to end."""
         connection, transport = self._connection, self._connection.transport
         if (
             connection.protocol.state is not State.OPEN
@@ -65,14 +65,14 @@ class EkaStream:
         return True
 
     async def send(self, frame: Frame) -> None:
-        """Pass a frame on, waiting while the vendor is slow. Raises VendorGone."""
+        """Send a frame, waiting while the vendor is slow. Raises VendorGone."""
         try:
             await self._connection.send(frame)
         except ConnectionClosed as closed:
             raise _gone(closed) from closed
 
     async def close(self, code: int, seconds: float = FLUSH_SECONDS) -> None:
-        """Close and wait for the vendor to close, too; one that does not is cut off."""
+        """Close, and wait for the vendor's close frame; without it the connection is aborted."""
         try:
             async with asyncio.timeout(seconds):
                 await self._connection.close(code)
@@ -80,33 +80,33 @@ class EkaStream:
             self.abort()
 
     def abort(self) -> None:
-        """Cut the connection off: what still waits to be sent is dropped."""
+        """Abort the connection; frames that still wait to be sent are lost."""
         self._connection.transport.abort()
 
 
 class EkaStreams:
-    """The domain's VendorStreams."""
+    """Opens streams; implements the domain's VendorStreams."""
 
     def __init__(self, base_url: str, call_limiters: CallLimiters, *, hosts: Iterable[str] = ()) -> None:
-        """`hosts`: where the vendor's streams may lead besides its own host."""
+        """`hosts` are the hosts of streams that are allowed besides the vendor's own host."""
         self._must_be_secure = base_url.startswith("https://")
         self._hosts = frozenset({urlsplit(base_url).hostname, *hosts})
         self._call_limiters = call_limiters
 
     async def open(self, account: Account, session_id: SessionId, url: str) -> EkaStream:
-        """Connect to the address that create gave, exactly as it is; it is the capability, no token is sent.
+        """Connect to exactly the address that create gave; it is the capability, so no token is sent.
 
-        Connecting passes the account's gate; a stream that is open holds no place. Raises VendorError.
+        Connecting holds a permit of the account's limiter; an open stream holds none. Raises VendorError.
         """
         self._check(url)
-        async with self._call_limiters.passage(account, "other", "stream", session_id):
+        async with self._call_limiters.permit(account, "other", "stream", session_id):
             with span("eka stream", "client", {"ekabridge.operation": "stream"}), counted("stream") as count:
                 connection = await _connect(url)
                 count.outcome = "ok"
         return EkaStream(connection)
 
     def _check(self, url: str) -> None:
-        """Refuse an address that patients' voices must not be sent to, whoever put it into an answer."""
+        """Refuse an address that must not receive patients' voices, even if the vendor's answer holds it."""
         try:
             parts = urlsplit(url)
             host, _ = parts.hostname, parts.port
@@ -116,7 +116,7 @@ class EkaStreams:
         if parts.scheme != "wss" and (parts.scheme != "ws" or self._must_be_secure):
             raise VendorFailure("EkaScribe gave an address that is no secure stream", sent=False)
         if host not in self._hosts or parts.username is not None:
-            # The host may be anything that the answer holds: it is told to nobody.
+            # The refused host is not logged, because the answer may hold any text in its place.
             log.warning("stream_host_refused", allowed=sorted(str(each) for each in self._hosts))
             raise VendorFailure(
                 "EkaScribe gave a stream's address on a host that is not its own;"
@@ -152,7 +152,7 @@ async def _connect(url: str) -> ClientConnection:
 
 def _refused(response: Response) -> VendorError:
     status = response.status_code
-    asked = asked_seconds(response.headers)
+    asked = retry_after_of(response.headers)
     detail = f"EkaScribe answered {status} to the stream"
     if status == 429:  # noqa: PLR2004
         return VendorLimited(detail, sent=False, retry_after_seconds=asked)
@@ -164,5 +164,5 @@ def _refused(response: Response) -> VendorError:
 
 def _gone(closed: ConnectionClosed) -> VendorGone:
     received = closed.rcvd
-    # Without a close frame of the vendor's the connection broke, or we closed it for a fault of the vendor's.
+    # Without a close frame from the vendor the connection broke, or we closed it after a protocol error.
     return VendorGone(received.code, received.reason) if received else VendorGone(1006)

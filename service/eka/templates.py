@@ -1,7 +1,7 @@
-"""The vendor's two lists of templates: the protocol's own, and that of its template API.
+"""Reads the vendor's two lists of templates: the protocol's own, and that of its template API.
 
-Both on-prem servers answer 500 to the protocol's list and serve the other (docs/vendor.md#template-lists);
-the list that answered is asked first from then on, so that a server's permanent 500 is seen once a process.
+Both on-prem servers answer 500 to the protocol's list and serve the other (docs/vendor.md#template-lists).
+The list that answered comes first from then on, so that each process meets a permanent 500 only once.
 """
 
 import re
@@ -25,14 +25,14 @@ _MAX_DESCRIPTION_CHARACTERS = 2000
 
 
 class EkaTemplates:
-    """The domain's TemplateSource."""
+    """Lists templates; implements the domain's TemplateSource."""
 
     def __init__(self, client: EkaClient) -> None:
         self._client = client
         self._answering: dict[Account, str] = {}
 
     async def list_templates(self, account: Account) -> list[VendorTemplate] | None:
-        """Ask the lists in turn; None if the server has neither. Raises VendorError."""
+        """Return the first list that the server has, None if it has neither. Raises VendorError."""
         known = self._answering.get(account)
         for path in sorted(_PATHS, key=lambda path: path != known):
             try:
@@ -52,7 +52,7 @@ class EkaTemplates:
 
 
 def read_templates(body: bytes) -> list[VendorTemplate]:
-    """Read either list; an entry that makes no sense is left out. Raises VendorFailure for no list at all."""
+    """Read either list without its invalid entries. Raises VendorFailure if there is no list."""
     try:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

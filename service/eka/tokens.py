@@ -1,9 +1,9 @@
-"""Access tokens: one login or refresh of an account at a time across all replicas.
+"""Keeps access tokens; all replicas together make one login or refresh of an account at a time.
 
 A refresh token is single-use, and two refreshes that race end in a forced logout
 (docs/vendor.md#refresh-once). So the right to get new tokens is a lease in PostgreSQL, tied to the generation
-they replace.
-Tokens know whose they are: those of credentials that were changed meanwhile are neither used nor refreshed.
+that they replace. Each token names the credentials that it belongs to, and after a change of credentials the
+old tokens are neither used nor refreshed.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from service.domain.errors import VendorError, VendorFailure, VendorRefused, Ven
 from service.domain.ids import Account, Lease
 from service.domain.ports import Clock, TokenStore
 from service.domain.vendor_accounts import Credentials, Secret
-from service.eka.http_exchange import WireAnswer, check, exchange
+from service.eka.http_exchange import VendorAnswer, check, exchange
 from service.eka.metrics import Operation
 
 log = structlog.get_logger()
@@ -48,22 +48,22 @@ _REFUSED_USER = (
 _LEASE_SECONDS = 30.0
 _WAIT_SECONDS = 20.0
 _POLL_SECONDS = 0.1
-# Stop using a token before it ends, so that it does not end under way.
+# A token is not used in its last minute, so that it does not expire during a call.
 _LEEWAY_SECONDS = 60.0
 _DEFAULT_LIFE_SECONDS = 1800.0
 _JSON = {"content-type": "application/json"}
 
 
-class CredentialsOf(Protocol):
-    """Finds how we are known at the vendor."""
+class CredentialsSource(Protocol):
+    """Finds the credentials of an account."""
 
     async def __call__(self, account: Account, *, fresh: bool = False) -> Credentials:
-        """Return an account's credentials, `fresh`: as of now. Raises VendorRefused without an account."""
+        """Return an account's credentials, past any cache if `fresh`. Raises VendorRefused if it has none."""
         ...
 
 
 class HeldToken(Secret, Struct, frozen=True, kw_only=True):
-    """An access token, whose it is and which generation, and until when it serves, in seconds since 1970."""
+    """An access token with its owner, its generation, and the end of its use in seconds since 1970."""
 
     access_token: str
     owner: str
@@ -72,7 +72,7 @@ class HeldToken(Secret, Struct, frozen=True, kw_only=True):
 
 
 class _Kept(Secret, Struct, kw_only=True):
-    """How tokens are kept in the database; times in seconds since 1970."""
+    """Tokens as they are stored in the database; times in seconds since 1970."""
 
     access_token: str
     usable_until: float
@@ -82,7 +82,7 @@ class _Kept(Secret, Struct, kw_only=True):
 
 
 class TokenKeeper:
-    """Hands out the access tokens of accounts and renews them."""
+    """Provides the access tokens of accounts and renews them."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class TokenKeeper:
         store: TokenStore,
         clock: Clock,
         base_url: str,
-        credentials: CredentialsOf,
+        credentials: CredentialsSource,
     ) -> None:
         self._http = http
         self._store = store
@@ -99,23 +99,23 @@ class TokenKeeper:
         self._base_url = base_url
         self._credentials = credentials
         self._held: dict[Account, HeldToken] = {}
-        # One for each account: a login that hangs must hold up its own calls only.
+        # One for each account, so that a login that hangs delays only its own account's calls.
         self._locks: defaultdict[Account, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def token(self, account: Account) -> HeldToken:
-        """Return a token that serves now. Raises VendorError when none can be had."""
+        """Return a token that is valid now. Raises VendorError if there is none."""
         credentials = await self._credentials(account)
         if credentials.token is not None:
             return self._static(credentials)
         held = self._held.get(account)
-        if held is not None and self._serves(held, credentials):
+        if held is not None and self._is_valid(held, credentials):
             return held
-        # Fresh, so that all replicas mean the same credentials whenever tokens are replaced.
+        # Past the cache, so that all replicas replace tokens with the same credentials.
         return await self._obtain(account, await self._credentials(account, fresh=True), after_generation=-1)
 
     async def renew(self, account: Account, refused: HeldToken) -> HeldToken | None:
-        """Return a newer token than the one that was refused; None for one that cannot be renewed."""
-        # The account may just have been changed: then the refused token is not to be renewed but replaced.
+        """Return a newer token than the refused one; None if the refused one cannot be renewed."""
+        # The account may just have been changed; then its refused token is not renewed but replaced.
         credentials = await self._credentials(account, fresh=True)
         is_ours = self._owner(credentials) == refused.owner
         if is_ours and credentials.token is not None:
@@ -131,7 +131,7 @@ class TokenKeeper:
             return self._static(credentials)
         async with self._locks[account]:
             held = self._held.get(account)
-            if held is not None and held.generation > after_generation and self._serves(held, credentials):
+            if held is not None and held.generation > after_generation and self._is_valid(held, credentials):
                 return held
             try:
                 async with asyncio.timeout(_WAIT_SECONDS):
@@ -173,7 +173,7 @@ class TokenKeeper:
             try:
                 return await self._refresh(credentials, kept)
             except VendorError as error:
-                # Refused, or away: a login needs no refresh token, and may find what a refresh does not.
+                # The refresh was refused or got no answer. A login needs no refresh token and may succeed.
                 log.info("vendor_refresh_failed", error=error.code, **error.extra)
         return await self._login(credentials)
 
@@ -215,7 +215,7 @@ class TokenKeeper:
         paths: dict[Operation, str],
         headers: dict[str, str],
         body: dict[str, str | None],
-    ) -> WireAnswer:
+    ) -> VendorAnswer:
         try:
             answer = await exchange(
                 self._http,
@@ -227,11 +227,11 @@ class TokenKeeper:
             )
             return check(answer, 200, 201)
         except VendorUnreachable as error:
-            # Whatever became of the login, the call that needed it was not sent.
+            # Even if the login was sent, the call that needed it was not.
             error.sent = False
             raise
 
-    def _kept(self, credentials: Credentials, answer: WireAnswer) -> _Kept:
+    def _kept(self, credentials: Credentials, answer: VendorAnswer) -> _Kept:
         try:
             tokens = msgspec.json.decode(answer.body, type=Tokens)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -264,11 +264,11 @@ class TokenKeeper:
             usable_until=float("inf"),
         )
 
-    def _serves(self, held: HeldToken, credentials: Credentials) -> bool:
+    def _is_valid(self, held: HeldToken, credentials: Credentials) -> bool:
         return held.owner == self._owner(credentials) and self._now() < held.usable_until
 
     def _owner(self, credentials: Credentials) -> str:
-        # Another server's tokens are not ours either.
+        # Tokens of another server must not be used either.
         return f"{credentials.fingerprint} {self._base_url}"
 
     def _now(self) -> float:

@@ -1,11 +1,11 @@
-"""Repeats an upload within bounds: the same bytes under the same name overwrite themselves at the vendor."""
+"""Repeats an upload within bounds, which is safe: a repeat overwrites the same file with the same bytes."""
 
 import time
 from collections.abc import Awaitable, Callable
 
 import stamina
 
-from service.domain.errors import LONGEST_WAIT_SECONDS, VendorGateClosed, VendorUnreachable
+from service.domain.errors import LONGEST_WAIT_SECONDS, VendorCallHeldBack, VendorUnreachable
 
 _MAX_TRIES = 3
 _MAX_SECONDS = 45.0
@@ -16,8 +16,8 @@ async def upload_with_retry(
 ) -> None:
     """Make an upload with `send`, then with `send_again` until it succeeds or its tries are used up.
 
-    Raises VendorRefused at once. A VendorUnreachable that is raised in the end says whether any of the tries
-    may have been sent.
+    Raises VendorRefused at once. The final VendorUnreachable says whether any of the tries may have been
+    sent.
     """
     began = time.monotonic()
     failure = await _failure_of(send)
@@ -48,8 +48,8 @@ async def _failure_of(send: Callable[[], Awaitable[None]]) -> VendorUnreachable 
 
 
 def _wait_before_repeat(error: Exception) -> bool | float:
-    """Whether an upload is worth repeating, or for how long to wait when the vendor said so."""
-    if not isinstance(error, VendorUnreachable) or isinstance(error, VendorGateClosed):
+    """Return whether to repeat an upload, or the wait in seconds that the vendor asked for."""
+    if not isinstance(error, VendorUnreachable) or isinstance(error, VendorCallHeldBack):
         return False
     wait = error.retry_after_seconds
     if wait is None:

@@ -1,4 +1,4 @@
-"""Reads the vendor's webhooks: four published shapes, one meaning (docs/vendor.md#webhook-shapes)."""
+"""Reads the vendor's webhooks, which have four published shapes (docs/vendor.md#webhook-shapes)."""
 
 import re
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 Shape = Literal["nested", "flat", "v2", "protocol", "unknown"]
 
-# Kinds after which the vendor's answer may have changed, so that it is worth asking.
+# Kinds after which Get Session may return a result.
 ENDINGS = frozenset({"completed", "partial", "failed", "expired"})
 KNOWN = ENDINGS | {"started", "ended"}
 UNRECOGNISED = "unrecognised"
@@ -17,7 +17,7 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class VendorEvent(Struct, frozen=True, kw_only=True):
-    """What a webhook says: of which session (empty if it names none), what happened, in which shape."""
+    """A webhook's session (empty if it names none), the kind of its event, and its shape."""
 
     session_id: str
     kind: str
@@ -25,20 +25,20 @@ class VendorEvent(Struct, frozen=True, kw_only=True):
 
     @property
     def is_known(self) -> bool:
-        """Whether it names a session and something that we understand."""
+        """Whether it names a session and a known kind."""
         return bool(self.session_id) and self.kind in KNOWN
 
     @property
     def is_ending(self) -> bool:
-        """Whether results may be there now."""
+        """Whether the session may have results now."""
         return self.kind in ENDINGS
 
 
 def parse_event(body: bytes) -> VendorEvent | None:
     """Read a webhook's body; None when it is not JSON.
 
-    `v2rx.completed`, `session.completed` and the like are one kind, `completed`: the vendor may be subscribed
-    to in more than one shape, and the second telling of one thing is a repeat.
+    `v2rx.completed` and `session.completed` are one kind, `completed`: we may be subscribed in more than one
+    shape, and then the second event about the same result is a repeat.
     """
     try:
         decoded = msgspec.json.decode(body)

@@ -1,4 +1,4 @@
-"""The vendor's webhook signature: HMAC-SHA256 over `{t}.{body}` (docs/vendor.md#webhook-signature)."""
+"""Verifies the vendor's webhook signature, HMAC-SHA256 of `{t}.{body}` (docs/vendor.md#webhook-signature)."""
 
 import hashlib
 import hmac
@@ -8,7 +8,7 @@ from itertools import islice
 
 from msgspec import Struct
 
-# Enough for a rotation with room to spare; more is an attack on our CPU.
+# More than any rotation needs; a larger number would be an attack on our CPU.
 _MAX_SIGNATURES = 8
 _MAX_HEADERS = 4
 _MAX_HEADER_BYTES = 1024
@@ -16,19 +16,19 @@ _MAX_TIMESTAMP_DIGITS = 12
 
 
 class SignatureHeader(Struct, frozen=True):
-    """A signature header, taken apart: seconds since 1970 as they were written, and the signatures."""
+    """The fields of a signature header: the seconds since 1970 as text, and the signatures."""
 
     timestamp: str
     signatures: tuple[bytes, ...]
 
 
 def parse_signature(header: str) -> SignatureHeader | None:
-    """Take a header apart; None when it is not one. Unknown parts (v0=…, later versions) are passed over."""
+    """Parse a header; None if it is malformed. Unknown fields, such as `v0`, are ignored."""
     if len(header) > _MAX_HEADER_BYTES:
         return None
     timestamps, signatures = [], []
-    for part in header.split(","):
-        name, separator, value = part.strip().partition("=")
+    for field in header.split(","):
+        name, separator, value = field.strip().partition("=")
         if not separator:
             return None
         if name == "t":
@@ -46,16 +46,17 @@ def parse_signature(header: str) -> SignatureHeader | None:
 def is_signed(
     headers: Iterable[str], body: bytes, secrets: Sequence[str], *, now: float, tolerance_seconds: float
 ) -> bool:
-    """Return whether any header signs this body with any of the secrets, and is fresh.
+    """Return whether any header is recent and signs this body with any of the secrets.
 
     The raw bytes are tried first. The vendor's own samples hash the compact re-serialised JSON instead, which
     differs for some senders and for non-ASCII text, so both compact forms are accepted too.
     """
-    # Each costs hashing the whole body: a sender that shows more of them than any rotation needs is refused.
-    shown = list(islice(headers, _MAX_HEADERS + 1))
-    if len(shown) > _MAX_HEADERS:
+    # Each header costs a hash of the whole body, so a request with more headers than a rotation needs is
+    # refused.
+    received = list(islice(headers, _MAX_HEADERS + 1))
+    if len(received) > _MAX_HEADERS:
         return False
-    parsed = [found for header in shown if (found := parse_signature(header))]
+    parsed = [found for header in received if (found := parse_signature(header))]
     fresh = [found for found in parsed if abs(now - int(found.timestamp)) <= tolerance_seconds]
     if not fresh or not secrets:
         return False

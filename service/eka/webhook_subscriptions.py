@@ -1,7 +1,7 @@
-"""Our webhook subscriptions: those of Connect and of protocol v0.1 (docs/vendor.md#subscriptions)."""
+"""Manages our webhook subscriptions at Connect and protocol v0.1 (docs/vendor.md#subscriptions)."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, assert_never
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
@@ -12,13 +12,12 @@ from service.domain.errors import VendorError, VendorFailure
 from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.domain.vendor_limits import Limits
 from service.eka.client import EkaClient
-from service.eka.http_exchange import WireAnswer, check
+from service.eka.http_exchange import VendorAnswer, check
 
 CONNECT_PATH = "/notification/v1/connect/webhook/subscriptions"
-# The only event of EkaScribe that Connect publishes (docs/vendor.md#webhook-gaps); an unknown name may be
-# refused.
+# The only event of EkaScribe that Connect publishes (docs/vendor.md#webhook-gaps); it may refuse other names.
 CONNECT_EVENTS = ["v2rx.completed"]
-# The endings. Starts and ends of sessions are our own doing.
+# Only final events: we start and end the sessions ourselves.
 PROTOCOL_EVENTS = ["session.completed", "session.partial", "session.failed", "session.expired"]
 
 _NO_SUCH_API = frozenset({404, 405})
@@ -30,13 +29,13 @@ Done = tuple[Outcome, list[Subscription]]
 
 
 def webhook_endpoint(public_url: str, account: Account) -> str:
-    """Return the address at which we take an account's webhooks."""
+    """Return our address for an account's webhooks."""
     own = "" if account == DEFAULT_ACCOUNT else f"/{account}"
     return f"{public_url}/webhooks/eka{own}"
 
 
 class _Api(Struct, frozen=True):
-    """One of the two APIs: its name and address, or why it cannot be asked."""
+    """One of the two APIs: its name and address, or the reason why it cannot be called."""
 
     name: ApiName
     url: str
@@ -48,22 +47,22 @@ class _NoSuchApiError(Exception):
 
 
 class Subscriptions:
-    """Lists, registers and removes the subscription of one endpoint: ours."""
+    """Lists, registers and removes the subscription of our endpoint."""
 
     def __init__(self, *, client: EkaClient, limits: Callable[[], Awaitable[Limits]]) -> None:
         self._client = client
         self._limits = limits
 
     async def look(self, account: Account, endpoint: str) -> SubscriptionReport:
-        """Say where the account's webhooks go; `endpoint` is our own. Never raises a VendorError."""
+        """List the account's subscriptions; `endpoint` is our own. Never raises a VendorError."""
 
         async def work(api: _Api) -> Done:
-            return "listed", await self._found(account, api, endpoint)
+            return "listed", await self._list(account, api, endpoint)
 
         return await self._each(endpoint, work)
 
     async def register(self, account: Account, endpoint: str, secret: str | None) -> SubscriptionReport:
-        """Have one subscription at each API, signed with the secret; what is there already stays as it is."""
+        """Register one subscription at each API, signed with the secret; an existing one stays unchanged."""
 
         async def work(api: _Api) -> Done:
             return await self._register(account, api, endpoint, secret)
@@ -98,15 +97,16 @@ class Subscriptions:
         url = (await self._limits()).webhooks_url
         if url is None:
             return _Api("protocol", "", "EkaScribe's discovery document names no webhooks_url")
-        if not self._client.is_vendors(url):
+        if not self._client.is_vendor_url(url):
             return _Api("protocol", "", "its webhooks_url is not at EKA_BASE_URL: no token goes elsewhere")
         return _Api("protocol", url)
 
     async def _register(self, account: Account, api: _Api, endpoint: str, secret: str | None) -> Done:
         try:
-            found: list[Subscription] | None = await self._found(account, api, endpoint)
+            found: list[Subscription] | None = await self._list(account, api, endpoint)
         except _NoSuchApiError:
-            # Some answer 404 to a list of nothing: only the registration itself tells.
+            # Some servers answer 404 for an empty list, so only the registration shows whether the API
+            # exists.
             found = None
         if found and any(each.ours for each in found):
             return "already", found
@@ -114,25 +114,25 @@ class Subscriptions:
         if answer.status in _REGISTERED_ALREADY:
             if found is None:
                 return "already", []
-            found = await self._found(account, api, endpoint)
+            found = await self._list(account, api, endpoint)
             if any(each.ours for each in found):
                 return "already", found
         check(answer, 200, 201)
-        return "registered", [] if found is None else await self._found(account, api, endpoint)
+        return "registered", [] if found is None else await self._list(account, api, endpoint)
 
     async def _remove(self, account: Account, api: _Api, endpoint: str) -> Done:
-        found = await self._found(account, api, endpoint)
+        found = await self._list(account, api, endpoint)
         ours = [each for each in found if each.ours]
         for each in ours:
             if not each.id:
                 raise VendorFailure("EkaScribe lists our subscription without an id", sent=True)
             url = f"{api.url}/{quote(each.id, safe='')}"
             answer = await self._client.ask(account, "DELETE", url)
-            # Somebody else may have been faster.
+            # A 404 means that somebody else removed it meanwhile.
             check(answer, 200, 202, 204, 404)
         return ("removed" if ours else "absent"), [each for each in found if not each.ours]
 
-    async def _found(self, account: Account, api: _Api, endpoint: str) -> list[Subscription]:
+    async def _list(self, account: Account, api: _Api, endpoint: str) -> list[Subscription]:
         answer = check(await self._ask(account, "GET", api.url), 200)
         try:
             listed = _entries(msgspec.json.decode(answer.body))
@@ -140,7 +140,7 @@ class Subscriptions:
             raise VendorFailure("EkaScribe's list of subscriptions cannot be read", sent=True) from error
         return [read for entry in listed if (read := _read(entry, api.name, endpoint))]
 
-    async def _ask(self, account: Account, method: str, url: str, body: Any = None) -> WireAnswer:
+    async def _ask(self, account: Account, method: str, url: str, body: Any = None) -> VendorAnswer:
         answer = await self._client.ask(account, method, url, body=body)
         if answer.status in _NO_SUCH_API:
             raise _NoSuchApiError
@@ -148,15 +148,20 @@ class Subscriptions:
 
 
 def _new(api: _Api, endpoint: str, secret: str | None) -> dict[str, Any]:
-    if api.name == "protocol":
-        own: dict[str, Any] = {"url": endpoint, "events": PROTOCOL_EVENTS}
-        return own if secret is None else own | {"secret": secret}
-    own = {"event_names": CONNECT_EVENTS, "endpoint": endpoint, "protocol": urlsplit(endpoint).scheme}
-    return own if secret is None else own | {"signing_key": secret}
+    own: dict[str, Any]
+    match api.name:
+        case "protocol":
+            own = {"url": endpoint, "events": PROTOCOL_EVENTS}
+            return own if secret is None else own | {"secret": secret}
+        case "connect":
+            own = {"event_names": CONNECT_EVENTS, "endpoint": endpoint, "protocol": urlsplit(endpoint).scheme}
+            return own if secret is None else own | {"signing_key": secret}
+        case _:
+            assert_never(api.name)
 
 
 def _entries(found: Any) -> list[Any]:
-    """Find the list, bare or below any of the names that are in use."""
+    """Return the list, which is the answer itself or a field with one of the known names."""
     if isinstance(found, list):
         return found
     if isinstance(found, dict):
@@ -175,15 +180,15 @@ def _read(entry: Any, api: ApiName, endpoint: str) -> Subscription | None:
     return Subscription(
         api=api,
         id=next((str(entry[name]) for name in _IDS if entry.get(name) is not None), ""),
-        endpoint=_shown(target),
+        endpoint=_redacted(target),
         ours=target.rstrip("/") == endpoint.rstrip("/"),
         status=status if isinstance(status, str) else None,
         events=[each for each in events if isinstance(each, str)] if isinstance(events, list) else [],
     )
 
 
-def _shown(target: str) -> str:
-    """Leave out what may be a secret of somebody else's: user, password, query."""
+def _redacted(target: str) -> str:
+    """Return a URL without its user, password and query, which may be secrets of another party."""
     try:
         parts = urlsplit(target)
     except ValueError:

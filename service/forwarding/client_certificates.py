@@ -1,4 +1,4 @@
-"""TLS with a client certificate of a destination's own."""
+"""Client certificates of destinations: the check when one is registered, and the TLS context for calls."""
 
 import asyncio
 import os
@@ -7,43 +7,72 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 import httpx2
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificates
 
 from schemas.destinations import MutualTls
+from service.domain.errors import InvalidRequest
 
-# Each holds the list of authorities, some hundred kilobytes.
-_MAX_KEPT = 64
+# Each context holds the list of certificate authorities, which is some hundred kilobytes.
+_MAX_CONTEXTS = 64
+
+
+def check_certificate(auth: MutualTls) -> None:
+    """Check that a certificate and its key can be presented. Raises InvalidRequest that names the field."""
+    try:
+        certificates = load_pem_x509_certificates(auth.certificate.encode())
+    except ValueError:
+        raise InvalidRequest("is no certificate in PEM", field="auth.certificate") from None
+    try:
+        key = load_pem_private_key(auth.private_key.encode(), password=None)
+    except TypeError:
+        raise InvalidRequest("must not need a passphrase", field="auth.private_key") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidRequest("is no private key in PEM", field="auth.private_key") from None
+    own = certificates[0]
+    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    try:
+        certified = own.public_key().public_bytes(*form)
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidRequest("holds a key that cannot be read", field="auth.certificate") from None
+    if certified != key.public_key().public_bytes(*form):
+        raise InvalidRequest("is not the key of the first certificate", field="auth.private_key")
+    if own.not_valid_after_utc <= datetime.now(UTC):
+        raise InvalidRequest("is no longer valid", field="auth.certificate")
 
 
 class ClientCertificates:
-    """Makes TLS contexts out of client certificates, and keeps those that were used last."""
+    """Makes TLS contexts from client certificates, and caches the most recently used ones."""
 
     def __init__(self) -> None:
-        self._kept: dict[MutualTls, ssl.SSLContext] = {}
+        self._contexts: dict[MutualTls, ssl.SSLContext] = {}
 
     async def context(self, auth: MutualTls) -> ssl.SSLContext:
-        """Return the context that shows this certificate. Raises ssl.SSLError if OpenSSL refuses it."""
-        context = self._kept.pop(auth, None)
+        """Return the context that presents this certificate. Raises ssl.SSLError if OpenSSL refuses it."""
+        context = self._contexts.pop(auth, None)
         if context is None:
-            # In a thread: reading the authorities takes some ten milliseconds.
+            # In a thread, because reading the authorities takes about ten milliseconds.
             context = await asyncio.to_thread(_make_context, auth)
-        while len(self._kept) >= _MAX_KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._kept[auth] = context
+        while len(self._contexts) >= _MAX_CONTEXTS:
+            del self._contexts[next(iter(self._contexts))]
+        self._contexts[auth] = context
         return context
 
 
 def _make_context(auth: MutualTls) -> ssl.SSLContext:
     context = httpx2.create_ssl_context()
-    with _as_file(f"{auth.private_key}\n{auth.certificate}\n".encode()) as path:
+    with _temporary_file(f"{auth.private_key}\n{auth.certificate}\n".encode()) as path:
         context.load_cert_chain(path)
     return context
 
 
 @contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
-    """Give content a path for a moment, as OpenSSL reads keys from files only; on Linux no disk sees it."""
+def _temporary_file(content: bytes) -> Iterator[str]:
+    """Give content a temporary path, as OpenSSL reads keys from files only; on Linux it stays in memory."""
     if sys.platform == "linux":
         descriptor = os.memfd_create("client-certificate")
         try:
@@ -59,4 +88,4 @@ def _as_file(content: bytes) -> Iterator[str]:
             yield path
         finally:
             with suppress(OSError):
-                os.unlink(path)  # noqa: PTH108 - a path as text is all there is
+                os.unlink(path)  # noqa: PTH108 - mkstemp gives a path as text

@@ -1,19 +1,22 @@
-"""What is refused of a destination when it is registered or changed, before anything of it is stored."""
+"""Validates a destination that is registered or changed, before any of it is stored."""
 
 import re
+from typing import assert_never
 
-from msgspec import Struct
+from msgspec import Struct, UnsetType
 
 from schemas.destinations import DestinationChange, DestinationCreate, MutualTls, OAuth2
 from service.domain.errors import InvalidRequest
+from service.forwarding.client_certificates import check_certificate
 from service.forwarding.ssrf_guard import check_destination
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
-# What a field's value may hold (RFC 9110, 5.5), without the bytes above ASCII that servers read differently.
+# The characters of a field's value (RFC 9110, 5.5), without the bytes above ASCII: servers read them
+# differently.
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]{0,4094}[\x21-\x7e])?")
-_OURS = frozenset({"content-type", "content-length", "content-encoding", "idempotency-key"})
-# They govern the connection, not the message (RFC 9110, 7.6.1), or the request's own framing.
-_OF_THE_CONNECTION = frozenset(
+_SET_BY_EKABRIDGE = frozenset({"content-type", "content-length", "content-encoding", "idempotency-key"})
+# These headers govern the connection and not the message (RFC 9110, 7.6.1), or the request's framing.
+_CONNECTION_HEADERS = frozenset(
     {
         "connection", "expect", "host", "http2-settings", "keep-alive", "proxy-authenticate",
         "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
@@ -30,9 +33,10 @@ class CallLimits(Struct, frozen=True, kw_only=True):
 
 
 async def check_call(request: DestinationCreate | DestinationChange, *, limits: CallLimits) -> None:
-    """Refuse a URL, headers or credentials that no call must be made with, and more of them than allowed.
+    """Check the URL, headers, credentials and templates of a destination against rules and limits.
 
-    Raises DestinationForbidden, or InvalidRequest that names the field. No value is quoted: they are secrets.
+    Raises DestinationForbidden, or InvalidRequest that names the field. No error quotes a value: they are
+    secrets.
     """
     allow_private = limits.allow_private
     if len(request.templates or ()) > limits.max_templates:
@@ -43,12 +47,15 @@ async def check_call(request: DestinationCreate | DestinationChange, *, limits: 
         await check_destination(request.url, allow_private=allow_private)
     if request.headers:
         _check_headers(request.headers)
-    if isinstance(request.auth, OAuth2):
-        await check_destination(request.auth.token_url, allow_private=allow_private, field="auth.token_url")
-    elif isinstance(request.auth, MutualTls):
-        from service.forwarding.certificate_checks import check_certificate  # noqa: PLC0415 - x509 is seldom needed
-
-        check_certificate(request.auth)
+    match request.auth:
+        case OAuth2(token_url=token_url):
+            await check_destination(token_url, allow_private=allow_private, field="auth.token_url")
+        case MutualTls() as auth:
+            check_certificate(auth)
+        case None | UnsetType():
+            pass
+        case _:
+            assert_never(request.auth)
 
 
 def _check_headers(headers: dict[str, str]) -> None:
@@ -60,7 +67,7 @@ def _check_headers(headers: dict[str, str]) -> None:
         if lowered in seen:
             raise InvalidRequest("is given twice: names of headers have no case", field=field)
         seen.add(lowered)
-        if lowered in _OURS | _OF_THE_CONNECTION or lowered.startswith("webhook-"):
+        if lowered in _SET_BY_EKABRIDGE | _CONNECTION_HEADERS or lowered.startswith("webhook-"):
             raise InvalidRequest("is a header that only ekabridge itself sets", field=field)
         if not _VALUE.fullmatch(value):
             raise InvalidRequest("must be 1 to 4096 printable ASCII characters", field=field)

@@ -1,4 +1,4 @@
-"""Fetches a public https address without credentials, as guarded as a call to a destination."""
+"""Downloads from public https addresses without credentials, through the SSRF guard of destinations."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -21,19 +21,19 @@ log = structlog.get_logger()
 
 _SECONDS = 20.0
 _OK = 200
-# Smaller bodies are not counted.
+# Smaller bodies reserve no memory.
 _SMALL_BYTES = 64 * 1024
 
 
 class GuardedDownloads:
-    """Downloads what others host; private addresses are refused at the moment of connecting."""
+    """Downloads from any public host; private addresses are refused when the connection is made."""
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
         self._http: httpx2.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
-        """Use it until the block ends, which closes every connection."""
+        """Return the downloads; the end of the block closes every connection."""
         return self
 
     async def __aexit__(
@@ -43,10 +43,10 @@ class GuardedDownloads:
             await self._http.aclose()
 
     async def get(self, url: str, max_bytes: int, reserve: Callable[[int], Awaitable[None]]) -> bytes | None:
-        """Return a body of at most so many bytes; None when there is none, whatever the reason.
+        """Return a body of at most `max_bytes`, or None if it cannot be had for any reason.
 
-        `reserve` is awaited once, with the size of a large body, before more of it is read; what it raises is
-        raised.
+        `reserve` is awaited once, with the size of a large body, before more of it is read; its exceptions
+        are raised.
         """
         if urlsplit(url).scheme != "https" and not self._allow_private:
             log.warning("download_refused", reason="not_https")

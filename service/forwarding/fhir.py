@@ -1,7 +1,7 @@
-"""An event as a FHIR R4 transaction Bundle (https://hl7.org/fhir/R4/http.html#transaction).
+"""Writes an event as a FHIR R4 transaction Bundle (https://hl7.org/fhir/R4/http.html#transaction).
 
-Everything is created on condition that the server has none of that identifier, so that a delivery that comes
-twice files one note. Patient and Encounter are the server's own where it knows their identifiers.
+Each resource is created only if the server has none with its identifier, so a delivery that comes twice files
+one note. Where the server knows the identifiers of Patient and Encounter, its own resources are used.
 """
 
 import base64
@@ -37,10 +37,10 @@ _SESSIONS = "urn:ekabridge:session"
 _TEMPLATES = "urn:ekabridge:template"
 _ERRORS = "urn:ekabridge:error"
 _UNKNOWN = Coding(system="http://terminology.hl7.org/CodeSystem/v3-NullFlavor", code="UNK")
-# R4, 2.24.0.1: no space but single ones inside.
+# R4, 2.24.0.1: only single spaces, and only inside.
 _CODE = re.compile(r"\S+(?: \S+)*")
-# R4, 3.1.1.5: what parts a search value is escaped inside one.
-_PARTING = re.compile(r"([\\,$|])")
+# R4, 3.1.1.5: the separators of a search value are escaped inside one.
+_SEPARATOR = re.compile(r"([\\,$|])")
 
 
 class FhirSystems(Struct, frozen=True, kw_only=True):
@@ -55,23 +55,23 @@ class _Ping(Struct, frozen=True, kw_only=True):
 
 
 def make_ping(event: bytes) -> bytes:
-    """Return a transaction that does nothing."""
+    """Return an empty transaction: a FHIR server answers it and changes nothing."""
     return msgspec.json.encode(Bundle(timestamp=msgspec.json.decode(event, type=_Ping).timestamp))
 
 
 def make_bundle(event: Event, systems: FhirSystems, *, document_url: str | None) -> Bundle:
-    """Return the Bundle of an event; with `document_url` the note and whom it is about stay out of it.
+    """Return the Bundle of an event; with `document_url` it holds neither the note nor the patient.
 
-    A note becomes a DocumentReference; what failed becomes a Task that failed. Either stands first.
+    A note becomes a DocumentReference, and a failure becomes a failed Task. Either is the first entry.
     """
     patient = encounter = None
     if document_url is None:
         patient, encounter = _patient(event.data, systems), _encounter(event.data, systems)
     document = event.data.document
     if document and document.status == "success":
-        first = _note(event, document, _pointer(patient), _pointer(encounter), document_url)
+        first = _note(event, document, _reference_to(patient), _reference_to(encounter), document_url)
     else:
-        first = _failure(event, _pointer(patient), _pointer(encounter))
+        first = _failure(event, _reference_to(patient), _reference_to(encounter))
     return Bundle(timestamp=event.timestamp, entry=[first, *filter(None, (patient, encounter))])
 
 
@@ -82,18 +82,22 @@ def _note(
     encounter: Reference | UnsetType,
     document_url: str | None,
 ) -> Entry:
-    relates = UNSET if not document.replaces else [RelatesTo(target=_logical(_DOCUMENTS, document.replaces))]
+    relates = (
+        UNSET
+        if not document.replaces
+        else [RelatesTo(target=_reference_by_identifier(_DOCUMENTS, document.replaces))]
+    )
     identifier = Identifier(system=_DOCUMENTS, value=document.id)
     resource = DocumentReference(
         identifier=[identifier],
-        type=_kind(document),
+        type=_document_type(document),
         subject=subject,
         date=event.timestamp,
         relates_to=relates,
         content=_content(event, document, document_url),
         context=Context(
             encounter=[encounter] if encounter else UNSET,
-            related=[_logical(_SESSIONS, event.data.session_id, UNSET)],
+            related=[_reference_by_identifier(_SESSIONS, event.data.session_id, UNSET)],
         ),
     )
     return _entry("DocumentReference", resource, identifier)
@@ -107,9 +111,11 @@ def _content(event: Event, document: EventDocument, document_url: str | None) ->
     data = _base64(msgspec.json.encode(document.data))
     contents = [Attachment(content_type="application/json", data=data, title="note", creation=at)]
     if event.data.transcript:
-        words = _base64(event.data.transcript.encode())
+        transcript = _base64(event.data.transcript.encode())
         contents.append(
-            Attachment(content_type="text/plain; charset=utf-8", data=words, title="transcript", creation=at)
+            Attachment(
+                content_type="text/plain; charset=utf-8", data=transcript, title="transcript", creation=at
+            )
         )
     return [Content(attachment=each) for each in contents]
 
@@ -127,7 +133,7 @@ def _failure(event: Event, subject: Reference | UnsetType, encounter: Reference 
         identifier=[identifier],
         group_identifier=session,
         status_reason=reason,
-        code=_kind(document) if document else CodeableConcept(text="Session"),
+        code=_document_type(document) if document else CodeableConcept(text="Session"),
         for_=subject,
         encounter=encounter,
         last_modified=event.timestamp,
@@ -147,20 +153,22 @@ def _encounter(data: EventData, systems: FhirSystems) -> Entry | None:
     if not (data.reference or "").strip():
         return None
     identifier = Identifier(system=systems.encounter, value=data.reference or "")
-    resource = Encounter(identifier=[identifier], class_=_UNKNOWN, subject=_pointer(_patient(data, systems)))
+    resource = Encounter(
+        identifier=[identifier], class_=_UNKNOWN, subject=_reference_to(_patient(data, systems))
+    )
     return _entry("Encounter", resource, identifier)
 
 
-def _kind(document: EventDocument) -> CodeableConcept:
+def _document_type(document: EventDocument) -> CodeableConcept:
     template, text = document.template_id, (document.type or document.template_id).strip()
     coding = [Coding(system=_TEMPLATES, code=template)] if _CODE.fullmatch(template) else UNSET
     return CodeableConcept(coding=coding, text=text or "note")
 
 
 def _entry(kind: str, resource: DocumentReference | Task | Patient | Encounter, known: Identifier) -> Entry:
-    value = _PARTING.sub(r"\\\1", known.value)
+    value = _SEPARATOR.sub(r"\\\1", known.value)
     return Entry(
-        # Derived, not drawn: every attempt sends the same bytes.
+        # Derived from the identifier instead of random, so that every attempt sends the same bytes.
         full_url=f"urn:uuid:{uuid5(NAMESPACE_URL, f'{kind}|{known.system}|{known.value}')}",
         resource=resource,
         request=Request(
@@ -169,14 +177,16 @@ def _entry(kind: str, resource: DocumentReference | Task | Patient | Encounter, 
     )
 
 
-def _pointer(entry: Entry | None) -> Reference | UnsetType:
+def _reference_to(entry: Entry | None) -> Reference | UnsetType:
     if entry is None:
         return UNSET
     kind = entry.request.url
     return Reference(reference=entry.full_url, type=kind, identifier=entry.resource.identifier[0])
 
 
-def _logical(system: str, value: str, kind: str | UnsetType = "DocumentReference") -> Reference:
+def _reference_by_identifier(
+    system: str, value: str, kind: str | UnsetType = "DocumentReference"
+) -> Reference:
     return Reference(type=kind, identifier=Identifier(system=system, value=value))
 
 

@@ -1,8 +1,8 @@
-"""Looks names up in threads, so that names whose nameserver never answers do not take all of them.
+"""Resolves host names in threads, so that names whose nameserver never answers do not occupy all threads.
 
-The system's resolver cannot be cancelled: it holds its thread for ten seconds and more after everybody who
-asked has given up. How many such threads there are decides which names are looked up: a few keep away the
-names that were not answered the last time, more of them those of which nothing is known.
+The system's resolver cannot be cancelled: it holds its thread for ten seconds and more after the last caller
+gave up. The number of such abandoned threads decides which names are still resolved. With a few of them,
+names that got no answer last time are refused; with more of them, unknown names are refused, too.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class NameUnresolvedError(Exception):
 
 
 class NameResolver:
-    """The names that are looked up at the moment, each once, and those that were answered."""
+    """Resolves names, each once at a time, and remembers which names were answered."""
 
     def __init__(self, lookup: Lookup, *, wait_seconds: float = _WAIT_SECONDS) -> None:
         self._lookup = lookup
@@ -43,7 +43,7 @@ class NameResolver:
             raise NameUnresolvedError(host)
         try:
             async with asyncio.timeout(self._wait_seconds):
-                # Shielded: whoever gives up does not take it from the others who wait.
+                # Shielded, because a caller that gives up must not cancel the lookup for the others.
                 found = await asyncio.shield(asyncio.wrap_future(running))
         except TimeoutError:
             self._abandoned.add(running)

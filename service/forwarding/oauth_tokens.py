@@ -1,7 +1,7 @@
-"""Bearer tokens for destinations that want OAuth 2.0 client credentials (RFC 6749, 4.4).
+"""Fetches bearer tokens for destinations with OAuth 2.0 client credentials (RFC 6749, 4.4).
 
-A token is fetched through the same guarded network as the call that it is for, kept in memory until shortly
-before it ends, and fetched once however many deliveries wait for it.
+A token is fetched through the same SSRF guard as the delivery, kept in memory until shortly before it
+expires, and fetched once for all deliveries that wait for it.
 """
 
 import asyncio
@@ -21,21 +21,22 @@ from service.http_client.response_limits import ContentEncodingError, content_pi
 
 _FETCH_SECONDS = 10.0
 _MAX_ANSWER_BYTES = 64 * 1024
-# Stop using a token before it ends, so that it does not end under way; a short one at half of its life.
+# A token is not used in its last minute, so that it does not expire during a call; a short-lived one is not
+# used in the second half of its life.
 _LEEWAY_SECONDS = 60.0
 _DEFAULT_LIFE_SECONDS = 300.0
 _LONGEST_LIFE_SECONDS = 86_400.0
 _RETRIED = frozenset({408, 425, 429})
-# RFC 6750, 2.1, widened to what a header can hold.
+# RFC 6750, 2.1, widened to all characters that a header can hold.
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 
 
 class TokenUnavailableError(Exception):
-    """The token endpoint gave no token now; again may help."""
+    """The token endpoint gave no token; a later try may succeed."""
 
 
 class TokenRefusedError(Exception):
-    """The token endpoint does not take our credentials; again will not help."""
+    """The token endpoint refuses our credentials; another try will not succeed."""
 
 
 class _Answer(Struct, frozen=True):
@@ -58,7 +59,7 @@ class _Fetch(Struct, frozen=True):
 
 
 class DestinationTokens:
-    """Hands out the tokens of destinations."""
+    """Holds and fetches the tokens of destinations."""
 
     def __init__(self, http: httpx2.AsyncClient, clock: Clock) -> None:
         self._http = http
@@ -67,9 +68,9 @@ class DestinationTokens:
         self._fetches: dict[DestinationId, _Fetch] = {}
 
     async def token(self, destination_id: DestinationId, auth: OAuth2) -> str:
-        """Return a token that serves now.
+        """Return a token that is valid now.
 
-        Raises TokenUnavailableError, TokenRefusedError, or AddressForbiddenError for the token endpoint's.
+        Raises TokenUnavailableError, TokenRefusedError, or AddressForbiddenError for the token endpoint.
         """
         held = self._held.get(destination_id)
         if held is not None and held.auth == auth and self._now() < held.usable_until:
@@ -78,12 +79,12 @@ class DestinationTokens:
         if fetch is None or fetch.auth != auth:
             fetch = _Fetch(auth, asyncio.create_task(self._fetch(destination_id, auth)))
             self._fetches[destination_id] = fetch
-            fetch.task.add_done_callback(lambda _: self._over(destination_id, fetch))
-        # Shielded: whoever gives up does not take it from the others who wait.
+            fetch.task.add_done_callback(lambda _: self._on_done(destination_id, fetch))
+        # Shielded, because a caller that gives up must not cancel the fetch for the others.
         return await asyncio.shield(fetch.task)
 
     def forget(self, destination_id: DestinationId, refused: str) -> None:
-        """Use a token no more that its destination refused; a newer one stays."""
+        """Drop a token that its destination refused; a newer token stays."""
         held = self._held.get(destination_id)
         if held is not None and held.token == refused:
             del self._held[destination_id]
@@ -95,11 +96,11 @@ class DestinationTokens:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _over(self, destination_id: DestinationId, fetch: _Fetch) -> None:
+    def _on_done(self, destination_id: DestinationId, fetch: _Fetch) -> None:
         if self._fetches.get(destination_id) is fetch:
             del self._fetches[destination_id]
         if not fetch.task.cancelled():
-            fetch.task.exception()  # seen, even if everybody who waited has given up
+            fetch.task.exception()  # retrieved, so that asyncio logs nothing if every caller gave up
 
     async def _fetch(self, destination_id: DestinationId, auth: OAuth2) -> str:
         try:
@@ -125,7 +126,7 @@ class DestinationTokens:
 
     async def _ask(self, auth: OAuth2) -> tuple[int, bytes]:
         form = {"grant_type": "client_credentials"} | ({"scope": auth.scope} if auth.scope else {})
-        # RFC 6749, 2.3.1: every server must take Basic; both halves are form-encoded first.
+        # RFC 6749, 2.3.1: every server must accept Basic; both halves are form-encoded first.
         pair = f"{quote_plus(auth.client_id)}:{quote_plus(auth.client_secret)}"
         headers = {
             "authorization": f"Basic {base64.b64encode(pair.encode()).decode()}",
@@ -164,5 +165,5 @@ def _life_seconds(given: float | str | None) -> float:
         life = float(given or _DEFAULT_LIFE_SECONDS)
     except ValueError:
         life = _DEFAULT_LIFE_SECONDS
-    # A NaN is neither.
+    # NaN compares false with both bounds.
     return life if 0 < life < _LONGEST_LIFE_SECONDS else _DEFAULT_LIFE_SECONDS

@@ -1,6 +1,6 @@
-"""Connections kept apart by address: one endpoint's never wait for another's, nor are looked through for it.
+"""Keeps a connection pool for each address, so that calls to one endpoint never wait for another endpoint.
 
-httpx2 looks at every connection of a pool for each request; with a hundred endpoints in one pool that look
+For each request httpx2 searches every connection of a pool; with a hundred endpoints in one pool the search
 costs more than the call.
 """
 
@@ -14,7 +14,7 @@ _Address = tuple[bytes, bytes, int | None, bytes]
 
 
 class PoolsByAddress(httpcore2.AsyncConnectionPool):
-    """Stands in the place of one pool; each address gets a pool of its own, closed when it was long idle."""
+    """Replaces a single pool; each address gets its own pool, which is closed after a long idle time."""
 
     def __init__(self, make: Callable[[], httpcore2.AsyncConnectionPool], *, idle_seconds: float) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class PoolsByAddress(httpcore2.AsyncConnectionPool):
         idle = [
             address
             for address, (pool, used) in self._pools.items()
-            # A call that takes long keeps its pool, however long ago it began.
+            # A pool with a call under way stays, however long ago the call began.
             if used < before and all(each.is_idle() for each in pool.connections)
         ]
         for pool in [self._pools.pop(address)[0] for address in idle]:

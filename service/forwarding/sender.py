@@ -1,4 +1,4 @@
-"""One signed POST to a destination, bounded in time and size; every failure named by its stage."""
+"""Sends one signed POST to a destination, bounded in time and size, and names the stage of a failure."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, assert_never
 
 import httpx2
 import msgspec
@@ -23,7 +23,7 @@ from service.forwarding.client_certificates import ClientCertificates
 from service.forwarding.fhir import FhirSystems
 from service.forwarding.name_resolution import NameUnresolvedError
 from service.forwarding.oauth_tokens import DestinationTokens, TokenRefusedError, TokenUnavailableError
-from service.forwarding.payloads import Form, PayloadRenderer
+from service.forwarding.payloads import PayloadRenderer, RenderedPayload
 from service.forwarding.ssrf_guard import (
     AddressForbiddenError,
     GuardedBackend,
@@ -33,12 +33,13 @@ from service.forwarding.timeout_policy import Call, TimeoutPolicy
 from service.http_client.response_limits import ContentEncodingError, content_pieces
 from service.observability.tracing import note, note_failure, trace_headers
 
-# Enough for a record id or an error code; what an EMR answers beyond it is not read.
+# Enough for a record id or an error code; the rest of an EMR's answer is not read.
 _MAX_ANSWER_BYTES = 64 * 1024
 _BODY_SECONDS = 2.0
 
 # ValueError and OverflowError: a destination that was stored before a check was made stricter, or a header
-# that no library foresaw. The attempt is recorded all the same; a job that raises would be due for ever.
+# that no library foresaw. AssertionError: a format, payload or kind of credentials that a newer version
+# stored. The attempt is recorded all the same; a job that raises would be due for ever.
 _FAILURES = (
     httpx2.HTTPError,
     httpx2.InvalidURL,
@@ -50,11 +51,12 @@ _FAILURES = (
     msgspec.MsgspecError,
     ValueError,
     OverflowError,
+    AssertionError,
     ExceptionGroup,
 )
 _OUR_SYSTEMS = FhirSystems()
-# What httpcore2 calls the moment at which the connection stands and the first byte is about to be written.
-_WRITING = "http11.send_request_headers.started"
+# httpcore2's trace event for an open connection over which the first byte is about to be written.
+_BEFORE_WRITING = "http11.send_request_headers.started"
 MayLeave = Callable[[], Awaitable[bool]]
 
 
@@ -71,14 +73,14 @@ def sign(delivery_id: DeliveryId, at: datetime, body: bytes, secrets: list[str])
 
 
 class _WithheldError(Exception):
-    """At the last moment nothing was to be sent any more."""
+    """The delivery was withdrawn at the last moment, before its request was written."""
 
 
 class _Attempt(Struct, frozen=True, kw_only=True):
     """One attempt at a delivery, which may take more than one request."""
 
     call: Call
-    form: Form
+    payload: RenderedPayload
     may_leave: MayLeave
     limit: float
     started: float
@@ -87,9 +89,9 @@ class _Attempt(Struct, frozen=True, kw_only=True):
 class HttpSender:
     """The domain's Sender over httpx2.
 
-    `max_silent` calls at most go on that have waited for an answer for unusually long (Patience).
-    `public_url` and `systems` go into the forms that want them: where a document is read, and whose the
-    identifiers in FHIR are.
+    `max_silent`: how many calls that have waited unusually long for an answer may go on (TimeoutPolicy).
+    `public_url` and `systems` are for payloads: the address at which a document can be read, and the systems
+    of the identifiers in FHIR.
     """
 
     def __init__(
@@ -105,8 +107,8 @@ class HttpSender:
         self._backend = backend
         self._clock = clock
         self._timeout_seconds = timeout_seconds
-        self._patience = TimeoutPolicy(max_silent=max_silent)
-        self._forms = PayloadRenderer(public_url=public_url, systems=systems)
+        self._timeouts = TimeoutPolicy(max_silent=max_silent)
+        self._renderer = PayloadRenderer(public_url=public_url, systems=systems)
         self._certificates = ClientCertificates()
         self._http = self._open(None)
         self.tokens = DestinationTokens(self._http, clock)
@@ -117,9 +119,9 @@ class HttpSender:
         await self._http.aclose()
 
     async def send(self, job: DeliveryJob, may_leave: MayLeave) -> Answer | CallFailure:
-        """POST the body, signed; never raises for what the destination does.
+        """POST the body, signed; never raises because of the destination's behaviour.
 
-        `may_leave` is asked each time that a connection stands and the request is about to be written.
+        `may_leave` is called each time that a connection is open and the request is about to be written.
         """
         outcome = await self._send(job, may_leave)
         if isinstance(outcome, CallFailure):
@@ -131,12 +133,11 @@ class HttpSender:
         return outcome
 
     async def _send(self, job: DeliveryJob, may_leave: MayLeave) -> Answer | CallFailure:
-        # A destination's own limit stands in the place of everybody's, be it longer or shorter.
-        limit = self._patience.seconds(job, self._timeout_seconds)
+        limit = self._timeouts.seconds(job, self._timeout_seconds)
         started = time.monotonic()
         try:
             async with asyncio.timeout(limit) as scope:
-                with self._patience.watch(job, scope) as call:
+                with self._timeouts.watch(job, scope) as call:
                     return await self._attempt(call, may_leave, limit=limit, started=started)
         except _WithheldError:
             return CallFailure(error_class="withheld", duration_ms=_elapsed_ms(started), is_withheld=True)
@@ -150,50 +151,61 @@ class HttpSender:
 
     async def _attempt(self, call: Call, may_leave: MayLeave, *, limit: float, started: float) -> Answer:
         job = call.job
-        form = self._forms.make(job.body, payload=job.payload, format=job.format)
-        attempt = _Attempt(call=call, form=form, may_leave=may_leave, limit=limit, started=started)
-        if isinstance(job.auth, MutualTls):
-            # A connection of its own for each call: a pool per certificate would have to be kept and closed.
-            async with self._open(await self._certificates.context(job.auth)) as http:
-                return await self._post(http, attempt, {})
-        if not isinstance(job.auth, OAuth2):
-            return await self._post(self._http, attempt, {})
-        token = await self._token(job.destination_id, job.auth, limit)
+        payload = self._renderer.render(job.body, payload=job.payload, format=job.format)
+        attempt = _Attempt(call=call, payload=payload, may_leave=may_leave, limit=limit, started=started)
+        match job.auth:
+            case None:
+                return await self._post(self._http, attempt, {})
+            case OAuth2() as auth:
+                return await self._post_with_token(attempt, auth)
+            case MutualTls() as auth:
+                # A connection of its own for each call: a pool per certificate would have to be kept and
+                # closed.
+                async with self._open(await self._certificates.context(auth)) as http:
+                    return await self._post(http, attempt, {})
+            case _:
+                assert_never(job.auth)
+
+    async def _post_with_token(self, attempt: _Attempt, auth: OAuth2) -> Answer:
+        """POST with a bearer token, once more with a new one when the destination answers 401."""
+        destination_id, limit = attempt.call.job.destination_id, attempt.limit
+        token = await self._token(destination_id, auth, limit)
         answer = await self._post(self._http, attempt, _bearer(token))
         if answer.status_code != 401:  # noqa: PLR2004
             return answer
-        # It may have been revoked before its time; one new token, then the answer stands.
-        self.tokens.forget(job.destination_id, token)
-        token = await self._token(job.destination_id, job.auth, limit)
+        # The token may have been revoked early. One new token is tried, then the answer stands.
+        self.tokens.forget(destination_id, token)
+        token = await self._token(destination_id, auth, limit)
         try:
             return await self._post(self._http, attempt, _bearer(token))
         except _WithheldError:
-            return answer  # the first request did leave, and this is what came of it
+            return answer  # the first request was sent, and this was its answer
 
     async def _token(self, destination_id: DestinationId, auth: OAuth2, limit: float) -> str:
         try:
-            # Less than the whole: a token endpoint that hangs is told apart from a destination that does.
+            # Less than the whole limit, so that a token endpoint that hangs is not reported as a destination
+            # that hangs.
             async with asyncio.timeout(limit * 0.9):
                 return await self.tokens.token(destination_id, auth)
         except TimeoutError as error:
             raise TokenUnavailableError("timeout") from error
 
     async def _post(self, http: httpx2.AsyncClient, attempt: _Attempt, credentials: dict[str, str]) -> Answer:
-        job, form = attempt.call.job, attempt.form
+        job, payload = attempt.call.job, attempt.payload
         headers = {name.lower(): value for name, value in job.headers.items()}
         if job.format == "fhir-r4":
-            headers.setdefault("accept", form.content_type)  # a record id is read out of JSON
-        headers |= credentials | {"content-type": form.content_type}
-        headers |= sign(job.id, self._clock.now(), form.body, job.secrets) | trace_headers()
+            headers.setdefault("accept", payload.content_type)  # a record id is read out of JSON
+        headers |= credentials | {"content-type": payload.content_type}
+        headers |= sign(job.id, self._clock.now(), payload.body, job.secrets) | trace_headers()
 
         async def before_writing(event: str, _: dict[str, Any]) -> None:
-            if event == _WRITING and not await attempt.may_leave():
+            if event == _BEFORE_WRITING and not await attempt.may_leave():
                 raise _WithheldError
 
         async with http.stream(
             "POST",
             job.url,
-            content=form.body,
+            content=payload.body,
             headers=headers,
             timeout=attempt.limit,
             extensions={"trace": before_writing},
@@ -227,9 +239,9 @@ def _bearer(token: str) -> dict[str, str]:
 
 
 async def _excerpt(answer: httpx2.Response) -> bytes:
-    """Read the beginning of an answer's body; the status stands, whatever becomes of the body.
+    """Read the beginning of an answer's body; the status stands even if the body cannot be read.
 
-    A note that was accepted with 200 must not be sent again because the words after it stall or are garbled.
+    A note that was accepted with 200 must not be sent again because the body after it stalls or is garbled.
     """
     read = bytearray()
     with contextlib.suppress(httpx2.HTTPError, ContentEncodingError, TimeoutError, OSError):
@@ -254,7 +266,7 @@ def _stage(error: Exception) -> str:
         return "oauth_token"
     if isinstance(error, NameUnresolvedError):
         return "dns"
-    if isinstance(error, msgspec.MsgspecError):
+    if isinstance(error, msgspec.MsgspecError | AssertionError):
         return "form"
     if isinstance(error, ssl.SSLError):
         return "tls"

@@ -1,7 +1,7 @@
-"""Keeps calls to destinations out of our own network, at the moment of connecting.
+"""Refuses connections of deliveries to private addresses, at the moment of connecting (SSRF).
 
-The name is resolved here, every address is checked, and the connection goes to an address that was checked,
-so that DNS cannot change between check and use. Redirects and literals pass through the same door.
+The guard resolves the name, checks every address, and connects to a checked address, so that DNS cannot
+change between check and use. Redirects and literal addresses go through the same check.
 """
 
 import re
@@ -20,33 +20,34 @@ from service.http_client.response_limits import LimitedBackend
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
-# What Pythons differ on, or cannot know: protocol assignments (a cloud's metadata among them), 6to4 relays,
-# Azure's host agent, and documentation (RFC 9637).
+# Versions of Python disagree on these, or cannot know them: protocol assignments (a cloud's metadata among
+# them), 6to4 relays, Azure's host agent, and documentation (RFC 9637).
 _REFUSED_V4 = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
 _REFUSED_V6 = IPv6Network("3fff::/20")
 _ISATAP = frozenset({0x00005EFE, 0x02005EFE})
-# Not the loop's own resolver, whose few threads the names of the vendor and the database need.
-_LOOKUPS = NameResolver(look_up)
+# Not the event loop's own resolver: the names of the vendor and the database need its few threads.
+_RESOLVER = NameResolver(look_up)
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _MAX_NAME = 253
 _MAX_PORT = 65_535
 _KEEPALIVE_SECONDS = 15.0
-# Of one address.
-# With all that is around it; less is read of what it holds.
+# Head and framing included; the sender reads less of the content.
 _MAX_ANSWER_BYTES = 1024 * 1024
+# Per address.
 _MAX_CONNECTIONS = 200
 _KEPT_CONNECTIONS = 16
 
 
 class AddressForbiddenError(Exception):
-    """The name resolves to an address that destinations may not have."""
+    """The name resolves to an address that no destination may have."""
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Return whether an address belongs to the public Internet, tunnels unwrapped.
 
     `is_global` alone is not enough: it is true for NAT64-wrapped loopback, site-local, IPv4-compatible and
-    multicast addresses (docs/libraries.md#guard-addresses). What is not known to be public is refused.
+    multicast addresses (docs/libraries.md#guard-addresses). An address that is not known to be public is
+    refused.
     """
     if isinstance(address, IPv4Address):
         if any(address in network for network in _REFUSED_V4):
@@ -77,20 +78,20 @@ def _tunnelled(address: IPv6Address) -> IPv4Address | None:
 
 async def resolve(host: str, port: int) -> list[str]:
     """Return the addresses of a name, as text. Raises NameUnresolvedError."""
-    return await _LOOKUPS.resolve(host, port)
+    return await _RESOLVER.resolve(host, port)
 
 
 def check_addresses(addresses: Iterable[str]) -> None:
-    """Raise AddressForbiddenError unless every one of them is public: a name with one bad address is bad."""
+    """Raise AddressForbiddenError unless all addresses of a name are public; one bad address is enough."""
     for text in addresses:
         if not is_public(ip_address(text.partition("%")[0])) or "%" in text:
             raise AddressForbiddenError(text)
 
 
 async def check_destination(url: str, *, allow_private: bool, field: str = "url") -> None:
-    """Refuse a URL of a destination when it is registered; `field` holds it. Raises DestinationForbidden.
+    """Check the URL of a destination when it is registered. Raises DestinationForbidden for its `field`.
 
-    A name that does not resolve just now is let through: it is checked again at each connection.
+    A name that does not resolve at this moment is accepted, because each connection checks it again.
     """
     try:
         parsed = httpx2.URL(url)
@@ -100,7 +101,7 @@ async def check_destination(url: str, *, allow_private: bool, field: str = "url"
     if allow_private:
         return
     if f".{parsed.host.lower().removesuffix('.')}".endswith(".localhost"):
-        # Ourselves, whatever a resolver makes of it (RFC 6761, 6.3).
+        # Our own machine, whatever a resolver answers (RFC 6761, 6.3).
         raise DestinationForbidden("the URL leads to a private or reserved address", field=field)
     try:
         check_addresses(await resolve(parsed.host, parsed.port or 443))
@@ -130,14 +131,14 @@ def _is_name(text: str) -> bool:
 
 def _is_address(text: str) -> bool:
     try:
-        # A zone names an interface of this machine: no business of a destination's.
+        # A zone names an interface of this machine, which no destination may choose.
         return getattr(ip_address(text), "scope_id", None) is None
     except ValueError:
         return False
 
 
 class Resolver(Protocol):
-    """How names become addresses; a test brings its own."""
+    """Resolves names to addresses."""
 
     async def __call__(self, host: str, port: int) -> list[str]:
         """Return the addresses of a name."""
@@ -145,7 +146,7 @@ class Resolver(Protocol):
 
 
 class GuardedBackend(httpcore2.AsyncNetworkBackend):
-    """Connects to checked addresses only."""
+    """A network backend that connects only to checked addresses."""
 
     def __init__(self, *, allow_private: bool, resolver: Resolver = resolve) -> None:
         self._inner = httpcore2.AnyIOBackend()
@@ -184,12 +185,12 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
 
 
 class GuardedTransport(httpx2.AsyncHTTPTransport):
-    """httpx2's own transport with our network beneath it; no proxy, which would connect in our place."""
+    """An HTTP transport over a GuardedBackend; it uses no proxy, which would bypass the check."""
 
     def __init__(self, backend: GuardedBackend, ssl_context: ssl.SSLContext | None = None) -> None:
         context = ssl_context or httpx2.create_ssl_context()
         super().__init__(verify=context, trust_env=False)
-        # httpx2 has no parameter for the network backend; its pool has.
+        # httpx2 has no parameter for the network backend, but its connection pool has one.
         self._pool = PoolsByAddress(
             lambda: httpcore2.AsyncConnectionPool(
                 ssl_context=context,

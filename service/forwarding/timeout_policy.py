@@ -1,8 +1,8 @@
-"""How long calls to destinations may take, so that silent ones cannot hold the worker.
+"""Decides how long calls to destinations may take, so that silent destinations cannot occupy the worker.
 
-A destination's time-out (up to 120 s) is an upper limit: one whose last call hung gets less until a call
-succeeds. And of the calls that have waited for an answer for unusually long, no more than fill half of the
-worker's places go on: one more ends the oldest of the tenant that has the most of them.
+A destination's time-out (up to 120 s) is an upper limit: after a call that hung the limit is shorter until a
+call succeeds. Calls that have waited unusually long for an answer may use half of the worker's permits; one
+call more ends the oldest such call of the tenant that has the most of them.
 """
 
 import asyncio
@@ -17,28 +17,29 @@ from service.domain.models import DeliveryJob
 
 log = structlog.get_logger()
 
-# After one call that hung, after more; a probe of an open breaker gets the whole time-out: probes are few.
+# After one call that hung, and after several. A probe of an open circuit breaker gets the whole time-out,
+# because probes are few.
 _AFTER_HANGS_SECONDS = (10.0, 5.0)
 # An answer that has begun may be read to its end.
 _READING_SECONDS = 3.0
-# Longer than nearly every endpoint takes, so that a call is watched by a timer and costs nothing else.
+# Nearly every endpoint answers faster, so that watching a call costs only a timer.
 _MIN_USUAL_SECONDS = 1.0
 _MAX_USUAL_SECONDS = 10.0
 _REMEMBERED = 10_000
 
 
 def silent_holders(job: DeliveryJob) -> str | None:
-    """Return the group whose share of the worker a call to a hanging destination takes: all of them."""
+    """Return the quota group of a call to a hanging destination: all such calls share one."""
     return "silent" if job.hangs else None
 
 
 def silent_holders_of_tenant(job: DeliveryJob) -> str | None:
-    """Return the group whose share of the worker a call to a hanging destination takes: its tenant's."""
+    """Return the quota group of a call to a hanging destination: one for each tenant."""
     return f"silent:{job.tenant_id}" if job.hangs else None
 
 
 class Call:
-    """A call under way; equal to itself alone."""
+    """A call under way, compared by identity."""
 
     def __init__(self, job: DeliveryJob, scope: asyncio.Timeout) -> None:
         self.job = job
@@ -46,20 +47,20 @@ class Call:
         self.is_answered = False
 
     def answered(self) -> None:
-        """Its status is here: what follows is bounded by itself, and the call is not cut any more."""
+        """Record that the status arrived: the call is not cut any more, and its body has its own limit."""
         self.is_answered = True
         ends = self._scope.when()
         if ends is not None and not self._scope.expired():
             self._scope.reschedule(max(ends, asyncio.get_running_loop().time() + _READING_SECONDS))
 
     def cut(self) -> None:
-        """End it now, as its time-out would."""
+        """End the call now, with the error of a time-out."""
         if not self._scope.expired():
             self._scope.reschedule(asyncio.get_running_loop().time())
 
 
 class TimeoutPolicy:
-    """Knows how long destinations usually take, and which calls are silent for longer."""
+    """Knows how long destinations usually take, and which calls have been silent for longer."""
 
     def __init__(self, *, max_silent: int) -> None:
         self._max_silent = max_silent
@@ -67,7 +68,7 @@ class TimeoutPolicy:
         self._usual_seconds: dict[DestinationId, float] = {}
 
     def seconds(self, job: DeliveryJob, timeout_seconds: float) -> float:
-        """Return how long this call may take; never less than twice what its destination usually takes."""
+        """Return how long this call may take: at least twice the usual time of its destination."""
         granted = job.timeout_seconds or timeout_seconds
         if job.is_probe or not job.hangs:
             return granted
@@ -76,7 +77,7 @@ class TimeoutPolicy:
 
     @contextmanager
     def watch(self, job: DeliveryJob, scope: asyncio.Timeout) -> Iterator[Call]:
-        """Watch a call that this scope ends; cut it when too many others are silent, too."""
+        """Watch a call that ends with `scope`, and cut it when too many calls are silent."""
         loop = asyncio.get_running_loop()
         call, begun = Call(job, scope), loop.time()
         usual = 2 * self._usual_seconds.get(job.destination_id, 0.0)
@@ -91,7 +92,7 @@ class TimeoutPolicy:
                 self.remember(job.destination_id, loop.time() - begun)
 
     def remember(self, destination_id: DestinationId, seconds: float) -> None:
-        """Take in how long a destination took for an answer."""
+        """Record how long a destination took to answer."""
         before = self._usual_seconds.pop(destination_id, seconds)
         self._usual_seconds[destination_id] = max(seconds, (before + seconds) / 2)
         if len(self._usual_seconds) > _REMEMBERED:

@@ -7,18 +7,12 @@ import structlog
 from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from schemas.problems import MEDIA_TYPE, Problem
+from schemas.problems import MEDIA_TYPE, make_problem
 
 log = structlog.get_logger()
 
 REFUSED = Counter("ekabridge_http_refused", "Requests refused before they were whole.", ("code",))
 
-_PROBLEMS = {
-    "invalid_request": (400, "Bad request"),
-    "header_timeout": (408, "Request timeout"),
-    "headers_too_large": (431, "Request header fields too large"),
-    "overloaded": (503, "Service unavailable"),
-}
 _RETRY_AFTER_SECONDS = {"overloaded": 2}
 
 
@@ -29,17 +23,9 @@ def count_refusal(code: str) -> None:
 
 def refusal(code: str, detail: str) -> bytes:
     """Write the whole answer, after which the connection closes."""
-    status, title = _PROBLEMS[code]
     request_id = f"req_{uuid4().hex[:24]}"
-    log.info("request_refused", code=code, status=status, request_id=request_id)
-    problem = Problem(
-        type=f"urn:ekabridge:error:{code}",
-        title=title,
-        status=status,
-        detail=detail,
-        code=code,
-        request_id=request_id,
-    )
+    problem = make_problem(code, detail, request_id)
+    log.info("request_refused", code=code, status=problem.status, request_id=request_id)
     body = msgspec.json.encode(problem)
     headers = [
         f"content-type: {MEDIA_TYPE}",
@@ -50,4 +36,4 @@ def refusal(code: str, detail: str) -> bytes:
     ]
     if code in _RETRY_AFTER_SECONDS:
         headers.append(f"retry-after: {_RETRY_AFTER_SECONDS[code]}")
-    return STATUS_LINE[status] + "\r\n".join([*headers, "", ""]).encode() + body
+    return STATUS_LINE[problem.status] + "\r\n".join([*headers, "", ""]).encode() + body

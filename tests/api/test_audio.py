@@ -526,7 +526,7 @@ async def test_after_a_failure_another_format_may_be_tried(house: Bridge) -> Non
     assert (await house.put(session_id, 0, b"sound", "audio/m4a")).status_code == 200
 
 
-@pytest.mark.parametrize("code", ["session_ended", "session_completed"])
+@pytest.mark.parametrize("code", ["session_ended", "session_completed", "session_already_committed"])
 async def test_what_the_vendor_says_is_ended_is_ended(house: Bridge, code: str) -> None:
     session_id = (await house.create())["id"]
     await house.fault(f"{session_id}/audio", status=400, body={"error": {"code": code, "message": "x"}})

@@ -1,4 +1,4 @@
-"""The gate to the vendor: closed while it is down or limits us, and one account's trouble is its own."""
+"""The vendor's circuit breaker: open while it is down or limits us, and one account's trouble is its own."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ async def calls_of(bridge: Bridge, path_regex: str, method: str) -> list[dict[st
     return calls
 
 
-async def is_closed(bridge: Bridge) -> bool:
-    """Whether the default account's gate is closed, in the process that was started last."""
+async def is_open(bridge: Bridge) -> bool:
+    """Whether the default account's circuit is open, in the process that was started last."""
     metrics = (await bridge.api.get("/metrics")).text
-    return 'ekabridge_vendor_gates_closed{account="default"} 1.0' in metrics
+    return 'ekabridge_vendor_circuits_open{account="default"} 1.0' in metrics
 
 
 async def test_a_vendor_that_is_down_is_left_alone_and_found_again_by_itself(bridge: Bridge) -> None:
@@ -40,7 +40,7 @@ async def test_a_vendor_that_is_down_is_left_alone_and_found_again_by_itself(bri
     for answer in closed:
         assert "tried again" in problem(answer, 503, "vendor_unavailable")["detail"]
         assert 1 <= int(answer.headers["retry-after"]) <= 60
-    assert await is_closed(bridge)
+    assert await is_open(bridge)
     await clear_faults(bridge)
 
     async def is_back() -> bool:
@@ -63,7 +63,7 @@ async def test_a_limit_is_kept_to_by_all_uploads(bridge: Bridge) -> None:
     *limited, other = [(await bridge.create())["id"] for _ in range(4)]
     await bridge.fault("/audio/", times=3, status=429, headers={"Retry-After": "2"})
     sending = [asyncio.create_task(bridge.put(each, 0)) for each in limited]
-    await until(partial(is_closed, bridge))
+    await until(partial(is_open, bridge))
 
     async def is_sent() -> bool:
         answer = await bridge.put(other, 0)
@@ -148,7 +148,7 @@ async def flood(two: Two) -> None:
 
     await until(are_told)
     assert await two.bridge.calls(f"{hospital}/audio") == 2
-    # Its own other calls have places of their own, too.
+    # Its own other calls have permits of their own, too.
     await two.start()
     assert await two.bridge.dictate(3)
     assert sum(not each.done() for each in flooding) >= 2

@@ -10,8 +10,7 @@ import msgspec
 import pytest
 
 from schemas import emr
-from schemas.problems import Problem
-from service.api.problems import STATUS_OF_CODE
+from schemas.problems import STATUS_OF_CODE, Problem
 from tests.bridge import Bridge
 
 METHODS = {"get", "post", "put", "patch", "delete"}

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from service.api.problems import STATUS_OF_CODE, TITLES
+from schemas.problems import STATUS_OF_CODE, TITLES
 from tests.api.asking import CallLimiter, hook, problem, request_head, v2_event, wire
 from tests.bridge import Bridge, open_bridge
 

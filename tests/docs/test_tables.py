@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from schemas.emr import SessionStatus
-from service.api.problems import STATUS_OF_CODE
+from schemas.problems import STATUS_OF_CODE
 from service.domain import errors
 from service.domain.errors import BridgeError
 from service.domain.results import events

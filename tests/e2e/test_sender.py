@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from service.domain.clock import SystemClock
@@ -70,6 +71,17 @@ async def sender() -> AsyncIterator[Callable[[str], object]]:
     made = HttpSender(backend=GuardedBackend(allow_private=True), clock=SystemClock(), timeout_seconds=5)
     yield lambda url: made.send(make_job(url), wanted)
     await made.close()
+
+
+@pytest.mark.parametrize("fields", [{"format": "hl7v2"}, {"payload": "digest"}, {"auth": "negotiate"}])
+async def test_what_a_newer_version_stored_is_a_failed_attempt_and_nothing_is_sent(fields) -> None:
+    made = HttpSender(backend=GuardedBackend(allow_private=True), clock=SystemClock(), timeout_seconds=5)
+    async with endpoint(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", hangs_up=True) as url:
+        job = msgspec.structs.replace(make_job(url), body=b'{"type":"ping"}', **fields)
+        outcome = await made.send(job, wanted)
+    await made.close()
+    assert isinstance(outcome, CallFailure)
+    assert outcome.error_class == "form"
 
 
 @pytest.mark.parametrize(

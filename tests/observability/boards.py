@@ -285,10 +285,10 @@ VENDOR = Board(
                 _slowest("ekabridge_vendor_call_duration_seconds", "operation"),
             ),
             Panel(
-                "Gates closed",
-                "Of all processes: while a gate is closed, its account's calls are not made.",
+                "Circuits open",
+                "Of all processes: while a circuit breaker is open, its account's calls are not made.",
                 "short",
-                {"{{account}}": "sum by (account) (ekabridge_vendor_gates_closed{NS})"},
+                {"{{account}}": "sum by (account) (ekabridge_vendor_circuits_open{NS})"},
             ),
             Panel(
                 "Audio handed over",

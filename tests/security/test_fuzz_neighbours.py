@@ -110,7 +110,7 @@ async def test_any_answer_of_the_vendor_is_read_or_an_error_of_our_tree(
             http=http,
             audio=audio,
             tokens=tokens,
-            call_limiters=CallLimiters(places=8),
+            call_limiters=CallLimiters(max_calls=8),
             downloads=MemoryDownloads(),
             base_url=BASE,
         )

@@ -84,7 +84,7 @@ class ScriptedEka:
                 http=http,
                 audio=audio,
                 tokens=tokens,
-                call_limiters=CallLimiters(places=2),
+                call_limiters=CallLimiters(max_calls=2),
                 downloads=self.downloads,
                 base_url=base_url,
             )

@@ -11,7 +11,7 @@ from service.domain.errors import VendorFailure
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED
 from service.domain.models import VendorEnd
 from service.eka.acknowledgements import check_stored, read_files
-from service.eka.http_exchange import WireAnswer
+from service.eka.http_exchange import VendorAnswer
 from tests.unit.calls_to_eka import ScriptedEka
 from tests.unit.makers import NOTE, SESSION
 
@@ -19,8 +19,8 @@ STORED = {"session_id": SESSION, "success": True, "original_filename": "audio_0.
 URL = f"s3://voice-records/261129/{SESSION}/"
 
 
-def answer(body: Any) -> WireAnswer:
-    return WireAnswer(200, None, body if isinstance(body, bytes) else json.dumps(body).encode())
+def answer(body: Any) -> VendorAnswer:
+    return VendorAnswer(200, None, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 def test_the_recorded_answer_to_an_upload_counts() -> None:

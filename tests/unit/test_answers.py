@@ -142,6 +142,10 @@ def test_no_error_body_breaks_the_reader_or_lets_a_message_through(body):
         (200, "completed", "completed"),
         (200, None, "unknown"),
         (200, "archived", "unknown"),
+        (200, " ", "unknown"),
+        (200, {"code": "completed"}, "unknown"),
+        (200, True, "unknown"),
+        (206, {"code": "completed"}, "partial"),
         (202, "archived", "processing"),
         (206, "archived", "partial"),
         (200, "in-progress", "processing"),
@@ -150,8 +154,12 @@ def test_no_error_body_breaks_the_reader_or_lets_a_message_through(body):
         (206, "completed", "partial"),
     ],
 )
-def test_the_http_status_is_the_signal(status_code, status, state):
-    assert read_session(status_code, msgspec.json.encode({"status": status})).state == state
+@pytest.mark.parametrize("transcript", [None, "words"])
+def test_the_http_status_is_the_signal(status_code, status, state, transcript):
+    body = msgspec.json.encode({"status": status, "transcript": transcript})
+    if status is None and transcript and status_code == 200:
+        state = "completed"
+    assert read_session(status_code, body).state == state
 
 
 @pytest.mark.parametrize(
@@ -168,6 +176,8 @@ def test_the_http_status_is_the_signal(status_code, status, state):
         ({"status": "some_new_status", "data": "text"}, "unknown"),
         ({"status": ["success"], "data": "text"}, "success"),
         ({"status": 7, "data": "text"}, "unknown"),
+        ({"status": {"code": "success"}, "data": "text"}, "unknown"),
+        ({"status": True, "data": "text"}, "unknown"),
         ("text", "success"),
         ({"data": "text"}, "success"),
         ({"status": "failure", "data": None}, "failed"),

@@ -145,7 +145,7 @@ async def test_a_vendor_that_stops_reading_is_given_up_and_nothing_is_kept_for_i
         await done.wait()
 
     done = asyncio.Event()
-    async with asyncio.timeout(5), open_peer(talk) as peer, AudioClient(peer.url, patience=SHORT) as wire:
+    async with asyncio.timeout(5), open_peer(talk) as peer, AudioClient(peer.url, timeouts=SHORT) as wire:
         with pytest.raises(VendorTimeout) as failed:
             await upload(wire, peer, LARGE)
         assert failed.value.sent is True
@@ -160,7 +160,7 @@ async def test_a_vendor_that_never_answers_is_given_up() -> None:
         await line.say(b"HTTP/1.1 ")
         await line.rest()
 
-    async with asyncio.timeout(5), open_peer(talk) as peer, AudioClient(peer.url, patience=SHORT) as wire:
+    async with asyncio.timeout(5), open_peer(talk) as peer, AudioClient(peer.url, timeouts=SHORT) as wire:
         with pytest.raises(VendorTimeout) as failed:
             await upload(wire, peer, Sound())
         assert failed.value.sent is True
@@ -176,7 +176,7 @@ class Dripping(Sound):
 
 
 async def test_a_body_that_moves_may_take_longer_than_one_wait() -> None:
-    async with open_peer(answer_all) as peer, AudioClient(peer.url, patience=SHORT) as wire:
+    async with open_peer(answer_all) as peer, AudioClient(peer.url, timeouts=SHORT) as wire:
         assert await upload(wire, peer, Dripping(bytes(6), piece=1)) == 200
 
 
@@ -184,8 +184,8 @@ async def test_a_body_may_not_take_for_ever() -> None:
     async def talk(line: Line) -> None:
         await line.rest()
 
-    patience = UploadTimeouts(connect=0.3, write=0.3, read=0.3, whole=0.4)
-    async with open_peer(talk) as peer, AudioClient(peer.url, patience=patience) as wire:
+    timeouts = UploadTimeouts(connect=0.3, write=0.3, read=0.3, whole=0.4)
+    async with open_peer(talk) as peer, AudioClient(peer.url, timeouts=timeouts) as wire:
         sound = Dripping(bytes(6), piece=1)
         with pytest.raises(VendorTimeout) as failed:
             await upload(wire, peer, sound)
@@ -196,7 +196,7 @@ async def test_a_body_may_not_take_for_ever() -> None:
 async def failure_of(url: str) -> VendorUnreachable:
     """How an upload to nobody fails."""
     sound = Sound()
-    async with AudioClient(url, patience=SHORT) as wire:
+    async with AudioClient(url, timeouts=SHORT) as wire:
         with pytest.raises(VendorUnreachable) as failed:
             await wire.send(url, headers_of(sound), sound)
     return failed.value

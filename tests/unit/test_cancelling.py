@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.domain.errors import VendorGateClosed, VendorRefused, VendorTimeout, VendorUnavailable
+from service.domain.errors import VendorCallHeldBack, VendorRefused, VendorTimeout, VendorUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.models import PendingCall
 from service.domain.sessions.cancellation import Cancelling
@@ -60,7 +60,7 @@ async def test_any_other_failure_is_tried_again_later_and_not_for_ever(error):
 
 async def test_a_gate_that_is_closed_is_no_try():
     for attempts in (1, 20, 99):
-        store = await tell(VendorGateClosed("closed", retry_after_seconds=0.1), attempts)
+        store = await tell(VendorCallHeldBack("closed", retry_after_seconds=0.1), attempts)
         assert (store.recorded, store.postponed_seconds) == (["given_back"], [1.05])
 
 

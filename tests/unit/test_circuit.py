@@ -7,35 +7,48 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from service.eka.circuit_breaker import Circuit, CircuitRule
+from service.eka.circuit_breaker import CircuitBreaker, CircuitBreakerRule
 
-RULE = CircuitRule(
+RULE = CircuitBreakerRule(
     failures=4, sessions=3, limits=2, within_seconds=60, min_pause_seconds=1, max_pause_seconds=30
 )
 
 
-def fail(circuit: Circuit, at: float, *sessions: str, asked: float | None = None) -> None:
+def fail(circuit: CircuitBreaker, at: float, *sessions: str, asked: float | None = None) -> None:
     for session in sessions:
-        circuit.failed(at, at, session, asked)
+        circuit.record_failure(at, at, session, asked)
 
 
-def down(at: float = 100.0) -> Circuit:
-    circuit = Circuit(RULE)
+def down(at: float = 100.0) -> CircuitBreaker:
+    circuit = CircuitBreaker(RULE)
     fail(circuit, at, "a", "b", "c", "d")
     assert circuit.is_down
     return circuit
 
 
-def test_failures_in_a_row_of_several_sessions_close_it():
-    circuit = Circuit(RULE)
+def test_failures_in_a_row_of_several_sessions_open_it():
+    circuit = CircuitBreaker(RULE)
     fail(circuit, 1.0, "a", "b", "c")
-    assert circuit.closed_seconds(1.0) == 0
+    assert circuit.wait_seconds(1.0) == 0
     fail(circuit, 1.0, "a")
-    assert circuit.closed_seconds(1.0) == 1.0
+    assert circuit.wait_seconds(1.0) == 1.0
 
 
-def test_one_session_that_fails_every_time_closes_nothing():
-    circuit = Circuit(RULE)
+def test_it_is_open_from_the_failures_to_the_first_answer_and_while_a_limit_lasts():
+    circuit = CircuitBreaker(RULE)
+    assert not circuit.is_open(100.0)
+    fail(circuit, 100.0, "a", "b", "c", "d")
+    assert circuit.is_open(100.0)
+    assert (circuit.wait_seconds(101.0), circuit.is_open(101.0)) == (0, True)  # one call may probe
+    circuit.record_answer(102.0)
+    assert not circuit.is_open(102.0)
+    for session in "ab":
+        circuit.record_limit(103.0, 103.0, session, 9.0)
+    assert (circuit.is_open(104.0), circuit.is_open(112.0)) == (True, False)
+
+
+def test_one_session_that_fails_every_time_opens_nothing():
+    circuit = CircuitBreaker(RULE)
     fail(circuit, 1.0, *(["poison"] * 500), "other")
     assert not circuit.is_down
     fail(circuit, 1.0, "third")
@@ -43,102 +56,102 @@ def test_one_session_that_fails_every_time_closes_nothing():
 
 
 def test_one_answer_ends_the_row():
-    circuit = Circuit(RULE)
+    circuit = CircuitBreaker(RULE)
     fail(circuit, 1.0, "a", "b", "c")
-    circuit.answered(1.5)
+    circuit.record_answer(1.5)
     fail(circuit, 2.0, "a", "b", "c")
     assert not circuit.is_down
 
 
-def test_failures_that_lie_far_apart_close_nothing():
-    circuit = Circuit(RULE)
+def test_failures_that_lie_far_apart_open_nothing():
+    circuit = CircuitBreaker(RULE)
     for at in range(0, 1000, 25):
         fail(circuit, float(at), f"session-{at}")
     assert not circuit.is_down
 
 
 def test_a_call_that_began_before_the_last_answer_says_nothing_of_now():
-    circuit = Circuit(RULE)
-    circuit.answered(30.0)
+    circuit = CircuitBreaker(RULE)
+    circuit.record_answer(30.0)
     for session in "abcdef":
-        circuit.failed(31.0, 5.0, session, None)
+        circuit.record_failure(31.0, 5.0, session, None)
     assert not circuit.is_down
 
 
 def test_probes_go_through_one_a_pause_and_the_pause_doubles_up_to_its_bound():
     circuit, at, pauses = down(100.0), 100.0, []
     for _ in range(8):
-        pause = circuit.closed_seconds(at)
+        pause = circuit.wait_seconds(at)
         pauses.append(pause)
-        assert circuit.closed_seconds(at + pause - 0.1) > 0
+        assert circuit.wait_seconds(at + pause - 0.1) > 0
         at += pause
-        assert circuit.closed_seconds(at) == 0
-        circuit.begin(at)
-        assert circuit.closed_seconds(at) > 0  # the next one waits, however long the probe takes
+        assert circuit.wait_seconds(at) == 0
+        circuit.record_start(at)
+        assert circuit.wait_seconds(at) > 0  # the next one waits, however long the probe takes
     assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_the_first_answer_opens_it_for_all_and_the_next_time_begins_anew():
+def test_the_first_answer_closes_it_for_all_and_the_next_time_begins_anew():
     circuit = down(100.0)
     for at in (101.0, 103.0, 107.0):
-        circuit.begin(at)
-        circuit.failed(at, at, "a", None)
-    circuit.answered(107.5)
-    assert (circuit.is_down, circuit.closed_seconds(107.5)) == (False, 0)
+        circuit.record_start(at)
+        circuit.record_failure(at, at, "a", None)
+    circuit.record_answer(107.5)
+    assert (circuit.is_down, circuit.wait_seconds(107.5)) == (False, 0)
     fail(circuit, 108.0, "a", "b", "c", "d")
-    assert circuit.closed_seconds(108.0) == 1.0
+    assert circuit.wait_seconds(108.0) == 1.0
 
 
 @pytest.mark.parametrize(("asked", "wait"), [(7.0, 7.0), (0.0, 1.0), (3600.0, 60.0)])
 def test_a_vendor_that_is_down_and_asks_for_time_gets_it_within_bounds(asked, wait):
-    circuit = Circuit(RULE)
+    circuit = CircuitBreaker(RULE)
     fail(circuit, 1.0, "a", "b", "c", "d", asked=asked)
-    assert circuit.closed_seconds(1.0) == wait
+    assert circuit.wait_seconds(1.0) == wait
     circuit = down(1.0)
-    circuit.begin(2.0)
-    circuit.failed(2.0, 2.0, "a", asked)
-    assert circuit.closed_seconds(2.0) == max(wait, 2.0)
+    circuit.record_start(2.0)
+    circuit.record_failure(2.0, 2.0, "a", asked)
+    assert circuit.wait_seconds(2.0) == max(wait, 2.0)
 
 
 @pytest.mark.parametrize(("asked", "wait"), [(7.0, 7.0), (0.0, 0.0), (3600.0, 60.0)])
 def test_a_limit_holds_all_calls_for_as_long_as_it_says_within_bounds(asked, wait):
-    circuit = Circuit(RULE)
+    circuit = CircuitBreaker(RULE)
     for session in "ab":
-        circuit.limited(1.0, 1.0, session, asked)
-    assert (circuit.is_down, circuit.closed_seconds(1.0)) == (False, wait)
-    assert circuit.closed_seconds(1.0 + wait) == 0
+        circuit.record_limit(1.0, 1.0, session, asked)
+    assert (circuit.is_down, circuit.wait_seconds(1.0)) == (False, wait)
+    assert circuit.wait_seconds(1.0 + wait) == 0
 
 
 def test_a_limit_binds_the_call_that_it_was_told_until_several_sessions_are_told_in_a_row():
-    circuit = Circuit(RULE)
+    circuit = CircuitBreaker(RULE)
     for _ in range(5):
-        circuit.limited(1.0, 1.0, "a", 30.0)
-    circuit.answered(2.0)
-    circuit.limited(3.0, 3.0, "b", 30.0)
-    assert circuit.closed_seconds(3.0) == 0
-    circuit.limited(3.0, 3.0, "c", 30.0)
-    assert circuit.closed_seconds(3.0) == 30.0
+        circuit.record_limit(1.0, 1.0, "a", 30.0)
+    circuit.record_answer(2.0)
+    circuit.record_limit(3.0, 3.0, "b", 30.0)
+    assert circuit.wait_seconds(3.0) == 0
+    circuit.record_limit(3.0, 3.0, "c", 30.0)
+    assert circuit.wait_seconds(3.0) == 30.0
 
 
 def test_a_shorter_wait_does_not_shorten_a_longer_one_and_an_answer_does_not_end_it():
-    circuit = Circuit(RULE)
+    circuit = CircuitBreaker(RULE)
     for session in "ab":
-        circuit.limited(1.0, 1.0, session, 30.0)
-    circuit.limited(2.0, 1.0, "b", 5.0)
-    circuit.answered(3.0)
-    assert circuit.closed_seconds(3.0) == 28.0
+        circuit.record_limit(1.0, 1.0, session, 30.0)
+    circuit.record_limit(2.0, 1.0, "b", 5.0)
+    circuit.record_answer(3.0)
+    assert circuit.wait_seconds(3.0) == 28.0
 
 
 def test_limits_that_do_not_say_for_how_long_are_failures():
-    circuit = Circuit(RULE)
+    circuit = CircuitBreaker(RULE)
     for session in "abcd":
-        circuit.limited(1.0, 1.0, session, None)
+        circuit.record_limit(1.0, 1.0, session, None)
     assert circuit.is_down
 
 
 def test_whoever_waited_for_as_long_as_he_was_told_is_let_in_though_his_timer_rang_early():
     circuit = down(100.0)
-    assert circuit.closed_seconds(100.99) == 0
+    assert circuit.wait_seconds(100.99) == 0
 
 
 class AnyTraffic(RuleBasedStateMachine):
@@ -147,7 +160,7 @@ class AnyTraffic(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
-        self.circuit = Circuit(RULE)
+        self.circuit = CircuitBreaker(RULE)
         self.under_way: list[tuple[float, str]] = []
         self.answers_at = float("-inf")
         self.failed_since: list[str] = []
@@ -160,25 +173,25 @@ class AnyTraffic(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from("abcde"))
     def begin(self, session: str) -> None:
-        if self.circuit.closed_seconds(self.now):
+        if self.circuit.wait_seconds(self.now):
             return
         if self.circuit.is_down:
             self.probes.append(self.now)
-        self.circuit.begin(self.now)
+        self.circuit.record_start(self.now)
         self.under_way.append((self.now, session))
 
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
         if self.under_way:
             self._end(data)
-            self.circuit.answered(self.now)
+            self.circuit.record_answer(self.now)
             self._was_answered()
 
     @rule(data=st.data(), asked=st.none() | st.floats(0, 100))
     def failure(self, data: st.DataObject, asked: float | None) -> None:
         if self.under_way:
             began, session = self._end(data)
-            self.circuit.failed(self.now, began, session, asked)
+            self.circuit.record_failure(self.now, began, session, asked)
             self.failed_since.append(session)
             self.asked_until = max(self.asked_until, self.now + min(asked or 0.0, 60))
 
@@ -186,7 +199,7 @@ class AnyTraffic(RuleBasedStateMachine):
     def limit(self, data: st.DataObject, asked: float) -> None:
         if self.under_way:
             began, session = self._end(data)
-            self.circuit.limited(self.now, began, session, asked)
+            self.circuit.record_limit(self.now, began, session, asked)
             self.asked_until = max(self.asked_until, self.now + min(asked, 60))
             self._was_answered()
 
@@ -206,7 +219,7 @@ class AnyTraffic(RuleBasedStateMachine):
 
     @invariant()
     def it_never_stays_closed_for_long_nor_for_nothing(self) -> None:
-        wait = self.circuit.closed_seconds(self.now)
+        wait = self.circuit.wait_seconds(self.now)
         assert 0 <= wait <= 60
         if wait and not self.circuit.is_down:
             assert self.now + wait <= self.asked_until + 0.001

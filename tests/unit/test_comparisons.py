@@ -14,7 +14,7 @@ SECRET = re.compile(
 NO_SECRETS = {"key_id", "token_type"}
 HARMLESS = {
     (
-        "service/forwarding/certificate_checks.py",
+        "service/forwarding/client_certificates.py",
         "certified != key.public_key().public_bytes(*form)",
     ): "public keys",
     (

@@ -63,8 +63,8 @@ async def discovery(vendor: Vendor) -> AsyncIterator[tuple[Discovery, TurnedCloc
 
 async def looked(found: Discovery) -> None:
     """Wait until the look that is under way is over."""
-    assert found._look is not None
-    await asyncio.wait([found._look], timeout=5)
+    assert found._refreshing is not None
+    await asyncio.wait([found._refreshing], timeout=5)
 
 
 async def test_the_recorded_document_is_read_as_a_whole():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from service.domain.errors import VendorGateClosed, VendorRefused, VendorTimeout, VendorUnavailable
+from service.domain.errors import VendorCallHeldBack, VendorRefused, VendorTimeout, VendorUnavailable
 from service.domain.ids import UNFILTERED, TemplateId
 from service.domain.models import VendorResult
 from service.domain.results.fetching import ResultFetcher
@@ -301,7 +301,7 @@ async def test_an_error_is_tried_again_later(error, reason, least):
 )
 async def test_a_call_that_our_own_gate_held_back_counts_for_nothing(fields):
     desk = Desk(NOTE)
-    desk.script(NOTE, VendorGateClosed("closed", retry_after_seconds=4.0))
+    desk.script(NOTE, VendorCallHeldBack("closed", retry_after_seconds=4.0))
     for _ in range(500):
         assert not await desk.fetch(NOTE, **fields)
     row = desk.store.kept.fetches[NOTE]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemas.deliveries import Event, EventData, EventDocument, EventPatient
 from schemas.emr import ErrorInfo
 from service.forwarding.fhir import FhirSystems
-from service.forwarding.payloads import Form, PayloadRenderer
+from service.forwarding.payloads import PayloadRenderer, RenderedPayload
 
 AT = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
 PING = b'{"type":"ping","timestamp":"2026-05-04T03:02:01Z","data":{"destination_id":"dst_1"}}'
@@ -59,7 +59,7 @@ FAILED = event(
 EXPIRED = event("session.expired", document=msgspec.UNSET, error=ErrorInfo("session_expired", "expired"))
 
 
-def bundle(form: Form) -> dict[str, Any]:
+def bundle(form: RenderedPayload) -> dict[str, Any]:
     """Check a Bundle against FHIR's own model, and that every reference inside it leads somewhere."""
     assert form.content_type == "application/fhir+json"
     Bundle.model_validate_json(form.body)
@@ -87,12 +87,12 @@ def pointers(value: Any) -> list[str]:
 
 def test_the_whole_event_as_our_json_is_the_frozen_bytes_themselves():
     frozen = event()
-    form = FORMS.make(frozen, payload="full", format="ekabridge")
+    form = FORMS.render(frozen, payload="full", format="ekabridge")
     assert (form.content_type, form.body) == ("application/json", frozen)
 
 
 def test_a_reference_names_the_document_and_nothing_of_the_patient():
-    form = FORMS.make(event(), payload="reference", format="ekabridge")
+    form = FORMS.render(event(), payload="reference", format="ekabridge")
     assert json.loads(form.body) == {
         "type": "document.ready",
         "timestamp": "2026-05-04T03:02:01.123456Z",
@@ -115,7 +115,7 @@ def test_a_reference_names_the_document_and_nothing_of_the_patient():
 @pytest.mark.parametrize("form", ["ekabridge", "fhir-r4"])
 @pytest.mark.parametrize("frozen", [event(), FAILED, EXPIRED], ids=["ready", "failed", "expired"])
 def test_no_reference_holds_content(frozen, form):
-    body = FORMS.make(frozen, payload="reference", format=form).body.decode()
+    body = FORMS.render(frozen, payload="reference", format=form).body.decode()
     assert "ses_1" in body
     for text in PRIVATE:
         assert text not in body
@@ -124,12 +124,22 @@ def test_no_reference_holds_content(frozen, form):
 
 @pytest.mark.parametrize("frozen", [FAILED, EXPIRED])
 def test_a_reference_says_why_something_failed(frozen):
-    data = json.loads(FORMS.make(frozen, payload="reference", format="ekabridge").body)["data"]
+    data = json.loads(FORMS.render(frozen, payload="reference", format="ekabridge").body)["data"]
     assert data["error"]["code"] in {"template_failed", "session_expired"}
 
 
+@pytest.mark.parametrize("payload", ["full", "reference", "digest"])
+@pytest.mark.parametrize("form", ["ekabridge", "fhir-r4", "hl7v2"])
+def test_a_payload_or_format_that_nobody_knows_is_an_error_with_its_name_and_no_body(payload, form):
+    if payload == "digest" or form == "hl7v2":
+        with pytest.raises(AssertionError, match=r"digest|hl7v2"):
+            FORMS.render(event(), payload=payload, format=form)
+    else:
+        assert FORMS.render(event(), payload=payload, format=form).body
+
+
 def test_a_note_becomes_a_document_reference_with_patient_and_encounter():
-    found = bundle(FORMS.make(event(), payload="full", format="fhir-r4"))
+    found = bundle(FORMS.render(event(), payload="full", format="fhir-r4"))
     assert (found["type"], found["timestamp"]) == ("transaction", "2026-05-04T03:02:01.123456Z")
     note, patient, encounter = (entry["resource"] for entry in found["entry"])
     assert note["resourceType"] == "DocumentReference"
@@ -149,19 +159,19 @@ def test_a_note_becomes_a_document_reference_with_patient_and_encounter():
 
 
 def test_a_new_version_replaces_the_one_before_it_and_a_first_one_nothing():
-    (entry, *_) = bundle(FORMS.make(event(), payload="full", format="fhir-r4"))["entry"]
+    (entry, *_) = bundle(FORMS.render(event(), payload="full", format="fhir-r4"))["entry"]
     target = {
         "type": "DocumentReference",
         "identifier": {"system": "urn:ekabridge:document", "value": "doc_1"},
     }
     assert entry["resource"]["relatesTo"] == [{"code": "replaces", "target": target}]
     first = event(document=document(version=1, replaces=msgspec.UNSET))
-    (entry, *_) = bundle(FORMS.make(first, payload="full", format="fhir-r4"))["entry"]
+    (entry, *_) = bundle(FORMS.render(first, payload="full", format="fhir-r4"))["entry"]
     assert "relatesTo" not in entry["resource"]
 
 
 def test_by_reference_the_note_is_a_url():
-    (entry,) = bundle(FORMS.make(event(), payload="reference", format="fhir-r4"))["entry"]
+    (entry,) = bundle(FORMS.render(event(), payload="reference", format="fhir-r4"))["entry"]
     (content,) = entry["resource"]["content"]
     assert content["attachment"]["url"] == "https://bridge.example/v1/documents/doc_2"
     assert "data" not in content["attachment"]
@@ -170,7 +180,7 @@ def test_by_reference_the_note_is_a_url():
 
 @pytest.mark.parametrize(("frozen", "known"), [(FAILED, "doc_2"), (EXPIRED, "ses_1")])
 def test_what_failed_becomes_a_task_that_failed(frozen, known):
-    (entry, *others) = bundle(FORMS.make(frozen, payload="full", format="fhir-r4"))["entry"]
+    (entry, *others) = bundle(FORMS.render(frozen, payload="full", format="fhir-r4"))["entry"]
     task = entry["resource"]
     assert (task["resourceType"], task["status"], task["intent"]) == ("Task", "failed", "order")
     assert task["identifier"][0]["value"] == known
@@ -179,15 +189,15 @@ def test_what_failed_becomes_a_task_that_failed(frozen, known):
 
 
 def test_a_ping_is_a_transaction_that_does_nothing():
-    found = bundle(FORMS.make(PING, payload="full", format="fhir-r4"))
+    found = bundle(FORMS.render(PING, payload="full", format="fhir-r4"))
     assert found == {"resourceType": "Bundle", "type": "transaction", "timestamp": "2026-05-04T03:02:01Z"}
     for payload in ("full", "reference"):
-        assert FORMS.make(PING, payload=payload, format="ekabridge").body == PING
+        assert FORMS.render(PING, payload=payload, format="ekabridge").body == PING
 
 
 def test_a_value_that_would_part_a_search_is_escaped():
     frozen = event(reference="a|b,c&d=e")
-    encounter = bundle(FORMS.make(frozen, payload="full", format="fhir-r4"))["entry"][2]
+    encounter = bundle(FORMS.render(frozen, payload="full", format="fhir-r4"))["entry"][2]
     assert encounter["request"]["ifNoneExist"] == (
         "identifier=urn:ekabridge:encounter%7Ca%5C%7Cb%5C%2Cc%26d%3De"
     )
@@ -196,7 +206,7 @@ def test_a_value_that_would_part_a_search_is_escaped():
 def test_an_event_of_an_older_version_of_ours_is_read():
     frozen = event().replace(b',"replaces":"doc_1"', b"")
     assert b"replaces" not in frozen
-    assert bundle(FORMS.make(frozen, payload="full", format="fhir-r4"))["entry"]
+    assert bundle(FORMS.render(frozen, payload="full", format="fhir-r4"))["entry"]
 
 
 TEXT = st.none() | st.text(min_size=1, max_size=20)
@@ -218,7 +228,7 @@ def test_whatever_is_in_an_event_its_bundle_is_fhir_and_the_same_each_time(
         transcript=transcript,
         document=document(template_id=template, data=data),
     )
-    made = [FORMS.make(frozen, payload="full", format="fhir-r4") for _ in range(2)]
+    made = [FORMS.render(frozen, payload="full", format="fhir-r4") for _ in range(2)]
     assert made[0] == made[1]
     note = bundle(made[0])["entry"][0]["resource"]
     assert ("subject" in note) is bool((patient_id or "").strip())

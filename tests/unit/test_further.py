@@ -261,6 +261,16 @@ async def test_an_empty_document_is_waited_for_ten_minutes_and_then_told():
     assert desk.store.kept.events[0].data.document.error.code == "document_empty"
 
 
+async def test_a_document_under_an_unknown_session_status_is_doubted_for_ten_minutes_and_then_stored():
+    desk = Fetched(make_result("unknown", make_document(LETTER, upstream_id="doc_x")))
+    for _ in range(60):
+        for job in await desk.fetching.claim(None, 1):
+            await desk.fetching.fetch(job)
+    assert 600 <= sum(seconds for _, seconds, _ in desk.store.waits) < 700
+    assert desk.events == [("document.ready", 1)]
+    assert desk.is_as_it_was()
+
+
 @pytest.mark.parametrize(("answer", "tries"), [(NOTHING, 5), (make_result("missing"), 8)])
 async def test_what_never_comes_is_told_as_failed_and_the_session_stays(answer, tries):
     desk = Fetched(answer)

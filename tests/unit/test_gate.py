@@ -1,4 +1,4 @@
-"""One gate for each account: places, a short line, and what is told to whom."""
+"""One limiter for each account: permits, a bounded queue, and the answer to each call that is held back."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from service.domain.errors import VendorGateClosed, VendorLimited, VendorRefused, VendorTimeout
+from service.domain.errors import VendorCallHeldBack, VendorLimited, VendorRefused, VendorTimeout
 from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.domain.vendor_accounts import Credentials
 from service.eka.audio_client import AudioClient
 from service.eka.audio_formats import normalise_audio_format
 from service.eka.call_limiter import CallLimiters
-from service.eka.circuit_breaker import CircuitRule
+from service.eka.circuit_breaker import CircuitBreakerRule
 from service.eka.client import EkaClient
 from service.eka.tokens import TokenKeeper
 from tests.unit.fakes import MemoryDownloads, MemoryTokens
@@ -24,7 +24,7 @@ from tests.unit.makers import SESSION, TurnedClock
 
 OWN = Account("ten_0123456789abcdef01234567")
 BASE = "https://eka.example"
-RULE = CircuitRule(failures=3, sessions=2)
+RULE = CircuitBreakerRule(failures=3, sessions=2)
 
 
 class Sound:
@@ -40,10 +40,10 @@ class Sound:
 class House:
     """Gates whose clock a test turns, and calls that end when they are told to."""
 
-    def __init__(self, places: int = 2, line_seconds: float = 60) -> None:
+    def __init__(self, max_calls: int = 2, max_queue_seconds: float = 60) -> None:
         self.at = 1000.0
         self.call_limiters = CallLimiters(
-            places=places, line_seconds=line_seconds, rule=RULE, now=lambda: self.at
+            max_calls=max_calls, max_queue_seconds=max_queue_seconds, rule=RULE, now=lambda: self.at
         )
         self.under_way: dict[str, asyncio.Event] = {}
         self.calls: list[asyncio.Task[None]] = []
@@ -58,19 +58,19 @@ class House:
         asked: float | None = None,
         error: Exception | None = None,
     ) -> None:
-        async with self.call_limiters.passage(account, kind, "get", session) as passage:
+        async with self.call_limiters.permit(account, kind, "get", session) as permit:
             if error is not None:
                 raise error
-            passage.heard(status, asked)
+            permit.record_answer(status, asked)
 
     async def hang(self, name: str, *, account: Account = DEFAULT_ACCOUNT, kind: Any = "other") -> None:
         """Start a call, which is under way, or in the line, when this returns."""
 
         async def run() -> None:
-            async with self.call_limiters.passage(account, kind, "get", name) as passage:
+            async with self.call_limiters.permit(account, kind, "get", name) as permit:
                 self.under_way[name] = asyncio.Event()
                 await self.under_way[name].wait()
-                passage.heard(200)
+                permit.record_answer(200)
 
         self.calls.append(asyncio.create_task(run()))
         await settle()
@@ -81,7 +81,7 @@ class House:
                 await self.call(session, account=account, error=VendorTimeout("no", sent=True))
 
     async def refused(self, **call: Any) -> float:
-        with pytest.raises(VendorGateClosed) as closed:
+        with pytest.raises(VendorCallHeldBack) as closed:
             await self.call(**call)
         assert closed.value.sent is False
         assert closed.value.retry_after_seconds is not None
@@ -103,12 +103,15 @@ def counted(outcome: str, operation: str = "get") -> float:
     return REGISTRY.get_sample_value("ekabridge_vendor_calls_total", labels) or 0.0
 
 
-def closed_gates(account: str) -> float | None:
-    return REGISTRY.get_sample_value("ekabridge_vendor_gates_closed", {"account": account})
+def open_circuits(account: str) -> float | None:
+    labels = {"account": account}
+    value = REGISTRY.get_sample_value("ekabridge_vendor_circuits_open", labels)
+    assert REGISTRY.get_sample_value("ekabridge_vendor_gates_closed", labels) == value
+    return value
 
 
 async def test_so_many_at_once_and_the_line_is_served_in_its_order():
-    house = House(places=2)
+    house = House(max_calls=2)
     for name in "abcd":
         await house.hang(name)
     assert list(house.under_way) == ["a", "b"]
@@ -122,17 +125,17 @@ async def test_so_many_at_once_and_the_line_is_served_in_its_order():
 
 
 async def test_a_full_line_is_told_at_once():
-    house, before = House(places=2), counted("line_full")
+    house, before = House(max_calls=2), counted("line_full")
     for number in range(2 + 4):
         await house.hang(str(number))
     assert await house.refused() > 0
     assert counted("line_full") == before + 1
     await house.end()
-    await house.call()  # the places are free again
+    await house.call()  # the permits are free again
 
 
 async def test_uploads_and_other_calls_do_not_wait_for_each_other():
-    house = House(places=1)
+    house = House(max_calls=1)
     await house.hang("upload", kind="upload")
     await house.call(kind="other")
     await house.hang("other", kind="other")
@@ -143,7 +146,7 @@ async def test_uploads_and_other_calls_do_not_wait_for_each_other():
 
 
 async def test_one_account_s_flood_takes_no_place_of_another_s():
-    house = House(places=1)
+    house = House(max_calls=1)
     for number in range(3):
         await house.hang(str(number))
     await house.refused()
@@ -152,7 +155,7 @@ async def test_one_account_s_flood_takes_no_place_of_another_s():
 
 
 async def test_whoever_gives_up_in_the_line_leaves_no_place_behind():
-    house = House(places=1)
+    house = House(max_calls=1)
     for name in "abc":
         await house.hang(name)
     house.calls[1].cancel()
@@ -186,7 +189,7 @@ async def test_whoever_gives_up_in_the_line_leaves_no_place_behind():
 
 
 async def test_nobody_waits_in_the_line_for_long():
-    house = House(places=1, line_seconds=0.01)
+    house = House(max_calls=1, max_queue_seconds=0.01)
     await house.hang("a")
     assert await house.refused() > 0
     house.under_way["a"].set()
@@ -195,7 +198,7 @@ async def test_nobody_waits_in_the_line_for_long():
 
 
 async def test_a_vendor_that_is_down_is_not_called_and_the_line_is_sent_away_at_once():
-    house, before = House(places=1), counted("gate_closed")
+    house, before = House(max_calls=1), counted("gate_closed")
     await house.hang("a")
     await house.hang("waiting")
     with capture_logs() as logs:
@@ -204,7 +207,7 @@ async def test_a_vendor_that_is_down_is_not_called_and_the_line_is_sent_away_at_
             with pytest.raises(VendorTimeout):
                 await house.call(session, kind="upload", error=VendorTimeout("no", sent=True))
         await settle()
-        assert isinstance(house.calls[1].exception(), VendorGateClosed)
+        assert isinstance(house.calls[1].exception(), VendorCallHeldBack)
         assert await house.refused() == 1.0
         assert await house.refused(kind="upload") == 1.0
     assert counted("gate_closed") == before + 3
@@ -242,7 +245,7 @@ async def test_server_errors_are_failures_and_other_answers_are_not(status):
 
 
 async def test_calls_that_were_given_up_say_nothing():
-    house = House(places=8)
+    house = House(max_calls=8)
     for name in "abcde":
         await house.hang(name)
     await house.end()
@@ -259,22 +262,22 @@ async def test_a_limit_holds_back_this_account_alone_for_as_long_as_it_says(by_l
         else:
             await house.call(name, status=429, asked=9.0)
     assert await house.refused() == 9.0
-    assert house.call_limiters.closed_accounts() == [DEFAULT_ACCOUNT]
+    assert house.call_limiters.held_back_accounts() == [DEFAULT_ACCOUNT]
     await house.call(account=OWN)
     house.at += 9
-    assert house.call_limiters.closed_accounts() == []
+    assert house.call_limiters.held_back_accounts() == []
     await house.call()
 
 
-async def test_how_many_gates_are_closed_is_shown_by_kind_of_account():
+async def test_how_many_circuits_are_open_is_shown_by_kind_of_account_under_both_names():
     house = House()
-    assert (closed_gates("default"), closed_gates("own")) == (0, 0)
+    assert (open_circuits("default"), open_circuits("own")) == (0, 0)
     await house.fail("a", "b", "c", account=OWN)
-    assert (closed_gates("default"), closed_gates("own")) == (0, 1)
+    assert (open_circuits("default"), open_circuits("own")) == (0, 1)
     house.at += 5  # a probe may go, but nothing was heard of yet
-    assert (closed_gates("default"), closed_gates("own")) == (0, 1)
+    assert (open_circuits("default"), open_circuits("own")) == (0, 1)
     await house.call(account=OWN)
-    assert (closed_gates("default"), closed_gates("own")) == (0, 0)
+    assert (open_circuits("default"), open_circuits("own")) == (0, 0)
 
 
 async def test_an_upload_that_is_held_back_is_told_at_once_and_not_tried_again():
@@ -301,7 +304,7 @@ async def test_an_upload_that_is_held_back_is_told_at_once_and_not_tried_again()
             base_url=BASE,
         )
         audio_format = normalise_audio_format("audio/wav")
-        with pytest.raises(VendorGateClosed) as closed:
+        with pytest.raises(VendorCallHeldBack) as closed:
             await client.upload_audio(DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound())
     assert closed.value.sent is False
     assert (counted("gate_closed", "upload") - 1, counted("gate_closed")) == before

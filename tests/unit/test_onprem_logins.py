@@ -114,7 +114,7 @@ async def open_house(
                         base_url=server.url,
                         credentials=known,
                     ),
-                    call_limiters=CallLimiters(places=64),
+                    call_limiters=CallLimiters(max_calls=64),
                     downloads=MemoryDownloads(),
                     base_url=server.url,
                 )

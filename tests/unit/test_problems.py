@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from service.api.problems import STATUS_OF_CODE, TITLES
+from schemas.problems import STATUS_OF_CODE, TITLES
 from service.domain import errors
 from service.domain.errors import (
     BridgeError,
     CallerMistake,
     Overloaded,
-    VendorGateClosed,
+    VendorCallHeldBack,
     VendorRefused,
     VendorUnreachable,
 )
@@ -45,7 +45,7 @@ CONTRACT = {
 def make(kind: type[BridgeError]) -> BridgeError:
     if issubclass(kind, VendorRefused):
         return kind("a sentence", status=400, vendor_code=None)
-    if issubclass(kind, VendorGateClosed | Overloaded):
+    if issubclass(kind, VendorCallHeldBack | Overloaded):
         return kind("a sentence", retry_after_seconds=1.0)
     if issubclass(kind, VendorUnreachable):
         return kind("a sentence", sent=True)

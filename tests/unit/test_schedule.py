@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.domain.retry_schedule import (
     error_wait,
     forward_wait,
-    gate_wait,
+    held_back_wait,
     jittered,
     pending_wait,
     read_retry_after,
@@ -77,7 +77,7 @@ def test_a_result_that_is_awaited_is_asked_for_at_short_intervals(attempts, jitt
 
 @given(asked=st.none() | st.floats(0, DAY), jitter=chances)
 def test_what_our_own_gate_held_back_is_looked_at_soon_and_not_at_once(asked, jitter):
-    assert 1 <= gate_wait(asked, jitter=jitter) <= 5.5
+    assert 1 <= held_back_wait(asked, jitter=jitter) <= 5.5
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from service.domain.errors import VendorUnavailable
 from service.eka.discovery import Discovery
 from service.eka.http_exchange import make_http_client
-from service.eka.server_kind import Evidence, Server, describe, judge, look_at_server
+from service.eka.server_kind import Evidence, Server, classify, describe, identify_server
 from tests.unit.makers import TurnedClock
 from tests.unit.onprem_peer import (
     CLIENT_LOGIN,
@@ -40,7 +40,7 @@ WITH_STREAMS = {"capabilities": {"upload_methods": ["chunked", "single", "stream
 async def looking(base_url: str) -> AsyncIterator[Callable[[], Awaitable[Server]]]:
     async with make_http_client() as http:
         discovery = Discovery(http=http, base_url=base_url, clock=TurnedClock())
-        yield lambda: look_at_server(http, base_url, discovery)
+        yield lambda: identify_server(http, base_url, discovery)
 
 
 async def seen(server: OnPrem) -> Server:
@@ -144,8 +144,8 @@ def test_the_judgement(document: Any, client: bool, user: bool, unauthorized: bo
     evidence = Evidence(
         document=document, has_client_login=client, has_user_login=user, says_unauthorized=unauthorized
     )
-    assert judge(evidence) == kind
-    assert describe(judge(evidence))
+    assert classify(evidence) == kind
+    assert describe(classify(evidence))
 
 
 async def test_august_s_word_for_no_token_is_not_july_s() -> None:

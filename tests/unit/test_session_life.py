@@ -21,8 +21,8 @@ from service.domain.errors import (
     SessionEnded,
     SessionExpired,
     SessionNotReady,
+    VendorCallHeldBack,
     VendorFailure,
-    VendorGateClosed,
     VendorRefused,
     VendorTimeout,
     VendorUnavailable,
@@ -46,7 +46,7 @@ OPEN, MISSING, PROCESSING = (
 )
 
 
-CLOSED = VendorGateClosed("closed", retry_after_seconds=3.0)
+CLOSED = VendorCallHeldBack("closed", retry_after_seconds=3.0)
 
 
 class Desk:
@@ -517,7 +517,7 @@ async def test_the_vendor_is_told_of_the_end_when_the_stream_has_closed_or_would
 async def test_a_gate_that_is_closed_is_told_at_once_and_is_no_try():
     desk = Desk()
     desk.vendor.creates = [CLOSED]
-    with pytest.raises(VendorGateClosed):
+    with pytest.raises(VendorCallHeldBack):
         await desk.establish()
     assert (desk.vendor.calls, desk.clock.waits) == (["create"], [])
     assert (desk.store.recorded, desk.store.postponed_seconds) == (["given_back"], [pytest.approx(3.15)])

@@ -27,7 +27,7 @@ async def test_another_host_hears_nothing(hosts: list[str]) -> None:
         opened.append(connection)
         await connection.wait_closed()
 
-    streams = EkaStreams("http://eka.example", CallLimiters(places=2), hosts=hosts)
+    streams = EkaStreams("http://eka.example", CallLimiters(max_calls=2), hosts=hosts)
     async with serve(count, "127.0.0.1", 0) as attacker:
         port = attacker.sockets[0].getsockname()[1]
         with pytest.raises(VendorFailure) as refused:
@@ -56,7 +56,7 @@ async def test_another_host_hears_nothing(hosts: list[str]) -> None:
     ],
 )
 async def test_an_address_that_only_looks_right_is_refused(url: str) -> None:
-    streams = EkaStreams("https://eka.example/base", CallLimiters(places=2))
+    streams = EkaStreams("https://eka.example/base", CallLimiters(max_calls=2))
     with pytest.raises(VendorFailure):
         await streams.open(DEFAULT_ACCOUNT, SESSION, url)
 
@@ -67,7 +67,7 @@ async def test_an_address_that_only_looks_right_is_refused(url: str) -> None:
 async def test_the_vendor_s_own_host_and_those_of_the_setting_are_streamed_to(
     base: str, hosts: list[str]
 ) -> None:
-    streams = EkaStreams(base, CallLimiters(places=2), hosts=hosts)
+    streams = EkaStreams(base, CallLimiters(max_calls=2), hosts=hosts)
     async with serve(hold, "127.0.0.1", 0) as vendor:
         port = vendor.sockets[0].getsockname()[1]
         stream = await streams.open(DEFAULT_ACCOUNT, SESSION, f"ws://127.0.0.1:{port}/")

@@ -101,7 +101,7 @@ async def subscriptions(
             http=http,
             audio=audio,
             tokens=tokens,
-            call_limiters=CallLimiters(places=8),
+            call_limiters=CallLimiters(max_calls=8),
             downloads=MemoryDownloads(),
             base_url=BASE,
         )

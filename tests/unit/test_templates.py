@@ -13,7 +13,7 @@ from service.domain.errors import VendorFailure, VendorRefused, VendorUnavailabl
 from service.domain.ids import DEFAULT_ACCOUNT, Account, KeyId, TenantId
 from service.domain.models import Principal
 from service.domain.templates import Templates, VendorTemplate
-from service.eka.http_exchange import WireAnswer
+from service.eka.http_exchange import VendorAnswer
 from service.eka.templates import EkaTemplates, read_templates
 
 ONE, TWO = VendorTemplate(id="one", title="One"), VendorTemplate(id="two", title="Two")
@@ -154,10 +154,10 @@ class Client:
         self.answers = {"/voice/v1/templates": answers["own"], "/voice/api/v1/template": answers["other"]}
         self.asked: list[str] = []
 
-    async def ask(self, account: Account, method: str, url: str, **_: Any) -> WireAnswer:
+    async def ask(self, account: Account, method: str, url: str, **_: Any) -> VendorAnswer:
         self.asked.append(url)
         status, body = self.answers[url]
-        return WireAnswer(status, None, body)
+        return VendorAnswer(status, None, body)
 
 
 async def test_a_server_s_permanent_500_is_seen_once():

@@ -52,7 +52,7 @@ def open_vendor(folder: Path, authority: Authority) -> Any:
 async def test_a_stream_opens_to_a_vendor_that_the_machine_trusts(
     authority: Authority, tmp_path: Path
 ) -> None:
-    streams = EkaStreams("https://eka.example", CallLimiters(places=2), hosts=["127.0.0.1"])
+    streams = EkaStreams("https://eka.example", CallLimiters(max_calls=2), hosts=["127.0.0.1"])
     async with open_vendor(tmp_path, authority) as vendor:
         port = vendor.sockets[0].getsockname()[1]
         stream = await streams.open(DEFAULT_ACCOUNT, SESSION, f"WSS://127.0.0.1:{port}/")
@@ -61,7 +61,7 @@ async def test_a_stream_opens_to_a_vendor_that_the_machine_trusts(
 
 @pytest.mark.usefixtures("authority")
 async def test_nobody_else_is_streamed_to_nor_called(tmp_path: Path) -> None:
-    streams = EkaStreams("https://eka.example", CallLimiters(places=2), hosts=["127.0.0.1"])
+    streams = EkaStreams("https://eka.example", CallLimiters(max_calls=2), hosts=["127.0.0.1"])
     async with open_vendor(tmp_path, make_authority()) as impostor, make_http_client() as http:
         port = impostor.sockets[0].getsockname()[1]
         with pytest.raises(VendorUnavailable):

@@ -187,6 +187,43 @@ async def test_what_is_neither_content_nor_failure_is_asked_again_for_ten_minute
     assert house.store.kept.status == "partial"
 
 
+async def test_a_status_that_nobody_knows_ends_no_session_whose_documents_are_not_counted():
+    house = House()
+    unknown = make_result("unknown", GOOD, transcript="words")
+    whole = make_result("completed", GOOD, make_document(LETTER), transcript="words")
+    house.script(UNFILTERED, unknown, unknown, whole)
+    await house.run()
+    assert house.told == [("document.ready", NOTE, None), ("document.ready", LETTER, None)]
+    assert house.store.kept.status == "completed"
+
+
+async def test_a_status_that_stays_unknown_keeps_no_document_back_and_no_session_open():
+    house = House()
+    house.script(UNFILTERED, make_result("unknown", GOOD, transcript="words"))
+    await house.run()
+    assert house.told == [("document.ready", NOTE, None)]
+    assert house.settled_at is not None
+    assert 600 <= house.settled_at <= 800
+    assert house.store.kept.status == "partial"
+
+
+async def test_a_document_of_an_unknown_session_status_is_delivered_though_the_other_answer_never_ends():
+    house = House(NOTE)
+    house.script(NOTE, make_result("unknown", GOOD, transcript="words"))
+    house.script(UNFILTERED, PENDING)
+    await house.run(until=120.0)
+    assert house.told == [("document.ready", NOTE, None)]
+
+
+async def test_requested_documents_that_are_all_here_end_a_session_of_unknown_status():
+    house = House(NOTE)
+    house.script(NOTE, make_result("unknown", GOOD))
+    house.script(UNFILTERED, make_result("unknown", GOOD, transcript="words"))
+    await house.run()
+    assert house.told == [("document.ready", NOTE, None)]
+    assert house.store.kept.status == "completed"
+
+
 @pytest.mark.parametrize("asked", [NOTE, UNFILTERED])
 async def test_content_that_comes_later_is_delivered_whichever_call_sees_it(asked):
     house = House(NOTE)

@@ -17,12 +17,11 @@ from service.api.v1.audio import MAX_SEQUENCE, store_chunk
 from service.domain.errors import AudioFormatInvalid, InvalidRequest, SessionEnded
 from service.domain.ids import SessionId
 from service.domain.models import AudioFormat, Principal
-from service.eka.audio_formats import normalise_audio_format
+from service.eka.audio_formats import EXTENSIONS, normalise_audio_format
 
 # `<base>_<number>.<extension>` (docs/vendor.md#upload), or `<number>.<extension>`, as the TypeScript client
 # names files (docs/vendor.md#client-forms).
 _NUMBERED = re.compile(r"(?:.*_)?([0-9]{1,5})\.[A-Za-z0-9]{1,8}")
-_EXTENSIONS = frozenset({"webm", "wav", "ogg", "mp4", "m4a", "mp3"})
 _SAYS_NOTHING = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 _MAX_SHOWN_CHARACTERS = 100
 
@@ -123,7 +122,7 @@ def choose_format(file_name: str, content_types: Sequence[str], listed: Sequence
             "invalid_audio_format",
             provided_format=provided,
         )
-    if extension in _EXTENSIONS:
+    if extension in EXTENSIONS:
         return AudioFormat(audio_format.media_type, extension)
     return audio_format
 

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 from schemas.emr import ChunkStored, Upload
 from service.domain.errors import (
+    ENDED_AT_VENDOR,
     AudioEmpty,
     ChunkConflict,
     NotFound,
@@ -23,7 +24,6 @@ from service.domain.ports import Audio, AudioStore, Vendor
 
 _UPLOAD_DEADLINE_SECONDS = 50.0
 _LEASE_SECONDS = 60.0
-_ENDED_AT_VENDOR = frozenset({"session_ended", "session_completed"})
 OPEN_STATUSES = frozenset({"created", "recording"})
 _WRONG_UPLOAD = {
     "stream": "this session was created with upload: stream; it takes no chunks",
@@ -107,7 +107,7 @@ class AudioUploads:
                 )
         except VendorRefused as refused:
             await self._store.release(*place)
-            if refused.vendor_code in _ENDED_AT_VENDOR:
+            if refused.vendor_code in ENDED_AT_VENDOR:
                 raise SessionEnded("EkaScribe takes no more audio for this session") from refused
             raise
         except TimeoutError:

@@ -52,12 +52,14 @@ async def record(unit: SettleUnit, job: FetchJob, result: VendorResult | None) -
     found = _of_template(result, job.template_id) if result is not None else []
     wanted = [each for each in found if job.document_id in {None, each.upstream_id}]
     is_over = result is not None and result.state in verdicts.OVER
+    # An unknown word for the session is doubted for a while; afterwards the document's own status counts.
+    is_readable = is_over or (result is not None and result.state == "unknown")
     is_made = is_over and bool(wanted) and {each.status for each in wanted} <= {"success", "failed"}
     if not is_made and result is not None:
         again = await _ask_again(unit, job, result, wanted)
         if again is not None:
             return again
-        wanted = [each for each in found if each.status != "pending"] if is_over else []
+        wanted = [each for each in found if each.status != "pending"] if is_readable else []
     await unit.settle_fetch(job, "completed" if wanted else "document_missing")
     if result is not None:
         await unit.record_result(result)

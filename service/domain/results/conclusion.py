@@ -12,6 +12,9 @@ UNFILTERED_TRIES = 3
 # A server that answers, but never finally, is waited for longer: about a quarter of an hour.
 _ANSWERED_TRIES = 8
 _ANSWERS = frozenset({"completed", "partial", "unknown", "open", "processing"})
+# Outcomes of an unfiltered call after which a session does not count as completed: after an unknown status
+# nobody knows whether more documents would have come.
+_NOT_COMPLETED = frozenset({"partial", "unknown"})
 
 
 async def conclude(unit: SettleUnit, clock: Clock, *, is_new: bool = False) -> bool:
@@ -69,7 +72,7 @@ async def close(
 async def _restate(unit: SettleUnit) -> None:
     """Give a session that is over a better final status, where documents came after it."""
     says_partial = any(
-        fetch.template_id == UNFILTERED and fetch.outcome == "partial" for fetch in await unit.fetches()
+        fetch.template_id == UNFILTERED and fetch.outcome in _NOT_COMPLETED for fetch in await unit.fetches()
     )
     status = await _status_by_documents(unit, is_partial=says_partial)
     if status is not None and unit.status not in {status, "completed"}:
@@ -106,7 +109,7 @@ async def _settle(
         if unit.transcript:
             await unit.settle_template(UNFILTERED, "not_needed")
     elif unfiltered is not None:
-        says_partial = unfiltered.outcome == "partial"
+        says_partial = unfiltered.outcome in _NOT_COMPLETED
     status = await _status_by_documents(unit, is_partial=says_partial)
     await settle(unit, status or ("partial" if says_partial else "completed"), None)
 

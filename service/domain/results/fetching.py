@@ -15,8 +15,8 @@ import structlog
 from service.domain import retry_schedule as schedule
 from service.domain.errors import (
     StoreUnavailable,
+    VendorCallHeldBack,
     VendorError,
-    VendorGateClosed,
     VendorRefused,
     VendorUnreachable,
 )
@@ -114,9 +114,9 @@ class ResultFetcher:
                 result = await self._ask(job)
         except TimeoutError:
             return await self._failed(job, "vendor_timeout", None)
-        except VendorGateClosed as error:
+        except VendorCallHeldBack as error:
             # Nothing was sent: it counts for nothing.
-            wait = schedule.gate_wait(error.retry_after_seconds, jitter=self._clock.jitter())
+            wait = schedule.held_back_wait(error.retry_after_seconds, jitter=self._clock.jitter())
             await self._store.give_back_fetch(job, wait)
             return Fetched(outcome="not_sent", reason=error.code, wait_seconds=wait)
         except VendorUnreachable as error:

@@ -101,8 +101,11 @@ async def _record_good(
 async def _record_doubtful(
     unit: SettleUnit, job: FetchJob, result: VendorResult, documents: Sequence[VendorDocument], clock: Clock
 ) -> Fetched:
-    """Record a filtered answer that is no plain success, and have the unfiltered call made."""
-    if result.state in verdicts.OVER:
+    """Record a filtered answer that is no plain success, and have the unfiltered call made.
+
+    A document has a status of its own, so an unknown word for the session does not hold a good one back.
+    """
+    if result.state in verdicts.OVER or result.state == "unknown":
         await unit.record_result(result)
         await _store_good(unit, documents, is_list=False)
     verdict = judge_filtered(result.state, documents)
@@ -142,7 +145,9 @@ async def _record_unfiltered(unit: SettleUnit, job: FetchJob, result: VendorResu
                 # A document is made of the whole transcript: this one is no beginning of it.
                 await unit.record_result(VendorResult(state=result.state, transcript=result.transcript))
             return await _still_undecided(unit, job, result, 0.0, clock)
-        case "completed" | "partial" | "unknown":
+        case "unknown":
+            return await _record_unknown(unit, job, result, clock)
+        case "completed" | "partial":
             await unit.record_result(result)
             left = await _record_templates(unit, job, result)
             if left is not None:
@@ -151,6 +156,25 @@ async def _record_unfiltered(unit: SettleUnit, job: FetchJob, result: VendorResu
             return Fetched(outcome="settled", has_events=await conclude(unit, clock))
         case _:
             assert_never(result.state)
+
+
+async def _record_unknown(unit: SettleUnit, job: FetchJob, result: VendorResult, clock: Clock) -> Fetched:
+    """Record an unfiltered answer whose status is new on the wire: no such word says that nothing more comes.
+
+    Its documents are stored by their own statuses. Where templates were requested, the session ends once each
+    has its documents. Without templates nothing says how many documents there will be, so the call is
+    repeated for as long as an unknown word is doubted, and the session then ends partial.
+    """
+    await unit.record_result(result)
+    left = await _record_templates(unit, job, result)
+    if left is not None or unit.templates:
+        return await _still_undecided(unit, job, result, left or 0.0, clock)
+    left = seconds_left("unknown", job.verdict_seconds if job.verdict == "unknown" else None)
+    if left:
+        await unit.record_verdict(UNFILTERED, "unknown")
+        return await _still_undecided(unit, job, result, left, clock)
+    await unit.settle_fetch(job, result.state)
+    return Fetched(outcome="settled", has_events=await conclude(unit, clock))
 
 
 async def _record_missing(unit: SettleUnit, job: FetchJob, clock: Clock) -> Fetched:

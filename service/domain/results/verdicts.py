@@ -10,7 +10,7 @@ while, before an EMR is told.
 from collections.abc import Sequence
 from typing import assert_never
 
-from service.domain.models import VendorDocument, VendorState, Verdict
+from service.domain.models import VendorDocument, VendorDocumentStatus, VendorState, Verdict
 
 OVER: frozenset[VendorState] = frozenset({"completed", "partial"})
 
@@ -25,6 +25,9 @@ _CONFIRMED_AFTER_SECONDS: dict[Verdict, float] = {
     "empty": 600.0,
     "unknown": 600.0,
 }
+# Where a template has several documents, the first of these statuses decides: a pending document may still
+# come, and an unknown word is doubted for longer than a plain failure.
+_DECIDING: tuple[VendorDocumentStatus, ...] = ("pending", "unknown", "empty", "failed", "success")
 ERROR_CODES: dict[Verdict, str] = {
     "failed": "template_failed",
     "unexplained": "template_failed",
@@ -80,11 +83,11 @@ def seconds_left(verdict: Verdict, seconds: float | None) -> float:
 
 
 def _judge(documents: Sequence[VendorDocument]) -> Verdict | None:
-    statuses = {each.status for each in documents}
-    if "pending" in statuses:
-        return None
-    if "unknown" in statuses:
-        return "unknown"
-    if "empty" in statuses:
-        return "empty"
-    return "failed" if "failed" in statuses else None
+    status = min((each.status for each in documents), key=_DECIDING.index, default=None)
+    match status:
+        case "pending" | "success" | None:
+            return None
+        case "unknown" | "empty" | "failed":
+            return status
+        case _:
+            assert_never(status)

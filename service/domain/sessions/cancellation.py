@@ -7,7 +7,7 @@ import asyncio
 
 import structlog
 
-from service.domain.errors import VendorError, VendorGateClosed, VendorRefused
+from service.domain.errors import VendorCallHeldBack, VendorError, VendorRefused
 from service.domain.models import PendingCall
 from service.domain.ports import Clock, SessionStore, Vendor
 from service.domain.vendor_calls import postpone
@@ -35,7 +35,7 @@ class Cancelling:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 await self._vendor.cancel_session(owed.account, owed.session_id)
-        except VendorGateClosed as error:
+        except VendorCallHeldBack as error:
             await postpone(self._store, self._clock, owed.session_id, owed.lease, owed.attempts, error)
             return
         except (TimeoutError, VendorError) as error:

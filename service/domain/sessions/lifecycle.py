@@ -20,8 +20,8 @@ from service.domain.errors import (
     SessionErased,
     SessionExpired,
     SessionNotReady,
+    VendorCallHeldBack,
     VendorError,
-    VendorGateClosed,
     VendorRefused,
     VendorTimeout,
     VendorUnavailable,
@@ -309,7 +309,7 @@ class SessionLifecycle:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 found = await self._vendor.get_session(owed.account, owed.session_id, UNFILTERED)
         except (TimeoutError, VendorError) as error:
-            if owed.attempts >= _MAX_PENDING_CALL_TRIES and not isinstance(error, VendorGateClosed):
+            if owed.attempts >= _MAX_PENDING_CALL_TRIES and not isinstance(error, VendorCallHeldBack):
                 await self._give_up_create(owed)
             else:
                 await self._postpone(owed.session_id, owed.lease, owed.attempts, error)
