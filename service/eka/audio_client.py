@@ -25,8 +25,7 @@ from service.eka.http_exchange import (
     instrumented_call,
     retry_after_of,
 )
-from service.eka.proxy import proxy_for
-from service.eka.tls import trusted_context
+from service.http_client.tls_and_proxy import proxy_for, trusted_context
 from service.observability.tracing import trace_headers
 
 _KEEPALIVE_SECONDS = 30.0

@@ -22,9 +22,9 @@ from service.domain.errors import (
 from service.domain.retry_schedule import read_retry_after
 from service.eka.metrics import Operation, counted, outcome_of
 from service.eka.response_parsing import read_error_code
-from service.eka.tls import trusted_context
 from service.eka.token_errors import explanation
 from service.http_client.response_limits import ContentEncodingError, LimitedBackend, Unfolding
+from service.http_client.tls_and_proxy import trusted_context
 from service.observability.tracing import fail, span, trace_headers
 
 # Get Session holds a request for up to 14 s (docs/vendor.md#long-poll): reading must wait longer than that.

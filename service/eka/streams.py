@@ -23,7 +23,7 @@ from service.domain.streams.relay import FLUSH_SECONDS, Frame, VendorGone
 from service.eka.call_limiter import CallLimiters
 from service.eka.http_exchange import retry_after_of
 from service.eka.metrics import counted
-from service.eka.tls import trusted_context
+from service.http_client.tls_and_proxy import trusted_context
 from service.observability.tracing import span, trace_headers
 
 log = structlog.get_logger()

@@ -14,7 +14,6 @@ import structlog
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from service.eka.tls import trusted_context
 from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
 
 log = structlog.get_logger()
@@ -49,8 +48,6 @@ def serve(
     """
     # Nearly all that a start makes stays: looking for garbage in it again and again is a tenth of its time.
     gc.disable()
-    # The loop needs it at the end of the start; the files are read on another core meanwhile.
-    threading.Thread(target=trusted_context, name="trusted", daemon=True).start()
     config = uvicorn.Config(
         _FACTORY,
         factory=True,

@@ -12,8 +12,7 @@ import pytest
 
 from service.domain.errors import VendorUnavailable
 from service.eka.audio_client import AudioClient
-from service.eka.proxy import proxy_for
-from service.eka.tls import trusted_context
+from service.http_client.tls_and_proxy import proxy_for, trusted_context
 from tests.certificates import make_authority
 from tests.unit.raw_peer import OK, Line, Sound, answer_all, header, headers_of, open_peer, tidy_loop
 

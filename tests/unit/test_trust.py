@@ -14,7 +14,7 @@ from service.domain.ids import DEFAULT_ACCOUNT
 from service.eka.call_limiter import CallLimiters
 from service.eka.http_exchange import make_http_client
 from service.eka.streams import EkaStreams
-from service.eka.tls import trusted_context
+from service.http_client.tls_and_proxy import trusted_context
 from tests.certificates import Authority, make_authority
 from tests.unit.makers import SESSION
 
