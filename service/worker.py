@@ -1,7 +1,6 @@
 """The worker process: fetches results, forwards documents, sweeps; woken by arq, driven by the rows."""
 
 import asyncio
-import contextlib
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -10,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import structlog
-import uvicorn
 
 from service.api.readiness import Readiness
 from service.api.worker_health import WorkerHealth, create_worker_app
@@ -34,8 +32,7 @@ from service.forwarding.fhir import FhirSystems
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
 from service.forwarding.timeout_policy import silent_holders, silent_holders_of_tenant
-from service.http_server.graceful_shutdown import PROTOCOLS
-from service.http_server.server import drain_seconds, on_stop_signal
+from service.http_server import drain_seconds, on_stop_signal, serving_health
 from service.jobs.instrumentation import count_fetch, traced_call, traced_delivery, traced_fetch
 from service.jobs.job_pool import HolderQuota, JobPool
 from service.jobs.listener import WakeupListener
@@ -212,8 +209,7 @@ class WorkerProcess:
         )
         await keys.start()
         await clock_watch.start()
-        server = _health_server(health)
-        serving = asyncio.create_task(server.serve(sockets=[self._listening]))
+        await stack.enter_async_context(serving_health(create_worker_app(health), self._listening))
         log.info("worker_started", port=self._listening.getsockname()[1])
         await self._work(
             [
@@ -225,8 +221,6 @@ class WorkerProcess:
             ],
             [fetches, deliveries, pending_calls],
         )
-        server.should_exit = True
-        await serving
 
     async def _work(self, aside: list[Coroutine[Any, Any, None]], lanes: list[JobPool[Any]]) -> None:
         """Run what finds work until told to stop; then let the lanes finish what they hold, and no more."""
@@ -276,17 +270,3 @@ def _delivery_quotas() -> list[HolderQuota[DeliveryJob]]:
 def _is_alive(sweep: Sweep) -> bool:
     # The sweep beats every round, whatever happens to PostgreSQL or Redis; a minute of silence is a hang.
     return time.monotonic() - sweep.last_beat < 60.0 + sweep.interval_seconds
-
-
-def _health_server(health: WorkerHealth) -> uvicorn.Server:
-    config = uvicorn.Config(
-        create_worker_app(health),
-        **PROTOCOLS,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-    )
-    server = uvicorn.Server(config)
-    # Signals are the worker's: the server must not take them from it.
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    return server

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.api.dependencies import Services
 from service.api.readiness import Ready
 from service.api.request_classes import REQUEST_KIND
-from service.http_server.graceful_shutdown import is_shutting_down
+from service.http_server import is_shutting_down
 from service.observability.metrics import exposition
 
 

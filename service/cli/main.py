@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +37,8 @@ from service.domain.vendor_accounts import changed_account
 from service.observability.logging import configure_logs
 from service.settings import DATABASE, SERVICE, WORKER
 
+_SERVICE_APP = "service.app:app_from_environment"
+
 
 def main() -> None:
     """Run the command that was asked for."""
@@ -62,18 +63,17 @@ def serve(host: str, port: int, workers: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         os.environ["EKABRIDGE_PUBLIC_URL"] = f"http://{shown}:{port}"
     _check_keys()
-    from service.http_server.server import listen  # noqa: PLC0415 - the other commands start without a server
-    from service.http_server.server import serve as run  # noqa: PLC0415
-    from service.http_server.supervisor import Supervisor  # noqa: PLC0415
+    from service.http_server import Supervisor, listen  # noqa: PLC0415 - the other commands start without a server
+    from service.http_server import serve as run  # noqa: PLC0415
 
     with _told_if_taken(host, port):
         listening = listen(host, port)
     seconds = settings.shutdown_seconds
     if workers > 1:
-        supervisor = Supervisor(listening, host=host, port=port, workers=workers, shutdown_seconds=seconds)
+        supervisor = Supervisor(_SERVICE_APP, listening, workers=workers, shutdown_seconds=seconds)
         asyncio.run(supervisor.run())
     else:
-        run(listening, host=host, port=port, shutdown_seconds=seconds)
+        run(_SERVICE_APP, listening, shutdown_seconds=seconds)
 
 
 @contextlib.contextmanager
@@ -95,13 +95,11 @@ def worker(host: str, port: int) -> None:
     _check_keys()
     import uvloop  # noqa: PLC0415 - the other commands start without it
 
-    from service.http_server.server import listen  # noqa: PLC0415
+    from service.http_server import listen  # noqa: PLC0415
     from service.worker import run_worker  # noqa: PLC0415
 
     with _told_if_taken(host, port):
         listening = listen(host, port)
-    # What is here now stays: to look through it for garbage would stop all work for a tenth of a second.
-    gc.freeze()
     uvloop.run(run_worker(settings, listening))
 
 

@@ -1,4 +1,4 @@
-"""Whose the connections of a server are: nobody's give way when all are taken, and one owner has a share."""
+"""Shares a server's connections: when all are in use an unauthenticated one is cut; an owner has a quota."""
 
 from collections import Counter
 from typing import Any, Protocol
@@ -6,28 +6,28 @@ from weakref import WeakKeyDictionary
 
 from uvicorn.server import ServerState
 
-# Of a request's scope: its connection.
+# The key of a request's scope under which its connection stands.
 CONNECTION = "ekabridge.connection"
-# So many that do not give way, because an answer is due to them, are looked at.
-_MAX_LOOKED_AT = 64
+# A search for a connection to cut looks at so many at most: more would block the event loop.
+_MAX_SEARCHED = 64
 
 
 class Connection(Protocol):
-    """A connection as its owners see it."""
+    """A connection as the quota sees it."""
 
     owner: str | None
 
     @property
-    def may_give_way(self) -> bool:
-        """Whether nothing that is whole waits here for its answer."""
+    def may_be_cut(self) -> bool:
+        """Whether no complete request waits here for its answer."""
         ...
 
-    def belong_to(self, owner: str, *, is_limited: bool) -> bool:
-        """Count the connection as this owner's; false if the owner has its share of all."""
+    def assign_owner(self, owner: str, *, is_limited: bool) -> bool:
+        """Count the connection as this owner's; false if the owner's quota is used up."""
         ...
 
     def cut_unread(self) -> None:
-        """Cut a client that has something to read."""
+        """Cut the connection if its client leaves an answer unread."""
         ...
 
     def cut(self, reason: str) -> None:
@@ -36,48 +36,48 @@ class Connection(Protocol):
 
 
 class ConnectionOwners:
-    """The owners of one server's connections. Whoever has shown nothing yet is a stranger."""
+    """The owners of one server's connections; a connection without an owner is unauthenticated."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._strangers: dict[Connection, None] = {}
-        # Connections that were cut, and of which the server has not heard yet.
+        self._unauthenticated: dict[Connection, None] = {}
+        # Connections that were cut and that uvicorn still counts.
         self._cut: set[Connection] = set()
 
     @property
     def cut_count(self) -> int:
-        """How many of the server's connections are none any more."""
+        """How many connections uvicorn counts although they were cut."""
         return len(self._cut)
 
     def add(self, connection: Connection) -> None:
-        """A connection is new, and a stranger's."""
-        self._strangers[connection] = None
+        """Count a new connection as unauthenticated."""
+        self._unauthenticated[connection] = None
 
-    def make_room(self, newcomer: Connection) -> bool:
-        """Cut the connection that was a stranger's for longest; false if there is none."""
-        for number, connection in enumerate(self._strangers):
-            if number >= _MAX_LOOKED_AT:
+    def cut_oldest_unauthenticated(self, newcomer: Connection) -> bool:
+        """Cut the connection that has been unauthenticated for longest; false if there is none."""
+        for number, connection in enumerate(self._unauthenticated):
+            if number >= _MAX_SEARCHED:
                 break
-            if connection is not newcomer and connection.may_give_way:
-                del self._strangers[connection]
+            if connection is not newcomer and connection.may_be_cut:
+                del self._unauthenticated[connection]
                 self._cut.add(connection)
                 connection.cut("gave_way")
                 return True
         return False
 
-    def give(self, connection: Connection, owner: str, most: int | None) -> bool:
-        """Count a connection as this owner's; false if the owner has `most` already."""
-        if most is not None and self._counts[owner] >= most:
+    def assign(self, connection: Connection, owner: str, max_connections: int | None) -> bool:
+        """Count a connection as this owner's; false if the owner has `max_connections` already."""
+        if max_connections is not None and self._counts[owner] >= max_connections:
             return False
-        self.forget(connection)
+        self.remove(connection)
         self._counts[owner] += 1
         connection.owner = owner
         return True
 
-    def forget(self, connection: Connection) -> None:
-        """The connection is over, or another protocol's."""
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that has closed or changed to another protocol."""
         self._cut.discard(connection)
-        self._strangers.pop(connection, None)
+        self._unauthenticated.pop(connection, None)
         owner, connection.owner = connection.owner, None
         if owner is not None:
             self._counts[owner] -= 1
@@ -96,14 +96,14 @@ def owners_of(server_state: ServerState) -> ConnectionOwners:
     return found
 
 
-def belongs_to(scope: Any, owner: str, *, is_limited: bool = True) -> bool:
+def assign_owner(scope: Any, owner: str, *, is_limited: bool = True) -> bool:
     """Count a request's connection as its sender's; false if the sender has three quarters of all already."""
     connection: Connection | None = scope.get(CONNECTION)
-    return connection is None or connection.belong_to(owner, is_limited=is_limited)
+    return connection is None or connection.assign_owner(owner, is_limited=is_limited)
 
 
 def cut_unread(scope: Any) -> None:
-    """Cut the connection of a request whose client reads its answer too slowly."""
+    """Cut a request's connection if its client reads the answer too slowly."""
     connection: Connection | None = scope.get(CONNECTION)
     if connection is not None:
         connection.cut_unread()

@@ -1,4 +1,4 @@
-"""Answers to what never became a request: problems like all others, told before the application is asked."""
+"""Error responses to requests that the application never sees, in the form of the application's problems."""
 
 from uuid import uuid4
 
@@ -17,12 +17,12 @@ _RETRY_AFTER_SECONDS = {"overloaded": 2}
 
 
 def count_refusal(code: str) -> None:
-    """Count a request that was refused, with or without an answer."""
+    """Count a request that the server refused, with or without a response."""
     REFUSED.labels(code).inc()
 
 
-def refusal(code: str, detail: str) -> bytes:
-    """Write the whole answer, after which the connection closes."""
+def error_response(code: str, detail: str) -> bytes:
+    """Return the whole response, which announces that the connection closes."""
     request_id = f"req_{uuid4().hex[:24]}"
     problem = make_problem(code, detail, request_id)
     log.info("request_refused", code=code, status=problem.status, request_id=request_id)

@@ -1,4 +1,4 @@
-"""How many files and connections a process may have open."""
+"""How many files and connections a process may have open: shells and containers often allow too few."""
 
 import resource
 
@@ -8,7 +8,7 @@ log = structlog.get_logger()
 
 
 def allow_open_files(count: int) -> None:
-    """Let this process have so many files and connections open: shells and containers often give less."""
+    """Raise this process's limit of open files and connections to `count`, as far as the system permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

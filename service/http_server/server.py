@@ -1,13 +1,9 @@
-"""Runs the service under uvicorn, so that SIGTERM ends it in order, cuts nobody's call, and exits with 0."""
+"""Runs an ASGI application under uvicorn so that SIGTERM ends it in order: every call gets its answer."""
 
 import asyncio
 import contextlib
-import gc
-import os
-import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import structlog
@@ -15,53 +11,35 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
+from service.http_server.signals import on_stop_signal
 
 log = structlog.get_logger()
 
-_FACTORY = "service.app:app_from_environment"
-# Of the time from SIGTERM to the end, the first share is for what is in hand; of the rest, the second is for
-# what has to be ended to end so, and as much again for the answers of what does not even do that.
-_WORK_SHARE = 0.8
-_LAST_WORDS_SHARE = 1 / 3
-_LOOK_AGAIN_SECONDS = 0.05
-# Starters pass a Ctrl-C on that its terminal has sent to everybody already: that is not a second one.
-_SAME_INTERRUPT_SECONDS = 1.0
-_INTERRUPTED = 128 + signal.SIGINT
-# Longer than a load balancer keeps idle connections, so that it is not us who hang up on a request.
+# The time from SIGTERM to the end is shared out: first the requests that run may finish; then they are
+# cancelled and have a third of the rest to answer; then the server answers for them, with as much time again.
+_DRAIN_SHARE = 0.8
+_CANCEL_SHARE = 1 / 3
+_POLL_SECONDS = 0.05
+# Longer than a load balancer keeps idle connections: if we closed first, a request could meet the close.
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
-_GARBAGE_THRESHOLDS = (700, 10, 200)
+# A health server has only short answers to finish.
+_HEALTH_SHUTDOWN_SECONDS = 6
 
 
 def drain_seconds(shutdown_seconds: int) -> int:
-    """Return how long what is in hand may go on after SIGTERM."""
-    return max(1, int(shutdown_seconds * _WORK_SHARE))
+    """Return how long work that has begun may go on after SIGTERM."""
+    return max(1, int(shutdown_seconds * _DRAIN_SHARE))
 
 
-def serve(
-    listening: socket.socket, *, host: str, port: int, shutdown_seconds: int, parent: int | None = None
-) -> None:
-    """Serve until SIGTERM or SIGINT; then stop accepting, finish what is in hand, return.
+def serve(app: str, listening: socket.socket, *, shutdown_seconds: int, parent: int | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; then stop accepting, finish the requests that run, and return.
 
-    `parent` is a file descriptor that becomes readable when the process that started us is gone, which is as
-    good as SIGTERM.
+    `app` is the `module:function` that makes the application. `parent` is a file descriptor that becomes
+    readable when the process that started this one has died; the server then stops as at SIGTERM. Raises
+    SystemExit if the application does not start.
     """
-    # Nearly all that a start makes stays: looking for garbage in it again and again is a tenth of its time.
-    gc.disable()
-    config = uvicorn.Config(
-        _FACTORY,
-        factory=True,
-        host=host,
-        port=port,
-        loop="uvloop",
-        **PROTOCOLS,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=drain_seconds(shutdown_seconds),
-    )
+    config = uvicorn.Config(app, factory=True, loop="uvloop", **_options(shutdown_seconds))
     server = Server(config, shutdown_seconds=shutdown_seconds)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(server, listening, shutdown_seconds, parent))
@@ -76,63 +54,78 @@ async def _serve(
     if parent is not None:
         loop = asyncio.get_running_loop()
 
-        def parent_is_gone() -> None:
+        def parent_died() -> None:
             loop.remove_reader(parent)
             log.error("supervisor_is_gone")
             stop()
 
-        loop.add_reader(parent, parent_is_gone)
+        loop.add_reader(parent, parent_died)
     await server.serve(sockets=[listening])
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, ending so that every call has an answer.
+@contextlib.asynccontextmanager
+async def serving_health(app: Any, listening: socket.socket) -> AsyncIterator[None]:
+    """Serve an application beside the work of this event loop until the block ends."""
+    config = uvicorn.Config(app, **_options(_HEALTH_SHUTDOWN_SECONDS))
+    server = Server(config, shutdown_seconds=_HEALTH_SHUTDOWN_SECONDS)
+    running = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield
+    finally:
+        server.stop()
+        await running
 
-    uvicorn's own ending resets what waits to be accepted and what comes on kept connections at that moment,
-    and answers a call that takes too long with a bare 500.
+
+def _options(shutdown_seconds: int) -> dict[str, Any]:
+    return PROTOCOLS | {
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "backlog": _BACKLOG,
+        "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": drain_seconds(shutdown_seconds),
+    }
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with an end that leaves no call without an answer.
+
+    uvicorn itself resets connections that wait to be accepted and requests that arrive on kept connections
+    at that moment, and answers a request that takes too long with a bare 500.
     """
 
     def __init__(self, config: uvicorn.Config, *, shutdown_seconds: int) -> None:
         super().__init__(config)
-        self._work_seconds = drain_seconds(shutdown_seconds)
-        self._last_words_seconds = (shutdown_seconds - self._work_seconds) * _LAST_WORDS_SHARE
+        self._drain_seconds = drain_seconds(shutdown_seconds)
+        self._cancel_seconds = (shutdown_seconds - self._drain_seconds) * _CANCEL_SHARE
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to whoever runs the server: uvicorn raises them again when it is done."""
+        """Install no signal handlers: the caller has its own, and uvicorn would raise the signals again."""
         yield
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application and accept; from then on, look for garbage, but only in what is new."""
-        await super().startup(sockets)
-        gc.freeze()
-        # All that is open is looked through for garbage seldom: with thousands of connections that takes as
-        # long as dozens of calls. What is short-lived is looked through as ever.
-        gc.set_threshold(*_GARBAGE_THRESHOLDS)
-        gc.enable()
-
     def stop(self) -> None:
-        """Begin to end."""
+        """Begin to stop; `serve` returns when that is done."""
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, let what is in hand finish, answer what does not, end the application."""
+        """Stop accepting, drain, answer the requests that do not finish, end the application."""
         await self._stop_listening(sockets or [])
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        if not await self._all_done(self._work_seconds):
-            await self._give_up()
+        if not await self._drained(self._drain_seconds):
+            await self._cancel_requests()
         await self.lifespan.shutdown()
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
-        """Close the door behind whoever has knocked: the system would reset what nobody has accepted."""
+        """Accept the connections that wait, then close the port: the kernel resets what nobody accepted."""
         waiting = [accepted for listening in sockets for accepted in _accept_all(listening)]
         for server in self.servers:
             server.close()
         for listening in sockets:
             listening.close()
         for accepted in waiting:
-            with contextlib.suppress(OSError):  # gone meanwhile
+            with contextlib.suppress(OSError):  # the client has left meanwhile
                 await asyncio.get_running_loop().connect_accepted_socket(self._protocol, accepted)
 
     def _protocol(self) -> asyncio.Protocol:
@@ -142,32 +135,33 @@ class Server(uvicorn.Server):
         )
         return connection
 
-    async def _all_done(self, seconds: float) -> bool:
+    async def _drained(self, seconds: float) -> bool:
+        """Wait until no connection and no request is left; false if some are after so many seconds."""
         state, loop = self.server_state, asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while state.connections or state.tasks:
             if loop.time() > deadline:
                 return False
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         return True
 
-    async def _give_up(self) -> None:
-        """End every request that still runs, and see to it that each is told to come again."""
+    async def _cancel_requests(self) -> None:
+        """Cancel every request that still runs; each gets an answer that tells the client to retry."""
         state = self.server_state
         if state.tasks:
             log.warning("requests_given_up", requests=len(state.tasks))
         for task in list(state.tasks):
             task.cancel()
-        if not await self._all_done(self._last_words_seconds):
+        if not await self._drained(self._cancel_seconds):
             for connection in list(state.connections):
                 if isinstance(connection, DrainingHttpProtocol):
-                    await connection.give_up()
-            await self._all_done(self._last_words_seconds)
+                    await connection.answer_at_deadline()
+            await self._drained(self._cancel_seconds)
 
 
 def _accept_all(listening: socket.socket) -> list[socket.socket]:
     accepted = []
-    with contextlib.suppress(OSError):  # nobody waits, or there is no room for one more
+    with contextlib.suppress(OSError):  # no connection waits, or no file descriptor is free
         while True:
             connection, _ = listening.accept()
             connection.setblocking(False)
@@ -175,45 +169,11 @@ def _accept_all(listening: socket.socket) -> list[socket.socket]:
     return accepted
 
 
-def on_stop_signal(stop: Callable[[], None], *, seconds: float) -> Callable[[], None]:
-    """Call `stop` once at SIGTERM or SIGINT, and end the process so many seconds later, whatever hangs.
-
-    Every state is a row and every lease ends: a process that does not get done in time may simply go. To be
-    told SIGTERM again changes nothing; a second SIGINT, of somebody who will not wait, ends it at once.
-    Returns what does the same as the signal.
-    """
-    loop = asyncio.get_running_loop()
-    stopped_at: float | None = None
-
-    def stopped() -> None:
-        nonlocal stopped_at
-        if stopped_at is None:
-            stopped_at = loop.time()
-            last = threading.Timer(seconds, _exit_hard, [0])  # a thread, because the loop may be what hangs
-            last.daemon = True
-            last.start()
-            stop()
-
-    def interrupted() -> None:
-        if stopped_at is not None and loop.time() > stopped_at + _SAME_INTERRUPT_SECONDS:
-            _exit_hard(_INTERRUPTED)
-        stopped()
-
-    loop.add_signal_handler(signal.SIGTERM, stopped)
-    loop.add_signal_handler(signal.SIGINT, interrupted)
-    return stopped
-
-
-def _exit_hard(status: int) -> None:
-    log.error("stopped_without_finishing")
-    os._exit(status)
-
-
 def listen(host: str, port: int) -> socket.socket:
     """Bind the port. Raises OSError.
 
-    The protocol is named because asyncio turns Nagle's algorithm off only for sockets that name it; with it,
-    small answers wait 40 ms for an acknowledgement.
+    The socket names its protocol because asyncio turns Nagle's algorithm off only for sockets that do; with
+    it, small answers wait 40 ms for an acknowledgement.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

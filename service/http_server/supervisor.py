@@ -1,7 +1,7 @@
-"""Several service processes behind one port: started together, replaced when they die, stopped together.
+"""Several service processes that share one port: started together, replaced when they die, stopped together.
 
-uvicorn's own supervisor keeps the port open until its last process has ended, so that calls wait for nobody,
-and when it is killed its processes stay, and keep the port.
+uvicorn's own supervisor keeps the port open until its last process has ended, so calls arrive that nobody
+answers; and when it is killed, its processes live on and keep the port.
 """
 
 import asyncio
@@ -11,27 +11,25 @@ from multiprocessing.context import SpawnProcess
 
 import structlog
 
-from service.http_server.server import on_stop_signal, serve
+from service.http_server.server import serve
+from service.http_server.signals import on_stop_signal
 from service.observability.metrics import forget_process, shared_metrics
 
 log = structlog.get_logger()
 
 _spawn = multiprocessing.get_context("spawn")
-# Before a process that died is replaced: one that cannot live must not take all of the machine.
+# The pause before a process that died is replaced: one that cannot start must not use all of the CPU.
 _REPLACE_SECONDS = 1.0
-# A process of ours goes by itself in time; this is for one that cannot even do that.
+# A process ends itself at its deadline; one that has not by so much later is killed.
 _MARGIN_SECONDS = 0.5
 
 
 class Supervisor:
-    """Keeps so many processes serving one socket."""
+    """Keeps `workers` processes serving one socket; `app` is as for `serve`."""
 
-    def __init__(
-        self, listening: socket.socket, *, host: str, port: int, workers: int, shutdown_seconds: int
-    ) -> None:
+    def __init__(self, app: str, listening: socket.socket, *, workers: int, shutdown_seconds: int) -> None:
+        self._app = app
         self._listening = listening
-        self._host = host
-        self._port = port
         self._workers = workers
         self._shutdown_seconds = shutdown_seconds
         self._stopping = asyncio.Event()
@@ -43,7 +41,7 @@ class Supervisor:
             await asyncio.gather(*(self._keep_one() for _ in range(self._workers)))
 
     def _stop(self) -> None:
-        # Ours first: with it, the port would stay open until we end, and calls would wait there for nobody.
+        # This process's socket would keep the port open, and calls would wait there unanswered.
         self._listening.close()
         self._stopping.set()
 
@@ -72,7 +70,7 @@ class Supervisor:
     def _start(self) -> SpawnProcess:
         process = _spawn.Process(
             target=_serve_child,
-            args=(self._listening, self._host, self._port, self._shutdown_seconds),
+            args=(self._app, self._listening, self._shutdown_seconds),
         )
         process.start()
         return process
@@ -89,12 +87,11 @@ async def _end_of(process: SpawnProcess) -> None:
     process.join()
 
 
-def _serve_child(listening: socket.socket, host: str, port: int, shutdown_seconds: int) -> None:
+def _serve_child(app: str, listening: socket.socket, shutdown_seconds: int) -> None:
     parent = multiprocessing.parent_process()
     serve(
+        app,
         listening,
-        host=host,
-        port=port,
         shutdown_seconds=shutdown_seconds,
         parent=parent.sentinel if parent is not None else None,
     )

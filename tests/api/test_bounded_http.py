@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from prometheus_client import REGISTRY
 
-from service.http_server.connection_owners import belongs_to
+from service.http_server import assign_owner
 from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
 from service.sandbox.serving import serve_app
 from tests.api.asking import PROBLEM, RawAnswer, Wire, until, wire
@@ -36,7 +36,7 @@ class Quick(DrainingHttpProtocol):
     unread_seconds = 0.5
     unwanted_seconds = 1.0
     unwanted_pause_seconds = 0.4
-    look_seconds = 0.05
+    check_seconds = 0.05
 
 
 class Echo:
@@ -70,7 +70,7 @@ class Echo:
             more = message["more_body"]
         if scope["path"] == "/gate":
             await self.gate.wait()
-        if scope["path"].startswith("/of/") and not belongs_to(scope, scope["path"][4:]):
+        if scope["path"].startswith("/of/") and not assign_owner(scope, scope["path"][4:]):
             body = b"too many"
         self.headers.append(scope["headers"])
         told = bytes(LARGE) if scope["path"] == "/large" else f"{scope['method']} {len(body)}".encode()
@@ -208,8 +208,13 @@ async def test_a_body_in_chunks_is_read_and_its_trailers_are_no_headers() -> Non
 
 @pytest.mark.parametrize(
     "piece",
-    [b"3;" + b"a" * 600_000, b"0\r\n" + b"T: a\r\n" * 100_000, b"0" * 600_000],
-    ids=["ext", "trailers", "0"],
+    [
+        b"3;" + b"a" * 600_000,
+        b"0\r\n" + b"T: a\r\n" * 100_000,
+        b"0\r\nT: " + b"a" * 600_000,
+        b"0" * 600_000,
+    ],
+    ids=["an extension", "trailers", "one trailer", "a size"],
 )
 async def test_a_body_that_is_all_frame_is_refused(url: str, piece: bytes) -> None:
     async with wire(url) as client:

@@ -20,7 +20,7 @@ FRAME = b"\x82\x85" + bytes(9)
 class Quick(DrainingHttpProtocol):
     """The same limits, sooner over."""
 
-    look_seconds = 0.05
+    check_seconds = 0.05
     unread_stream_seconds = 0.5
 
 

@@ -27,7 +27,7 @@ _LOOK_AGAIN_SECONDS = 0.002
 # Tests bring pydantic, which Litestar loads where it finds it; what runs in production has none.
 _AS_INSTALLED = "import sys; sys.modules['pydantic'] = None"
 _LIBRARIES = f"{_AS_INSTALLED}; import litestar, asyncpg, httpx2"
-_OUR_IMPORTS = f"{_AS_INSTALLED}; import service.cli.main, service.http_server.server, service.app, uvloop"
+_OUR_IMPORTS = f"{_AS_INSTALLED}; import service.cli.main, service.http_server, service.app, uvloop"
 _OURS = f"{_AS_INSTALLED}; from service.__main__ import main; main()"
 _BARE = f"{_AS_INSTALLED}; import runpy; runpy.run_module('tests.bench.bare_service', run_name='__main__')"
 

@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 from websockets.frames import BINARY, CLOSE, CONT, PING, TEXT, Frame, Opcode
 
 from service.http_server.graceful_shutdown import DrainingWebSocketProtocol
-from service.http_server.websocket_fast_path import give_frames
+from service.http_server.websocket_fast_path import on_binary_frame
 
 MOST = 70_000
 HEAD = (
@@ -92,7 +92,7 @@ class Socket:
         await receive()
         await send({"type": "websocket.accept"})
         if self._take is not None:
-            give_frames(scope, self._keep)
+            on_binary_frame(scope, self._keep)
         while (message := await receive())["type"] == "websocket.receive":
             frame = message.get("bytes")
             self.came.append(message["text"] if frame is None else frame)

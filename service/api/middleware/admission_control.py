@@ -34,8 +34,7 @@ from service.concurrency.memory_budget import UPLOADS_BYTES, MemoryBudget
 from service.domain.errors import BridgeError, CallerMistake, Overloaded
 from service.domain.ids import TenantId
 from service.domain.sessions.change_polling import MAX_PLACES, share_of
-from service.http_server.connection_owners import belongs_to, cut_unread
-from service.http_server.http_limits import MAX_CONNECTIONS
+from service.http_server import MAX_CONNECTIONS, assign_owner, cut_unread
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -298,8 +297,8 @@ def acquire_permit(scope: Any, tenant_id: TenantId | None) -> None:
     if place is None:  # a WebSocket has none, nor what is always let in
         return
     if tenant_id is None:
-        belongs_to(scope, _VENDOR, is_limited=False)
-    elif not belongs_to(scope, tenant_id):
+        assign_owner(scope, _VENDOR, is_limited=False)
+    elif not assign_owner(scope, tenant_id):
         raise place.refuse("connections")
     place.take(tenant_id)
 

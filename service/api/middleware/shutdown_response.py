@@ -7,7 +7,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.middleware.error_response import tell
 from service.domain.errors import ShuttingDown
-from service.http_server.graceful_shutdown import on_deadline
+from service.http_server import on_deadline
 
 
 class ShutdownResponse:

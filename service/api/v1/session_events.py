@@ -23,7 +23,7 @@ from service.api.v1.sessions import SessionPath
 from service.domain.errors import SessionErased, StoreUnavailable
 from service.domain.ids import SessionId
 from service.domain.models import Principal
-from service.http_server.graceful_shutdown import on_shutdown
+from service.http_server import on_shutdown
 
 log = structlog.get_logger()
 

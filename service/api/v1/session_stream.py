@@ -20,7 +20,7 @@ from service.api.problems import bridge_problem
 from service.domain.errors import BridgeError, Overloaded
 from service.domain.ids import SessionId
 from service.domain.streams.relay import ClientGone, Frame, Restarting
-from service.http_server.websocket_fast_path import give_frames
+from service.http_server import on_binary_frame
 from service.observability.logging import failure
 from service.observability.tracing import span_of
 
@@ -77,7 +77,7 @@ class SocketClient:
             size.inc(len(frame))
             return True
 
-        give_frames(self._socket.scope, count_taken)
+        on_binary_frame(self._socket.scope, count_taken)
 
     async def send(self, frame: Frame) -> None:
         """Pass a frame on. Raises ClientGone."""

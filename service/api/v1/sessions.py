@@ -22,7 +22,7 @@ from service.domain.errors import ClientDisconnected
 from service.domain.ids import DocumentId, SessionId, TemplateId
 from service.domain.models import Principal
 from service.domain.sessions.change_polling import is_over, standing
-from service.http_server.graceful_shutdown import on_shutdown
+from service.http_server import on_shutdown
 from service.store.paging import after_cursor
 from service.store.session_queries import SessionFilter
 
