@@ -1,20 +1,6 @@
-"""What `ekabridge` starts."""
+"""The command `ekabridge`, also as `python -m service`."""
 
-import gc
-
-
-def main() -> None:
-    """Run the command that was asked for.
-
-    Nothing is garbage of what its imports make: to look through it again and again is a fifth of their time.
-    """
-    gc.disable()
-    from service.cli.main import main as run  # noqa: PLC0415
-
-    gc.freeze()
-    gc.enable()
-    run()
-
+from service.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -9,10 +9,8 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Self
 
-import structlog
 from litestar import Litestar, Router
 from litestar.di import Provide
-from uvicorn.config import STARTUP_FAILURE
 
 from service.api.authentication import authenticate, provide_principal, provide_services
 from service.api.dependencies import Services
@@ -51,7 +49,6 @@ from service.bootstrap.container import (
     open_vendor,
     ping_store,
 )
-from service.concurrency.lazy_imports import Libraries
 from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.revocation import RevocationPoller
 from service.domain.audio.uploads import AudioUploads
@@ -66,14 +63,13 @@ from service.domain.streams.lifecycle import Streams
 from service.domain.templates import Templates
 from service.domain.token_bucket import LocalRateLimiter, RateLimitPolicy
 from service.domain.webhooks import WebhookReceiver
-from service.eka.lazy_audio_client import LIBRARY as AUDIO_LIBRARY
 from service.eka.streams import EkaStreams
 from service.eka.templates import EkaTemplates
 from service.forwarding.destination_validation import check_call
-from service.http_server.rlimits import allow_open_files
+from service.http_server import allow_open_files
 from service.jobs.monitors.clock import ClockMonitor
 from service.jobs.monitors.encryption_keys import EncryptionKeyMonitor
-from service.observability.logging import configure_logs, failure
+from service.observability.logging import configure_logs
 from service.observability.metrics import tell_build
 from service.observability.tracing import start_tracing, stop_tracing
 from service.redis.client import close_redis, open_redis, ping_redis
@@ -83,8 +79,6 @@ from service.settings import SERVICE, Settings, load_settings
 from service.store.medscribe_queries import MedscribeQueries
 from service.store.medscribe_tokens import MedscribeTokens
 from service.store.session_queries import SessionQueries
-
-log = structlog.get_logger()
 
 # The database's and Redis's connections, calls to EkaScribe, and what Python itself has open.
 _OTHER_FILES = 512
@@ -154,7 +148,6 @@ async def open_services(
     settings: Settings, traces: SessionTraces, strangers: UnauthenticatedLimits
 ) -> AsyncIterator[Services]:
     """Open the store, the vendor and Redis, none of which need be there yet."""
-    libraries = Libraries(AUDIO_LIBRARY)
     redis = open_redis(settings.redis_url)
     wakeups = ArqWakeups(redis)
     async with AsyncExitStack() as stack:
@@ -163,9 +156,7 @@ async def open_services(
         clock = CheckedClock()
         traces.read_from(rows.sessions.traceparent)
         accounts = make_accounts(settings, rows)
-        vendor = await stack.enter_async_context(
-            open_vendor(settings, rows, accounts, libraries=libraries, clock=clock)
-        )
+        vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts, clock=clock))
         discovery = await stack.enter_async_context(open_discovery(settings))
         life = make_session_lifecycle(settings, rows, vendor)
         views = SessionQueries(
@@ -200,7 +191,6 @@ async def open_services(
         await wakeups.start()
         await keys.start()
         await clock_watch.start(wait_seconds=0.0)
-        libraries.start(_end_as_failed)
         try:
             yield Services(
                 settings=settings,
@@ -266,12 +256,6 @@ async def open_services(
             await wakeups.stop()
             await keys.stop()
             await asyncio.to_thread(stop_tracing)
-
-
-def _end_as_failed(error: BaseException) -> None:
-    """End a process that cannot do all of its work, as one that did not come up."""
-    log.error("library_unusable", **failure(error))
-    os._exit(STARTUP_FAILURE)
 
 
 def app_from_environment() -> RequestContextMiddleware:

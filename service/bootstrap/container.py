@@ -7,16 +7,15 @@ from contextlib import asynccontextmanager
 import structlog
 from msgspec import Struct
 
-from service.concurrency.lazy_imports import Libraries
 from service.domain.clock import CheckedClock, SystemClock
 from service.domain.errors import StoreUnavailable
 from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.vendor_accounts import Accounts, Credentials, VendorAccount
+from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
 from service.eka.http_exchange import make_http_client
-from service.eka.lazy_audio_client import AudioWay
 from service.eka.tokens import TokenKeeper
 from service.forwarding.destination_validation import CallLimits
 from service.forwarding.downloads import GuardedDownloads
@@ -185,16 +184,14 @@ async def open_vendor(
     rows: Stores,
     accounts: Accounts,
     *,
-    libraries: Libraries | None = None,
     clock: CheckedClock | None = None,
 ) -> AsyncIterator[EkaClient]:
-    """Open the vendor's client; an upload waits for the libraries, and the clock hears the answers' dates."""
-    loaded = (libraries or Libraries()).loaded
+    """Open the vendor's client; the clock hears the answers' dates."""
     async with (
         make_http_client(
             clock.hear_vendor if clock else None, max_result_bytes=settings.vendor_result_max_bytes
         ) as http,
-        AudioWay(settings.eka_base_url, loaded) as audio,
+        AudioClient(settings.eka_base_url) as audio,
         GuardedDownloads(allow_private=settings.allow_private_destinations) as downloads,
     ):
         tokens = TokenKeeper(

@@ -40,6 +40,7 @@ from service.domain.models import (
 )
 from service.domain.ports import Audio
 from service.eka.acknowledgements import check_stored, decode, read_files
+from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters, Kind
 from service.eka.document_contents import Contents, Downloads
 from service.eka.fields import read_time
@@ -51,7 +52,6 @@ from service.eka.http_exchange import (
     exchange,
     refusal,
 )
-from service.eka.lazy_audio_client import AudioSender
 from service.eka.metrics import PATIENTS_DROPPED, Operation
 from service.eka.patient_fields import (
     OTHER_FIELD,
@@ -87,7 +87,7 @@ class EkaClient:
         self,
         *,
         http: httpx2.AsyncClient,
-        audio: AudioSender,
+        audio: AudioClient,
         tokens: TokenKeeper,
         call_limiters: CallLimiters,
         downloads: Downloads,
