@@ -23,7 +23,7 @@ from service.domain.retry_schedule import read_retry_after
 from service.eka.metrics import Operation, counted, outcome_of
 from service.eka.response_parsing import read_error_code
 from service.eka.token_errors import explanation
-from service.http_client.response_limits import ContentEncodingError, LimitedBackend, Unfolding
+from service.http_client.response_limits import ContentEncodingError, Decompressor, LimitedBackend
 from service.http_client.tls_and_proxy import trusted_context
 from service.observability.tracing import fail, span, trace_headers
 
@@ -186,7 +186,7 @@ class LimitedContent:
     def __init__(self, encoding: str | None, max_bytes: int) -> None:
         """Raises VendorFailure for an encoding that was not requested."""
         try:
-            self._unfolding = Unfolding(encoding)
+            self._unfolding = Decompressor(encoding)
         except ContentEncodingError as error:
             raise VendorFailure("EkaScribe's answer is encoded as nobody asked for", sent=True) from error
         self.is_encoded = encoding is not None

@@ -1,7 +1,7 @@
-"""Bounds of what an HTTP peer may send around the content of its answers, for every client of ours.
+"""Limits of what an HTTP server may send around the content of its responses, for every client of ours.
 
-The libraries bound an answer's head and its time, but read interim answers (1xx), framing and trailers for as
-long as these come, and a peer that sends them as fast as it can leaves no time for anything else.
+The libraries limit a response's head and its time. They read interim responses (1xx), framing and trailers
+without a limit, and a server that sends these as fast as it can blocks the event loop.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
-# Interim answers and the answer's own head together.
+# Interim responses and the head of the final response together.
 MAX_HEAD_BYTES = 65_536
 # Where the digits of the status stand after `HTTP/1.1 `.
 _INTERIM, _SWITCHING = re.compile(rb".{9}1"), re.compile(rb".{9}101")
@@ -21,13 +21,13 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 
 
 class ContentEncodingError(Exception):
-    """The content is encoded in a way that was not asked for, or is garbled."""
+    """The content has an encoding that was not asked for, or is damaged."""
 
 
-class Unfolding:
-    """Reads content that may be compressed, never holding more than one piece of it.
+class Decompressor:
+    """Decompresses content piece by piece, so that a few bytes cannot fill the memory.
 
-    Only gzip is asked for. Raises ContentEncodingError for another encoding.
+    Our clients ask for gzip alone. Raises ContentEncodingError for another encoding.
     """
 
     piece_bytes = 65_536
@@ -39,7 +39,7 @@ class Unfolding:
         self._decoder = None if named == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 16)
 
     def pieces(self, raw: bytes) -> Iterable[bytes]:
-        """Yield what these bytes hold."""
+        """Yield the content of these bytes; a piece that was compressed has at most `piece_bytes`."""
         if self._decoder is None:
             yield raw
             return
@@ -52,30 +52,30 @@ class Unfolding:
 
 
 async def content_pieces(answer: httpx2.Response) -> AsyncIterator[bytes]:
-    """Yield the content of an answer in pieces, decompressed at most once.
+    """Yield the content of a response in pieces, decompressed at most once.
 
-    The library decompresses up to five encodings on top of each other without giving the event loop a turn:
-    a kilobyte in three layers of gzip stops the process for seconds, and 64 KB for minutes. Raises
+    httpx2 decompresses up to five encodings on top of each other and blocks the event loop meanwhile: a
+    kilobyte in three layers of gzip stops the process for seconds, and 64 KB for minutes. Raises
     ContentEncodingError.
     """
-    unfolding = Unfolding(answer.headers.get("content-encoding"))
+    decompressor = Decompressor(answer.headers.get("content-encoding"))
     async for raw in answer.aiter_raw():
-        for piece in unfolding.pieces(raw):
+        for piece in decompressor.pieces(raw):
             yield piece
 
 
 class LimitedStream(httpcore2.AsyncNetworkStream):
-    """A connection whose peer is cut off when it sends too much for one answer."""
+    """A connection that fails when the server sends too much for one response."""
 
     def __init__(self, inner: httpcore2.AsyncNetworkStream, max_answer_bytes: int) -> None:
         self._inner = inner
         self._max_bytes = max_answer_bytes
         self._bytes = 0
-        # What came of the heads, until the one that is no interim answer's is whole.
+        # The bytes of heads so far; None once the head of the final response is complete.
         self._head: bytearray | None = bytearray()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        """Return what came. Raises RemoteProtocolError."""
+        """Read bytes and count them. Raises RemoteProtocolError beyond a limit."""
         data = await self._inner.read(max_bytes, timeout)
         self._bytes += len(data)
         if self._head is not None:
@@ -85,7 +85,7 @@ class LimitedStream(httpcore2.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Send; an answer may come from now on."""
+        """Send bytes of a request, and begin to count its response."""
         self._bytes, self._head = 0, bytearray()
         await self._inner.write(buffer, timeout)
 
@@ -99,12 +99,12 @@ class LimitedStream(httpcore2.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore2.AsyncNetworkStream:
-        """Go on over TLS."""
+        """Continue over TLS."""
         inner = await self._inner.start_tls(ssl_context, server_hostname, timeout)
         return LimitedStream(inner, self._max_bytes)
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what the connection knows of itself."""
+        """Return a property of the connection, such as its peer's address."""
         return self._inner.get_extra_info(info)
 
     def _read_heads(self, data: bytes) -> None:
@@ -126,13 +126,13 @@ def _is_interim(head: bytearray) -> bool:
 
 
 def _end_of_head(head: bytearray) -> int:
-    """Return where a head ends, 0 if it does not; a bare line feed ends a line, too (RFC 9112, 2.2)."""
+    """Return where a head ends, or 0; a bare line feed ends a line, too (RFC 9112, 2.2)."""
     found = _END_OF_HEAD.search(head)
     return found.end() if found else 0
 
 
 class LimitedBackend(httpcore2.AsyncNetworkBackend):
-    """Connects as another backend does; each connection is bounded."""
+    """Connects through another backend and limits each connection."""
 
     def __init__(self, inner: httpcore2.AsyncNetworkBackend, max_answer_bytes: int) -> None:
         self._inner = inner
@@ -146,12 +146,12 @@ class LimitedBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Connect."""
+        """Connect through the other backend."""
         stream = await self._inner.connect_tcp(
             host, port, timeout=timeout, local_address=local_address, socket_options=socket_options
         )
         return LimitedStream(stream, self._max_bytes)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, as the interface demands."""
+        """Wait; the interface of a backend includes it."""
         await self._inner.sleep(seconds)
