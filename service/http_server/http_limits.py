@@ -9,7 +9,6 @@ from typing import Any
 import httptools
 from prometheus_client import Counter
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -271,19 +270,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.data_received(head + rest)
 
     def on_body(self, body: bytes) -> None:
-        """Hand a piece of the body to the request, without the two copies that uvicorn makes."""
+        """Count a piece of the body."""
         self._body_bytes += len(body)
-        cycle = self.cycle
-        if cycle.response_complete or self.parser.should_upgrade():
-            return
-        unread: Any = cycle.body
-        if isinstance(unread, bytearray) and unread:
-            unread += body
-        else:
-            cycle.body = bytearray(unread) + body if unread else body  # type: ignore[assignment]
-        if len(cycle.body) > HIGH_WATER_LIMIT:
-            self.flow.pause_reading()
-        cycle.message_event.set()
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that the request is whole."""
