@@ -19,8 +19,8 @@ except ImportError:  # pragma: no cover - the library without its C extension
 FrameHandler = Callable[[bytes], bool]
 
 _SET_HANDLER = "ekabridge.set_frame_handler"
-# The first byte of a whole binary message, the bit that says that a frame is masked, and the first length that
-# announces more bytes of length (RFC 6455, 5.2).
+# The first byte of a whole binary message, the bit that says that a frame is masked, and the first of the
+# lengths that announce more bytes of length (RFC 6455, 5.2).
 _BINARY = 0x82
 _MASKED, _LENGTH = 0x80, 0x7F
 _SHORT = 126
