@@ -126,7 +126,7 @@ async def _receive(request: Request[Any, Any, Any], account: Account) -> ASGIRes
 
 async def _take(request: Request[Any, Any, Any], services: Services, account: Account) -> Outcome:
     """Verify the raw bytes, then read them, record, commit, answer."""
-    body = await services.strangers.webhooks.read(request)
+    body = await services.unauthenticated_limits.webhooks.read(request)
     secrets = await services.webhook_secrets(account)
     # None, no such account, is told like a wrong signature: whoever asks learns nothing of our tenants.
     if secrets is None or secrets or not services.settings.webhook_allow_unsigned:

@@ -99,7 +99,7 @@ async def keep_file(
     try:
         await store_chunk(services, principal, session_id, sequence, audio_format, upload.spool)
     except SessionEnded as ended:
-        state = await services.voice.session(principal.tenant_id, session_id)
+        state = await services.medscribe_queries.session(principal.tenant_id, session_id)
         if state.status in {"completed", "partial", "failed"}:
             raise as_medscribe_error(ended, 400, "session_completed") from None
         raise
@@ -131,7 +131,7 @@ async def _sequence(services: Services, principal: Principal, session_id: Sessio
     numbered = _NUMBERED.fullmatch(file_name)
     if numbered is not None:
         return int(numbered[1])
-    words = (await services.voice.session(principal.tenant_id, session_id)).details.protocol
+    words = (await services.medscribe_queries.session(principal.tenant_id, session_id)).details.protocol
     if file_name and words is not None and words.upload_type == "single":
         return 0  # the one file of such a session may be called anything
     raise InvalidRequest(

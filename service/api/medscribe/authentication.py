@@ -69,5 +69,5 @@ def _shown(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
 async def _who(services: Services, shown: str) -> Principal | None:
     if not shown.startswith(_TOKEN_PREFIX):
         return await principal_of_key(services, shown)
-    token = await services.tokens.read(shown, "access")
-    return await services.tokens.principal(token) if token else None
+    token = await services.medscribe_tokens.read(shown, "access")
+    return await services.medscribe_tokens.principal(token) if token else None

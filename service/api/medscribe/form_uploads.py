@@ -30,7 +30,7 @@ def wants_form(request: Request[Any, Any, Any]) -> bool:
 
 async def make_form(services: Services, principal: Principal, state: MedscribeState) -> FormUpload:
     """Make what lets one session's files be posted as forms until the session expires."""
-    token = await services.tokens.issue_form(principal.key_id, state.id, state.expires_at)
+    token = await services.medscribe_tokens.issue_form(principal.key_id, state.id, state.expires_at)
     folder = f"{state.id}/"
     return FormUpload(
         upload_data=UploadData(
@@ -54,11 +54,11 @@ async def post_form(
     """Store the file of a form: no bearer, the signed field lets it in before a byte of the file is kept."""
     allowed: list[Principal] = []
 
-    with services.strangers.forms.wait(request.scope) as stranger:
+    with services.unauthenticated_limits.forms.wait(request.scope) as stranger:
 
         async def authorise(fields: Mapping[str, str]) -> None:
-            token = await services.tokens.read(fields.get(_TOKEN_FIELD, ""), SessionId(session_id))
-            principal = await services.tokens.principal(token) if token else None
+            token = await services.medscribe_tokens.read(fields.get(_TOKEN_FIELD, ""), SessionId(session_id))
+            principal = await services.medscribe_tokens.principal(token) if token else None
             if principal is None:
                 raise as_medscribe_error(
                     Forbidden("the form's signature is wrong or too old"), 403, "access_denied"

@@ -48,13 +48,13 @@ async def create_session(
     words = ProtocolWords(
         upload_type=asked.upload_type, communication_protocol=asked.communication_protocol or "http"
     )
-    session_id = await services.desk.start(
+    session_id = await services.session_creator.start(
         principal,
         _as_create(asked),
         session_id=SessionId(asked.session_id) if asked.session_id else None,
         words=words,
     )
-    state = await services.voice.session(principal.tenant_id, session_id)
+    state = await services.medscribe_queries.session(principal.tenant_id, session_id)
     upload_url = await _upload_url(request, services, principal, state)
     patient = show_patient(state.details.patient)
     return VoiceSessionCreated(
@@ -99,7 +99,7 @@ async def _upload_url(
     request: Request[Any, Any, Any], services: Services, principal: Principal, state: MedscribeState
 ) -> str | FormUpload:
     if state.upload == "stream":
-        url = (await services.views.session(principal.tenant_id, state.id)).stream_url
+        url = (await services.session_queries.session(principal.tenant_id, state.id)).stream_url
         assert url is not UNSET  # noqa: S101 - every stream session has one
         return str(url)
     if wants_form(request):
@@ -117,9 +117,11 @@ async def end_session(
     """End a session if at least so many files are stored; repeating it answers the same."""
     sent = read_json(body, EndVoiceSession).audio_files_sent
     try:
-        await services.life.end(principal, SessionId(session_id), SessionEnd(force=True), min_chunks=sent)
+        await services.lifecycle.end(
+            principal, SessionId(session_id), SessionEnd(force=True), min_chunks=sent
+        )
     except AudioIncomplete as short:
-        state = await services.voice.session(principal.tenant_id, SessionId(session_id))
+        state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
         raise as_medscribe_error(
             short,
             409,
@@ -128,7 +130,7 @@ async def end_session(
             audio_files_received=len(state.files),
             audio_files=state.files,
         ) from None
-    state = await services.voice.session(principal.tenant_id, SessionId(session_id))
+    state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
     return VoiceSessionEnded(
         session_id=session_id, audio_files_received=files_received(state), audio_files=state.files
     )
@@ -144,24 +146,24 @@ async def get_session(
     document_id: FromQuery[str | None] = None,
 ) -> Response[VoiceSession]:
     """Answer from our own store; the HTTP status is the signal. Raises NotFound, also for a filter's miss."""
-    state = await services.voice.session(principal.tenant_id, SessionId(session_id))
+    state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
     if not state.is_over and state.status in {"processing", "partial"}:
-        await services.refreshing.hurry(principal.tenant_id, state.id)
+        await services.result_refresher.hurry(principal.tenant_id, state.id)
     documents, is_pending = [], False
     if state.is_over and state.status in {"completed", "partial"}:
         template = TemplateId(template_id) if template_id else None
         if template == "transcript":  # the vendor's name for the result without its documents
             template = None
         else:
-            documents = await services.voice.documents(principal.tenant_id, state.id, template)
+            documents = await services.medscribe_queries.documents(principal.tenant_id, state.id, template)
         if document_id:
             documents = [document for document in documents if document.upstream_id == document_id]
         if template or document_id:
-            is_pending = await services.voice.is_pending(state.id, template, document_id)
+            is_pending = await services.medscribe_queries.is_pending(state.id, template, document_id)
             if not documents and not is_pending:
                 raise as_medscribe_error(NotFound("no such document"), 404, "resource_not_found")
     upload_url = await _upload_url(request, services, principal, state)
     status, body = show_session(state, upload_url, documents, is_pending=is_pending)
     if documents or is_of_patient(state.details.patient, state.transcript):
-        await services.trail.note(principal, "session.read", [state.id])
+        await services.read_audit.note(principal, "session.read", [state.id])
     return Response(body, status_code=status)

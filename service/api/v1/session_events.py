@@ -80,14 +80,14 @@ async def follow_events(
 ) -> Response[Any]:
     """Send every step, oldest first, and then each one as it happens, from whichever pod."""
     position = Position.read(last_event_id or "")
-    is_over = await services.views.is_over(principal.tenant_id, SessionId(session_id))
+    is_over = await services.session_queries.is_over(principal.tenant_id, SessionId(session_id))
     if is_over and last_event_id is not None:
-        entries = await services.views.entries(SessionId(session_id))
+        entries = await services.session_queries.entries(SessionId(session_id))
         known = Position.read(last_event_id)
         if not any(known.add(entry) for entry in entries):
             return Response(None, status_code=204)
-    services.timeline_watch.check_room(principal.tenant_id)
-    on_shutdown(request.scope, services.timeline_watch.let_go)
+    services.timeline_poller.check_room(principal.tenant_id)
+    on_shutdown(request.scope, services.timeline_poller.let_go)
     return Stream(
         _follow(services, principal, SessionId(session_id), position),
         media_type=_MEDIA_TYPE,
@@ -102,7 +102,7 @@ async def _follow(
     position: Position,
     keep_alive_seconds: float = _KEEP_ALIVE_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
-    watch, views = services.timeline_watch, services.views
+    watch, views = services.timeline_poller, services.session_queries
     mark: str | None = ""
     with watch.place(principal.tenant_id), services.revocations.watching(principal.key_id):
         while mark is not None:

@@ -107,7 +107,7 @@ async def stream_audio(
 ) -> None:
     """Relay a stream to EkaScribe (docs/vendor.md#stream)."""
     try:
-        permit = services.strangers.handshakes.acquire(socket.scope)
+        permit = services.unauthenticated_limits.handshakes.acquire(socket.scope)
     except Overloaded as error:
         await _refuse(socket, error)
         return

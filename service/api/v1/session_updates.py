@@ -33,7 +33,7 @@ async def change_session(
     body: RawBody,
 ) -> Session:
     """Change what is given, at EkaScribe first; what is left out stays."""
-    await services.changes.change(principal, SessionId(session_id), read_json(body, SessionChange))
+    await services.session_updates.change(principal, SessionId(session_id), read_json(body, SessionChange))
     return await show_session(services, principal, SessionId(session_id))
 
 
@@ -51,7 +51,7 @@ async def erase_session(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> SessionErasure:
     """Cancel what still runs, and erase what there is."""
-    status = await services.changes.erase(principal, SessionId(session_id))
+    status = await services.session_updates.erase(principal, SessionId(session_id))
     return SessionErasure(id=session_id, status=status)
 
 
@@ -75,7 +75,7 @@ async def make_document(
 ) -> Session:
     """Ask EkaScribe for another document of a finished session, or for one of its documents anew."""
     wanted = read_json(body, DocumentRequest)
-    await services.further.ask(principal, SessionId(session_id), TemplateId(wanted.template_id))
+    await services.additional_documents.ask(principal, SessionId(session_id), TemplateId(wanted.template_id))
     return await show_session(services, principal, SessionId(session_id))
 
 
@@ -93,7 +93,7 @@ async def refresh_session(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> Session:
     """Make one unfiltered call due; the same document again changes nothing."""
-    await services.refreshing.refresh(principal.tenant_id, SessionId(session_id), principal.key_id)
+    await services.result_refresher.refresh(principal.tenant_id, SessionId(session_id), principal.key_id)
     return await show_session(services, principal, SessionId(session_id))
 
 

@@ -60,11 +60,13 @@ async def create_session(
     idempotency_key: IdempotencyKey = None,
 ) -> Response[Any]:
     """Create a session here and at EkaScribe."""
-    created = await services.desk.create(principal, read_json(body, SessionCreate), idempotency_key)
+    created = await services.session_creator.create(
+        principal, read_json(body, SessionCreate), idempotency_key
+    )
     headers = {}
     if created.is_replayed:
         headers["Idempotency-Replayed"] = "true"
-        await services.trail.replayed(principal, created.body)
+        await services.read_audit.replayed(principal, created.body)
     return Response(created.body, status_code=201, media_type=MediaType.JSON, headers=headers)
 
 
@@ -87,7 +89,7 @@ async def end_session(
     body: RawBody,
 ) -> Session:
     """Check that the audio is whole and start processing; repeating it answers the same."""
-    await services.life.end(principal, SessionId(session_id), read_json(body, SessionEnd))
+    await services.lifecycle.end(principal, SessionId(session_id), read_json(body, SessionEnd))
     return await show_session(services, principal, SessionId(session_id))
 
 
@@ -114,22 +116,22 @@ async def get_session(
     ] = 0,
 ) -> Session:
     """Answer from our own database; EkaScribe is never called."""
-    session = await services.views.session(principal.tenant_id, SessionId(session_id))
+    session = await services.session_queries.session(principal.tenant_id, SessionId(session_id))
     if wait > 0 and not is_over(standing(session)):
-        on_shutdown(request.scope, services.watch.let_go)
-        with services.watch.place(principal.tenant_id):
-            changed = services.watch.changed(SessionId(session_id), standing(session), wait)
+        on_shutdown(request.scope, services.change_poller.let_go)
+        with services.change_poller.place(principal.tenant_id):
+            changed = services.change_poller.changed(SessionId(session_id), standing(session), wait)
             await _unless_gone(request, changed)
         await check_still_stands(services, principal)
-        session = await services.views.session(principal.tenant_id, SessionId(session_id))
-    await services.trail.sessions(principal, [session])
+        session = await services.session_queries.session(principal.tenant_id, SessionId(session_id))
+    await services.read_audit.sessions(principal, [session])
     return session
 
 
 async def show_session(services: Services, principal: Principal, session_id: SessionId) -> Session:
     """Read a session to answer a call with it, and write down in the audit trail that it was shown."""
-    session = await services.views.session(principal.tenant_id, session_id)
-    await services.trail.sessions(principal, [session])
+    session = await services.session_queries.session(principal.tenant_id, session_id)
+    await services.read_audit.sessions(principal, [session])
     return session
 
 
@@ -177,8 +179,8 @@ async def list_sessions(
     wanted = SessionFilter(
         status=status, reference=reference, patient_id=patient_id, created_after=after_time
     )
-    page = await services.views.page(principal.tenant_id, wanted, after_cursor(cursor), limit)
-    await services.trail.sessions(principal, page.items)
+    page = await services.session_queries.page(principal.tenant_id, wanted, after_cursor(cursor), limit)
+    await services.read_audit.sessions(principal, page.items)
     return page
 
 
@@ -195,7 +197,7 @@ async def get_timeline(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> Page[TimelineEntry]:
     """Return every step in order, oldest first."""
-    return Page(items=await services.views.timeline(principal.tenant_id, SessionId(session_id)))
+    return Page(items=await services.session_queries.timeline(principal.tenant_id, SessionId(session_id)))
 
 
 @get(
@@ -217,8 +219,8 @@ async def list_documents(
 ) -> Page[Document]:
     """Return the newest version of each document."""
     wanted = TemplateId(template_id) if template_id is not None else None
-    found = await services.views.documents(principal.tenant_id, SessionId(session_id), wanted)
-    await services.trail.documents(principal, found)
+    found = await services.session_queries.documents(principal.tenant_id, SessionId(session_id), wanted)
+    await services.read_audit.documents(principal, found)
     return Page(items=found)
 
 
@@ -232,8 +234,8 @@ async def get_document(
     services: NamedDependency[Services], principal: NamedDependency[Principal], document_id: FromPath[str]
 ) -> Document:
     """Return a document, whichever version it is."""
-    document = await services.views.document(principal.tenant_id, DocumentId(document_id))
-    await services.trail.documents(principal, [document])
+    document = await services.session_queries.document(principal.tenant_id, DocumentId(document_id))
+    await services.read_audit.documents(principal, [document])
     return document
 
 
