@@ -18,7 +18,7 @@ from service.api.authentication import authenticate, provide_principal, provide_
 from service.api.dependencies import Services
 from service.api.health import live, metrics, ready
 from service.api.medscribe.error_envelope import with_medscribe_errors
-from service.api.medscribe.routes import PROTOCOL_ROUTES
+from service.api.medscribe.routes import MEDSCRIBE_ROUTES
 from service.api.middleware.admission_control import AdmissionControl
 from service.api.middleware.load_monitor import LoadMonitor
 from service.api.middleware.medscribe_cors import MedscribeCors
@@ -39,7 +39,7 @@ from service.api.v1.destinations import deliveries_router
 from service.api.v1.ledger import ledger_router
 from service.api.v1.session_events import follow_events
 from service.api.v1.session_stream import stream_audio
-from service.api.v1.session_updates import changes_router
+from service.api.v1.session_updates import session_updates_router
 from service.api.v1.sessions import sessions_router
 from service.api.vendor_webhooks import receive_tenant_webhook, receive_webhook
 from service.bootstrap.container import (
@@ -108,14 +108,14 @@ def create_app(settings: Settings) -> RequestContextMiddleware:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_services(settings, traces, unauthenticated_limits) as services:
             app.state.services = services
-            load_monitor.listen_to(services.database_wait)
+            load_monitor.add_source(services.database_wait)
             yield
 
     v1 = _Fresh(
         "/v1",
         route_handlers=[
             sessions_router,
-            changes_router,
+            session_updates_router,
             follow_events,
             put_audio,
             deliveries_router,
@@ -129,7 +129,7 @@ def create_app(settings: Settings) -> RequestContextMiddleware:
     app = Litestar(
         [
             v1,
-            *PROTOCOL_ROUTES,
+            *MEDSCRIBE_ROUTES,
             stream_audio,
             receive_webhook,
             receive_tenant_webhook,
@@ -163,7 +163,7 @@ async def open_services(
         stack.push_async_callback(close_redis, redis)
         rows = await stack.enter_async_context(open_stores(settings))
         clock = CheckedClock()
-        traces.read_from(rows.sessions.traceparent)
+        traces.set_reader(rows.sessions.traceparent)
         accounts = make_accounts(settings, rows)
         vendor = await stack.enter_async_context(
             open_vendor(settings, rows, accounts, libraries=libraries, clock=clock)

@@ -16,7 +16,7 @@ from service.api.rate_limit import count_call
 from service.domain.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from service.domain.models import Principal
 
-_SCHEME = "bearer "
+_BEARER_SCHEME = "bearer "
 _MAX_KEY_CHARACTERS = 256
 _MAX_ERRORS = 20
 
@@ -26,15 +26,15 @@ async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: 
 
     Raises Unauthenticated, RateLimited or Forbidden, or InvalidRequest for parameters that the call has not.
     """
-    check_texts(connection)
+    reject_nul_characters(connection)
     services: Services = connection.app.state.services
-    principal = await principal_of_key(services, bearer_of(connection))
+    principal = await principal_of_key(services, bearer_token_of(connection))
     if principal is None:
         raise Unauthenticated("an API key is needed, one that was not revoked: Authorization: Bearer <key>")
     await admit_principal(connection.scope, services, principal)
     if handler.opt.get("role") == "admin" and principal.role != "admin":
         raise Forbidden("this needs an admin key")
-    check_parameters(connection, handler)
+    reject_unknown_parameters(connection, handler)
 
 
 async def principal_of_key(services: Services, key: str) -> Principal | None:
@@ -54,19 +54,23 @@ async def admit_principal(scope: Scope, services: Services, principal: Principal
     acquire_permit(scope, principal.tenant_id)
 
 
-async def check_still_stands(services: Services, principal: Principal) -> None:
+async def check_not_revoked(services: Services, principal: Principal) -> None:
     """Refuse a call whose key was revoked while it waited. Raises Unauthenticated."""
     if principal.key_id not in await services.api_keys.active_keys([principal.key_id]):
         raise Unauthenticated("the API key was revoked")
 
 
-def bearer_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+def bearer_token_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
     """Return what follows `Authorization: Bearer`, or nothing."""
     header = connection.headers.get("authorization", "")
-    return header[len(_SCHEME) :].strip() if header[: len(_SCHEME)].lower() == _SCHEME else ""
+    return (
+        header[len(_BEARER_SCHEME) :].strip()
+        if header[: len(_BEARER_SCHEME)].lower() == _BEARER_SCHEME
+        else ""
+    )
 
 
-def check_texts(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+def reject_nul_characters(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
     """Refuse NUL, which no text of PostgreSQL can hold: no id has one, no filter finds one."""
     if any("\0" in str(value) for name, value in connection.path_params.items() if name.endswith("_id")):
         raise NotFound("there is nothing of that name")
@@ -75,14 +79,16 @@ def check_texts(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
             raise InvalidRequest("holds a character that cannot be stored", field=name)
 
 
-def check_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+def reject_unknown_parameters(
+    connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
+) -> None:
     """Refuse query parameters that a call does not have: a filter with a typo would list everything.
 
     Raises InvalidRequest.
     """
     if not connection.scope["query_string"]:
         return
-    known = _parameters(handler)
+    known = _query_parameters(handler)
     unknown = list(dict.fromkeys(name for name in connection.query_params if name not in known))
     if unknown:
         errors = [unknown_parameter(name) for name in unknown[:_MAX_ERRORS]]
@@ -90,7 +96,7 @@ def check_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: Ba
 
 
 @cache
-def _parameters(handler: BaseRouteHandler) -> frozenset[str]:
+def _query_parameters(handler: BaseRouteHandler) -> frozenset[str]:
     """Return the query parameters of a handler, by the names that callers write."""
     return frozenset(
         field.kwarg_definition.name or name

@@ -11,13 +11,13 @@ from bisect import bisect_right
 
 from schemas.emr import TimelineEntry
 
-_POSITION = re.compile(r"((?:[0-9]{1,6}-[0-9]{1,6})(?:_[0-9]{1,6}-[0-9]{1,6})*)?\.((?:[A-Za-z0-9_-]{6})*)")
+_CURSOR = re.compile(r"((?:[0-9]{1,6}-[0-9]{1,6})(?:_[0-9]{1,6}-[0-9]{1,6})*)?\.((?:[A-Za-z0-9_-]{6})*)")
 _HASH_CHARACTERS = 6
 # What tells entries of one type and moment apart; counts that grow in place are not among it.
-_IDENTITY = ("delivery_id", "document_id", "template_id", "event", "before_end")
+_IDENTIFYING_FIELDS = ("delivery_id", "document_id", "template_id", "event", "before_end")
 
 
-class Position:
+class EventCursor:
     """The entries that were sent on a connection and on those that it goes on from."""
 
     def __init__(self) -> None:
@@ -26,22 +26,22 @@ class Position:
         self._hashes: dict[str, None] = {}
 
     @classmethod
-    def read(cls, text: str) -> "Position":
+    def parse(cls, text: str) -> "EventCursor":
         """Read the id of the last event that a client got; one that is none of ours is the start."""
-        position = cls()
-        found = _POSITION.fullmatch(text)
-        if found is None:
-            return position
-        ranges, hashes = found.groups()
+        cursor = cls()
+        match = _CURSOR.fullmatch(text)
+        if match is None:
+            return cursor
+        ranges, hashes = match.groups()
         for each in ranges.split("_") if ranges else ():
             start, end = (int(number) for number in each.split("-"))
-            if start > end or (position._ends and start <= position._ends[-1]):
+            if start > end or (cursor._ends and start <= cursor._ends[-1]):
                 return cls()
-            position._starts.append(start)
-            position._ends.append(end)
+            cursor._starts.append(start)
+            cursor._ends.append(end)
         for start in range(0, len(hashes), _HASH_CHARACTERS):
-            position._hashes[hashes[start : start + _HASH_CHARACTERS]] = None
-        return position
+            cursor._hashes[hashes[start : start + _HASH_CHARACTERS]] = None
+        return cursor
 
     def __str__(self) -> str:
         ranges = "_".join(f"{start}-{end}" for start, end in zip(self._starts, self._ends, strict=True))
@@ -50,29 +50,33 @@ class Position:
     def add(self, entry: TimelineEntry) -> bool:
         """Count an entry as sent; false when it was sent before."""
         if entry.type == "chunk.stored":
-            return self._add_number(int(entry.data["sequence"]))
-        marks = (entry.type, entry.at.isoformat(), *(str(entry.data.get(name)) for name in _IDENTITY))
-        digest = hashlib.sha256("\0".join(marks).encode()).digest()
-        word = base64.urlsafe_b64encode(digest).decode()[:_HASH_CHARACTERS]
-        if word in self._hashes:
+            return self._add_chunk(int(entry.data["sequence"]))
+        identity = (
+            entry.type,
+            entry.at.isoformat(),
+            *(str(entry.data.get(name)) for name in _IDENTIFYING_FIELDS),
+        )
+        digest = hashlib.sha256("\0".join(identity).encode()).digest()
+        short_hash = base64.urlsafe_b64encode(digest).decode()[:_HASH_CHARACTERS]
+        if short_hash in self._hashes:
             return False
-        self._hashes[word] = None
+        self._hashes[short_hash] = None
         return True
 
-    def _add_number(self, number: int) -> bool:
-        place = bisect_right(self._starts, number)
-        if place and number <= self._ends[place - 1]:
+    def _add_chunk(self, number: int) -> bool:
+        index = bisect_right(self._starts, number)
+        if index and number <= self._ends[index - 1]:
             return False
-        joins_left = place > 0 and self._ends[place - 1] == number - 1
-        joins_right = place < len(self._starts) and self._starts[place] == number + 1
+        joins_left = index > 0 and self._ends[index - 1] == number - 1
+        joins_right = index < len(self._starts) and self._starts[index] == number + 1
         if joins_left and joins_right:
-            self._ends[place - 1] = self._ends.pop(place)
-            self._starts.pop(place)
+            self._ends[index - 1] = self._ends.pop(index)
+            self._starts.pop(index)
         elif joins_left:
-            self._ends[place - 1] = number
+            self._ends[index - 1] = number
         elif joins_right:
-            self._starts[place] = number
+            self._starts[index] = number
         else:
-            self._starts.insert(place, number)
-            self._ends.insert(place, number)
+            self._starts.insert(index, number)
+            self._ends.insert(index, number)
         return True

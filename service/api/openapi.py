@@ -16,8 +16,8 @@ _ASSETS = {
 }
 # A file of its own: the content security policy (api/middleware/security_headers.py) forbids inline scripts.
 # Swagger UI would show the document to a validator on the Internet.
-_START_NAME = "start.js"
-_START = b"""\
+_START_SCRIPT_NAME = "start.js"
+_START_SCRIPT = b"""\
 window.ui = SwaggerUIBundle({
   url: "/schema/openapi.json",
   dom_id: "#swagger-container",
@@ -53,8 +53,8 @@ class SwaggerPage(OpenAPIRenderPlugin):
 @get("/docs/assets/{name:str}", include_in_schema=False, cache_control=None, sync_to_thread=True)
 def documentation_asset(name: FromPath[str]) -> Response[bytes]:
     """Serve Swagger UI's files from the installed package, and what starts it."""
-    if name == _START_NAME:
-        content, media_type = _START, "text/javascript"
+    if name == _START_SCRIPT_NAME:
+        content, media_type = _START_SCRIPT, "text/javascript"
     elif name in _ASSETS:
         folder, media_type = _ASSETS[name]
         content = files("mkdocs_swagger_ui_tag").joinpath("swagger-ui", folder, name).read_bytes()

@@ -41,7 +41,7 @@ class Readiness:
         self._clock = clock
         self._was_reached = was_reached
 
-    async def look(self, *, is_stopping: bool) -> Response[Ready]:
+    async def check(self, *, is_stopping: bool) -> Response[Ready]:
         """Ask the database and Redis, never the vendor: its outage must not take us out of service.
 
         Neither must a wrong clock, which is corrected, nor a database that takes no writes: it can still be

@@ -10,13 +10,13 @@ from litestar import Litestar, Request
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 
-Kind = Literal["reads", "calls", "uploads", "webhooks", "waits"]
+RequestClassName = Literal["reads", "calls", "uploads", "webhooks", "waits"]
 
-# A route names its kind under this key of its `opt`, None if it is always let in. Without it, a route that
+# A route names its name under this key of its `opt`, None if it is always let in. Without it, a route that
 # only reads is of `reads`, any other of `calls`.
-REQUEST_KIND: Final = "request_kind"
+REQUEST_CLASS: Final = "request_class"
 # And under this one the query parameter with which a call waits.
-WAITS_WITH: Final = "waits_with"
+WAIT_PARAMETER: Final = "wait_parameter"
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -31,11 +31,11 @@ def handler_of(app: Litestar, scope: Any) -> BaseRouteHandler | None:
         return None
 
 
-def kind_of(handler: BaseRouteHandler | None, scope: Any) -> Kind | None:
+def class_of(handler: BaseRouteHandler | None, scope: Any) -> RequestClassName | None:
     """Return which places a request takes one of; None if it is always let in."""
     opt = {} if handler is None else handler.opt
-    waits_with = opt.get(WAITS_WITH)
-    if waits_with is not None and waits_with in Request[Any, Any, Any](scope).query_params:
+    wait_parameter = opt.get(WAIT_PARAMETER)
+    if wait_parameter is not None and wait_parameter in Request[Any, Any, Any](scope).query_params:
         return "waits"
-    kind: Kind | None = opt.get(REQUEST_KIND, "reads" if scope["method"] in _READS else "calls")
-    return kind
+    name: RequestClassName | None = opt.get(REQUEST_CLASS, "reads" if scope["method"] in _READS else "calls")
+    return name

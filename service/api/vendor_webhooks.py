@@ -15,9 +15,9 @@ from msgspec import Struct
 from service.api.authentication import provide_services
 from service.api.dependencies import Services
 from service.api.middleware.admission_control import acquire_permit
-from service.api.middleware.load_metrics import WEBHOOKS
+from service.api.middleware.load_monitor import WEBHOOKS
 from service.api.problems import documented
-from service.api.request_classes import REQUEST_KIND
+from service.api.request_classes import REQUEST_CLASS
 from service.domain.errors import CallerMistake, InvalidRequest, SignatureInvalid
 from service.domain.ids import DEFAULT_ACCOUNT, Account, SessionId
 from service.domain.webhooks import Outcome
@@ -26,11 +26,11 @@ from service.eka.webhook_signature import is_signed
 from service.observability.tracing import note, span_of
 
 _MAX_BYTES = 65_536
-_MAX_SHOWN = 64
+_MAX_SHOWN_CHARACTERS = 64
 _SIGNATURE_HEADERS = ("eka-webhook-signature", "x-msa-signature")
 
 # From 0 on: a rate does not see the first of a series that begins with it.
-_COUNTED = {
+_COUNTERS = {
     outcome: WEBHOOKS.labels(outcome) for outcome in ("accepted", "duplicate", "ignored", "refused", "failed")
 }
 
@@ -42,10 +42,10 @@ class WebhookReceived(Struct, frozen=True):
 
 
 # There are but three answers: each is written once, and said as it is.
-_ANSWERS: dict[Outcome, ASGIResponse] = {
+_RESPONSES: dict[Outcome, ASGIResponse] = {
     status: ASGIResponse(body=msgspec.json.encode(WebhookReceived(status))) for status in get_args(Outcome)
 }
-_RECEIVED = {
+_DOCUMENTED_RESPONSE = {
     200: ResponseSpec(
         data_container=WebhookReceived,
         description="Request fulfilled, document follows",
@@ -77,12 +77,12 @@ class WebhookOperation(Operation):
     "/webhooks/eka",
     status_code=200,
     operation_id="receiveWebhook",
-    opt={REQUEST_KIND: "webhooks"},
+    opt={REQUEST_CLASS: "webhooks"},
     operation_class=WebhookOperation,
     summary="EkaScribe tells us that results are there",
     tags=["Vendor"],
     request_max_body_size=_MAX_BYTES,
-    responses=_RECEIVED | documented(400, 401, 413, 503, by_key=False),
+    responses=_DOCUMENTED_RESPONSE | documented(400, 401, 413, 503, by_key=False),
 )
 async def receive_webhook(request: Request[Any, Any, Any]) -> ASGIResponse:
     """Take an event of the default account: only its sessions are acted on."""
@@ -93,12 +93,12 @@ async def receive_webhook(request: Request[Any, Any, Any]) -> ASGIResponse:
     "/webhooks/eka/{tenant:str}",
     status_code=200,
     operation_id="receiveTenantWebhook",
-    opt={REQUEST_KIND: "webhooks"},
+    opt={REQUEST_CLASS: "webhooks"},
     operation_class=WebhookOperation,
     summary="The same, from a tenant's own account at EkaScribe",
     tags=["Vendor"],
     request_max_body_size=_MAX_BYTES,
-    responses=_RECEIVED | documented(400, 401, 413, 503, by_key=False),
+    responses=_DOCUMENTED_RESPONSE | documented(400, 401, 413, 503, by_key=False),
 )
 async def receive_tenant_webhook(
     request: Request[Any, Any, Any],
@@ -112,19 +112,21 @@ async def receive_tenant_webhook(
 async def _receive(request: Request[Any, Any, Any], account: Account) -> ASGIResponse:
     # Not a dependency: in a profile, injecting it took more time than verifying the signature.
     services = provide_services(request.app.state)
-    counted = "failed"
+    counter = "failed"
     try:
-        outcome = await _take(request, services, account)
-        counted = outcome
+        outcome = await _verify_and_record(request, services, account)
+        counter = outcome
     except CallerMistake:
-        counted = "refused"
+        counter = "refused"
         raise
     finally:
-        _COUNTED[counted].inc()
-    return _ANSWERS[outcome]
+        _COUNTERS[counter].inc()
+    return _RESPONSES[outcome]
 
 
-async def _take(request: Request[Any, Any, Any], services: Services, account: Account) -> Outcome:
+async def _verify_and_record(
+    request: Request[Any, Any, Any], services: Services, account: Account
+) -> Outcome:
     """Verify the raw bytes, then read them, record, commit, answer."""
     body = await services.unauthenticated_limits.webhooks.read(request)
     secrets = await services.webhook_secrets(account)
@@ -138,12 +140,15 @@ async def _take(request: Request[Any, Any, Any], services: Services, account: Ac
     event = parse_event(body)
     if event is None:
         raise InvalidRequest("the body is not JSON")
-    parent = await services.traces.of(SessionId(event.session_id))
+    parent = await services.traces.traceparent_of(SessionId(event.session_id))
     with span_of(
         parent,
         "webhook",
         "server",
-        {"ekabridge.session_id": event.session_id[:_MAX_SHOWN], "ekabridge.kind": event.kind[:_MAX_SHOWN]},
+        {
+            "ekabridge.session_id": event.session_id[:_MAX_SHOWN_CHARACTERS],
+            "ekabridge.kind": event.kind[:_MAX_SHOWN_CHARACTERS],
+        },
         link=request.headers.get("traceparent"),
     ):
         outcome = await services.webhooks.receive(account, event, body)

@@ -12,7 +12,7 @@ import httpx2
 from litestar import Litestar
 
 from service.api.dependencies import Services
-from service.api.event_cursor import Position
+from service.api.event_cursor import EventCursor
 from service.api.v1.session_events import _follow
 from service.app import create_app
 from service.domain.ids import SessionId, TenantId
@@ -314,7 +314,7 @@ async def test_silence_is_broken_before_a_proxy_hangs_up(bridge: Bridge) -> None
     async with own_app(bridge) as (services, _):
         principal = await principal_of(services.api_keys, await key_of(bridge))
         assert principal is not None
-        events = _follow(services, principal, session_id, Position(), keep_alive_seconds=0.1)
+        events = _follow(services, principal, session_id, EventCursor(), keep_alive_seconds=0.1)
         first = await anext(events)
         assert b"event: session.created" in first
         assert [await anext(events) for _ in range(2)] == [b": keep-alive\n\n"] * 2

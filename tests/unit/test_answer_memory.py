@@ -20,40 +20,40 @@ def permit_of(memory: ResponseMemory, tenant: str, cuts: list[str] | None = None
 async def test_what_is_made_holds_only_its_own_bytes_and_all_comes_back() -> None:
     memory = ResponseMemory(120)
     permit = permit_of(memory, "a")
-    await permit.take(20)
-    assert memory.taken_bytes == 60  # the row, its text, the answer
-    permit.sending(25)
-    assert memory.taken_bytes == 25
-    permit.sending(90)  # what was not counted before is not counted now
-    assert memory.taken_bytes == 25
-    permit.leave()
-    permit.leave()
-    assert memory.taken_bytes == 0
+    await permit.acquire(20)
+    assert memory.used_bytes == 60  # the row, its text, the answer
+    permit.on_ready(25)
+    assert memory.used_bytes == 25
+    permit.on_ready(90)  # what was not counted before is not counted now
+    assert memory.used_bytes == 25
+    permit.release()
+    permit.release()
+    assert memory.used_bytes == 0
 
 
 async def test_one_tenant_leaves_a_quarter() -> None:
-    memory = ResponseMemory(120, patience_seconds=0.05)
-    await permit_of(memory, "a").take(30)
+    memory = ResponseMemory(120, max_wait_seconds=0.05)
+    await permit_of(memory, "a").acquire(30)
     with pytest.raises(Overloaded):
-        await permit_of(memory, "a").take(1)
-    await permit_of(memory, "b").take(10)
+        await permit_of(memory, "a").acquire(1)
+    await permit_of(memory, "b").acquire(10)
     with pytest.raises(Overloaded):
-        await permit_of(memory, "c").take(1)
+        await permit_of(memory, "c").acquire(1)
 
 
 async def test_the_largest_of_all_has_a_share_to_itself() -> None:
-    memory = ResponseMemory(120, patience_seconds=0.05)
-    await permit_of(memory, "a").take(1_000_000)
-    assert memory.taken_bytes == 90
+    memory = ResponseMemory(120, max_wait_seconds=0.05)
+    await permit_of(memory, "a").acquire(1_000_000)
+    assert memory.used_bytes == 90
 
 
 async def test_who_waits_goes_on_when_there_is_room() -> None:
-    memory = ResponseMemory(120, patience_seconds=60, grace_seconds=60)
+    memory = ResponseMemory(120, max_wait_seconds=60, grace_seconds=60)
     first, second = permit_of(memory, "a"), permit_of(memory, "a")
-    await first.take(30)
-    waiting = asyncio.create_task(second.take(30))
+    await first.acquire(30)
+    waiting = asyncio.create_task(second.acquire(30))
     await asyncio.sleep(0)
-    first.leave()
+    first.release()
     async with asyncio.timeout(5):
         await waiting
     assert second.size == 90
@@ -61,11 +61,11 @@ async def test_who_waits_goes_on_when_there_is_room() -> None:
 
 async def test_whoever_reads_too_slowly_is_cut_only_when_others_wait() -> None:
     cuts: list[str] = []
-    memory = ResponseMemory(120, patience_seconds=0.6, grace_seconds=0.1)
+    memory = ResponseMemory(120, max_wait_seconds=0.6, grace_seconds=0.1)
     slow = permit_of(memory, "slow", cuts)
-    await slow.take(30)
+    await slow.acquire(30)
     await asyncio.sleep(0.3)  # the time itself is what is tested
     assert cuts == []
     with pytest.raises(Overloaded):
-        await permit_of(memory, "slow").take(30)
+        await permit_of(memory, "slow").acquire(30)
     assert "slow" in cuts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.api.upload_buffer import drips
+from service.api.upload_buffer import is_too_slow
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ from service.api.upload_buffer import drips
     ],
 )
 def test_by_the_rate_since_it_began(size: int, seconds: float, *, is_given_up: bool) -> None:
-    assert drips(size, seconds) == is_given_up
+    assert is_too_slow(size, seconds) == is_given_up

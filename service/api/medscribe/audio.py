@@ -12,7 +12,7 @@ from schemas.voice import AudioUploaded
 from service.api.dependencies import Services
 from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.upload_parser import Upload, read_upload
-from service.api.request_classes import REQUEST_KIND
+from service.api.request_classes import REQUEST_CLASS
 from service.api.v1.audio import MAX_SEQUENCE, store_chunk
 from service.domain.errors import AudioFormatInvalid, InvalidRequest, SessionEnded
 from service.domain.ids import SessionId
@@ -22,7 +22,7 @@ from service.eka.audio_formats import EXTENSIONS, normalise_audio_format
 # `<base>_<number>.<extension>` (docs/vendor.md#upload), or `<number>.<extension>`, as the TypeScript client
 # names files (docs/vendor.md#client-forms).
 _NUMBERED = re.compile(r"(?:.*_)?([0-9]{1,5})\.[A-Za-z0-9]{1,8}")
-_SAYS_NOTHING = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+_UNSPECIFIC_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 _MAX_SHOWN_CHARACTERS = 100
 
 
@@ -30,7 +30,7 @@ _MAX_SHOWN_CHARACTERS = 100
     "/sessions/{session_id:str}/audio/{file_name:str}",
     status_code=200,
     request_max_body_size=None,
-    opt={REQUEST_KIND: "uploads"},
+    opt={REQUEST_CLASS: "uploads"},
 )
 async def upload_audio(
     request: Request[Any, Any, Any],
@@ -47,9 +47,9 @@ async def upload_audio(
     "/sessions/{session_id:str}/audio",
     status_code=200,
     request_max_body_size=None,
-    opt={REQUEST_KIND: "uploads"},
+    opt={REQUEST_CLASS: "uploads"},
 )
-async def upload_named_form(
+async def upload_form_with_file_name(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
     principal: NamedDependency[Principal],
@@ -71,20 +71,24 @@ async def _store(
     try:
         name = file_name or (upload.file_name or "").replace("\\", "/").rpartition("/")[2]
         header = request.headers.get("content-type", "")
-        await keep_file(services, principal, session_id, name, _types(upload, header), upload)
+        await store_file(services, principal, session_id, name, _content_types(upload, header), upload)
     finally:
         upload.close()
     return AudioUploaded(session_id=session_id, original_filename=name)
 
 
-def _types(upload: Upload, header: str) -> list[str]:
+def _content_types(upload: Upload, header: str) -> list[str]:
     """Say what the audio may be, best word first: a form's own for its file, its header may be a mistake."""
     if not upload.is_form:
         return [header]
-    return [said for said in (upload.file_type or "", header) if normalise_audio_format(said)][:1]
+    return [
+        content_type
+        for content_type in (upload.file_type or "", header)
+        if normalise_audio_format(content_type)
+    ][:1]
 
 
-async def keep_file(
+async def store_file(
     services: Services,
     principal: Principal,
     session_id: SessionId,
@@ -95,9 +99,9 @@ async def keep_file(
     """Store one file through the same intake, into the same rows, as /v1 does."""
     limits = await services.discovery.limits()
     audio_format = choose_format(file_name, content_types, limits.audio_formats)
-    sequence = await _sequence(services, principal, session_id, file_name)
+    sequence = await _sequence_of(services, principal, session_id, file_name)
     try:
-        await store_chunk(services, principal, session_id, sequence, audio_format, upload.spool)
+        await store_chunk(services, principal, session_id, sequence, audio_format, upload.buffer)
     except SessionEnded as ended:
         state = await services.medscribe_queries.session(principal.tenant_id, session_id)
         if state.status in {"completed", "partial", "failed"}:
@@ -112,10 +116,10 @@ def choose_format(file_name: str, content_types: Sequence[str], listed: Sequence
     is kept.
     """
     extension = file_name.rpartition(".")[2].lower()
-    said = next((each for each in content_types if each.strip().lower() not in _SAYS_NOTHING), "")
-    audio_format = normalise_audio_format(said or f"audio/{extension}", listed)
+    content_type = next((each for each in content_types if each.strip().lower() not in _UNSPECIFIC_TYPES), "")
+    audio_format = normalise_audio_format(content_type or f"audio/{extension}", listed)
     if audio_format is None:
-        provided = (said or file_name)[:_MAX_SHOWN_CHARACTERS]
+        provided = (content_type or file_name)[:_MAX_SHOWN_CHARACTERS]
         raise as_medscribe_error(
             AudioFormatInvalid("the audio format is not supported", supported=list(listed)),
             400,
@@ -127,12 +131,14 @@ def choose_format(file_name: str, content_types: Sequence[str], listed: Sequence
     return audio_format
 
 
-async def _sequence(services: Services, principal: Principal, session_id: SessionId, file_name: str) -> int:
+async def _sequence_of(
+    services: Services, principal: Principal, session_id: SessionId, file_name: str
+) -> int:
     numbered = _NUMBERED.fullmatch(file_name)
     if numbered is not None:
         return int(numbered[1])
-    words = (await services.medscribe_queries.session(principal.tenant_id, session_id)).details.protocol
-    if file_name and words is not None and words.upload_type == "single":
+    protocol = (await services.medscribe_queries.session(principal.tenant_id, session_id)).details.protocol
+    if file_name and protocol is not None and protocol.upload_type == "single":
         return 0  # the one file of such a session may be called anything
     raise InvalidRequest(
         f"must be <base>_<number>.<extension>, with a number from 0 to {MAX_SEQUENCE}", field="file_name"

@@ -6,7 +6,12 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from schemas.voice import SUPPORTED_VERSIONS
-from service.api.authentication import admit_principal, bearer_of, check_texts, principal_of_key
+from service.api.authentication import (
+    admit_principal,
+    bearer_token_of,
+    principal_of_key,
+    reject_nul_characters,
+)
 from service.api.dependencies import Services
 from service.api.medscribe.error_envelope import VERSION_HEADER, as_medscribe_error
 from service.domain.errors import InvalidRequest, Unauthenticated
@@ -26,12 +31,12 @@ async def authenticate_client(connection: ASGIConnection[Any, Any, Any, Any], _:
     (docs/vendor.md#refusal-words): official clients log in again after a 401 (docs/vendor.md#client-python).
     """
     check_version(connection)
-    check_texts(connection)
-    shown = _shown(connection)
-    if not shown:
+    reject_nul_characters(connection)
+    credential = _credential_of(connection)
+    if not credential:
         raise as_medscribe_error(Unauthenticated("a token is needed: log in first"), 403, "missing_token")
     services: Services = connection.app.state.services
-    principal = await _who(services, shown)
+    principal = await _principal_of(services, credential)
     if principal is None:
         raise as_medscribe_error(
             Unauthenticated("the token is over, or it is none of ours, or its key was revoked"),
@@ -46,10 +51,10 @@ def check_version(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
 
     Raises InvalidRequest, in the words of the specification's section 3.3.
     """
-    asked = connection.headers.get(VERSION_HEADER)
-    if asked is None or asked.strip() in SUPPORTED_VERSIONS:
+    requested = connection.headers.get(VERSION_HEADER)
+    if requested is None or requested.strip() in SUPPORTED_VERSIONS:
         return
-    shown = asked.strip()[:_MAX_VERSION_CHARACTERS]
+    shown = requested.strip()[:_MAX_VERSION_CHARACTERS]
     raise as_medscribe_error(
         InvalidRequest(f"this service speaks version {', '.join(SUPPORTED_VERSIONS)} of the protocol"),
         400,
@@ -59,15 +64,15 @@ def check_version(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
     )
 
 
-def _shown(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+def _credential_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
     header = connection.headers.get("authorization", "")
     if header[: len(_KEY_SCHEME)].lower() == _KEY_SCHEME:
         return header[len(_KEY_SCHEME) :].strip()
-    return bearer_of(connection) or connection.headers.get("x-api-key", "").strip()
+    return bearer_token_of(connection) or connection.headers.get("x-api-key", "").strip()
 
 
-async def _who(services: Services, shown: str) -> Principal | None:
-    if not shown.startswith(_TOKEN_PREFIX):
-        return await principal_of_key(services, shown)
-    token = await services.medscribe_tokens.read(shown, "access")
+async def _principal_of(services: Services, credential: str) -> Principal | None:
+    if not credential.startswith(_TOKEN_PREFIX):
+        return await principal_of_key(services, credential)
+    token = await services.medscribe_tokens.read(credential, "access")
     return await services.medscribe_tokens.principal(token) if token else None

@@ -30,7 +30,7 @@ MEDSCRIBE_ERRORS = {
 }
 # The vendor's refusals that a client of its own would have got: what to mend is in the request. All others,
 # such as of our credentials, are 502 as everywhere.
-_CLIENT_S_MISTAKES = {400: 400, 409: 409, 413: 413, 422: 400}
+_CLIENT_ERROR_STATUSES = {400: 400, 409: 409, 413: 413, 422: 400}
 # Our name of a request's field → the protocol's.
 _FIELDS = {
     "upload": "upload_type",
@@ -43,10 +43,10 @@ _FIELDS = {
 }
 
 Handler = Callable[[Request[Any, Any, Any], Any], Response[Problem]]
-Answer = Response[Any]
+AnyResponse = Response[Any]
 
 
-def is_protocol(path: str) -> bool:
+def is_medscribe_path(path: str) -> bool:
     """Whether a path belongs to the protocol, served there or not."""
     return path == "/voice" or path.startswith(_PREFIXES)
 
@@ -59,45 +59,51 @@ def as_medscribe_error(error: CallerMistake, status: int, code: str, **details: 
 
 def with_medscribe_errors(handlers: ExceptionHandlersMap) -> ExceptionHandlersMap:
     """Make handlers that answer the protocol's paths in its envelope, and all others as before."""
-    return {kind: _choose(handler) for kind, handler in handlers.items()}
+    return {error_type: _choose_by_path(handler) for error_type, handler in handlers.items()}
 
 
-def _choose(handler: Handler) -> Callable[[Request[Any, Any, Any], Any], Answer]:
-    def answer(request: Request[Any, Any, Any], error: Any) -> Answer:
-        found = handler(request, error)
-        return _tell(request, error, found) if is_protocol(request.scope["path"]) else found
+def _choose_by_path(handler: Handler) -> Callable[[Request[Any, Any, Any], Any], AnyResponse]:
+    def respond(request: Request[Any, Any, Any], error: Any) -> AnyResponse:
+        response = handler(request, error)
+        return (
+            _to_medscribe_response(request, error, response)
+            if is_medscribe_path(request.scope["path"])
+            else response
+        )
 
-    return answer
+    return respond
 
 
-def _tell(request: Request[Any, Any, Any], error: Exception, found: Response[Problem]) -> Answer:
-    problem = found.content
+def _to_medscribe_response(
+    request: Request[Any, Any, Any], error: Exception, response: Response[Problem]
+) -> AnyResponse:
+    problem = response.content
     status, code, message = problem.status, problem.code, problem.detail
     extra = error.extra if isinstance(error, BridgeError) else {}
     if "protocol" in extra:
         status, code = extra["protocol"]
-    elif isinstance(error, VendorRefused) and error.status in _CLIENT_S_MISTAKES:
-        status, code = _CLIENT_S_MISTAKES[error.status], error.vendor_code or "bad_request"
+    elif isinstance(error, VendorRefused) and error.status in _CLIENT_ERROR_STATUSES:
+        status, code = _CLIENT_ERROR_STATUSES[error.status], error.vendor_code or "bad_request"
     elif isinstance(error, NotFound | SessionErased):
-        status, code, message = 404, "session_not_found", "Session not found"
+        status, code, message = 404, "session_not_found", "Session not response"
     elif code in MEDSCRIBE_ERRORS:
         status, code = MEDSCRIBE_ERRORS[code]
     if problem.errors:
         field = problem.errors[0]
         message = f"Field 'body -> {_FIELDS.get(field.field, field.field)}': {field.message}"
-    headers = dict(found.headers)
+    headers = dict(response.headers)
     if request.scope["path"].startswith(LOGIN_PREFIX):
         return Response(LoginRefused(code=status, error=message), status_code=status, headers=headers)
-    told = VoiceErrorAnswer(
+    envelope = VoiceErrorAnswer(
         error=VoiceError(code=code, message=message, details=_details(request, problem, extra)),
         detail=code if problem.code == "unauthenticated" else UNSET,
     )
-    return Response(told, status_code=status, headers=headers)
+    return Response(envelope, status_code=status, headers=headers)
 
 
 def _details(request: Request[Any, Any, Any], problem: Problem, extra: dict[str, Any]) -> dict[str, Any]:
     session_id = request.scope.get("path_params", {}).get("session_id")
-    found = {
+    details = {
         "request_id": problem.request_id,
         "session_id": session_id,
         "missing": problem.missing,
@@ -105,4 +111,4 @@ def _details(request: Request[Any, Any, Any], problem: Problem, extra: dict[str,
         "vendor_status": problem.vendor_status,
         "vendor_code": problem.vendor_code,
     } | extra.get("protocol_details", {})
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in details.items() if value is not None}

@@ -10,10 +10,10 @@ from litestar.params import FromPath
 from schemas.voice import FormUpload, UploadData
 from service.api.authentication import admit_principal
 from service.api.dependencies import Services
-from service.api.medscribe.audio import keep_file
+from service.api.medscribe.audio import store_file
 from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.upload_parser import read_upload
-from service.api.request_classes import REQUEST_KIND
+from service.api.request_classes import REQUEST_CLASS
 from service.domain.errors import Forbidden
 from service.domain.ids import SessionId
 from service.domain.models import Principal
@@ -46,7 +46,7 @@ async def make_form(services: Services, principal: Principal, state: MedscribeSt
     "/uploads/{session_id:str}",
     status_code=204,
     request_max_body_size=None,
-    opt={REQUEST_KIND: "uploads"},
+    opt={REQUEST_CLASS: "uploads"},
 )
 async def post_form(
     request: Request[Any, Any, Any], services: NamedDependency[Services], session_id: FromPath[str]
@@ -54,7 +54,7 @@ async def post_form(
     """Store the file of a form: no bearer, the signed field lets it in before a byte of the file is kept."""
     allowed: list[Principal] = []
 
-    with services.unauthenticated_limits.forms.wait(request.scope) as stranger:
+    with services.unauthenticated_limits.forms.wait(request.scope) as wait:
 
         async def authorise(fields: Mapping[str, str]) -> None:
             token = await services.medscribe_tokens.read(fields.get(_TOKEN_FIELD, ""), SessionId(session_id))
@@ -64,18 +64,18 @@ async def post_form(
                     Forbidden("the form's signature is wrong or too old"), 403, "access_denied"
                 )
             await admit_principal(request.scope, services, principal)
-            stranger.leave()
+            wait.release()
             allowed.append(principal)
 
         limits = await services.discovery.limits()
         max_bytes = limits.chunk_bytes(services.settings.chunk_max_bytes)
-        upload = await read_upload(request, max_bytes, authorise, stranger.take)
+        upload = await read_upload(request, max_bytes, authorise, wait.count)
     try:
         fields = {name.lower(): value for name, value in upload.fields.items()}
         key = fields.get("key", "").rpartition("/")[2]
         name = (upload.file_name or "") if _FILE_NAME in key or not key else key
         types = [fields.get("content-type", ""), upload.file_type or ""]
-        await keep_file(services, allowed[0], SessionId(session_id), name, types, upload)
-        return Response(None, status_code=204, headers={"ETag": f'"{upload.spool.sha256}"'})
+        await store_file(services, allowed[0], SessionId(session_id), name, types, upload)
+        return Response(None, status_code=204, headers={"ETag": f'"{upload.buffer.sha256}"'})
     finally:
         upload.close()

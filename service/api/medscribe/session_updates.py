@@ -12,7 +12,7 @@ from schemas.voice import PatchVoiceSession, TemplateAsked, VoiceSessionPatched
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, read_json
 from service.api.medscribe.error_envelope import as_medscribe_error
-from service.api.medscribe.sessions import as_patient
+from service.api.medscribe.sessions import to_patient
 from service.domain.errors import InvalidRequest, SessionEnded
 from service.domain.ids import SessionId, TemplateId
 from service.domain.models import Principal
@@ -31,16 +31,16 @@ async def patch_session(
     (docs/vendor.md#patch-metadata). A client that sends nothing else is therefore not refused after
     the end, but it is told that a session has expired.
     """
-    asked = read_json(body, PatchVoiceSession)
-    statuses = {asked.user_status, asked.processing_status} - {None}
+    wanted = read_json(body, PatchVoiceSession)
+    statuses = {wanted.user_status, wanted.processing_status} - {None}
     if statuses - {"cancelled"}:
         raise InvalidRequest("can only become `cancelled`", field="user_status")
     change = SessionChange(
-        patient=as_patient(asked.patient_details or asked.session_details),
-        templates=asked.templates,
-        languages=asked.language_hint,
-        mode=asked.session_mode,
-        model=asked.model,
+        patient=to_patient(wanted.patient_details or wanted.session_details),
+        templates=wanted.templates,
+        languages=wanted.language_hint,
+        mode=wanted.session_mode,
+        model=wanted.model,
     )
     try:
         if statuses:
@@ -48,7 +48,7 @@ async def patch_session(
         else:
             await services.session_updates.change(principal, SessionId(session_id), change)
     except SessionEnded as ended:
-        if not statuses and change == SessionChange() and asked.additional_data is not UNSET:
+        if not statuses and change == SessionChange() and wanted.additional_data is not UNSET:
             return VoiceSessionPatched(session_id=session_id)
         raise as_medscribe_error(ended, 409, "session_already_committed") from None
     return VoiceSessionPatched(session_id=session_id)

@@ -21,11 +21,11 @@ from service.api.json_body import MAX_JSON_BYTES, read_json
 from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.form_uploads import make_form, wants_form
 from service.api.medscribe.session_responses import (
-    files_received,
-    show_patient,
-    show_session,
-    show_time,
-    storage_of,
+    count_files,
+    format_timestamp,
+    storage_provider_of,
+    to_patient_details,
+    to_response,
 )
 from service.domain.errors import AudioIncomplete, InvalidRequest, NotFound
 from service.domain.ids import SessionId, TemplateId
@@ -42,46 +42,46 @@ async def create_session(
     body: RawBody,
 ) -> VoiceSessionCreated:
     """Create a session; the tenant's defaults fill what is left out."""
-    asked = read_json(body, CreateVoiceSession)
-    if asked.communication_protocol is None and not wants_form(request):
+    wanted = read_json(body, CreateVoiceSession)
+    if wanted.communication_protocol is None and not wants_form(request):
         raise InvalidRequest("is required: http, websocket or rpc", field="communication_protocol")
-    words = ProtocolWords(
-        upload_type=asked.upload_type, communication_protocol=asked.communication_protocol or "http"
+    protocol = ProtocolWords(
+        upload_type=wanted.upload_type, communication_protocol=wanted.communication_protocol or "http"
     )
     session_id = await services.session_creator.start(
         principal,
-        _as_create(asked),
-        session_id=SessionId(asked.session_id) if asked.session_id else None,
-        words=words,
+        _to_session_create(wanted),
+        session_id=SessionId(wanted.session_id) if wanted.session_id else None,
+        words=protocol,
     )
     state = await services.medscribe_queries.session(principal.tenant_id, session_id)
     upload_url = await _upload_url(request, services, principal, state)
-    patient = show_patient(state.details.patient)
+    patient = to_patient_details(state.details.patient)
     return VoiceSessionCreated(
         session_id=session_id,
-        created_at=show_time(state.created_at),
-        expires_at=show_time(state.expires_at),
+        created_at=format_timestamp(state.created_at),
+        expires_at=format_timestamp(state.expires_at),
         upload_url=upload_url,
-        storage_provider=storage_of(upload_url),
+        storage_provider=storage_provider_of(upload_url),
         patient_details=patient,
         session_details=patient,
     )
 
 
-def _as_create(asked: CreateVoiceSession) -> SessionCreate:
+def _to_session_create(wanted: CreateVoiceSession) -> SessionCreate:
     return SessionCreate(
-        templates=asked.templates,
-        mode=asked.session_mode,
-        model=asked.model,
-        languages=asked.language_hint,
-        transcript_language=asked.transcript_language,
-        upload="stream" if asked.upload_type == "stream" else "chunked",
-        patient=as_patient(asked.patient_details or asked.session_details),
-        metadata=asked.additional_data,
+        templates=wanted.templates,
+        mode=wanted.session_mode,
+        model=wanted.model,
+        languages=wanted.language_hint,
+        transcript_language=wanted.transcript_language,
+        upload="stream" if wanted.upload_type == "stream" else "chunked",
+        patient=to_patient(wanted.patient_details or wanted.session_details),
+        metadata=wanted.additional_data,
     )
 
 
-def as_patient(details: dict[str, Any] | None) -> dict[str, Any] | None:
+def to_patient(details: dict[str, Any] | None) -> dict[str, Any] | None:
     """Name the patient's id as we do; blank ids and names, which clients send for none, are none."""
     if not details:
         return None
@@ -132,7 +132,7 @@ async def end_session(
         ) from None
     state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
     return VoiceSessionEnded(
-        session_id=session_id, audio_files_received=files_received(state), audio_files=state.files
+        session_id=session_id, audio_files_received=count_files(state), audio_files=state.files
     )
 
 
@@ -163,7 +163,7 @@ async def get_session(
             if not documents and not is_pending:
                 raise as_medscribe_error(NotFound("no such document"), 404, "resource_not_found")
     upload_url = await _upload_url(request, services, principal, state)
-    status, body = show_session(state, upload_url, documents, is_pending=is_pending)
+    status, body = to_response(state, upload_url, documents, is_pending=is_pending)
     if documents or is_of_patient(state.details.patient, state.transcript):
         await services.read_audit.note(principal, "session.read", [state.id])
     return Response(body, status_code=status)

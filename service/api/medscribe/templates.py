@@ -5,12 +5,12 @@ from litestar.di import NamedDependency
 
 from schemas.voice import VoiceTemplate, VoiceTemplates
 from service.api.dependencies import Services
-from service.api.request_classes import REQUEST_KIND
+from service.api.request_classes import REQUEST_CLASS
 from service.domain.models import Principal
 
 
 # It calls EkaScribe: one that hangs must not fill the places of reads.
-@get("/templates", opt={REQUEST_KIND: "calls"})
+@get("/templates", opt={REQUEST_CLASS: "calls"})
 async def list_templates(
     services: NamedDependency[Services], principal: NamedDependency[Principal]
 ) -> VoiceTemplates:

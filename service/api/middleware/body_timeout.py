@@ -8,7 +8,7 @@ from litestar.types import Receive
 from service.domain.errors import BodyTimeout, ClientDisconnected
 
 
-def timed(receive: Receive, *, idle_seconds: float, total_seconds: float) -> Receive:
+def with_body_timeout(receive: Receive, *, idle_seconds: float, total_seconds: float) -> Receive:
     """Return a `receive` that raises BodyTimeout when the body takes too long, or ClientDisconnected.
 
     After the body's end it waits as long as it must: what comes then is that the client went away.
@@ -17,7 +17,7 @@ def timed(receive: Receive, *, idle_seconds: float, total_seconds: float) -> Rec
     deadline = loop.time() + total_seconds
     is_over = False
 
-    async def receive_in_time() -> Any:
+    async def receive_with_timeout() -> Any:
         nonlocal is_over
         if is_over:
             return await receive()
@@ -32,4 +32,4 @@ def timed(receive: Receive, *, idle_seconds: float, total_seconds: float) -> Rec
         is_over = not message.get("more_body", False)
         return message
 
-    return receive_in_time
+    return receive_with_timeout

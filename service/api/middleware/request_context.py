@@ -19,16 +19,16 @@ from service.observability.tracing import fail, is_on, span_of
 
 log = structlog.get_logger()
 
-_SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _SESSION_ID = re.compile(r"ses_[A-Za-z0-9]{12,28}")
 _HEADER = b"x-request-id"
 _KEY = "ekabridge.request_id"
 # Of the scope: is called with the size of a large body when it is made and is about to be sent.
-ANSWER_MADE = "ekabridge.answer_made"
+RESPONSE_READY = "ekabridge.response_ready"
 _PIECE_BYTES = 65_536
 # What a tenant reads is kept by nobody in between.
-_PRIVATE = ((b"cache-control", b"no-store"),)
-_PRIVATE_PATHS = ("/v1/", "/voice/v1/sessions", "/voice/v1/templates", "/connect-auth/")
+_NO_STORE = ((b"cache-control", b"no-store"),)
+_UNCACHED_PATHS = ("/v1/", "/voice/v1/sessions", "/voice/v1/templates", "/connect-auth/")
 
 REQUESTS = Counter("ekabridge_http_requests", "Requests answered, by route.", ("method", "route", "status"))
 SECONDS = Histogram(
@@ -69,7 +69,7 @@ class RequestContextMiddleware:
             return
         status, size, started = 499, 0, time.perf_counter()
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -78,7 +78,7 @@ class RequestContextMiddleware:
                     (_HEADER, request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                     *rate_limit_fields(scope),
-                    *(_PRIVATE if scope["path"].startswith(_PRIVATE_PATHS) else ()),
+                    *(_NO_STORE if scope["path"].startswith(_UNCACHED_PATHS) else ()),
                 ]
             elif message["type"] == "http.response.body":
                 body = message.get("body", b"")
@@ -91,24 +91,24 @@ class RequestContextMiddleware:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             if not is_on() or scope["path"].startswith(_UNTRACED):
                 try:
-                    await self._app(scope, receive, send_marked)
+                    await self._app(scope, receive, send_with_headers)
                 finally:
                     _record(scope, status, size, time.perf_counter() - started)
                 return
-            parent, link = await self._traces.of_request(scope)
-            with span_of(parent, scope["method"], "server", link=link) as made:
+            parent, link = await self._traces.parent_and_link(scope)
+            with span_of(parent, scope["method"], "server", link=link) as span:
                 try:
-                    await self._app(scope, receive, send_marked)
+                    await self._app(scope, receive, send_with_headers)
                 finally:
-                    _describe(made, scope, status)
+                    _describe_span(span, scope, status)
                     _record(scope, status, size, time.perf_counter() - started)
 
 
 async def _send_in_pieces(scope: Any, message: Any, send: Send) -> None:
     """Send a large body as its client reads it: all of it at once would lie in the server until then."""
     body, is_last = message["body"], not message.get("more_body", False)
-    if (made := scope.get(ANSWER_MADE)) is not None:
-        made(len(body))
+    if (on_ready := scope.get(RESPONSE_READY)) is not None:
+        on_ready(len(body))
     for start in range(0, len(body), _PIECE_BYTES):
         piece = body[start : start + _PIECE_BYTES]
         more = not is_last or start + _PIECE_BYTES < len(body)
@@ -117,20 +117,20 @@ async def _send_in_pieces(scope: Any, message: Any, send: Send) -> None:
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == _HEADER and _SANE.fullmatch(value):
+        if name == _HEADER and _VALID_REQUEST_ID.fullmatch(value):
             return value.decode()
     return f"req_{secrets.token_hex(12)}"
 
 
-def _describe(made: Span | None, scope: Any, status: int) -> None:
+def _describe_span(span: Span | None, scope: Any, status: int) -> None:
     """Name a request's span, as OpenTelemetry's conventions do, by what is known at its end."""
-    if made is None:
+    if span is None:
         return
     route = scope.get("path_template") or "unmatched"
     method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
     principal = scope.get("state", {}).get("principal")
-    made.update_name(f"{method} {route}")
-    found = {
+    span.update_name(f"{method} {route}")
+    attributes = {
         "http.request.method": method,
         "http.route": route,
         "http.response.status_code": status,
@@ -138,16 +138,16 @@ def _describe(made: Span | None, scope: Any, status: int) -> None:
         "ekabridge.tenant_id": principal.tenant_id if principal else None,
         "ekabridge.session_id": _session_id(scope),
     }
-    made.set_attributes({name: value for name, value in found.items() if value is not None})
+    span.set_attributes({name: value for name, value in attributes.items() if value is not None})
     if status >= 500:  # noqa: PLR2004
-        fail(made, str(status))
+        fail(span, str(status))
 
 
 def _record(scope: Any, status: int, size: int, seconds: float) -> None:
     # The route's template and never the path or the query: those hold ids that a caller chose.
     route = scope.get("path_template") or "unmatched"
     method = scope["method"] if scope["method"] in _METHODS else "other"
-    requests, durations = _measures(method, route, status)
+    requests, durations = _metrics_of(method, route, status)
     requests.inc()
     durations.observe(seconds)
     if route.startswith(("/health", "/metrics")):
@@ -167,11 +167,11 @@ def _record(scope: Any, status: int, size: int, seconds: float) -> None:
 
 
 @cache
-def _measures(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+def _metrics_of(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
     return REQUESTS.labels(method, route, str(status)), SECONDS.labels(method, route)
 
 
 def _session_id(scope: Any) -> str | None:
     """Return the session of the path, if it looks like one of ours: a caller may have put anything there."""
-    named = (scope.get("path_params") or {}).get("session_id")
-    return named if isinstance(named, str) and _SESSION_ID.fullmatch(named) else None
+    session_id = (scope.get("path_params") or {}).get("session_id")
+    return session_id if isinstance(session_id, str) and _SESSION_ID.fullmatch(session_id) else None

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-_ANY = (
+_HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 )
@@ -17,7 +17,7 @@ _PAGE_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_PAGE = (
+_PAGE_HEADERS = (
     (b"content-security-policy", _PAGE_POLICY),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
@@ -39,13 +39,13 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = message.get("headers", [])
-                message["headers"] = [*headers, *(_PAGE if _is_page(headers) else _ANY)]
+                message["headers"] = [*headers, *(_PAGE_HEADERS if _is_page(headers) else _HEADERS)]
             await send(message)
 
-        await self._app(scope, receive, send_marked)
+        await self._app(scope, receive, send_with_headers)
 
 
 def _is_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:

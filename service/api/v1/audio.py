@@ -15,7 +15,7 @@ from service.api.authentication import provide_principal, provide_services
 from service.api.dependencies import Services
 from service.api.openapi_examples import answer
 from service.api.problems import documented
-from service.api.request_classes import REQUEST_KIND
+from service.api.request_classes import REQUEST_CLASS
 from service.api.upload_buffer import buffer_body
 from service.domain.errors import (
     AudioFormatInvalid,
@@ -54,7 +54,7 @@ class AudioOperation(Operation):
 @put(
     "/sessions/{session_id:str}/audio/{sequence:str}",
     operation_id="putAudio",
-    opt={REQUEST_KIND: "uploads"},
+    opt={REQUEST_CLASS: "uploads"},
     operation_class=AudioOperation,
     summary="Send one chunk of audio",
     tags=["Sessions"],
@@ -72,12 +72,12 @@ async def put_audio(
     """Store one chunk; the same bytes may be sent again at will."""
     # Asked for here and not as dependencies: to have the framework bring them takes a tenth of all the time.
     services, principal = provide_services(request.app.state), provide_principal(request.scope)
-    place = _sequence(sequence)
+    number = _parse_sequence(sequence)
     limits = await services.discovery.limits()
-    audio_format = _audio_format(request.headers.get("content-type", ""), limits)
+    audio_format = _parse_audio_format(request.headers.get("content-type", ""), limits)
     audio = await buffer_body(request, limits.chunk_bytes(services.settings.chunk_max_bytes))
     try:
-        return await store_chunk(services, principal, SessionId(session_id), place, audio_format, audio)
+        return await store_chunk(services, principal, SessionId(session_id), number, audio_format, audio)
     finally:
         audio.close()
 
@@ -106,13 +106,13 @@ async def store_chunk(
     return stored
 
 
-def _sequence(text: str) -> int:
+def _parse_sequence(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_SEQUENCE)):
         raise InvalidRequest(f"must be a whole number from 0 to {MAX_SEQUENCE}", field="sequence")
     return int(text)
 
 
-def _audio_format(content_type: str, limits: Limits) -> AudioFormat:
+def _parse_audio_format(content_type: str, limits: Limits) -> AudioFormat:
     audio_format = normalise_audio_format(content_type, limits.audio_formats)
     if audio_format is None:
         raise AudioFormatInvalid(

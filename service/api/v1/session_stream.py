@@ -26,9 +26,9 @@ from service.observability.tracing import span_of
 
 log = structlog.get_logger()
 Socket = WebSocket[Any, Any, Any]
-_GONE = (OSError, RuntimeError, WebSocketException)
-_BROKEN = 1011
-_MAX_SHOWN = 32
+_CLIENT_GONE = (OSError, RuntimeError, WebSocketException)
+_INTERNAL_ERROR = 1011
+_MAX_SHOWN_CHARACTERS = 32
 
 OPEN = Gauge("ekabridge_streams_open", "Live streams that are open.", multiprocess_mode="livesum")
 CLOSES = Counter(
@@ -42,7 +42,7 @@ FRAMES = Counter(
 BYTES = Counter(
     "ekabridge_stream_bytes", "Bytes of audio and characters of text in these frames.", ("direction",)
 )
-_UP, _DOWN = ((FRAMES.labels(way), BYTES.labels(way)) for way in ("up", "down"))
+_UP, _DOWN = ((FRAMES.labels(direction), BYTES.labels(direction)) for direction in ("up", "down"))
 
 
 class SocketClient:
@@ -66,25 +66,25 @@ class SocketClient:
         size.inc(len(frame))
         return frame
 
-    def give_frames(self, take: Callable[[bytes], bool]) -> None:
+    def give_frames(self, relay: Callable[[bytes], bool]) -> None:
         """Have audio given to `take` when it comes, if the server can."""
         frames, size = _UP
 
-        def count_taken(frame: bytes) -> bool:
-            if not take(frame):
+        def relay_and_count(frame: bytes) -> bool:
+            if not relay(frame):
                 return False
             frames.inc()
             size.inc(len(frame))
             return True
 
-        give_frames(self._socket.scope, count_taken)
+        give_frames(self._socket.scope, relay_and_count)
 
     async def send(self, frame: Frame) -> None:
         """Pass a frame on. Raises ClientGone."""
         text, binary = (frame, None) if isinstance(frame, str) else (None, frame)
         try:
             await self._socket.send({"type": "websocket.send", "text": text, "bytes": binary})
-        except _GONE as error:
+        except _CLIENT_GONE as error:
             raise ClientGone(1006) from error
         frames, size = _DOWN
         frames.inc()
@@ -94,7 +94,7 @@ class SocketClient:
         """Close the WebSocket, if it is still there."""
         try:
             await self._socket.close(code, reason)
-        except _GONE:
+        except _CLIENT_GONE:
             log.debug("stream_client_was_gone")
 
 
@@ -112,39 +112,41 @@ async def stream_audio(
         await _refuse(socket, error)
         return
     with permit:
-        parent = await services.traces.of(SessionId(session_id))
-        with span_of(parent, "stream", "server", {"ekabridge.session_id": session_id[:_MAX_SHOWN]}):
+        parent = await services.traces.traceparent_of(SessionId(session_id))
+        with span_of(
+            parent, "stream", "server", {"ekabridge.session_id": session_id[:_MAX_SHOWN_CHARACTERS]}
+        ):
             await _stream(socket, services, SessionId(session_id), capability, permit.release)
 
 
 async def _stream(
-    socket: Socket, services: Services, session_id: SessionId, capability: str, known: Callable[[], None]
+    socket: Socket, services: Services, session_id: SessionId, capability: str, on_known: Callable[[], None]
 ) -> None:
     client = SocketClient(socket)
     try:
-        async with services.streams.opened(session_id, capability, known) as stream:
+        async with services.streams.opened(session_id, capability, on_known) as stream:
             await socket.accept()
             OPEN.inc()
             try:
                 await stream.run(client)
             except Exception as error:  # noqa: BLE001 - a process boundary: the client is told, the stream freed
                 log.error("stream_broke", session_id=stream.session_id, **failure(error))
-                await client.close(_BROKEN, "something went wrong on our side; reopen this URL")
+                await client.close(_INTERNAL_ERROR, "something went wrong on our side; reopen this URL")
             finally:
                 OPEN.dec()
-                CLOSES.labels(str(_BROKEN if stream.end.code is None else stream.end.code)).inc()
+                CLOSES.labels(str(_INTERNAL_ERROR if stream.end.code is None else stream.end.code)).inc()
     except BridgeError as error:
         log.info("stream_refused", code=error.code)
         await _refuse(socket, error)
 
 
 async def _refuse(socket: Socket, error: BridgeError) -> None:
-    answer = bridge_problem(socket.scope, error)
+    response = bridge_problem(socket.scope, error)
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
-        *((name.lower().encode(), str(value).encode()) for name, value in answer.headers.items()),
+        *((name.lower().encode(), str(value).encode()) for name, value in response.headers.items()),
     ]
-    status, body = answer.status_code or 500, msgspec.json.encode(answer.content)
+    status, body = response.status_code or 500, msgspec.json.encode(response.content)
     start: Any = {"type": "websocket.http.response.start", "status": status, "headers": headers}
     await socket.send(start)
     end: Any = {"type": "websocket.http.response.body", "body": body, "more_body": False}

@@ -10,7 +10,7 @@ from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
-from service.api.v1.sessions import SessionPath, show_session
+from service.api.v1.sessions import SessionPath, read_session_audited
 from service.domain.ids import SessionId, TemplateId
 from service.domain.models import Principal
 
@@ -34,7 +34,7 @@ async def change_session(
 ) -> Session:
     """Change what is given, at EkaScribe first; what is left out stays."""
     await services.session_updates.change(principal, SessionId(session_id), read_json(body, SessionChange))
-    return await show_session(services, principal, SessionId(session_id))
+    return await read_session_audited(services, principal, SessionId(session_id))
 
 
 @delete(
@@ -59,7 +59,7 @@ async def erase_session(
     "/sessions/{session_id:str}/documents",
     status_code=202,
     operation_id="makeDocument",
-    operation_class=json_operation(DocumentRequest, examples.FURTHER, required=True),
+    operation_class=json_operation(DocumentRequest, examples.ADDITIONAL_DOCUMENT, required=True),
     summary="Have a document made of another template",
     request_max_body_size=MAX_JSON_BYTES,
     responses={
@@ -76,7 +76,7 @@ async def make_document(
     """Ask EkaScribe for another document of a finished session, or for one of its documents anew."""
     wanted = read_json(body, DocumentRequest)
     await services.additional_documents.ask(principal, SessionId(session_id), TemplateId(wanted.template_id))
-    return await show_session(services, principal, SessionId(session_id))
+    return await read_session_audited(services, principal, SessionId(session_id))
 
 
 @post(
@@ -94,9 +94,9 @@ async def refresh_session(
 ) -> Session:
     """Make one unfiltered call due; the same document again changes nothing."""
     await services.result_refresher.refresh(principal.tenant_id, SessionId(session_id), principal.key_id)
-    return await show_session(services, principal, SessionId(session_id))
+    return await read_session_audited(services, principal, SessionId(session_id))
 
 
-changes_router = Router(
+session_updates_router = Router(
     "", route_handlers=[change_session, erase_session, make_document, refresh_session], tags=["Sessions"]
 )

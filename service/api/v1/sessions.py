@@ -11,12 +11,12 @@ from litestar.params import FromPath, FromQuery, HeaderParameter, PathParameter,
 
 from schemas.emr import Document, Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
 from service.api import openapi_examples as examples
-from service.api.authentication import check_still_stands
+from service.api.authentication import check_not_revoked
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
-from service.api.request_classes import WAITS_WITH
+from service.api.request_classes import WAIT_PARAMETER
 from service.api.timestamps import MOMENT, read_moment
 from service.domain.errors import ClientDisconnected
 from service.domain.ids import DocumentId, SessionId, TemplateId
@@ -26,7 +26,7 @@ from service.http_server.graceful_shutdown import on_shutdown
 from service.store.paging import after_cursor
 from service.store.session_queries import SessionFilter
 
-_LONGEST_WAIT_SECONDS = 30
+_MAX_WAIT_SECONDS = 30
 
 SessionPath = Annotated[str, PathParameter(description="A session's id")]
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many to a page")]
@@ -90,13 +90,13 @@ async def end_session(
 ) -> Session:
     """Check that the audio is whole and start processing; repeating it answers the same."""
     await services.lifecycle.end(principal, SessionId(session_id), read_json(body, SessionEnd))
-    return await show_session(services, principal, SessionId(session_id))
+    return await read_session_audited(services, principal, SessionId(session_id))
 
 
 @get(
     "/sessions/{session_id:str}",
     operation_id="getSession",
-    opt={WAITS_WITH: "wait"},
+    opt={WAIT_PARAMETER: "wait"},
     summary="Read a session, or wait for it to change",
     responses={
         200: answer(examples.COMPLETED, "The session as it stands"),
@@ -111,7 +111,7 @@ async def get_session(
     wait: Annotated[
         float,
         QueryParameter(
-            ge=0, le=_LONGEST_WAIT_SECONDS, description="Seconds to wait for the status to change, at most 30"
+            ge=0, le=_MAX_WAIT_SECONDS, description="Seconds to wait for the status to change, at most 30"
         ),
     ] = 0,
 ) -> Session:
@@ -121,28 +121,30 @@ async def get_session(
         on_shutdown(request.scope, services.change_poller.let_go)
         with services.change_poller.place(principal.tenant_id):
             changed = services.change_poller.changed(SessionId(session_id), standing(session), wait)
-            await _unless_gone(request, changed)
-        await check_still_stands(services, principal)
+            await _wait_unless_disconnected(request, changed)
+        await check_not_revoked(services, principal)
         session = await services.session_queries.session(principal.tenant_id, SessionId(session_id))
     await services.read_audit.sessions(principal, [session])
     return session
 
 
-async def show_session(services: Services, principal: Principal, session_id: SessionId) -> Session:
+async def read_session_audited(services: Services, principal: Principal, session_id: SessionId) -> Session:
     """Read a session to answer a call with it, and write down in the audit trail that it was shown."""
     session = await services.session_queries.session(principal.tenant_id, session_id)
     await services.read_audit.sessions(principal, [session])
     return session
 
 
-async def _unless_gone(request: Request[Any, Any, Any], waiting: Coroutine[Any, Any, object]) -> None:
+async def _wait_unless_disconnected(
+    request: Request[Any, Any, Any], waiting: Coroutine[Any, Any, object]
+) -> None:
     """Wait, but not for somebody who has hung up. Raises ClientDisconnected."""
 
-    async def hear() -> None:
+    async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    tasks = [asyncio.create_task(waiting), asyncio.create_task(hear())]
+    tasks = [asyncio.create_task(waiting), asyncio.create_task(wait_for_disconnect())]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if tasks[0] not in done:
