@@ -36,6 +36,7 @@ from service.api.request_classes import handler_of
 from service.api.v1.audio import put_audio
 from service.api.v1.delivery_recovery import recovery_router
 from service.api.v1.destinations import deliveries_router
+from service.api.v1.documents import documents_router
 from service.api.v1.ledger import ledger_router
 from service.api.v1.session_events import follow_events
 from service.api.v1.session_stream import stream_audio
@@ -116,6 +117,7 @@ def create_app(settings: Settings) -> RequestContextMiddleware:
         route_handlers=[
             sessions_router,
             session_updates_router,
+            documents_router,
             follow_events,
             put_audio,
             deliveries_router,

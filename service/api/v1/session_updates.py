@@ -1,17 +1,17 @@
-"""The doors that change a session, erase it, or have another document made of it."""
+"""The doors that change a session, erase it, or refresh it."""
 
 from litestar import Router, delete, patch, post
 from litestar.di import NamedDependency
 from litestar.params import RawBody
 
-from schemas.emr import DocumentRequest, Session, SessionChange, SessionErasure
+from schemas.emr import Session, SessionChange, SessionErasure
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
 from service.api.v1.sessions import SessionPath, read_session_audited
-from service.domain.ids import SessionId, TemplateId
+from service.domain.ids import SessionId
 from service.domain.models import Principal
 
 
@@ -56,30 +56,6 @@ async def erase_session(
 
 
 @post(
-    "/sessions/{session_id:str}/documents",
-    status_code=202,
-    operation_id="makeDocument",
-    operation_class=json_operation(DocumentRequest, examples.ADDITIONAL_DOCUMENT, required=True),
-    summary="Have a document made of another template",
-    request_max_body_size=MAX_JSON_BYTES,
-    responses={
-        202: answer(examples.COMPLETED, "EkaScribe makes it; it comes like any other"),
-        **documented(400, 401, 404, 409, 410, 413, 502, 503, 504),
-    },
-)
-async def make_document(
-    services: NamedDependency[Services],
-    principal: NamedDependency[Principal],
-    session_id: SessionPath,
-    body: RawBody,
-) -> Session:
-    """Ask EkaScribe for another document of a finished session, or for one of its documents anew."""
-    wanted = read_json(body, DocumentRequest)
-    await services.additional_documents.ask(principal, SessionId(session_id), TemplateId(wanted.template_id))
-    return await read_session_audited(services, principal, SessionId(session_id))
-
-
-@post(
     "/sessions/{session_id:str}/refresh",
     status_code=202,
     operation_id="refreshSession",
@@ -98,5 +74,5 @@ async def refresh_session(
 
 
 session_updates_router = Router(
-    "", route_handlers=[change_session, erase_session, make_document, refresh_session], tags=["Sessions"]
+    "", route_handlers=[change_session, erase_session, refresh_session], tags=["Sessions"]
 )

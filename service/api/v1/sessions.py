@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from litestar import Request, Response, Router, get, post
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
-from litestar.params import FromPath, FromQuery, HeaderParameter, PathParameter, QueryParameter, RawBody
+from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter, RawBody
 
-from schemas.emr import Document, Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
+from schemas.emr import Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
 from service.api import openapi_examples as examples
 from service.api.authentication import check_not_revoked
 from service.api.dependencies import Services
@@ -19,7 +19,7 @@ from service.api.problems import documented
 from service.api.request_classes import WAIT_PARAMETER
 from service.api.timestamps import MOMENT, read_moment
 from service.domain.errors import ClientDisconnected
-from service.domain.ids import DocumentId, SessionId, TemplateId
+from service.domain.ids import SessionId
 from service.domain.models import Principal
 from service.domain.sessions.change_polling import is_over, standing
 from service.http_server.graceful_shutdown import on_shutdown
@@ -202,45 +202,6 @@ async def get_timeline(
     return Page(items=await services.session_queries.timeline(principal.tenant_id, SessionId(session_id)))
 
 
-@get(
-    "/sessions/{session_id:str}/documents",
-    operation_id="listDocuments",
-    summary="The documents of a session, with their data",
-    responses={
-        200: answer(
-            Page(items=[examples.DOCUMENT]), "The newest version of each document", kind=Page[Document]
-        ),
-        **documented(400, 401, 404, 410, 503),
-    },
-)
-async def list_documents(
-    services: NamedDependency[Services],
-    principal: NamedDependency[Principal],
-    session_id: SessionPath,
-    template_id: FromQuery[str | None] = None,
-) -> Page[Document]:
-    """Return the newest version of each document."""
-    wanted = TemplateId(template_id) if template_id is not None else None
-    found = await services.session_queries.documents(principal.tenant_id, SessionId(session_id), wanted)
-    await services.read_audit.documents(principal, found)
-    return Page(items=found)
-
-
-@get(
-    "/documents/{document_id:str}",
-    operation_id="getDocument",
-    summary="One document, with its data",
-    responses={200: answer(examples.DOCUMENT, "The document"), **documented(400, 401, 404, 410, 503)},
-)
-async def get_document(
-    services: NamedDependency[Services], principal: NamedDependency[Principal], document_id: FromPath[str]
-) -> Document:
-    """Return a document, whichever version it is."""
-    document = await services.session_queries.document(principal.tenant_id, DocumentId(document_id))
-    await services.read_audit.documents(principal, [document])
-    return document
-
-
 sessions_router = Router(
     "",
     route_handlers=[
@@ -249,8 +210,6 @@ sessions_router = Router(
         get_session,
         list_sessions,
         get_timeline,
-        list_documents,
-        get_document,
     ],
     tags=["Sessions"],
 )
