@@ -1,4 +1,4 @@
-"""Answers that are given outside the framework, where a request was not let in or is not let go on."""
+"""Sends error responses from middleware, for requests that never reach Litestar or that it cannot finish."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _TO_RESPONSE: Any = with_medscribe_errors(HANDLERS)[BridgeError]
 
 
 async def send_problem(scope: Any, error: BridgeError, send: Send) -> None:
-    """Answer a request with the same words, in the same form, as a door would."""
+    """Send an error exactly as Litestar would send it if a route handler had raised it."""
     response = _TO_RESPONSE(Request(scope), error)
     body = msgspec.json.encode(response.content)
     headers = {

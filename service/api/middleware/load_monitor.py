@@ -1,4 +1,8 @@
-"""How far behind its work a process is: what is in hand waits, and so would all that is let in now."""
+"""The load of a process: the metrics that show it, and a monitor that lowers the limits of a slow process.
+
+A process whose event loop or database is late answers every request late. It admits fewer new requests then,
+so that the requests in work are still answered in time.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -37,14 +41,14 @@ MIN_CAPACITY_FACTOR = 0.25
 
 
 class LoadMonitor:
-    """What share of its places a process should give away, from how late its event loop and its database are.
+    """Computes `capacity_factor`, the share of its limits that a process should use, from 0.25 to 1.
 
-    It falls by a quarter with each look that finds one of them late, to a quarter at the least, so that what
-    is in hand is answered in time by a slow machine, too; it rises again within a few seconds.
+    Each measurement that finds the event loop or the database late lowers the factor by a quarter; the factor
+    rises again within a few seconds once both are in time.
     """
 
     interval_seconds = 0.25
-    # A pause of the machine is one look: it costs little and is soon over.
+    # A single pause of the machine counts as one late measurement, which lowers the factor only a little.
     max_delay_seconds = 0.5
 
     def __init__(self) -> None:
@@ -52,11 +56,11 @@ class LoadMonitor:
         self._sources: list[Callable[[], float]] = []
 
     def add_source(self, delay_seconds: Callable[[], float]) -> None:
-        """Ask this, too, at each look: how long something was waited for since the last one."""
+        """Add a function that returns the longest delay, in seconds, since its last call."""
         self._sources.append(delay_seconds)
 
     def record_delay(self, delay_seconds: float) -> None:
-        """Take in how late the latest of all was."""
+        """Adjust the factor to the largest delay of one measurement."""
         if delay_seconds > self.max_delay_seconds:
             self.capacity_factor = max(MIN_CAPACITY_FACTOR, self.capacity_factor * 0.75)
         else:
@@ -64,7 +68,7 @@ class LoadMonitor:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Look at the loop for as long as the process serves."""
+        """Measure in the background until the context ends."""
         measuring = asyncio.create_task(self._measure())
         try:
             yield

@@ -1,9 +1,11 @@
-"""Pages of the origins that VOICE_ORIGINS names may call the protocol from a browser, and no others.
+"""CORS for the MedScribe protocol: only pages of the origins in VOICE_ORIGINS may call it from a browser.
 
-Official browser clients send cookies along, and then a browser takes no `*`: the page's own origin has to be
-echoed. To echo any origin would let every page that a doctor opens call with whatever the browser adds by
-itself, and `null` is the origin of sandboxed frames and local files, so neither is ever allowed. The
-framework's own CORS answers for the whole application; /v1 is for backends and stays without.
+Official browser clients send credentials, and a browser then rejects `Access-Control-Allow-Origin: *`, so the
+response repeats the page's own origin. Repeating every origin would let any page that a doctor opens call the
+protocol with credentials that the browser adds by itself; `null`, the origin of sandboxed frames and local
+files, would allow the same. Neither is ever allowed.
+
+Litestar's own CORS would apply to the whole application; /v1 is for backends and has no CORS at all.
 """
 
 from collections.abc import Iterable
@@ -17,16 +19,16 @@ from service.api.medscribe.error_envelope import VERSION_HEADER, is_medscribe_pa
 from service.api.rate_limit import FIELDS
 
 _ALLOWED_METHODS = b"GET, POST, PATCH, OPTIONS"
-# The headers that official clients send, in the order of our answer (docs/vendor.md#client-cors).
+# The headers that official clients send, in the order of our response (docs/vendor.md#client-cors).
 _ALLOWED_HEADERS = ("authorization", "content-type", "flavour", "x-timezone", VERSION_HEADER)
 _EXPOSED_HEADERS = ", ".join(("etag", "retry-after", "x-request-id", VERSION_HEADER, *FIELDS)).encode()
-# Which version of the protocol an answer is of, on every one of them (specification, section 3.3).
+# Every response names the version of the protocol (specification, section 3.3).
 _PROTOCOL_VERSION = (VERSION_HEADER.encode(), PROTOCOL_VERSION.encode())
 _MAX_AGE_SECONDS = b"7200"
 
 
 class MedscribeCors:
-    """Wraps the application: answers preflights, and marks every answer to an allowed page, errors too."""
+    """ASGI middleware that answers preflights and adds CORS headers to every response, errors included."""
 
     def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
         self._app = app
@@ -59,7 +61,7 @@ class MedscribeCors:
 
 
 def _allow_headers(origin: bytes) -> list[tuple[bytes, bytes]]:
-    # With credentials a browser takes no `*`.
+    # A browser that sends credentials accepts only its own origin here, never `*`.
     return [
         (b"access-control-allow-origin", origin),
         (b"access-control-allow-credentials", b"true"),

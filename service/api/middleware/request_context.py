@@ -1,4 +1,7 @@
-"""The outermost layer: a request id in and out, one log line and one measurement per request."""
+"""The outermost middleware: gives each request an id, a trace span, one log line and one measurement.
+
+It also adds headers that every response needs and sends large bodies in pieces.
+"""
 
 import re
 import secrets
@@ -23,10 +26,11 @@ _VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _SESSION_ID = re.compile(r"ses_[A-Za-z0-9]{12,28}")
 _HEADER = b"x-request-id"
 _KEY = "ekabridge.request_id"
-# Of the scope: is called with the size of a large body when it is made and is about to be sent.
+# The key of a scope that holds a function; it is called with the size of a large body that is about to be
+# sent.
 RESPONSE_READY = "ekabridge.response_ready"
 _PIECE_BYTES = 65_536
-# What a tenant reads is kept by nobody in between.
+# Proxies and browsers must not store what a tenant reads.
 _NO_STORE = ((b"cache-control", b"no-store"),)
 _UNCACHED_PATHS = ("/v1/", "/voice/v1/sessions", "/voice/v1/templates", "/connect-auth/")
 
@@ -37,18 +41,18 @@ SECONDS = Histogram(
     ("method", "route"),
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
-# A webhook's span begins when it is known of which session it is: service/api/vendor_webhooks.py.
+# The span of a webhook starts in service/api/vendor_webhooks.py, once its session is known.
 _UNTRACED = ("/health", "/metrics", "/webhooks/")
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 
 def request_id_of(scope: Any) -> str:
-    """Return the request's id."""
+    """Return the id of a request."""
     return str(scope.get(_KEY, ""))
 
 
 class RequestContextMiddleware:
-    """Wraps the whole application, so that what no route matches is seen too."""
+    """ASGI middleware around all others, so that requests without a route are logged and measured too."""
 
     def __init__(self, app: ASGIApp, traces: SessionTraces) -> None:
         self._app = app
@@ -59,7 +63,8 @@ class RequestContextMiddleware:
         if scope["type"] not in {ScopeType.HTTP, ScopeType.WEBSOCKET}:
             await self._app(scope, receive, send)
             return
-        # As the router reads it: a decision by the beginning of a path must not depend on its spelling.
+        # Litestar normalises the path likewise. Without this, another spelling of a path would escape the
+        # checks that compare the beginning of the path.
         scope["path"] = normalize_path(scope["path"])
         request_id = _request_id(scope)
         scope[_KEY] = request_id  # type: ignore[literal-required]
@@ -105,7 +110,7 @@ class RequestContextMiddleware:
 
 
 async def _send_in_pieces(scope: Any, message: Any, send: Send) -> None:
-    """Send a large body as its client reads it: all of it at once would lie in the server until then."""
+    """Send a large body in pieces as the client reads it; the server would buffer one message whole."""
     body, is_last = message["body"], not message.get("more_body", False)
     if (on_ready := scope.get(RESPONSE_READY)) is not None:
         on_ready(len(body))
@@ -123,7 +128,7 @@ def _request_id(scope: Scope) -> str:
 
 
 def _describe_span(span: Span | None, scope: Any, status: int) -> None:
-    """Name a request's span, as OpenTelemetry's conventions do, by what is known at its end."""
+    """Set name and attributes of a request's span by OpenTelemetry's conventions, once they are known."""
     if span is None:
         return
     route = scope.get("path_template") or "unmatched"
@@ -144,7 +149,7 @@ def _describe_span(span: Span | None, scope: Any, status: int) -> None:
 
 
 def _record(scope: Any, status: int, size: int, seconds: float) -> None:
-    # The route's template and never the path or the query: those hold ids that a caller chose.
+    # Logs and metrics hold the route's template; path and query may hold anything that a caller wrote.
     route = scope.get("path_template") or "unmatched"
     method = scope["method"] if scope["method"] in _METHODS else "other"
     requests, durations = _metrics_of(method, route, status)
@@ -172,6 +177,6 @@ def _metrics_of(method: str, route: str, status: int) -> tuple[Counter, Histogra
 
 
 def _session_id(scope: Any) -> str | None:
-    """Return the session of the path, if it looks like one of ours: a caller may have put anything there."""
+    """Return the session id of the path if it is well-formed; a caller may have written anything there."""
     session_id = (scope.get("path_params") or {}).get("session_id")
     return session_id if isinstance(session_id, str) and _SESSION_ID.fullmatch(session_id) else None

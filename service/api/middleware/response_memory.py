@@ -1,6 +1,7 @@
-"""The memory of large answers to clients: taken before their rows are read, given back when they are sent.
+"""Bounds the memory of large responses.
 
-A client that reads slowly keeps its answer here for as long as it reads. When others wait for room, the
+A request reserves memory before it reads the rows and releases it when the response is sent. A client that
+reads slowly holds the memory of its response for all that time. If other requests wait for memory, the
 connection of a client that reads too slowly is cut.
 """
 
@@ -19,16 +20,17 @@ from service.domain.sessions.change_polling import share_of
 
 _MAX_WAIT_SECONDS = 5.0
 _CHECK_SECONDS = 0.25
-# When others wait, an answer may take a moment, and after it as long as at this rate.
+# While others wait, a client must read its response within this time plus the response's size divided by this
+# rate.
 _GRACE_SECONDS = 2.0
 _MIN_BYTES_PER_SECOND = 1024 * 1024
 _RETRY_AFTER_SECONDS = (2, 8)
-# A row as it is stored, its text, and the answer made of it.
+# Memory holds the stored row, its decrypted text, and the encoded response.
 _COPIES = 3
 
 
 class ResponsePermit:
-    """What one request holds of the memory."""
+    """The memory that one request holds for its response."""
 
     def __init__(self, memory: "ResponseMemory", disconnect: Callable[[], None] | None) -> None:
         self._memory = memory
@@ -38,28 +40,29 @@ class ResponsePermit:
         self.since = 0.0
 
     async def acquire(self, stored_bytes: int) -> None:
-        """Take what an answer of so many stored bytes costs, until it is sent. Raises Overloaded."""
+        """Reserve the memory for a response made of so many stored bytes. Raises Overloaded."""
         await self._memory.acquire(self, stored_bytes * _COPIES)
 
     def on_ready(self, size: int) -> None:
-        """The answer is made: from now on only its own bytes are held."""
+        """Release all but the bytes of the finished response, `size`; row and text are garbage now."""
         if self.size > size:
             self._memory.release(self, self.size - size)
 
     def release(self) -> None:
-        """The answer is sent, or nobody wants it any more."""
-        self._disconnect = None  # it knows the request, which knows this: garbage would be left behind
+        """Release everything; the request is over."""
+        # Breaks a reference cycle with the request, which would stay in memory until a garbage collection.
+        self._disconnect = None
         if self.size:
             self._memory.release(self, self.size)
 
     def disconnect(self) -> None:
-        """Give the client up."""
+        """Cut the client's connection, unless the request is over."""
         if self._disconnect is not None:
             self._disconnect()
 
 
 class ResponseMemory:
-    """The part of all answers together, of which one tenant has three quarters at most."""
+    """The memory for the responses of a process; one tenant may use three quarters of it."""
 
     def __init__(
         self,
@@ -77,9 +80,9 @@ class ResponseMemory:
         self._freed = asyncio.Event()
 
     async def acquire(self, permit: ResponsePermit, size: int) -> None:
-        """Take so many bytes, waiting for a moment if there are none. Raises Overloaded."""
+        """Reserve bytes for a permit, waiting a few seconds if none are free. Raises Overloaded."""
         loop = asyncio.get_running_loop()
-        # What is larger than a share has all of it to itself.
+        # A response larger than one tenant's share gets the whole share, or it could never be sent.
         size = min(size, share_of(self.max_bytes) - permit.size)
         deadline = loop.time() + self._max_wait_seconds
         while not self._fits(permit, size):
@@ -88,7 +91,7 @@ class ResponseMemory:
                 REFUSED.labels("answers", "memory").inc()
                 raise Overloaded(
                     "more large answers are read here than there is memory for",
-                    retry_after_seconds=randint(*_RETRY_AFTER_SECONDS),  # noqa: S311 - scatters, hides nothing
+                    retry_after_seconds=randint(*_RETRY_AFTER_SECONDS),  # noqa: S311 - spreads retries, keeps no secret
                 )
             self._disconnect_slow(now)
             self._freed.clear()
@@ -102,7 +105,7 @@ class ResponseMemory:
         self._holders[permit] = None
 
     def release(self, permit: ResponsePermit, size: int) -> None:
-        """Give so many of a permit's bytes back."""
+        """Release some of a permit's bytes."""
         permit.size -= size
         self.used_bytes -= size
         self._used_by_tenant[permit.tenant] -= size
@@ -126,12 +129,15 @@ _CURRENT: ContextVar[ResponsePermit | None] = ContextVar("ekabridge_answer_permi
 
 
 def begin_response(permit: ResponsePermit) -> None:
-    """Make this the permit of the request that is served."""
+    """Make this the permit of the current request."""
     _CURRENT.set(permit)
 
 
 async def reserve_response(stored_bytes: int) -> None:
-    """Take the memory for an answer of so many stored bytes, before they are read. Raises Overloaded."""
+    """Reserve memory for stored bytes that the current request is about to read. Raises Overloaded.
+
+    The store calls this; outside a request, as in the worker, it does nothing.
+    """
     permit = _CURRENT.get()
     if permit is not None:
         await permit.acquire(stored_bytes)

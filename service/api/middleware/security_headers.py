@@ -1,6 +1,7 @@
-"""What every answer tells a browser: to run nothing, to embed nothing, to tell nobody where it came from.
+"""Adds security headers to every response: no scripts, no embedding in frames, no referrer.
 
-Strict-Transport-Security is not among it: TLS ends at the ingress, which alone knows whether it always will.
+Strict-Transport-Security is left to the ingress, which terminates TLS and alone knows whether TLS is always
+used.
 """
 
 from collections.abc import Iterable
@@ -12,7 +13,8 @@ _HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 )
-# Scripts and styles from our own files, none in the page; icons are data URLs in Swagger UI's style sheet.
+# Swagger UI needs scripts and styles from our own files, and icons that its style sheet holds as data URLs.
+# Inline scripts and styles stay forbidden.
 _PAGE_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -28,7 +30,7 @@ _PAGE_HEADERS = (
 
 
 class SecurityHeaders:
-    """Wraps the application: no route can forget them."""
+    """ASGI middleware that adds the headers to all responses, so that no route can forget them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

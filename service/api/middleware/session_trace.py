@@ -1,4 +1,4 @@
-"""The trace of a request: its caller's own, or that of the dictation that it belongs to."""
+"""Finds the trace that a request belongs to: the caller's own trace, or the trace of its session."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -9,25 +9,25 @@ from service.domain.ids import SessionId
 from service.observability.tracing import is_on
 
 _SESSION_IN_PATH = re.compile(r"/(ses_[A-Za-z0-9]{12,28})(?=/|$)")
-# A dictation's chunks come in one after the other: each asks for what the one before has asked.
+# The chunks of a dictation arrive one after the other and all need the same traceparent.
 _MAX_CACHED = 10_000
 
 ReadTraceparent = Callable[[SessionId], Awaitable[str | None]]
 
 
 class SessionTraces:
-    """The traceparent that each session was created with; asked once of the database, and only for traces."""
+    """Reads and caches the traceparent that each session was created with, as long as tracing is on."""
 
     def __init__(self) -> None:
         self._read: ReadTraceparent | None = None
         self._cache: dict[SessionId, str] = {}
 
     def set_reader(self, read: ReadTraceparent) -> None:
-        """Ask there from now on."""
+        """Set the function that reads a session's traceparent; the store opens after this object is made."""
         self._read = read
 
     async def traceparent_of(self, session_id: SessionId) -> str | None:
-        """Return a session's; None when it has none, or nobody can tell."""
+        """Return a session's traceparent; None if it has none or the database cannot be reached."""
         if not is_on() or self._read is None:
             return None
         traceparent = self._cache.get(session_id)
@@ -43,12 +43,16 @@ class SessionTraces:
         return traceparent
 
     async def parent_and_link(self, scope: Any) -> tuple[str | None, str | None]:
-        """Return a request's parent and, where that is the caller's own trace, the session's to link to."""
+        """Return a request's parent trace and the trace to link to, both as traceparents.
+
+        The caller's trace is the parent if the request brings one; the session's trace is linked then.
+        Otherwise the session's trace is the parent.
+        """
         headers = {
             name: value for name, value in scope["headers"] if name in {b"traceparent", b"authorization"}
         }
         match = _SESSION_IN_PATH.search(scope["path"])
-        # Only for who shows a key: nobody else's guesses are worth a look into the database.
+        # A request without a key must not cause a query: anybody could send guessed session ids.
         of_session = (
             await self.traceparent_of(SessionId(match[1])) if match and b"authorization" in headers else None
         )

@@ -1,4 +1,4 @@
-"""The answer for a request that a stopping process cannot finish: told to come again, never cut."""
+"""Answers requests that a stopping process cannot finish: 503 `shutting_down`, not a cut connection."""
 
 import asyncio
 
@@ -11,10 +11,10 @@ from service.http_server.graceful_shutdown import on_deadline
 
 
 class ShutdownResponse:
-    """Wraps the application: a request that is cancelled, or would not even end then, is answered here.
+    """ASGI middleware that answers a request when the server's deadline passes or the server cancels it.
 
-    What is cancelled leaves its rows as after a call whose answer was lost: the same call, with the same
-    Idempotency-Key, may be made again.
+    The rows of a cancelled request are as after a lost response, so the client may repeat the call with the
+    same Idempotency-Key.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -45,5 +45,5 @@ class ShutdownResponse:
         try:
             await self._app(scope, receive, send_unless_abandoned)
         except asyncio.CancelledError:
-            # Only a server whose time is over cancels a request.
+            # The server cancels a request only when the time for its shutdown is over.
             await abandon()
