@@ -1,4 +1,4 @@
-"""Who may come in: API keys, roles where a route names one, and how often."""
+"""Authenticates calls to /v1 by API key, checks the role a route needs, and applies the rate limit."""
 
 from functools import cache
 from typing import Any
@@ -22,9 +22,9 @@ _MAX_ERRORS = 20
 
 
 async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """Let in whoever shows a good key of a sufficient role, and not too often.
+    """Check a call's key, rate limit, role and query parameters; a guard that runs before the handler.
 
-    Raises Unauthenticated, RateLimited or Forbidden, or InvalidRequest for parameters that the call has not.
+    Raises Unauthenticated, RateLimited, Overloaded, Forbidden or InvalidRequest.
     """
     reject_nul_characters(connection)
     services: Services = connection.app.state.services
@@ -38,16 +38,19 @@ async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: 
 
 
 async def principal_of_key(services: Services, key: str) -> Principal | None:
-    """Return whose an API key is; nothing is looked up for what cannot be one. Raises RateLimited."""
+    """Return the principal of an API key, or None; a text that cannot be a key causes no lookup.
+
+    Raises RateLimited.
+    """
     if not key or len(key) > _MAX_KEY_CHARACTERS:
         return None
     return await services.authentication.principal(key)
 
 
 async def admit_principal(scope: Scope, services: Services, principal: Principal) -> None:
-    """Note who calls, count the call, and take its place.
+    """Store the principal in the scope, count the call, and acquire the request's permit.
 
-    Raises RateLimited, or Overloaded when there is no place, or none for the tenant.
+    Raises RateLimited, or Overloaded if the request's class or the tenant is at its limit.
     """
     scope["state"]["principal"] = principal
     count_call(scope, services, principal.key_id)
@@ -55,13 +58,13 @@ async def admit_principal(scope: Scope, services: Services, principal: Principal
 
 
 async def check_not_revoked(services: Services, principal: Principal) -> None:
-    """Refuse a call whose key was revoked while it waited. Raises Unauthenticated."""
+    """Raise Unauthenticated if the key was revoked since authentication; for calls that waited."""
     if principal.key_id not in await services.api_keys.active_keys([principal.key_id]):
         raise Unauthenticated("the API key was revoked")
 
 
 def bearer_token_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
-    """Return what follows `Authorization: Bearer`, or nothing."""
+    """Return the token of `Authorization: Bearer <token>`, or an empty string."""
     header = connection.headers.get("authorization", "")
     return (
         header[len(_BEARER_SCHEME) :].strip()
@@ -71,7 +74,7 @@ def bearer_token_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
 
 
 def reject_nul_characters(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
-    """Refuse NUL, which no text of PostgreSQL can hold: no id has one, no filter finds one."""
+    """Refuse NUL characters in ids and query parameters; a query with one would fail in PostgreSQL."""
     if any("\0" in str(value) for name, value in connection.path_params.items() if name.endswith("_id")):
         raise NotFound("there is nothing of that name")
     for name, value in connection.query_params.multi_items():
@@ -82,10 +85,7 @@ def reject_nul_characters(connection: ASGIConnection[Any, Any, Any, Any]) -> Non
 def reject_unknown_parameters(
     connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
 ) -> None:
-    """Refuse query parameters that a call does not have: a filter with a typo would list everything.
-
-    Raises InvalidRequest.
-    """
+    """Raise InvalidRequest for unknown query parameters; a filter with a typo would list everything."""
     if not connection.scope["query_string"]:
         return
     known = _query_parameters(handler)
@@ -97,7 +97,7 @@ def reject_unknown_parameters(
 
 @cache
 def _query_parameters(handler: BaseRouteHandler) -> frozenset[str]:
-    """Return the query parameters of a handler, by the names that callers write."""
+    """Return the names of a handler's query parameters, as callers write them."""
     return frozenset(
         field.kwarg_definition.name or name
         for name, field in handler.parsed_fn_signature.parameters.items()
@@ -106,14 +106,14 @@ def _query_parameters(handler: BaseRouteHandler) -> frozenset[str]:
 
 
 def provide_principal(scope: Scope) -> Principal:
-    """Return who the guard let in."""
+    """Return the principal that the guard has authenticated."""
     principal = scope["state"]["principal"]
-    assert isinstance(principal, Principal)  # noqa: S101 - every route of /v1 stands behind the guard
+    assert isinstance(principal, Principal)  # noqa: S101 - every route with this dependency has a guard
     return principal
 
 
 def provide_services(state: State) -> Services:
-    """Return what the composition root wired."""
+    """Return the services that the composition root has built."""
     services = state.services
-    assert isinstance(services, Services)  # noqa: S101 - set before the first request is taken
+    assert isinstance(services, Services)  # noqa: S101 - set before the server accepts requests
     return services

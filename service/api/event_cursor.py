@@ -1,7 +1,8 @@
-"""Which entries of a timeline a client has, exactly and in few characters: the ids of server-sent events.
+"""The ids of server-sent events: each names exactly the timeline entries that a client has received.
 
-A count or a time would not do: a row may be committed after one that bears a later time. So an id says what
-was sent: the chunks as ranges of their numbers, every other entry by a short hash. Any pod can read it.
+A count or a time would lose entries, because a row may be committed after another row with a later time. An
+id therefore lists the sent chunks as ranges of their sequence numbers, and every other entry by a short hash.
+The id is short enough for a header, and every pod can continue from it without stored state.
 """
 
 import base64
@@ -13,12 +14,13 @@ from schemas.emr import TimelineEntry
 
 _CURSOR = re.compile(r"((?:[0-9]{1,6}-[0-9]{1,6})(?:_[0-9]{1,6}-[0-9]{1,6})*)?\.((?:[A-Za-z0-9_-]{6})*)")
 _HASH_CHARACTERS = 6
-# What tells entries of one type and moment apart; counts that grow in place are not among it.
+# These fields distinguish entries of one type and time. Counts are left out, because they change in an entry
+# that was already sent.
 _IDENTIFYING_FIELDS = ("delivery_id", "document_id", "template_id", "event", "before_end")
 
 
 class EventCursor:
-    """The entries that were sent on a connection and on those that it goes on from."""
+    """The entries that a client has received, on this connection and on those before it."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -27,7 +29,7 @@ class EventCursor:
 
     @classmethod
     def parse(cls, text: str) -> "EventCursor":
-        """Read the id of the last event that a client got; one that is none of ours is the start."""
+        """Parse the id of the last event that a client received; an id in another format means the start."""
         cursor = cls()
         match = _CURSOR.fullmatch(text)
         if match is None:
@@ -48,7 +50,7 @@ class EventCursor:
         return f"{ranges}.{''.join(self._hashes)}"
 
     def add(self, entry: TimelineEntry) -> bool:
-        """Count an entry as sent; false when it was sent before."""
+        """Record an entry as sent; return False if it was sent before."""
         if entry.type == "chunk.stored":
             return self._add_chunk(int(entry.data["sequence"]))
         identity = (

@@ -1,4 +1,4 @@
-"""Health, metrics: what an operator's tools ask."""
+"""Health and metrics of both processes: the routes of the service, and the worker's small application."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ from service.observability.metrics import exposition
 
 
 class Live(Struct, frozen=True):
-    """The process runs."""
+    """The body of /health/live."""
 
     status: Literal["alive", "stuck"]
 
@@ -32,7 +32,7 @@ class Live(Struct, frozen=True):
     tags=["Operators"],
 )
 async def live() -> Live:
-    """Answer without asking anybody."""
+    """Answer at once: the process runs and its event loop is not blocked."""
     return Live("alive")
 
 
@@ -45,7 +45,7 @@ async def live() -> Live:
     responses={503: ResponseSpec(Ready, description="It cannot", generate_examples=False)},
 )
 async def ready(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Ready]:
-    """Ask the database and Redis; a process that is to stop is not ready."""
+    """Check database and Redis; a process that is shutting down is not ready."""
     return await services.readiness.check(is_stopping=is_shutting_down(request.scope))
 
 
@@ -58,18 +58,18 @@ async def ready(request: Request[Any, Any, Any], services: NamedDependency[Servi
     media_type=MediaType.TEXT,
 )
 async def metrics(services: NamedDependency[Services]) -> Response[bytes]:
-    """Return every metric of all processes behind this port."""
+    """Return all metrics of the processes behind this port."""
     return await metrics_response(services.readiness.ping_redis)
 
 
 async def metrics_response(ping_redis: Callable[[], Awaitable[bool]]) -> Response[bytes]:
-    """Return every metric, after a look at Redis: that it is away must show although nobody needs it now."""
+    """Return all metrics, after a ping of Redis, so that an outage shows even while nothing uses Redis."""
     await ping_redis()
     return Response(await asyncio.to_thread(exposition), media_type=CONTENT_TYPE_LATEST)
 
 
 class WorkerHealth(Struct, frozen=True, kw_only=True):
-    """What the worker's health is asked from."""
+    """The functions that the worker's health endpoints call."""
 
     readiness: Readiness
     is_alive: Callable[[], bool]
@@ -77,22 +77,22 @@ class WorkerHealth(Struct, frozen=True, kw_only=True):
 
 
 def create_worker_app(health: WorkerHealth) -> Litestar:
-    """Make the application behind the worker's port."""
+    """Make the application that serves the worker's health and metrics."""
 
     @get("/health/live")
     async def live() -> Response[Live]:
-        """Say whether the sweep still beats: a hung event loop would not even answer."""
+        """Report whether the sweep still runs; a blocked event loop would not answer at all."""
         alive = health.is_alive()
         return Response(Live("alive" if alive else "stuck"), status_code=200 if alive else 503)
 
     @get("/health/ready")
     async def ready() -> Response[Ready]:
-        """Ask the database and Redis; a process that is to stop is not ready."""
+        """Check database and Redis; a process that is shutting down is not ready."""
         return await health.readiness.check(is_stopping=health.is_stopping())
 
     @get("/metrics")
     async def metrics() -> Response[bytes]:
-        """Return every metric of this process."""
+        """Return all metrics of this process."""
         return await metrics_response(health.readiness.ping_redis)
 
     return Litestar([live, ready, metrics], openapi_config=None, logging_config=None)

@@ -1,4 +1,4 @@
-"""JSON bodies: read strictly, and described in the OpenAPI document by the type that reads them."""
+"""Decodes JSON bodies strictly, and describes them in the OpenAPI document by the same types."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -22,9 +22,9 @@ MAX_JSON_BYTES = 65_536
 
 
 def read_json(body: bytes, body_type: type[T]) -> T:
-    """Decode a body; an empty one is `{}`. Raises InvalidRequest, each wrong field named.
+    """Decode a body; an empty body counts as `{}`. Raises InvalidRequest that names the wrong field.
 
-    Strictly: "true" is not true and "3" is not 3, as the framework's own reading would have it.
+    Litestar's own decoding would accept "true" for true and "3" for 3; this one does not.
     """
     try:
         return msgspec.json.decode(body or b"{}", type=body_type)
@@ -38,15 +38,15 @@ def read_json(body: bytes, body_type: type[T]) -> T:
 
 
 def json_operation(body_type: type, example: object, *, required: bool) -> type[Operation]:
-    """Return the OpenAPI operation of a handler whose JSON body is of that type, with an example of it."""
+    """Return the OpenAPI operation of a handler with a JSON body of this type, with an example."""
 
     @dataclass
     class JsonOperation(Operation):
         """Describes the body."""
 
         def __post_init__(self) -> None:
-            # msgspec's own schema says what msgspec does: patterns, limits, and that no other field is taken.
-            # The framework's components leave these out, so the schema stands here, whole.
+            # msgspec's schema contains patterns, limits and the ban on unknown fields. Litestar's components would
+            # leave them out, so the whole schema is inlined here.
             definitions = msgspec.json.schema(body_type, ref_template="{name}")["$defs"]
             schema = _inline_references(definitions[body_type.__name__], definitions)
             media = OpenAPIMediaType(
@@ -58,14 +58,14 @@ def json_operation(body_type: type, example: object, *, required: bool) -> type[
 
 
 def _inline_references(schema: Any, definitions: dict[str, Any]) -> Any:
-    """Put what a schema refers to in the place of the reference; none of ours refers to itself."""
+    """Replace each reference in a schema by the definition; none of our schemas is recursive."""
     if isinstance(schema, list):
         return [_inline_references(each, definitions) for each in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
         return _inline_references(definitions[schema["$ref"]], definitions)
-    # A discriminator's mapping names the definitions that stand here themselves now.
+    # A discriminator's mapping would refer to definitions that no longer exist.
     return {
         name: _inline_references(each, definitions)
         for name, each in schema.items()

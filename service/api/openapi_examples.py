@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document, made of the real types so that they cannot drift from them."""
+"""The examples of the OpenAPI document, built from the real types so that they always match them."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -144,7 +144,7 @@ DESTINATION = Destination(
     rate_per_second=20,
     auth=AuthShown(
         type="oauth2",
-        token_url="https://login.emr.example/token",  # noqa: S106 - its address, not a token
+        token_url="https://login.emr.example/token",  # noqa: S106 - a URL, not a token
         client_id="ekabridge",
         scope="notes.write",
     ),
@@ -198,12 +198,12 @@ DELIVERY_WITH_ATTEMPTS = msgspec.structs.replace(
 
 
 def example(value: Any) -> list[Example]:
-    """Wrap a value as OpenAPI wants it."""
+    """Return a value as the list of examples that OpenAPI expects."""
     return [Example(summary="Example", value=msgspec.to_builtins(value))]
 
 
 def answer(value: Any, description: str, *, kind: Any = None) -> ResponseSpec:
-    """Describe a successful answer by an example of it."""
+    """Describe a successful response by an example; `kind` overrides the type of `value`."""
     return ResponseSpec(
         data_container=kind or type(value),
         description=description,

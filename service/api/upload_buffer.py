@@ -1,4 +1,8 @@
-"""A request's body, kept while it is hashed and sent: in memory while there is room, or encrypted on disk."""
+"""Buffers the body of an upload while it is hashed and sent to EkaScribe: in memory, or encrypted on disk.
+
+A body stays in memory as long as the memory budget allows (middleware/admission_control.py), and otherwise
+goes to a temporary file. Audio of patients never lies on disk in clear text.
+"""
 
 import asyncio
 import contextlib
@@ -23,32 +27,32 @@ from service.domain.errors import (
     Overloaded,
 )
 
-# Bytes that each body may keep in memory unasked; admission_control.py grants more.
+# Each body may hold so many bytes in memory without a reservation; admission_control.py grants more.
 _UNRESERVED_BYTES = 1024 * 1024
 _PIECE_BYTES = 64 * 1024
-# Pieces are put together when they have so many bytes, or are so many: each costs some memory of its own.
+# Received pieces are joined into blocks at so many bytes or pieces, because each object costs extra memory.
 _BLOCK_BYTES = 1024 * 1024
 _MAX_PIECES = 64
-# A larger body is hashed beside the loop, which serves others meanwhile.
+# A larger body is hashed in a thread, so that the event loop is not blocked.
 _HASH_IN_THREAD_BYTES = 1024 * 1024
-# A client that sends nothing for so long is gone, or means harm.
+# A client that sends nothing for so long is assumed to be gone.
 _MAX_IDLE_SECONDS = 20.0
-# To move the end of our patience costs more than to receive a piece: it is moved once in so many seconds.
+# Moving the idle timeout costs more than receiving a piece, so it moves at most once in so many seconds.
 _RESCHEDULE_SECONDS = 1.0
-# And one that drips so slowly that 10 MB take longer than this is no dictation.
+# The time limit for a whole body, however steadily its bytes arrive.
 _MAX_TOTAL_SECONDS = 300.0
-# A body that drips is given up by its rate: live audio of the lowest quality comes twice as fast.
+# After the grace a body must keep this average rate; live audio of the lowest quality is twice as fast.
 _GRACE_SECONDS = 20.0
 _MIN_BYTES_PER_SECOND = 1024
 
 
 def storage_failure(_: OSError) -> BridgeError:
-    """Return the error of a body that cannot be kept."""
+    """Return the error for a body that cannot be stored, where no permit counts refusals."""
     return Overloaded("the folder for audio on its way is full or cannot be used", retry_after_seconds=1.0)
 
 
 class BufferedBody:
-    """The bytes of one body. On disk they are encrypted under a key that lives in this object alone."""
+    """The bytes of one body. On disk they are encrypted with a key that exists only in this object."""
 
     def __init__(
         self,
@@ -56,9 +60,10 @@ class BufferedBody:
         memory_bytes: int = _UNRESERVED_BYTES,
         disk_failure: Callable[[OSError], BridgeError] = storage_failure,
     ) -> None:
-        """`keep` counts the bytes that go to the disk, and may raise; `memory_bytes` may stay in memory.
+        """Up to `memory_bytes` stay in memory; a larger body goes to the disk as a whole.
 
-        `lose` makes the error that is raised when the disk is full or cannot be used.
+        `count_written` counts the bytes for the disk before they are written, and may raise. `disk_failure`
+        makes the error to raise if the disk is full or cannot be used.
         """
         self._count_written = count_written
         self._disk_failure = disk_failure
@@ -72,12 +77,12 @@ class BufferedBody:
 
     @property
     def sha256(self) -> str:
-        """Their SHA-256, hexadecimal; known when the body is finished."""
-        assert self._sha256 is not None  # noqa: S101 - whoever hands a spool on has finished it
+        """The hexadecimal SHA-256 of the body, available after `finish`."""
+        assert self._sha256 is not None  # noqa: S101 - callers finish a body before they pass it on
         return self._sha256
 
     def write(self, piece: bytes) -> None:
-        """Add bytes; blocking for as long as the page cache takes them."""
+        """Append bytes; a write to the disk blocks for the time that the page cache needs."""
         self.size += len(piece)
         if self._encrypted_file is not None:
             self._encrypted_file.write(piece)
@@ -94,7 +99,7 @@ class BufferedBody:
             self._merge_pieces()
 
     async def finish(self) -> None:
-        """There is no more: the bytes may be read."""
+        """Finish the body: it has its hash now and may be read."""
         if self._encrypted_file is not None:
             self._encrypted_file.finish()
             self._sha256 = self._encrypted_file.hash.hexdigest()
@@ -106,23 +111,23 @@ class BufferedBody:
             self._sha256 = _sha256_of(self._blocks)
 
     async def read(self) -> AsyncIterator[bytes]:
-        """The bytes from the start, in pieces."""
+        """Yield the bytes in pieces; every call starts at the beginning."""
         if self._encrypted_file is None:
             for block in self._blocks:
                 yield block
             return
         for piece in self._encrypted_file.read():
             yield piece
-            await asyncio.sleep(0)  # a file is always ready: let the other requests have their turn
+            await asyncio.sleep(0)  # reading a file never suspends, so other tasks get a chance here
 
     def close(self) -> None:
-        """Forget the bytes."""
+        """Delete the bytes."""
         if self._encrypted_file is not None:
             self._encrypted_file.close()
         self._detach_all()
 
     def _merge_pieces(self) -> None:
-        """Make one block of the pieces; small blocks become larger ones, so that there are few."""
+        """Join the pieces into a block, and small blocks into larger ones, to keep their number small."""
         blocks = self._blocks
         blocks.append(b"".join(self._pieces))
         self._pieces, self._piece_bytes = [], 0
@@ -137,7 +142,7 @@ class BufferedBody:
 
 
 class _EncryptedFile:
-    """The part of a spool that lies in a file; written to its end, then read as often as anybody likes."""
+    """A body in an encrypted temporary file: written once to its end, then read any number of times."""
 
     def __init__(
         self, count_written: Callable[[int], None], disk_failure: Callable[[OSError], BridgeError]
@@ -145,7 +150,7 @@ class _EncryptedFile:
         self._count_written = count_written
         self._disk_failure = disk_failure
         with self._translated_errors():
-            # No name in the file system: it is gone with the process, however that ends.
+            # The file has no name, so the system frees it even if the process is killed.
             self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self._cipher = Cipher(AES(os.urandom(32)), CTR(os.urandom(16)))
         self._encryptor = self._cipher.encryptor()
@@ -158,7 +163,7 @@ class _EncryptedFile:
             self._file.write(self._encryptor.update(piece))
 
     def finish(self) -> None:
-        # What is buffered may find the disk full only now, and not when EkaScribe waits for the bytes.
+        # A full disk must show now, and not later while EkaScribe waits for the bytes.
         with self._translated_errors():
             self._file.flush()
 
@@ -170,7 +175,7 @@ class _EncryptedFile:
             yield decryptor.update(piece)
 
     def close(self) -> None:
-        # Closing writes what is buffered, and fails where writing failed; the file is closed all the same.
+        # Closing flushes, which fails if writing has failed before; the file is closed nevertheless.
         with contextlib.suppress(OSError):
             self._file.close()
 
@@ -194,16 +199,16 @@ def _sha256_of(pieces: list[bytes]) -> str:
 
 
 async def memory_for(permit: Permit, announced_bytes: int | None, max_bytes: int) -> int:
-    """Return how many bytes of a body may stay in memory: all of a large one while there is room for it."""
+    """Return how many bytes of a body may stay in memory, after reserving memory for a large body."""
     if announced_bytes is None or not _UNRESERVED_BYTES < announced_bytes <= max_bytes:
         return _UNRESERVED_BYTES
     return announced_bytes if await permit.reserve_memory(announced_bytes) else 0
 
 
 async def buffer_body(request: Request[Any, Any, Any], max_bytes: int) -> BufferedBody:
-    """Read a body into a spool that the caller closes.
+    """Read the body of a request into a buffer that the caller closes.
 
-    Raises ChunkTooLarge as soon as it is known, BodyTimeout, ClientDisconnected, AudioTruncated, Overloaded.
+    Raises ChunkTooLarge, BodyTimeout, ClientDisconnected, AudioTruncated or Overloaded.
     """
     permit = permit_of(request.scope)
     memory_bytes = await memory_for(permit, content_length(request), max_bytes)
@@ -224,7 +229,7 @@ async def buffer_body(request: Request[Any, Any, Any], max_bytes: int) -> Buffer
 async def read_body(
     request: Request[Any, Any, Any], max_bytes: int, consume: Callable[[bytes], Awaitable[None]]
 ) -> None:
-    """Hand a body on piece by piece, within bounds of size and time; raises as `buffer_body` does."""
+    """Pass a body to `consume` in pieces, within limits of size and time; raises as `buffer_body` does."""
     announced = content_length(request)
     if announced is not None and announced > max_bytes:
         raise ChunkTooLarge(f"a chunk may have {max_bytes} bytes, this one announces {announced}")
@@ -257,11 +262,11 @@ async def read_body(
 
 
 def is_too_slow(size: int, seconds: float) -> bool:
-    """Whether a body that has so many bytes after so many seconds is given up for its rate."""
+    """Return whether a body with so many bytes after so many seconds is too slow to wait for."""
     return seconds > _GRACE_SECONDS and size < seconds * _MIN_BYTES_PER_SECOND
 
 
 def content_length(request: Request[Any, Any, Any]) -> int | None:
-    """Return what the body is announced to have."""
+    """Return the value of Content-Length, or None."""
     text = request.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() else None

@@ -1,4 +1,4 @@
-"""The vendor's doors: POST /webhooks/eka, and /webhooks/eka/{tenant} for a tenant's own account."""
+"""Receives EkaScribe's webhooks at /webhooks/eka, or /webhooks/eka/{tenant} for a tenant's own account."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
@@ -29,19 +29,19 @@ _MAX_BYTES = 65_536
 _MAX_SHOWN_CHARACTERS = 64
 _SIGNATURE_HEADERS = ("eka-webhook-signature", "x-msa-signature")
 
-# From 0 on: a rate does not see the first of a series that begins with it.
+# All series start at 0: Prometheus' rate() misses the first event of a series that starts with it.
 _COUNTERS = {
     outcome: WEBHOOKS.labels(outcome) for outcome in ("accepted", "duplicate", "ignored", "refused", "failed")
 }
 
 
 class WebhookReceived(Struct, frozen=True):
-    """What became of the event; it is committed."""
+    """The response to a webhook; its event is committed by then."""
 
     status: Outcome
 
 
-# There are but three answers: each is written once, and said as it is.
+# There are only three different responses, so each is encoded once.
 _RESPONSES: dict[Outcome, ASGIResponse] = {
     status: ASGIResponse(body=msgspec.json.encode(WebhookReceived(status))) for status in get_args(Outcome)
 }
@@ -56,7 +56,7 @@ _DOCUMENTED_RESPONSE = {
 
 @dataclass
 class WebhookOperation(Operation):
-    """Says in the OpenAPI document what the handlers read by themselves: raw bytes, and who signed them."""
+    """Describes the raw body and the signature header, which Litestar cannot derive from the handlers."""
 
     def __post_init__(self) -> None:
         self.request_body = RequestBody(
@@ -85,7 +85,7 @@ class WebhookOperation(Operation):
     responses=_DOCUMENTED_RESPONSE | documented(400, 401, 413, 503, by_key=False),
 )
 async def receive_webhook(request: Request[Any, Any, Any]) -> ASGIResponse:
-    """Take an event of the default account: only its sessions are acted on."""
+    """Receive an event of the default account; it can only affect sessions of this account."""
     return await _receive(request, DEFAULT_ACCOUNT)
 
 
@@ -104,13 +104,13 @@ async def receive_tenant_webhook(
     request: Request[Any, Any, Any],
     tenant: Annotated[str, PathParameter(description="The tenant's id")],
 ) -> ASGIResponse:
-    """Take an event of a tenant's own account: only its own secrets and its own sessions count."""
-    # "default" is no tenant: that account has a door of its own.
+    """Receive an event of a tenant's own account: verified with its secrets, limited to its sessions."""
+    # "default" is not a tenant: that account has a route of its own.
     return await _receive(request, Account("" if tenant == DEFAULT_ACCOUNT else tenant))
 
 
 async def _receive(request: Request[Any, Any, Any], account: Account) -> ASGIResponse:
-    # Not a dependency: in a profile, injecting it took more time than verifying the signature.
+    # Read directly, because Litestar's dependency injection took longer than verifying the signature.
     services = provide_services(request.app.state)
     counter = "failed"
     try:
@@ -127,10 +127,11 @@ async def _receive(request: Request[Any, Any, Any], account: Account) -> ASGIRes
 async def _verify_and_record(
     request: Request[Any, Any, Any], services: Services, account: Account
 ) -> Outcome:
-    """Verify the raw bytes, then read them, record, commit, answer."""
+    """Verify the signature of the raw bytes, then decode the event and commit it."""
     body = await services.unauthenticated_limits.webhooks.read(request)
     secrets = await services.webhook_secrets(account)
-    # None, no such account, is told like a wrong signature: whoever asks learns nothing of our tenants.
+    # An unknown account (None) gets the same error as a wrong signature, so that nobody can find out tenant
+    # ids.
     if secrets is None or secrets or not services.settings.webhook_allow_unsigned:
         headers = [value for name in _SIGNATURE_HEADERS for value in request.headers.getall(name, [])]
         tolerance, now = services.settings.webhook_tolerance_seconds, services.clock.now().timestamp()

@@ -1,9 +1,9 @@
 """Limits how many requests a process works on at once; excess requests get 503 before their body is read.
 
 Each class of requests has limits of its own, so that no class can starve another: calls that wait for a
-hanging EkaScribe leave reads untouched, a flood of uploads delays no call that ends a session, and webhooks of
-EkaScribe compete with no other request. Within a class one tenant may use three quarters. A process that falls
-behind admits fewer reads and calls (load_monitor.py).
+hanging EkaScribe leave reads untouched, a flood of uploads delays no call that ends a session, and webhooks
+of EkaScribe compete with no other request. Within a class one tenant may use three quarters. A process that
+falls behind admits fewer reads and calls (load_monitor.py).
 
 A request acquires its permit only after authentication; otherwise anybody without a key could use up all
 permits. Before that the request only fails early if its class is full. Requests that name their sender in the
