@@ -45,8 +45,8 @@ def json_operation(body_type: type, example: object, *, required: bool) -> type[
         """Describes the body."""
 
         def __post_init__(self) -> None:
-            # msgspec's schema contains patterns, limits and the ban on unknown fields. Litestar's components would
-            # leave them out, so the whole schema is inlined here.
+            # msgspec's schema contains patterns, limits and the ban on unknown fields. Litestar's components
+            # would leave them out, so the whole schema is inlined here.
             definitions = msgspec.json.schema(body_type, ref_template="{name}")["$defs"]
             schema = _inline_references(definitions[body_type.__name__], definitions)
             media = OpenAPIMediaType(

@@ -1,4 +1,7 @@
-"""Uploads by file name: POST /voice/v1/sessions/{id}/audio/{file_name} (docs/vendor.md#upload)."""
+"""The upload routes of the MedScribe protocol, which name each file (docs/vendor.md#upload).
+
+The number in a file's name is its sequence number, so that the file is stored as a chunk like those of /v1.
+"""
 
 import re
 from collections.abc import Sequence
@@ -39,7 +42,7 @@ async def upload_audio(
     session_id: FromPath[str],
     file_name: FromPath[str],
 ) -> AudioUploaded:
-    """Store one file under the number in its name."""
+    """Store one file; the URL holds its name."""
     return await _store(request, services, principal, SessionId(session_id), file_name)
 
 
@@ -55,7 +58,7 @@ async def upload_form_with_file_name(
     principal: NamedDependency[Principal],
     session_id: FromPath[str],
 ) -> AudioUploaded:
-    """Store a form's file, which names itself, as the protocol's own text has it."""
+    """Store one file of a form that holds its name, as the specification describes it."""
     return await _store(request, services, principal, SessionId(session_id), None)
 
 
@@ -78,7 +81,11 @@ async def _store(
 
 
 def _content_types(upload: Upload, header: str) -> list[str]:
-    """Say what the audio may be, best word first: a form's own for its file, its header may be a mistake."""
+    """Return the Content-Types to try: for a form that of its file, else the request's header.
+
+    The header of a form counts only if the file states no known type, because some clients
+    label a form with the type of other audio.
+    """
     if not upload.is_form:
         return [header]
     return [
@@ -96,7 +103,7 @@ async def store_file(
     content_types: Sequence[str],
     upload: Upload,
 ) -> None:
-    """Store one file through the same intake, into the same rows, as /v1 does."""
+    """Store one file as a chunk, as PUT /v1/sessions/{id}/audio/{sequence} does."""
     limits = await services.discovery.limits()
     audio_format = choose_format(file_name, content_types, limits.audio_formats)
     sequence = await _sequence_of(services, principal, session_id, file_name)
@@ -110,10 +117,10 @@ async def store_file(
 
 
 def choose_format(file_name: str, content_types: Sequence[str], listed: Sequence[str]) -> AudioFormat:
-    """Name the format by the first Content-Type that says something, else by the extension.
+    """Return the format by the first specific Content-Type, else by the file's extension.
 
-    The vendor stores a file under the extension of its name (docs/vendor.md#stored-by-number), so that one
-    is kept.
+    EkaScribe stores a file under the extension of its name (docs/vendor.md#stored-by-number), so a known
+    extension is kept.
     """
     extension = file_name.rpartition(".")[2].lower()
     content_type = next((each for each in content_types if each.strip().lower() not in _UNSPECIFIC_TYPES), "")
@@ -139,7 +146,7 @@ async def _sequence_of(
         return int(numbered[1])
     protocol = (await services.medscribe_queries.session(principal.tenant_id, session_id)).details.protocol
     if file_name and protocol is not None and protocol.upload_type == "single":
-        return 0  # the one file of such a session may be called anything
+        return 0  # such a session has only one file, which may have any name
     raise InvalidRequest(
         f"must be <base>_<number>.<extension>, with a number from 0 to {MAX_SEQUENCE}", field="file_name"
     )

@@ -1,4 +1,4 @@
-"""Who may come in to /voice/v1: a token of our login, or an API key itself."""
+"""Authenticates calls to /voice/v1 by an access token of our login, or by an API key."""
 
 from typing import Any
 
@@ -17,18 +17,19 @@ from service.api.medscribe.error_envelope import VERSION_HEADER, as_medscribe_er
 from service.domain.errors import InvalidRequest, Unauthenticated
 from service.domain.models import Principal
 
-_TOKEN_PREFIX = "ekt_"  # noqa: S105 - how our tokens begin, no secret
+_TOKEN_PREFIX = "ekt_"  # noqa: S105 - a prefix, not a secret
 _KEY_SCHEME = "x-api-key "
 _MAX_VERSION_CHARACTERS = 20
 
 
 async def authenticate_client(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Let in who shows a token or a key, and not too often, in a version of the protocol that we speak.
+    """Check protocol version, credential and rate limit of a call; a guard that runs before the handler.
 
-    The key may come as `Authorization: Bearer`, as `X-API-Key`, or as the specification's examples have it,
-    `Authorization: X-API-Key …`. Raises InvalidRequest, Unauthenticated or RateLimited.
-    Without any it is 403 `missing_token`, with a bad or old one 401 `token_expired`, as at the vendor
-    (docs/vendor.md#refusal-words): official clients log in again after a 401 (docs/vendor.md#client-python).
+    Clients send the token or key as `Authorization: Bearer`, as `X-API-Key`, or, as in the specification's
+    examples, as `Authorization: X-API-Key …`. Raises InvalidRequest, Unauthenticated, RateLimited or
+    Overloaded. A missing credential is 403 `missing_token`, an invalid or expired one 401 `token_expired`, as
+    at EkaScribe (docs/vendor.md#refusal-words): official clients log in again after a 401
+    (docs/vendor.md#client-python).
     """
     check_version(connection)
     reject_nul_characters(connection)
@@ -47,9 +48,9 @@ async def authenticate_client(connection: ASGIConnection[Any, Any, Any, Any], _:
 
 
 def check_version(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
-    """Refuse a call that asks for a version that we do not speak; none asked for is ours.
+    """Raise InvalidRequest if a call requests an unsupported version of the protocol.
 
-    Raises InvalidRequest, in the words of the specification's section 3.3.
+    A call without a version is accepted. The error is that of the specification, section 3.3.
     """
     requested = connection.headers.get(VERSION_HEADER)
     if requested is None or requested.strip() in SUPPORTED_VERSIONS:

@@ -1,7 +1,7 @@
-"""Errors for clients of the protocol: the same errors as everywhere, in the protocol's own envelope.
+"""Converts errors into the envelope of the MedScribe protocol for all paths that belong to it.
 
-Every answer is first made as a problem, by the one table of problems.py, and then put into the words that the
-protocol and the vendor use (docs/vendor.md#upload-errors, docs/vendor.md#error-shapes).
+Every error first becomes a problem (problems.py). This module then replaces its shape, and where the protocol
+or EkaScribe differ, its status and code (docs/vendor.md#upload-errors, docs/vendor.md#error-shapes).
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ VERSION_HEADER = "msa-version"
 DISCOVERY_PATH = "/.well-known/medscribealliance"
 _PREFIXES = ("/voice/", LOGIN_PREFIX, DISCOVERY_PATH)
 
-# Our code → status and code of the protocol, where they differ.
+# Our code → status and code of the protocol, for codes that differ.
 MEDSCRIBE_ERRORS = {
     "session_ended": (400, "session_ended"),
     "session_expired": (410, "session_expired"),
@@ -28,10 +28,10 @@ MEDSCRIBE_ERRORS = {
     "invalid_audio_format": (400, "invalid_audio_format"),
     "rate_limited": (429, "rate_limit_exceeded"),
 }
-# The vendor's refusals that a client of its own would have got: what to mend is in the request. All others,
-# such as of our credentials, are 502 as everywhere.
+# EkaScribe's refusals that the client can mend, because the fault is in its request: EkaScribe's status →
+# ours. All others, such as a refusal of our own credentials, stay 502.
 _CLIENT_ERROR_STATUSES = {400: 400, 409: 409, 413: 413, 422: 400}
-# Our name of a request's field → the protocol's.
+# Our name of a field → the protocol's name.
 _FIELDS = {
     "upload": "upload_type",
     "mode": "session_mode",
@@ -47,18 +47,18 @@ AnyResponse = Response[Any]
 
 
 def is_medscribe_path(path: str) -> bool:
-    """Whether a path belongs to the protocol, served there or not."""
+    """Return whether a path belongs to the protocol, even if no route matches it."""
     return path == "/voice" or path.startswith(_PREFIXES)
 
 
 def as_medscribe_error(error: CallerMistake, status: int, code: str, **details: Any) -> CallerMistake:
-    """Give an error the status and the code that the protocol has for it at this place."""
+    """Set the status and code that the protocol demands for an error of one particular route."""
     error.extra |= {"protocol": (status, code), "protocol_details": details}
     return error
 
 
 def with_medscribe_errors(handlers: ExceptionHandlersMap) -> ExceptionHandlersMap:
-    """Make handlers that answer the protocol's paths in its envelope, and all others as before."""
+    """Wrap exception handlers so that errors on the protocol's paths use its envelope."""
     return {error_type: _choose_by_path(handler) for error_type, handler in handlers.items()}
 
 

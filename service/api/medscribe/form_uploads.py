@@ -1,4 +1,8 @@
-"""Forms, as official browser clients post them to object storage: signed fields first, then the file."""
+"""Uploads as HTML forms with signed fields, as official browser clients post them to object storage.
+
+Such a client gets a form as the `upload_url` of a session and then posts it once for each file, without any
+other credential.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,17 +23,17 @@ from service.domain.ids import SessionId
 from service.domain.models import Principal
 from service.store.medscribe_queries import MedscribeState
 
-_TOKEN_FIELD = "x-scribe-token"  # noqa: S105 - a field's name, no secret
+_TOKEN_FIELD = "x-scribe-token"  # noqa: S105 - the name of a field, not a secret
 _FILE_NAME = "${filename}"
 
 
 def wants_form(request: Request[Any, Any, Any]) -> bool:
-    """Whether the client posts forms: by `?version=v2` or a `flavour` header (docs/vendor.md#upload-url)."""
+    """Return whether a client posts forms: by `?version=v2` or `flavour` (docs/vendor.md#upload-url)."""
     return request.query_params.get("version") == "v2" or "flavour" in request.headers
 
 
 async def make_form(services: Services, principal: Principal, state: MedscribeState) -> FormUpload:
-    """Make what lets one session's files be posted as forms until the session expires."""
+    """Make the signed form with which a client may post files to one session until the session expires."""
     token = await services.medscribe_tokens.issue_form(principal.key_id, state.id, state.expires_at)
     folder = f"{state.id}/"
     return FormUpload(
@@ -51,7 +55,7 @@ async def make_form(services: Services, principal: Principal, state: MedscribeSt
 async def post_form(
     request: Request[Any, Any, Any], services: NamedDependency[Services], session_id: FromPath[str]
 ) -> Response[None]:
-    """Store the file of a form: no bearer, the signed field lets it in before a byte of the file is kept."""
+    """Store the file of a form; its signed field is verified before any byte of the file is stored."""
     allowed: list[Principal] = []
 
     with services.unauthenticated_limits.forms.wait(request.scope) as wait:

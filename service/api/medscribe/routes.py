@@ -1,6 +1,6 @@
-"""Everything under /voice and /connect-auth, in one list for the composition root.
+"""Lists all routes of the MedScribe protocol, under /voice and /connect-auth, for the composition root.
 
-The protocol has its own description (docs/protocol.md), so none of it stands in the OpenAPI document.
+The protocol is described in docs/protocol.md and therefore left out of the OpenAPI document.
 """
 
 from litestar import Router

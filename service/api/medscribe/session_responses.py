@@ -1,6 +1,6 @@
-"""Makes Get Session's answer from a session's row; its state decides status and shape.
+"""Makes the response of Get Session from a session's rows; the state decides HTTP status and fields.
 
-The vendor's own answers are the model (docs/vendor.md#status-codes, docs/vendor.md#expired-body).
+The responses follow EkaScribe's own (docs/vendor.md#status-codes, docs/vendor.md#expired-body).
 """
 
 from datetime import UTC, datetime
@@ -36,12 +36,12 @@ _HTTP_STATUS_OF: dict[Status, int] = {
 
 
 def format_timestamp(timestamp: datetime) -> str:
-    """Spell a time as the vendor does: whole seconds, UTC, `Z` (docs/vendor.md#times)."""
+    """Format a timestamp as EkaScribe does: whole seconds, UTC, `Z` (docs/vendor.md#times)."""
     return timestamp.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def to_patient_details(patient: dict[str, Any] | None) -> dict[str, Any] | UnsetType:
-    """Name a patient's id as the protocol does, `oid` (docs/vendor.md#patient-oid)."""
+    """Rename a patient's `id` to `oid`, its name in the protocol (docs/vendor.md#patient-oid)."""
     if not patient:
         return UNSET
     details = {name: value for name, value in patient.items() if name != "id"}
@@ -49,12 +49,12 @@ def to_patient_details(patient: dict[str, Any] | None) -> dict[str, Any] | Unset
 
 
 def count_files(state: MedscribeState) -> int:
-    """Count the files; of a stream, whose files the vendor cuts, it is the vendor's count at the end."""
+    """Return the number of audio files; for a stream EkaScribe reports it at the end."""
     return (state.vendor_files or 0) if state.upload == "stream" else len(state.files)
 
 
 def storage_provider_of(upload_url: str | FormUpload) -> str | UnsetType:
-    """Name the way that forms are posted in, as the vendor does; clients know it by that name."""
+    """Return the name by which clients recognise that they must post forms, as EkaScribe sends it."""
     return UNSET if isinstance(upload_url, str) else "aws"
 
 
@@ -65,7 +65,7 @@ def to_response(
     *,
     is_pending: bool,
 ) -> tuple[int, VoiceSession]:
-    """Return the HTTP status and the body. `is_pending`: what the filter names is still being made."""
+    """Return HTTP status and body; `is_pending` means that the requested document is not ready yet."""
     status: Status = "expired" if state.is_past else _STATUS_OF[state.status]
     if is_pending:
         status = "processing"
@@ -88,7 +88,7 @@ def to_response(
 
 
 def _protocol_metadata(state: MedscribeState) -> dict[str, Any]:
-    """Return how the session was asked for, as the vendor does (docs/vendor.md#protocol-metadata)."""
+    """Return how the session was requested, as EkaScribe does (docs/vendor.md#protocol-metadata)."""
     protocol = state.details.protocol
     is_stream = state.upload == "stream"
     return {
@@ -148,5 +148,5 @@ def _to_template_result(document: MedscribeDocument) -> TemplateResult:
 
 def _to_processing_error(document: MedscribeDocument) -> ProcessingError:
     error = document_error(document.error_code)
-    assert error is not None  # noqa: S101 - only documents with a code are errors
+    assert error is not None  # noqa: S101 - callers pass only documents with an error code
     return ProcessingError(type=error.code, message=error.message, template_id=document.template_id)

@@ -1,4 +1,4 @@
-"""The doors that change a session of the protocol, cancel it, or ask for another document of it."""
+"""The routes of the MedScribe protocol that change or cancel a session, or request another document of it."""
 
 from urllib.parse import urlencode
 
@@ -27,9 +27,9 @@ async def patch_session(
 ) -> VoiceSessionPatched:
     """Change a session before its end, or cancel it.
 
-    `additional_data` is accepted and dropped, like every unknown field: it breaks a session at the vendor
-    (docs/vendor.md#patch-metadata). A client that sends nothing else is therefore not refused after
-    the end, but it is told that a session has expired.
+    `additional_data` is accepted and ignored, like every unknown field, because it breaks a session at
+    EkaScribe (docs/vendor.md#patch-metadata). A request with no other field therefore succeeds even after the
+    end of a session, but not after its expiry.
     """
     wanted = read_json(body, PatchVoiceSession)
     statuses = {wanted.user_status, wanted.processing_status} - {None}
@@ -61,7 +61,7 @@ async def process_template(
     session_id: FromPath[str],
     template_id: FromPath[str],
 ) -> TemplateAsked:
-    """Ask for another document of a finished session."""
+    """Request another document of a finished session."""
     return await _ask(services, principal, SessionId(session_id), TemplateId(template_id))
 
 
@@ -69,7 +69,7 @@ async def process_template(
 async def process_requested_template(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: FromPath[str]
 ) -> TemplateAsked:
-    """Ask for another document of the session's first template (docs/vendor.md#process-template)."""
+    """Request another document from the session's first template (docs/vendor.md#process-template)."""
     state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
     if not state.templates:
         raise InvalidRequest("is needed: the session was created without templates", field="template_id")
@@ -80,7 +80,7 @@ async def _ask(
     services: Services, principal: Principal, session_id: SessionId, template_id: TemplateId
 ) -> TemplateAsked:
     document_id = await services.additional_documents.ask(principal, session_id, template_id)
-    # Where EkaScribe names no document yet, the template's own filter finds it.
+    # While EkaScribe has not named the document yet, a filter by its template finds it.
     wanted = {"document_id": document_id} if document_id else {"template_id": template_id}
     return TemplateAsked(
         session_id=session_id,

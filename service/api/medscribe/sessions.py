@@ -1,4 +1,4 @@
-"""The routes of /voice/v1/sessions: create, end, get, patch, and a further document."""
+"""The routes of the MedScribe protocol that create, end and read a session."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ async def create_session(
     principal: NamedDependency[Principal],
     body: RawBody,
 ) -> VoiceSessionCreated:
-    """Create a session; the tenant's defaults fill what is left out."""
+    """Create a session; missing fields get the tenant's defaults."""
     wanted = read_json(body, CreateVoiceSession)
     if wanted.communication_protocol is None and not wants_form(request):
         raise InvalidRequest("is required: http, websocket or rpc", field="communication_protocol")
@@ -82,7 +82,7 @@ def _to_session_create(wanted: CreateVoiceSession) -> SessionCreate:
 
 
 def to_patient(details: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Name the patient's id as we do; blank ids and names, which clients send for none, are none."""
+    """Rename the patient's `oid` to `id`, and drop blank ids and names, which clients send for none."""
     if not details:
         return None
     patient = {name: value for name, value in details.items() if name != "oid"}
@@ -114,7 +114,7 @@ async def end_session(
     session_id: FromPath[str],
     body: RawBody,
 ) -> VoiceSessionEnded:
-    """End a session if at least so many files are stored; repeating it answers the same."""
+    """End a session if at least `audio_files_sent` files are stored; repeating the call is safe."""
     sent = read_json(body, EndVoiceSession).audio_files_sent
     try:
         await services.lifecycle.end(
@@ -145,14 +145,17 @@ async def get_session(
     template_id: FromQuery[str | None] = None,
     document_id: FromQuery[str | None] = None,
 ) -> Response[VoiceSession]:
-    """Answer from our own store; the HTTP status is the signal. Raises NotFound, also for a filter's miss."""
+    """Return a session from the database; its HTTP status tells clients whether to ask again.
+
+    Raises NotFound, also if a filter matches no document.
+    """
     state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
     if not state.is_over and state.status in {"processing", "partial"}:
         await services.result_refresher.hurry(principal.tenant_id, state.id)
     documents, is_pending = [], False
     if state.is_over and state.status in {"completed", "partial"}:
         template = TemplateId(template_id) if template_id else None
-        if template == "transcript":  # the vendor's name for the result without its documents
+        if template == "transcript":  # EkaScribe's name for the result without documents
             template = None
         else:
             documents = await services.medscribe_queries.documents(principal.tenant_id, state.id, template)

@@ -1,4 +1,4 @@
-"""The protocol's own list of templates: GET /voice/v1/templates (specification, section 8.2)."""
+"""The route that lists templates: GET /voice/v1/templates (specification, section 8.2)."""
 
 from litestar import get
 from litestar.di import NamedDependency
@@ -9,12 +9,12 @@ from service.api.request_classes import REQUEST_CLASS
 from service.domain.models import Principal
 
 
-# It calls EkaScribe: one that hangs must not fill the places of reads.
+# This route calls EkaScribe, so it counts as a call: a hanging EkaScribe must not use up the limit of reads.
 @get("/templates", opt={REQUEST_CLASS: "calls"})
 async def list_templates(
     services: NamedDependency[Services], principal: NamedDependency[Principal]
 ) -> VoiceTemplates:
-    """Answer the templates of the tenant's EkaScribe account, or its defaults where no list is to be had."""
+    """Return the templates of the tenant's EkaScribe account, or its defaults if no list is available."""
     found = await services.templates.available(principal)
     return VoiceTemplates(
         templates=[VoiceTemplate(id=each.id, name=each.title, description=each.description) for each in found]

@@ -1,4 +1,7 @@
-"""Audio as clients of the protocol send it: raw, or as the file of a form, even of one labelled as raw."""
+"""Reads the uploads of the MedScribe protocol: raw audio, or a form with a file.
+
+Clients label forms as raw audio, so the first bytes decide what a body is.
+"""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,24 +15,24 @@ from service.api.upload_buffer import BufferedBody, content_length, memory_for, 
 from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 
 # One official client posts a form labelled `audio/webm;codecs=opus`, without a boundary
-# (docs/vendor.md#client-bare-form). No audio format begins so.
+# (docs/vendor.md#client-bare-form). No audio format starts with such bytes.
 _FORM_START = re.compile(
     rb"--([^\r\n]{1,200})\r\n(?:[^\r\n]{1,1000}\r\n){0,4}?content-disposition:[ \t]*form-data", re.IGNORECASE
 )
 _MAX_START_BYTES = 2048
 _MAX_FIELDS_BYTES = 16_384
 _MAX_SEGMENTS = 32
-# What a form may hold besides its file: fields, headers, boundaries.
+# A form may hold so many bytes besides its file: fields, headers, boundaries.
 _FORM_OVERHEAD_BYTES = 65_536
 
-# Lets audio in by a form's fields, of which raw audio has none, or raises; returns where its bytes are kept.
+# Authorises an upload by the form's fields (none for raw audio), or raises; returns the buffer for its bytes.
 Admit = Callable[[Mapping[str, str]], Awaitable[BufferedBody]]
 
 
 class Upload:
-    """A body that is being read. `is_form` tells whether it was a form; then the file's own words count.
+    """A body that is being read, with the fields, file name and file type of a form.
 
-    No byte of the audio is kept before `admit` has returned.
+    No byte of the audio is stored before `admit` has returned.
     """
 
     def __init__(self, content_type: str, max_bytes: int, admit: Admit) -> None:
@@ -52,27 +55,27 @@ class Upload:
 
     @property
     def buffer(self) -> BufferedBody:
-        """Where the audio is kept; there is one when the body is finished."""
+        """The buffer with the audio, available after `finish`."""
         assert self._buffer is not None  # noqa: S101 - a body without audio raises before
         return self._buffer
 
     def close(self) -> None:
-        """Forget the audio."""
+        """Delete the audio."""
         if self._buffer is not None:
             self._buffer.close()
 
     @property
     def is_form(self) -> bool:
-        """Whether the body is a form."""
+        """Return whether the body is a form."""
         return self._form is not None
 
     async def feed(self, piece: bytes) -> None:
-        """Take the next bytes. Raises ChunkTooLarge, InvalidRequest, or what `admit` raises."""
+        """Process the next bytes. Raises ChunkTooLarge, InvalidRequest, or an error of `admit`."""
         if self._start is not None:
             self._start += piece
             may_be_form = self._start.startswith(b"--") or bytes(self._start) in {b"", b"-"}
             if may_be_form and len(self._start) < _MAX_START_BYTES:
-                return  # too little to tell
+                return  # too few bytes to decide
             await self._detect_form()
         elif self._form is not None:
             await self._parse(piece)
@@ -80,7 +83,7 @@ class Upload:
             self._write(piece)
 
     async def finish(self) -> None:
-        """There is no more. Raises AudioTruncated for a form cut short, InvalidRequest without a file."""
+        """Finish the body. Raises AudioTruncated for an incomplete form, InvalidRequest without a file."""
         if self._start is not None:
             await self._detect_form()
         if self._form is not None:
@@ -171,10 +174,10 @@ async def read_upload(
     authorise: Callable[[Mapping[str, str]], Awaitable[None]] | None = None,
     count: Callable[[int], None] | None = None,
 ) -> Upload:
-    """Read a body to its end; the caller closes it.
+    """Read a body to its end; the caller closes the result.
 
-    `authorise` sees the fields of a form before its file, and raises if these do not let it in. Until then
-    `count` hears of each piece, and may raise.
+    `authorise` gets the fields of a form before its file, and raises if they authorise nothing. Until then
+    `count` gets the size of each piece, and may raise.
     """
     max_body_bytes = max_bytes + _FORM_OVERHEAD_BYTES
 

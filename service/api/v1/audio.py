@@ -1,4 +1,7 @@
-"""The door for audio: PUT /v1/sessions/{id}/audio/{sequence}."""
+"""The route that uploads one chunk of audio: PUT /v1/sessions/{id}/audio/{sequence}.
+
+The uploads of the MedScribe protocol use `store_chunk`, too.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -40,7 +43,7 @@ BYTES = Counter("ekabridge_audio_bytes", "Bytes of audio in chunks that were sto
 
 @dataclass
 class AudioOperation(Operation):
-    """Says in the OpenAPI document that the body is the audio itself."""
+    """Describes the raw audio body in the OpenAPI document."""
 
     def __post_init__(self) -> None:
         binary = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
@@ -67,10 +70,12 @@ class AudioOperation(Operation):
 async def put_audio(
     request: Request[Any, Any, Any],
     session_id: FromPath[str],
-    sequence: Annotated[str, PathParameter(description="The chunk's place, counted from 0, up to 99999")],
+    sequence: Annotated[
+        str, PathParameter(description="The chunk's sequence number, counted from 0, up to 99999")
+    ],
 ) -> ChunkStored:
-    """Store one chunk; the same bytes may be sent again at will."""
-    # Asked for here and not as dependencies: to have the framework bring them takes a tenth of all the time.
+    """Store one chunk; repeating the call with the same bytes is safe."""
+    # Read directly, because Litestar's dependency injection took a tenth of the time of an upload.
     services, principal = provide_services(request.app.state), provide_principal(request.scope)
     number = _parse_sequence(sequence)
     limits = await services.discovery.limits()
@@ -90,7 +95,7 @@ async def store_chunk(
     audio_format: AudioFormat,
     audio: Audio,
 ) -> ChunkStored:
-    """Store one chunk and count what became of it; raises as AudioUploads.take does."""
+    """Store one chunk and count the outcome; raises as AudioUploads.take does."""
     outcome = "failed"
     try:
         stored = await services.audio.take(principal, session_id, sequence, audio_format, audio)

@@ -1,4 +1,4 @@
-"""The routes of documents: those of a session, one by its id, and the request for another one."""
+"""The routes of documents: list a session's documents, read one, and request another."""
 
 from litestar import Router, get, post
 from litestar.di import NamedDependency
@@ -48,7 +48,7 @@ async def list_documents(
 async def get_document(
     services: NamedDependency[Services], principal: NamedDependency[Principal], document_id: FromPath[str]
 ) -> Document:
-    """Return a document, whichever version it is."""
+    """Return a document; older versions are found, too."""
     document = await services.session_queries.document(principal.tenant_id, DocumentId(document_id))
     await services.read_audit.documents(principal, [document])
     return document
@@ -72,7 +72,7 @@ async def make_document(
     session_id: SessionPath,
     body: RawBody,
 ) -> Session:
-    """Ask EkaScribe for another document of a finished session, or for one of its documents anew."""
+    """Ask EkaScribe for another document of a finished session, or for a new version of an existing one."""
     wanted = read_json(body, DocumentRequest)
     await services.additional_documents.ask(principal, SessionId(session_id), TemplateId(wanted.template_id))
     return await read_session_audited(services, principal, SessionId(session_id))

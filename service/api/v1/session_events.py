@@ -1,4 +1,4 @@
-"""The door of live updates: a session's timeline as server-sent events."""
+"""The route of live updates: a session's timeline as server-sent events, resumable by Last-Event-ID."""
 
 from collections.abc import AsyncGenerator
 from time import monotonic
@@ -27,9 +27,9 @@ from service.http_server.graceful_shutdown import on_shutdown
 
 log = structlog.get_logger()
 
-# Proxies cut what is silent for a minute, some for half of one.
+# Proxies close connections that are silent for a minute, some after half a minute.
 _KEEP_ALIVE_SECONDS = 15.0
-# How often a stream looks whether its key was revoked.
+# How often a stream checks whether its API key was revoked.
 _REVOCATION_CHECK_SECONDS = 1.0
 _MEDIA_TYPE = "text/event-stream"
 
@@ -78,7 +78,7 @@ async def follow_events(
         HeaderParameter(name="Last-Event-ID", description="The `id` of the last event that you got"),
     ] = None,
 ) -> Response[Any]:
-    """Send every step, oldest first, and then each one as it happens, from whichever pod."""
+    """Send every entry of the timeline, oldest first, and then each new one, whichever pod made it."""
     cursor = EventCursor.parse(last_event_id or "")
     is_over = await services.session_queries.is_over(principal.tenant_id, SessionId(session_id))
     if is_over and last_event_id is not None:
@@ -107,7 +107,8 @@ async def _follow(
     with poller.place(principal.tenant_id), services.revocations.watching(principal.key_id):
         while mark is not None:
             try:
-                # Before the entries are read: what comes in between is found at the next look.
+                # `is_over` is read before the entries. In the other order, the stream could end without
+                # an entry that was written between the two reads.
                 is_over = await queries.is_over(principal.tenant_id, session_id)
                 entries = await queries.entries(session_id)
             except SessionErased:

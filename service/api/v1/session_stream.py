@@ -1,6 +1,6 @@
-"""The door of live streams: a WebSocket at a session's `stream_url`, opened by whoever has that address.
+"""The route of live audio: a WebSocket at a session's `stream_url`, whose secret capability authenticates it.
 
-Until it is open, what is wrong is told as an HTTP problem; afterwards by a close code and a reason.
+Before the WebSocket is open, errors are HTTP problems; afterwards, close codes with a reason.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ CLOSES = Counter(
     "ekabridge_stream_closes", "Streams that ended, by the close code between us and the client.", ("code",)
 )
 for _code in ("1000", "1011", "1012", "1014"):
-    CLOSES.labels(_code)  # from 0 on: a rate does not see the first of a series that begins with it
+    CLOSES.labels(_code)  # series start at 0: rate() misses the first event of a series
 FRAMES = Counter(
     "ekabridge_stream_frames", "Frames: up from clients to EkaScribe, down from it to them.", ("direction",)
 )
@@ -46,13 +46,13 @@ _UP, _DOWN = ((FRAMES.labels(direction), BYTES.labels(direction)) for direction 
 
 
 class SocketClient:
-    """The domain's Client over a WebSocket's own messages: nothing stands between a frame and its relay."""
+    """The domain's Client, directly on ASGI messages: each extra layer would cost CPU for every frame."""
 
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
 
     async def receive(self) -> Frame:
-        """The next frame. Raises ClientGone."""
+        """Return the next frame. Raises ClientGone, or Restarting if the server shuts down."""
         message: Any = await self._socket.receive()
         if message["type"] != "websocket.receive":
             raise ClientGone(message.get("code") or 1005, message.get("reason") or "")
@@ -67,7 +67,7 @@ class SocketClient:
         return frame
 
     def give_frames(self, relay: Callable[[bytes], bool]) -> None:
-        """Have audio given to `take` when it comes, if the server can."""
+        """Have the server call `relay` directly for each binary frame, if it supports that."""
         frames, size = _UP
 
         def relay_and_count(frame: bytes) -> bool:
@@ -80,7 +80,7 @@ class SocketClient:
         give_frames(self._socket.scope, relay_and_count)
 
     async def send(self, frame: Frame) -> None:
-        """Pass a frame on. Raises ClientGone."""
+        """Send a frame to the client. Raises ClientGone."""
         text, binary = (frame, None) if isinstance(frame, str) else (None, frame)
         try:
             await self._socket.send({"type": "websocket.send", "text": text, "bytes": binary})
@@ -91,7 +91,7 @@ class SocketClient:
         size.inc(len(frame))
 
     async def close(self, code: int, reason: str) -> None:
-        """Close the WebSocket, if it is still there."""
+        """Close the WebSocket unless the client is gone."""
         try:
             await self._socket.close(code, reason)
         except _CLIENT_GONE:
@@ -105,7 +105,7 @@ async def stream_audio(
     session_id: FromPath[str],
     capability: FromPath[str],
 ) -> None:
-    """Relay a stream to EkaScribe (docs/vendor.md#stream)."""
+    """Relay a client's live audio to EkaScribe and its results back (docs/vendor.md#stream)."""
     try:
         permit = services.unauthenticated_limits.handshakes.acquire(socket.scope)
     except Overloaded as error:
@@ -129,7 +129,7 @@ async def _stream(
             OPEN.inc()
             try:
                 await stream.run(client)
-            except Exception as error:  # noqa: BLE001 - a process boundary: the client is told, the stream freed
+            except Exception as error:  # noqa: BLE001 - a boundary: any error closes the WebSocket, frees the stream
                 log.error("stream_broke", session_id=stream.session_id, **failure(error))
                 await client.close(_INTERNAL_ERROR, "something went wrong on our side; reopen this URL")
             finally:

@@ -1,4 +1,4 @@
-"""The doors that change a session, erase it, or refresh it."""
+"""The routes that change, erase or refresh a session."""
 
 from litestar import Router, delete, patch, post
 from litestar.di import NamedDependency
@@ -32,7 +32,7 @@ async def change_session(
     session_id: SessionPath,
     body: RawBody,
 ) -> Session:
-    """Change what is given, at EkaScribe first; what is left out stays."""
+    """Change the given fields, at EkaScribe first; other fields keep their values."""
     await services.session_updates.change(principal, SessionId(session_id), read_json(body, SessionChange))
     return await read_session_audited(services, principal, SessionId(session_id))
 
@@ -50,7 +50,7 @@ async def change_session(
 async def erase_session(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> SessionErasure:
-    """Cancel what still runs, and erase what there is."""
+    """Cancel the session if it still runs, and erase all its data."""
     status = await services.session_updates.erase(principal, SessionId(session_id))
     return SessionErasure(id=session_id, status=status)
 
@@ -68,7 +68,7 @@ async def erase_session(
 async def refresh_session(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> Session:
-    """Make one unfiltered call due; the same document again changes nothing."""
+    """Schedule one call to EkaScribe for all results; documents that have not changed are ignored."""
     await services.result_refresher.refresh(principal.tenant_id, SessionId(session_id), principal.key_id)
     return await read_session_audited(services, principal, SessionId(session_id))
 

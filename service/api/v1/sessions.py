@@ -1,4 +1,4 @@
-"""The doors of /v1/sessions and /v1/documents."""
+"""The routes of sessions: create, end, read, wait for, list, and the timeline."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -59,7 +59,7 @@ async def create_session(
     body: RawBody,
     idempotency_key: IdempotencyKey = None,
 ) -> Response[Any]:
-    """Create a session here and at EkaScribe."""
+    """Create a session in the database and at EkaScribe."""
     created = await services.session_creator.create(
         principal, read_json(body, SessionCreate), idempotency_key
     )
@@ -88,7 +88,7 @@ async def end_session(
     session_id: SessionPath,
     body: RawBody,
 ) -> Session:
-    """Check that the audio is whole and start processing; repeating it answers the same."""
+    """Check that all audio is stored and start processing; repeating the call is safe."""
     await services.lifecycle.end(principal, SessionId(session_id), read_json(body, SessionEnd))
     return await read_session_audited(services, principal, SessionId(session_id))
 
@@ -115,7 +115,7 @@ async def get_session(
         ),
     ] = 0,
 ) -> Session:
-    """Answer from our own database; EkaScribe is never called."""
+    """Return a session from the database, without a call to EkaScribe."""
     session = await services.session_queries.session(principal.tenant_id, SessionId(session_id))
     if wait > 0 and not is_over(standing(session)):
         on_shutdown(request.scope, services.change_poller.let_go)
@@ -129,7 +129,7 @@ async def get_session(
 
 
 async def read_session_audited(services: Services, principal: Principal, session_id: SessionId) -> Session:
-    """Read a session to answer a call with it, and write down in the audit trail that it was shown."""
+    """Return a session for a response, and record in the audit trail that its data were read."""
     session = await services.session_queries.session(principal.tenant_id, session_id)
     await services.read_audit.sessions(principal, [session])
     return session
@@ -138,7 +138,7 @@ async def read_session_audited(services: Services, principal: Principal, session
 async def _wait_unless_disconnected(
     request: Request[Any, Any, Any], waiting: Coroutine[Any, Any, object]
 ) -> None:
-    """Wait, but not for somebody who has hung up. Raises ClientDisconnected."""
+    """Await `waiting`; raise ClientDisconnected as soon as the client disconnects."""
 
     async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
