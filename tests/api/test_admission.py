@@ -1,4 +1,4 @@
-"""Too much is told so at once, by kind and by tenant, and nothing of it is begun."""
+"""Requests beyond the limits of their class or tenant are refused at once, before any work is done."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ MEBIBYTE = 1024 * 1024
 
 @pytest.fixture
 async def narrow(database_url: str, redis_url: str) -> AsyncIterator[Bridge]:
-    """A bridge with few places, of which one tenant may have three quarters."""
+    """A bridge with low limits, of which one tenant may use three quarters."""
     few = {"max_requests": 4, "max_uploads": 2, "max_spool_bytes": 3 * MEBIBYTE}
     async with open_bridge(database_url, redis_url, **few) as bridge:
         yield bridge
@@ -241,7 +241,7 @@ async def test_the_answer_reaches_who_still_sends_ten_megabytes(narrow: Bridge) 
         ("GET", "/docs", b"", "reads"),
     ],
 )
-def test_every_request_is_of_one_kind(method: str, path: str, query: bytes, kind: str | None) -> None:
+def test_every_request_has_one_class(method: str, path: str, query: bytes, kind: str | None) -> None:
     scope = {"type": "http", "method": method, "path": path, "query_string": query, "state": {}}
     assert class_of(handler_of(application(), scope), scope) == kind
 
@@ -372,7 +372,7 @@ def test_open_files_are_allowed_as_far_as_may_be() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_a_process_that_falls_behind_gives_fewer_places_and_soon_all_again() -> None:
+def test_a_process_that_falls_behind_lowers_its_capacity_and_soon_raises_it_again() -> None:
     load_monitor = LoadMonitor()
     load_monitor.record_delay(3600)
     assert load_monitor.capacity_factor == 0.75  # one pause, however long, is no load
@@ -408,7 +408,7 @@ async def test_a_database_that_is_waited_for_is_noticed() -> None:
         assert load_monitor.capacity_factor < 1
 
 
-async def test_under_strain_fewer_places_are_given_away(bridge: Bridge) -> None:
+async def test_under_load_fewer_requests_are_admitted(bridge: Bridge) -> None:
     app = create_app(msgspec.structs.replace(bridge.settings, max_requests=20))
     load_monitor = admission_of(app).load_monitor
     load_monitor.interval_seconds = 3600

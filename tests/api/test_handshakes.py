@@ -1,4 +1,4 @@
-"""Handshakes of strangers at the door of streams: bounded, and beside them streams go on and open."""
+"""Handshakes of unknown clients are bounded, while open streams go on and others can still open."""
 
 from __future__ import annotations
 

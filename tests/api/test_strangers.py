@@ -30,7 +30,7 @@ RAW_FORM = (
 
 @pytest.fixture
 async def narrow(database_url: str, redis_url: str) -> AsyncIterator[Bridge]:
-    """A bridge with few places."""
+    """A bridge with low limits."""
     few = {"max_requests": 4, "max_uploads": 2, "max_spool_bytes": 3 * MEBIBYTE}
     async with open_bridge(database_url, redis_url, **few) as bridge:
         yield bridge
@@ -203,7 +203,7 @@ def small_pool(**limits: Any) -> UnauthenticatedPool:
     return UnauthenticatedPool(UnauthenticatedLimit(**(values | limits)), address_header=None)
 
 
-async def test_in_a_full_room_the_oldest_gives_way() -> None:
+async def test_in_a_full_pool_the_oldest_gives_way() -> None:
     pool, senders = small_pool(), [Sender(b"a", b"b") for _ in range(3)]
     tasks = []
     for sender in senders:
@@ -264,7 +264,7 @@ async def test_bodies_together_have_a_bound_and_the_oldest_gives_way() -> None:
 
 
 @pytest.mark.parametrize("path", ["//connect-auth/v1/account/login", "/connect-auth/v1/account/login/"])
-async def test_other_spellings_of_a_path_wait_in_the_same_room(narrow: Bridge, path: str) -> None:
+async def test_other_spellings_of_a_path_wait_in_the_same_pool(narrow: Bridge, path: str) -> None:
     async with AsyncExitStack() as stack:
         await begin(stack, narrow, LOGIN.replace(b"/connect-auth/v1/account/login", path.encode()), 20)
         assert in_work("calls") == 0

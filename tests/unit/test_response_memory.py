@@ -1,4 +1,4 @@
-"""The memory of large answers: one tenant leaves some to others, and who reads too slowly is cut."""
+"""The memory of large responses: one tenant leaves some to others, and a slow reader is disconnected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def permit_of(memory: ResponseMemory, tenant: str, cuts: list[str] | None = None
     return permit
 
 
-async def test_what_is_made_holds_only_its_own_bytes_and_all_comes_back() -> None:
+async def test_a_finished_response_holds_only_its_own_bytes_and_all_are_released() -> None:
     memory = ResponseMemory(120)
     permit = permit_of(memory, "a")
     await permit.acquire(20)
@@ -47,7 +47,7 @@ async def test_the_largest_of_all_has_a_share_to_itself() -> None:
     assert memory.used_bytes == 90
 
 
-async def test_who_waits_goes_on_when_there_is_room() -> None:
+async def test_a_waiting_request_continues_when_memory_is_free() -> None:
     memory = ResponseMemory(120, max_wait_seconds=60, grace_seconds=60)
     first, second = permit_of(memory, "a"), permit_of(memory, "a")
     await first.acquire(30)
@@ -59,7 +59,7 @@ async def test_who_waits_goes_on_when_there_is_room() -> None:
     assert second.size == 90
 
 
-async def test_whoever_reads_too_slowly_is_cut_only_when_others_wait() -> None:
+async def test_a_slow_reader_is_disconnected_only_while_others_wait() -> None:
     cuts: list[str] = []
     memory = ResponseMemory(120, max_wait_seconds=0.6, grace_seconds=0.1)
     slow = permit_of(memory, "slow", cuts)

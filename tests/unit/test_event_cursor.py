@@ -34,7 +34,7 @@ def key(entry: TimelineEntry) -> tuple[Any, ...]:
 
 
 @given(sent=st.lists(entries, max_size=60), later=st.lists(entries, max_size=20))
-def test_whoever_goes_on_gets_every_other_entry_once(sent, later):
+def test_a_client_that_resumes_gets_every_other_entry_once(sent, later):
     cursor = EventCursor()
     new = [entry for entry in sent if cursor.add(entry)]
     assert sorted(map(key, new)) == sorted({key(entry) for entry in sent})

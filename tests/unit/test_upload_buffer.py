@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.api.upload_buffer import BufferedBody
+from service.api.upload_buffer import BufferedBody, is_too_slow
 from service.domain.errors import Overloaded
 
 KIBIBYTE, MEBIBYTE = 1024, 1024 * 1024
@@ -156,3 +156,19 @@ async def test_large_pieces_are_put_together_and_never_twice() -> None:
     assert [len(block) for block in body._blocks] == [MEBIBYTE, MEBIBYTE]
     body.write(CONTENT)
     assert [len(block) for block in body._blocks] == [MEBIBYTE, MEBIBYTE, len(CONTENT)]
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "is_given_up"),
+    [
+        (1, 19.9, False),  # a network that stumbles
+        (20, 20.1, True),
+        (2048 * 21, 21.0, False),  # live audio of 16 kbit/s
+        (1024 * 299, 299.0, False),
+        (1024 * 298, 299.0, True),
+    ],
+)
+def test_a_body_is_too_slow_by_its_rate_since_it_began(
+    size: int, seconds: float, *, is_given_up: bool
+) -> None:
+    assert is_too_slow(size, seconds) == is_given_up
