@@ -55,12 +55,12 @@ def check_version(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
     requested = connection.headers.get(VERSION_HEADER)
     if requested is None or requested.strip() in SUPPORTED_VERSIONS:
         return
-    shown = requested.strip()[:_MAX_VERSION_CHARACTERS]
+    version = requested.strip()[:_MAX_VERSION_CHARACTERS]
     raise as_medscribe_error(
         InvalidRequest(f"this service speaks version {', '.join(SUPPORTED_VERSIONS)} of the protocol"),
         400,
         "unsupported_version",
-        requested_version=shown,
+        requested_version=version,
         supported_versions=list(SUPPORTED_VERSIONS),
     )
 

@@ -31,16 +31,16 @@ async def patch_session(
     EkaScribe (docs/vendor.md#patch-metadata). A request with no other field therefore succeeds even after the
     end of a session, but not after its expiry.
     """
-    wanted = read_json(body, PatchVoiceSession)
-    statuses = {wanted.user_status, wanted.processing_status} - {None}
+    payload = read_json(body, PatchVoiceSession)
+    statuses = {payload.user_status, payload.processing_status} - {None}
     if statuses - {"cancelled"}:
         raise InvalidRequest("can only become `cancelled`", field="user_status")
     change = SessionChange(
-        patient=to_patient(wanted.patient_details or wanted.session_details),
-        templates=wanted.templates,
-        languages=wanted.language_hint,
-        mode=wanted.session_mode,
-        model=wanted.model,
+        patient=to_patient(payload.patient_details or payload.session_details),
+        templates=payload.templates,
+        languages=payload.language_hint,
+        mode=payload.session_mode,
+        model=payload.model,
     )
     try:
         if statuses:
@@ -48,7 +48,7 @@ async def patch_session(
         else:
             await services.session_updates.change(principal, SessionId(session_id), change)
     except SessionEnded as ended:
-        if not statuses and change == SessionChange() and wanted.additional_data is not UNSET:
+        if not statuses and change == SessionChange() and payload.additional_data is not UNSET:
             return VoiceSessionPatched(session_id=session_id)
         raise as_medscribe_error(ended, 409, "session_already_committed") from None
     return VoiceSessionPatched(session_id=session_id)
@@ -81,10 +81,10 @@ async def _ask(
 ) -> TemplateAsked:
     document_id = await services.additional_documents.ask(principal, session_id, template_id)
     # While EkaScribe has not named the document yet, a filter by its template finds it.
-    wanted = {"document_id": document_id} if document_id else {"template_id": template_id}
+    query = {"document_id": document_id} if document_id else {"template_id": template_id}
     return TemplateAsked(
         session_id=session_id,
         template_id=template_id,
         document_id=document_id or UNSET,
-        poll_url=f"/voice/v1/sessions/{session_id}?{urlencode(wanted)}",
+        poll_url=f"/voice/v1/sessions/{session_id}?{urlencode(query)}",
     )

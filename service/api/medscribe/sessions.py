@@ -42,16 +42,16 @@ async def create_session(
     body: RawBody,
 ) -> VoiceSessionCreated:
     """Create a session; missing fields get the tenant's defaults."""
-    wanted = read_json(body, CreateVoiceSession)
-    if wanted.communication_protocol is None and not wants_form(request):
+    payload = read_json(body, CreateVoiceSession)
+    if payload.communication_protocol is None and not wants_form(request):
         raise InvalidRequest("is required: http, websocket or rpc", field="communication_protocol")
     protocol = ProtocolWords(
-        upload_type=wanted.upload_type, communication_protocol=wanted.communication_protocol or "http"
+        upload_type=payload.upload_type, communication_protocol=payload.communication_protocol or "http"
     )
     session_id = await services.session_creator.start(
         principal,
-        _to_session_create(wanted),
-        session_id=SessionId(wanted.session_id) if wanted.session_id else None,
+        _to_session_create(payload),
+        session_id=SessionId(payload.session_id) if payload.session_id else None,
         words=protocol,
     )
     state = await services.medscribe_queries.session(principal.tenant_id, session_id)
@@ -68,16 +68,16 @@ async def create_session(
     )
 
 
-def _to_session_create(wanted: CreateVoiceSession) -> SessionCreate:
+def _to_session_create(payload: CreateVoiceSession) -> SessionCreate:
     return SessionCreate(
-        templates=wanted.templates,
-        mode=wanted.session_mode,
-        model=wanted.model,
-        languages=wanted.language_hint,
-        transcript_language=wanted.transcript_language,
-        upload="stream" if wanted.upload_type == "stream" else "chunked",
-        patient=to_patient(wanted.patient_details or wanted.session_details),
-        metadata=wanted.additional_data,
+        templates=payload.templates,
+        mode=payload.session_mode,
+        model=payload.model,
+        languages=payload.language_hint,
+        transcript_language=payload.transcript_language,
+        upload="stream" if payload.upload_type == "stream" else "chunked",
+        patient=to_patient(payload.patient_details or payload.session_details),
+        metadata=payload.additional_data,
     )
 
 

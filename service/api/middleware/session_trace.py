@@ -56,5 +56,5 @@ class SessionTraces:
         of_session = (
             await self.traceparent_of(SessionId(match[1])) if match and b"authorization" in headers else None
         )
-        given = headers.get(b"traceparent", b"").decode("latin-1") or None
-        return (given, of_session) if given else (of_session, None)
+        from_caller = headers.get(b"traceparent", b"").decode("latin-1") or None
+        return (from_caller, of_session) if from_caller else (of_session, None)

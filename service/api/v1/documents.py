@@ -33,10 +33,10 @@ async def list_documents(
     template_id: FromQuery[str | None] = None,
 ) -> Page[Document]:
     """Return the newest version of each document."""
-    wanted = TemplateId(template_id) if template_id is not None else None
-    found = await services.session_queries.documents(principal.tenant_id, SessionId(session_id), wanted)
-    await services.read_audit.documents(principal, found)
-    return Page(items=found)
+    template = TemplateId(template_id) if template_id is not None else None
+    documents = await services.session_queries.documents(principal.tenant_id, SessionId(session_id), template)
+    await services.read_audit.documents(principal, documents)
+    return Page(items=documents)
 
 
 @get(
@@ -59,10 +59,10 @@ async def get_document(
     status_code=202,
     operation_id="makeDocument",
     operation_class=json_operation(DocumentRequest, examples.ADDITIONAL_DOCUMENT, required=True),
-    summary="Have a document made of another template",
+    summary="Request a document from another template",
     request_max_body_size=MAX_JSON_BYTES,
     responses={
-        202: answer(examples.COMPLETED, "EkaScribe makes it; it comes like any other"),
+        202: answer(examples.COMPLETED, "EkaScribe makes the document; it arrives like any other"),
         **documented(400, 401, 404, 409, 410, 413, 502, 503, 504),
     },
 )
@@ -73,8 +73,8 @@ async def make_document(
     body: RawBody,
 ) -> Session:
     """Ask EkaScribe for another document of a finished session, or for a new version of an existing one."""
-    wanted = read_json(body, DocumentRequest)
-    await services.additional_documents.ask(principal, SessionId(session_id), TemplateId(wanted.template_id))
+    template_id = TemplateId(read_json(body, DocumentRequest).template_id)
+    await services.additional_documents.ask(principal, SessionId(session_id), template_id)
     return await read_session_audited(services, principal, SessionId(session_id))
 
 

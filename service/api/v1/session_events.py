@@ -52,19 +52,21 @@ def _example_stream() -> str:
     "/sessions/{session_id:str}/events",
     operation_id="followEvents",
     opt={REQUEST_CLASS: "waits"},
-    summary="What happens to a session, live",
+    summary="Follow a session's timeline live",
     tags=["Sessions"],
     responses={
         200: ResponseSpec(
             str,
-            description="The timeline as server-sent events: first what has happened, then what happens. It "
-            "stays open until the session is over and nothing of it is on its way any more; then comes an "
-            "event `end`, or `erased` when the session is erased meanwhile.",
+            description="The timeline as server-sent events: first all past entries, then each new one. The "
+            "stream ends with an event `end` once the session is finished and its deliveries are settled, "
+            "or with an event `erased` if the session is erased.",
             media_type=_MEDIA_TYPE,
             generate_examples=False,
             examples=[Example(summary="Example", value=_example_stream())],
         ),
-        204: ResponseSpec(None, description="There is nothing after `Last-Event-ID`, and nothing will come"),
+        204: ResponseSpec(
+            None, description="There is no entry after `Last-Event-ID`, and there will be none"
+        ),
         **documented(400, 401, 404, 410, 503),
     },
 )
@@ -75,7 +77,7 @@ async def follow_events(
     session_id: SessionPath,
     last_event_id: Annotated[
         str | None,
-        HeaderParameter(name="Last-Event-ID", description="The `id` of the last event that you got"),
+        HeaderParameter(name="Last-Event-ID", description="The `id` of the last event that you received"),
     ] = None,
 ) -> Response[Any]:
     """Send every entry of the timeline, oldest first, and then each new one, whichever pod made it."""

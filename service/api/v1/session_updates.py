@@ -43,7 +43,9 @@ async def change_session(
     operation_id="eraseSession",
     summary="Erase a session and everything of it, for good",
     responses={
-        202: answer(examples.ERASED, "It is gone; EkaScribe is told when it still ran"),
+        202: answer(
+            examples.ERASED, "The session is erased; if it still ran, EkaScribe is asked to cancel it"
+        ),
         **documented(400, 401, 404, 410, 503),
     },
 )
@@ -59,9 +61,11 @@ async def erase_session(
     "/sessions/{session_id:str}/refresh",
     status_code=202,
     operation_id="refreshSession",
-    summary="Have EkaScribe asked again about a session that is over",
+    summary="Ask EkaScribe again for the results of a finished session",
     responses={
-        202: answer(examples.COMPLETED, "EkaScribe is asked; what is new comes as documents or versions"),
+        202: answer(
+            examples.COMPLETED, "EkaScribe is asked again; new results arrive as documents or new versions"
+        ),
         **documented(400, 401, 404, 409, 410, 503),
     },
 )

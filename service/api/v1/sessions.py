@@ -176,12 +176,12 @@ async def list_sessions(
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[Session]:
-    """Return one page."""
+    """Return one page of the sessions that match all filters."""
     after_time = read_moment(created_after, "created_after")
-    wanted = SessionFilter(
+    filters = SessionFilter(
         status=status, reference=reference, patient_id=patient_id, created_after=after_time
     )
-    page = await services.session_queries.page(principal.tenant_id, wanted, after_cursor(cursor), limit)
+    page = await services.session_queries.page(principal.tenant_id, filters, after_cursor(cursor), limit)
     await services.read_audit.sessions(principal, page.items)
     return page
 
