@@ -65,11 +65,9 @@ def with_medscribe_errors(handlers: ExceptionHandlersMap) -> ExceptionHandlersMa
 def _choose_by_path(handler: Handler) -> Callable[[Request[Any, Any, Any], Any], AnyResponse]:
     def respond(request: Request[Any, Any, Any], error: Any) -> AnyResponse:
         response = handler(request, error)
-        return (
-            _to_medscribe_response(request, error, response)
-            if is_medscribe_path(request.scope["path"])
-            else response
-        )
+        if is_medscribe_path(request.scope["path"]):
+            return _to_medscribe_response(request, error, response)
+        return response
 
     return respond
 
@@ -85,7 +83,7 @@ def _to_medscribe_response(
     elif isinstance(error, VendorRefused) and error.status in _CLIENT_ERROR_STATUSES:
         status, code = _CLIENT_ERROR_STATUSES[error.status], error.vendor_code or "bad_request"
     elif isinstance(error, NotFound | SessionErased):
-        status, code, message = 404, "session_not_found", "Session not response"
+        status, code, message = 404, "session_not_found", "Session not found"
     elif code in MEDSCRIBE_ERRORS:
         status, code = MEDSCRIBE_ERRORS[code]
     if problem.errors:
