@@ -25,8 +25,8 @@ from service.domain.errors import BodyTimeout, BodyTooLarge, ClientDisconnected,
 _CHECK_SECONDS = 0.05
 _MAX_BYTES = 65_536
 _MAX_ADDRESS_CHARACTERS = 64
-# After a restart of a process, the clients of all its streams reconnect at once, so the limit is high. A random
-# delay spreads the retries of refused clients.
+# After a restart of a process, the clients of all its streams reconnect at once, so the limit is high. A
+# random delay spreads the retries of refused clients.
 MAX_HANDSHAKES = 256
 _RETRY_AFTER_SECONDS = (1, 4)
 _LOGIN_PATH = "/connect-auth/v1/account/login"
