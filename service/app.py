@@ -16,7 +16,7 @@ from service.api.authentication import authenticate, provide_principal, provide_
 from service.api.dependencies import Services
 from service.api.health import live, metrics, ready
 from service.api.medscribe.error_envelope import with_medscribe_errors
-from service.api.medscribe.routes import PROTOCOL_ROUTES
+from service.api.medscribe.routes import MEDSCRIBE_ROUTES
 from service.api.middleware.admission_control import AdmissionControl
 from service.api.middleware.load_monitor import LoadMonitor
 from service.api.middleware.medscribe_cors import MedscribeCors
@@ -34,10 +34,11 @@ from service.api.request_classes import handler_of
 from service.api.v1.audio import put_audio
 from service.api.v1.delivery_recovery import recovery_router
 from service.api.v1.destinations import deliveries_router
+from service.api.v1.documents import documents_router
 from service.api.v1.ledger import ledger_router
 from service.api.v1.session_events import follow_events
 from service.api.v1.session_stream import stream_audio
-from service.api.v1.session_updates import changes_router
+from service.api.v1.session_updates import session_updates_router
 from service.api.v1.sessions import sessions_router
 from service.api.vendor_webhooks import receive_tenant_webhook, receive_webhook
 from service.bootstrap.container import (
@@ -95,21 +96,22 @@ class _Fresh(Router):
 
 def create_app(settings: Settings) -> RequestContextMiddleware:
     """Make the service's ASGI application."""
-    strain, traces = LoadMonitor(), SessionTraces()
-    strangers = UnauthenticatedLimits(address_header=settings.client_address_header)
+    load_monitor, traces = LoadMonitor(), SessionTraces()
+    unauthenticated_limits = UnauthenticatedLimits(address_header=settings.client_address_header)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_services(settings, traces, strangers) as services:
+        async with open_services(settings, traces, unauthenticated_limits) as services:
             app.state.services = services
-            strain.listen_to(services.database_wait)
+            load_monitor.add_source(services.database_wait)
             yield
 
     v1 = _Fresh(
         "/v1",
         route_handlers=[
             sessions_router,
-            changes_router,
+            session_updates_router,
+            documents_router,
             follow_events,
             put_audio,
             deliveries_router,
@@ -123,7 +125,7 @@ def create_app(settings: Settings) -> RequestContextMiddleware:
     app = Litestar(
         [
             v1,
-            *PROTOCOL_ROUTES,
+            *MEDSCRIBE_ROUTES,
             stream_audio,
             receive_webhook,
             receive_tenant_webhook,
@@ -139,13 +141,15 @@ def create_app(settings: Settings) -> RequestContextMiddleware:
         openapi_config=openapi_config(version("ekabridge")),
         logging_config=None,
     )
-    admitted = AdmissionControl(ShutdownResponse(app), partial(handler_of, app), settings, strain, strangers)
+    admitted = AdmissionControl(
+        ShutdownResponse(app), partial(handler_of, app), settings, load_monitor, unauthenticated_limits
+    )
     return RequestContextMiddleware(SecurityHeaders(MedscribeCors(admitted, settings.voice_origins)), traces)
 
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, traces: SessionTraces, strangers: UnauthenticatedLimits
+    settings: Settings, traces: SessionTraces, unauthenticated_limits: UnauthenticatedLimits
 ) -> AsyncIterator[Services]:
     """Open the store, the vendor and Redis, none of which need be there yet."""
     redis = open_redis(settings.redis_url)
@@ -154,12 +158,12 @@ async def open_services(
         stack.push_async_callback(close_redis, redis)
         rows = await stack.enter_async_context(open_stores(settings))
         clock = CheckedClock()
-        traces.read_from(rows.sessions.traceparent)
+        traces.set_reader(rows.sessions.traceparent)
         accounts = make_accounts(settings, rows)
         vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts, clock=clock))
         discovery = await stack.enter_async_context(open_discovery(settings))
-        life = make_session_lifecycle(settings, rows, vendor)
-        views = SessionQueries(
+        lifecycle = make_session_lifecycle(settings, rows, vendor)
+        session_queries = SessionQueries(
             rows.database,
             rows.keyring,
             rows.sessions,
@@ -167,8 +171,8 @@ async def open_services(
             settings.public_url or "",
             reserve_response,
         )
-        watch = ChangePoller(rows.sessions.standings)
-        timeline_watch = ChangePoller(rows.sessions.marks)
+        change_poller = ChangePoller(rows.sessions.standings)
+        timeline_poller = ChangePoller(rows.sessions.marks)
         rate_limiter = None
         if settings.rate_limit_per_second:
             policy = RateLimitPolicy(
@@ -201,42 +205,44 @@ async def open_services(
                 revocations=revocations,
                 rate_limiter=rate_limiter,
                 login_failures=LocalRateLimiter(_LOGIN_FAILURES),
-                strangers=strangers,
-                desk=SessionCreator(
+                unauthenticated_limits=unauthenticated_limits,
+                session_creator=SessionCreator(
                     store=rows.sessions,
                     idempotency=rows.idempotency,
-                    life=life,
+                    life=lifecycle,
                     limits=discovery,
-                    read=views.session,
+                    read=session_queries.session,
                 ),
-                life=life,
+                lifecycle=lifecycle,
                 audio=AudioUploads(store=rows.chunks, vendor=vendor),
                 streams=streams,
-                views=views,
-                changes=SessionUpdates(
+                session_queries=session_queries,
+                session_updates=SessionUpdates(
                     store=rows.changes,
                     sessions=rows.sessions,
                     vendor=vendor,
                     clock=SystemClock(),
                     limits=discovery,
                 ),
-                further=AdditionalDocumentRequests(store=rows.further, vendor=vendor, clock=SystemClock()),
-                refreshing=ResultRefresher(store=rows.refreshing, wakeups=wakeups),
+                additional_documents=AdditionalDocumentRequests(
+                    store=rows.further, vendor=vendor, clock=SystemClock()
+                ),
+                result_refresher=ResultRefresher(store=rows.refreshing, wakeups=wakeups),
                 templates=templates,
-                watch=watch,
-                timeline_watch=timeline_watch,
+                change_poller=change_poller,
+                timeline_poller=timeline_poller,
                 webhooks=WebhookReceiver(store=rows.webhooks, wakeups=wakeups),
                 destinations=rows.destinations,
                 deliveries=rows.deliveries,
                 recovery=rows.recovery,
                 ledger=rows.ledger,
                 audit=rows.audit,
-                trail=ReadAudit(store=rows.audit, clock=SystemClock()),
+                read_audit=ReadAudit(store=rows.audit, clock=SystemClock()),
                 check_call=partial(check_call, limits=make_call_limits(settings)),
                 webhook_secrets=accounts.webhook_secrets,
                 discovery=discovery,
-                tokens=MedscribeTokens(rows.database, rows.hasher),
-                voice=MedscribeQueries(rows.database, rows.keyring, reserve_response),
+                medscribe_tokens=MedscribeTokens(rows.database, rows.hasher),
+                medscribe_queries=MedscribeQueries(rows.database, rows.keyring, reserve_response),
                 readiness=Readiness(
                     ping_database=partial(ping_store, rows),
                     ping_redis=partial(ping_redis, redis),
@@ -249,8 +255,8 @@ async def open_services(
             await clock_watch.stop()
             await streams.stop()
             await templates.stop()
-            await watch.stop()
-            await timeline_watch.stop()
+            await change_poller.stop()
+            await timeline_poller.stop()
             await revocations.stop()
             await authentication.stop()
             await wakeups.stop()

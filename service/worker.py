@@ -10,8 +10,8 @@ from typing import Any
 
 import structlog
 
+from service.api.health import WorkerHealth, create_worker_app
 from service.api.readiness import Readiness
-from service.api.worker_health import WorkerHealth, create_worker_app
 from service.bootstrap.container import (
     make_accounts,
     make_session_lifecycle,

@@ -58,29 +58,29 @@ class Services(Struct, frozen=True, kw_only=True):
     revocations: RevocationPoller
     rate_limiter: SharedRateLimiter | None
     login_failures: LocalRateLimiter
-    strangers: UnauthenticatedLimits
-    desk: SessionCreator
-    life: SessionLifecycle
+    unauthenticated_limits: UnauthenticatedLimits
+    session_creator: SessionCreator
+    lifecycle: SessionLifecycle
     audio: AudioUploads
     streams: Streams
-    views: SessionQueries
-    changes: SessionUpdates
-    further: AdditionalDocumentRequests
-    refreshing: ResultRefresher
+    session_queries: SessionQueries
+    session_updates: SessionUpdates
+    additional_documents: AdditionalDocumentRequests
+    result_refresher: ResultRefresher
     templates: Templates
-    watch: ChangePoller
-    timeline_watch: ChangePoller
+    change_poller: ChangePoller
+    timeline_poller: ChangePoller
     webhooks: WebhookReceiver
     destinations: DestinationRows
     deliveries: DeliveryRows
     recovery: DeliveryRecoveryRows
     ledger: LedgerRows
     audit: AuditRows
-    trail: ReadAudit
+    read_audit: ReadAudit
     check_call: CheckCall
     webhook_secrets: Callable[[Account], Awaitable[tuple[str, ...] | None]]
     discovery: Discovery
-    tokens: MedscribeTokens
-    voice: MedscribeQueries
+    medscribe_tokens: MedscribeTokens
+    medscribe_queries: MedscribeQueries
     readiness: Readiness
     database_wait: Callable[[], float]

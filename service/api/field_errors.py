@@ -1,4 +1,7 @@
-"""Turns the decoder's messages into {field, message}: read for display only, no rule hangs on them."""
+"""Converts msgspec's and Litestar's error messages into {field, message} pairs for people to read.
+
+The messages have no stable format, so nothing but their display may depend on them.
+"""
 
 import re
 
@@ -12,24 +15,23 @@ _PARAMETER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
 def field_error(message: str, field: str = "") -> FieldError:
-    """Name the field and what is wrong with it; `field` is where the framework saw it, if it did.
+    """Return the wrong field and the message without quoted values; `field` overrides the message's path.
 
-    A message may quote the value it is about, and that may be a patient's name in the wrong place, so quoted
-    values are left out.
+    A quoted value may be a patient's name that a caller sent in the wrong field, so none is ever repeated.
     """
-    told = _QUOTED_VALUE.sub("given", message)
-    at = _AT_PATH.search(told)
+    text = _QUOTED_VALUE.sub("given", message)
+    at = _AT_PATH.search(text)
     path = field or (at.group(1) if at else "")
     if at:
-        told = told[: at.start()]
-    unknown = _UNKNOWN_FIELD.search(told)
+        text = text[: at.start()]
+    unknown = _UNKNOWN_FIELD.search(text)
     if unknown:
         name = unknown.group(1) if _FIELD_NAME.fullmatch(unknown.group(1)) else "(a field)"
         return FieldError(f"{path}.{name}" if path else name, "is not a field of this request")
-    return FieldError(path or "body", told)
+    return FieldError(path or "body", text)
 
 
 def unknown_parameter(name: str) -> FieldError:
-    """Name a query parameter that a call does not have, unless its name is none and may be anything."""
-    shown = name if _PARAMETER_NAME.fullmatch(name) else "(a parameter)"
-    return FieldError(shown, "is not a parameter of this call")
+    """Return the error of an unknown query parameter; a name with odd characters is not repeated."""
+    safe_name = name if _PARAMETER_NAME.fullmatch(name) else "(a parameter)"
+    return FieldError(safe_name, "is not a parameter of this call")

@@ -1,10 +1,10 @@
-"""Health, metrics: what an operator's tools ask."""
+"""Health and metrics of both processes: the routes of the service, and the worker's small application."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-from litestar import Request, Response, get
+from litestar import Litestar, Request, Response, get
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
 from litestar.openapi.datastructures import ResponseSpec
@@ -12,14 +12,14 @@ from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api.dependencies import Services
-from service.api.readiness import Ready
-from service.api.request_classes import REQUEST_KIND
+from service.api.readiness import Readiness, Ready
+from service.api.request_classes import REQUEST_CLASS
 from service.http_server import is_shutting_down
 from service.observability.metrics import exposition
 
 
 class Live(Struct, frozen=True):
-    """The process runs."""
+    """The body of /health/live."""
 
     status: Literal["alive", "stuck"]
 
@@ -27,42 +27,72 @@ class Live(Struct, frozen=True):
 @get(
     "/health/live",
     operation_id="live",
-    opt={REQUEST_KIND: None},
+    opt={REQUEST_CLASS: None},
     summary="Is the process alive",
     tags=["Operators"],
 )
 async def live() -> Live:
-    """Answer without asking anybody."""
+    """Answer at once: the process runs and its event loop is not blocked."""
     return Live("alive")
 
 
 @get(
     "/health/ready",
     operation_id="ready",
-    opt={REQUEST_KIND: None},
+    opt={REQUEST_CLASS: None},
     summary="Can it serve",
     tags=["Operators"],
     responses={503: ResponseSpec(Ready, description="It cannot", generate_examples=False)},
 )
 async def ready(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Ready]:
-    """Ask the database and Redis; a process that is to stop is not ready."""
-    return await services.readiness.look(is_stopping=is_shutting_down(request.scope))
+    """Check database and Redis; a process that is shutting down is not ready."""
+    return await services.readiness.check(is_stopping=is_shutting_down(request.scope))
 
 
 @get(
     "/metrics",
     operation_id="metrics",
-    opt={REQUEST_KIND: None},
+    opt={REQUEST_CLASS: None},
     summary="Prometheus metrics",
     tags=["Operators"],
     media_type=MediaType.TEXT,
 )
 async def metrics(services: NamedDependency[Services]) -> Response[bytes]:
-    """Return every metric of all processes behind this port."""
-    return await exposed(services.readiness.ping_redis)
+    """Return all metrics of the processes behind this port."""
+    return await metrics_response(services.readiness.ping_redis)
 
 
-async def exposed(ping_redis: Callable[[], Awaitable[bool]]) -> Response[bytes]:
-    """Return every metric, after a look at Redis: that it is away must show although nobody needs it now."""
+async def metrics_response(ping_redis: Callable[[], Awaitable[bool]]) -> Response[bytes]:
+    """Return all metrics, after a ping of Redis, so that an outage shows even while nothing uses Redis."""
     await ping_redis()
     return Response(await asyncio.to_thread(exposition), media_type=CONTENT_TYPE_LATEST)
+
+
+class WorkerHealth(Struct, frozen=True, kw_only=True):
+    """The functions that the worker's health endpoints call."""
+
+    readiness: Readiness
+    is_alive: Callable[[], bool]
+    is_stopping: Callable[[], bool]
+
+
+def create_worker_app(health: WorkerHealth) -> Litestar:
+    """Make the application that serves the worker's health and metrics."""
+
+    @get("/health/live")
+    async def live() -> Response[Live]:
+        """Report whether the sweep still runs; a blocked event loop would not answer at all."""
+        alive = health.is_alive()
+        return Response(Live("alive" if alive else "stuck"), status_code=200 if alive else 503)
+
+    @get("/health/ready")
+    async def ready() -> Response[Ready]:
+        """Check database and Redis; a process that is shutting down is not ready."""
+        return await health.readiness.check(is_stopping=health.is_stopping())
+
+    @get("/metrics")
+    async def metrics() -> Response[bytes]:
+        """Return all metrics of this process."""
+        return await metrics_response(health.readiness.ping_redis)
+
+    return Litestar([live, ready, metrics], openapi_config=None, logging_config=None)

@@ -1,4 +1,4 @@
-"""JSON bodies: read strictly, and described in the OpenAPI document by the type that reads them."""
+"""Decodes JSON bodies strictly, and describes them in the OpenAPI document by the same types."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -21,13 +21,13 @@ T = TypeVar("T")
 MAX_JSON_BYTES = 65_536
 
 
-def read_json(body: bytes, kind: type[T]) -> T:
-    """Decode a body; an empty one is `{}`. Raises InvalidRequest, each wrong field named.
+def read_json(body: bytes, body_type: type[T]) -> T:
+    """Decode a body; an empty body counts as `{}`. Raises InvalidRequest that names the wrong field.
 
-    Strictly: "true" is not true and "3" is not 3, as the framework's own reading would have it.
+    Litestar's own decoding would accept "true" for true and "3" for 3; this one does not.
     """
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
+        return msgspec.json.decode(body or b"{}", type=body_type)
     except msgspec.ValidationError as error:
         found: FieldError = field_error(str(error))
         raise InvalidRequest("the body breaks its schema; see `errors`", errors=[found]) from None
@@ -37,33 +37,37 @@ def read_json(body: bytes, kind: type[T]) -> T:
         raise InvalidRequest("the JSON is nested too deeply") from None
 
 
-def json_operation(kind: type, shown: object, *, required: bool) -> type[Operation]:
-    """Return the OpenAPI operation of a handler whose JSON body is of that type, with an example of it."""
+def json_operation(body_type: type, example: object, *, required: bool) -> type[Operation]:
+    """Return the OpenAPI operation of a handler with a JSON body of this type, with an example."""
 
     @dataclass
     class JsonOperation(Operation):
         """Describes the body."""
 
         def __post_init__(self) -> None:
-            # msgspec's own schema says what msgspec does: patterns, limits, and that no other field is taken.
-            # The framework's components leave these out, so the schema stands here, whole.
-            definitions = msgspec.json.schema(kind, ref_template="{name}")["$defs"]
-            schema = _inlined(definitions[kind.__name__], definitions)
+            # msgspec's schema contains patterns, limits and the ban on unknown fields. Litestar's components
+            # would leave them out, so the whole schema is inlined here.
+            definitions = msgspec.json.schema(body_type, ref_template="{name}")["$defs"]
+            schema = _inline_references(definitions[body_type.__name__], definitions)
             media = OpenAPIMediaType(
-                schema=cast("Schema", schema), examples={"example": Example(value=shown)}
+                schema=cast("Schema", schema), examples={"example": Example(value=example)}
             )
             self.request_body = RequestBody(content={"application/json": media}, required=required)
 
     return JsonOperation
 
 
-def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """Put what a schema refers to in the place of the reference; none of ours refers to itself."""
+def _inline_references(schema: Any, definitions: dict[str, Any]) -> Any:
+    """Replace each reference in a schema by the definition; none of our schemas is recursive."""
     if isinstance(schema, list):
-        return [_inlined(each, definitions) for each in schema]
+        return [_inline_references(each, definitions) for each in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
-        return _inlined(definitions[schema["$ref"]], definitions)
-    # A discriminator's mapping names the definitions that stand here themselves now.
-    return {name: _inlined(each, definitions) for name, each in schema.items() if name != "discriminator"}
+        return _inline_references(definitions[schema["$ref"]], definitions)
+    # A discriminator's mapping would refer to definitions that no longer exist.
+    return {
+        name: _inline_references(each, definitions)
+        for name, each in schema.items()
+        if name != "discriminator"
+    }

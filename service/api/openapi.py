@@ -1,4 +1,4 @@
-"""The OpenAPI document and the page that shows it, from files of this installation: no CDN is asked."""
+"""The OpenAPI document and its Swagger UI page, served from installed files without any CDN."""
 
 from importlib.resources import files
 from typing import Any
@@ -14,10 +14,11 @@ _ASSETS = {
     "swagger-ui-bundle.js": ("javascripts", "text/javascript"),
     "swagger-ui.css": ("stylesheets", "text/css"),
 }
-# A file of its own: the content security policy (api/middleware/security_headers.py) forbids inline scripts.
-# Swagger UI would show the document to a validator on the Internet.
-_START_NAME = "start.js"
-_START = b"""\
+# The start script is a file of its own, because the content security policy
+# (api/middleware/security_headers.py) forbids inline scripts. Without `validatorUrl: null` Swagger UI would
+# send the document to a validator on the Internet.
+_START_SCRIPT_NAME = "start.js"
+_START_SCRIPT = b"""\
 window.ui = SwaggerUIBundle({
   url: "/schema/openapi.json",
   dom_id: "#swagger-container",
@@ -43,18 +44,18 @@ _PAGE = b"""\
 
 
 class SwaggerPage(OpenAPIRenderPlugin):
-    """Swagger UI without a script in the page; the framework's own holds one, and the whole document."""
+    """A Swagger UI page without inline scripts; Litestar's own page has one, which contains the document."""
 
-    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002 - the page asks for the document
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002 - the page fetches the document itself
         """Return the page."""
         return _PAGE
 
 
 @get("/docs/assets/{name:str}", include_in_schema=False, cache_control=None, sync_to_thread=True)
 def documentation_asset(name: FromPath[str]) -> Response[bytes]:
-    """Serve Swagger UI's files from the installed package, and what starts it."""
-    if name == _START_NAME:
-        content, media_type = _START, "text/javascript"
+    """Serve Swagger UI's files from the installed package, and the script that starts it."""
+    if name == _START_SCRIPT_NAME:
+        content, media_type = _START_SCRIPT, "text/javascript"
     elif name in _ASSETS:
         folder, media_type = _ASSETS[name]
         content = files("mkdocs_swagger_ui_tag").joinpath("swagger-ui", folder, name).read_bytes()
@@ -65,7 +66,7 @@ def documentation_asset(name: FromPath[str]) -> Response[bytes]:
 
 @get("/docs", include_in_schema=False, sync_to_thread=False)
 def documentation_page() -> Response[bytes]:
-    """Send the reader to the page under /schema."""
+    """Redirect to the page under /schema."""
     return Response(b"", status_code=307, headers={"Location": "/schema/swagger"}, media_type="text/plain")
 
 

@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document, made of the real types so that they cannot drift from them."""
+"""The examples of the OpenAPI document, built from the real types so that they always match them."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -29,7 +29,7 @@ _DESTINATION_ID = "dst_91a2b3c4d5e6f70819203a4b"
 _DELIVERY_ID = "msg_7c6d5e4f3a2b1c0d9e8f7a6b"
 _STARTED = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 _ENDED = datetime(2026, 11, 21, 9, 34, tzinfo=UTC)
-_DONE = datetime(2026, 11, 21, 9, 34, 20, tzinfo=UTC)
+_COMPLETED = datetime(2026, 11, 21, 9, 34, 20, tzinfo=UTC)
 
 NEW_SESSION = {
     "templates": ["eka_emr_template"],
@@ -39,7 +39,7 @@ NEW_SESSION = {
 }
 END = {"chunks": 12}
 CHANGE = {"patient": {"id": "PAT-67890", "name": "Ravi Iyer"}, "languages": ["en", "hi"]}
-FURTHER = {"template_id": "clinical_notes_template"}
+ADDITIONAL_DOCUMENT = {"template_id": "clinical_notes_template"}
 NEW_DESTINATION = {
     "url": "https://emr.example/hooks/notes",
     "events": ["document.ready", "document.failed"],
@@ -89,13 +89,17 @@ ENDED = msgspec.structs.replace(CREATED, status="processing", chunks_received=12
 COMPLETED = msgspec.structs.replace(
     ENDED,
     status="completed",
-    completed_at=_DONE,
+    completed_at=_COMPLETED,
     transcript="Fever and cough for three days …",
     model_used="pro",
     language_detected="en",
     documents=[
         DocumentSummary(
-            id=_DOCUMENT_ID, template_id="eka_emr_template", status="success", type=None, received_at=_DONE
+            id=_DOCUMENT_ID,
+            template_id="eka_emr_template",
+            status="success",
+            type=None,
+            received_at=_COMPLETED,
         )
     ],
     deliveries=DeliveryCounts(delivered=1),
@@ -119,13 +123,13 @@ DOCUMENT = Document(
     warnings=[],
     version=1,
     upstream_id="doc_abc123",
-    received_at=_DONE,
+    received_at=_COMPLETED,
 )
 TIMELINE = Page(
     items=[
         TimelineEntry(at=_STARTED, type="session.created", data={"upload": "chunked"}),
         TimelineEntry(at=_ENDED, type="session.ended", data={"chunks": 12, "told_vendor": True}),
-        TimelineEntry(at=_DONE, type="webhook.received", data={"event": "completed", "repeats": 0}),
+        TimelineEntry(at=_COMPLETED, type="webhook.received", data={"event": "completed", "repeats": 0}),
     ]
 )
 DESTINATION = Destination(
@@ -140,7 +144,7 @@ DESTINATION = Destination(
     rate_per_second=20,
     auth=AuthShown(
         type="oauth2",
-        token_url="https://login.emr.example/token",  # noqa: S106 - its address, not a token
+        token_url="https://login.emr.example/token",  # noqa: S106 - a URL, not a token
         client_id="ekabridge",
         scope="notes.write",
     ),
@@ -164,12 +168,12 @@ DELIVERY = Delivery(
     next_attempt_at=None,
     reason=None,
     record_id=None,
-    created_at=_DONE,
+    created_at=_COMPLETED,
 )
 LEDGER = Ledger(ended=1204, delivered=1198, in_flight=5, dead=1, lost=0)
 AUDIT = AuditEntry(
     id="4711",
-    at=_DONE,
+    at=_COMPLETED,
     actor="key_2b3c4d5e6f708192a3b4c5d6",
     action="session.erased",
     object_id=_SESSION_ID,
@@ -182,24 +186,24 @@ PING = msgspec.structs.replace(
     type="ping",
     status="pending",
     attempts=0,
-    next_attempt_at=_DONE,
+    next_attempt_at=_COMPLETED,
 )
 CONFIRM = {"record_id": "NOTE-4711"}
 FILED = msgspec.structs.replace(DELIVERY, status="filed", record_id="NOTE-4711")
 RECOVER = {"since": "2026-11-20T00:00:00Z"}
 RECOVERED = Recovered(recovered=12, replayed=3)
 DELIVERY_WITH_ATTEMPTS = msgspec.structs.replace(
-    DELIVERY, attempts=[Attempt(at=_DONE, status_code=200, error_class=None, duration_ms=42)]
+    DELIVERY, attempts=[Attempt(at=_COMPLETED, status_code=200, error_class=None, duration_ms=42)]
 )
 
 
 def example(value: Any) -> list[Example]:
-    """Wrap a value as OpenAPI wants it."""
+    """Return a value as the list of examples that OpenAPI expects."""
     return [Example(summary="Example", value=msgspec.to_builtins(value))]
 
 
 def answer(value: Any, description: str, *, kind: Any = None) -> ResponseSpec:
-    """Describe a successful answer by an example of it."""
+    """Describe a successful response by an example; `kind` overrides the type of `value`."""
     return ResponseSpec(
         data_container=kind or type(value),
         description=description,

@@ -1,4 +1,4 @@
-"""Whether a process can serve, and what is away."""
+"""Decides whether a process is ready for requests, and names the dependencies that are not available."""
 
 from collections.abc import Awaitable, Callable
 from typing import Literal
@@ -12,20 +12,20 @@ from service.store.encryption import SealError
 
 
 class Ready(Struct, frozen=True):
-    """Whether requests can be served. Redis may be away: then nudges wait for the sweep."""
+    """The body of /health/ready. Without Redis a process stays ready: the sweep replaces lost wake-ups."""
 
     status: Literal["ready", "not ready"]
     database: str
     redis: str
-    clock: str | UnsetType = UNSET  # only when the process's own is off
+    clock: str | UnsetType = UNSET  # only if the process's own clock is wrong
 
 
 class Readiness:
-    """Decides whether requests can be served; `was_reached`: whether the database ever was.
+    """Decides readiness. `was_reached` returns whether this process has ever reached the database.
 
-    A process that never reached it may be set up wrongly: traffic goes elsewhere. Afterwards an outage of
-    the database is everybody's, and a pod that calls itself unready turns it into the ingress's own error
-    pages, where our answer is a 503 that says when to come again.
+    A process that has never reached it may be misconfigured, so it is not ready and other pods get its
+    traffic. Later, an outage of the database affects all pods alike: if they all became unready, clients
+    would get error pages of the ingress instead of our 503 with Retry-After.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class Readiness:
         self._clock = clock
         self._was_reached = was_reached
 
-    async def look(self, *, is_stopping: bool) -> Response[Ready]:
-        """Ask the database and Redis, never the vendor: its outage must not take us out of service.
+    async def check(self, *, is_stopping: bool) -> Response[Ready]:
+        """Check database and Redis, and name the dependencies that are not available.
 
-        Neither must a wrong clock, which is corrected, nor a database that takes no writes: it can still be
-        read. What is away is named.
+        EkaScribe is not checked, because its outage must not stop the service. A wrong clock does not matter
+        either, because it is corrected, nor a read-only database, because it can still answer reads.
         """
         has_keys = True
         try:
@@ -53,7 +53,7 @@ class Readiness:
         except StoreUnavailable as error:
             database = error.detail
         except SealError as error:
-            # Other processes have the key that this one lacks.
+            # Another process may have the encryption key that this one lacks, so traffic should go there.
             database, has_keys = str(error), False
         redis = "ok" if await self.ping_redis() else "unreachable"
         can_serve = self._was_reached() and has_keys and not is_stopping

@@ -1,7 +1,7 @@
-"""The class of a request, named by its route; each class has its own limits (admission_control.py).
+"""Finds the class of a request; each class has limits of its own (middleware/admission_control.py).
 
-The route decides, by its `opt`, and never the path: many spellings of a path lead to the same
-route, with slashes doubled or percent-encoded, and one of them would move a request past its limits.
+The route names its class in its `opt`. The path never decides: several spellings of a path lead to the same
+route, with slashes doubled or percent-encoded, and such a spelling would lead a request past its limits.
 """
 
 from typing import Any, Final, Literal
@@ -10,20 +10,20 @@ from litestar import Litestar, Request
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 
-Kind = Literal["reads", "calls", "uploads", "webhooks", "waits"]
+RequestClassName = Literal["reads", "calls", "uploads", "webhooks", "waits"]
 
-# A route names its kind under this key of its `opt`, None if it is always let in. Without it, a route that
-# only reads is of `reads`, any other of `calls`.
-REQUEST_KIND: Final = "request_kind"
-# And under this one the query parameter with which a call waits.
-WAITS_WITH: Final = "waits_with"
+# The key of a route's `opt` that holds its class; None exempts the route from all limits. A route without the
+# key belongs to `reads` if its method only reads, else to `calls`.
+REQUEST_CLASS: Final = "request_class"
+# The key that holds the name of a query parameter: a request with this parameter belongs to `waits`.
+WAIT_PARAMETER: Final = "wait_parameter"
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def handler_of(app: Litestar, scope: Any) -> BaseRouteHandler | None:
-    """Return the handler that the application will choose for a request, None if it has none for it.
+    """Return the handler that the application will choose for a request, or None if no route matches.
 
-    The application looks in the same cache a moment later, so that the route is found once.
+    The lookup costs nothing extra: Litestar caches it and uses it again when it routes the request.
     """
     try:
         return app.asgi_router.handle_routing(path=scope["path"], method=scope["method"])[1]
@@ -31,11 +31,11 @@ def handler_of(app: Litestar, scope: Any) -> BaseRouteHandler | None:
         return None
 
 
-def kind_of(handler: BaseRouteHandler | None, scope: Any) -> Kind | None:
-    """Return which places a request takes one of; None if it is always let in."""
+def class_of(handler: BaseRouteHandler | None, scope: Any) -> RequestClassName | None:
+    """Return the class whose limits apply to a request; None if no limits apply."""
     opt = {} if handler is None else handler.opt
-    waits_with = opt.get(WAITS_WITH)
-    if waits_with is not None and waits_with in Request[Any, Any, Any](scope).query_params:
+    wait_parameter = opt.get(WAIT_PARAMETER)
+    if wait_parameter is not None and wait_parameter in Request[Any, Any, Any](scope).query_params:
         return "waits"
-    kind: Kind | None = opt.get(REQUEST_KIND, "reads" if scope["method"] in _READS else "calls")
-    return kind
+    name: RequestClassName | None = opt.get(REQUEST_CLASS, "reads" if scope["method"] in _READS else "calls")
+    return name

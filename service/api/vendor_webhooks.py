@@ -1,4 +1,4 @@
-"""The vendor's doors: POST /webhooks/eka, and /webhooks/eka/{tenant} for a tenant's own account."""
+"""Receives EkaScribe's webhooks at /webhooks/eka, or /webhooks/eka/{tenant} for a tenant's own account."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
@@ -15,9 +15,9 @@ from msgspec import Struct
 from service.api.authentication import provide_services
 from service.api.dependencies import Services
 from service.api.middleware.admission_control import acquire_permit
-from service.api.middleware.load_metrics import WEBHOOKS
+from service.api.middleware.load_monitor import WEBHOOKS
 from service.api.problems import documented
-from service.api.request_classes import REQUEST_KIND
+from service.api.request_classes import REQUEST_CLASS
 from service.domain.errors import CallerMistake, InvalidRequest, SignatureInvalid
 from service.domain.ids import DEFAULT_ACCOUNT, Account, SessionId
 from service.domain.webhooks import Outcome
@@ -26,26 +26,26 @@ from service.eka.webhook_signature import is_signed
 from service.observability.tracing import note, span_of
 
 _MAX_BYTES = 65_536
-_MAX_SHOWN = 64
+_MAX_SHOWN_CHARACTERS = 64
 _SIGNATURE_HEADERS = ("eka-webhook-signature", "x-msa-signature")
 
-# From 0 on: a rate does not see the first of a series that begins with it.
-_COUNTED = {
+# All series start at 0: Prometheus' rate() misses the first event of a series that starts with it.
+_COUNTERS = {
     outcome: WEBHOOKS.labels(outcome) for outcome in ("accepted", "duplicate", "ignored", "refused", "failed")
 }
 
 
 class WebhookReceived(Struct, frozen=True):
-    """What became of the event; it is committed."""
+    """The response to a webhook; its event is committed by then."""
 
     status: Outcome
 
 
-# There are but three answers: each is written once, and said as it is.
-_ANSWERS: dict[Outcome, ASGIResponse] = {
+# There are only three different responses, so each is encoded once.
+_RESPONSES: dict[Outcome, ASGIResponse] = {
     status: ASGIResponse(body=msgspec.json.encode(WebhookReceived(status))) for status in get_args(Outcome)
 }
-_RECEIVED = {
+_DOCUMENTED_RESPONSE = {
     200: ResponseSpec(
         data_container=WebhookReceived,
         description="Request fulfilled, document follows",
@@ -56,7 +56,7 @@ _RECEIVED = {
 
 @dataclass
 class WebhookOperation(Operation):
-    """Says in the OpenAPI document what the handlers read by themselves: raw bytes, and who signed them."""
+    """Describes the raw body and the signature header, which Litestar cannot derive from the handlers."""
 
     def __post_init__(self) -> None:
         self.request_body = RequestBody(
@@ -77,15 +77,15 @@ class WebhookOperation(Operation):
     "/webhooks/eka",
     status_code=200,
     operation_id="receiveWebhook",
-    opt={REQUEST_KIND: "webhooks"},
+    opt={REQUEST_CLASS: "webhooks"},
     operation_class=WebhookOperation,
-    summary="EkaScribe tells us that results are there",
+    summary="Receive an event from EkaScribe",
     tags=["Vendor"],
     request_max_body_size=_MAX_BYTES,
-    responses=_RECEIVED | documented(400, 401, 413, 503, by_key=False),
+    responses=_DOCUMENTED_RESPONSE | documented(400, 401, 413, 503, by_key=False),
 )
 async def receive_webhook(request: Request[Any, Any, Any]) -> ASGIResponse:
-    """Take an event of the default account: only its sessions are acted on."""
+    """Receive an event of the default account; it can only affect sessions of this account."""
     return await _receive(request, DEFAULT_ACCOUNT)
 
 
@@ -93,42 +93,45 @@ async def receive_webhook(request: Request[Any, Any, Any]) -> ASGIResponse:
     "/webhooks/eka/{tenant:str}",
     status_code=200,
     operation_id="receiveTenantWebhook",
-    opt={REQUEST_KIND: "webhooks"},
+    opt={REQUEST_CLASS: "webhooks"},
     operation_class=WebhookOperation,
-    summary="The same, from a tenant's own account at EkaScribe",
+    summary="Receive an event from a tenant's own EkaScribe account",
     tags=["Vendor"],
     request_max_body_size=_MAX_BYTES,
-    responses=_RECEIVED | documented(400, 401, 413, 503, by_key=False),
+    responses=_DOCUMENTED_RESPONSE | documented(400, 401, 413, 503, by_key=False),
 )
 async def receive_tenant_webhook(
     request: Request[Any, Any, Any],
     tenant: Annotated[str, PathParameter(description="The tenant's id")],
 ) -> ASGIResponse:
-    """Take an event of a tenant's own account: only its own secrets and its own sessions count."""
-    # "default" is no tenant: that account has a door of its own.
+    """Receive an event of a tenant's own account: verified with its secrets, limited to its sessions."""
+    # "default" is not a tenant: that account has a route of its own.
     return await _receive(request, Account("" if tenant == DEFAULT_ACCOUNT else tenant))
 
 
 async def _receive(request: Request[Any, Any, Any], account: Account) -> ASGIResponse:
-    # Not a dependency: in a profile, injecting it took more time than verifying the signature.
+    # Read directly, because Litestar's dependency injection took longer than verifying the signature.
     services = provide_services(request.app.state)
-    counted = "failed"
+    counter = "failed"
     try:
-        outcome = await _take(request, services, account)
-        counted = outcome
+        outcome = await _verify_and_record(request, services, account)
+        counter = outcome
     except CallerMistake:
-        counted = "refused"
+        counter = "refused"
         raise
     finally:
-        _COUNTED[counted].inc()
-    return _ANSWERS[outcome]
+        _COUNTERS[counter].inc()
+    return _RESPONSES[outcome]
 
 
-async def _take(request: Request[Any, Any, Any], services: Services, account: Account) -> Outcome:
-    """Verify the raw bytes, then read them, record, commit, answer."""
-    body = await services.strangers.webhooks.read(request)
+async def _verify_and_record(
+    request: Request[Any, Any, Any], services: Services, account: Account
+) -> Outcome:
+    """Verify the signature of the raw bytes, then decode the event and commit it."""
+    body = await services.unauthenticated_limits.webhooks.read(request)
     secrets = await services.webhook_secrets(account)
-    # None, no such account, is told like a wrong signature: whoever asks learns nothing of our tenants.
+    # An unknown account (None) gets the same error as a wrong signature, so that nobody can find out tenant
+    # ids.
     if secrets is None or secrets or not services.settings.webhook_allow_unsigned:
         headers = [value for name in _SIGNATURE_HEADERS for value in request.headers.getall(name, [])]
         tolerance, now = services.settings.webhook_tolerance_seconds, services.clock.now().timestamp()
@@ -138,12 +141,15 @@ async def _take(request: Request[Any, Any, Any], services: Services, account: Ac
     event = parse_event(body)
     if event is None:
         raise InvalidRequest("the body is not JSON")
-    parent = await services.traces.of(SessionId(event.session_id))
+    parent = await services.traces.traceparent_of(SessionId(event.session_id))
     with span_of(
         parent,
         "webhook",
         "server",
-        {"ekabridge.session_id": event.session_id[:_MAX_SHOWN], "ekabridge.kind": event.kind[:_MAX_SHOWN]},
+        {
+            "ekabridge.session_id": event.session_id[:_MAX_SHOWN_CHARACTERS],
+            "ekabridge.kind": event.kind[:_MAX_SHOWN_CHARACTERS],
+        },
         link=request.headers.get("traceparent"),
     ):
         outcome = await services.webhooks.receive(account, event, body)

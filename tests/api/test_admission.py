@@ -1,4 +1,4 @@
-"""Too much is told so at once, by kind and by tenant, and nothing of it is begun."""
+"""Requests beyond the limits of their class or tenant are refused at once, before any work is done."""
 
 import asyncio
 import json
@@ -15,9 +15,9 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from service.api.middleware.admission_control import AdmissionControl
-from service.api.middleware.body_timeout import timed
-from service.api.middleware.load_monitor import MIN_SHARE, LoadMonitor
-from service.api.request_classes import handler_of, kind_of
+from service.api.middleware.body_timeout import with_body_timeout
+from service.api.middleware.load_monitor import MIN_CAPACITY_FACTOR, LoadMonitor
+from service.api.request_classes import class_of, handler_of
 from service.app import create_app
 from service.domain.errors import BodyTimeout
 from service.http_server.graceful_shutdown import PROTOCOLS
@@ -43,7 +43,7 @@ MEBIBYTE = 1024 * 1024
 
 @pytest.fixture
 async def narrow(database_url: str, redis_url: str) -> AsyncIterator[Bridge]:
-    """A bridge with few places, of which one tenant may have three quarters."""
+    """A bridge with low limits, of which one tenant may use three quarters."""
     few = {"max_requests": 4, "max_uploads": 2, "max_spool_bytes": 3 * MEBIBYTE}
     async with open_bridge(database_url, redis_url, **few) as bridge:
         yield bridge
@@ -241,9 +241,9 @@ async def test_the_answer_reaches_who_still_sends_ten_megabytes(narrow: Bridge) 
         ("GET", "/docs", b"", "reads"),
     ],
 )
-def test_every_request_is_of_one_kind(method: str, path: str, query: bytes, kind: str | None) -> None:
+def test_every_request_has_one_class(method: str, path: str, query: bytes, kind: str | None) -> None:
     scope = {"type": "http", "method": method, "path": path, "query_string": query, "state": {}}
-    assert kind_of(handler_of(application(), scope), scope) == kind
+    assert class_of(handler_of(application(), scope), scope) == kind
 
 
 class Body:
@@ -266,11 +266,13 @@ async def all_of(receive: Any) -> None:
 
 
 async def test_a_body_that_pauses_or_drips_is_refused() -> None:
-    paused = timed(Body(b"a").receive, idle_seconds=0.02, total_seconds=60)
+    paused = with_body_timeout(Body(b"a").receive, idle_seconds=0.02, total_seconds=60)
     assert (await paused())["body"] == b"a"
     with pytest.raises(BodyTimeout):
         await paused()
-    dripping = timed(Body(*[b"a"] * 1000, pause_seconds=0.001).receive, idle_seconds=20, total_seconds=0.1)
+    dripping = with_body_timeout(
+        Body(*[b"a"] * 1000, pause_seconds=0.001).receive, idle_seconds=20, total_seconds=0.1
+    )
     with pytest.raises(BodyTimeout):
         await all_of(dripping)
 
@@ -284,10 +286,10 @@ async def test_after_the_body_one_may_wait_for_long() -> None:
             await gone.wait()
         return messages.pop(0)
 
-    body = timed(receive, idle_seconds=0.01, total_seconds=0.01)
+    body = with_body_timeout(receive, idle_seconds=0.01, total_seconds=0.01)
     await body()
     waiting = asyncio.create_task(body())
-    paused = timed(Body().receive, idle_seconds=0.05, total_seconds=60)
+    paused = with_body_timeout(Body().receive, idle_seconds=0.05, total_seconds=60)
     with pytest.raises(BodyTimeout):  # by then its own time would be over, too
         await paused()
     gone.set()
@@ -370,53 +372,53 @@ def test_open_files_are_allowed_as_far_as_may_be() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_a_process_that_falls_behind_gives_fewer_places_and_soon_all_again() -> None:
-    strain = LoadMonitor()
-    strain.note(3600)
-    assert strain.share == 0.75  # one pause, however long, is no load
+def test_a_process_that_falls_behind_lowers_its_capacity_and_soon_raises_it_again() -> None:
+    load_monitor = LoadMonitor()
+    load_monitor.record_delay(3600)
+    assert load_monitor.capacity_factor == 0.75  # one pause, however long, is no load
     for _ in range(10):
-        strain.note(1)
-    assert strain.share == MIN_SHARE
+        load_monitor.record_delay(1)
+    assert load_monitor.capacity_factor == MIN_CAPACITY_FACTOR
     for _ in range(15):
-        strain.note(0)
-    assert strain.share == 1
+        load_monitor.record_delay(0)
+    assert load_monitor.capacity_factor == 1
 
 
 async def test_a_late_loop_is_noticed() -> None:
-    strain = LoadMonitor()
-    async with strain.watched():
+    load_monitor = LoadMonitor()
+    async with load_monitor.running():
 
         async def is_noticed() -> bool:
             time.sleep(1.0)  # noqa: ASYNC251 - what keeps the loop from its work
-            return strain.share < 1
+            return load_monitor.capacity_factor < 1
 
         await until(is_noticed)
 
 
 async def test_a_database_that_is_waited_for_is_noticed() -> None:
-    strain, waits = LoadMonitor(), [1.0]
-    strain.look_seconds = 0.01
-    strain.listen_to(lambda: waits.pop() if waits else 0.0)
-    async with strain.watched():
+    load_monitor, waits = LoadMonitor(), [1.0]
+    load_monitor.interval_seconds = 0.01
+    load_monitor.add_source(lambda: waits.pop() if waits else 0.0)
+    async with load_monitor.running():
 
         async def was_asked() -> bool:
             return not waits
 
         await until(was_asked)
-        assert strain.share < 1
+        assert load_monitor.capacity_factor < 1
 
 
-async def test_under_strain_fewer_places_are_given_away(bridge: Bridge) -> None:
+async def test_under_load_fewer_requests_are_admitted(bridge: Bridge) -> None:
     app = create_app(msgspec.structs.replace(bridge.settings, max_requests=20))
-    strain = admission_of(app).strain
-    strain.look_seconds = 3600
+    load_monitor = admission_of(app).load_monitor
+    load_monitor.interval_seconds = 3600
     head = request_head(bridge, "POST", "/v1/sessions", Content_Length="2")
     # One tenant may have no more than 15 of 20.
     key = bridge.api.headers["authorization"].encode()
     theirs = head.replace(key, (await bridge.tenant()).headers["authorization"].encode())
     webhook = b"POST /webhooks/eka HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n"
     async with serve_app(app, **PROTOCOLS) as url, AsyncExitStack() as stack:
-        strain.share = MIN_SHARE
+        load_monitor.capacity_factor = MIN_CAPACITY_FACTOR
         clients = [await stack.enter_async_context(wire(url)) for _ in range(17)]
         for number, client in enumerate(clients[:16]):
             await client.send(theirs if number % 2 else head)
@@ -427,11 +429,11 @@ async def test_under_strain_fewer_places_are_given_away(bridge: Bridge) -> None:
         await until(are_in)
         await clients[16].send(head, b"[]")
         assert (await clients[16].answer()).status == 503
-        strain.share = 1.0
+        load_monitor.capacity_factor = 1.0
         await clients[16].send(head, b"[]")
         assert (await clients[16].answer()).status == 400
         # EkaScribe's webhooks are little work and end much: they keep all their places.
-        strain.share = MIN_SHARE
+        load_monitor.capacity_factor = MIN_CAPACITY_FACTOR
         others = [await stack.enter_async_context(wire(url)) for _ in range(20)]
         for client in others:
             await client.send(webhook)

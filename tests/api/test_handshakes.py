@@ -1,4 +1,4 @@
-"""Handshakes of strangers at the door of streams: bounded, and beside them streams go on and open."""
+"""Handshakes of unknown clients are bounded, while open streams go on and others can still open."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from service.api.middleware.unauthenticated_limits import MAX_HANDSHAKES, HandshakeRoom
+from service.api.middleware.unauthenticated_limits import MAX_HANDSHAKES, HandshakeLimit
 from service.domain.errors import Overloaded
 from tests.api.test_stream import FRAME, arrived, opened, refusal
 from tests.bridge import Bridge
@@ -61,19 +61,19 @@ async def test_handshakes_of_nobody_known_are_bounded_and_streams_go_on(bridge: 
 
 
 def test_one_address_leaves_handshakes_to_others() -> None:
-    room = HandshakeRoom(max_handshakes=3, max_of_address=2, address_header="X-Forwarded-For")
+    limit = HandshakeLimit(max_handshakes=3, max_per_address=2, address_header="X-Forwarded-For")
 
     def scope(address: str) -> Any:
         return {"headers": [(b"x-forwarded-for", address.encode())]}
 
-    first, _ = (room.acquire(scope("192.0.2.1")) for _ in range(2))
+    first, _ = (limit.acquire(scope("192.0.2.1")) for _ in range(2))
     with pytest.raises(Overloaded):
-        room.acquire(scope("192.0.2.1"))
-    room.acquire(scope("192.0.2.2"))
+        limit.acquire(scope("192.0.2.1"))
+    limit.acquire(scope("192.0.2.2"))
     with pytest.raises(Overloaded):
-        room.acquire(scope("192.0.2.3"))
+        limit.acquire(scope("192.0.2.3"))
     for _ in range(2):
         first.release()
-    room.acquire(scope("192.0.2.1"))
+    limit.acquire(scope("192.0.2.1"))
     with pytest.raises(Overloaded):
-        room.acquire(scope("192.0.2.3"))
+        limit.acquire(scope("192.0.2.3"))

@@ -30,7 +30,7 @@ RAW_FORM = (
 
 @pytest.fixture
 async def narrow(database_url: str, redis_url: str) -> AsyncIterator[Bridge]:
-    """A bridge with few places."""
+    """A bridge with low limits."""
     few = {"max_requests": 4, "max_uploads": 2, "max_spool_bytes": 3 * MEBIBYTE}
     async with open_bridge(database_url, redis_url, **few) as bridge:
         yield bridge
@@ -195,19 +195,19 @@ class Sender:
         return {"type": "http.request", "body": self._pieces.pop(0), "more_body": bool(self._pieces)}
 
 
-def small_room(**limits: Any) -> UnauthenticatedPool:
-    values = {"max_requests": 2, "max_bytes": 8, "max_of_address": 2} | {
+def small_pool(**limits: Any) -> UnauthenticatedPool:
+    values = {"max_requests": 2, "max_bytes": 8, "max_per_address": 2} | {
         "max_seconds": 60.0,
         "grace_seconds": 60.0,
     }
     return UnauthenticatedPool(UnauthenticatedLimit(**(values | limits)), address_header=None)
 
 
-async def test_in_a_full_room_the_oldest_gives_way() -> None:
-    room, senders = small_room(), [Sender(b"a", b"b") for _ in range(3)]
+async def test_in_a_full_pool_the_oldest_gives_way() -> None:
+    pool, senders = small_pool(), [Sender(b"a", b"b") for _ in range(3)]
     tasks = []
     for sender in senders:
-        tasks.append(asyncio.create_task(room.read(sender)))  # type: ignore[arg-type]
+        tasks.append(asyncio.create_task(pool.read(sender)))  # type: ignore[arg-type]
         await until(sender.is_awaited)
     with pytest.raises(BodyTimeout):
         await tasks[0]
@@ -215,39 +215,39 @@ async def test_in_a_full_room_the_oldest_gives_way() -> None:
         sender.go_on.release()
         sender.go_on.release()
     assert [await tasks[1], await tasks[2]] == [b"ab", b"ab"]
-    assert room.waiting == 0
+    assert pool.waiting == 0
 
 
 async def test_sizes_and_disconnections_are_told_apart() -> None:
-    room = small_room()
+    pool = small_pool()
     for pieces, error in (((b"12345", b"6789", b""), BodyTooLarge), ((), ClientDisconnected)):
         sender = Sender(*pieces)
         for _ in range(3):
             sender.go_on.release()
         with pytest.raises(error):
-            await room.read(sender)  # type: ignore[arg-type]
+            await pool.read(sender)  # type: ignore[arg-type]
     announced = Sender(b"a")
     announced.scope["headers"].append((b"content-length", b"9"))
     with pytest.raises(BodyTooLarge):
-        await room.read(announced)  # type: ignore[arg-type]
-    assert room.waiting == 0
+        await pool.read(announced)  # type: ignore[arg-type]
+    assert pool.waiting == 0
 
 
 async def test_whoever_ends_the_process_is_not_taken_for_a_slow_sender() -> None:
-    room, sender = small_room(), Sender(b"a")
-    task = asyncio.create_task(room.read(sender))  # type: ignore[arg-type]
+    pool, sender = small_pool(), Sender(b"a")
+    task = asyncio.create_task(pool.read(sender))  # type: ignore[arg-type]
     await until(sender.is_awaited)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert room.waiting == 0
+    assert pool.waiting == 0
 
 
 async def test_bodies_together_have_a_bound_and_the_oldest_gives_way() -> None:
-    room, senders = small_room(max_requests=9, max_total_bytes=10), [Sender(b"123456", b"") for _ in range(3)]
+    pool, senders = small_pool(max_requests=9, max_total_bytes=10), [Sender(b"123456", b"") for _ in range(3)]
     tasks = []
     for sender in senders:
-        tasks.append(asyncio.create_task(room.read(sender)))  # type: ignore[arg-type]
+        tasks.append(asyncio.create_task(pool.read(sender)))  # type: ignore[arg-type]
         sender.go_on.release()
         await until(sender.is_awaited_again)
     for task in tasks[:2]:
@@ -255,16 +255,16 @@ async def test_bodies_together_have_a_bound_and_the_oldest_gives_way() -> None:
             await task
     senders[2].go_on.release()
     assert await tasks[2] == b"123456"
-    alone = small_room(max_total_bytes=5)
+    alone = small_pool(max_total_bytes=5)
     sender = Sender(b"123456", b"")
     sender.go_on.release()
     with pytest.raises(BodyTimeout):
         await alone.read(sender)  # type: ignore[arg-type]
-    assert (room.waiting, alone.waiting) == (0, 0)
+    assert (pool.waiting, alone.waiting) == (0, 0)
 
 
 @pytest.mark.parametrize("path", ["//connect-auth/v1/account/login", "/connect-auth/v1/account/login/"])
-async def test_other_spellings_of_a_path_wait_in_the_same_room(narrow: Bridge, path: str) -> None:
+async def test_other_spellings_of_a_path_wait_in_the_same_pool(narrow: Bridge, path: str) -> None:
     async with AsyncExitStack() as stack:
         await begin(stack, narrow, LOGIN.replace(b"/connect-auth/v1/account/login", path.encode()), 20)
         assert in_work("calls") == 0

@@ -118,21 +118,21 @@ async def test_two_that_go_away_at_once_leave_no_count_behind(*, is_granted: boo
     assert not memory._line
 
 
-async def test_a_place_gives_back_all_that_it_was_granted() -> None:
+async def test_a_permit_gives_back_all_that_it_was_granted() -> None:
     memory, disk = MemoryBudget(100, patience_seconds=0.0, vain_seconds=0.0), DiskBudget(1000)
-    first = Permit(RequestClass("uploads", 4, max_of_one=3), disk, memory)
-    second = Permit(RequestClass("uploads", 4, max_of_one=3), disk, memory)
-    assert await first.take_memory(60)
-    assert await first.take_memory(30)
-    assert not await second.take_memory(60)
-    second.leave()
+    first = Permit(RequestClass("uploads", 4, max_per_tenant=3), disk, memory)
+    second = Permit(RequestClass("uploads", 4, max_per_tenant=3), disk, memory)
+    assert await first.reserve_memory(60)
+    assert await first.reserve_memory(30)
+    assert not await second.reserve_memory(60)
+    second.release()
     assert memory.taken_bytes == 90
-    waiting = asyncio.create_task(second.take_memory(100))
+    waiting = asyncio.create_task(second.reserve_memory(100))
     memory.patience_seconds = PATIENT
     await turns()
-    first.leave()
+    first.release()
     assert await waiting
-    second.leave()
+    second.release()
     assert memory.taken_bytes == 0
 
 

@@ -1,4 +1,4 @@
-"""Who may come in to /voice/v1: a token of our login, or an API key itself."""
+"""Authenticates calls to /voice/v1 by an access token of our login, or by an API key."""
 
 from typing import Any
 
@@ -6,32 +6,38 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from schemas.voice import SUPPORTED_VERSIONS
-from service.api.authentication import admit_principal, bearer_of, check_texts, principal_of_key
+from service.api.authentication import (
+    admit_principal,
+    bearer_token_of,
+    principal_of_key,
+    reject_nul_characters,
+)
 from service.api.dependencies import Services
 from service.api.medscribe.error_envelope import VERSION_HEADER, as_medscribe_error
 from service.domain.errors import InvalidRequest, Unauthenticated
 from service.domain.models import Principal
 
-_TOKEN_PREFIX = "ekt_"  # noqa: S105 - how our tokens begin, no secret
+_TOKEN_PREFIX = "ekt_"  # noqa: S105 - a prefix, not a secret
 _KEY_SCHEME = "x-api-key "
 _MAX_VERSION_CHARACTERS = 20
 
 
 async def authenticate_client(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Let in who shows a token or a key, and not too often, in a version of the protocol that we speak.
+    """Check protocol version, credential and rate limit of a call; a guard that runs before the handler.
 
-    The key may come as `Authorization: Bearer`, as `X-API-Key`, or as the specification's examples have it,
-    `Authorization: X-API-Key …`. Raises InvalidRequest, Unauthenticated or RateLimited.
-    Without any it is 403 `missing_token`, with a bad or old one 401 `token_expired`, as at the vendor
-    (docs/vendor.md#refusal-words): official clients log in again after a 401 (docs/vendor.md#client-python).
+    Clients send the token or key as `Authorization: Bearer`, as `X-API-Key`, or, as in the specification's
+    examples, as `Authorization: X-API-Key …`. Raises InvalidRequest, Unauthenticated, RateLimited or
+    Overloaded. A missing credential is 403 `missing_token`, an invalid or expired one 401 `token_expired`, as
+    at EkaScribe (docs/vendor.md#refusal-words): official clients log in again after a 401
+    (docs/vendor.md#client-python).
     """
     check_version(connection)
-    check_texts(connection)
-    shown = _shown(connection)
-    if not shown:
+    reject_nul_characters(connection)
+    credential = _credential_of(connection)
+    if not credential:
         raise as_medscribe_error(Unauthenticated("a token is needed: log in first"), 403, "missing_token")
     services: Services = connection.app.state.services
-    principal = await _who(services, shown)
+    principal = await _principal_of(services, credential)
     if principal is None:
         raise as_medscribe_error(
             Unauthenticated("the token is over, or it is none of ours, or its key was revoked"),
@@ -42,32 +48,32 @@ async def authenticate_client(connection: ASGIConnection[Any, Any, Any, Any], _:
 
 
 def check_version(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
-    """Refuse a call that asks for a version that we do not speak; none asked for is ours.
+    """Raise InvalidRequest if a call requests an unsupported version of the protocol.
 
-    Raises InvalidRequest, in the words of the specification's section 3.3.
+    A call without a version is accepted. The error is that of the specification, section 3.3.
     """
-    asked = connection.headers.get(VERSION_HEADER)
-    if asked is None or asked.strip() in SUPPORTED_VERSIONS:
+    requested = connection.headers.get(VERSION_HEADER)
+    if requested is None or requested.strip() in SUPPORTED_VERSIONS:
         return
-    shown = asked.strip()[:_MAX_VERSION_CHARACTERS]
+    version = requested.strip()[:_MAX_VERSION_CHARACTERS]
     raise as_medscribe_error(
         InvalidRequest(f"this service speaks version {', '.join(SUPPORTED_VERSIONS)} of the protocol"),
         400,
         "unsupported_version",
-        requested_version=shown,
+        requested_version=version,
         supported_versions=list(SUPPORTED_VERSIONS),
     )
 
 
-def _shown(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+def _credential_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
     header = connection.headers.get("authorization", "")
     if header[: len(_KEY_SCHEME)].lower() == _KEY_SCHEME:
         return header[len(_KEY_SCHEME) :].strip()
-    return bearer_of(connection) or connection.headers.get("x-api-key", "").strip()
+    return bearer_token_of(connection) or connection.headers.get("x-api-key", "").strip()
 
 
-async def _who(services: Services, shown: str) -> Principal | None:
-    if not shown.startswith(_TOKEN_PREFIX):
-        return await principal_of_key(services, shown)
-    token = await services.tokens.read(shown, "access")
-    return await services.tokens.principal(token) if token else None
+async def _principal_of(services: Services, credential: str) -> Principal | None:
+    if not credential.startswith(_TOKEN_PREFIX):
+        return await principal_of_key(services, credential)
+    token = await services.medscribe_tokens.read(credential, "access")
+    return await services.medscribe_tokens.principal(token) if token else None

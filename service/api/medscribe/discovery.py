@@ -1,4 +1,7 @@
-"""Our discovery document, with what official clients demand of it (docs/vendor.md#client-discovery)."""
+"""The discovery document of the MedScribe protocol, with all that official clients require in it.
+
+See docs/vendor.md#client-discovery.
+"""
 
 from litestar import Response, get
 from litestar.di import NamedDependency
@@ -25,7 +28,7 @@ _CACHE = {"Cache-Control": "max-age=10800"}
     include_in_schema=False,
 )
 async def discover(services: NamedDependency[Services]) -> Response[Discovery]:
-    """Answer the vendor's limits under our own addresses."""
+    """Return EkaScribe's limits together with our own addresses."""
     limits = await services.discovery.limits()
     settings = services.settings
     document = make_discovery(settings.public_url or "", limits, support_email=settings.support_email)
@@ -33,7 +36,7 @@ async def discover(services: NamedDependency[Services]) -> Response[Discovery]:
 
 
 def make_discovery(public_url: str, limits: Limits, *, support_email: str | None = None) -> Discovery:
-    """Make the document; what is optional in it and not ours to promise is left out."""
+    """Make the document, without those optional fields that this service cannot promise."""
     return Discovery(
         service=DiscoveryService(
             name=f"{limits.service_name} through ekabridge",

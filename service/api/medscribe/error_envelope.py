@@ -1,7 +1,7 @@
-"""Errors for clients of the protocol: the same errors as everywhere, in the protocol's own envelope.
+"""Converts errors into the envelope of the MedScribe protocol for all paths that belong to it.
 
-Every answer is first made as a problem, by the one table of problems.py, and then put into the words that the
-protocol and the vendor use (docs/vendor.md#upload-errors, docs/vendor.md#error-shapes).
+Every error first becomes a problem (problems.py). This module then replaces its shape, and where the protocol
+or EkaScribe differ, its status and code (docs/vendor.md#upload-errors, docs/vendor.md#error-shapes).
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ VERSION_HEADER = "msa-version"
 DISCOVERY_PATH = "/.well-known/medscribealliance"
 _PREFIXES = ("/voice/", LOGIN_PREFIX, DISCOVERY_PATH)
 
-# Our code → status and code of the protocol, where they differ.
+# Our code → status and code of the protocol, for codes that differ.
 MEDSCRIBE_ERRORS = {
     "session_ended": (400, "session_ended"),
     "session_expired": (410, "session_expired"),
@@ -28,10 +28,10 @@ MEDSCRIBE_ERRORS = {
     "invalid_audio_format": (400, "invalid_audio_format"),
     "rate_limited": (429, "rate_limit_exceeded"),
 }
-# The vendor's refusals that a client of its own would have got: what to mend is in the request. All others,
-# such as of our credentials, are 502 as everywhere.
-_CLIENT_S_MISTAKES = {400: 400, 409: 409, 413: 413, 422: 400}
-# Our name of a request's field → the protocol's.
+# EkaScribe's refusals that the client can mend, because the fault is in its request: EkaScribe's status →
+# ours. All others, such as a refusal of our own credentials, stay 502.
+_CLIENT_ERROR_STATUSES = {400: 400, 409: 409, 413: 413, 422: 400}
+# Our name of a field → the protocol's name.
 _FIELDS = {
     "upload": "upload_type",
     "mode": "session_mode",
@@ -43,41 +43,45 @@ _FIELDS = {
 }
 
 Handler = Callable[[Request[Any, Any, Any], Any], Response[Problem]]
-Answer = Response[Any]
+AnyResponse = Response[Any]
 
 
-def is_protocol(path: str) -> bool:
-    """Whether a path belongs to the protocol, served there or not."""
+def is_medscribe_path(path: str) -> bool:
+    """Return whether a path belongs to the protocol, even if no route matches it."""
     return path == "/voice" or path.startswith(_PREFIXES)
 
 
 def as_medscribe_error(error: CallerMistake, status: int, code: str, **details: Any) -> CallerMistake:
-    """Give an error the status and the code that the protocol has for it at this place."""
+    """Set the status and code that the protocol demands for an error of one particular route."""
     error.extra |= {"protocol": (status, code), "protocol_details": details}
     return error
 
 
 def with_medscribe_errors(handlers: ExceptionHandlersMap) -> ExceptionHandlersMap:
-    """Make handlers that answer the protocol's paths in its envelope, and all others as before."""
-    return {kind: _choose(handler) for kind, handler in handlers.items()}
+    """Wrap exception handlers so that errors on the protocol's paths use its envelope."""
+    return {error_type: _choose_by_path(handler) for error_type, handler in handlers.items()}
 
 
-def _choose(handler: Handler) -> Callable[[Request[Any, Any, Any], Any], Answer]:
-    def answer(request: Request[Any, Any, Any], error: Any) -> Answer:
-        found = handler(request, error)
-        return _tell(request, error, found) if is_protocol(request.scope["path"]) else found
+def _choose_by_path(handler: Handler) -> Callable[[Request[Any, Any, Any], Any], AnyResponse]:
+    def respond(request: Request[Any, Any, Any], error: Any) -> AnyResponse:
+        response = handler(request, error)
+        if is_medscribe_path(request.scope["path"]):
+            return _to_medscribe_response(request, error, response)
+        return response
 
-    return answer
+    return respond
 
 
-def _tell(request: Request[Any, Any, Any], error: Exception, found: Response[Problem]) -> Answer:
-    problem = found.content
+def _to_medscribe_response(
+    request: Request[Any, Any, Any], error: Exception, response: Response[Problem]
+) -> AnyResponse:
+    problem = response.content
     status, code, message = problem.status, problem.code, problem.detail
     extra = error.extra if isinstance(error, BridgeError) else {}
     if "protocol" in extra:
         status, code = extra["protocol"]
-    elif isinstance(error, VendorRefused) and error.status in _CLIENT_S_MISTAKES:
-        status, code = _CLIENT_S_MISTAKES[error.status], error.vendor_code or "bad_request"
+    elif isinstance(error, VendorRefused) and error.status in _CLIENT_ERROR_STATUSES:
+        status, code = _CLIENT_ERROR_STATUSES[error.status], error.vendor_code or "bad_request"
     elif isinstance(error, NotFound | SessionErased):
         status, code, message = 404, "session_not_found", "Session not found"
     elif code in MEDSCRIBE_ERRORS:
@@ -85,19 +89,19 @@ def _tell(request: Request[Any, Any, Any], error: Exception, found: Response[Pro
     if problem.errors:
         field = problem.errors[0]
         message = f"Field 'body -> {_FIELDS.get(field.field, field.field)}': {field.message}"
-    headers = dict(found.headers)
+    headers = dict(response.headers)
     if request.scope["path"].startswith(LOGIN_PREFIX):
         return Response(LoginRefused(code=status, error=message), status_code=status, headers=headers)
-    told = VoiceErrorAnswer(
+    envelope = VoiceErrorAnswer(
         error=VoiceError(code=code, message=message, details=_details(request, problem, extra)),
         detail=code if problem.code == "unauthenticated" else UNSET,
     )
-    return Response(told, status_code=status, headers=headers)
+    return Response(envelope, status_code=status, headers=headers)
 
 
 def _details(request: Request[Any, Any, Any], problem: Problem, extra: dict[str, Any]) -> dict[str, Any]:
     session_id = request.scope.get("path_params", {}).get("session_id")
-    found = {
+    details = {
         "request_id": problem.request_id,
         "session_id": session_id,
         "missing": problem.missing,
@@ -105,4 +109,4 @@ def _details(request: Request[Any, Any, Any], problem: Problem, extra: dict[str,
         "vendor_status": problem.vendor_status,
         "vendor_code": problem.vendor_code,
     } | extra.get("protocol_details", {})
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in details.items() if value is not None}

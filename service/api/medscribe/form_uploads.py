@@ -1,4 +1,8 @@
-"""Forms, as official browser clients post them to object storage: signed fields first, then the file."""
+"""Uploads as HTML forms with signed fields, as official browser clients post them to object storage.
+
+Such a client gets a form as the `upload_url` of a session and then posts it once for each file, without any
+other credential.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,27 +14,27 @@ from litestar.params import FromPath
 from schemas.voice import FormUpload, UploadData
 from service.api.authentication import admit_principal
 from service.api.dependencies import Services
-from service.api.medscribe.audio import keep_file
+from service.api.medscribe.audio import store_file
 from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.upload_parser import read_upload
-from service.api.request_classes import REQUEST_KIND
+from service.api.request_classes import REQUEST_CLASS
 from service.domain.errors import Forbidden
 from service.domain.ids import SessionId
 from service.domain.models import Principal
 from service.store.medscribe_queries import MedscribeState
 
-_TOKEN_FIELD = "x-scribe-token"  # noqa: S105 - a field's name, no secret
+_TOKEN_FIELD = "x-scribe-token"  # noqa: S105 - the name of a field, not a secret
 _FILE_NAME = "${filename}"
 
 
 def wants_form(request: Request[Any, Any, Any]) -> bool:
-    """Whether the client posts forms: by `?version=v2` or a `flavour` header (docs/vendor.md#upload-url)."""
+    """Return whether a client posts forms: by `?version=v2` or `flavour` (docs/vendor.md#upload-url)."""
     return request.query_params.get("version") == "v2" or "flavour" in request.headers
 
 
 async def make_form(services: Services, principal: Principal, state: MedscribeState) -> FormUpload:
-    """Make what lets one session's files be posted as forms until the session expires."""
-    token = await services.tokens.issue_form(principal.key_id, state.id, state.expires_at)
+    """Make the signed form with which a client may post files to one session until the session expires."""
+    token = await services.medscribe_tokens.issue_form(principal.key_id, state.id, state.expires_at)
     folder = f"{state.id}/"
     return FormUpload(
         upload_data=UploadData(
@@ -46,36 +50,36 @@ async def make_form(services: Services, principal: Principal, state: MedscribeSt
     "/uploads/{session_id:str}",
     status_code=204,
     request_max_body_size=None,
-    opt={REQUEST_KIND: "uploads"},
+    opt={REQUEST_CLASS: "uploads"},
 )
 async def post_form(
     request: Request[Any, Any, Any], services: NamedDependency[Services], session_id: FromPath[str]
 ) -> Response[None]:
-    """Store the file of a form: no bearer, the signed field lets it in before a byte of the file is kept."""
+    """Store the file of a form; its signed field is verified before any byte of the file is stored."""
     allowed: list[Principal] = []
 
-    with services.strangers.forms.wait(request.scope) as stranger:
+    with services.unauthenticated_limits.forms.wait(request.scope) as wait:
 
         async def authorise(fields: Mapping[str, str]) -> None:
-            token = await services.tokens.read(fields.get(_TOKEN_FIELD, ""), SessionId(session_id))
-            principal = await services.tokens.principal(token) if token else None
+            token = await services.medscribe_tokens.read(fields.get(_TOKEN_FIELD, ""), SessionId(session_id))
+            principal = await services.medscribe_tokens.principal(token) if token else None
             if principal is None:
                 raise as_medscribe_error(
                     Forbidden("the form's signature is wrong or too old"), 403, "access_denied"
                 )
             await admit_principal(request.scope, services, principal)
-            stranger.leave()
+            wait.release()
             allowed.append(principal)
 
         limits = await services.discovery.limits()
         max_bytes = limits.chunk_bytes(services.settings.chunk_max_bytes)
-        upload = await read_upload(request, max_bytes, authorise, stranger.take)
+        upload = await read_upload(request, max_bytes, authorise, wait.count)
     try:
         fields = {name.lower(): value for name, value in upload.fields.items()}
         key = fields.get("key", "").rpartition("/")[2]
         name = (upload.file_name or "") if _FILE_NAME in key or not key else key
         types = [fields.get("content-type", ""), upload.file_type or ""]
-        await keep_file(services, allowed[0], SessionId(session_id), name, types, upload)
-        return Response(None, status_code=204, headers={"ETag": f'"{upload.spool.sha256}"'})
+        await store_file(services, allowed[0], SessionId(session_id), name, types, upload)
+        return Response(None, status_code=204, headers={"ETag": f'"{upload.buffer.sha256}"'})
     finally:
         upload.close()

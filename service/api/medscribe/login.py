@@ -1,4 +1,4 @@
-"""The door where clients of the protocol log in: a tenant's id and an API key for a token."""
+"""The login route of the MedScribe protocol: exchanges a tenant's id and an API key for an access token."""
 
 from typing import Any
 
@@ -24,16 +24,17 @@ _MAX_ID_CHARACTERS = 64
 async def log_in(
     request: Request[Any, Any, Any], services: NamedDependency[Services]
 ) -> Response[LoggedIn] | Response[LoginRefused]:
-    """Answer a token of half an hour, without a refresh token (docs/vendor.md#client-python).
+    """Return a token that is valid for half an hour, without a refresh token (docs/vendor.md#client-python).
 
-    Failures are counted by the `client_id` that was given. The right secret is never refused for the failures
-    of others: whoever knows a tenant's id could lock it out, and secrets of 256 random bits are not guessed.
+    Failed logins are limited for each `client_id`. The limit never refuses the right secret: otherwise
+    anybody who knows a tenant's id could lock it out, and secrets of 256 random bits cannot be guessed
+    anyway.
     """
-    login = read_json(await services.strangers.logins.read(request), Login)
+    login = read_json(await services.unauthenticated_limits.logins.read(request), Login)
     principal = await principal_of_key(services, login.client_secret)
     if principal is None or principal.tenant_id != login.client_id:
         check(services.login_failures.count(login.client_id[:_MAX_ID_CHARACTERS]), "failed logins")
         return Response(LoginRefused(code=401, error="invalid client_id or client_secret"), status_code=401)
     await admit_principal(request.scope, services, principal)
-    token = await services.tokens.issue_access(principal.key_id)
+    token = await services.medscribe_tokens.issue_access(principal.key_id)
     return Response(LoggedIn(access_token=token, expires_in=ACCESS_SECONDS), status_code=200)

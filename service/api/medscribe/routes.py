@@ -1,6 +1,6 @@
-"""Everything under /voice and /connect-auth, in one list for the composition root.
+"""Lists all routes of the MedScribe protocol, under /voice and /connect-auth, for the composition root.
 
-The protocol has its own description (docs/protocol.md), so none of it stands in the OpenAPI document.
+The protocol is described in docs/protocol.md and therefore left out of the OpenAPI document.
 """
 
 from litestar import Router
@@ -8,7 +8,7 @@ from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
 from service.api.authentication import provide_principal
-from service.api.medscribe.audio import upload_audio, upload_named_form
+from service.api.medscribe.audio import upload_audio, upload_form_with_file_name
 from service.api.medscribe.authentication import authenticate_client
 from service.api.medscribe.discovery import discover
 from service.api.medscribe.form_uploads import post_form
@@ -21,7 +21,7 @@ from service.api.medscribe.sessions import (
 )
 from service.api.medscribe.templates import list_templates
 
-_behind_the_guard = Router(
+_authenticated_routes = Router(
     "/voice/v1",
     route_handlers=[
         create_session,
@@ -32,12 +32,12 @@ _behind_the_guard = Router(
         process_requested_template,
         list_templates,
         upload_audio,
-        upload_named_form,
+        upload_form_with_file_name,
     ],
     guards=[authenticate_client],
     dependencies={"principal": Provide(provide_principal, sync_to_thread=False)},
     include_in_schema=False,
 )
-_forms = Router("/voice/v1", route_handlers=[post_form], include_in_schema=False)
+_form_routes = Router("/voice/v1", route_handlers=[post_form], include_in_schema=False)
 
-PROTOCOL_ROUTES: list[ControllerRouterHandler] = [log_in, discover, _behind_the_guard, _forms]
+MEDSCRIBE_ROUTES: list[ControllerRouterHandler] = [log_in, discover, _authenticated_routes, _form_routes]

@@ -1,6 +1,6 @@
-"""Makes Get Session's answer from a session's row; its state decides status and shape.
+"""Makes the response of Get Session from a session's rows; the state decides HTTP status and fields.
 
-The vendor's own answers are the model (docs/vendor.md#status-codes, docs/vendor.md#expired-body).
+The responses follow EkaScribe's own (docs/vendor.md#status-codes, docs/vendor.md#expired-body).
 """
 
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from service.store.medscribe_queries import MedscribeDocument, MedscribeState
 
 Status = Literal["initialized", "processing", "completed", "partial", "failed", "cancelled", "expired"]
 
-_STATUS: dict[str, Status] = {
+_STATUS_OF: dict[str, Status] = {
     "created": "initialized",
     "recording": "initialized",
     "processing": "processing",
@@ -24,7 +24,7 @@ _STATUS: dict[str, Status] = {
     "cancelled": "cancelled",
     "expired": "expired",
 }
-_HTTP_STATUS: dict[Status, int] = {
+_HTTP_STATUS_OF: dict[Status, int] = {
     "initialized": 202,
     "processing": 202,
     "completed": 200,
@@ -35,105 +35,107 @@ _HTTP_STATUS: dict[Status, int] = {
 }
 
 
-def show_time(moment: datetime) -> str:
-    """Spell a time as the vendor does: whole seconds, UTC, `Z` (docs/vendor.md#times)."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def format_timestamp(timestamp: datetime) -> str:
+    """Format a timestamp as EkaScribe does: whole seconds, UTC, `Z` (docs/vendor.md#times)."""
+    return timestamp.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def show_patient(patient: dict[str, Any] | None) -> dict[str, Any] | UnsetType:
-    """Name a patient's id as the protocol does, `oid` (docs/vendor.md#patient-oid)."""
+def to_patient_details(patient: dict[str, Any] | None) -> dict[str, Any] | UnsetType:
+    """Rename a patient's `id` to `oid`, its name in the protocol (docs/vendor.md#patient-oid)."""
     if not patient:
         return UNSET
     details = {name: value for name, value in patient.items() if name != "id"}
     return {"oid": patient["id"]} | details if "id" in patient else details
 
 
-def files_received(state: MedscribeState) -> int:
-    """Count the files; of a stream, whose files the vendor cuts, it is the vendor's count at the end."""
+def count_files(state: MedscribeState) -> int:
+    """Return the number of audio files; for a stream EkaScribe reports it at the end."""
     return (state.vendor_files or 0) if state.upload == "stream" else len(state.files)
 
 
-def storage_of(upload_url: str | FormUpload) -> str | UnsetType:
-    """Name the way that forms are posted in, as the vendor does; clients know it by that name."""
+def storage_provider_of(upload_url: str | FormUpload) -> str | UnsetType:
+    """Return the name by which clients recognise that they must post forms, as EkaScribe sends it."""
     return UNSET if isinstance(upload_url, str) else "aws"
 
 
-def show_session(
+def to_response(
     state: MedscribeState,
     upload_url: str | FormUpload,
     documents: list[MedscribeDocument],
     *,
     is_pending: bool,
 ) -> tuple[int, VoiceSession]:
-    """Return the HTTP status and the body. `is_pending`: what the filter names is still being made."""
-    status: Status = "expired" if state.is_past else _STATUS[state.status]
+    """Return HTTP status and body; `is_pending` means that the requested document is not ready yet."""
+    status: Status = "expired" if state.is_past else _STATUS_OF[state.status]
     if is_pending:
         status = "processing"
-    patient = show_patient(state.details.patient)
+    patient = to_patient_details(state.details.patient)
     body = VoiceSession(
         session_id=state.id,
         status=status,
-        created_at=show_time(state.created_at),
-        expires_at=show_time(state.expires_at),
+        created_at=format_timestamp(state.created_at),
+        expires_at=format_timestamp(state.expires_at),
         upload_url=upload_url,
-        storage_provider=storage_of(upload_url),
-        audio_files_received=files_received(state),
+        storage_provider=storage_provider_of(upload_url),
+        audio_files_received=count_files(state),
         audio_files=state.files,
-        additional_data=state.details.metadata | {"_protocol": _protocol(state)},
+        additional_data=state.details.metadata | {"_protocol": _protocol_metadata(state)},
         patient_details=patient,
         session_details=patient,
-        **_of_state(status, state, documents),
+        **_fields_of_status(status, state, documents),
     )
-    return _HTTP_STATUS[status], body
+    return _HTTP_STATUS_OF[status], body
 
 
-def _protocol(state: MedscribeState) -> dict[str, Any]:
-    """Return how the session was asked for, as the vendor does (docs/vendor.md#protocol-metadata)."""
-    words = state.details.protocol
+def _protocol_metadata(state: MedscribeState) -> dict[str, Any]:
+    """Return how the session was requested, as EkaScribe does (docs/vendor.md#protocol-metadata)."""
+    protocol = state.details.protocol
     is_stream = state.upload == "stream"
     return {
         "version": "0.1",
-        "upload_type": words.upload_type if words else state.upload,
-        "communication_protocol": words.communication_protocol
-        if words
+        "upload_type": protocol.upload_type if protocol else state.upload,
+        "communication_protocol": protocol.communication_protocol
+        if protocol
         else ("websocket" if is_stream else "http"),
         "requested_templates": state.templates,
     }
 
 
-def _of_state(status: Status, state: MedscribeState, documents: list[MedscribeDocument]) -> dict[str, Any]:
+def _fields_of_status(
+    status: Status, state: MedscribeState, documents: list[MedscribeDocument]
+) -> dict[str, Any]:
     if status in {"initialized", "processing"}:
         return {"transcript": ""}
     if status == "expired":
         return {
-            "expired_at": show_time(state.settled_at or state.expires_at),
+            "expired_at": format_timestamp(state.settled_at or state.expires_at),
             "message": "Session expired before it was ended",
             "templates": [],
             "transcript": "",
         }
     if status in {"failed", "cancelled"}:
-        return {"error": _error(state)}
-    found: dict[str, Any] = {
-        "completed_at": show_time(state.settled_at) if state.settled_at else UNSET,
+        return {"error": _to_error(state)}
+    fields: dict[str, Any] = {
+        "completed_at": format_timestamp(state.settled_at) if state.settled_at else UNSET,
         "model_used": state.model_used or UNSET,
         "language_detected": state.language_detected or UNSET,
         "transcript": state.transcript or "",
-        "templates": [{document.template_id: _result(document)} for document in documents],
+        "templates": [{document.template_id: _to_template_result(document)} for document in documents],
     }
     if status == "partial":
-        problems = [_problem(document) for document in documents if document.error_code]
-        found["audio_files_processed"] = files_received(state)
-        found["processing_errors"] = problems or UNSET
-    return found
+        errors = [_to_processing_error(document) for document in documents if document.error_code]
+        fields["audio_files_processed"] = count_files(state)
+        fields["processing_errors"] = errors or UNSET
+    return fields
 
 
-def _error(state: MedscribeState) -> VoiceError | UnsetType:
+def _to_error(state: MedscribeState) -> VoiceError | UnsetType:
     if state.error_code is None:
         return UNSET
     return VoiceError(code=state.error_code, message=state.error_message or "")
 
 
-def _result(document: MedscribeDocument) -> TemplateResult:
+def _to_template_result(document: MedscribeDocument) -> TemplateResult:
     error = document_error(document.error_code)
     return TemplateResult(
         status="success" if document.status == "success" else "failed",
@@ -144,7 +146,7 @@ def _result(document: MedscribeDocument) -> TemplateResult:
     )
 
 
-def _problem(document: MedscribeDocument) -> ProcessingError:
+def _to_processing_error(document: MedscribeDocument) -> ProcessingError:
     error = document_error(document.error_code)
-    assert error is not None  # noqa: S101 - only documents with a code are problems
+    assert error is not None  # noqa: S101 - callers pass only documents with an error code
     return ProcessingError(type=error.code, message=error.message, template_id=document.template_id)

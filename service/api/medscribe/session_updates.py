@@ -1,4 +1,4 @@
-"""The doors that change a session of the protocol, cancel it, or ask for another document of it."""
+"""The routes of the MedScribe protocol that change or cancel a session, or request another document of it."""
 
 from urllib.parse import urlencode
 
@@ -12,7 +12,7 @@ from schemas.voice import PatchVoiceSession, TemplateAsked, VoiceSessionPatched
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, read_json
 from service.api.medscribe.error_envelope import as_medscribe_error
-from service.api.medscribe.sessions import as_patient
+from service.api.medscribe.sessions import to_patient
 from service.domain.errors import InvalidRequest, SessionEnded
 from service.domain.ids import SessionId, TemplateId
 from service.domain.models import Principal
@@ -27,28 +27,28 @@ async def patch_session(
 ) -> VoiceSessionPatched:
     """Change a session before its end, or cancel it.
 
-    `additional_data` is accepted and dropped, like every unknown field: it breaks a session at the vendor
-    (docs/vendor.md#patch-metadata). A client that sends nothing else is therefore not refused after
-    the end, but it is told that a session has expired.
+    `additional_data` is accepted and ignored, like every unknown field, because it breaks a session at
+    EkaScribe (docs/vendor.md#patch-metadata). A request with no other field therefore succeeds even after the
+    end of a session, but not after its expiry.
     """
-    asked = read_json(body, PatchVoiceSession)
-    statuses = {asked.user_status, asked.processing_status} - {None}
+    payload = read_json(body, PatchVoiceSession)
+    statuses = {payload.user_status, payload.processing_status} - {None}
     if statuses - {"cancelled"}:
         raise InvalidRequest("can only become `cancelled`", field="user_status")
     change = SessionChange(
-        patient=as_patient(asked.patient_details or asked.session_details),
-        templates=asked.templates,
-        languages=asked.language_hint,
-        mode=asked.session_mode,
-        model=asked.model,
+        patient=to_patient(payload.patient_details or payload.session_details),
+        templates=payload.templates,
+        languages=payload.language_hint,
+        mode=payload.session_mode,
+        model=payload.model,
     )
     try:
         if statuses:
-            await services.changes.cancel(principal, SessionId(session_id))
+            await services.session_updates.cancel(principal, SessionId(session_id))
         else:
-            await services.changes.change(principal, SessionId(session_id), change)
+            await services.session_updates.change(principal, SessionId(session_id), change)
     except SessionEnded as ended:
-        if not statuses and change == SessionChange() and asked.additional_data is not UNSET:
+        if not statuses and change == SessionChange() and payload.additional_data is not UNSET:
             return VoiceSessionPatched(session_id=session_id)
         raise as_medscribe_error(ended, 409, "session_already_committed") from None
     return VoiceSessionPatched(session_id=session_id)
@@ -61,7 +61,7 @@ async def process_template(
     session_id: FromPath[str],
     template_id: FromPath[str],
 ) -> TemplateAsked:
-    """Ask for another document of a finished session."""
+    """Request another document of a finished session."""
     return await _ask(services, principal, SessionId(session_id), TemplateId(template_id))
 
 
@@ -69,8 +69,8 @@ async def process_template(
 async def process_requested_template(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: FromPath[str]
 ) -> TemplateAsked:
-    """Ask for another document of the session's first template (docs/vendor.md#process-template)."""
-    state = await services.voice.session(principal.tenant_id, SessionId(session_id))
+    """Request another document from the session's first template (docs/vendor.md#process-template)."""
+    state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
     if not state.templates:
         raise InvalidRequest("is needed: the session was created without templates", field="template_id")
     return await _ask(services, principal, state.id, TemplateId(state.templates[0]))
@@ -79,12 +79,12 @@ async def process_requested_template(
 async def _ask(
     services: Services, principal: Principal, session_id: SessionId, template_id: TemplateId
 ) -> TemplateAsked:
-    document_id = await services.further.ask(principal, session_id, template_id)
-    # Where EkaScribe names no document yet, the template's own filter finds it.
-    wanted = {"document_id": document_id} if document_id else {"template_id": template_id}
+    document_id = await services.additional_documents.ask(principal, session_id, template_id)
+    # While EkaScribe has not named the document yet, a filter by its template finds it.
+    query = {"document_id": document_id} if document_id else {"template_id": template_id}
     return TemplateAsked(
         session_id=session_id,
         template_id=template_id,
         document_id=document_id or UNSET,
-        poll_url=f"/voice/v1/sessions/{session_id}?{urlencode(wanted)}",
+        poll_url=f"/voice/v1/sessions/{session_id}?{urlencode(query)}",
     )

@@ -1,4 +1,4 @@
-"""The routes of /voice/v1/sessions: create, end, get, patch, and a further document."""
+"""The routes of the MedScribe protocol that create, end and read a session."""
 
 from typing import Any
 
@@ -21,11 +21,11 @@ from service.api.json_body import MAX_JSON_BYTES, read_json
 from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.form_uploads import make_form, wants_form
 from service.api.medscribe.session_responses import (
-    files_received,
-    show_patient,
-    show_session,
-    show_time,
-    storage_of,
+    count_files,
+    format_timestamp,
+    storage_provider_of,
+    to_patient_details,
+    to_response,
 )
 from service.domain.errors import AudioIncomplete, InvalidRequest, NotFound
 from service.domain.ids import SessionId, TemplateId
@@ -41,48 +41,48 @@ async def create_session(
     principal: NamedDependency[Principal],
     body: RawBody,
 ) -> VoiceSessionCreated:
-    """Create a session; the tenant's defaults fill what is left out."""
-    asked = read_json(body, CreateVoiceSession)
-    if asked.communication_protocol is None and not wants_form(request):
+    """Create a session; missing fields get the tenant's defaults."""
+    payload = read_json(body, CreateVoiceSession)
+    if payload.communication_protocol is None and not wants_form(request):
         raise InvalidRequest("is required: http, websocket or rpc", field="communication_protocol")
-    words = ProtocolWords(
-        upload_type=asked.upload_type, communication_protocol=asked.communication_protocol or "http"
+    protocol = ProtocolWords(
+        upload_type=payload.upload_type, communication_protocol=payload.communication_protocol or "http"
     )
-    session_id = await services.desk.start(
+    session_id = await services.session_creator.start(
         principal,
-        _as_create(asked),
-        session_id=SessionId(asked.session_id) if asked.session_id else None,
-        words=words,
+        _to_session_create(payload),
+        session_id=SessionId(payload.session_id) if payload.session_id else None,
+        words=protocol,
     )
-    state = await services.voice.session(principal.tenant_id, session_id)
+    state = await services.medscribe_queries.session(principal.tenant_id, session_id)
     upload_url = await _upload_url(request, services, principal, state)
-    patient = show_patient(state.details.patient)
+    patient = to_patient_details(state.details.patient)
     return VoiceSessionCreated(
         session_id=session_id,
-        created_at=show_time(state.created_at),
-        expires_at=show_time(state.expires_at),
+        created_at=format_timestamp(state.created_at),
+        expires_at=format_timestamp(state.expires_at),
         upload_url=upload_url,
-        storage_provider=storage_of(upload_url),
+        storage_provider=storage_provider_of(upload_url),
         patient_details=patient,
         session_details=patient,
     )
 
 
-def _as_create(asked: CreateVoiceSession) -> SessionCreate:
+def _to_session_create(payload: CreateVoiceSession) -> SessionCreate:
     return SessionCreate(
-        templates=asked.templates,
-        mode=asked.session_mode,
-        model=asked.model,
-        languages=asked.language_hint,
-        transcript_language=asked.transcript_language,
-        upload="stream" if asked.upload_type == "stream" else "chunked",
-        patient=as_patient(asked.patient_details or asked.session_details),
-        metadata=asked.additional_data,
+        templates=payload.templates,
+        mode=payload.session_mode,
+        model=payload.model,
+        languages=payload.language_hint,
+        transcript_language=payload.transcript_language,
+        upload="stream" if payload.upload_type == "stream" else "chunked",
+        patient=to_patient(payload.patient_details or payload.session_details),
+        metadata=payload.additional_data,
     )
 
 
-def as_patient(details: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Name the patient's id as we do; blank ids and names, which clients send for none, are none."""
+def to_patient(details: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Rename the patient's `oid` to `id`, and drop blank ids and names, which clients send for none."""
     if not details:
         return None
     patient = {name: value for name, value in details.items() if name != "oid"}
@@ -99,7 +99,7 @@ async def _upload_url(
     request: Request[Any, Any, Any], services: Services, principal: Principal, state: MedscribeState
 ) -> str | FormUpload:
     if state.upload == "stream":
-        url = (await services.views.session(principal.tenant_id, state.id)).stream_url
+        url = (await services.session_queries.session(principal.tenant_id, state.id)).stream_url
         assert url is not UNSET  # noqa: S101 - every stream session has one
         return str(url)
     if wants_form(request):
@@ -114,12 +114,14 @@ async def end_session(
     session_id: FromPath[str],
     body: RawBody,
 ) -> VoiceSessionEnded:
-    """End a session if at least so many files are stored; repeating it answers the same."""
+    """End a session if at least `audio_files_sent` files are stored; repeating the call is safe."""
     sent = read_json(body, EndVoiceSession).audio_files_sent
     try:
-        await services.life.end(principal, SessionId(session_id), SessionEnd(force=True), min_chunks=sent)
+        await services.lifecycle.end(
+            principal, SessionId(session_id), SessionEnd(force=True), min_chunks=sent
+        )
     except AudioIncomplete as short:
-        state = await services.voice.session(principal.tenant_id, SessionId(session_id))
+        state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
         raise as_medscribe_error(
             short,
             409,
@@ -128,9 +130,9 @@ async def end_session(
             audio_files_received=len(state.files),
             audio_files=state.files,
         ) from None
-    state = await services.voice.session(principal.tenant_id, SessionId(session_id))
+    state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
     return VoiceSessionEnded(
-        session_id=session_id, audio_files_received=files_received(state), audio_files=state.files
+        session_id=session_id, audio_files_received=count_files(state), audio_files=state.files
     )
 
 
@@ -143,25 +145,28 @@ async def get_session(
     template_id: FromQuery[str | None] = None,
     document_id: FromQuery[str | None] = None,
 ) -> Response[VoiceSession]:
-    """Answer from our own store; the HTTP status is the signal. Raises NotFound, also for a filter's miss."""
-    state = await services.voice.session(principal.tenant_id, SessionId(session_id))
+    """Return a session from the database; its HTTP status tells clients whether to ask again.
+
+    Raises NotFound, also if a filter matches no document.
+    """
+    state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
     if not state.is_over and state.status in {"processing", "partial"}:
-        await services.refreshing.hurry(principal.tenant_id, state.id)
+        await services.result_refresher.hurry(principal.tenant_id, state.id)
     documents, is_pending = [], False
     if state.is_over and state.status in {"completed", "partial"}:
         template = TemplateId(template_id) if template_id else None
-        if template == "transcript":  # the vendor's name for the result without its documents
+        if template == "transcript":  # EkaScribe's name for the result without documents
             template = None
         else:
-            documents = await services.voice.documents(principal.tenant_id, state.id, template)
+            documents = await services.medscribe_queries.documents(principal.tenant_id, state.id, template)
         if document_id:
             documents = [document for document in documents if document.upstream_id == document_id]
         if template or document_id:
-            is_pending = await services.voice.is_pending(state.id, template, document_id)
+            is_pending = await services.medscribe_queries.is_pending(state.id, template, document_id)
             if not documents and not is_pending:
                 raise as_medscribe_error(NotFound("no such document"), 404, "resource_not_found")
     upload_url = await _upload_url(request, services, principal, state)
-    status, body = show_session(state, upload_url, documents, is_pending=is_pending)
+    status, body = to_response(state, upload_url, documents, is_pending=is_pending)
     if documents or is_of_patient(state.details.patient, state.transcript):
-        await services.trail.note(principal, "session.read", [state.id])
+        await services.read_audit.note(principal, "session.read", [state.id])
     return Response(body, status_code=status)

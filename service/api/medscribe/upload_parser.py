@@ -1,4 +1,7 @@
-"""Audio as clients of the protocol send it: raw, or as the file of a form, even of one labelled as raw."""
+"""Reads the uploads of the MedScribe protocol: raw audio, or a form with a file.
+
+Clients label forms as raw audio, so the first bytes decide what a body is.
+"""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,24 +15,24 @@ from service.api.upload_buffer import BufferedBody, content_length, memory_for, 
 from service.domain.errors import AudioTruncated, ChunkTooLarge, InvalidRequest
 
 # One official client posts a form labelled `audio/webm;codecs=opus`, without a boundary
-# (docs/vendor.md#client-bare-form). No audio format begins so.
-_FORM_HEAD = re.compile(
+# (docs/vendor.md#client-bare-form). No audio format starts with such bytes.
+_FORM_START = re.compile(
     rb"--([^\r\n]{1,200})\r\n(?:[^\r\n]{1,1000}\r\n){0,4}?content-disposition:[ \t]*form-data", re.IGNORECASE
 )
-_MAX_HEAD_BYTES = 2048
+_MAX_START_BYTES = 2048
 _MAX_FIELDS_BYTES = 16_384
-_MAX_PARTS = 32
-# What a form may hold besides its file: fields, headers, boundaries.
+_MAX_SEGMENTS = 32
+# A form may hold so many bytes besides its file: fields, headers, boundaries.
 _FORM_OVERHEAD_BYTES = 65_536
 
-# Lets audio in by a form's fields, of which raw audio has none, or raises; returns where its bytes are kept.
+# Authorises an upload by the form's fields (none for raw audio), or raises; returns the buffer for its bytes.
 Admit = Callable[[Mapping[str, str]], Awaitable[BufferedBody]]
 
 
 class Upload:
-    """A body that is being read. `is_form` tells whether it was a form; then the file's own words count.
+    """A body that is being read, with the fields, file name and file type of a form.
 
-    No byte of the audio is kept before `admit` has returned.
+    No byte of the audio is stored before `admit` has returned.
     """
 
     def __init__(self, content_type: str, max_bytes: int, admit: Admit) -> None:
@@ -38,75 +41,75 @@ class Upload:
         self.file_type: str | None = None
         self._max_bytes = max_bytes
         self._admit = admit
-        self._spool: BufferedBody | None = None
-        self._head: bytearray | None = bytearray()
+        self._buffer: BufferedBody | None = None
+        self._start: bytearray | None = bytearray()
         self._form: multipart.PushMultipartParser | None = None
-        self._part: multipart.MultipartSegment | None = None
+        self._segment: multipart.MultipartSegment | None = None
         self._value = bytearray()
         self._field_bytes = 0
-        kind, options = multipart.parse_options_header(content_type)
-        self._claims_form = kind == "multipart/form-data"
+        media_type, options = multipart.parse_options_header(content_type)
+        self._claims_form = media_type == "multipart/form-data"
         boundary = options.get("boundary")
         if self._claims_form and boundary:
             self._begin_form(boundary.encode())
 
     @property
-    def spool(self) -> BufferedBody:
-        """Where the audio is kept; there is one when the body is finished."""
-        assert self._spool is not None  # noqa: S101 - a body without audio raises before
-        return self._spool
+    def buffer(self) -> BufferedBody:
+        """The buffer with the audio, available after `finish`."""
+        assert self._buffer is not None  # noqa: S101 - a body without audio raises before
+        return self._buffer
 
     def close(self) -> None:
-        """Forget the audio."""
-        if self._spool is not None:
-            self._spool.close()
+        """Delete the audio."""
+        if self._buffer is not None:
+            self._buffer.close()
 
     @property
     def is_form(self) -> bool:
-        """Whether the body is a form."""
+        """Return whether the body is a form."""
         return self._form is not None
 
-    async def take(self, piece: bytes) -> None:
-        """Take the next bytes. Raises ChunkTooLarge, InvalidRequest, or what `admit` raises."""
-        if self._head is not None:
-            self._head += piece
-            may_be_form = self._head.startswith(b"--") or bytes(self._head) in {b"", b"-"}
-            if may_be_form and len(self._head) < _MAX_HEAD_BYTES:
-                return  # too little to tell
-            await self._decide()
+    async def feed(self, piece: bytes) -> None:
+        """Process the next bytes. Raises ChunkTooLarge, InvalidRequest, or an error of `admit`."""
+        if self._start is not None:
+            self._start += piece
+            may_be_form = self._start.startswith(b"--") or bytes(self._start) in {b"", b"-"}
+            if may_be_form and len(self._start) < _MAX_START_BYTES:
+                return  # too few bytes to decide
+            await self._detect_form()
         elif self._form is not None:
             await self._parse(piece)
         else:
-            self._keep(piece)
+            self._write(piece)
 
     async def finish(self) -> None:
-        """There is no more. Raises AudioTruncated for a form cut short, InvalidRequest without a file."""
-        if self._head is not None:
-            await self._decide()
+        """Finish the body. Raises AudioTruncated for an incomplete form, InvalidRequest without a file."""
+        if self._start is not None:
+            await self._detect_form()
         if self._form is not None:
-            self._close()
+            self._close_form()
             if self.file_type is None:
                 raise InvalidRequest("the form has no file")
-        await self.spool.finish()
+        await self.buffer.finish()
 
     def _begin_form(self, boundary: bytes) -> None:
-        self._head = None
+        self._start = None
         try:
-            self._form = multipart.PushMultipartParser(boundary, max_segment_count=_MAX_PARTS)
+            self._form = multipart.PushMultipartParser(boundary, max_segment_count=_MAX_SEGMENTS)
         except multipart.MultipartError:
             raise InvalidRequest("the form's boundary cannot be used") from None
 
-    async def _decide(self) -> None:
-        head, self._head = bytes(self._head or b""), None
-        form = _FORM_HEAD.match(head)
+    async def _detect_form(self) -> None:
+        start, self._start = bytes(self._start or b""), None
+        form = _FORM_START.match(start)
         if form is not None:
             self._begin_form(form[1])
-            await self._parse(head)
+            await self._parse(start)
         elif self._claims_form:
             raise InvalidRequest("the form cannot be read")
         else:
-            self._spool = await self._admit(self.fields)
-            self._keep(head)
+            self._buffer = await self._admit(self.fields)
+            self._write(start)
 
     async def _parse(self, piece: bytes) -> None:
         assert self._form is not None  # noqa: S101 - only called once there is one
@@ -120,11 +123,11 @@ class Upload:
 
     async def _on_event(self, event: Any) -> None:
         if isinstance(event, multipart.MultipartSegment):
-            await self._begin_part(event)
+            await self._begin_segment(event)
         elif event is None:
-            self._end_part()
+            self._end_segment()
         elif self._is_file:
-            self._keep(event)
+            self._write(event)
         else:
             self._field_bytes += len(event)
             if self._field_bytes > _MAX_FIELDS_BYTES:
@@ -133,31 +136,31 @@ class Upload:
 
     @property
     def _is_file(self) -> bool:
-        part = self._part
-        return part is not None and (part.filename is not None or part.name == "file")
+        segment = self._segment
+        return segment is not None and (segment.filename is not None or segment.name == "file")
 
-    async def _begin_part(self, part: multipart.MultipartSegment) -> None:
-        self._part = part
+    async def _begin_segment(self, segment: multipart.MultipartSegment) -> None:
+        self._segment = segment
         self._value.clear()
         if not self._is_file:
             return
         if self.file_type is not None:
             raise InvalidRequest("the form has more than one file")
-        self._spool = await self._admit(self.fields)
-        self.file_name, self.file_type = part.filename, part.header("Content-Type", "")
+        self._buffer = await self._admit(self.fields)
+        self.file_name, self.file_type = segment.filename, segment.header("Content-Type", "")
 
-    def _end_part(self) -> None:
-        part = self._part
-        if part is not None and not self._is_file:
-            self.fields[part.name] = self._value.decode("utf-8", "replace")
-        self._part = None
+    def _end_segment(self) -> None:
+        segment = self._segment
+        if segment is not None and not self._is_file:
+            self.fields[segment.name] = self._value.decode("utf-8", "replace")
+        self._segment = None
 
-    def _keep(self, piece: bytes) -> None:
-        if self.spool.size + len(piece) > self._max_bytes:
+    def _write(self, piece: bytes) -> None:
+        if self.buffer.size + len(piece) > self._max_bytes:
             raise ChunkTooLarge(f"a chunk may have {self._max_bytes} bytes")
-        self.spool.write(piece)
+        self.buffer.write(piece)
 
-    def _close(self) -> None:
+    def _close_form(self) -> None:
         assert self._form is not None  # noqa: S101 - only called once there is one
         try:
             self._form.close()
@@ -171,10 +174,10 @@ async def read_upload(
     authorise: Callable[[Mapping[str, str]], Awaitable[None]] | None = None,
     count: Callable[[int], None] | None = None,
 ) -> Upload:
-    """Read a body to its end; the caller closes it.
+    """Read a body to its end; the caller closes the result.
 
-    `authorise` sees the fields of a form before its file, and raises if these do not let it in. Until then
-    `count` hears of each piece, and may raise.
+    `authorise` gets the fields of a form before its file, and raises if they authorise nothing. Until then
+    `count` gets the size of each piece, and may raise.
     """
     max_body_bytes = max_bytes + _FORM_OVERHEAD_BYTES
 
@@ -183,20 +186,19 @@ async def read_upload(
         if authorise is not None:
             await authorise(fields)
         count = None
-        place = permit_of(request.scope)
-        return BufferedBody(
-            place.keep, await memory_for(place, content_length(request), max_body_bytes), place.lose
-        )
+        permit = permit_of(request.scope)
+        memory_bytes = await memory_for(permit, content_length(request), max_body_bytes)
+        return BufferedBody(permit.count_written, memory_bytes, permit.disk_failure)
 
     upload = Upload(request.headers.get("content-type", ""), max_bytes, admit)
 
-    async def take(piece: bytes) -> None:
-        await upload.take(piece)
+    async def feed(piece: bytes) -> None:
+        await upload.feed(piece)
         if count is not None:
             count(len(piece))
 
     try:
-        await read_body(request, max_body_bytes, upload.take if count is None else take)
+        await read_body(request, max_body_bytes, upload.feed if count is None else feed)
         await upload.finish()
     except BaseException:
         upload.close()

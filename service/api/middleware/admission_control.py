@@ -1,13 +1,13 @@
-"""How many requests are in work at once, and whose: what is too much is told so before anything is read.
+"""Limits how many requests a process works on at once; excess requests get 503 before their body is read.
 
-Kinds of requests have places of their own, so that none can starve another: a hanging EkaScribe fills the
-places of calls and not those of reads, a flood of uploads delays no end, and EkaScribe's webhooks always find
-room. Within a kind no tenant takes more than three quarters. A process that falls behind gives
-fewer for reads and calls.
+Each class of requests has limits of its own, so that no class can starve another: calls that wait for a
+hanging EkaScribe leave reads untouched, a flood of uploads delays no call that ends a session, and webhooks
+of EkaScribe compete with no other request. Within a class one tenant may use three quarters. A process that
+falls behind admits fewer reads and calls (load_monitor.py).
 
-A request takes its place when it is known who sends it, and no sooner: strangers would take all of them.
-Until then it only hears whether there is one. A body that has to be read to know the sender is awaited in a
-room of its own (service/api/middleware/unauthenticated_limits.py).
+A request acquires its permit only after authentication; otherwise anybody without a key could use up all
+permits. Before that the request only fails early if its class is full. Requests that name their sender in the
+body, such as logins, wait under the limits of unauthenticated_limits.py until the body has arrived.
 """
 
 import errno
@@ -22,14 +22,20 @@ from litestar.enums import ScopeType
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Send
 
-from service.api.middleware.body_timeout import timed
-from service.api.middleware.error_response import tell
-from service.api.middleware.load_metrics import IN_WORK, REFUSED, SPOOL, SPOOL_LIMIT, WEBHOOKS
-from service.api.middleware.load_monitor import LoadMonitor
-from service.api.middleware.request_context import ANSWER_MADE
+from service.api.middleware.body_timeout import with_body_timeout
+from service.api.middleware.error_response import send_problem
+from service.api.middleware.load_monitor import (
+    BUFFER_BYTES,
+    BUFFER_LIMIT_BYTES,
+    IN_WORK,
+    REFUSED,
+    WEBHOOKS,
+    LoadMonitor,
+)
+from service.api.middleware.request_context import RESPONSE_READY
 from service.api.middleware.response_memory import ResponseMemory, ResponsePermit, begin_response
 from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
-from service.api.request_classes import kind_of
+from service.api.request_classes import RequestClassName, class_of
 from service.concurrency.memory_budget import UPLOADS_BYTES, MemoryBudget
 from service.domain.errors import BridgeError, CallerMistake, Overloaded
 from service.domain.ids import TenantId
@@ -39,69 +45,80 @@ from service.settings import Settings
 
 log = structlog.get_logger()
 
-# One webhook is so much less work than one call.
-_WEBHOOKS = 4
-_MIN_PLACES = 16
-# A body for which there is no memory waits for so long, without being read: most bodies come and go within
-# that moment, and the disk costs several times as much. Behind clients that are slow nobody waits.
-_MEMORY_PATIENCE_SECONDS = 1.0
-_VAIN_SECONDS = 10.0
-# What a form may be larger than its file.
+# A webhook takes about a quarter of the work of a call, so that many more may be in work.
+_WEBHOOKS_FACTOR = 4
+# A process that falls behind still admits so many requests of a class.
+_MIN_REQUESTS = 16
+# A body for which no memory is free waits so long, unread: usually another body is finished within that time,
+# and a body on disk costs several times as much CPU. After a wait without success, bodies go to the disk at
+# once for `_NO_WAIT_SECONDS`, because the clients that hold the memory are slow.
+_MAX_MEMORY_WAIT_SECONDS = 1.0
+_NO_WAIT_SECONDS = 10.0
+# A form may be larger than its file by so many bytes.
 _FORM_BYTES = 65_536
 _TIMED_ELSEWHERE = frozenset({"uploads", "webhooks"})
-# Whose connections those are that bring signed webhooks.
-_VENDOR = "vendor"
-_KEY = "ekabridge.place"
+# The owner of the connections that bring signed webhooks.
+_VENDOR_OWNER = "vendor"
+_PERMIT = "ekabridge.permit"
 HandlerOf = Callable[[Any], BaseRouteHandler | None]
 
-# Whoever comes again comes scattered.
+# A random delay spreads the retries of refused clients.
 _RETRY_AFTER_SECONDS = (1, 4)
 
 
 class RequestClass:
-    """The places of one kind of request."""
+    """Counts the requests of one class and refuses those beyond its limits."""
 
-    def __init__(self, kind: str, most: int, *, max_of_one: int, strain: LoadMonitor | None = None) -> None:
-        """`strain`: of a process that falls behind this room gives fewer places."""
-        self.kind = kind
-        self.most = most
-        self.max_of_one = max_of_one
-        self.taken = 0
-        self.of_tenants: Counter[TenantId] = Counter()
-        self._strain = strain
-        self._gauge = IN_WORK.labels(kind)
+    def __init__(
+        self,
+        name: RequestClassName,
+        max_requests: int,
+        *,
+        max_per_tenant: int,
+        load_monitor: LoadMonitor | None = None,
+    ) -> None:
+        """`load_monitor` lowers the limit while the process falls behind; None keeps the limit constant."""
+        self.name = name
+        self.max_requests = max_requests
+        self.max_per_tenant = max_per_tenant
+        self.in_use = 0
+        self.in_use_by_tenant: Counter[TenantId] = Counter()
+        self._load_monitor = load_monitor
+        self._gauge = IN_WORK.labels(name)
 
     def check(self) -> None:
-        """Refuse when there is no place at this moment; some places there always are. Raises Overloaded."""
-        most = self.most
-        if self._strain is not None:
-            most = max(min(most, _MIN_PLACES), int(most * self._strain.share))
-        if self.taken >= most:
-            raise self.refuse("places")
+        """Raise Overloaded if the class is full at this moment."""
+        max_requests = self.max_requests
+        if self._load_monitor is not None:
+            reduced = int(max_requests * self._load_monitor.capacity_factor)
+            max_requests = max(min(max_requests, _MIN_REQUESTS), reduced)
+        if self.in_use >= max_requests:
+            raise self.refusal("places")
 
-    def take(self, tenant: TenantId | None) -> None:
-        """Take a place, as this tenant's if it is one's. Raises Overloaded."""
+    def acquire(self, tenant: TenantId | None) -> None:
+        """Count a request of a tenant; None is EkaScribe. Raises Overloaded at a limit."""
         self.check()
         if tenant is not None:
-            if self.of_tenants[tenant] >= self.max_of_one:
-                raise self.refuse("share")
-            self.of_tenants[tenant] += 1
-        self.taken += 1
+            if self.in_use_by_tenant[tenant] >= self.max_per_tenant:
+                raise self.refusal("share")
+            self.in_use_by_tenant[tenant] += 1
+        self.in_use += 1
         self._gauge.inc()
 
-    def give_back(self, tenant: TenantId | None) -> None:
-        """Give a place back."""
-        self.taken -= 1
+    def release(self, tenant: TenantId | None) -> None:
+        """Count a request as finished."""
+        self.in_use -= 1
         self._gauge.dec()
         if tenant is not None:
-            self.of_tenants[tenant] -= 1
-            if not self.of_tenants[tenant]:
-                del self.of_tenants[tenant]
+            self.in_use_by_tenant[tenant] -= 1
+            if not self.in_use_by_tenant[tenant]:
+                del self.in_use_by_tenant[tenant]
 
-    def refuse(self, reason: str) -> Overloaded:
+    def refusal(self, reason: str) -> Overloaded:
         """Count a refusal and return the error to raise."""
-        REFUSED.labels(self.kind, reason).inc()
-        return Overloaded(_DETAILS[reason], retry_after_seconds=randint(*_RETRY_AFTER_SECONDS))  # noqa: S311 - scatters, hides nothing
+        REFUSED.labels(self.name, reason).inc()
+        delay = randint(*_RETRY_AFTER_SECONDS)  # noqa: S311 - spreads retries, keeps no secret
+        return Overloaded(_DETAILS[reason], retry_after_seconds=delay)
 
 
 _DETAILS = {
@@ -114,99 +131,107 @@ _DETAILS = {
 
 
 class Permit:
-    """One request's place, once it has one, and what it keeps on disk and in memory meanwhile."""
+    """The resources of one request: its permit of the class, and its bytes on disk and in memory.
+
+    The middleware makes this object for each request; authentication calls `acquire`.
+    """
 
     def __init__(
         self,
-        room: RequestClass,
+        request_class: RequestClass,
         disk: "DiskBudget",
         memory: MemoryBudget,
         announced_bytes: int = 0,
-        answer: ResponsePermit | None = None,
+        response: ResponsePermit | None = None,
     ) -> None:
-        self._room = room
+        self._request_class = request_class
         self._disk = disk
         self._memory = memory
         self._announced_bytes = announced_bytes
-        self._answer = answer
-        self._is_taken = False
+        self._response = response
+        self._is_acquired = False
         self._memory_bytes = 0
         self._tenant: TenantId | None = None
         self._reserved_bytes = 0
-        self._kept_bytes = 0
+        self._written_bytes = 0
 
-    def take(self, tenant: TenantId | None) -> None:
-        """Take the place now that the sender is known: a tenant, or the vendor itself. Raises Overloaded."""
-        if self._is_taken:
+    def acquire(self, tenant: TenantId | None) -> None:
+        """Acquire the permit for an authenticated tenant; None is EkaScribe. Raises Overloaded."""
+        if self._is_acquired:
             return
-        self._room.take(tenant)
-        self._is_taken, self._tenant = True, tenant
-        if self._answer is not None:
-            self._answer.tenant = tenant
-        self.reserve(self._announced_bytes)
+        self._request_class.acquire(tenant)
+        self._is_acquired, self._tenant = True, tenant
+        if self._response is not None:
+            self._response.tenant = tenant
+        self.reserve_disk(self._announced_bytes)
 
-    def refuse(self, reason: str) -> Overloaded:
+    def refusal(self, reason: str) -> Overloaded:
         """Count a refusal and return the error to raise."""
-        return self._room.refuse(reason)
+        return self._request_class.refusal(reason)
 
-    def reserve(self, size: int) -> None:
-        """Take so many bytes of the disk, until the place is left. Raises Overloaded."""
-        self._disk.check(self._room, size)
-        self._disk.take(size)
+    def reserve_disk(self, size: int) -> None:
+        """Reserve bytes of the disk until `release`. Raises Overloaded."""
+        self._disk.check(self._request_class, size)
+        self._disk.acquire(size)
         self._reserved_bytes += size
 
-    def keep(self, size: int) -> None:
-        """Put so many bytes on the disk, even beyond those that were announced. Raises Overloaded."""
-        self._kept_bytes += size
-        if self._kept_bytes > self._reserved_bytes:
-            self.reserve(self._kept_bytes - self._reserved_bytes)
+    def count_written(self, size: int) -> None:
+        """Count bytes written to the disk, and reserve those beyond Content-Length. Raises Overloaded."""
+        self._written_bytes += size
+        if self._written_bytes > self._reserved_bytes:
+            self.reserve_disk(self._written_bytes - self._reserved_bytes)
 
-    def lose(self, error: OSError) -> Overloaded:
-        """Say in the log why the disk keeps nothing, and return the error to raise."""
+    def disk_failure(self, error: OSError) -> Overloaded:
+        """Log why the disk failed, count a refusal and return the error to raise."""
         code = errno.errorcode.get(error.errno or 0, "unknown")
         log.error("spool_failed", error=type(error).__name__, errno=code)
-        return self._room.refuse("folder")
+        return self._request_class.refusal("folder")
 
-    async def take_memory(self, size: int) -> bool:
-        """Ask for so many bytes of memory, until the place is left; the answer may take a moment."""
-        is_taken = await self._memory.take(size)
-        if is_taken:
+    async def reserve_memory(self, size: int) -> bool:
+        """Reserve bytes of memory until `release`, waiting up to a second; return False if none are free."""
+        is_reserved = await self._memory.take(size)
+        if is_reserved:
             self._memory_bytes += size
-        return is_taken
+        return is_reserved
 
-    def leave(self) -> None:
-        """Give everything back."""
-        self._disk.take(-self._reserved_bytes)
+    def release(self) -> None:
+        """Release everything that this request holds."""
+        self._disk.release(self._reserved_bytes)
         self._memory.give_back(self._memory_bytes)
-        if self._answer is not None:
-            self._answer.leave()
-        if self._is_taken:
-            self._room.give_back(self._tenant)
+        if self._response is not None:
+            self._response.release()
+        if self._is_acquired:
+            self._request_class.release(self._tenant)
 
 
 class DiskBudget:
-    """What the bodies of a process may take of the disk, in bytes."""
+    """The bytes of disk that all request bodies of a process together may use."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.taken_bytes = 0
-        SPOOL_LIMIT.set(max_bytes)
+        self.used_bytes = 0
+        BUFFER_LIMIT_BYTES.set(max_bytes)
 
-    def check(self, room: RequestClass, size: int) -> None:
-        """Refuse when there are not so many bytes. Raises Overloaded."""
-        if self.taken_bytes + size > self.max_bytes:
-            raise room.refuse("spool")
+    def check(self, request_class: RequestClass, size: int) -> None:
+        """Raise Overloaded if fewer bytes than `size` are free."""
+        if self.used_bytes + size > self.max_bytes:
+            raise request_class.refusal("spool")
 
-    def take(self, size: int) -> None:
-        """Count so many bytes as taken, or with a number below zero as given back."""
-        self.taken_bytes += size
-        SPOOL.inc(size)
+    def acquire(self, size: int) -> None:
+        """Count bytes as used."""
+        self.used_bytes += size
+        BUFFER_BYTES.inc(size)
+
+    def release(self, size: int) -> None:
+        """Count bytes as free again."""
+        self.used_bytes -= size
+        BUFFER_BYTES.dec(size)
 
 
 class AdmissionControl:
-    """Wraps the application: gives each request a place, or answers at once that there is none."""
+    """ASGI middleware that gives each request a Permit, or answers 503 if its class is full."""
 
-    # For bodies that are no audio.
+    # Time limits for bodies without audio; attributes, so that tests can lower them.
     body_idle_seconds = 20.0
     body_total_seconds = 60.0
 
@@ -215,75 +240,66 @@ class AdmissionControl:
         app: ASGIApp,
         handler_of: HandlerOf,
         settings: Settings,
-        strain: LoadMonitor,
-        strangers: UnauthenticatedLimits,
+        load_monitor: LoadMonitor,
+        unauthenticated_limits: UnauthenticatedLimits,
     ) -> None:
-        """`handler_of` finds the handler of the route that a request will take."""
+        """`handler_of` returns the route handler that Litestar will choose for a request."""
         self._app = app
         self._handler_of = handler_of
-        self._strangers = strangers
-        self.strain = strain
+        self._unauthenticated_limits = unauthenticated_limits
+        self.load_monitor = load_monitor
         self._disk = DiskBudget(settings.max_spool_bytes)
-        self._answers = ResponseMemory()
+        self._response_memory = ResponseMemory()
         self._memory = MemoryBudget(
-            UPLOADS_BYTES, patience_seconds=_MEMORY_PATIENCE_SECONDS, vain_seconds=_VAIN_SECONDS
+            UPLOADS_BYTES, patience_seconds=_MAX_MEMORY_WAIT_SECONDS, vain_seconds=_NO_WAIT_SECONDS
         )
         self._max_bytes = settings.chunk_max_bytes + _FORM_BYTES
         self._max_connections = settings.max_connections
-        most, uploads = settings.max_requests, settings.max_uploads
-        # A process that falls behind takes fewer reads and calls. An upload that is refused is sent whole
-        # again; a webhook is little work and ends much; and what waits does nothing.
-        # What waits has its limits where it waits (ChangePoller): here it only must not be without any.
-        waits = 2 * MAX_PLACES + most
-        self._rooms = {
-            "reads": RequestClass("reads", most, max_of_one=share_of(most), strain=strain),
-            "calls": RequestClass("calls", most, max_of_one=share_of(most), strain=strain),
-            "uploads": RequestClass("uploads", uploads, max_of_one=share_of(uploads)),
-            "webhooks": RequestClass("webhooks", _WEBHOOKS * most, max_of_one=_WEBHOOKS * most),
-            "waits": RequestClass("waits", waits, max_of_one=share_of(waits)),
-        }
+        self._classes = _make_classes(settings, load_monitor)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "lifespan":
             scope["state"][MAX_CONNECTIONS] = self._max_connections
-            async with self.strain.watched():
+            async with self.load_monitor.running():
                 await self._app(scope, receive, send)
             return
-        kind = kind_of(self._handler_of(scope), scope) if scope["type"] == ScopeType.HTTP else None
-        if kind is None:
+        name = class_of(self._handler_of(scope), scope) if scope["type"] == ScopeType.HTTP else None
+        if name is None:
             await self._app(scope, receive, send)
             return
-        room = self._rooms[kind]
-        announced = self._announced(scope) if kind == "uploads" else 0
+        request_class = self._classes[name]
+        announced_bytes = self._announced_bytes(scope) if name == "uploads" else 0
         try:
-            # Told before it is known who asks: to look a key up costs more than to refuse.
-            room.check()
-            if announced:
-                self._disk.check(room, announced)
-            ahead = self._strangers.room_ahead(scope)
-            if ahead is not None:
-                receive = await ahead.read_ahead(scope, receive)
-        except BridgeError as refused:
-            if kind == "webhooks" and isinstance(refused, CallerMistake):
+            # A full class refuses before authentication, because looking up a key costs more than a refusal.
+            request_class.check()
+            if announced_bytes:
+                self._disk.check(request_class, announced_bytes)
+            pool = self._unauthenticated_limits.pool_before_routing(scope)
+            if pool is not None:
+                receive = await pool.read_before_routing(scope, receive)
+        except BridgeError as error:
+            if name == "webhooks" and isinstance(error, CallerMistake):
                 WEBHOOKS.labels("refused").inc()
-            await tell(scope, refused, send)
+            await send_problem(scope, error, send)
             return
-        answer = ResponsePermit(self._answers, partial(cut_unread, scope))
-        begin_response(answer)
-        scope[ANSWER_MADE] = answer.sending
-        place = scope[_KEY] = Permit(room, self._disk, self._memory, announced, answer)
+        response = ResponsePermit(self._response_memory, partial(cut_unread, scope))
+        begin_response(response)
+        scope[RESPONSE_READY] = response.on_ready
+        permit = scope[_PERMIT] = Permit(request_class, self._disk, self._memory, announced_bytes, response)
         try:
-            # Audio and webhooks have time limits of their own.
-            await self._app(scope, receive if kind in _TIMED_ELSEWHERE else self._timed(receive), send)
+            # Uploads and webhooks have time limits of their own.
+            await self._app(scope, receive if name in _TIMED_ELSEWHERE else self._with_timeout(receive), send)
         finally:
-            place.leave()
+            permit.release()
 
-    def _timed(self, receive: Receive) -> Receive:
-        return timed(receive, idle_seconds=self.body_idle_seconds, total_seconds=self.body_total_seconds)
+    def _with_timeout(self, receive: Receive) -> Receive:
+        return with_body_timeout(
+            receive, idle_seconds=self.body_idle_seconds, total_seconds=self.body_total_seconds
+        )
 
-    def _announced(self, scope: Any) -> int:
-        """Return what a body says it will take of the disk; one that is too large is refused elsewhere."""
+    def _announced_bytes(self, scope: Any) -> int:
+        """Return an upload's Content-Length; 0 if it is too large, which the handler answers with 413."""
         for name, value in scope["headers"]:
             if name == b"content-length":
                 size = int(value)
@@ -291,20 +307,40 @@ class AdmissionControl:
         return 0
 
 
+def _make_classes(settings: Settings, load_monitor: LoadMonitor) -> dict[RequestClassName, RequestClass]:
+    """Make the classes with their limits.
+
+    A process that falls behind admits fewer reads and calls, but not fewer of the others: a client would send
+    a refused upload whole again, a webhook is little work and settles sessions, and waiting costs no CPU.
+    """
+    max_requests, max_uploads = settings.max_requests, settings.max_uploads
+    max_webhooks = _WEBHOOKS_FACTOR * max_requests
+    # ChangePoller limits the requests that wait; this limit is only a second bound.
+    max_waits = 2 * MAX_PLACES + max_requests
+    classes = (
+        RequestClass("reads", max_requests, max_per_tenant=share_of(max_requests), load_monitor=load_monitor),
+        RequestClass("calls", max_requests, max_per_tenant=share_of(max_requests), load_monitor=load_monitor),
+        RequestClass("uploads", max_uploads, max_per_tenant=share_of(max_uploads)),
+        RequestClass("webhooks", max_webhooks, max_per_tenant=max_webhooks),
+        RequestClass("waits", max_waits, max_per_tenant=share_of(max_waits)),
+    )
+    return {request_class.name: request_class for request_class in classes}
+
+
 def acquire_permit(scope: Any, tenant_id: TenantId | None) -> None:
-    """Take a request's place once it is known who sends it; None is the vendor. Raises Overloaded."""
-    place = scope.get(_KEY)
-    if place is None:  # a WebSocket has none, nor what is always let in
+    """Acquire a request's permit for its authenticated tenant; None for EkaScribe. Raises Overloaded."""
+    permit = scope.get(_PERMIT)
+    if permit is None:  # WebSockets and routes without limits have no permit
         return
     if tenant_id is None:
-        assign_owner(scope, _VENDOR, is_limited=False)
+        assign_owner(scope, _VENDOR_OWNER, is_limited=False)
     elif not assign_owner(scope, tenant_id):
-        raise place.refuse("connections")
-    place.take(tenant_id)
+        raise permit.refusal("connections")
+    permit.acquire(tenant_id)
 
 
 def permit_of(scope: Any) -> Permit:
-    """Return the place of a request that brings audio."""
-    place = scope[_KEY]
-    assert isinstance(place, Permit)  # noqa: S101 - the doors of audio are never let in without
-    return place
+    """Return the permit of an upload."""
+    permit = scope[_PERMIT]
+    assert isinstance(permit, Permit)  # noqa: S101 - every upload route has the class `uploads`
+    return permit

@@ -1,4 +1,7 @@
-"""How long a body may take that is no audio: the framework itself would wait for ever."""
+"""Time limits for the bodies of requests; without them Litestar would wait for a slow client for ever.
+
+Uploads of audio and webhooks have limits of their own (upload_buffer.py, unauthenticated_limits.py).
+"""
 
 import asyncio
 from typing import Any
@@ -8,16 +11,16 @@ from litestar.types import Receive
 from service.domain.errors import BodyTimeout, ClientDisconnected
 
 
-def timed(receive: Receive, *, idle_seconds: float, total_seconds: float) -> Receive:
-    """Return a `receive` that raises BodyTimeout when the body takes too long, or ClientDisconnected.
+def with_body_timeout(receive: Receive, *, idle_seconds: float, total_seconds: float) -> Receive:
+    """Wrap `receive`: it raises BodyTimeout for a slow body, ClientDisconnected for an incomplete one.
 
-    After the body's end it waits as long as it must: what comes then is that the client went away.
+    After the end of the body there is no limit: a handler may wait long for the client's disconnect.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + total_seconds
     is_over = False
 
-    async def receive_in_time() -> Any:
+    async def receive_with_timeout() -> Any:
         nonlocal is_over
         if is_over:
             return await receive()
@@ -27,9 +30,9 @@ def timed(receive: Receive, *, idle_seconds: float, total_seconds: float) -> Rec
         except TimeoutError:
             raise BodyTimeout("the body came too slowly") from None
         if message["type"] != "http.request":
-            # The framework would take it for a fault of ours.
+            # Litestar would answer a disconnect with 500, as if the service had failed.
             raise ClientDisconnected("the client went away in the middle of the body")
         is_over = not message.get("more_body", False)
         return message
 
-    return receive_in_time
+    return receive_with_timeout

@@ -1,4 +1,4 @@
-"""Answers that are given outside the framework, where a request was not let in or is not let go on."""
+"""Sends error responses from middleware, for requests that never reach Litestar or that it cannot finish."""
 
 from typing import Any
 
@@ -11,21 +11,21 @@ from service.api.medscribe.error_envelope import with_medscribe_errors
 from service.api.problems import HANDLERS
 from service.domain.errors import BridgeError
 
-_ANSWER: Any = with_medscribe_errors(HANDLERS)[BridgeError]
+_TO_RESPONSE: Any = with_medscribe_errors(HANDLERS)[BridgeError]
 
 
-async def tell(scope: Any, error: BridgeError, send: Send) -> None:
-    """Answer a request with the same words, in the same form, as a door would."""
-    answer = _ANSWER(Request(scope), error)
-    body = msgspec.json.encode(answer.content)
+async def send_problem(scope: Any, error: BridgeError, send: Send) -> None:
+    """Send an error exactly as Litestar would send it if a route handler had raised it."""
+    response = _TO_RESPONSE(Request(scope), error)
+    body = msgspec.json.encode(response.content)
     headers = {
-        "content-type": MEDIA_TYPE if answer.media_type == MEDIA_TYPE else "application/json",
+        "content-type": MEDIA_TYPE if response.media_type == MEDIA_TYPE else "application/json",
         "content-length": str(len(body)),
-        **{name.lower(): str(value) for name, value in answer.headers.items()},
+        **{name.lower(): str(value) for name, value in response.headers.items()},
     }
     start: Any = {
         "type": "http.response.start",
-        "status": answer.status_code,
+        "status": response.status_code,
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
     await send(start)

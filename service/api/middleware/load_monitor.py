@@ -1,51 +1,84 @@
-"""How far behind its work a process is: what is in hand waits, and so would all that is let in now."""
+"""The load of a process: the metrics that show it, and a monitor that lowers the limits of a slow process.
+
+A process whose event loop or database is late answers every request late. It admits fewer new requests then,
+so that the requests in work are still answered in time.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-MIN_SHARE = 0.25
+from prometheus_client import Counter, Gauge
+
+IN_WORK = Gauge(
+    "ekabridge_requests_in_work", "Requests in work, by kind.", ("kind",), multiprocess_mode="livesum"
+)
+BUFFER_BYTES = Gauge(
+    "ekabridge_spool_bytes",
+    "Bytes of the disk that bodies have or have announced.",
+    multiprocess_mode="livesum",
+)
+BUFFER_LIMIT_BYTES = Gauge(
+    "ekabridge_spool_limit_bytes", "Bytes of the disk that bodies may have.", multiprocess_mode="livesum"
+)
+REFUSED = Counter(
+    "ekabridge_requests_refused",
+    "Requests refused because too much is in work, by kind and by what was used up.",
+    ("kind", "reason"),
+)
+GIVEN_UP = Counter(
+    "ekabridge_strangers_given_up",
+    "Requests given up before it was known who sent them, by what they used up.",
+    ("reason",),
+)
+WEBHOOKS = Counter(
+    "ekabridge_webhooks",
+    "Webhooks of EkaScribe by what became of them; failed ones come again.",
+    ("outcome",),
+)
+
+MIN_CAPACITY_FACTOR = 0.25
 
 
 class LoadMonitor:
-    """What share of its places a process should give away, from how late its event loop and its database are.
+    """Computes `capacity_factor`, the share of its limits that a process should use, from 0.25 to 1.
 
-    It falls by a quarter with each look that finds one of them late, to a quarter at the least, so that what
-    is in hand is answered in time by a slow machine, too; it rises again within a few seconds.
+    Each measurement that finds the event loop or the database late lowers the factor by a quarter; the factor
+    rises again within a few seconds once both are in time.
     """
 
-    look_seconds = 0.25
-    # A pause of the machine is one look: it costs little and is soon over.
-    late_seconds = 0.5
+    interval_seconds = 0.25
+    # A single pause of the machine counts as one late measurement, which lowers the factor only a little.
+    max_delay_seconds = 0.5
 
     def __init__(self) -> None:
-        self.share = 1.0
+        self.capacity_factor = 1.0
         self._sources: list[Callable[[], float]] = []
 
-    def listen_to(self, late_seconds: Callable[[], float]) -> None:
-        """Ask this, too, at each look: how long something was waited for since the last one."""
-        self._sources.append(late_seconds)
+    def add_source(self, delay_seconds: Callable[[], float]) -> None:
+        """Add a function that returns the longest delay, in seconds, since its last call."""
+        self._sources.append(delay_seconds)
 
-    def note(self, late_seconds: float) -> None:
-        """Take in how late the latest of all was."""
-        if late_seconds > self.late_seconds:
-            self.share = max(MIN_SHARE, self.share * 0.75)
+    def record_delay(self, delay_seconds: float) -> None:
+        """Adjust the factor to the largest delay of one measurement."""
+        if delay_seconds > self.max_delay_seconds:
+            self.capacity_factor = max(MIN_CAPACITY_FACTOR, self.capacity_factor * 0.75)
         else:
-            self.share = min(1.0, self.share + 0.05)
+            self.capacity_factor = min(1.0, self.capacity_factor + 0.05)
 
     @asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Look at the loop for as long as the process serves."""
-        watching = asyncio.create_task(self._watch())
+    async def running(self) -> AsyncIterator[None]:
+        """Measure in the background until the context ends."""
+        measuring = asyncio.create_task(self._measure())
         try:
             yield
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            measuring.cancel()
+            await asyncio.gather(measuring, return_exceptions=True)
 
-    async def _watch(self) -> None:
+    async def _measure(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + self.look_seconds
-            await asyncio.sleep(self.look_seconds)
-            self.note(max(loop.time() - due, *(source() for source in self._sources), 0.0))
+            due = loop.time() + self.interval_seconds
+            await asyncio.sleep(self.interval_seconds)
+            self.record_delay(max(loop.time() - due, *(source() for source in self._sources), 0.0))

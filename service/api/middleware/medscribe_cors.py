@@ -1,9 +1,11 @@
-"""Pages of the origins that VOICE_ORIGINS names may call the protocol from a browser, and no others.
+"""CORS for the MedScribe protocol: only pages of the origins in VOICE_ORIGINS may call it from a browser.
 
-Official browser clients send cookies along, and then a browser takes no `*`: the page's own origin has to be
-echoed. To echo any origin would let every page that a doctor opens call with whatever the browser adds by
-itself, and `null` is the origin of sandboxed frames and local files, so neither is ever allowed. The
-framework's own CORS answers for the whole application; /v1 is for backends and stays without.
+Official browser clients send credentials, and a browser then rejects `Access-Control-Allow-Origin: *`, so the
+response repeats the page's own origin. Repeating every origin would let any page that a doctor opens call the
+protocol with credentials that the browser adds by itself; `null`, the origin of sandboxed frames and local
+files, would allow the same. Neither is ever allowed.
+
+Litestar's own CORS would apply to the whole application; /v1 is for backends and has no CORS at all.
 """
 
 from collections.abc import Iterable
@@ -13,20 +15,20 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.voice import PROTOCOL_VERSION
-from service.api.medscribe.error_envelope import VERSION_HEADER, is_protocol
+from service.api.medscribe.error_envelope import VERSION_HEADER, is_medscribe_path
 from service.api.rate_limit import FIELDS
 
-_METHODS = b"GET, POST, PATCH, OPTIONS"
-# The headers that official clients send, in the order of our answer (docs/vendor.md#client-cors).
-_HEADERS = ("authorization", "content-type", "flavour", "x-timezone", VERSION_HEADER)
-_EXPOSED = ", ".join(("etag", "retry-after", "x-request-id", VERSION_HEADER, *FIELDS)).encode()
-# Which version of the protocol an answer is of, on every one of them (specification, section 3.3).
-_VERSION = (VERSION_HEADER.encode(), PROTOCOL_VERSION.encode())
+_ALLOWED_METHODS = b"GET, POST, PATCH, OPTIONS"
+# The headers that official clients send, in the order of our response (docs/vendor.md#client-cors).
+_ALLOWED_HEADERS = ("authorization", "content-type", "flavour", "x-timezone", VERSION_HEADER)
+_EXPOSED_HEADERS = ", ".join(("etag", "retry-after", "x-request-id", VERSION_HEADER, *FIELDS)).encode()
+# Every response names the version of the protocol (specification, section 3.3).
+_PROTOCOL_VERSION = (VERSION_HEADER.encode(), PROTOCOL_VERSION.encode())
 _MAX_AGE_SECONDS = b"7200"
 
 
 class MedscribeCors:
-    """Wraps the application: answers preflights, and marks every answer to an allowed page, errors too."""
+    """ASGI middleware that answers preflights and adds CORS headers to every response, errors included."""
 
     def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
         self._app = app
@@ -34,58 +36,58 @@ class MedscribeCors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != ScopeType.HTTP or not is_protocol(scope["path"]):
+        if scope["type"] != ScopeType.HTTP or not is_medscribe_path(scope["path"]):
             await self._app(scope, receive, send)
             return
-        given = dict(scope["headers"])
-        is_preflight = scope["method"] == "OPTIONS" and b"access-control-request-method" in given
-        origin = given.get(b"origin")
+        headers = dict(scope["headers"])
+        is_preflight = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
+        origin = headers.get(b"origin")
         if origin not in self._origins:
             origin = None
-        if is_preflight and b"origin" in given:
-            await _answer_preflight(origin, given.get(b"access-control-request-headers", b""), send)
+        if is_preflight and b"origin" in headers:
+            await _answer_preflight(origin, headers.get(b"access-control-request-headers", b""), send)
             return
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                marks = [(b"vary", b"Origin"), _VERSION]
+                added = [(b"vary", b"Origin"), _PROTOCOL_VERSION]
                 if origin is not None:
-                    marks += _allow(origin)
-                    marks.append((b"access-control-expose-headers", _EXPOSED))
-                message["headers"] = [*message.get("headers", []), *marks]
+                    added += _allow_headers(origin)
+                    added.append((b"access-control-expose-headers", _EXPOSED_HEADERS))
+                message["headers"] = [*message.get("headers", []), *added]
             await send(message)
 
-        await self._app(scope, receive, send_marked)
+        await self._app(scope, receive, send_with_headers)
 
 
-def _allow(origin: bytes) -> list[tuple[bytes, bytes]]:
-    # With credentials a browser takes no `*`.
+def _allow_headers(origin: bytes) -> list[tuple[bytes, bytes]]:
+    # A browser that sends credentials accepts only its own origin here, never `*`.
     return [
         (b"access-control-allow-origin", origin),
         (b"access-control-allow-credentials", b"true"),
     ]
 
 
-async def _answer_preflight(origin: bytes | None, asked: bytes, send: Send) -> None:
+async def _answer_preflight(origin: bytes | None, requested: bytes, send: Send) -> None:
     if origin is None:
-        await _answer(403, [(b"vary", b"Origin")], send)
+        await _send_empty(403, [(b"vary", b"Origin")], send)
         return
-    wanted = {name.strip().lower() for name in asked.decode("latin-1").split(",")}
-    headers = ", ".join(name for name in _HEADERS if name in wanted)
-    await _answer(
+    names = {name.strip().lower() for name in requested.decode("latin-1").split(",")}
+    allowed = ", ".join(name for name in _ALLOWED_HEADERS if name in names)
+    await _send_empty(
         204,
         [
-            *_allow(origin),
+            *_allow_headers(origin),
             (b"vary", b"Origin"),
-            (b"access-control-allow-methods", _METHODS),
-            (b"access-control-allow-headers", headers.encode()),
+            (b"access-control-allow-methods", _ALLOWED_METHODS),
+            (b"access-control-allow-headers", allowed.encode()),
             (b"access-control-max-age", _MAX_AGE_SECONDS),
         ],
         send,
     )
 
 
-async def _answer(status: int, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+async def _send_empty(status: int, headers: list[tuple[bytes, bytes]], send: Send) -> None:
     start: Any = {"type": "http.response.start", "status": status, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": b"", "more_body": False})

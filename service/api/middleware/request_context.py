@@ -1,4 +1,7 @@
-"""The outermost layer: a request id in and out, one log line and one measurement per request."""
+"""The outermost middleware: gives each request an id, a trace span, one log line and one measurement.
+
+It also adds headers that every response needs and sends large bodies in pieces.
+"""
 
 import re
 import secrets
@@ -19,16 +22,17 @@ from service.observability.tracing import fail, is_on, span_of
 
 log = structlog.get_logger()
 
-_SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _SESSION_ID = re.compile(r"ses_[A-Za-z0-9]{12,28}")
 _HEADER = b"x-request-id"
 _KEY = "ekabridge.request_id"
-# Of the scope: is called with the size of a large body when it is made and is about to be sent.
-ANSWER_MADE = "ekabridge.answer_made"
+# The key of a scope that holds a function; it is called with the size of a large body that is about to be
+# sent.
+RESPONSE_READY = "ekabridge.response_ready"
 _PIECE_BYTES = 65_536
-# What a tenant reads is kept by nobody in between.
-_PRIVATE = ((b"cache-control", b"no-store"),)
-_PRIVATE_PATHS = ("/v1/", "/voice/v1/sessions", "/voice/v1/templates", "/connect-auth/")
+# Proxies and browsers must not store what a tenant reads.
+_NO_STORE = ((b"cache-control", b"no-store"),)
+_UNCACHED_PATHS = ("/v1/", "/voice/v1/sessions", "/voice/v1/templates", "/connect-auth/")
 
 REQUESTS = Counter("ekabridge_http_requests", "Requests answered, by route.", ("method", "route", "status"))
 SECONDS = Histogram(
@@ -37,18 +41,18 @@ SECONDS = Histogram(
     ("method", "route"),
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
-# A webhook's span begins when it is known of which session it is: service/api/vendor_webhooks.py.
+# The span of a webhook starts in service/api/vendor_webhooks.py, once its session is known.
 _UNTRACED = ("/health", "/metrics", "/webhooks/")
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 
 def request_id_of(scope: Any) -> str:
-    """Return the request's id."""
+    """Return the id of a request."""
     return str(scope.get(_KEY, ""))
 
 
 class RequestContextMiddleware:
-    """Wraps the whole application, so that what no route matches is seen too."""
+    """ASGI middleware around all others, so that requests without a route are logged and measured too."""
 
     def __init__(self, app: ASGIApp, traces: SessionTraces) -> None:
         self._app = app
@@ -59,7 +63,8 @@ class RequestContextMiddleware:
         if scope["type"] not in {ScopeType.HTTP, ScopeType.WEBSOCKET}:
             await self._app(scope, receive, send)
             return
-        # As the router reads it: a decision by the beginning of a path must not depend on its spelling.
+        # Litestar normalises the path likewise. Without this, another spelling of a path would escape the
+        # checks that compare the beginning of the path.
         scope["path"] = normalize_path(scope["path"])
         request_id = _request_id(scope)
         scope[_KEY] = request_id  # type: ignore[literal-required]
@@ -69,7 +74,7 @@ class RequestContextMiddleware:
             return
         status, size, started = 499, 0, time.perf_counter()
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -78,7 +83,7 @@ class RequestContextMiddleware:
                     (_HEADER, request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                     *rate_limit_fields(scope),
-                    *(_PRIVATE if scope["path"].startswith(_PRIVATE_PATHS) else ()),
+                    *(_NO_STORE if scope["path"].startswith(_UNCACHED_PATHS) else ()),
                 ]
             elif message["type"] == "http.response.body":
                 body = message.get("body", b"")
@@ -91,24 +96,24 @@ class RequestContextMiddleware:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             if not is_on() or scope["path"].startswith(_UNTRACED):
                 try:
-                    await self._app(scope, receive, send_marked)
+                    await self._app(scope, receive, send_with_headers)
                 finally:
                     _record(scope, status, size, time.perf_counter() - started)
                 return
-            parent, link = await self._traces.of_request(scope)
-            with span_of(parent, scope["method"], "server", link=link) as made:
+            parent, link = await self._traces.parent_and_link(scope)
+            with span_of(parent, scope["method"], "server", link=link) as span:
                 try:
-                    await self._app(scope, receive, send_marked)
+                    await self._app(scope, receive, send_with_headers)
                 finally:
-                    _describe(made, scope, status)
+                    _describe_span(span, scope, status)
                     _record(scope, status, size, time.perf_counter() - started)
 
 
 async def _send_in_pieces(scope: Any, message: Any, send: Send) -> None:
-    """Send a large body as its client reads it: all of it at once would lie in the server until then."""
+    """Send a large body in pieces as the client reads it; the server would buffer one message whole."""
     body, is_last = message["body"], not message.get("more_body", False)
-    if (made := scope.get(ANSWER_MADE)) is not None:
-        made(len(body))
+    if (on_ready := scope.get(RESPONSE_READY)) is not None:
+        on_ready(len(body))
     for start in range(0, len(body), _PIECE_BYTES):
         piece = body[start : start + _PIECE_BYTES]
         more = not is_last or start + _PIECE_BYTES < len(body)
@@ -117,20 +122,20 @@ async def _send_in_pieces(scope: Any, message: Any, send: Send) -> None:
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == _HEADER and _SANE.fullmatch(value):
+        if name == _HEADER and _VALID_REQUEST_ID.fullmatch(value):
             return value.decode()
     return f"req_{secrets.token_hex(12)}"
 
 
-def _describe(made: Span | None, scope: Any, status: int) -> None:
-    """Name a request's span, as OpenTelemetry's conventions do, by what is known at its end."""
-    if made is None:
+def _describe_span(span: Span | None, scope: Any, status: int) -> None:
+    """Set name and attributes of a request's span by OpenTelemetry's conventions, once they are known."""
+    if span is None:
         return
     route = scope.get("path_template") or "unmatched"
     method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
     principal = scope.get("state", {}).get("principal")
-    made.update_name(f"{method} {route}")
-    found = {
+    span.update_name(f"{method} {route}")
+    attributes = {
         "http.request.method": method,
         "http.route": route,
         "http.response.status_code": status,
@@ -138,16 +143,16 @@ def _describe(made: Span | None, scope: Any, status: int) -> None:
         "ekabridge.tenant_id": principal.tenant_id if principal else None,
         "ekabridge.session_id": _session_id(scope),
     }
-    made.set_attributes({name: value for name, value in found.items() if value is not None})
+    span.set_attributes({name: value for name, value in attributes.items() if value is not None})
     if status >= 500:  # noqa: PLR2004
-        fail(made, str(status))
+        fail(span, str(status))
 
 
 def _record(scope: Any, status: int, size: int, seconds: float) -> None:
-    # The route's template and never the path or the query: those hold ids that a caller chose.
+    # Logs and metrics hold the route's template; path and query may hold anything that a caller wrote.
     route = scope.get("path_template") or "unmatched"
     method = scope["method"] if scope["method"] in _METHODS else "other"
-    requests, durations = _measures(method, route, status)
+    requests, durations = _metrics_of(method, route, status)
     requests.inc()
     durations.observe(seconds)
     if route.startswith(("/health", "/metrics")):
@@ -167,11 +172,11 @@ def _record(scope: Any, status: int, size: int, seconds: float) -> None:
 
 
 @cache
-def _measures(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+def _metrics_of(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
     return REQUESTS.labels(method, route, str(status)), SECONDS.labels(method, route)
 
 
 def _session_id(scope: Any) -> str | None:
-    """Return the session of the path, if it looks like one of ours: a caller may have put anything there."""
-    named = (scope.get("path_params") or {}).get("session_id")
-    return named if isinstance(named, str) and _SESSION_ID.fullmatch(named) else None
+    """Return the session id of the path if it is well-formed; a caller may have written anything there."""
+    session_id = (scope.get("path_params") or {}).get("session_id")
+    return session_id if isinstance(session_id, str) and _SESSION_ID.fullmatch(session_id) else None

@@ -1,6 +1,7 @@
-"""The memory of large answers to clients: taken before their rows are read, given back when they are sent.
+"""Bounds the memory of large responses.
 
-A client that reads slowly keeps its answer here for as long as it reads. When others wait for room, the
+A request reserves memory before it reads the rows and releases it when the response is sent. A client that
+reads slowly holds the memory of its response for all that time. If other requests wait for memory, the
 connection of a client that reads too slowly is cut.
 """
 
@@ -11,127 +12,132 @@ from contextlib import suppress
 from contextvars import ContextVar
 from random import randint
 
-from service.api.middleware.load_metrics import REFUSED
+from service.api.middleware.load_monitor import REFUSED
 from service.concurrency.memory_budget import CLIENT_ANSWERS_BYTES
 from service.domain.errors import Overloaded
 from service.domain.ids import TenantId
 from service.domain.sessions.change_polling import share_of
 
-_PATIENCE_SECONDS = 5.0
-_LOOK_SECONDS = 0.25
-# When others wait, an answer may take a moment, and after it as long as at this rate.
+_MAX_WAIT_SECONDS = 5.0
+_CHECK_SECONDS = 0.25
+# While others wait, a client must read its response within this time plus the response's size divided by this
+# rate.
 _GRACE_SECONDS = 2.0
 _MIN_BYTES_PER_SECOND = 1024 * 1024
 _RETRY_AFTER_SECONDS = (2, 8)
-# A row as it is stored, its text, and the answer made of it.
+# Memory holds the stored row, its decrypted text, and the encoded response.
 _COPIES = 3
 
 
 class ResponsePermit:
-    """What one request holds of the memory."""
+    """The memory that one request holds for its response."""
 
-    def __init__(self, memory: "ResponseMemory", cut: Callable[[], None] | None) -> None:
+    def __init__(self, memory: "ResponseMemory", disconnect: Callable[[], None] | None) -> None:
         self._memory = memory
-        self._cut = cut
+        self._disconnect = disconnect
         self.tenant: TenantId | None = None
         self.size = 0
         self.since = 0.0
 
-    async def take(self, stored_bytes: int) -> None:
-        """Take what an answer of so many stored bytes costs, until it is sent. Raises Overloaded."""
-        await self._memory.take(self, stored_bytes * _COPIES)
+    async def acquire(self, stored_bytes: int) -> None:
+        """Reserve the memory for a response made of so many stored bytes. Raises Overloaded."""
+        await self._memory.acquire(self, stored_bytes * _COPIES)
 
-    def sending(self, size: int) -> None:
-        """The answer is made: from now on only its own bytes are held."""
+    def on_ready(self, size: int) -> None:
+        """Release all but the bytes of the finished response, `size`; row and text are garbage now."""
         if self.size > size:
-            self._memory.give_back(self, self.size - size)
+            self._memory.release(self, self.size - size)
 
-    def leave(self) -> None:
-        """The answer is sent, or nobody wants it any more."""
-        self._cut = None  # it knows the request, which knows this: garbage would be left behind
+    def release(self) -> None:
+        """Release everything; the request is over."""
+        # Breaks a reference cycle with the request, which would stay in memory until a garbage collection.
+        self._disconnect = None
         if self.size:
-            self._memory.give_back(self, self.size)
+            self._memory.release(self, self.size)
 
-    def cut(self) -> None:
-        """Give the client up."""
-        if self._cut is not None:
-            self._cut()
+    def disconnect(self) -> None:
+        """Cut the client's connection, unless the request is over."""
+        if self._disconnect is not None:
+            self._disconnect()
 
 
 class ResponseMemory:
-    """The part of all answers together, of which one tenant has three quarters at most."""
+    """The memory for the responses of a process; one tenant may use three quarters of it."""
 
     def __init__(
         self,
         max_bytes: int = CLIENT_ANSWERS_BYTES,
         *,
-        patience_seconds: float = _PATIENCE_SECONDS,
+        max_wait_seconds: float = _MAX_WAIT_SECONDS,
         grace_seconds: float = _GRACE_SECONDS,
     ) -> None:
         self.max_bytes = max_bytes
-        self.taken_bytes = 0
-        self._patience_seconds = patience_seconds
+        self.used_bytes = 0
+        self._max_wait_seconds = max_wait_seconds
         self._grace_seconds = grace_seconds
-        self._of_tenants: Counter[TenantId | None] = Counter()
+        self._used_by_tenant: Counter[TenantId | None] = Counter()
         self._holders: dict[ResponsePermit, None] = {}
         self._freed = asyncio.Event()
 
-    async def take(self, permit: ResponsePermit, size: int) -> None:
-        """Take so many bytes, waiting for a moment if there are none. Raises Overloaded."""
+    async def acquire(self, permit: ResponsePermit, size: int) -> None:
+        """Reserve bytes for a permit, waiting a few seconds if none are free. Raises Overloaded."""
         loop = asyncio.get_running_loop()
-        # What is larger than a share has all of it to itself.
+        # A response larger than one tenant's share gets the whole share, or it could never be sent.
         size = min(size, share_of(self.max_bytes) - permit.size)
-        deadline = loop.time() + self._patience_seconds
-        while not self._has(permit, size):
+        deadline = loop.time() + self._max_wait_seconds
+        while not self._fits(permit, size):
             now = loop.time()
             if now >= deadline:
                 REFUSED.labels("answers", "memory").inc()
                 raise Overloaded(
                     "more large answers are read here than there is memory for",
-                    retry_after_seconds=randint(*_RETRY_AFTER_SECONDS),  # noqa: S311 - scatters, hides nothing
+                    retry_after_seconds=randint(*_RETRY_AFTER_SECONDS),  # noqa: S311 - spreads retries, keeps no secret
                 )
-            self._cut_slow(now)
+            self._disconnect_slow(now)
             self._freed.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
+                async with asyncio.timeout(_CHECK_SECONDS):
                     await self._freed.wait()
         permit.since = loop.time()
         permit.size += size
-        self.taken_bytes += size
-        self._of_tenants[permit.tenant] += size
+        self.used_bytes += size
+        self._used_by_tenant[permit.tenant] += size
         self._holders[permit] = None
 
-    def give_back(self, permit: ResponsePermit, size: int) -> None:
-        """Give so many of a permit's bytes back."""
+    def release(self, permit: ResponsePermit, size: int) -> None:
+        """Release some of a permit's bytes."""
         permit.size -= size
-        self.taken_bytes -= size
-        self._of_tenants[permit.tenant] -= size
+        self.used_bytes -= size
+        self._used_by_tenant[permit.tenant] -= size
         if not permit.size:
             self._holders.pop(permit, None)
-        if not self._of_tenants[permit.tenant]:
-            del self._of_tenants[permit.tenant]
+        if not self._used_by_tenant[permit.tenant]:
+            del self._used_by_tenant[permit.tenant]
         self._freed.set()
 
-    def _has(self, permit: ResponsePermit, size: int) -> bool:
-        is_room = self.taken_bytes + size <= self.max_bytes
-        return is_room and self._of_tenants[permit.tenant] + size <= share_of(self.max_bytes)
+    def _fits(self, permit: ResponsePermit, size: int) -> bool:
+        is_free = self.used_bytes + size <= self.max_bytes
+        return is_free and self._used_by_tenant[permit.tenant] + size <= share_of(self.max_bytes)
 
-    def _cut_slow(self, now: float) -> None:
+    def _disconnect_slow(self, now: float) -> None:
         for permit in list(self._holders):
             if now - permit.since > self._grace_seconds + permit.size / _MIN_BYTES_PER_SECOND:
-                permit.cut()
+                permit.disconnect()
 
 
 _CURRENT: ContextVar[ResponsePermit | None] = ContextVar("ekabridge_answer_permit", default=None)
 
 
 def begin_response(permit: ResponsePermit) -> None:
-    """Make this the permit of the request that is served."""
+    """Make this the permit of the current request."""
     _CURRENT.set(permit)
 
 
 async def reserve_response(stored_bytes: int) -> None:
-    """Take the memory for an answer of so many stored bytes, before they are read. Raises Overloaded."""
+    """Reserve memory for stored bytes that the current request is about to read. Raises Overloaded.
+
+    The store calls this; outside a request, as in the worker, it does nothing.
+    """
     permit = _CURRENT.get()
     if permit is not None:
-        await permit.take(stored_bytes)
+        await permit.acquire(stored_bytes)

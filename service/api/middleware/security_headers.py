@@ -1,6 +1,7 @@
-"""What every answer tells a browser: to run nothing, to embed nothing, to tell nobody where it came from.
+"""Adds security headers to every response: no scripts, no embedding in frames, no referrer.
 
-Strict-Transport-Security is not among it: TLS ends at the ingress, which alone knows whether it always will.
+Strict-Transport-Security is left to the ingress, which terminates TLS and alone knows whether TLS is always
+used.
 """
 
 from collections.abc import Iterable
@@ -8,16 +9,17 @@ from collections.abc import Iterable
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-_ANY = (
+_HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 )
-# Scripts and styles from our own files, none in the page; icons are data URLs in Swagger UI's style sheet.
+# Swagger UI needs scripts and styles from our own files, and icons that its style sheet holds as data URLs.
+# Inline scripts and styles stay forbidden.
 _PAGE_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_PAGE = (
+_PAGE_HEADERS = (
     (b"content-security-policy", _PAGE_POLICY),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
@@ -28,7 +30,7 @@ _PAGE = (
 
 
 class SecurityHeaders:
-    """Wraps the application: no route can forget them."""
+    """ASGI middleware that adds the headers to all responses, so that no route can forget them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,13 +41,13 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = message.get("headers", [])
-                message["headers"] = [*headers, *(_PAGE if _is_page(headers) else _ANY)]
+                message["headers"] = [*headers, *(_PAGE_HEADERS if _is_page(headers) else _HEADERS)]
             await send(message)
 
-        await self._app(scope, receive, send_marked)
+        await self._app(scope, receive, send_with_headers)
 
 
 def _is_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:

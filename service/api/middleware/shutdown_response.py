@@ -1,20 +1,20 @@
-"""The answer for a request that a stopping process cannot finish: told to come again, never cut."""
+"""Answers requests that a stopping process cannot finish: 503 `shutting_down`, not a cut connection."""
 
 import asyncio
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.middleware.error_response import tell
+from service.api.middleware.error_response import send_problem
 from service.domain.errors import ShuttingDown
 from service.http_server import on_deadline
 
 
 class ShutdownResponse:
-    """Wraps the application: a request that is cancelled, or would not even end then, is answered here.
+    """ASGI middleware that answers a request when the server's deadline passes or the server cancels it.
 
-    What is cancelled leaves its rows as after a call whose answer was lost: the same call, with the same
-    Idempotency-Key, may be made again.
+    The rows of a cancelled request are as after a lost response, so the client may repeat the call with the
+    same Idempotency-Key.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -25,25 +25,25 @@ class ShutdownResponse:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        is_begun = is_given_up = False
+        is_started = is_abandoned = False
 
-        async def send_unless_given_up(message: Message) -> None:
-            nonlocal is_begun
-            if not is_given_up:
-                is_begun = True
+        async def send_unless_abandoned(message: Message) -> None:
+            nonlocal is_started
+            if not is_abandoned:
+                is_started = True
                 await send(message)
 
-        async def give_up() -> None:
-            nonlocal is_given_up
-            if not is_begun and not is_given_up:
-                is_given_up = True
-                await tell(
+        async def abandon() -> None:
+            nonlocal is_abandoned
+            if not is_started and not is_abandoned:
+                is_abandoned = True
+                await send_problem(
                     scope, ShuttingDown("this process stops before it could finish; another one can"), send
                 )
 
-        on_deadline(scope, give_up)
+        on_deadline(scope, abandon)
         try:
-            await self._app(scope, receive, send_unless_given_up)
+            await self._app(scope, receive, send_unless_abandoned)
         except asyncio.CancelledError:
-            # Only a server whose time is over cancels a request.
-            await give_up()
+            # The server cancels a request only when the time for its shutdown is over.
+            await abandon()

@@ -1,9 +1,10 @@
-"""Requests that tell only in their bodies who sends them: a login, a form, a webhook.
+"""Limits for requests without an authenticated sender: logins, forms and webhooks, and handshakes of streams.
 
-While such a body is awaited the request holds no permit of the calls, the uploads or the webhooks: a stranger
-who sends a byte now and then would keep these from everybody. It waits in a room of its own, which bounds how
-many wait, how many bytes each may send, and for how long. In a full room the request that has waited longest
-is given up: a body that comes in one piece waits for no time at all, so the oldest is one that drips.
+Logins, forms and webhooks name their sender only in the body. Until the body has arrived, such a request
+holds no permit of admission_control.py, because anybody could use up all permits with bodies that never end.
+It waits in a pool instead, which bounds the number of requests, the bytes of each, and the time. A full pool
+ends the wait of its oldest request: an honest body arrives within moments, so the oldest request is most
+likely an attack.
 """
 
 import asyncio
@@ -17,52 +18,56 @@ from litestar import Request
 from litestar.types import Receive
 from msgspec import Struct
 
-from service.api.middleware.load_metrics import GIVEN_UP, IN_WORK, REFUSED
+from service.api.middleware.load_monitor import GIVEN_UP, IN_WORK, REFUSED
 from service.domain.errors import BodyTimeout, BodyTooLarge, ClientDisconnected, Overloaded
 
-# One timer a room looks at all that wait in it: none costs anything with each request.
-_LOOK_SECONDS = 0.05
+# One timer for each pool checks all its requests; a timer for each request would cost more.
+_CHECK_SECONDS = 0.05
 _MAX_BYTES = 65_536
-_ADDRESS_CHARACTERS = 64
-# After a restart a process' streams come again at once; those that are refused come scattered.
+_MAX_ADDRESS_CHARACTERS = 64
+# After a restart of a process, the clients of all its streams reconnect at once, so the limit is high. A
+# random delay spreads the retries of refused clients.
 MAX_HANDSHAKES = 256
 _RETRY_AFTER_SECONDS = (1, 4)
 _LOGIN_PATH = "/connect-auth/v1/account/login"
-_AHEAD = (_LOGIN_PATH, "/webhooks/eka")
-_TENANT_S_WEBHOOKS = "/webhooks/eka/{tenant}"
-# Of a request's scope: its body, if it was awaited ahead.
+_READ_BEFORE_ROUTING = (_LOGIN_PATH, "/webhooks/eka")
+_TENANT_WEBHOOKS_PATH = "/webhooks/eka/{tenant}"
+# The key of a scope that holds the body if it was read before routing.
 _BODY = "ekabridge.body"
-# A network of this size is one customer of an Internet provider.
+# Internet providers give each customer an IPv6 network of this size, so its addresses count as one.
 _IPV6_NETWORK_BITS = 64
 
 
 class UnauthenticatedLimit(Struct, frozen=True, kw_only=True):
-    """The bounds of one room.
+    """The bounds of one pool.
 
-    After `grace_seconds` a body must have come at `min_bytes_per_second` or more, on average.
+    After `grace_seconds` a body must arrive at `min_bytes_per_second` or more, on average.
     """
 
     max_requests: int
     max_seconds: float
-    max_of_address: int
+    max_per_address: int
     max_bytes: int = _MAX_BYTES
-    # All bodies that wait together.
+    # The limit for all unfinished bodies of the pool together.
     max_total_bytes: int = 4 * 1024 * 1024
-    # A lost packet is sent again within three seconds.
+    # TCP repeats a lost packet within three seconds.
     grace_seconds: float = 3.0
-    # A webhook of 64 KiB so may take five seconds.
+    # With the grace, a webhook of 64 KiB may take five seconds.
     min_bytes_per_second: float = _MAX_BYTES / 2
 
 
 class UnauthenticatedWait:
-    """One request that waits, as a context manager. Raises BodyTimeout when the room gives the request up."""
+    """The wait of one request for its body, as a context manager.
 
-    __slots__ = ("_cancelling", "_is_given_up", "_room", "_task", "address", "since", "size")
+    Raises BodyTimeout if the pool ends the wait, which cancels the task that reads the body.
+    """
 
-    def __init__(self, room: "UnauthenticatedPool", address: str | None, now: float) -> None:
+    __slots__ = ("_cancelling", "_is_given_up", "_pool", "_task", "address", "since", "size")
+
+    def __init__(self, pool: "UnauthenticatedPool", address: str | None, now: float) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - requests are served in tasks
-        self._room = room
+        self._pool = pool
         self._task = task
         self._cancelling = task.cancelling()
         self._is_given_up = False
@@ -74,57 +79,61 @@ class UnauthenticatedWait:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave()
-        # As asyncio.timeout does: who else cancels the task meanwhile is not taken for the room.
-        if self._is_given_up and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        self.release()
+        # As in asyncio.timeout: a cancellation from anywhere else must go on as a cancellation.
+        if (
+            self._is_given_up
+            and self._task.uncancel() <= self._cancelling
+            and error_type is asyncio.CancelledError
+        ):
             raise BodyTimeout("the body came too slowly") from None
 
-    def take(self, size: int) -> None:
-        """Count bytes that came. Raises BodyTooLarge, or BodyTimeout when the room has too many of them."""
+    def count(self, size: int) -> None:
+        """Count received bytes. Raises BodyTooLarge, or BodyTimeout if all bodies together are too large."""
         self.size += size
-        if self.size > self._room.limit.max_bytes:
+        if self.size > self._pool.limit.max_bytes:
             raise BodyTooLarge("the body is too large for this address")
-        self._room.count(self, size)
+        self._pool.count_bytes(self, size)
 
-    def leave(self) -> None:
-        """The sender is known, or the request is over."""
-        self._room.leave(self)
+    def release(self) -> None:
+        """Leave the pool: the sender is authenticated, or the request is over."""
+        self._pool.release(self)
 
     def give_up(self) -> None:
-        """End the wait: the task that reads the body is woken with the error."""
+        """End the wait by cancelling the task that reads the body."""
         self._is_given_up = True
         self._task.cancel()
 
 
 class UnauthenticatedPool:
-    """Those of one kind who wait, in the order in which they came."""
+    """The requests of one kind that wait for their bodies, oldest first."""
 
     def __init__(self, limit: UnauthenticatedLimit, *, address_header: str | None) -> None:
-        """`address_header`: by which a proxy tells a client's address; None when no proxy is trusted to."""
+        """`address_header` is the header in which a trusted proxy names the client's address, or None."""
         self.limit = limit
         self._address_header = address_header.lower().encode() if address_header else None
         self._waits: dict[UnauthenticatedWait, None] = {}
-        self._of_address: dict[str, dict[UnauthenticatedWait, None]] = {}
+        self._waits_by_address: dict[str, dict[UnauthenticatedWait, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._total_bytes = 0
-        self._shown = 0
+        self._reported = 0
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of requests that wait."""
         return len(self._waits)
 
     async def read(self, request: Request[Any, Any, Any]) -> bytes:
-        """Return a whole body, which may have been awaited before. Raises as `read_ahead` does."""
+        """Return the whole body, read before routing or now. Raises as `read_before_routing` does."""
         body: bytes | None = request.scope.get(_BODY)  # type: ignore[assignment]
         return await self.receive(request.scope, request.receive) if body is None else body
 
-    async def read_ahead(self, scope: Any, receive: Receive) -> Receive:
-        """Await a body before the framework hears of its request; return what to receive from then on.
+    async def read_before_routing(self, scope: Any, receive: Receive) -> Receive:
+        """Read the whole body before Litestar sees the request, and return a `receive` that repeats it.
 
-        Whoever drips so costs little more than the connection. Raises BodyTooLarge, BodyTimeout or
+        A slow sender then costs little more than its connection. Raises BodyTooLarge, BodyTimeout or
         ClientDisconnected.
         """
         body = scope[_BODY] = await self.receive(scope, receive)
@@ -138,7 +147,7 @@ class UnauthenticatedPool:
         return receive_whole
 
     async def receive(self, scope: Any, receive: Receive) -> bytes:
-        """Receive a whole body."""
+        """Receive the whole body."""
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self.limit.max_bytes:
                 raise BodyTooLarge("the body is too large for this address")
@@ -150,13 +159,13 @@ class UnauthenticatedPool:
                 if message["type"] != "http.request":
                     raise ClientDisconnected("the client went away in the middle of the body")
                 piece = message.get("body", b"")
-                wait.take(len(piece))
+                wait.count(len(piece))
                 pieces.append(piece)
                 more = message.get("more_body", False)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def wait(self, scope: Any) -> UnauthenticatedWait:
-        """Let a request in; in a full room, or beyond its address's share, the oldest is given up."""
+        """Begin the wait of a request; if pool or address are at their limit, end their oldest wait."""
         loop = asyncio.get_running_loop()
         address = None if self._address_header is None else _address_of(scope, self._address_header)
         if len(self._waits) >= self.limit.max_requests:
@@ -164,17 +173,17 @@ class UnauthenticatedPool:
         wait = UnauthenticatedWait(self, address, loop.time())
         self._waits[wait] = None
         if address is not None:
-            of_address = self._of_address.setdefault(address, {})
-            if len(of_address) >= self.limit.max_of_address:
-                self._give_up(next(iter(of_address)), "share")
-            # Looked up again: the one that was given up may have been the address's last.
-            self._of_address.setdefault(address, {})[wait] = None
+            same_address = self._waits_by_address.setdefault(address, {})
+            if len(same_address) >= self.limit.max_per_address:
+                self._give_up(next(iter(same_address)), "share")
+            # `_give_up` may have removed the address's last wait, and the dictionary with it.
+            self._waits_by_address.setdefault(address, {})[wait] = None
         if self._timer is None:
-            self._timer = loop.call_later(_LOOK_SECONDS, self._look)
+            self._timer = loop.call_later(_CHECK_SECONDS, self._check)
         return wait
 
-    def count(self, wait: UnauthenticatedWait, size: int) -> None:
-        """Count bytes that came; when there are too many in all, the oldest wait is given up."""
+    def count_bytes(self, wait: UnauthenticatedWait, size: int) -> None:
+        """Count received bytes; beyond the limit of all bodies together, end the oldest wait."""
         if wait not in self._waits:
             return
         self._total_bytes += size
@@ -185,25 +194,25 @@ class UnauthenticatedPool:
             raise BodyTimeout("too many bodies are awaited here")
         self._give_up(oldest, "places")
 
-    def leave(self, wait: UnauthenticatedWait) -> None:
-        """Count a request no more; one that has left already is none."""
+    def release(self, wait: UnauthenticatedWait) -> None:
+        """Remove a wait; a wait that was removed before is ignored."""
         if wait not in self._waits:
             return
         del self._waits[wait]
         self._total_bytes -= wait.size
         if wait.address is not None:
-            of_address = self._of_address.get(wait.address, {})
-            of_address.pop(wait, None)
-            if not of_address:
-                self._of_address.pop(wait.address, None)
+            same_address = self._waits_by_address.get(wait.address, {})
+            same_address.pop(wait, None)
+            if not same_address:
+                self._waits_by_address.pop(wait.address, None)
 
     def _give_up(self, wait: UnauthenticatedWait, reason: str) -> None:
-        self.leave(wait)
+        self.release(wait)
         GIVEN_UP.labels(reason).inc()
         wait.give_up()
 
-    def _look(self) -> None:
-        """Give up those whose time is over, and those that drip."""
+    def _check(self) -> None:
+        """End the waits that last too long or whose bodies arrive too slowly."""
         loop, limit = asyncio.get_running_loop(), self.limit
         now = loop.time()
         for wait in list(self._waits):
@@ -212,18 +221,18 @@ class UnauthenticatedPool:
                 self._give_up(wait, "time")
             elif seconds > limit.grace_seconds + wait.size / limit.min_bytes_per_second:
                 self._give_up(wait, "rate")
-        IN_WORK.labels("strangers").inc(len(self._waits) - self._shown)
-        self._shown = len(self._waits)
-        self._timer = loop.call_later(_LOOK_SECONDS, self._look) if self._waits else None
+        IN_WORK.labels("strangers").inc(len(self._waits) - self._reported)
+        self._reported = len(self._waits)
+        self._timer = loop.call_later(_CHECK_SECONDS, self._check) if self._waits else None
 
 
 class HandshakePermit:
-    """One handshake whose capability is looked up, as a context manager."""
+    """The permit of one handshake while its capability is looked up, as a context manager."""
 
-    __slots__ = ("_address", "_is_released", "_room")
+    __slots__ = ("_address", "_is_released", "_limit")
 
-    def __init__(self, room: "HandshakeRoom", address: str | None) -> None:
-        self._room = room
+    def __init__(self, limit: "HandshakeLimit", address: str | None) -> None:
+        self._limit = limit
         self._address = address
         self._is_released = False
 
@@ -234,102 +243,104 @@ class HandshakePermit:
         self.release()
 
     def release(self) -> None:
-        """The sender is known, or the handshake is over; calling it again does nothing."""
+        """Release the permit: the capability is verified, or the handshake is over. May be called twice."""
         if not self._is_released:
             self._is_released = True
-            self._room.release(self._address)
+            self._limit.release(self._address)
 
 
-class HandshakeRoom:
-    """Handshakes of streams until their capability is known to be right: so many at once, few of an address.
+class HandshakeLimit:
+    """Bounds the handshakes of streams whose capability is not verified yet, in all and for each address.
 
-    Until then one costs a look into the database: for its session, or its trace. Beyond the bound the newest
-    is refused: to cancel the oldest one's look would cost the database more than to end it.
+    Each of them costs a query, and anybody can open one. Beyond the bound the newest is refused, not the
+    oldest: cancelling the oldest one's query would cost the database more than finishing it.
     """
 
-    def __init__(self, *, max_handshakes: int, max_of_address: int, address_header: str | None) -> None:
+    def __init__(self, *, max_handshakes: int, max_per_address: int, address_header: str | None) -> None:
         self._max_handshakes = max_handshakes
-        self._max_of_address = max_of_address
+        self._max_per_address = max_per_address
         self._address_header = address_header.lower().encode() if address_header else None
-        self._taken = 0
-        self._of_address: Counter[str] = Counter()
+        self._in_use = 0
+        self._in_use_by_address: Counter[str] = Counter()
 
     def acquire(self, scope: Any) -> HandshakePermit:
-        """Let a handshake in. Raises Overloaded."""
+        """Return a permit for a handshake. Raises Overloaded."""
         address = None if self._address_header is None else _address_of(scope, self._address_header)
-        if self._taken >= self._max_handshakes:
+        if self._in_use >= self._max_handshakes:
             raise _refusal("places")
         if address is not None:
-            if self._of_address[address] >= self._max_of_address:
+            if self._in_use_by_address[address] >= self._max_per_address:
                 raise _refusal("share")
-            self._of_address[address] += 1
-        self._taken += 1
+            self._in_use_by_address[address] += 1
+        self._in_use += 1
         IN_WORK.labels("handshakes").inc()
         return HandshakePermit(self, address)
 
     def release(self, address: str | None) -> None:
-        """Count a handshake no more."""
-        self._taken -= 1
+        """Count a handshake as finished."""
+        self._in_use -= 1
         IN_WORK.labels("handshakes").dec()
         if address is not None:
-            self._of_address[address] -= 1
-            if not self._of_address[address]:
-                del self._of_address[address]
+            self._in_use_by_address[address] -= 1
+            if not self._in_use_by_address[address]:
+                del self._in_use_by_address[address]
 
 
 def _refusal(reason: str) -> Overloaded:
     REFUSED.labels("handshakes", reason).inc()
     return Overloaded(
         "more streams are being opened here than can be answered in time",
-        retry_after_seconds=randint(*_RETRY_AFTER_SECONDS),  # noqa: S311 - scatters, hides nothing
+        retry_after_seconds=randint(*_RETRY_AFTER_SECONDS),  # noqa: S311 - spreads retries, keeps no secret
     )
 
 
 class UnauthenticatedLimits:
-    """The rooms of all requests that tell in their bodies who sends them, and of handshakes."""
+    """The pools of logins, forms and webhooks, and the limit of handshakes."""
 
     def __init__(self, *, address_header: str | None) -> None:
-        def room(max_requests: int, max_seconds: float, max_of_address: int) -> UnauthenticatedPool:
+        def pool(max_requests: int, max_seconds: float, max_per_address: int) -> UnauthenticatedPool:
             limit = UnauthenticatedLimit(
-                max_requests=max_requests, max_seconds=max_seconds, max_of_address=max_of_address
+                max_requests=max_requests, max_seconds=max_seconds, max_per_address=max_per_address
             )
             return UnauthenticatedPool(limit, address_header=address_header)
 
-        # Small rooms would only make those who drip come again more often.
-        self.logins = room(512, 3.0, 8)
-        self.forms = room(512, 5.0, 8)
-        # The vendor sends from few addresses, and many at once.
-        self.webhooks = room(512, 5.0, 64)
-        self.handshakes = HandshakeRoom(
-            max_handshakes=MAX_HANDSHAKES, max_of_address=32, address_header=address_header
+        # Smaller pools would make attacks cheaper: fewer connections would be enough to push honest requests
+        # out.
+        self.logins = pool(512, 3.0, 8)
+        self.forms = pool(512, 5.0, 8)
+        # EkaScribe sends many webhooks at once from few addresses.
+        self.webhooks = pool(512, 5.0, 64)
+        self.handshakes = HandshakeLimit(
+            max_handshakes=MAX_HANDSHAKES, max_per_address=32, address_header=address_header
         )
 
-    def room_ahead(self, scope: Any) -> UnauthenticatedPool | None:
-        """Return the room in which a request waits before it is routed.
+    def pool_before_routing(self, scope: Any) -> UnauthenticatedPool | None:
+        """Return the pool in which a request waits before Litestar routes it; None if it has none.
 
-        Only for the usual spelling of its path: with another one it waits in its handler.
+        Only the usual spelling of a path is recognised here; with another spelling the handler uses the same
+        pool.
         """
         path: str = scope["path"]
-        if scope["method"] != "POST" or not path.startswith(_AHEAD):
+        if scope["method"] != "POST" or not path.startswith(_READ_BEFORE_ROUTING):
             return None
-        scope["path_template"] = path if path in _AHEAD else _TENANT_S_WEBHOOKS
+        scope["path_template"] = path if path in _READ_BEFORE_ROUTING else _TENANT_WEBHOOKS_PATH
         return self.logins if path == _LOGIN_PATH else self.webhooks
 
 
 def _address_of(scope: Any, header: bytes) -> str | None:
-    """Return the client's address as the nearest proxy tells it: the last one, others may be made up."""
+    """Return the client's address: the last one in the header, as the client may forge the others."""
     for name, value in reversed(scope["headers"]):
         if name == header:
-            told: str = value.decode("latin-1").rpartition(",")[2].strip()
-            return _network_of(told)
+            address: str = value.decode("latin-1").rpartition(",")[2].strip()
+            return _network_of(address)
     return None
 
 
-def _network_of(told: str) -> str:
+def _network_of(text: str) -> str:
     try:
-        address = ipaddress.ip_address(told)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return told[:_ADDRESS_CHARACTERS]
+        return text[:_MAX_ADDRESS_CHARACTERS]
     if address.version == 4:  # noqa: PLR2004
-        return told
+        return text
     return str(ipaddress.ip_network((address, _IPV6_NETWORK_BITS), strict=False))

@@ -1,4 +1,4 @@
-"""The door of live updates: a session's timeline as server-sent events."""
+"""The route of live updates: a session's timeline as server-sent events, resumable by Last-Event-ID."""
 
 from collections.abc import AsyncGenerator
 from time import monotonic
@@ -16,9 +16,9 @@ from litestar.response import Stream
 from schemas.emr import TimelineEntry
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
-from service.api.event_cursor import Position
+from service.api.event_cursor import EventCursor
 from service.api.problems import documented
-from service.api.request_classes import REQUEST_KIND
+from service.api.request_classes import REQUEST_CLASS
 from service.api.v1.sessions import SessionPath
 from service.domain.errors import SessionErased, StoreUnavailable
 from service.domain.ids import SessionId
@@ -27,44 +27,46 @@ from service.http_server import on_shutdown
 
 log = structlog.get_logger()
 
-# Proxies cut what is silent for a minute, some for half of one.
+# Proxies close connections that are silent for a minute, some after half a minute.
 _KEEP_ALIVE_SECONDS = 15.0
-# How often a stream looks whether its key was revoked.
-_LOOK_SECONDS = 1.0
+# How often a stream checks whether its API key was revoked.
+_REVOCATION_CHECK_SECONDS = 1.0
 _MEDIA_TYPE = "text/event-stream"
 
 
-def _event(position: Position, entry: TimelineEntry) -> bytes:
+def _encode_event(cursor: EventCursor, entry: TimelineEntry) -> bytes:
     return b"id: %s\nevent: %s\ndata: %s\n\n" % (
-        str(position).encode(),
+        str(cursor).encode(),
         entry.type.encode(),
         msgspec.json.encode(entry),
     )
 
 
-def _example() -> str:
-    position = Position()
-    sent = [_event(position, entry).decode() for entry in examples.TIMELINE.items if position.add(entry)]
-    return "".join([*sent, ": keep-alive\n\n", "event: end\ndata: {}\n\n"])
+def _example_stream() -> str:
+    cursor = EventCursor()
+    events = [_encode_event(cursor, entry).decode() for entry in examples.TIMELINE.items if cursor.add(entry)]
+    return "".join([*events, ": keep-alive\n\n", "event: end\ndata: {}\n\n"])
 
 
 @get(
     "/sessions/{session_id:str}/events",
     operation_id="followEvents",
-    opt={REQUEST_KIND: "waits"},
-    summary="What happens to a session, live",
+    opt={REQUEST_CLASS: "waits"},
+    summary="Follow a session's timeline live",
     tags=["Sessions"],
     responses={
         200: ResponseSpec(
             str,
-            description="The timeline as server-sent events: first what has happened, then what happens. It "
-            "stays open until the session is over and nothing of it is on its way any more; then comes an "
-            "event `end`, or `erased` when the session is erased meanwhile.",
+            description="The timeline as server-sent events: first all past entries, then each new one. The "
+            "stream ends with an event `end` once the session is finished and its deliveries are settled, "
+            "or with an event `erased` if the session is erased.",
             media_type=_MEDIA_TYPE,
             generate_examples=False,
-            examples=[Example(summary="Example", value=_example())],
+            examples=[Example(summary="Example", value=_example_stream())],
         ),
-        204: ResponseSpec(None, description="There is nothing after `Last-Event-ID`, and nothing will come"),
+        204: ResponseSpec(
+            None, description="There is no entry after `Last-Event-ID`, and there will be none"
+        ),
         **documented(400, 401, 404, 410, 503),
     },
 )
@@ -75,21 +77,21 @@ async def follow_events(
     session_id: SessionPath,
     last_event_id: Annotated[
         str | None,
-        HeaderParameter(name="Last-Event-ID", description="The `id` of the last event that you got"),
+        HeaderParameter(name="Last-Event-ID", description="The `id` of the last event that you received"),
     ] = None,
 ) -> Response[Any]:
-    """Send every step, oldest first, and then each one as it happens, from whichever pod."""
-    position = Position.read(last_event_id or "")
-    is_over = await services.views.is_over(principal.tenant_id, SessionId(session_id))
+    """Send every entry of the timeline, oldest first, and then each new one, whichever pod made it."""
+    cursor = EventCursor.parse(last_event_id or "")
+    is_over = await services.session_queries.is_over(principal.tenant_id, SessionId(session_id))
     if is_over and last_event_id is not None:
-        entries = await services.views.entries(SessionId(session_id))
-        known = Position.read(last_event_id)
-        if not any(known.add(entry) for entry in entries):
+        entries = await services.session_queries.entries(SessionId(session_id))
+        received = EventCursor.parse(last_event_id)
+        if not any(received.add(entry) for entry in entries):
             return Response(None, status_code=204)
-    services.timeline_watch.check_room(principal.tenant_id)
-    on_shutdown(request.scope, services.timeline_watch.let_go)
+    services.timeline_poller.check_room(principal.tenant_id)
+    on_shutdown(request.scope, services.timeline_poller.let_go)
     return Stream(
-        _follow(services, principal, SessionId(session_id), position),
+        _follow(services, principal, SessionId(session_id), cursor),
         media_type=_MEDIA_TYPE,
         headers={"X-Accel-Buffering": "no"},
     )
@@ -99,17 +101,18 @@ async def _follow(
     services: Services,
     principal: Principal,
     session_id: SessionId,
-    position: Position,
+    cursor: EventCursor,
     keep_alive_seconds: float = _KEEP_ALIVE_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
-    watch, views = services.timeline_watch, services.views
+    poller, queries = services.timeline_poller, services.session_queries
     mark: str | None = ""
-    with watch.place(principal.tenant_id), services.revocations.watching(principal.key_id):
+    with poller.place(principal.tenant_id), services.revocations.watching(principal.key_id):
         while mark is not None:
             try:
-                # Before the entries are read: what comes in between is found at the next look.
-                is_over = await views.is_over(principal.tenant_id, session_id)
-                entries = await views.entries(session_id)
+                # `is_over` is read before the entries. In the other order, the stream could end without
+                # an entry that was written between the two reads.
+                is_over = await queries.is_over(principal.tenant_id, session_id)
+                entries = await queries.entries(session_id)
             except SessionErased:
                 yield b"event: erased\ndata: {}\n\n"
                 return
@@ -117,20 +120,20 @@ async def _follow(
                 log.warning("event_stream_ends", session_id=session_id, reason="store_unavailable")
                 return
             for entry in entries:
-                if position.add(entry):
-                    yield _event(position, entry)
+                if cursor.add(entry):
+                    yield _encode_event(cursor, entry)
             if is_over:
                 yield b"event: end\ndata: {}\n\n"
                 return
             changed = None
             silent_until = monotonic() + keep_alive_seconds
-            while changed is None and not watch.is_closing:
-                look_seconds = min(_LOOK_SECONDS, max(0.0, silent_until - monotonic()))
-                changed = await watch.changed(session_id, mark, look_seconds)
+            while changed is None and not poller.is_closing:
+                timeout_seconds = min(_REVOCATION_CHECK_SECONDS, max(0.0, silent_until - monotonic()))
+                changed = await poller.changed(session_id, mark, timeout_seconds)
                 if services.revocations.is_revoked(principal.key_id):
                     log.info("event_stream_ends", session_id=session_id, reason="key_revoked")
                     return
-                if changed is None and monotonic() >= silent_until and not watch.is_closing:
+                if changed is None and monotonic() >= silent_until and not poller.is_closing:
                     yield b": keep-alive\n\n"
                     silent_until = monotonic() + keep_alive_seconds
             mark = changed

@@ -1,17 +1,17 @@
-"""The doors that change a session, erase it, or have another document made of it."""
+"""The routes that change, erase or refresh a session."""
 
 from litestar import Router, delete, patch, post
 from litestar.di import NamedDependency
 from litestar.params import RawBody
 
-from schemas.emr import DocumentRequest, Session, SessionChange, SessionErasure
+from schemas.emr import Session, SessionChange, SessionErasure
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
-from service.api.v1.sessions import SessionPath, show_session
-from service.domain.ids import SessionId, TemplateId
+from service.api.v1.sessions import SessionPath, read_session_audited
+from service.domain.ids import SessionId
 from service.domain.models import Principal
 
 
@@ -32,9 +32,9 @@ async def change_session(
     session_id: SessionPath,
     body: RawBody,
 ) -> Session:
-    """Change what is given, at EkaScribe first; what is left out stays."""
-    await services.changes.change(principal, SessionId(session_id), read_json(body, SessionChange))
-    return await show_session(services, principal, SessionId(session_id))
+    """Change the given fields, at EkaScribe first; other fields keep their values."""
+    await services.session_updates.change(principal, SessionId(session_id), read_json(body, SessionChange))
+    return await read_session_audited(services, principal, SessionId(session_id))
 
 
 @delete(
@@ -43,60 +43,40 @@ async def change_session(
     operation_id="eraseSession",
     summary="Erase a session and everything of it, for good",
     responses={
-        202: answer(examples.ERASED, "It is gone; EkaScribe is told when it still ran"),
+        202: answer(
+            examples.ERASED, "The session is erased; if it still ran, EkaScribe is asked to cancel it"
+        ),
         **documented(400, 401, 404, 410, 503),
     },
 )
 async def erase_session(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> SessionErasure:
-    """Cancel what still runs, and erase what there is."""
-    status = await services.changes.erase(principal, SessionId(session_id))
+    """Cancel the session if it still runs, and erase all its data."""
+    status = await services.session_updates.erase(principal, SessionId(session_id))
     return SessionErasure(id=session_id, status=status)
-
-
-@post(
-    "/sessions/{session_id:str}/documents",
-    status_code=202,
-    operation_id="makeDocument",
-    operation_class=json_operation(DocumentRequest, examples.FURTHER, required=True),
-    summary="Have a document made of another template",
-    request_max_body_size=MAX_JSON_BYTES,
-    responses={
-        202: answer(examples.COMPLETED, "EkaScribe makes it; it comes like any other"),
-        **documented(400, 401, 404, 409, 410, 413, 502, 503, 504),
-    },
-)
-async def make_document(
-    services: NamedDependency[Services],
-    principal: NamedDependency[Principal],
-    session_id: SessionPath,
-    body: RawBody,
-) -> Session:
-    """Ask EkaScribe for another document of a finished session, or for one of its documents anew."""
-    wanted = read_json(body, DocumentRequest)
-    await services.further.ask(principal, SessionId(session_id), TemplateId(wanted.template_id))
-    return await show_session(services, principal, SessionId(session_id))
 
 
 @post(
     "/sessions/{session_id:str}/refresh",
     status_code=202,
     operation_id="refreshSession",
-    summary="Have EkaScribe asked again about a session that is over",
+    summary="Ask EkaScribe again for the results of a finished session",
     responses={
-        202: answer(examples.COMPLETED, "EkaScribe is asked; what is new comes as documents or versions"),
+        202: answer(
+            examples.COMPLETED, "EkaScribe is asked again; new results arrive as documents or new versions"
+        ),
         **documented(400, 401, 404, 409, 410, 503),
     },
 )
 async def refresh_session(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> Session:
-    """Make one unfiltered call due; the same document again changes nothing."""
-    await services.refreshing.refresh(principal.tenant_id, SessionId(session_id), principal.key_id)
-    return await show_session(services, principal, SessionId(session_id))
+    """Schedule one call to EkaScribe for all results; documents that have not changed are ignored."""
+    await services.result_refresher.refresh(principal.tenant_id, SessionId(session_id), principal.key_id)
+    return await read_session_audited(services, principal, SessionId(session_id))
 
 
-changes_router = Router(
-    "", route_handlers=[change_session, erase_session, make_document, refresh_session], tags=["Sessions"]
+session_updates_router = Router(
+    "", route_handlers=[change_session, erase_session, refresh_session], tags=["Sessions"]
 )

@@ -1,4 +1,4 @@
-"""The doors of /v1/sessions and /v1/documents."""
+"""The routes of sessions: create, end, read, wait for, list, and the timeline."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,26 +7,26 @@ from typing import Annotated, Any
 from litestar import Request, Response, Router, get, post
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
-from litestar.params import FromPath, FromQuery, HeaderParameter, PathParameter, QueryParameter, RawBody
+from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter, RawBody
 
-from schemas.emr import Document, Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
+from schemas.emr import Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
 from service.api import openapi_examples as examples
-from service.api.authentication import check_still_stands
+from service.api.authentication import check_not_revoked
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
-from service.api.request_classes import WAITS_WITH
+from service.api.request_classes import WAIT_PARAMETER
 from service.api.timestamps import MOMENT, read_moment
 from service.domain.errors import ClientDisconnected
-from service.domain.ids import DocumentId, SessionId, TemplateId
+from service.domain.ids import SessionId
 from service.domain.models import Principal
 from service.domain.sessions.change_polling import is_over, standing
 from service.http_server import on_shutdown
 from service.store.paging import after_cursor
 from service.store.session_queries import SessionFilter
 
-_LONGEST_WAIT_SECONDS = 30
+_MAX_WAIT_SECONDS = 30
 
 SessionPath = Annotated[str, PathParameter(description="A session's id")]
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many to a page")]
@@ -59,12 +59,14 @@ async def create_session(
     body: RawBody,
     idempotency_key: IdempotencyKey = None,
 ) -> Response[Any]:
-    """Create a session here and at EkaScribe."""
-    created = await services.desk.create(principal, read_json(body, SessionCreate), idempotency_key)
+    """Create a session in the database and at EkaScribe."""
+    created = await services.session_creator.create(
+        principal, read_json(body, SessionCreate), idempotency_key
+    )
     headers = {}
     if created.is_replayed:
         headers["Idempotency-Replayed"] = "true"
-        await services.trail.replayed(principal, created.body)
+        await services.read_audit.replayed(principal, created.body)
     return Response(created.body, status_code=201, media_type=MediaType.JSON, headers=headers)
 
 
@@ -86,15 +88,15 @@ async def end_session(
     session_id: SessionPath,
     body: RawBody,
 ) -> Session:
-    """Check that the audio is whole and start processing; repeating it answers the same."""
-    await services.life.end(principal, SessionId(session_id), read_json(body, SessionEnd))
-    return await show_session(services, principal, SessionId(session_id))
+    """Check that all audio is stored and start processing; repeating the call is safe."""
+    await services.lifecycle.end(principal, SessionId(session_id), read_json(body, SessionEnd))
+    return await read_session_audited(services, principal, SessionId(session_id))
 
 
 @get(
     "/sessions/{session_id:str}",
     operation_id="getSession",
-    opt={WAITS_WITH: "wait"},
+    opt={WAIT_PARAMETER: "wait"},
     summary="Read a session, or wait for it to change",
     responses={
         200: answer(examples.COMPLETED, "The session as it stands"),
@@ -109,38 +111,40 @@ async def get_session(
     wait: Annotated[
         float,
         QueryParameter(
-            ge=0, le=_LONGEST_WAIT_SECONDS, description="Seconds to wait for the status to change, at most 30"
+            ge=0, le=_MAX_WAIT_SECONDS, description="Seconds to wait for the status to change, at most 30"
         ),
     ] = 0,
 ) -> Session:
-    """Answer from our own database; EkaScribe is never called."""
-    session = await services.views.session(principal.tenant_id, SessionId(session_id))
+    """Return a session from the database, without a call to EkaScribe."""
+    session = await services.session_queries.session(principal.tenant_id, SessionId(session_id))
     if wait > 0 and not is_over(standing(session)):
-        on_shutdown(request.scope, services.watch.let_go)
-        with services.watch.place(principal.tenant_id):
-            changed = services.watch.changed(SessionId(session_id), standing(session), wait)
-            await _unless_gone(request, changed)
-        await check_still_stands(services, principal)
-        session = await services.views.session(principal.tenant_id, SessionId(session_id))
-    await services.trail.sessions(principal, [session])
+        on_shutdown(request.scope, services.change_poller.let_go)
+        with services.change_poller.place(principal.tenant_id):
+            changed = services.change_poller.changed(SessionId(session_id), standing(session), wait)
+            await _wait_unless_disconnected(request, changed)
+        await check_not_revoked(services, principal)
+        session = await services.session_queries.session(principal.tenant_id, SessionId(session_id))
+    await services.read_audit.sessions(principal, [session])
     return session
 
 
-async def show_session(services: Services, principal: Principal, session_id: SessionId) -> Session:
-    """Read a session to answer a call with it, and write down in the audit trail that it was shown."""
-    session = await services.views.session(principal.tenant_id, session_id)
-    await services.trail.sessions(principal, [session])
+async def read_session_audited(services: Services, principal: Principal, session_id: SessionId) -> Session:
+    """Return a session for a response, and record in the audit trail that its data were read."""
+    session = await services.session_queries.session(principal.tenant_id, session_id)
+    await services.read_audit.sessions(principal, [session])
     return session
 
 
-async def _unless_gone(request: Request[Any, Any, Any], waiting: Coroutine[Any, Any, object]) -> None:
-    """Wait, but not for somebody who has hung up. Raises ClientDisconnected."""
+async def _wait_unless_disconnected(
+    request: Request[Any, Any, Any], waiting: Coroutine[Any, Any, object]
+) -> None:
+    """Await `waiting`; raise ClientDisconnected as soon as the client disconnects."""
 
-    async def hear() -> None:
+    async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    tasks = [asyncio.create_task(waiting), asyncio.create_task(hear())]
+    tasks = [asyncio.create_task(waiting), asyncio.create_task(wait_for_disconnect())]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if tasks[0] not in done:
@@ -172,13 +176,13 @@ async def list_sessions(
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[Session]:
-    """Return one page."""
+    """Return one page of the sessions that match all filters."""
     after_time = read_moment(created_after, "created_after")
-    wanted = SessionFilter(
+    filters = SessionFilter(
         status=status, reference=reference, patient_id=patient_id, created_after=after_time
     )
-    page = await services.views.page(principal.tenant_id, wanted, after_cursor(cursor), limit)
-    await services.trail.sessions(principal, page.items)
+    page = await services.session_queries.page(principal.tenant_id, filters, after_cursor(cursor), limit)
+    await services.read_audit.sessions(principal, page.items)
     return page
 
 
@@ -195,46 +199,7 @@ async def get_timeline(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> Page[TimelineEntry]:
     """Return every step in order, oldest first."""
-    return Page(items=await services.views.timeline(principal.tenant_id, SessionId(session_id)))
-
-
-@get(
-    "/sessions/{session_id:str}/documents",
-    operation_id="listDocuments",
-    summary="The documents of a session, with their data",
-    responses={
-        200: answer(
-            Page(items=[examples.DOCUMENT]), "The newest version of each document", kind=Page[Document]
-        ),
-        **documented(400, 401, 404, 410, 503),
-    },
-)
-async def list_documents(
-    services: NamedDependency[Services],
-    principal: NamedDependency[Principal],
-    session_id: SessionPath,
-    template_id: FromQuery[str | None] = None,
-) -> Page[Document]:
-    """Return the newest version of each document."""
-    wanted = TemplateId(template_id) if template_id is not None else None
-    found = await services.views.documents(principal.tenant_id, SessionId(session_id), wanted)
-    await services.trail.documents(principal, found)
-    return Page(items=found)
-
-
-@get(
-    "/documents/{document_id:str}",
-    operation_id="getDocument",
-    summary="One document, with its data",
-    responses={200: answer(examples.DOCUMENT, "The document"), **documented(400, 401, 404, 410, 503)},
-)
-async def get_document(
-    services: NamedDependency[Services], principal: NamedDependency[Principal], document_id: FromPath[str]
-) -> Document:
-    """Return a document, whichever version it is."""
-    document = await services.views.document(principal.tenant_id, DocumentId(document_id))
-    await services.trail.documents(principal, [document])
-    return document
+    return Page(items=await services.session_queries.timeline(principal.tenant_id, SessionId(session_id)))
 
 
 sessions_router = Router(
@@ -245,8 +210,6 @@ sessions_router = Router(
         get_session,
         list_sessions,
         get_timeline,
-        list_documents,
-        get_document,
     ],
     tags=["Sessions"],
 )

@@ -189,7 +189,7 @@ async def test_erased_and_unknown_are_404(house: Bridge) -> None:
     )
     for unknown in (session, "ses_does_not_exist_000"):
         error = envelope(await house.api.get(f"/voice/v1/sessions/{unknown}"), 404, "session_not_found")
-        assert error["details"]["session_id"] == unknown
+        assert (error["message"], error["details"]["session_id"]) == ("Session not found", unknown)
 
 
 async def test_what_is_asked_for_anew_is_pending_until_it_comes(bridge: Bridge) -> None:

@@ -44,11 +44,11 @@ async def read(body: bytes, label: str, sizes: list[int], max_bytes: int = 10_00
     upload = Upload(label, max_bytes, accept_any)
     rest = body
     for size in sizes:
-        await upload.take(rest[:size])
+        await upload.feed(rest[:size])
         rest = rest[size:]
-    await upload.take(rest)
+    await upload.feed(rest)
     await upload.finish()
-    return upload, b"".join([piece async for piece in upload.spool.read()])
+    return upload, b"".join([piece async for piece in upload.buffer.read()])
 
 
 @given(audio=AUDIO, label=st.sampled_from(LABELS), sizes=st.lists(st.integers(0, 80), max_size=30))
@@ -99,7 +99,7 @@ async def test_the_fields_are_seen_before_a_byte_of_the_file_is_kept() -> None:
 
     upload = Upload(LABELS[0], 100, refuse)
     with pytest.raises(Refused):
-        await upload.take(body_of(b"audio", token="t"))
+        await upload.feed(body_of(b"audio", token="t"))
     assert seen == [{"token": "t"}]
 
 
@@ -109,4 +109,4 @@ async def test_raw_audio_is_let_in_before_a_byte_of_it_is_kept() -> None:
         raise PermissionError
 
     with pytest.raises(PermissionError):
-        await Upload("audio/wav", 100, refuse).take(b"RIFF")
+        await Upload("audio/wav", 100, refuse).feed(b"RIFF")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.emr import TimelineEntry
-from service.api.event_cursor import Position
+from service.api.event_cursor import EventCursor
 from tests.unit.makers import START
 
 
@@ -34,32 +34,32 @@ def key(entry: TimelineEntry) -> tuple[Any, ...]:
 
 
 @given(sent=st.lists(entries, max_size=60), later=st.lists(entries, max_size=20))
-def test_whoever_goes_on_gets_every_other_entry_once(sent, later):
-    position = Position()
-    new = [entry for entry in sent if position.add(entry)]
+def test_a_client_that_resumes_gets_every_other_entry_once(sent, later):
+    cursor = EventCursor()
+    new = [entry for entry in sent if cursor.add(entry)]
     assert sorted(map(key, new)) == sorted({key(entry) for entry in sent})
-    resumed = Position.read(str(position))
-    assert str(resumed) == str(position)
+    resumed = EventCursor.parse(str(cursor))
+    assert str(resumed) == str(cursor)
     found = [key(entry) for entry in later if resumed.add(entry)]
     assert sorted(found) == sorted({key(entry) for entry in later} - {key(entry) for entry in sent})
 
 
 def test_a_thousand_chunks_in_any_order_take_a_few_characters():
-    position = Position()
+    cursor = EventCursor()
     for number in sorted(range(1000), key=lambda each: (each * 577) % 1000):
-        assert position.add(chunk(number))
-    assert str(position) == "0-999."
-    assert not position.add(chunk(500))
+        assert cursor.add(chunk(number))
+    assert str(cursor) == "0-999."
+    assert not cursor.add(chunk(500))
 
 
 def test_what_grows_in_place_is_the_same_entry():
-    position = Position()
+    cursor = EventCursor()
     event = {"event": "completed", "before_end": False}
     for repeats in range(3):
         entry = TimelineEntry(at=START, type="webhook.received", data=event | {"repeats": repeats})
-        assert position.add(entry) == (repeats == 0)
+        assert cursor.add(entry) == (repeats == 0)
     early = TimelineEntry(at=START, type="webhook.received", data=event | {"before_end": True})
-    assert position.add(early)
+    assert cursor.add(early)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,6 @@ def test_what_grows_in_place_is_the_same_entry():
     ],
 )
 def test_an_id_that_is_none_of_ours_is_the_start(text):
-    position = Position.read(text)
-    assert str(position) == "."
-    assert position.add(chunk(0))
+    cursor = EventCursor.parse(text)
+    assert str(cursor) == "."
+    assert cursor.add(chunk(0))

@@ -1,4 +1,4 @@
-"""What a spool was given, it gives back; in how many pieces it came, and where it lay, does not tell."""
+"""What a body was given, it gives back; in how many pieces it came, and where it lay, does not tell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.api.upload_buffer import BufferedBody
+from service.api.upload_buffer import BufferedBody, is_too_slow
 from service.domain.errors import Overloaded
 
 KIBIBYTE, MEBIBYTE = 1024, 1024 * 1024
@@ -40,8 +40,8 @@ class Counted:
             raise Overloaded("no more", retry_after_seconds=1)
 
 
-async def content_of(spool: BufferedBody) -> bytes:
-    pieces = [piece async for piece in spool.read()]
+async def content_of(body: BufferedBody) -> bytes:
+    pieces = [piece async for piece in body.read()]
     assert all(pieces), "an empty piece would end a body that is sent in chunks"
     return b"".join(pieces)
 
@@ -52,31 +52,31 @@ async def content_of(spool: BufferedBody) -> bytes:
 @given(total=TOTALS, sizes=SIZES, limit=LIMITS)
 async def test_pieces_and_places_do_not_matter(total: int, sizes: list[int], limit: int) -> None:
     disk = Counted()
-    spool, at = BufferedBody(disk, limit), 0
+    body, at = BufferedBody(disk, limit), 0
     for size in sizes:
-        spool.write(CONTENT[at : min(at + size, total)])
+        body.write(CONTENT[at : min(at + size, total)])
         at = min(at + size, total)
-    spool.write(CONTENT[at:total])
-    await spool.finish()
-    assert spool.size == total
-    assert spool.sha256 == hashlib.sha256(CONTENT[:total]).hexdigest()
-    assert await content_of(spool) == CONTENT[:total]
-    assert await content_of(spool) == CONTENT[:total]
+    body.write(CONTENT[at:total])
+    await body.finish()
+    assert body.size == total
+    assert body.sha256 == hashlib.sha256(CONTENT[:total]).hexdigest()
+    assert await content_of(body) == CONTENT[:total]
+    assert await content_of(body) == CONTENT[:total]
     assert disk.bytes == (total if total > limit else 0)
-    spool.close()
+    body.close()
 
 
 async def test_a_reader_that_gave_up_leaves_the_next_one_all() -> None:
     for limit in (0, MEBIBYTE):
-        spool = BufferedBody(Counted(), limit)
+        body = BufferedBody(Counted(), limit)
         for at in range(0, 300_000, 50_000):
-            spool.write(CONTENT[at : at + 50_000])
-        await spool.finish()
-        gone = spool.read()
+            body.write(CONTENT[at : at + 50_000])
+        await body.finish()
+        gone = body.read()
         assert CONTENT.startswith(await anext(gone))
-        assert await content_of(spool) == CONTENT[:300_000]
+        assert await content_of(body) == CONTENT[:300_000]
         await gone.aclose()
-        spool.close()
+        body.close()
 
 
 OPEN = Path("/proc/self/fd")
@@ -99,11 +99,11 @@ async def test_on_disk_nothing_can_be_read_and_nothing_stays(tmp_path, monkeypat
     audio = b"Asha Rao has a cough. " * 20_000
     lying = []
     for _ in range(2):
-        spool = BufferedBody(Counted(), 1000)
-        spool.write(audio[:500])
+        body = BufferedBody(Counted(), 1000)
+        body.write(audio[:500])
         assert files_of(tmp_path) == []
-        spool.write(audio[500:])
-        await spool.finish()
+        body.write(audio[500:])
+        await body.finish()
         (descriptor,) = files_of(tmp_path)
         assert list(tmp_path.iterdir()) == []  # no name: it goes with the process, however that ends
         lies = os.pread(descriptor, len(audio) + 1, 0)
@@ -112,47 +112,63 @@ async def test_on_disk_nothing_can_be_read_and_nothing_stays(tmp_path, monkeypat
         # Not even the same words twice look the same: what lies there is as good as noise.
         assert len({lies[at : at + 16] for at in range(0, len(lies), 16)}) == -(-len(lies) // 16)
         lying.append(lies)
-        spool.close()
+        body.close()
         assert files_of(tmp_path) == []
-    assert lying[0] != lying[1]  # a key of each spool's own
+    assert lying[0] != lying[1]  # a key of each body's own
 
 
 @as_linux_shows_them
 async def test_a_disk_that_is_full_leaves_nothing_open(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    spool = BufferedBody(Counted(max_bytes=3000), 1000)
-    spool.write(bytes(1000))
+    body = BufferedBody(Counted(max_bytes=3000), 1000)
+    body.write(bytes(1000))
     with pytest.raises(Overloaded):
-        spool.write(bytes(3000))
-    spool.close()
+        body.write(bytes(3000))
+    body.close()
     assert files_of(tmp_path) == []
 
 
-def weight(spool: BufferedBody) -> int:
-    """The bytes of memory that a spool's content takes, with what each object costs."""
-    objects = [*spool._blocks, *spool._pieces]
-    return sum(sys.getsizeof(each) for each in (spool._blocks, spool._pieces, *objects))
+def weight(body: BufferedBody) -> int:
+    """The bytes of memory that a body's content takes, with what each object costs."""
+    objects = [*body._blocks, *body._pieces]
+    return sum(sys.getsizeof(each) for each in (body._blocks, body._pieces, *objects))
 
 
 async def test_a_million_small_pieces_take_no_more_memory_than_their_bytes() -> None:
-    spool, heaviest, most = BufferedBody(Counted(), 2 * MEBIBYTE), 0, 0
+    body, heaviest, most = BufferedBody(Counted(), 2 * MEBIBYTE), 0, 0
     for number in range(1_000_000):
-        spool.write(CONTENT[number : number + 1])
+        body.write(CONTENT[number : number + 1])
         if number % 4096 == 0:
-            heaviest = max(heaviest, weight(spool) - number)
-            most = max(most, len(spool._blocks) + len(spool._pieces))
+            heaviest = max(heaviest, weight(body) - number)
+            most = max(most, len(body._blocks) + len(body._pieces))
     assert heaviest < 16 * KIBIBYTE
     assert most < 128
-    await spool.finish()
-    assert spool.sha256 == hashlib.sha256(CONTENT[:1_000_000]).hexdigest()
-    spool.close()
-    assert weight(spool) < KIBIBYTE
+    await body.finish()
+    assert body.sha256 == hashlib.sha256(CONTENT[:1_000_000]).hexdigest()
+    body.close()
+    assert weight(body) < KIBIBYTE
 
 
 async def test_large_pieces_are_put_together_and_never_twice() -> None:
-    spool = BufferedBody(Counted(), 8 * MEBIBYTE)
+    body = BufferedBody(Counted(), 8 * MEBIBYTE)
     for at in range(0, 2 * MEBIBYTE, 128 * KIBIBYTE):
-        spool.write(CONTENT[at : at + 128 * KIBIBYTE])
-    assert [len(block) for block in spool._blocks] == [MEBIBYTE, MEBIBYTE]
-    spool.write(CONTENT)
-    assert [len(block) for block in spool._blocks] == [MEBIBYTE, MEBIBYTE, len(CONTENT)]
+        body.write(CONTENT[at : at + 128 * KIBIBYTE])
+    assert [len(block) for block in body._blocks] == [MEBIBYTE, MEBIBYTE]
+    body.write(CONTENT)
+    assert [len(block) for block in body._blocks] == [MEBIBYTE, MEBIBYTE, len(CONTENT)]
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "is_given_up"),
+    [
+        (1, 19.9, False),  # a network that stumbles
+        (20, 20.1, True),
+        (2048 * 21, 21.0, False),  # live audio of 16 kbit/s
+        (1024 * 299, 299.0, False),
+        (1024 * 298, 299.0, True),
+    ],
+)
+def test_a_body_is_too_slow_by_its_rate_since_it_began(
+    size: int, seconds: float, *, is_given_up: bool
+) -> None:
+    assert is_too_slow(size, seconds) == is_given_up
