@@ -132,11 +132,21 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 async def ping_store(rows: Stores) -> str:
     """Return `ok`, or why the database takes no writes.
 
-    Raises unless it answers, has our schema, and we have every key that sealed anything in it.
+    Raises unless it answers, has our schema, and we have every key that encrypted anything in it.
     """
     state = await rows.database.ping()
     await rows.keys.check()
     await rows.hasher.load()
+    return state
+
+
+async def ping_store_for_requests(rows: Stores) -> str:
+    """Ping the store, and register the first key of a process that started without its database.
+
+    Readiness asks before any request comes, so the key is known before it encrypts anything.
+    """
+    state = await ping_store(rows)
+    await rows.keys.begin()
     return state
 
 

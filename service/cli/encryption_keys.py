@@ -1,4 +1,4 @@
-"""`ekabridge encryption`: which keys seal what, bringing all under the first, forgetting the others."""
+"""`ekabridge encryption`: which keys encrypted what, bringing all under the first, forgetting the others."""
 
 import asyncio
 import time
@@ -8,7 +8,6 @@ import click
 
 from schemas.encryption import EncryptionKey, EncryptionStatus, Forgotten, Walk
 from service.cli.runner import json_option, print_found, with_encrypting_stores, with_unchecked_stores
-from service.domain.errors import InvalidRequest
 
 _SAY_AGAIN_SECONDS = 5.0
 
@@ -40,12 +39,6 @@ def encryption_rotate(*, as_json: bool) -> None:
     """
 
     async def work(rows: Any) -> list[Walk]:
-        if others := await rows.keys.others_sealing():
-            other = others[0]
-            raise InvalidRequest(
-                f"{other.processes} processes still seal with {other.key_id}: restart them with the new key "
-                f"first; one that was killed counts until {other.until:%H:%M:%S} UTC"
-            )
         await rows.resealing.walk_anew()
         say_due = time.monotonic() + _SAY_AGAIN_SECONDS
         began = time.monotonic()
@@ -87,8 +80,7 @@ def encryption_forget(key_id: str, *, give_up: bool, as_json: bool) -> None:
 
 
 def _key_line(key: EncryptionKey) -> str:
-    seals = f"  {key.processes} processes seal with it" if key.processes else ""
-    return f"{key.key_id}  {key.state:<8}{key.values:>12} values{seals}"
+    return f"{key.key_id}  {key.state:<8}{key.values:>12} values"
 
 
 def _walk_line(walk: Walk) -> str:

@@ -9,13 +9,13 @@ import hashlib
 import hmac
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from service.domain.errors import BridgeError, StoreUnavailable
+from service.domain.errors import EncryptionKeyMissing, StoreUnavailable
 from service.store.database import Database
 from service.store.queries import sql
 
@@ -33,21 +33,18 @@ class SealError(Exception):
     """A sealed value cannot be opened: its key is not among ENCRYPTION_KEYS, or it was changed."""
 
 
-class MissingKeyError(SealError, BridgeError):
-    """Something was sealed with keys that are not among ENCRYPTION_KEYS.
+class MissingKeyError(SealError, EncryptionKeyMissing):
+    """Values are encrypted with keys that are not among ENCRYPTION_KEYS.
 
     A process that has them can do what this one cannot: the same call, made again, may reach it.
     """
 
-    code: ClassVar[str] = "store_unavailable"
-    retryable: ClassVar[bool] = True
-
     def __init__(self, key_ids: list[str], detail: str = "") -> None:
         named = " and ".join(key_ids)
         super().__init__(
-            f"the encryption key {named} is not among ENCRYPTION_KEYS{f', {detail}' if detail else ''}"
+            f"the encryption key {named} is not among ENCRYPTION_KEYS{f', {detail}' if detail else ''}",
+            key_ids=key_ids,
         )
-        self.key_ids = key_ids
 
 
 def secret_aad(name: str) -> str:

@@ -131,7 +131,7 @@ class ReencryptionRows:
     async def step(self) -> bool:
         """Do one batch of the walk that is due; false when none is.
 
-        None is due while a process seals with another key than our first.
+        None is due while another key than our first was made first after ours.
         """
         names = list(_TABLES)
         row = await self._database.fetchrow(sql("reencryption.due"), self._keyring.first, names)
@@ -141,8 +141,10 @@ class ReencryptionRows:
         return True
 
     async def walk_anew(self) -> None:
-        """Have every table walked from its start, whatever was done before."""
-        await self._database.execute(sql("reencryption.forget_walks"))
+        """Have every table walked to our first key from its start, whatever was done before."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sql("reencryption.prefer"), self._keyring.first)
+            await connection.execute(sql("reencryption.forget_walks"))
 
     async def walks(self) -> list[Walk]:
         """Return how far each table is."""

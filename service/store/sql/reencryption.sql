@@ -1,12 +1,15 @@
 -- name: due
--- The next table to walk, unless a process still seals with another key: what it seals would have to be walked again.
+-- The next table to walk to the key, unless another key was made first after it: then processes with that one
+-- walk, and two with different lists never undo each other's work. A day after it was made first each table is
+-- walked once more, for what a process with the old list encrypted behind the first walk.
 SELECT t.name
-FROM unnest($2::text[]) WITH ORDINALITY AS t (name, place) LEFT JOIN resealing r ON r.table_name = t.name
-WHERE NOT EXISTS (SELECT 1 FROM sealers s WHERE s.key_id <> $1 AND s.until > now())
+FROM unnest($2::text[]) WITH ORDINALITY AS t (name, place)
+JOIN encryption_keys own ON own.key_id = $1
+LEFT JOIN resealing r ON r.table_name = t.name
+WHERE NOT EXISTS (SELECT 1 FROM encryption_keys k WHERE k.retired_at IS NULL AND k.heard_at > own.heard_at)
   AND (r.table_name IS NULL OR r.key_id <> $1 OR r.finished_at IS NULL
        OR (r.left_over > 0 AND r.finished_at < now() - interval '10 seconds')
-       OR EXISTS (SELECT 1 FROM encryption_keys k
-                  WHERE k.key_id <> $1 AND k.retired_at IS NULL AND k.heard_at >= r.started_at))
+       OR now() > own.heard_at + interval '1 day' AND r.started_at < own.heard_at + interval '1 day')
 ORDER BY t.place LIMIT 1;
 
 -- name: begin
@@ -28,6 +31,10 @@ SET after = $4, resealed = resealed + $5, left_over = left_over + $6, unreadable
     finished_at = CASE WHEN $8 THEN now() END
 WHERE table_name = $1 AND key_id = $2 AND after = $3 AND finished_at IS NULL
 RETURNING table_name;
+
+-- name: prefer
+-- This key is what values are brought under, whichever was made first after it.
+UPDATE encryption_keys SET heard_at = now() WHERE key_id = $1;
 
 -- name: forget_walks
 -- Every table is walked anew.
