@@ -91,6 +91,7 @@ class EncryptionKeyRows:
                 raise InvalidRequest(
                     f"{counts.total()} values are under {key_id}: run ekabridge encryption rotate first"
                 )
+            await connection.execute(sql("encryption_keys.forget_tokens"), key_id)
             retired = await connection.fetchval(sql("encryption_keys.retire"), key_id)
             facts = {"given_up": counts.total()}
             await connection.execute(sql("encryption_keys.audit_retired"), key_id, facts)

@@ -23,6 +23,10 @@ SELECT key_id FROM encryption_keys WHERE key_id = $1 FOR UPDATE;
 -- Nothing is encrypted with the key any more; a process that does registers it again.
 UPDATE encryption_keys SET retired_at = now() WHERE key_id = $1 RETURNING retired_at;
 
+-- name: forget_tokens
+-- Vendor tokens under a key that was given up: nobody can decrypt them, and a login gets new ones.
+UPDATE vendor_tokens SET tokens_sealed = NULL WHERE substring(tokens_sealed FROM 2 FOR 4) = decode($1, 'hex');
+
 -- name: audit_retired
 -- An entry for each tenant: each one's values were under it.
 INSERT INTO audit (tenant_id, actor, action, object_id, facts)
