@@ -3,16 +3,17 @@
 SELECT key_id, first_seen_at, retired_at FROM encryption_keys ORDER BY first_seen_at, key_id;
 
 -- name: register
--- A key that encrypts from now on, also one that was retired. `heard_at` stays as it was: a process with an old
--- list must not turn the re-encryption back.
-INSERT INTO encryption_keys (key_id) VALUES ($1) ON CONFLICT (key_id) DO UPDATE SET retired_at = NULL;
+-- A key that encrypts from now on, also one that was retired.
+INSERT INTO encryption_keys (key_id) VALUES ($1)
+-- `heard_at` stays: a process with an old list must not turn the re-encryption back.
+ON CONFLICT (key_id) DO UPDATE SET retired_at = NULL;
 
 -- name: is_held
 -- Whether a key encrypted something that was not given up: some process has it.
 SELECT 1 FROM encryption_keys WHERE key_id = $1 AND retired_at IS NULL;
 
 -- name: discover
--- A key under which values were found; it was first somewhere, once, and is not what values are brought under.
+-- A key under which values were found; values are not moved to it.
 INSERT INTO encryption_keys (key_id, heard_at) VALUES ($1, '-infinity') ON CONFLICT (key_id) DO NOTHING;
 
 -- name: hold

@@ -1,7 +1,5 @@
 -- name: due
--- The next table to walk to the key, unless another key was made first after it: then processes with that one
--- walk, and two with different lists never undo each other's work. A day after it was made first each table is
--- walked once more, for what a process with the old list encrypted behind the first walk.
+-- The next table to walk to a key, unless another key was made first after it: two lists never undo each other's work.
 SELECT t.name
 FROM unnest($2::text[]) WITH ORDINALITY AS t (name, place)
 JOIN encryption_keys own ON own.key_id = $1
@@ -9,6 +7,7 @@ LEFT JOIN resealing r ON r.table_name = t.name
 WHERE NOT EXISTS (SELECT 1 FROM encryption_keys k WHERE k.retired_at IS NULL AND k.heard_at > own.heard_at)
   AND (r.table_name IS NULL OR r.key_id <> $1 OR r.finished_at IS NULL
        OR (r.left_over > 0 AND r.finished_at < now() - interval '10 seconds')
+       -- Once more after a day, for what a process with the old list encrypted behind the first walk.
        OR now() > own.heard_at + interval '1 day' AND r.started_at < own.heard_at + interval '1 day')
 ORDER BY t.place LIMIT 1;
 
