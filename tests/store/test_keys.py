@@ -173,7 +173,7 @@ async def test_a_worker_that_lacks_a_key_says_so_claims_nothing_and_leaves_the_l
             fetching=ResultFetcher(store=rows.results, vendor=ScriptedVendor(), clock=CheckedClock()),
             fetches=pool,
             deliveries=pool,
-            owed=pool,
+            pending_calls=pool,
             retention=Retention(rows.retention),
             interval_seconds=0.01,
             check_keys=rows.keys.begin,
