@@ -201,8 +201,8 @@ class WorkerProcess:
         )
         watch = LedgerMonitor(leases=rows.leases, ledger=rows.ledger)
         queues = QueueMonitor(leases=rows.leases, queues=rows.queues)
-        resealing = Reencryption(
-            leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring
+        reencryption = Reencryption(
+            leases=rows.leases, keys=rows.keys, reencryption=rows.reencryption, keyring=rows.keyring
         )
         await clock_watch.start()
         await stack.enter_async_context(serving_health(create_worker_app(health), self._listening))
@@ -213,7 +213,7 @@ class WorkerProcess:
                 WakeupListener(settings.redis_url, fetches.wake).run(self._stopping),
                 watch.run(self._stopping),
                 queues.run(self._stopping),
-                resealing.run(self._stopping),
+                reencryption.run(self._stopping),
             ],
             [fetches, deliveries, pending_calls],
         )

@@ -1,4 +1,4 @@
-"""`ekabridge encryption`: which keys encrypted what, bringing all under the first, forgetting the others."""
+"""`ekabridge encryption`: count the values under each key, re-encrypt with the first key, retire old keys."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ def encryption_status(*, as_json: bool) -> None:
     """Count the values under each key, exactly: every one is looked at, which takes minutes with millions."""
 
     async def work(rows: Any) -> EncryptionStatus:
-        return EncryptionStatus(keys=await rows.keys.keys(), walks=await rows.resealing.walks())
+        return EncryptionStatus(keys=await rows.keys.keys(), walks=await rows.reencryption.walks())
 
     found = with_unchecked_stores(work)
     lines = [_key_line(key) for key in found.keys] + [_walk_line(walk) for walk in found.walks]
@@ -39,17 +39,17 @@ def encryption_rotate(*, as_json: bool) -> None:
     """
 
     async def work(rows: Any) -> list[Walk]:
-        await rows.resealing.walk_anew()
+        await rows.reencryption.walk_anew()
         say_due = time.monotonic() + _SAY_AGAIN_SECONDS
         began = time.monotonic()
-        while await rows.resealing.step():
+        while await rows.reencryption.step():
             await asyncio.sleep(time.monotonic() - began)
             began = time.monotonic()
             if began >= say_due and not as_json:
-                for walk in await rows.resealing.walks():
+                for walk in await rows.reencryption.walks():
                     click.echo(_walk_line(walk), err=True)
                 say_due = began + _SAY_AGAIN_SECONDS
-        walks: list[Walk] = await rows.resealing.walks()
+        walks: list[Walk] = await rows.reencryption.walks()
         return walks
 
     walks = with_encrypting_stores(work)

@@ -74,7 +74,7 @@ async def fill(house: House) -> dict[str, str]:
     await rows.tokens.store(DEFAULT_ACCOUNT, token_lease, TOKENS.encode())
     await rows.leases.take("sweep", make_lease(), 15)
     await rows.keys.begin()
-    await rows.resealing.step()
+    await rows.reencryption.step()
     await house.connection.execute(
         "UPDATE sessions SET ended_at = now() - interval '3 days' WHERE ended_at IS NOT NULL"
     )

@@ -302,7 +302,9 @@ async def test_the_worker_walks_by_itself_and_shows_what_is_left(database_url, c
     async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         await rows.keys.begin()
         stopping = asyncio.Event()
-        job = Reencryption(leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring)
+        job = Reencryption(
+            leases=rows.leases, keys=rows.keys, reencryption=rows.reencryption, keyring=rows.keyring
+        )
         shown: dict[str, float] = {}
         running = asyncio.create_task(job.run(stopping))
 
@@ -310,7 +312,7 @@ async def test_the_worker_walks_by_itself_and_shows_what_is_left(database_url, c
             shown.update(
                 {sample.labels["key"]: sample.value for each in VALUES.collect() for sample in each.samples}
             )
-            walks = await rows.resealing.walks()
+            walks = await rows.reencryption.walks()
             return len(walks) == 8 and all(each.finished_at for each in walks)
 
         await until(is_done)
@@ -321,7 +323,7 @@ async def test_the_worker_walks_by_itself_and_shows_what_is_left(database_url, c
         (first, old, missing) = await rows.keys.keys()
         assert (first.values, old.values, missing.values) == (60, 0, 1)
         again = Reencryption(
-            leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring
+            leases=rows.leases, keys=rows.keys, reencryption=rows.reencryption, keyring=rows.keyring
         )
         await connection.execute("DELETE FROM leases")
         stopping.clear()

@@ -19,7 +19,7 @@ SET key_id = excluded.key_id, after = '', resealed = 0, left_over = 0, unreadabl
     finished_at = NULL
 WHERE resealing.key_id <> excluded.key_id OR resealing.finished_at IS NOT NULL;
 
--- name: position
+-- name: cursor
 -- The last row that a walk under way has looked at.
 SELECT after FROM resealing WHERE table_name = $1 AND key_id = $2 AND finished_at IS NULL;
 
