@@ -5,19 +5,18 @@ from typing import Literal
 
 from msgspec import Struct
 
-# first: it seals. unused: in the list, has sealed nothing yet. old: opens what it sealed. missing: it sealed,
-# and is not in the list. retired: it was forgotten.
+# first: it encrypts. unused: in the list, has encrypted nothing yet. old: decrypts what it encrypted.
+# missing: it encrypted something, and is not in the list. retired: it was forgotten.
 KeyState = Literal["first", "unused", "old", "missing", "retired"]
 
 
 class EncryptionKey(Struct, frozen=True, kw_only=True):
-    """A key that is in ENCRYPTION_KEYS or sealed something once."""
+    """A key that is in ENCRYPTION_KEYS or encrypted something once."""
 
     key_id: str
     state: KeyState
     first_seen_at: datetime | None
     retired_at: datetime | None
-    processes: int  # that seal with it now
     values: int  # that are under it
     places: dict[str, int]  # the same by table and column
 

@@ -48,7 +48,7 @@ from service.bootstrap.container import (
     open_discovery,
     open_stores,
     open_vendor,
-    ping_store,
+    ping_store_for_requests,
 )
 from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.revocation import RevocationPoller
@@ -69,7 +69,6 @@ from service.eka.templates import EkaTemplates
 from service.forwarding.destination_validation import check_call
 from service.http_server import allow_open_files
 from service.jobs.monitors.clock import ClockMonitor
-from service.jobs.monitors.encryption_keys import EncryptionKeyMonitor
 from service.observability.logging import configure_logs
 from service.observability.metrics import tell_build
 from service.observability.tracing import start_tracing, stop_tracing
@@ -189,11 +188,9 @@ async def open_services(
         )
 
         templates = Templates(source=EkaTemplates(vendor), time=time.monotonic)
-        keys = EncryptionKeyMonitor(rows.keys)
         clock_watch = ClockMonitor(clock, rows.database.clock)
 
         await wakeups.start()
-        await keys.start()
         await clock_watch.start(wait_seconds=0.0)
         try:
             yield Services(
@@ -244,10 +241,10 @@ async def open_services(
                 medscribe_tokens=MedscribeTokens(rows.database, rows.hasher),
                 medscribe_queries=MedscribeQueries(rows.database, rows.keyring, reserve_response),
                 readiness=Readiness(
-                    ping_database=partial(ping_store, rows),
+                    ping_database=partial(ping_store_for_requests, rows),
                     ping_redis=partial(ping_redis, redis),
                     clock=clock,
-                    was_reached=lambda: rows.database.was_reached or keys.has_joined,
+                    was_reached=lambda: rows.database.was_reached,
                 ),
                 database_wait=rows.database.longest_wait,
             )
@@ -260,7 +257,6 @@ async def open_services(
             await revocations.stop()
             await authentication.stop()
             await wakeups.stop()
-            await keys.stop()
             await asyncio.to_thread(stop_tracing)
 
 

@@ -37,7 +37,6 @@ from service.jobs.instrumentation import count_fetch, traced_call, traced_delive
 from service.jobs.job_pool import HolderQuota, JobPool
 from service.jobs.listener import WakeupListener
 from service.jobs.monitors.clock import ClockMonitor
-from service.jobs.monitors.encryption_keys import EncryptionKeyMonitor
 from service.jobs.monitors.ledger import LedgerMonitor
 from service.jobs.monitors.queues import QueueMonitor
 from service.jobs.reencryption import Reencryption
@@ -118,8 +117,6 @@ class WorkerProcess:
             ),
         )
         life = make_session_lifecycle(settings, rows, vendor)
-        keys = EncryptionKeyMonitor(rows.keys)
-        stack.push_async_callback(keys.stop)
         clock_watch = ClockMonitor(clock, rows.database.clock)
         stack.push_async_callback(clock_watch.stop)
 
@@ -129,7 +126,7 @@ class WorkerProcess:
         deliveries = JobPool[DeliveryJob](
             "deliveries",
             size=_DELIVERIES_AT_ONCE,
-            claim=keys.gated(claim_deliveries),
+            claim=claim_deliveries,
             run=traced_delivery(forwarding.forward),
             next_slot_seconds=forwarding.next_slot_seconds,
             quotas=_delivery_quotas(),
@@ -160,7 +157,7 @@ class WorkerProcess:
         fetches = JobPool[FetchJob](
             "fetches",
             size=2 * places,
-            claim=keys.gated(claim_fetches),
+            claim=claim_fetches,
             run=traced_fetch(fetch_and_follow),
             quotas=account_quotas(places),
         )
@@ -175,7 +172,7 @@ class WorkerProcess:
         pending_calls = JobPool[PendingCall](
             "owed",
             size=_MAX_PENDING_CALLS,
-            claim=keys.gated(claim_pending_calls),
+            claim=claim_pending_calls,
             run=traced_call(life.pay),
             quotas=account_quotas(_MAX_PENDING_CALLS_OF_ACCOUNT),
         )
@@ -188,7 +185,7 @@ class WorkerProcess:
             pending_calls=pending_calls,
             retention=Retention(rows.retention),
             interval_seconds=settings.sweep_interval_seconds,
-            may_lead=lambda: not keys.is_missing_one,
+            check_keys=rows.keys.begin,
         )
         redis = open_redis(settings.redis_url)
         stack.push_async_callback(close_redis, redis)
@@ -197,17 +194,16 @@ class WorkerProcess:
                 ping_database=partial(ping_store, rows),
                 ping_redis=partial(ping_redis, redis),
                 clock=clock,
-                was_reached=lambda: rows.database.was_reached or keys.has_joined,
+                was_reached=lambda: rows.database.was_reached,
             ),
             is_alive=lambda: _is_alive(sweep),
             is_stopping=self._stopping.is_set,
         )
         watch = LedgerMonitor(leases=rows.leases, ledger=rows.ledger)
         queues = QueueMonitor(leases=rows.leases, queues=rows.queues)
-        resealing = Reencryption(
-            leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring
+        reencryption = Reencryption(
+            leases=rows.leases, keys=rows.keys, reencryption=rows.reencryption, keyring=rows.keyring
         )
-        await keys.start()
         await clock_watch.start()
         await stack.enter_async_context(serving_health(create_worker_app(health), self._listening))
         log.info("worker_started", port=self._listening.getsockname()[1])
@@ -217,7 +213,7 @@ class WorkerProcess:
                 WakeupListener(settings.redis_url, fetches.wake).run(self._stopping),
                 watch.run(self._stopping),
                 queues.run(self._stopping),
-                resealing.run(self._stopping),
+                reencryption.run(self._stopping),
             ],
             [fetches, deliveries, pending_calls],
         )

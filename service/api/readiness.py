@@ -3,12 +3,15 @@
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
+import structlog
 from litestar import Response
 from msgspec import UNSET, Struct, UnsetType
 
 from service.domain.clock import CheckedClock
 from service.domain.errors import StoreUnavailable
-from service.store.encryption import SealError
+from service.store.encryption import MissingKeyError, SealError
+
+log = structlog.get_logger()
 
 
 class Ready(Struct, frozen=True):
@@ -52,8 +55,11 @@ class Readiness:
             database = await self._ping_database()
         except StoreUnavailable as error:
             database = error.detail
-        except SealError as error:
+        except MissingKeyError as error:
             # Another process may have the encryption key that this one lacks, so traffic should go there.
+            log.error("encryption_key_missing", key_ids=error.key_ids)
+            database, has_keys = str(error), False
+        except SealError as error:
             database, has_keys = str(error), False
         redis = "ok" if await self.ping_redis() else "unreachable"
         can_serve = self._was_reached() and has_keys and not is_stopping

@@ -57,7 +57,7 @@ class Stores(Struct, frozen=True, kw_only=True):
     keyring: Keyring
     hasher: Hasher
     keys: EncryptionKeyRows
-    resealing: ReencryptionRows
+    reencryption: ReencryptionRows
     tenants: TenantRows
     api_keys: ApiKeyRows
     accounts: VendorAccountRows
@@ -101,7 +101,7 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
             keyring=keyring,
             hasher=hasher,
             keys=EncryptionKeyRows(database, keyring),
-            resealing=ReencryptionRows(database, keyring),
+            reencryption=ReencryptionRows(database, keyring),
             tenants=TenantRows(database, keyring),
             api_keys=ApiKeyRows(database, hasher),
             accounts=VendorAccountRows(database, keyring),
@@ -132,7 +132,7 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 async def ping_store(rows: Stores) -> str:
     """Return `ok`, or why the database takes no writes.
 
-    Raises unless it answers, has our schema, and we have every key that sealed anything in it.
+    Raises unless it answers, has our schema, and we have every key that encrypted anything in it.
     """
     state = await rows.database.ping()
     await rows.keys.check()
@@ -140,10 +140,20 @@ async def ping_store(rows: Stores) -> str:
     return state
 
 
+async def ping_store_for_requests(rows: Stores) -> str:
+    """Register the first key of a process that started without its database, and ping the store.
+
+    Readiness asks before any request comes, so the key is known before it encrypts anything.
+    """
+    await rows.keys.begin()
+    return await ping_store(rows)
+
+
 async def check_keys(rows: Stores, check: Callable[[], Awaitable[None]]) -> None:
     """Make one of the registry's checks.
 
-    Raises MissingKeyError, with what cannot be read and what to do, when one is missing that sealed anything.
+    Raises MissingKeyError, with what cannot be read and what to do, when a key is missing that encrypted
+    anything.
     """
     try:
         await check()

@@ -1,4 +1,4 @@
-"""`ekabridge encryption`: which keys seal what, bringing all under the first, forgetting the others."""
+"""`ekabridge encryption`: count the values under each key, re-encrypt with the first key, retire old keys."""
 
 import asyncio
 import time
@@ -8,7 +8,6 @@ import click
 
 from schemas.encryption import EncryptionKey, EncryptionStatus, Forgotten, Walk
 from service.cli.runner import json_option, print_found, with_encrypting_stores, with_unchecked_stores
-from service.domain.errors import InvalidRequest
 
 _SAY_AGAIN_SECONDS = 5.0
 
@@ -24,7 +23,7 @@ def encryption_status(*, as_json: bool) -> None:
     """Count the values under each key, exactly: every one is looked at, which takes minutes with millions."""
 
     async def work(rows: Any) -> EncryptionStatus:
-        return EncryptionStatus(keys=await rows.keys.keys(), walks=await rows.resealing.walks())
+        return EncryptionStatus(keys=await rows.keys.keys(), walks=await rows.reencryption.walks())
 
     found = with_unchecked_stores(work)
     lines = [_key_line(key) for key in found.keys] + [_walk_line(walk) for walk in found.walks]
@@ -40,23 +39,17 @@ def encryption_rotate(*, as_json: bool) -> None:
     """
 
     async def work(rows: Any) -> list[Walk]:
-        if others := await rows.keys.others_sealing():
-            other = others[0]
-            raise InvalidRequest(
-                f"{other.processes} processes still seal with {other.key_id}: restart them with the new key "
-                f"first; one that was killed counts until {other.until:%H:%M:%S} UTC"
-            )
-        await rows.resealing.walk_anew()
+        await rows.reencryption.walk_anew()
         say_due = time.monotonic() + _SAY_AGAIN_SECONDS
         began = time.monotonic()
-        while await rows.resealing.step():
+        while await rows.reencryption.step():
             await asyncio.sleep(time.monotonic() - began)
             began = time.monotonic()
             if began >= say_due and not as_json:
-                for walk in await rows.resealing.walks():
+                for walk in await rows.reencryption.walks():
                     click.echo(_walk_line(walk), err=True)
                 say_due = began + _SAY_AGAIN_SECONDS
-        walks: list[Walk] = await rows.resealing.walks()
+        walks: list[Walk] = await rows.reencryption.walks()
         return walks
 
     walks = with_encrypting_stores(work)
@@ -87,8 +80,7 @@ def encryption_forget(key_id: str, *, give_up: bool, as_json: bool) -> None:
 
 
 def _key_line(key: EncryptionKey) -> str:
-    seals = f"  {key.processes} processes seal with it" if key.processes else ""
-    return f"{key.key_id}  {key.state:<8}{key.values:>12} values{seals}"
+    return f"{key.key_id}  {key.state:<8}{key.values:>12} values"
 
 
 def _walk_line(walk: Walk) -> str:

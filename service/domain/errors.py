@@ -13,7 +13,8 @@ BridgeError
 ├── TooManyWatchers          every place for those who wait is taken; again will help
 ├── Overloaded               this process has more in work than it can answer; again will help
 ├── ShuttingDown             this process stops; again will help
-└── StoreUnavailable         PostgreSQL is away; again will help
+├── StoreUnavailable         PostgreSQL is away; again will help
+└── EncryptionKeyMissing     another process has the key that this one lacks; again may reach it
 
 `code` is stable and part of the API; `retryable` says whether the same call can succeed later.
 The HTTP status of each code is in one table: schemas/problems.py.
@@ -359,3 +360,18 @@ class StoreUnavailable(BridgeError):
 
     code = "store_unavailable"
     retryable = True
+
+
+class EncryptionKeyMissing(BridgeError):
+    """A value is encrypted with a key that this process was not given, and that another process may have.
+
+    Work that meets this error stays due, uncounted: a list of keys that is wrong in one process must cost no
+    dictation.
+    """
+
+    code = "store_unavailable"
+    retryable = True
+
+    def __init__(self, detail: str, *, key_ids: list[str]) -> None:
+        super().__init__(detail)
+        self.key_ids = key_ids

@@ -21,6 +21,8 @@ _DOUBT_SECONDS = (30.0, 60.0, 120.0, 240.0, 300.0)
 # wait of its own.
 _MIN_HELD_BACK_SECONDS, _MAX_HELD_BACK_SECONDS = 1.0, 5.0
 _ERROR_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+# Work that met an encryption key which its worker lacks: another worker may have it, and a doctor waits.
+MISSING_KEY_SECONDS = 10.0
 
 
 def jittered(seconds: float, jitter: float) -> float:

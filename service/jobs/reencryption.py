@@ -1,4 +1,4 @@
-"""Re-encrypts in the background what is not under the first key, at a fraction of one connection's time."""
+"""Re-encrypts values that are under other keys than the first, with a quarter of one connection's time."""
 
 import asyncio
 import time
@@ -30,40 +30,40 @@ UNREADABLE = Gauge(
 _LEASE_SECONDS = 15.0
 _LOOK_SECONDS = 5.0
 _SHOW_SECONDS = 60.0
-# Of its time the walk rests so many times as long as it works.
+# After each batch the walk rests three times as long as the batch took: requests come first.
 _REST = 3.0
 _SHORTEST_REST_SECONDS = 0.005
 
 
 class Reencryption:
-    """Runs beside the sweep, in one process at a time: only that one shows the gauges."""
+    """Re-encrypts and shows the gauges, in one worker at a time: the one that holds the lease."""
 
     def __init__(
-        self, *, leases: LeaseRows, keys: EncryptionKeyRows, resealing: ReencryptionRows, keyring: Keyring
+        self, *, leases: LeaseRows, keys: EncryptionKeyRows, reencryption: ReencryptionRows, keyring: Keyring
     ) -> None:
         self._leases = leases
         self._keys = keys
-        self._resealing = resealing
+        self._reencryption = reencryption
         self._keyring = keyring
         self._lease = Lease(uuid4())
         self._lease_due = 0.0
         self._show_due = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Walk whatever is due until told to stop; a database that is away is waited for."""
+        """Walk the tables that are due until `stopping` is set; without PostgreSQL, try again later."""
         while not stopping.is_set():
             rest = _LOOK_SECONDS
             try:
                 if await self._has_lease():
                     await self._show()
                     began = time.monotonic()
-                    if await self._resealing.step():
+                    if await self._reencryption.step():
                         rest = max(_SHORTEST_REST_SECONDS, _REST * (time.monotonic() - began))
                 else:
                     _clear()
             except StoreUnavailable:
                 self._lose()
-            except Exception as error:  # noqa: BLE001 - a process boundary: the next round comes
+            except Exception as error:  # noqa: BLE001 - a process boundary: the next round follows
                 self._lose()
                 log.error("resealing_failed", **failure(error))
             await pause(stopping, rest)
@@ -79,7 +79,7 @@ class Reencryption:
 
     def _lose(self) -> None:
         self._lease_due = self._show_due = 0.0
-        _clear()  # a figure that stands still would look like a truth
+        _clear()  # a gauge that no longer changes would look like a measurement
 
     async def _show(self) -> None:
         if time.monotonic() < self._show_due:
@@ -91,7 +91,7 @@ class Reencryption:
             held[state] += counts.total()
         for state, values in held.items():
             VALUES.labels(state).set(values)
-        UNREADABLE.set(sum(walk.unreadable for walk in await self._resealing.walks()))
+        UNREADABLE.set(sum(walk.unreadable for walk in await self._reencryption.walks()))
         self._show_due = time.monotonic() + _SHOW_SECONDS
 
 

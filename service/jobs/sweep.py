@@ -14,7 +14,7 @@ from uuid import uuid4
 import structlog
 from prometheus_client import Gauge
 
-from service.domain.errors import StoreUnavailable
+from service.domain.errors import EncryptionKeyMissing, StoreUnavailable
 from service.domain.ids import Lease
 from service.domain.models import DeliveryJob, FetchJob, PendingCall
 from service.domain.results.fetching import ResultFetcher
@@ -57,7 +57,7 @@ class Sweep:
         pending_calls: JobPool[PendingCall],
         retention: Retention,
         interval_seconds: float,
-        may_lead: Callable[[], bool],
+        check_keys: Callable[[], Awaitable[None]],
     ) -> None:
         self._leases = leases
         self._idempotency = idempotency
@@ -67,7 +67,7 @@ class Sweep:
         self._pending_calls = pending_calls
         self._retention = retention
         self.interval_seconds = interval_seconds
-        self._may_lead = may_lead
+        self._check_keys = check_keys
         self._lease = Lease(uuid4())
         self._housekeeping_due = 0.0
         self.last_beat = time.monotonic()
@@ -76,20 +76,26 @@ class Sweep:
         """Sweep until `stopping` is set; without PostgreSQL each round only logs that it waits."""
         while not stopping.is_set():
             try:
+                await self._check_keys()
                 # Each worker claims for itself: rows that this one passes over, because its circuit breaker
-                # is open or an encryption key is missing here, are claimed by another.
+                # is open, are claimed by another.
                 await self._wake_all()
-                if not self._may_lead():
-                    await self._leases.release("sweep", self._lease)
-                elif await self._leases.take("sweep", self._lease, _LEASE_SECONDS):
+                if await self._leases.take("sweep", self._lease, _LEASE_SECONDS):
                     await self.once()
                     BEAT.set_to_current_time()
             except StoreUnavailable:
                 log.warning("sweep_waits", reason="store_unavailable")
+            except EncryptionKeyMissing as error:
+                # A process that has the key leads and does the work.
+                log.error("encryption_key_missing", key_ids=error.key_ids)
+                await self._release_lead()
             except Exception as error:  # noqa: BLE001 - a process boundary: the next round is a second away
                 log.error("sweep_failed", **failure(error))
             self.last_beat = time.monotonic()
             await pause(stopping, self.interval_seconds)
+        await self._release_lead()
+
+    async def _release_lead(self) -> None:
         with contextlib.suppress(StoreUnavailable):
             await self._leases.release("sweep", self._lease)
 

@@ -1,21 +1,20 @@
-"""Encryption of what must not be read in the database, and keyed hashes of what must be found in it.
+"""Encryption of what must not be readable in the database, and keyed hashes of what must be found in it.
 
-A sealed value is: one byte of format, four bytes of key id, twelve of nonce, then AES-256-GCM's ciphertext
-and tag. What it belongs to (its column and row) is authenticated with it, so that a value moved to another
-row does not open.
+An encrypted value is one byte of format, four bytes of key id, twelve bytes of nonce, then AES-256-GCM's
+ciphertext and tag. Its column and row are its AAD: a value that was moved to another row cannot be decrypted.
 """
 
 import hashlib
 import hmac
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from service.domain.errors import BridgeError, StoreUnavailable
+from service.domain.errors import EncryptionKeyMissing, StoreUnavailable
 from service.store.database import Database
 from service.store.queries import sql
 
@@ -30,35 +29,32 @@ _HASH_KEY = "hash_key"
 
 
 class SealError(Exception):
-    """A sealed value cannot be opened: its key is not among ENCRYPTION_KEYS, or it was changed."""
+    """A value cannot be decrypted: its key is not among ENCRYPTION_KEYS, or the value was changed."""
 
 
-class MissingKeyError(SealError, BridgeError):
-    """Something was sealed with keys that are not among ENCRYPTION_KEYS.
+class MissingKeyError(SealError, EncryptionKeyMissing):
+    """Values are encrypted with keys that are not among ENCRYPTION_KEYS.
 
-    A process that has them can do what this one cannot: the same call, made again, may reach it.
+    A process that has the keys can do what this one cannot: the same call, made again, may reach it.
     """
-
-    code: ClassVar[str] = "store_unavailable"
-    retryable: ClassVar[bool] = True
 
     def __init__(self, key_ids: list[str], detail: str = "") -> None:
         named = " and ".join(key_ids)
         super().__init__(
-            f"the encryption key {named} is not among ENCRYPTION_KEYS{f', {detail}' if detail else ''}"
+            f"the encryption key {named} is not among ENCRYPTION_KEYS{f', {detail}' if detail else ''}",
+            key_ids=key_ids,
         )
-        self.key_ids = key_ids
 
 
 def secret_aad(name: str) -> str:
-    """Name the place for which a secret of the installation is sealed."""
+    """Return the AAD that binds a secret of the installation to its name."""
     return f"server_secret:{name}"
 
 
 class Keyring:
-    """The keys of ENCRYPTION_KEYS: the first seals, all of them open.
+    """The keys of ENCRYPTION_KEYS: the first encrypts, all of them decrypt.
 
-    A key is told by its id, eight hexadecimal digits of a hash of it, which says nothing of the key.
+    Logs and rows name a key by its id: eight hexadecimal digits of a hash, from which nobody learns the key.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -69,7 +65,7 @@ class Keyring:
 
     @property
     def first(self) -> str:
-        """The id of the key that seals."""
+        """The id of the key that encrypts."""
         return self._first.hex()
 
     @property
@@ -77,50 +73,48 @@ class Keyring:
         """The ids of all keys, in their order."""
         return tuple(key_id.hex() for key_id in self._ciphers)
 
-    def seal(self, plain: bytes, place: str) -> bytes:
-        """Encrypt bytes for one place, such as `session.details:ses_…`."""
+    def seal(self, plain: bytes, aad: str) -> bytes:
+        """Encrypt bytes and bind them to an AAD such as `session.details:ses_…`."""
         nonce = os.urandom(_NONCE_BYTES)
-        return (
-            _FORMAT + self._first + nonce + self._ciphers[self._first].encrypt(nonce, plain, place.encode())
-        )
+        return _FORMAT + self._first + nonce + self._ciphers[self._first].encrypt(nonce, plain, aad.encode())
 
-    def open(self, sealed: bytes, place: str) -> bytes:
-        """Decrypt what was sealed for that place; raises MissingKeyError or, for a damaged one, SealError."""
+    def open(self, sealed: bytes, aad: str) -> bytes:
+        """Decrypt a value of this AAD; raises MissingKeyError or, for a damaged value, SealError."""
         cipher = self._ciphers.get(sealed[1 : 1 + _KEY_ID_BYTES])
         if len(sealed) < _HEAD + _TAG_BYTES:
-            raise SealError(f"{place}: the value was cut short")
+            raise SealError(f"{aad}: the value was cut short")
         if sealed[:1] != _FORMAT:
-            raise SealError(f"{place}: the value is of an unknown form")
+            raise SealError(f"{aad}: the value is of an unknown form")
         if cipher is None:
             raise MissingKeyError([key_id_of(sealed)])
         try:
-            return cipher.decrypt(sealed[1 + _KEY_ID_BYTES : _HEAD], sealed[_HEAD:], place.encode())
+            return cipher.decrypt(sealed[1 + _KEY_ID_BYTES : _HEAD], sealed[_HEAD:], aad.encode())
         except InvalidTag:
-            raise SealError(f"{place}: the value was changed or moved") from None
+            raise SealError(f"{aad}: the value was changed or moved") from None
 
-    def seal_json(self, value: Any, place: str) -> bytes:
+    def seal_json(self, value: Any, aad: str) -> bytes:
         """Encrypt a value as JSON."""
-        return self.seal(msgspec.json.encode(value), place)
+        return self.seal(msgspec.json.encode(value), aad)
 
-    def open_json(self, sealed: bytes, place: str, kind: type[T]) -> T:
+    def open_json(self, sealed: bytes, aad: str, kind: type[T]) -> T:
         """Decrypt JSON into a type."""
-        return msgspec.json.decode(self.open(sealed, place), type=kind)
+        return msgspec.json.decode(self.open(sealed, aad), type=kind)
 
 
 def key_id_of(sealed: bytes) -> str:
-    """Return the id of the key under which a value is, or says it is."""
+    """Return the id of the key that a value names; the value may be damaged."""
     return sealed[1 : 1 + _KEY_ID_BYTES].hex()
 
 
 def head_of(sealed: bytes) -> bytes:
-    """Return the part of a sealed value that no other shares: its nonce is in it."""
+    """Return the head of an encrypted value, which is unique because the nonce is in it."""
     return sealed[:_HEAD]
 
 
 class Hasher:
     """Keyed hashes (HMAC-SHA256) under one secret of the installation, which outlives encryption keys.
 
-    The secret is made by the first process that needs it and kept sealed in the database.
+    The first process that needs the secret makes it and stores it encrypted in the database.
     """
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
@@ -129,7 +123,7 @@ class Hasher:
         self._key: bytes | None = None
 
     async def load(self) -> None:
-        """Have the secret; raises StoreUnavailable, or SealError when its encryption key is gone."""
+        """Read or make the secret; raises StoreUnavailable, or SealError when its key is missing."""
         if self._key is not None:
             return
         row = await self._database.fetchrow(sql("encryption.server_secret"), _HASH_KEY)

@@ -1,11 +1,7 @@
-"""The registry of encryption keys: which sealed anything, who seals with which, which is missing."""
+"""The keys that ever encrypted anything: a process that lacks one says so, and an unused one is retired."""
 
 from collections import Counter
-from datetime import datetime
 from typing import Any
-from uuid import UUID
-
-from msgspec import Struct
 
 from schemas.encryption import EncryptionKey, Forgotten, KeyState
 from service.domain.errors import InvalidRequest, NotFound, StoreUnavailable
@@ -13,74 +9,44 @@ from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring, MissingKeyError
 from service.store.queries import sql
 
-# A process says every quarter of this that it still seals; one that was killed counts no longer than this.
-SEALER_SECONDS = 60.0
 # Enough for "about"; at 8 KiB a page a look at each table costs a fraction of a second.
 _SAMPLED_PAGES = 1000.0
 _EVERY_PAGE = 1e15
 _COUNT_SECONDS = 3600.0
 
 
-class Sealing(Struct, frozen=True, kw_only=True):
-    """Processes that seal with a key, and until when they count unless they are heard of again."""
-
-    key_id: str
-    processes: int
-    until: datetime
-
-
 class EncryptionKeyRows:
-    """Which keys sealed anything; a key that does is registered before."""
+    """Rows of keys; each key is registered before it encrypts its first value."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
         self._keyring = keyring
 
     async def check(self) -> None:
-        """Raise MissingKeyError unless every key that sealed anything, and is not retired, is one of ours."""
-        await self._sealed_so_far()
+        """Raise MissingKeyError unless we have every key that encrypted anything and is not retired."""
+        await self._registered()
 
     async def begin(self) -> None:
-        """Check, and register the key that seals from now on. Raises MissingKeyError.
+        """Check, and register our first key, which encrypts from now on. Raises MissingKeyError.
 
         A process that lacks a key registers none: its list is the wrong one.
         """
-        if self._keyring.first not in await self._sealed_so_far():
-            await self._database.execute(sql("encryption_keys.hear"), self._keyring.first)
+        if self._keyring.first not in await self._registered():
+            await self._register_first()
 
     async def begin_command(self) -> None:
-        """Check, and register the key for a command that seals. Raises MissingKeyError or InvalidRequest.
+        """Check, and register our first key if it is the only one. Raises MissingKeyError or InvalidRequest.
 
-        Beside running processes a command brings no key in: they would lack it, and none would be ready.
+        A command introduces no key beside others: running processes would lack it, and none would be ready.
         """
-        first = self._keyring.first
-        if first in await self._sealed_so_far():
-            return
-        if await self._database.fetchrow(sql("encryption_keys.hear_alone"), first) is None:
-            others = " and ".join(each.key_id for each in await self.others_sealing())
+        registered = await self._registered()
+        if registered and self._keyring.first not in registered:
             raise InvalidRequest(
-                f"{first}, the first of ENCRYPTION_KEYS, seals nothing here yet, and the running processes "
-                f"seal with {others or 'another'}: take their list, or start them with this key first"
+                f"{self._keyring.first}, the first of ENCRYPTION_KEYS, encrypts nothing here yet, but "
+                f"{' and '.join(registered)} does: start serve and worker with this list first, or use theirs"
             )
-
-    async def renew(self, process: UUID) -> None:
-        """Check, and say that this process seals with our first key. Raises MissingKeyError."""
-        await self._sealed_so_far()
-        first = self._keyring.first
-        async with self._database.transaction() as connection:
-            await connection.execute(sql("encryption_keys.hear"), first)
-            await connection.execute(sql("encryption_keys.renew_sealer"), process, first, SEALER_SECONDS)
-
-    async def leave(self, process: UUID) -> None:
-        """This process seals nothing more."""
-        async with self._database.transaction() as connection:
-            await connection.execute(sql("encryption_keys.hear"), self._keyring.first)
-            await connection.execute(sql("encryption_keys.remove_sealer"), process)
-
-    async def others_sealing(self) -> list[Sealing]:
-        """Return the keys but our first with which processes seal now."""
-        rows = await self._database.fetch(sql("encryption_keys.others_sealing"), self._keyring.first)
-        return [Sealing(key_id=row["key_id"], processes=row["processes"], until=row["until"]) for row in rows]
+        if not registered:
+            await self._register_first()
 
     async def about(self) -> dict[str, Counter[str]]:
         """Return, by key, about how many values each column holds under it; quick at any size."""
@@ -111,37 +77,35 @@ class EncryptionKeyRows:
         return MissingKeyError(error.key_ids, detail)
 
     async def forget(self, key_id: str, *, give_up: bool) -> Forgotten:
-        """Retire a key under which nothing is left; with `give_up` a lost one, with all that it sealed.
+        """Retire a key under which nothing is left; with `give_up` a lost one, with all that it encrypted.
 
         Each tenant's trail gets an entry. Raises NotFound or InvalidRequest.
         """
         if key_id == self._keyring.first:
-            raise InvalidRequest(f"{key_id} is the first of ENCRYPTION_KEYS: it seals")
+            raise InvalidRequest(f"{key_id} is the first of ENCRYPTION_KEYS: it encrypts")
         async with self._database.transaction() as connection:
             if await connection.fetchrow(sql("encryption_keys.hold"), key_id) is None:
-                raise NotFound(f"no key {key_id} ever sealed anything here")
-            processes = await connection.fetchval(sql("encryption_keys.processes"), key_id)
-            if processes:
-                raise InvalidRequest(
-                    f"{processes} processes seal with {key_id}: restart them with another first key "
-                    f"(one that was killed counts for {SEALER_SECONDS:g} seconds)"
-                )
+                raise NotFound(f"no key {key_id} ever encrypted anything here")
             counts = (await _counted(connection, _EVERY_PAGE)).get(key_id, Counter())
             if counts and not give_up:
                 raise InvalidRequest(
                     f"{counts.total()} values are under {key_id}: run ekabridge encryption rotate first"
                 )
+            await connection.execute(sql("encryption_keys.forget_tokens"), key_id)
             retired = await connection.fetchval(sql("encryption_keys.retire"), key_id)
             facts = {"given_up": counts.total()}
             await connection.execute(sql("encryption_keys.audit_retired"), key_id, facts)
         return Forgotten(key_id=key_id, retired_at=retired, given_up=counts.total())
 
-    async def _sealed_so_far(self) -> set[str]:
+    async def _registered(self) -> list[str]:
         rows = await self._database.fetch(sql("encryption_keys.registered"))
-        sealed = [row["key_id"] for row in rows if row["retired_at"] is None]
-        if missing := [key_id for key_id in sealed if key_id not in self._keyring.key_ids]:
+        registered = [row["key_id"] for row in rows if row["retired_at"] is None]
+        if missing := [key_id for key_id in registered if key_id not in self._keyring.key_ids]:
             raise MissingKeyError(missing)
-        return set(sealed)
+        return registered
+
+    async def _register_first(self) -> None:
+        await self._database.execute(sql("encryption_keys.register"), self._keyring.first)
 
     def _shown(self, key_id: str, row: Any, counts: Counter[str]) -> EncryptionKey:
         return EncryptionKey(
@@ -149,7 +113,6 @@ class EncryptionKeyRows:
             state=self._state(key_id, row),
             first_seen_at=row["first_seen_at"] if row else None,
             retired_at=row["retired_at"] if row else None,
-            processes=row["processes"] if row else 0,
             values=counts.total(),
             places=dict(counts),
         )

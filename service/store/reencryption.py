@@ -1,7 +1,7 @@
-"""Re-encryption: walks every table with sealed columns and brings what is under other keys under the first.
+"""Re-encryption: walks every table with encrypted columns and encrypts values of other keys with the first.
 
-A walk goes by primary key in small batches. Its position is a row, so that it goes on after a crash, and only
-one of several walkers counts a batch. A value is replaced only where it is still the one that was read.
+A walk goes by primary key in small batches. Its cursor is a row, so that it continues after a crash, and only
+one of several walkers counts a batch. A value is replaced only where it is still the value that was read.
 """
 
 import asyncio
@@ -24,16 +24,16 @@ from service.store.vendor_tokens import tokens_aad
 
 log = structlog.get_logger()
 
-# Documents can have megabytes: few enough to be held at once.
+# Documents can have megabytes, and a batch is held in memory.
 _BATCH = 50
-# A row that somebody holds is free a moment later; what is not then is left to the next walk.
+# A locked row is free a moment later; a row that stays locked is left to the next walk.
 _TRIES = 5
-# One value with an unknown key may be a damaged one.
+# One value with an unknown key may be a damaged value.
 _ENOUGH_TO_BELIEVE = 2
 
 
 class SealedTable(Struct, frozen=True, kw_only=True):
-    """A table with sealed columns: its statements, and for which place each column is sealed."""
+    """A table with encrypted columns: its statements, and the AAD of each column."""
 
     name: str
     read: str
@@ -112,7 +112,7 @@ _TABLES = {table.name: table for table in SEALED_TABLES}
 
 
 class _Batch(Struct, kw_only=True):
-    """What a batch of rows comes to: per row the heads that were read and the fresh values, by column."""
+    """The outcome of a batch: for each row and column the head that was read and the new value."""
 
     changes: dict[str, list[bytes | None]]
     unreadable: dict[str, list[str]]
@@ -129,9 +129,9 @@ class ReencryptionRows:
         self._tried = ("", "", 0)
 
     async def step(self) -> bool:
-        """Do one batch of the walk that is due; false when none is.
+        """Do one batch of the walk that is due; false when no walk is due.
 
-        None is due while a process seals with another key than our first.
+        No walk is due while another key was made first after ours.
         """
         names = list(_TABLES)
         row = await self._database.fetchrow(sql("reencryption.due"), self._keyring.first, names)
@@ -141,11 +141,13 @@ class ReencryptionRows:
         return True
 
     async def walk_anew(self) -> None:
-        """Have every table walked from its start, whatever was done before."""
-        await self._database.execute(sql("reencryption.forget_walks"))
+        """Have every table walked to our first key from its start, whatever was done before."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sql("reencryption.prefer"), self._keyring.first)
+            await connection.execute(sql("reencryption.forget_walks"))
 
     async def walks(self) -> list[Walk]:
-        """Return how far each table is."""
+        """Return the progress of each table."""
         return [
             Walk(
                 table=row["table_name"],
@@ -157,18 +159,18 @@ class ReencryptionRows:
     async def _batch(self, table: SealedTable) -> None:
         first = self._keyring.first
         await self._database.execute(sql("reencryption.begin"), table.name, first)
-        position = await self._database.fetchrow(sql("reencryption.position"), table.name, first)
-        if position is None:
+        cursor = await self._database.fetchrow(sql("reencryption.cursor"), table.name, first)
+        if cursor is None:
             return  # another walker has just finished it
-        after = position["after"]
+        after = cursor["after"]
         rows = await self._database.fetch(table.read, after, _BATCH, bytes.fromhex(first))
-        # Megabytes, perhaps: the event loop has others to serve meanwhile.
-        batch = await asyncio.to_thread(self._resealed, table, rows)
+        # Megabytes, perhaps: in a thread, so that the event loop serves requests meanwhile.
+        batch = await asyncio.to_thread(self._reencrypted, table, rows)
         await self._register(batch)
         async with self._database.transaction() as connection:
             done = await connection.fetch(table.write, *_columns(batch.changes)) if batch.changes else []
             left = set(batch.changes) - {row["id"] for row in done}
-            # What is left is read again, a few times, and then by the next walk.
+            # Rows that are left are read again, a few times, and then by the next walk.
             is_done = self._count_try(table.name, after) or not left
             advanced = await connection.fetchrow(
                 sql("reencryption.advance"),
@@ -186,32 +188,32 @@ class ReencryptionRows:
                 log.error("values_unreadable", column=f"{table.name}.{column}", rows=ids)
 
     def _count_try(self, name: str, after: str) -> bool:
-        """Count one more try at a batch; whether it was the last."""
+        """Count a try at a batch; return whether it was the last one."""
         tries = self._tried[2] + 1 if self._tried[:2] == (name, after) else 1
         self._tried = (name, after, tries)
         return tries >= _TRIES
 
-    def _resealed(self, table: SealedTable, rows: Sequence[Record]) -> _Batch:
+    def _reencrypted(self, table: SealedTable, rows: Sequence[Record]) -> _Batch:
         batch = _Batch(changes={}, unreadable={}, unknown=Counter(), known=set())
         for row in rows:
             fresh: list[bytes | None] = []
-            for column, place in table.columns:
-                fresh += self._fresh(row, column, place, batch)
+            for column, aad_of in table.columns:
+                fresh += self._fresh(row, column, aad_of, batch)
             if any(fresh):
                 batch.changes[row["id"]] = fresh
         return batch
 
     def _fresh(
-        self, row: Record, column: str, place: Callable[[str], str], batch: _Batch
+        self, row: Record, column: str, aad_of: Callable[[str], str], batch: _Batch
     ) -> tuple[bytes | None, bytes | None]:
-        """Return the head of a value that is under another key, and the value under the first."""
+        """Return the head of a value that is under another key, and the value under the first key."""
         sealed = row[column]
         if sealed is None:
             return None, None
-        where = place(row["owner"])
+        aad = aad_of(row["owner"])
         key_id = key_id_of(sealed)
         try:
-            fresh = self._keyring.seal(self._keyring.open(sealed, where), where)
+            fresh = self._keyring.seal(self._keyring.open(sealed, aad), aad)
         except SealError:
             batch.unreadable.setdefault(column, []).append(row["id"])
             if key_id not in self._keyring.key_ids:
@@ -221,12 +223,12 @@ class ReencryptionRows:
         return head_of(sealed), fresh
 
     async def _register(self, batch: _Batch) -> None:
-        """Register the keys under which values were found, before the first of them is replaced."""
+        """Register the keys under which values were found, before the first value is replaced."""
         believed = {key_id for key_id, count in batch.unknown.items() if count >= _ENOUGH_TO_BELIEVE}
         for key_id in sorted(batch.known | believed):
             await self._database.execute(sql("encryption_keys.discover"), key_id)
 
 
 def _columns(changes: dict[str, list[bytes | None]]) -> list[list[object]]:
-    """Turn rows into the arrays that the statements take: ids, then heads and values of each column."""
+    """Turn rows into the arrays of the statements: ids, then heads and values of each column."""
     return [list(changes), *map(list, zip(*changes.values(), strict=True))]

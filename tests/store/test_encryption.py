@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from uuid import uuid4
 
 import asyncpg
 import msgspec
@@ -74,8 +73,8 @@ async def fill(house: House) -> dict[str, str]:
     await rows.tokens.lease(DEFAULT_ACCOUNT, token_lease, seconds=30, generation=0)
     await rows.tokens.store(DEFAULT_ACCOUNT, token_lease, TOKENS.encode())
     await rows.leases.take("sweep", make_lease(), 15)
-    await rows.keys.renew(uuid4())
-    await rows.resealing.step()
+    await rows.keys.begin()
+    await rows.reencryption.step()
     await house.connection.execute(
         "UPDATE sessions SET ended_at = now() - interval '3 days' WHERE ended_at IS NOT NULL"
     )
@@ -93,7 +92,10 @@ async def fill(house: House) -> dict[str, str]:
 
 async def test_no_column_of_any_table_holds_a_secret_in_clear(house):
     made = await fill(house)
-    for table in await house.connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
+    for table in await house.connection.fetch(
+        # The version before wrote `sealers`; a table is dropped one release after its last use.
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'sealers'"
+    ):
         assert await house.value(f'SELECT count(*) FROM "{table["tablename"]}"') > 0, table["tablename"]
     text = await dump(house.connection)
     assert made["session"] in text  # the dump sees what is in clear

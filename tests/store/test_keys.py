@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import json
-from uuid import uuid4
+from functools import partial
+from typing import Any
 
 import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from service.bootstrap.container import Stores, check_at_start, open_stores, ping_store
+from service.api.readiness import Readiness
+from service.bootstrap.container import (
+    Stores,
+    check_at_start,
+    open_stores,
+    ping_store,
+    ping_store_for_requests,
+)
+from service.domain.clock import CheckedClock
 from service.domain.errors import InvalidRequest, NotFound
-from service.jobs.monitors.encryption_keys import EncryptionKeyMonitor
+from service.domain.ids import DEFAULT_ACCOUNT
+from service.domain.results.fetching import ResultFetcher
+from service.jobs.job_pool import JobPool
 from service.jobs.reencryption import UNREADABLE, VALUES, Reencryption
+from service.jobs.retention import Retention
+from service.jobs.sweep import Sweep
 from service.store.encryption import Keyring, MissingKeyError, SealError
 from service.store.migrate import _SCRIPTS, migrate, newest_revision
 from tests.e2e.rig import until
 from tests.store.house import new_tenant
 from tests.store.test_encryption import NEW, OLD, OTHER, settings_with
 from tests.store.test_resealing import OF, many_sessions, open_house, walk
+from tests.unit.fakes import ScriptedVendor
+from tests.unit.makers import make_lease
+
+
+async def answers() -> bool:
+    return True
+
+
+async def nothing(_: Any) -> None:
+    return
 
 
 async def states(rows: Stores) -> dict[str, str]:
@@ -72,97 +95,131 @@ async def test_a_process_is_not_ready_while_others_seal_with_a_key_that_it_lacks
             await ping_store(behind)
 
 
-async def test_a_command_that_seals_brings_no_key_in_beside_running_processes(database_url):
-    process = uuid4()
+async def test_a_command_introduces_no_key_beside_others(database_url):
     async with (
         open_stores(settings_with(database_url, NEW)) as running,
         open_stores(settings_with(database_url, OTHER, NEW)) as command,
     ):
-        await running.keys.begin_command()  # an installation that is being set up: nothing runs
-        await running.keys.renew(process)
-        with pytest.raises(InvalidRequest, match=f"{OF[OTHER]}.*seal with {OF[NEW]}"):
+        await running.keys.begin_command()  # an installation that is being set up
+        assert await states(running) == {OF[NEW]: "first"}
+        with pytest.raises(InvalidRequest, match=f"{OF[OTHER]}.*but {OF[NEW]} does"):
             await command.keys.begin_command()
         await ping_store(running)
         await running.keys.begin_command()  # its key is theirs
-        await running.keys.leave(process)
+        await command.keys.begin()  # a process was started with that list
         await command.keys.begin_command()
-        assert (await states(command))[OF[OTHER]] == "first"
 
 
-async def test_a_command_brings_no_retired_key_back_beside_running_processes(database_url):
+async def test_a_command_brings_no_retired_key_back(database_url):
     async with (
         open_stores(settings_with(database_url, NEW)) as running,
         open_stores(settings_with(database_url, OLD, NEW)) as command,
     ):
         await command.keys.begin()
         await running.keys.forget(OF[OLD], give_up=True)
-        await running.keys.renew(uuid4())
-        with pytest.raises(InvalidRequest, match=f"seal with {OF[NEW]}"):
+        await running.keys.begin()
+        with pytest.raises(InvalidRequest, match=f"but {OF[NEW]} does"):
             await command.keys.begin_command()
         await ping_store(running)
 
 
-async def test_it_says_so_in_the_log_and_claims_nothing_until_it_is_mended(database_url, connection):
-    async def claim(_: object, limit: int) -> list[int]:
-        return [limit]
-
+async def test_a_process_that_started_without_its_database_registers_its_key_before_requests_come(
+    database_url,
+):
     async with open_stores(settings_with(database_url, OLD)) as rows:
+        assert (await rows.keys.keys())[0].first_seen_at is None
+        assert await ping_store_for_requests(rows) == "ok"
+        assert (await rows.keys.keys())[0].first_seen_at is not None
+
+
+async def test_readiness_names_the_missing_key_and_the_log_does(database_url, connection):
+    async with open_stores(settings_with(database_url, OLD)) as rows:
+        await rows.keys.begin()
+        readiness = Readiness(
+            ping_database=partial(ping_store_for_requests, rows),
+            ping_redis=answers,
+            clock=CheckedClock(),
+            was_reached=lambda: rows.database.was_reached,
+        )
+        assert (await readiness.look(is_stopping=False)).status_code == 200
         await connection.execute("INSERT INTO encryption_keys (key_id) VALUES ($1)", OF[NEW])
-        watch = EncryptionKeyMonitor(rows.keys)
-        gated = watch.gated(claim)
-        assert await gated(None, 7) == [7]
         with capture_logs() as logs:
-            await watch.start()
-
-            async def is_told() -> bool:
-                return any(each["event"] == "encryption_key_missing" for each in logs)
-
-            await until(is_told)
-        assert await gated(None, 7) == []
-        await watch.stop()
-        # It neither registered itself nor left a trace.
-        assert await connection.fetchval("SELECT count(*) FROM sealers") == 0
-        assert await connection.fetchval("SELECT count(*) FROM encryption_keys") == 1
+            answer = await readiness.look(is_stopping=False)
+        assert answer.status_code == 503
+        assert answer.content.database == f"the encryption key {OF[NEW]} is not among ENCRYPTION_KEYS"
+        assert [(each["event"], each["key_ids"]) for each in logs] == [("encryption_key_missing", [OF[NEW]])]
+        await connection.execute("DELETE FROM encryption_keys WHERE key_id = $1", OF[NEW])
+        assert (await readiness.look(is_stopping=False)).status_code == 200
 
 
-async def test_a_running_process_counts_as_one_that_seals_until_it_stops(database_url, connection):
-    async with open_stores(settings_with(database_url, OLD)) as rows:
-        watch = EncryptionKeyMonitor(rows.keys)
-        await watch.start()
-
-        async def seals() -> bool:
-            return bool(await connection.fetchval("SELECT count(*) FROM sealers WHERE until > now()"))
-
-        await until(seals)
-        (key,) = await rows.keys.keys()
-        assert (key.key_id, key.processes) == (OF[OLD], 1)
-        await watch.stop()
-        assert not await seals()
-
-
-async def test_a_key_is_forgotten_only_when_nothing_is_under_it_and_nobody_seals_with_it(
+async def test_a_worker_that_lacks_a_key_says_so_claims_nothing_and_leaves_the_lead_to_another(
     database_url, connection
 ):
+    claims = 0
+
+    async def claim(_: object, limit: int) -> list[Any]:
+        nonlocal claims
+        claims += 1
+        return []
+
+    async def lead() -> bool:
+        return bool(await connection.fetchval("SELECT count(*) FROM leases WHERE name = 'sweep'"))
+
+    async with open_stores(settings_with(database_url, OLD)) as rows:
+        pool = JobPool[Any]("owed", size=1, claim=claim, run=nothing)
+        sweep = Sweep(
+            leases=rows.leases,
+            idempotency=rows.idempotency,
+            fetching=ResultFetcher(store=rows.results, vendor=ScriptedVendor(), clock=CheckedClock()),
+            fetches=pool,
+            deliveries=pool,
+            pending_calls=pool,
+            retention=Retention(rows.retention),
+            interval_seconds=0.01,
+            check_keys=rows.keys.begin,
+        )
+        stopping = asyncio.Event()
+        with capture_logs() as logs:
+            running = asyncio.create_task(sweep.run(stopping))
+            await until(lead)
+            assert await states(rows) == {OF[OLD]: "first"}  # registered, though nothing checked at the start
+            await connection.execute("INSERT INTO encryption_keys (key_id) VALUES ($1)", OF[NEW])
+
+            async def is_told() -> bool:
+                return any(each["event"] == "encryption_key_missing" for each in logs) and not await lead()
+
+            await until(is_told)
+            before, beat = claims, sweep.last_beat
+
+            async def went_on() -> bool:
+                return sweep.last_beat > beat + 0.05
+
+            await until(went_on)
+            assert claims == before
+            await connection.execute("DELETE FROM encryption_keys WHERE key_id = $1", OF[NEW])
+            await until(lead)
+            assert claims > before
+            stopping.set()
+            await asyncio.wait_for(running, 10)
+    assert {tuple(each["key_ids"]) for each in logs if each["event"] == "encryption_key_missing"} == {
+        (OF[NEW],)
+    }
+
+
+async def test_a_key_is_forgotten_only_when_nothing_is_under_it(database_url, connection):
     async with open_house(database_url, connection, OLD) as house:
         await check_at_start(house.rows)
         await many_sessions(house, 3)
         other_tenant = await new_tenant(house.rows, "other")
     async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         await check_at_start(rows)
-        with pytest.raises(InvalidRequest, match="it seals"):
+        with pytest.raises(InvalidRequest, match="it encrypts"):
             await rows.keys.forget(OF[NEW], give_up=False)
         with pytest.raises(NotFound):
             await rows.keys.forget("00000000", give_up=True)
         with pytest.raises(InvalidRequest, match="4 values are under"):
             await rows.keys.forget(OF[OLD], give_up=False)
         await walk(rows)
-        async with open_stores(settings_with(database_url, OLD, NEW)) as behind:
-            process = uuid4()
-            await behind.keys.renew(process)
-            for give_up in (False, True):
-                with pytest.raises(InvalidRequest, match="1 processes seal with"):
-                    await rows.keys.forget(OF[OLD], give_up=give_up)
-            await behind.keys.leave(process)
         forgotten = await rows.keys.forget(OF[OLD], give_up=False)
         assert (forgotten.key_id, forgotten.given_up) == (OF[OLD], 0)
         assert await states(rows) == {OF[NEW]: "first", OF[OLD]: "retired"}
@@ -170,7 +227,7 @@ async def test_a_key_is_forgotten_only_when_nothing_is_under_it_and_nobody_seals
         await check_at_start(rows)
         # A process that nobody thought of seals with it after all: it is not forgotten any more.
         async with open_stores(settings_with(database_url, OLD, NEW)) as behind:
-            await behind.keys.renew(uuid4())
+            await behind.keys.begin()
         with pytest.raises(MissingKeyError, match=OF[OLD]):
             await ping_store(rows)
     told = await connection.fetch("SELECT * FROM audit WHERE action = 'encryption_key.retired'")
@@ -201,10 +258,15 @@ async def test_a_lost_key_can_be_given_up_so_that_the_rest_works_again(database_
     async with open_house(database_url, connection, OTHER, OLD) as house:
         await check_at_start(house.rows)
         await many_sessions(house, 2)
+        lease = make_lease()
+        await house.rows.tokens.lease(DEFAULT_ACCOUNT, lease, seconds=30, generation=0)
+        await house.rows.tokens.store(DEFAULT_ACCOUNT, lease, b"tokens")
     async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
-        with pytest.raises(SealError, match="about 2 values"):
+        with pytest.raises(SealError, match="about 3 values"):
             await check_at_start(rows)
-        assert (await rows.keys.forget(OF[OTHER], give_up=True)).given_up == 2
+        assert (await rows.keys.forget(OF[OTHER], give_up=True)).given_up == 3
+        # A login gets new ones: no call to EkaScribe waits for those that nobody can read.
+        assert (await rows.tokens.read(DEFAULT_ACCOUNT)).tokens is None
         await check_at_start(rows)
         await ping_store(rows)
 
@@ -229,32 +291,6 @@ async def test_what_is_told_at_the_start_is_projected_from_some_pages_of_a_large
         assert 30_000 < about < 120_000
 
 
-async def test_forgetting_waits_for_a_process_that_begins_at_the_same_moment(database_url, connection):
-    async with open_stores(settings_with(database_url, OLD)) as rows:
-        await rows.keys.begin()
-    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
-        await rows.keys.begin()
-        beginning = connection.transaction()
-        await beginning.start()
-        await connection.execute("UPDATE encryption_keys SET heard_at = now() WHERE key_id = $1", OF[OLD])
-        await connection.execute(
-            "INSERT INTO sealers VALUES ($1, $2, now() + interval '1 minute')", uuid4(), OF[OLD]
-        )
-        forgetting = asyncio.create_task(rows.keys.forget(OF[OLD], give_up=False))
-
-        async def is_waiting() -> bool:
-            row = await rows.database.fetchrow(
-                "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-                "AND datname = current_database()"
-            )
-            return row is not None or forgetting.done()
-
-        await until(is_waiting)
-        await beginning.commit()
-        with pytest.raises(InvalidRequest, match="1 processes seal with"):
-            await asyncio.wait_for(forgetting, 10)
-
-
 async def test_the_worker_walks_by_itself_and_shows_what_is_left(database_url, connection):
     async with open_house(database_url, connection, OTHER) as house:
         await many_sessions(house, 1)
@@ -266,7 +302,9 @@ async def test_the_worker_walks_by_itself_and_shows_what_is_left(database_url, c
     async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         await rows.keys.begin()
         stopping = asyncio.Event()
-        job = Reencryption(leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring)
+        job = Reencryption(
+            leases=rows.leases, keys=rows.keys, reencryption=rows.reencryption, keyring=rows.keyring
+        )
         shown: dict[str, float] = {}
         running = asyncio.create_task(job.run(stopping))
 
@@ -274,7 +312,7 @@ async def test_the_worker_walks_by_itself_and_shows_what_is_left(database_url, c
             shown.update(
                 {sample.labels["key"]: sample.value for each in VALUES.collect() for sample in each.samples}
             )
-            walks = await rows.resealing.walks()
+            walks = await rows.reencryption.walks()
             return len(walks) == 8 and all(each.finished_at for each in walks)
 
         await until(is_done)
@@ -285,7 +323,7 @@ async def test_the_worker_walks_by_itself_and_shows_what_is_left(database_url, c
         (first, old, missing) = await rows.keys.keys()
         assert (first.values, old.values, missing.values) == (60, 0, 1)
         again = Reencryption(
-            leases=rows.leases, keys=rows.keys, resealing=rows.resealing, keyring=rows.keyring
+            leases=rows.leases, keys=rows.keys, reencryption=rows.reencryption, keyring=rows.keyring
         )
         await connection.execute("DELETE FROM leases")
         stopping.clear()

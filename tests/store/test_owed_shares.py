@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from service.domain.ids import Account, SessionId, TenantId
 from service.jobs.job_pool import JobPool
-from service.worker import account_shares
+from service.worker import account_quotas
 from tests.e2e.rig import until
 from tests.store.house import House, new_tenant
 
@@ -37,7 +37,7 @@ async def test_one_tenant_s_owed_calls_leave_places_to_another_tenant_of_the_acc
         running[call.tenant_id] += 1
         await may_end.wait()
 
-    lane: JobPool[PendingCall] = JobPool("owed", size=24, claim=claim, run=run, shares=account_shares(8))
+    lane: JobPool[PendingCall] = JobPool("owed", size=24, claim=claim, run=run, quotas=account_quotas(8))
     await lane.wake(None)
 
     async def is_running() -> bool:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -45,10 +44,11 @@ async def open_house(
 
 
 async def walk(rows: Stores) -> list[Walk]:
+    await rows.keys.begin()
     async with asyncio.timeout(30):
-        while await rows.resealing.step():
+        while await rows.reencryption.step():
             pass
-    return await rows.resealing.walks()
+    return await rows.reencryption.walks()
 
 
 async def values_of(connection: asyncpg.Connection, table: SealedTable) -> dict[tuple[str, str], bytes]:
@@ -75,7 +75,6 @@ async def rest_of(connection: asyncpg.Connection) -> dict[str, list[Any]]:
 async def fill_all(house: House) -> dict[str, str]:
     """One value at least in every sealed column, under the first key."""
     made = await fill(house)
-    await house.connection.execute("DELETE FROM sealers")  # its process has stopped
     auth = OAuth2(token_url="https://emr.example/t", client_id="c", client_secret="s")
     await house.add_destination(headers={"x-key": "header"}, auth=auth)
     await house.connection.execute(
@@ -171,8 +170,9 @@ async def test_a_walk_that_was_cut_goes_on_where_it_was(database_url, connection
     async with open_house(database_url, connection, OLD) as house:
         await many_sessions(house, 170)
     async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
+        await rows.keys.begin()
         while await under(connection, NEW) == 0:
-            assert await rows.resealing.step()
+            assert await rows.reencryption.step()
     done = await under(connection, NEW)
     assert 0 < done < 170
     # Whoever goes on reads nothing again: what lies behind is not looked at, whatever it is.
@@ -192,7 +192,7 @@ async def test_several_walkers_share_the_work_and_count_it_once(database_url, co
         open_stores(settings_with(database_url, NEW, OLD)) as other,
     ):
         await asyncio.gather(walk(one), walk(other))
-        (sessions,) = [each for each in await one.resealing.walks() if each.table == "sessions"]
+        (sessions,) = [each for each in await one.reencryption.walks() if each.table == "sessions"]
     assert await under(connection, NEW) == 220
     assert sessions.resealed <= 220
     assert (sessions.left_over, sessions.unreadable) == (0, 0)
@@ -209,7 +209,7 @@ async def test_a_row_that_somebody_holds_is_not_waited_for_and_comes_later(datab
             # It was changed meanwhile: that is what counts.
             mine = Keyring([OLD]).seal_json({"reference": "changed"}, f"session.details:{held}")
             await connection.execute("UPDATE sessions SET details_sealed = $2 WHERE id = $1", held, mine)
-        assert not await rows.resealing.step()  # not at once, again and again
+        assert not await rows.reencryption.step()  # not at once, again and again
         await connection.execute("UPDATE resealing SET finished_at = now() - interval '1 minute'")
         walks = {each.table: each for each in await walk(rows)}
         assert (walks["sessions"].resealed, walks["sessions"].left_over) == (1, 0)
@@ -285,33 +285,74 @@ async def test_one_damaged_value_is_no_missing_key(database_url, connection):
         await ping_store(house.rows)
 
 
-async def test_nothing_is_walked_while_a_process_seals_with_another_key(database_url, connection):
+async def test_two_workers_with_different_lists_never_undo_each_other_s_work(database_url, connection):
     async with (
         open_house(database_url, connection, OLD, NEW) as house,
         open_stores(settings_with(database_url, NEW, OLD)) as rows,
     ):
+        await house.rows.keys.begin()
         await many_sessions(house, 3)
-        process = uuid4()
-        await house.rows.keys.renew(process)
         await rows.keys.begin()
-        assert not await rows.resealing.step()
-        assert [(each.key_id, each.processes) for each in await rows.keys.others_sealing()] == [(OF[OLD], 1)]
-        await house.rows.keys.leave(process)
+        # A process with the old list that starts again changes nothing about which key is the newer one.
+        await house.rows.keys.begin()
+        assert not await house.rows.reencryption.step()
         await walk(rows)
         assert await under(connection, NEW) == 3
-        # One that came after the walk may have sealed something behind it.
-        await connection.execute("UPDATE resealing SET started_at = now() - interval '1 hour'")
-        await house.rows.keys.renew(process)
-        await many_sessions_again(house)
-        # Killed: it counts until its time is over.
-        assert not await rows.resealing.step()
-        await connection.execute("UPDATE sealers SET until = now() - interval '1 second'")
+        assert not await house.rows.reencryption.step()
+
+
+async def test_a_process_whose_key_was_forgotten_does_not_turn_the_re_encryption_back(
+    database_url, connection
+):
+    async with (
+        open_house(database_url, connection, OLD, NEW) as house,
+        open_stores(settings_with(database_url, NEW, OLD)) as rows,
+    ):
+        await house.rows.keys.begin()
+        await many_sessions(house, 3)
+        await walk(rows)
+        await rows.keys.forget(OF[OLD], give_up=False)
+        await house.rows.keys.begin()
+        assert not await house.rows.reencryption.step()
+        assert await under(connection, NEW) == 3
+
+
+async def test_a_day_after_a_key_was_made_first_every_table_is_walked_once_more(database_url, connection):
+    async with (
+        open_house(database_url, connection, OLD, NEW) as house,
+        open_stores(settings_with(database_url, NEW, OLD)) as rows,
+    ):
+        await house.rows.keys.begin()
+        await many_sessions(house, 3)
+        await walk(rows)
+        await encrypted_again(house)  # by a process that had the old list still
+        assert await under(connection, OLD) == 1
+        assert not await rows.reencryption.step()
+        for column, table in (("heard_at", "encryption_keys"), ("started_at", "resealing")):
+            await connection.execute(f"UPDATE {table} SET {column} = {column} - interval '25 hours'")
         await walk(rows)
         assert await under(connection, OLD) == 0
-        assert not await rows.resealing.step()
+        # Once, not every day.
+        await connection.execute("UPDATE encryption_keys SET heard_at = heard_at - interval '9 days'")
+        await connection.execute("UPDATE resealing SET started_at = started_at - interval '5 days'")
+        assert not await rows.reencryption.step()
 
 
-async def many_sessions_again(house: House) -> None:
+async def test_going_back_to_the_old_key_takes_a_command(database_url, connection):
+    async with (
+        open_house(database_url, connection, OLD, NEW) as house,
+        open_stores(settings_with(database_url, NEW, OLD)) as rows,
+    ):
+        await house.rows.keys.begin()
+        await many_sessions(house, 3)
+        await walk(rows)
+        await house.rows.reencryption.walk_anew()
+        assert not await rows.reencryption.step()
+        await walk(house.rows)
+        assert await under(connection, OLD) == 3
+
+
+async def encrypted_again(house: House) -> None:
     sealed = house.rows.keyring.seal_json(DETAILS, "session.details:ses_" + "0" * 24)
     await house.connection.execute(
         "UPDATE sessions SET details_sealed = $1 WHERE id = $2", sealed, "ses_" + "0" * 24

@@ -231,6 +231,7 @@ class MemoryResults:
         self.kept = Kept(templates=list(templates), fetches=owed, **fields)
         self.waits: list[tuple[TemplateId, float, str]] = []
         self.is_gone = False
+        self.missing_key: Exception | None = None
 
     async def claim_fetches(
         self,
@@ -290,6 +291,8 @@ class MemoryResults:
             return
         unit = MemorySettle(copy.deepcopy(self.kept))
         yield unit
+        if self.missing_key is not None:
+            raise self.missing_key
         self.waits += unit.waits
         unit.kept.status = unit.status
         unit.kept.is_final = unit.is_final

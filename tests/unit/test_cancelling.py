@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from service.domain.errors import VendorCallHeldBack, VendorRefused, VendorTimeout, VendorUnavailable
+from service.domain.errors import (
+    EncryptionKeyMissing,
+    VendorCallHeldBack,
+    VendorRefused,
+    VendorTimeout,
+    VendorUnavailable,
+)
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.models import PendingCall
 from service.domain.sessions.cancellation import Cancelling
@@ -82,3 +88,10 @@ async def test_the_sweep_pays_it():
     vendor, store = ScriptedVendor(), MemorySessions()
     await make_life(store, vendor, TurnedClock()).pay(owed())
     assert (vendor.calls, store.recorded) == (["cancel"], ["cancel_told"])
+
+
+async def test_a_worker_that_lacks_a_key_leaves_the_cancel_to_another_and_counts_no_try():
+    vendor, store = ScriptedVendor(), MemorySessions()
+    vendor.cancels = [EncryptionKeyMissing("no key", key_ids=["00000000"])]
+    await make_life(store, vendor, TurnedClock()).pay(owed(attempts=99))
+    assert store.recorded == ["given_back"]

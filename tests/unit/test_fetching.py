@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from service.domain.errors import VendorCallHeldBack, VendorRefused, VendorTimeout, VendorUnavailable
+from service.domain.errors import (
+    EncryptionKeyMissing,
+    VendorCallHeldBack,
+    VendorRefused,
+    VendorTimeout,
+    VendorUnavailable,
+)
 from service.domain.ids import UNFILTERED, TemplateId
 from service.domain.models import VendorResult
 from service.domain.results.fetching import ResultFetcher
@@ -19,6 +25,7 @@ from tests.unit.makers import LETTER, NOTE, SESSION, START, TurnedClock, make_do
 
 DAY = 86_400.0
 TIMEOUT = VendorTimeout("no answer", sent=True)
+NO_KEY = EncryptionKeyMissing("no key", key_ids=["00000000"])
 
 
 class Desk:
@@ -450,6 +457,30 @@ async def test_a_call_that_crashed_is_asked_again_later():
     ((template_id, seconds, reason),) = desk.store.waits
     assert (template_id, reason) == (NOTE, "internal_error")
     assert seconds >= 4
+
+
+@pytest.mark.parametrize(("seconds_ago", "wait"), [(5.0, 10.0), (4 * DAY, 300.0)])
+async def test_a_worker_that_lacks_a_key_leaves_the_result_to_another_and_counts_no_try(seconds_ago, wait):
+    desk = Desk(NOTE)
+    desk.script(NOTE, NO_KEY, done(NOTE))
+    await desk.fetch(NOTE, attempts=99, ended_seconds_ago=seconds_ago)
+    row = desk.store.kept.fetches[NOTE]
+    assert (row.outcome, row.lease, row.attempts) == (None, None, 0)
+    assert row.next_at - desk.store.kept.now == wait
+    assert desk.event_types == []
+    await desk.run()
+    assert desk.event_types == ["document.ready"]
+
+
+async def test_a_key_that_is_missing_when_the_answer_is_recorded_loses_nothing():
+    desk = Desk(NOTE)
+    desk.script(NOTE, done(NOTE), done(NOTE))
+    desk.store.missing_key = NO_KEY
+    await desk.fetch(NOTE, attempts=99)
+    assert (desk.store.kept.fetches[NOTE].attempts, desk.event_types) == (0, [])
+    desk.store.missing_key = None
+    await desk.run()
+    assert desk.event_types == ["document.ready"]
 
 
 async def test_what_is_ready_goes_out_as_partial_and_the_rest_completes_it():

@@ -17,6 +17,7 @@ from schemas.emr import SessionEnd
 from service.domain.errors import (
     AudioIncomplete,
     AudioMissing,
+    EncryptionKeyMissing,
     NotFound,
     SessionEnded,
     SessionExpired,
@@ -529,3 +530,11 @@ async def test_what_is_owed_is_not_given_up_for_a_gate_that_is_closed(call):
     desk.vendor.answers[UNFILTERED] = [CLOSED]
     await desk.life.pay(make_owed(call, attempts=99))
     assert desk.store.recorded == ["given_back"]
+
+
+@pytest.mark.parametrize("call", ["create", "end"])
+async def test_a_worker_that_lacks_a_key_leaves_what_is_owed_to_another_and_counts_no_try(call):
+    desk = Desk()
+    desk.vendor.answers[UNFILTERED] = [EncryptionKeyMissing("no key", key_ids=["00000000"])]
+    await desk.life.pay(make_owed(call, attempts=99))
+    assert (desk.store.recorded, desk.store.postponed_seconds) == (["given_back"], [10.0])

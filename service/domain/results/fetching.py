@@ -14,6 +14,7 @@ import structlog
 
 from service.domain import retry_schedule as schedule
 from service.domain.errors import (
+    EncryptionKeyMissing,
     StoreUnavailable,
     VendorCallHeldBack,
     VendorError,
@@ -43,6 +44,8 @@ LEASE_SECONDS = 45.0
 _GIVE_UP_UNREACHABLE_SECONDS = 3 * 86_400.0
 # A doctor waits for a note of the last hour: once the vendor is back, it comes within half a minute.
 _AWAITED_SECONDS, _MAX_WAIT_WHILE_AWAITED_SECONDS = 3600.0, 30.0
+# Nobody may have the key of an older session any more: its result must not be asked for all day.
+_UNAWAITED_SECONDS = 300.0
 _WARN_BEFORE_EXPIRY_SECONDS = 300.0
 # How often a vendor that cannot be asked is asked whether a session that nobody ended is over.
 _PROBE_TRIES = 8
@@ -87,6 +90,12 @@ class ResultFetcher:
         except StoreUnavailable as error:
             fetched = Fetched(outcome="unrecorded", reason=error.code)
             raise
+        except EncryptionKeyMissing:
+            # A worker that has the key asks again; this try must not count towards giving the result up.
+            is_awaited = job.ended_seconds_ago < _AWAITED_SECONDS
+            wait = schedule.MISSING_KEY_SECONDS if is_awaited else _UNAWAITED_SECONDS
+            await self._store.give_back_fetch(job, wait)
+            fetched = Fetched(outcome="unrecorded", reason="encryption_key_missing", wait_seconds=wait)
         finally:
             self._tell(job, fetched, time.monotonic() - began)
         return fetched.has_events

@@ -62,7 +62,7 @@ class Fetched(Struct, frozen=True, kw_only=True):
 
     `pending`: it was answered, and is asked again; `failed`: it was not, and is asked again; `dropped`: it
     need not be made after all; `not_sent`: the gate to the vendor was closed; `released`: its worker stops;
-    `unrecorded`: PostgreSQL went away meanwhile.
+    `unrecorded`: PostgreSQL went away meanwhile, or this worker lacks an encryption key.
     """
 
     outcome: FetchOutcome

@@ -12,9 +12,12 @@ from uuid import uuid4
 import structlog
 
 from schemas.emr import SessionCreate, SessionEnd
+from service.domain import retry_schedule as schedule
 from service.domain.errors import (
     AudioIncomplete,
     AudioMissing,
+    BridgeError,
+    EncryptionKeyMissing,
     NotFound,
     SessionEnded,
     SessionErased,
@@ -285,7 +288,18 @@ class SessionLifecycle:
         )
 
     async def pay(self, owed: PendingCall) -> None:
-        """Settle a debt that its caller left behind; the sweep's way in. Never raises a VendorError."""
+        """Settle a debt that its caller left behind; the sweep's way in. Never raises a VendorError.
+
+        A worker that lacks an encryption key leaves the call to another one, and counts no try.
+        """
+        try:
+            await self._settle_debt(owed)
+        except EncryptionKeyMissing as error:
+            self._log_failed(owed, error)
+            wait = schedule.MISSING_KEY_SECONDS
+            await self._store.release_pending_call(owed.session_id, owed.lease, wait)
+
+    async def _settle_debt(self, owed: PendingCall) -> None:
         if owed.call == "cancel":
             await self._cancelling.tell(owed)
             return
@@ -295,13 +309,16 @@ class SessionLifecycle:
             else:
                 await self._resolve_create(owed)
         except VendorError as error:
-            log.warning(
-                "owed_call_failed",
-                session_id=owed.session_id,
-                call=owed.call,
-                attempts=owed.attempts,
-                error=error.code,
-            )
+            self._log_failed(owed, error)
+
+    def _log_failed(self, owed: PendingCall, error: BridgeError) -> None:
+        log.warning(
+            "owed_call_failed",
+            session_id=owed.session_id,
+            call=owed.call,
+            attempts=owed.attempts,
+            error=error.code,
+        )
 
     async def _resolve_create(self, owed: PendingCall) -> None:
         # The EMR never learnt this session's id, so nobody waits for it: it is looked for, not made.

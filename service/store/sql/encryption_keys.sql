@@ -1,54 +1,32 @@
 -- name: registered
--- Every key that ever sealed anything, oldest first, and how many processes seal with it now.
-SELECT key_id, first_seen_at, retired_at,
-       (SELECT count(*) FROM sealers s WHERE s.key_id = k.key_id AND s.until > now()) AS processes
-FROM encryption_keys k ORDER BY first_seen_at, key_id;
+-- Every key that ever encrypted anything, oldest first.
+SELECT key_id, first_seen_at, retired_at FROM encryption_keys ORDER BY first_seen_at, key_id;
 
--- name: hear
--- A key seals from now on, whatever was thought of it before.
+-- name: register
+-- A key that encrypts from now on, also one that was retired.
 INSERT INTO encryption_keys (key_id) VALUES ($1)
-ON CONFLICT (key_id) DO UPDATE SET heard_at = now(), retired_at = NULL;
-
--- name: hear_alone
--- A key seals from now on, unless a process seals with another one; then there is no row.
-INSERT INTO encryption_keys (key_id)
-SELECT $1 WHERE NOT EXISTS (SELECT FROM sealers WHERE key_id <> $1 AND until > now())
-ON CONFLICT (key_id) DO UPDATE SET heard_at = now(), retired_at = NULL
-RETURNING key_id;
+-- `heard_at` stays: a process with an old list must not turn the re-encryption back.
+ON CONFLICT (key_id) DO UPDATE SET retired_at = NULL;
 
 -- name: is_held
--- Whether a key sealed something that was not given up: somebody has it.
+-- Whether a key encrypted something that was not given up: some process has it.
 SELECT 1 FROM encryption_keys WHERE key_id = $1 AND retired_at IS NULL;
 
 -- name: discover
--- A key under which values were found.
+-- A key under which values were found; values are not moved to it.
 INSERT INTO encryption_keys (key_id, heard_at) VALUES ($1, '-infinity') ON CONFLICT (key_id) DO NOTHING;
 
--- name: renew_sealer
--- A process that seals with a key, for so many seconds unless it says so again.
-INSERT INTO sealers (process, key_id, until) VALUES ($1, $2, now() + make_interval(secs => $3))
-ON CONFLICT (process) DO UPDATE SET key_id = excluded.key_id, until = excluded.until;
-
--- name: remove_sealer
--- A process that stops, and those that were not heard of any more.
-DELETE FROM sealers WHERE process = $1 OR until <= now();
-
--- name: others_sealing
--- The keys but this one with which processes seal, how many, and until when they count.
-SELECT key_id, count(*) AS processes, max(until) AS until FROM sealers
-WHERE key_id <> $1 AND until > now() GROUP BY key_id ORDER BY key_id;
-
 -- name: hold
--- One key, held until the transaction ends: a process that begins to seal with it comes wholly before or after.
+-- One key, held until the transaction ends: of two processes that retire it only one counts and records it.
 SELECT key_id FROM encryption_keys WHERE key_id = $1 FOR UPDATE;
 
--- name: processes
--- How many processes seal with a key; asked once it is held, so that none is missed that had it before.
-SELECT count(*) AS processes FROM sealers WHERE key_id = $1 AND until > now();
-
 -- name: retire
--- Nothing is sealed with it any more; a process that does brings it back.
+-- Nothing is encrypted with the key any more; a process that does registers it again.
 UPDATE encryption_keys SET retired_at = now() WHERE key_id = $1 RETURNING retired_at;
+
+-- name: forget_tokens
+-- Vendor tokens under a key that was given up: nobody can decrypt them, and a login gets new ones.
+UPDATE vendor_tokens SET tokens_sealed = NULL WHERE substring(tokens_sealed FROM 2 FOR 4) = decode($1, 'hex');
 
 -- name: audit_retired
 -- An entry for each tenant: each one's values were under it.

@@ -1,12 +1,14 @@
 -- name: due
--- The next table to walk, unless a process still seals with another key: what it seals would have to be walked again.
+-- The next table to walk to a key, unless another key was made first after it: two lists never undo each other's work.
 SELECT t.name
-FROM unnest($2::text[]) WITH ORDINALITY AS t (name, place) LEFT JOIN resealing r ON r.table_name = t.name
-WHERE NOT EXISTS (SELECT 1 FROM sealers s WHERE s.key_id <> $1 AND s.until > now())
+FROM unnest($2::text[]) WITH ORDINALITY AS t (name, place)
+JOIN encryption_keys own ON own.key_id = $1
+LEFT JOIN resealing r ON r.table_name = t.name
+WHERE NOT EXISTS (SELECT 1 FROM encryption_keys k WHERE k.retired_at IS NULL AND k.heard_at > own.heard_at)
   AND (r.table_name IS NULL OR r.key_id <> $1 OR r.finished_at IS NULL
        OR (r.left_over > 0 AND r.finished_at < now() - interval '10 seconds')
-       OR EXISTS (SELECT 1 FROM encryption_keys k
-                  WHERE k.key_id <> $1 AND k.retired_at IS NULL AND k.heard_at >= r.started_at))
+       -- Once more after a day, for what a process with the old list encrypted behind the first walk.
+       OR now() > own.heard_at + interval '1 day' AND r.started_at < own.heard_at + interval '1 day')
 ORDER BY t.place LIMIT 1;
 
 -- name: begin
@@ -17,7 +19,7 @@ SET key_id = excluded.key_id, after = '', resealed = 0, left_over = 0, unreadabl
     finished_at = NULL
 WHERE resealing.key_id <> excluded.key_id OR resealing.finished_at IS NOT NULL;
 
--- name: position
+-- name: cursor
 -- The last row that a walk under way has looked at.
 SELECT after FROM resealing WHERE table_name = $1 AND key_id = $2 AND finished_at IS NULL;
 
@@ -28,6 +30,10 @@ SET after = $4, resealed = resealed + $5, left_over = left_over + $6, unreadable
     finished_at = CASE WHEN $8 THEN now() END
 WHERE table_name = $1 AND key_id = $2 AND after = $3 AND finished_at IS NULL
 RETURNING table_name;
+
+-- name: prefer
+-- This key is what values are brought under, whichever was made first after it.
+UPDATE encryption_keys SET heard_at = now() WHERE key_id = $1;
 
 -- name: forget_walks
 -- Every table is walked anew.
