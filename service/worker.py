@@ -1,9 +1,8 @@
-"""The worker process: fetches results, forwards documents, sweeps; woken by arq, driven by the rows."""
+"""The worker process: fetches results, forwards documents, makes pending calls, and sweeps."""
 
 import asyncio
 import socket
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ import structlog
 from service.api.health import WorkerHealth, create_worker_app
 from service.api.readiness import Readiness
 from service.bootstrap.container import (
+    Stores,
     make_accounts,
     make_session_lifecycle,
     open_stores,
@@ -23,26 +23,21 @@ from service.domain.body_budget import BodyBudget
 from service.domain.clock import CheckedClock
 from service.domain.deliveries.attempts import DeliveryForwarder
 from service.domain.deliveries.circuit_breaker import CircuitBreaker
-from service.domain.errors import StoreUnavailable
-from service.domain.ids import UNFILTERED, Account, SessionId
-from service.domain.models import DeliveryJob, FetchJob, PendingCall
 from service.domain.results.fetching import ResultFetcher
-from service.domain.sessions.lifecycle import PENDING_CALL_LEASE_SECONDS
 from service.forwarding.fhir import FhirSystems
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
-from service.forwarding.timeout_policy import silent_holders, silent_holders_of_tenant
 from service.http_server import drain_seconds, on_stop_signal, serving_health
-from service.jobs.instrumentation import count_fetch, traced_call, traced_delivery, traced_fetch
-from service.jobs.job_pool import HolderQuota, JobPool
+from service.jobs.instrumentation import count_fetch
+from service.jobs.job_pool import JobPool
 from service.jobs.listener import WakeupListener
 from service.jobs.monitors.clock import ClockMonitor
 from service.jobs.monitors.ledger import LedgerMonitor
 from service.jobs.monitors.queues import QueueMonitor
+from service.jobs.pools import MAX_DELIVERIES, make_delivery_pool, make_fetch_pool, make_pending_call_pool
 from service.jobs.reencryption import Reencryption
 from service.jobs.retention import Retention
 from service.jobs.sweep import Sweep
-from service.observability.logging import failure
 from service.observability.metrics import tell_build
 from service.observability.tracing import start_tracing, stop_tracing
 from service.redis.client import close_redis, open_redis, ping_redis
@@ -50,20 +45,12 @@ from service.settings import Settings
 
 log = structlog.get_logger()
 
-_DELIVERIES_AT_ONCE = 256
-# With what one claim takes, all destinations whose last call hung come to have half of the places at most.
-_DELIVERIES_OF_A_TENANT = 128
-_SILENT_DELIVERIES = 96
-_SILENT_OF_A_TENANT = 32
-_DELIVERIES_AT_A_TIME = 32
-_MAX_PENDING_CALLS = 24
-_MAX_PENDING_CALLS_OF_ACCOUNT = 8
-# What runs beside the lanes ends by itself soon after it was told to.
-_ASIDE_SECONDS = 3.0
+# The background tasks end by themselves within this time after `stopping` was set.
+_BACKGROUND_SECONDS = 3.0
 
 
 async def run_worker(settings: Settings, listening: socket.socket) -> None:
-    """Run a worker until SIGTERM or SIGINT; `listening` is where its health is asked."""
+    """Run a worker until SIGTERM or SIGINT; `listening` is the socket of its health and metrics."""
     stopping = asyncio.Event()
     tell_build("worker")
     start_tracing("worker")
@@ -72,7 +59,7 @@ async def run_worker(settings: Settings, listening: socket.socket) -> None:
 
 
 class WorkerProcess:
-    """Everything that one worker runs."""
+    """One worker: builds its parts, runs them, and drains them at the end."""
 
     def __init__(self, settings: Settings, *, listening: socket.socket, stopping: asyncio.Event) -> None:
         self._settings = settings
@@ -80,7 +67,7 @@ class WorkerProcess:
         self._stopping = stopping
 
     async def run(self) -> None:
-        """Run until told to stop; then finish what is in hand."""
+        """Run until `stopping` is set; then finish running jobs."""
         async with AsyncExitStack() as stack:
             await self._run(stack)
         await asyncio.to_thread(stop_tracing)
@@ -92,94 +79,22 @@ class WorkerProcess:
         vendor = await stack.enter_async_context(
             open_vendor(settings, rows, make_accounts(settings, rows), clock=clock)
         )
-        sender = HttpSender(
-            backend=GuardedBackend(allow_private=settings.allow_private_destinations),
-            clock=clock,
-            timeout_seconds=settings.forward_timeout_seconds,
-            max_silent=_DELIVERIES_AT_ONCE // 2,
-            public_url=settings.public_url or "",
-            systems=FhirSystems(
-                patient=settings.fhir_patient_system, encounter=settings.fhir_encounter_system
-            ),
-        )
+        sender = _make_sender(settings, clock)
         stack.push_async_callback(sender.close)
-        fetching = ResultFetcher(store=rows.results, vendor=vendor, clock=clock, count=count_fetch)
-        forwarding = DeliveryForwarder(
-            store=rows.deliveries,
-            sender=sender,
-            clock=clock,
-            schedule_seconds=settings.forward_schedule_seconds,
-            timeout_seconds=settings.forward_timeout_seconds,
-            bodies=BodyBudget(),
-            is_clock_off=lambda: clock.is_off,
-            breaker=CircuitBreaker(
-                store=rows.breaker, schedule_total_seconds=sum(settings.forward_schedule_seconds)
-            ),
-        )
-        life = make_session_lifecycle(settings, rows, vendor)
-        clock_watch = ClockMonitor(clock, rows.database.clock)
-        stack.push_async_callback(clock_watch.stop)
+        redis = open_redis(settings.redis_url)
+        stack.push_async_callback(close_redis, redis)
+        clock_monitor = ClockMonitor(clock, rows.database.clock)
+        stack.push_async_callback(clock_monitor.stop)
 
-        async def claim_deliveries(session_id: SessionId | None, limit: int) -> list[DeliveryJob]:
-            return await forwarding.claim(session_id, limit, deliveries.holders_at_quota())
-
-        deliveries = JobPool[DeliveryJob](
-            "deliveries",
-            size=_DELIVERIES_AT_ONCE,
-            claim=claim_deliveries,
-            run=traced_delivery(forwarding.forward),
-            next_slot_seconds=forwarding.next_slot_seconds,
-            quotas=_delivery_quotas(),
-        )
-
-        async def fetch_and_follow(job: FetchJob) -> None:
-            # What a fetch brought is sent on at once, without a detour through Redis.
-            try:
-                has_events = await fetching.fetch(job)
-            except StoreUnavailable:
-                raise
-            except Exception as error:  # noqa: BLE001 - a process boundary: what nobody foresaw must not repeat for ever
-                log.error("fetch_crashed", session_id=job.session_id, **failure(error))
-                has_events = await fetching.crashed(job)
-            if has_events:
-                await deliveries.wake(job.session_id)
-            if job.template_id != UNFILTERED:
-                await fetches.wake(job.session_id)
-
-        async def claim_fetches(session_id: SessionId | None, limit: int) -> list[FetchJob]:
-            passed_over = {
-                *vendor.call_limiters.held_back_accounts(),
-                *map(Account, fetches.holders_at_quota()),
-            }
-            return await fetching.claim(session_id, limit, passed_over)
-
-        places = settings.eka_max_concurrency
-        fetches = JobPool[FetchJob](
-            "fetches",
-            size=2 * places,
-            claim=claim_fetches,
-            run=traced_fetch(fetch_and_follow),
-            quotas=account_quotas(places),
-        )
-
-        async def claim_pending_calls(_: SessionId | None, limit: int) -> list[PendingCall]:
-            passed_over = {
-                *vendor.call_limiters.held_back_accounts(),
-                *map(Account, pending_calls.holders_at_quota()),
-            }
-            return await rows.sessions.claim_pending_calls(limit, PENDING_CALL_LEASE_SECONDS, passed_over)
-
-        pending_calls = JobPool[PendingCall](
-            "owed",
-            size=_MAX_PENDING_CALLS,
-            claim=claim_pending_calls,
-            run=traced_call(life.pay),
-            quotas=account_quotas(_MAX_PENDING_CALLS_OF_ACCOUNT),
-        )
+        fetcher = ResultFetcher(store=rows.results, vendor=vendor, clock=clock, count=count_fetch)
+        deliveries = make_delivery_pool(_make_forwarder(settings, rows, sender, clock))
+        fetches = make_fetch_pool(fetcher, vendor, deliveries, max_concurrency=settings.eka_max_concurrency)
+        lifecycle = make_session_lifecycle(settings, rows, vendor)
+        pending_calls = make_pending_call_pool(lifecycle, vendor, rows.sessions)
         sweep = Sweep(
             leases=rows.leases,
             idempotency=rows.idempotency,
-            fetching=fetching,
+            fetching=fetcher,
             fetches=fetches,
             deliveries=deliveries,
             pending_calls=pending_calls,
@@ -187,8 +102,6 @@ class WorkerProcess:
             interval_seconds=settings.sweep_interval_seconds,
             check_keys=rows.keys.begin,
         )
-        redis = open_redis(settings.redis_url)
-        stack.push_async_callback(close_redis, redis)
         health = WorkerHealth(
             readiness=Readiness(
                 ping_database=partial(ping_store, rows),
@@ -196,39 +109,36 @@ class WorkerProcess:
                 clock=clock,
                 was_reached=lambda: rows.database.was_reached,
             ),
-            is_alive=lambda: _is_alive(sweep),
+            is_alive=sweep.is_alive,
             is_stopping=self._stopping.is_set,
         )
-        watch = LedgerMonitor(leases=rows.leases, ledger=rows.ledger)
-        queues = QueueMonitor(leases=rows.leases, queues=rows.queues)
-        reencryption = Reencryption(
-            leases=rows.leases, keys=rows.keys, reencryption=rows.reencryption, keyring=rows.keyring
-        )
-        await clock_watch.start()
+        await clock_monitor.start()
         await stack.enter_async_context(serving_health(create_worker_app(health), self._listening))
         log.info("worker_started", port=self._listening.getsockname()[1])
+        background = (
+            sweep,
+            WakeupListener(settings.redis_url, fetches.wake),
+            LedgerMonitor(leases=rows.leases, ledger=rows.ledger),
+            QueueMonitor(leases=rows.leases, queues=rows.queues),
+            Reencryption(
+                leases=rows.leases, keys=rows.keys, reencryption=rows.reencryption, keyring=rows.keyring
+            ),
+        )
         await self._work(
-            [
-                sweep.run(self._stopping),
-                WakeupListener(settings.redis_url, fetches.wake).run(self._stopping),
-                watch.run(self._stopping),
-                queues.run(self._stopping),
-                reencryption.run(self._stopping),
-            ],
-            [fetches, deliveries, pending_calls],
+            [each.run(self._stopping) for each in background], [fetches, deliveries, pending_calls]
         )
 
-    async def _work(self, aside: list[Coroutine[Any, Any, None]], lanes: list[JobPool[Any]]) -> None:
-        """Run what finds work until told to stop; then let the lanes finish what they hold, and no more."""
-        tasks = [asyncio.create_task(each) for each in aside]
+    async def _work(self, background: list[Coroutine[Any, Any, None]], pools: list[JobPool[Any]]) -> None:
+        """Run until `stopping` is set or a task fails; then drain the pools: running jobs end."""
+        tasks = [asyncio.create_task(each) for each in background]
         stop = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
-        for lane in lanes:
-            lane.close()
+        for pool in pools:
+            pool.close()
         if self._stopping.is_set():
             seconds = drain_seconds(self._settings.shutdown_seconds)
-            await asyncio.gather(*(lane.drain(seconds) for lane in lanes))
-            await asyncio.wait(tasks, timeout=_ASIDE_SECONDS)
+            await asyncio.gather(*(pool.drain(seconds) for pool in pools))
+            await asyncio.wait(tasks, timeout=_BACKGROUND_SECONDS)
         for task in (*tasks, stop):
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -237,32 +147,28 @@ class WorkerProcess:
                 raise end
 
 
-def account_quotas(places: int) -> list[HolderQuota[Any]]:
-    """Return what one account of EkaScribe may hold, and what one tenant on an account that many share."""
-
-    def tenant_of(job: FetchJob | PendingCall) -> str | None:
-        return None if job.account == Account(job.tenant_id) else f"tenant:{job.tenant_id}"
-
-    return [
-        HolderQuota(holder_of=lambda job: job.account, max_jobs=places, at_a_time=max(1, places // 2)),
-        # One claim may go past the share: a tenant holds less than 7/8 of the places.
-        HolderQuota(holder_of=tenant_of, max_jobs=max(1, places * 3 // 8), at_a_time=max(1, places // 2)),
-    ]
+def _make_sender(settings: Settings, clock: CheckedClock) -> HttpSender:
+    return HttpSender(
+        backend=GuardedBackend(allow_private=settings.allow_private_destinations),
+        clock=clock,
+        timeout_seconds=settings.forward_timeout_seconds,
+        max_silent=MAX_DELIVERIES // 2,
+        public_url=settings.public_url or "",
+        systems=FhirSystems(patient=settings.fhir_patient_system, encounter=settings.fhir_encounter_system),
+    )
 
 
-def _delivery_quotas() -> list[HolderQuota[DeliveryJob]]:
-    """Return what one tenant, all silent destinations, and one tenant's silent destinations may hold."""
-    limits: list[tuple[Callable[[DeliveryJob], str | None], int]] = [
-        (lambda job: job.tenant_id, _DELIVERIES_OF_A_TENANT),
-        (silent_holders, _SILENT_DELIVERIES),
-        (silent_holders_of_tenant, _SILENT_OF_A_TENANT),
-    ]
-    return [
-        HolderQuota(holder_of=holder_of, max_jobs=places, at_a_time=_DELIVERIES_AT_A_TIME)
-        for holder_of, places in limits
-    ]
-
-
-def _is_alive(sweep: Sweep) -> bool:
-    # The sweep beats every round, whatever happens to PostgreSQL or Redis; a minute of silence is a hang.
-    return time.monotonic() - sweep.last_beat < 60.0 + sweep.interval_seconds
+def _make_forwarder(
+    settings: Settings, rows: Stores, sender: HttpSender, clock: CheckedClock
+) -> DeliveryForwarder:
+    schedule = settings.forward_schedule_seconds
+    return DeliveryForwarder(
+        store=rows.deliveries,
+        sender=sender,
+        clock=clock,
+        schedule_seconds=schedule,
+        timeout_seconds=settings.forward_timeout_seconds,
+        bodies=BodyBudget(),
+        is_clock_off=lambda: clock.is_off,
+        breaker=CircuitBreaker(store=rows.breaker, schedule_total_seconds=sum(schedule)),
+    )

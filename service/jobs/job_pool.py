@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -40,14 +40,17 @@ class HolderQuota(Generic[Job]):
 
 
 class JobPool(Generic[Job]):
-    """Claims due rows and runs each in its own task, up to `size` at once."""
+    """Claims due rows and runs each in its own task, up to `size` at once.
+
+    `claim` gets a session or None, a limit, and the holders at their quota, whose rows it passes over.
+    """
 
     def __init__(
         self,
         name: str,
         *,
         size: int,
-        claim: Callable[[SessionId | None, int], Awaitable[list[Job]]],
+        claim: Callable[[SessionId | None, int, Collection[str]], Awaitable[list[Job]]],
         run: Callable[[Job], Awaitable[None]],
         next_slot_seconds: Callable[[], Awaitable[float | None]] | None = None,
         quotas: Sequence[HolderQuota[Job]] = (),
@@ -89,12 +92,12 @@ class JobPool(Generic[Job]):
                     return
                 # In small claims: one claim may give all of its rows to one holder.
                 room = min([room, *(quota.at_a_time for quota, _ in self._quotas)])
-                beside = self.holders_at_quota()
-                jobs = await self._claim(session_id, room)
+                at_quota = self.holders_at_quota()
+                jobs = await self._claim(session_id, room, at_quota)
                 if len(jobs) == room:
                     self._exhausted_beside = None
                 elif session_id is None:
-                    self._exhausted_beside = frozenset(beside)
+                    self._exhausted_beside = frozenset(at_quota)
                 if len(jobs) == room or self._next_slot_seconds is not None or self.holders_at_quota():
                     self._has_more = True
                 for job in jobs:

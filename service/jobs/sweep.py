@@ -34,6 +34,7 @@ BEAT = Gauge(
 _LEASE_SECONDS = 5.0
 _HOUSEKEEPING_SECONDS = 600.0
 _MAX_EXPIRED_AT_ONCE = 100
+_HANG_SECONDS = 60.0
 
 
 async def pause(stopping: asyncio.Event, seconds: float) -> None:
@@ -71,6 +72,10 @@ class Sweep:
         self._lease = Lease(uuid4())
         self._housekeeping_due = 0.0
         self.last_beat = time.monotonic()
+
+    def is_alive(self) -> bool:
+        """Whether a round ended lately: every round ends, even without PostgreSQL, unless it hangs."""
+        return time.monotonic() - self.last_beat < _HANG_SECONDS + self.interval_seconds
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Sweep until `stopping` is set; without PostgreSQL each round only logs that it waits."""

@@ -141,15 +141,15 @@ async def test_readiness_names_the_missing_key_and_the_log_does(database_url, co
             clock=CheckedClock(),
             was_reached=lambda: rows.database.was_reached,
         )
-        assert (await readiness.look(is_stopping=False)).status_code == 200
+        assert (await readiness.check(is_stopping=False)).status_code == 200
         await connection.execute("INSERT INTO encryption_keys (key_id) VALUES ($1)", OF[NEW])
         with capture_logs() as logs:
-            answer = await readiness.look(is_stopping=False)
+            answer = await readiness.check(is_stopping=False)
         assert answer.status_code == 503
         assert answer.content.database == f"the encryption key {OF[NEW]} is not among ENCRYPTION_KEYS"
         assert [(each["event"], each["key_ids"]) for each in logs] == [("encryption_key_missing", [OF[NEW]])]
         await connection.execute("DELETE FROM encryption_keys WHERE key_id = $1", OF[NEW])
-        assert (await readiness.look(is_stopping=False)).status_code == 200
+        assert (await readiness.check(is_stopping=False)).status_code == 200
 
 
 async def test_a_worker_that_lacks_a_key_says_so_claims_nothing_and_leaves_the_lead_to_another(
@@ -157,7 +157,7 @@ async def test_a_worker_that_lacks_a_key_says_so_claims_nothing_and_leaves_the_l
 ):
     claims = 0
 
-    async def claim(_: object, limit: int) -> list[Any]:
+    async def claim(_: object, limit: int, at_quota: object) -> list[Any]:
         nonlocal claims
         claims += 1
         return []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from service.domain.ids import Account, SessionId, TenantId
 from service.jobs.job_pool import JobPool
-from service.worker import account_quotas
+from service.jobs.pools import account_quotas
 from tests.e2e.rig import until
 from tests.store.house import House, new_tenant
 
@@ -29,8 +30,8 @@ async def test_one_tenant_s_owed_calls_leave_places_to_another_tenant_of_the_acc
     running: Counter[TenantId] = Counter()
     may_end = asyncio.Event()
 
-    async def claim(_: SessionId | None, limit: int) -> list[PendingCall]:
-        passed_over = [Account(holder) for holder in lane.holders_at_quota()]
+    async def claim(_: SessionId | None, limit: int, at_quota: Collection[str]) -> list[PendingCall]:
+        passed_over = [Account(holder) for holder in at_quota]
         return await house.rows.sessions.claim_pending_calls(limit, 60, passed_over)
 
     async def run(call: PendingCall) -> None:

@@ -18,7 +18,7 @@ class Bench:
     done: list[int] = field(default_factory=list)
     started: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def claim(self, session_id, limit):
+    async def claim(self, session_id, limit, at_quota):
         self.claims += 1
         taken, self.due = self.due[:limit], self.due[limit:]
         return taken
@@ -138,10 +138,10 @@ async def test_one_account_takes_no_more_than_its_share_and_its_rest_is_not_forg
     due = {"flood": list(range(1, 100)), "other": [1001, 1002]}
     bench, claims = Bench(), []
 
-    async def claim(_, limit):
+    async def claim(_, limit, at_quota):
         claims.append(limit)
         for account, jobs in due.items():
-            if account not in lane.holders_at_quota() and jobs:
+            if account not in at_quota and jobs:
                 taken, due[account] = jobs[:limit], jobs[limit:]
                 return taken
         return []
@@ -165,10 +165,13 @@ async def test_one_account_takes_no_more_than_its_share_and_its_rest_is_not_forg
     for _ in range(1000):
         await asyncio.sleep(0)
     assert (lane.busy, len(claims) - before) == (7, 2)
-    for job in (2, 3):  # after the first it still has its share, and what is passed over waits for the next
-        bench.ends[job].set()
-        for _ in range(100):
-            await asyncio.sleep(0)
+    before = len(claims)
+    bench.ends[2].set()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    # The holder is still at its quota: another claim would pass over the same rows and find nothing.
+    assert (lane.busy, len(claims)) == (6, before)
+    bench.ends[3].set()
     await bench.until_running(7, 8)
     await lane.drain(0.01)
     assert lane.holders_at_quota() == []
@@ -178,14 +181,9 @@ async def test_each_share_limits_the_jobs_that_it_names():
     due = {"odd": [1, 3, 5, 7], "even": [2, 4, 6, 8]}
     bench = Bench()
 
-    async def claim(_, limit):
-        holders_at_quota = lane.holders_at_quota()
+    async def claim(_, limit, at_quota):
         for name, jobs in due.items():
-            free = [
-                job
-                for job in jobs
-                if name not in holders_at_quota and not (job > 4 and "large" in holders_at_quota)
-            ]
+            free = [job for job in jobs if name not in at_quota and not (job > 4 and "large" in at_quota)]
             if free:
                 due[name] = [job for job in jobs if job not in free[:limit]]
                 return free[:limit]
