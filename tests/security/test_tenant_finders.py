@@ -197,9 +197,9 @@ HANDLER_CALLS = {
 }
 SERVICES = frozenset(
     {
-        "additional_documents", "api_keys", "audio", "audit", "deliveries", "destinations", "ledger",
-        "lifecycle", "medscribe_queries", "medscribe_tokens", "read_audit", "recovery", "session_creator",
-        "session_queries", "session_updates", "streams", "webhooks",
+        "additional_documents", "api_keys", "audio", "audit", "deliveries", "delivery_rows", "destinations",
+        "destination_rows", "ledger", "lifecycle", "medscribe_queries", "medscribe_tokens", "read_audit",
+        "session_creator", "session_queries", "session_updates", "streams", "webhooks",
     }
 )  # fmt: skip
 
