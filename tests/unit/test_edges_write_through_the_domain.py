@@ -24,8 +24,8 @@ _KEYS = "encryption keys belong to no tenant and have no audit trail"
 ALLOWED = {
     "rows.keys.begin_command": _KEYS,
     "rows.keys.forget": _KEYS,
-    "rows.resealing.walk_anew": _KEYS,
-    "rows.resealing.step": _KEYS,
+    "rows.reencryption.walk_anew": _KEYS,
+    "rows.reencryption.step": _KEYS,
 }
 
 
