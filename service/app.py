@@ -32,8 +32,9 @@ from service.api.rate_limit import count_handshake
 from service.api.readiness import Readiness
 from service.api.request_classes import handler_of
 from service.api.v1.audio import put_audio
-from service.api.v1.delivery_recovery import recovery_router
-from service.api.v1.destinations import deliveries_router
+from service.api.v1.audit import audit_router
+from service.api.v1.deliveries import deliveries_router
+from service.api.v1.destinations import destinations_router
 from service.api.v1.documents import documents_router
 from service.api.v1.ledger import ledger_router
 from service.api.v1.session_events import follow_events
@@ -43,7 +44,7 @@ from service.api.v1.sessions import sessions_router
 from service.api.vendor_webhooks import receive_tenant_webhook, receive_webhook
 from service.bootstrap.container import (
     make_accounts,
-    make_call_limits,
+    make_destinations,
     make_session_lifecycle,
     open_discovery,
     open_stores,
@@ -54,6 +55,7 @@ from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.revocation import RevocationPoller
 from service.domain.audio.uploads import AudioUploads
 from service.domain.clock import CheckedClock, SystemClock
+from service.domain.deliveries.recovery import Deliveries
 from service.domain.read_audit import ReadAudit
 from service.domain.results.additional_document_requests import AdditionalDocumentRequests
 from service.domain.results.refreshing import ResultRefresher
@@ -66,7 +68,6 @@ from service.domain.token_bucket import LocalRateLimiter, RateLimitPolicy
 from service.domain.webhooks import WebhookReceiver
 from service.eka.streams import EkaStreams
 from service.eka.templates import EkaTemplates
-from service.forwarding.destination_validation import check_call
 from service.http_server import allow_open_files
 from service.jobs.monitors.clock import ClockMonitor
 from service.observability.logging import configure_logs
@@ -113,9 +114,10 @@ def create_app(settings: Settings) -> RequestContextMiddleware:
             documents_router,
             follow_events,
             put_audio,
+            destinations_router,
             deliveries_router,
-            recovery_router,
             ledger_router,
+            audit_router,
         ],
         guards=[authenticate],
         dependencies={"principal": Provide(provide_principal, sync_to_thread=False)},
@@ -222,20 +224,24 @@ async def open_services(
                     limits=discovery,
                 ),
                 additional_documents=AdditionalDocumentRequests(
-                    store=rows.further, vendor=vendor, clock=SystemClock()
+                    store=rows.further,
+                    idempotency=rows.idempotency,
+                    vendor=vendor,
+                    clock=SystemClock(),
+                    read=session_queries.session,
                 ),
                 result_refresher=ResultRefresher(store=rows.refreshing, wakeups=wakeups),
                 templates=templates,
                 change_poller=change_poller,
                 timeline_poller=timeline_poller,
                 webhooks=WebhookReceiver(store=rows.webhooks, wakeups=wakeups),
-                destinations=rows.destinations,
-                deliveries=rows.deliveries,
-                recovery=rows.recovery,
+                destinations=make_destinations(settings, rows),
+                destination_rows=rows.destinations,
+                deliveries=Deliveries(rows.deliveries),
+                delivery_rows=rows.deliveries,
                 ledger=rows.ledger,
                 audit=rows.audit,
                 read_audit=ReadAudit(store=rows.audit, clock=SystemClock()),
-                check_call=partial(check_call, limits=make_call_limits(settings)),
                 webhook_secrets=accounts.webhook_secrets,
                 discovery=discovery,
                 medscribe_tokens=MedscribeTokens(rows.database, rows.hasher),

@@ -16,8 +16,10 @@ import msgspec
 from schemas.emr import TenantDefaults
 from service.app import create_app
 from service.bootstrap.container import open_stores
+from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import TenantId
 from service.domain.models import Principal
+from service.domain.tenants.changes import Tenants
 from service.http_server.graceful_shutdown import PROTOCOLS
 from service.http_server.server import listen
 from service.sandbox.emr.app import create_emr
@@ -166,8 +168,8 @@ class RunningWorker:
 async def add_tenant(settings: Settings, name: str, role: Any, **defaults: Any) -> tuple[TenantId, str]:
     """Add a tenant with one key; return its id and the key."""
     async with open_stores(settings) as rows:
-        tenant = await rows.tenants.add(name, msgspec.convert(defaults, TenantDefaults))
-        key = await rows.api_keys.add(TenantId(tenant.id), role)
+        tenant = await Tenants(rows.tenants).add(name, msgspec.convert(defaults, TenantDefaults))
+        key = await ApiKeys(rows.api_keys).add(TenantId(tenant.id), role)
         return TenantId(tenant.id), str(key.key)
 
 
@@ -180,7 +182,7 @@ async def principal_of(api_keys: ApiKeyRows, key: str) -> Principal | None:
 async def add_key(settings: Settings, tenant_id: TenantId, role: Any) -> str:
     """Add a key to a tenant and return it."""
     async with open_stores(settings) as rows:
-        return str((await rows.api_keys.add(tenant_id, role)).key)
+        return str((await ApiKeys(rows.api_keys).add(tenant_id, role)).key)
 
 
 def make_settings(database_url: str, redis_url: str, **changes: Any) -> Settings:

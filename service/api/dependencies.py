@@ -1,11 +1,9 @@
-"""What the doors call: handed down by the composition root."""
+"""The services that routes call, wired by the composition root."""
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from msgspec import Struct
 
-from schemas.destinations import DestinationChange, DestinationCreate
 from service.api.middleware.session_trace import SessionTraces
 from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
 from service.api.readiness import Readiness
@@ -13,6 +11,8 @@ from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.revocation import RevocationPoller
 from service.domain.audio.uploads import AudioUploads
 from service.domain.clock import CheckedClock
+from service.domain.deliveries.recovery import Deliveries
+from service.domain.destinations.changes import Destinations
 from service.domain.ids import Account
 from service.domain.read_audit import ReadAudit
 from service.domain.results.additional_document_requests import AdditionalDocumentRequests
@@ -31,7 +31,6 @@ from service.settings import Settings
 from service.store.api_keys import ApiKeyRows
 from service.store.audit import AuditRows
 from service.store.deliveries import DeliveryRows
-from service.store.delivery_recovery import DeliveryRecoveryRows
 from service.store.destinations import DestinationRows
 from service.store.ledger import LedgerRows
 from service.store.medscribe_queries import MedscribeQueries
@@ -39,16 +38,8 @@ from service.store.medscribe_tokens import MedscribeTokens
 from service.store.session_queries import SessionQueries
 
 
-class CheckCall(Protocol):
-    """Refuses a destination's URL, headers or credentials that no call must be made with."""
-
-    async def __call__(self, request: DestinationCreate | DestinationChange) -> None:
-        """Raise DestinationForbidden or InvalidRequest."""
-        ...
-
-
 class Services(Struct, frozen=True, kw_only=True):
-    """Domain functions and reads, by the name a door knows them."""
+    """Domain functions for changes, and the store's queries for reads, by the names that routes use."""
 
     settings: Settings
     clock: CheckedClock
@@ -71,13 +62,13 @@ class Services(Struct, frozen=True, kw_only=True):
     change_poller: ChangePoller
     timeline_poller: ChangePoller
     webhooks: WebhookReceiver
-    destinations: DestinationRows
-    deliveries: DeliveryRows
-    recovery: DeliveryRecoveryRows
+    destinations: Destinations
+    destination_rows: DestinationRows
+    deliveries: Deliveries
+    delivery_rows: DeliveryRows
     ledger: LedgerRows
     audit: AuditRows
     read_audit: ReadAudit
-    check_call: CheckCall
     webhook_secrets: Callable[[Account], Awaitable[tuple[str, ...] | None]]
     discovery: Discovery
     medscribe_tokens: MedscribeTokens

@@ -1,13 +1,24 @@
-"""Moments that a caller names: RFC 3339, with a zone, within the calendar."""
+"""Timestamps in requests: RFC 3339, with a zone, within the calendar."""
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
+from litestar.params import QueryParameter
 
 from service.domain.errors import InvalidRequest
 
-# What the OpenAPI document says of a parameter that holds one.
+# The format of such a parameter in the OpenAPI document.
 MOMENT = {"format": "date-time"}
+
+From = Annotated[
+    str | None,
+    QueryParameter(name="from", description="From this moment on, RFC 3339 with a zone", schema_extra=MOMENT),
+]
+To = Annotated[
+    str | None,
+    QueryParameter(name="to", description="Before this moment, RFC 3339 with a zone", schema_extra=MOMENT),
+]
 
 
 def utc(moment: datetime, field: str) -> datetime:

@@ -3,11 +3,13 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from msgspec import Struct
 
 from service.domain.clock import CheckedClock, SystemClock
+from service.domain.destinations.changes import Destinations
 from service.domain.errors import StoreUnavailable
 from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.vendor_accounts import Accounts, Credentials, VendorAccount
@@ -17,7 +19,7 @@ from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
 from service.eka.http_exchange import make_http_client
 from service.eka.tokens import TokenKeeper
-from service.forwarding.destination_validation import CallLimits
+from service.forwarding.destination_validation import CallLimits, check_call
 from service.forwarding.downloads import GuardedDownloads
 from service.settings import Settings
 from service.store.additional_documents import AdditionalDocumentRows
@@ -27,11 +29,10 @@ from service.store.audit import AuditRows
 from service.store.circuit_breakers import CircuitBreakerRows
 from service.store.database import Database
 from service.store.deliveries import DeliveryRows
-from service.store.delivery_recovery import DeliveryRecoveryRows
 from service.store.destinations import DestinationRows
 from service.store.encryption import Hasher, Keyring, MissingKeyError
 from service.store.encryption_keys import EncryptionKeyRows
-from service.store.idempotency import IdempotencyRows
+from service.store.idempotency import IdempotencyKeys, IdempotencyRows
 from service.store.leases import LeaseRows
 from service.store.ledger import LedgerRows
 from service.store.queue_depths import QueueDepthRows
@@ -67,7 +68,6 @@ class Stores(Struct, frozen=True, kw_only=True):
     results: ResultRows
     refreshing: ResultRefreshRows
     deliveries: DeliveryRows
-    recovery: DeliveryRecoveryRows
     breaker: CircuitBreakerRows
     destinations: DestinationRows
     idempotency: IdempotencyRows
@@ -93,7 +93,7 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     keyring = Keyring(settings.encryption_keys)
     hasher = Hasher(database, keyring)
     sessions = SessionRows(database, keyring, hasher)
-    deliveries = DeliveryRows(database, keyring)
+    idempotency_keys = IdempotencyKeys(keyring, hasher)
     await database.open()
     try:
         yield Stores(
@@ -110,11 +110,12 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
             chunks=AudioRows(database),
             results=ResultRows(database, keyring),
             refreshing=ResultRefreshRows(database),
-            deliveries=deliveries,
-            recovery=DeliveryRecoveryRows(database, keyring, deliveries),
+            deliveries=DeliveryRows(database, keyring),
             breaker=CircuitBreakerRows(database),
-            destinations=DestinationRows(database, keyring, max_destinations=settings.max_destinations),
-            idempotency=IdempotencyRows(database, keyring, hasher, sessions),
+            destinations=DestinationRows(
+                database, keyring, idempotency_keys, max_destinations=settings.max_destinations
+            ),
+            idempotency=IdempotencyRows(database, idempotency_keys, sessions),
             tokens=VendorTokenRows(database, keyring),
             leases=LeaseRows(database),
             webhooks=WebhookEventRows(database),
@@ -172,6 +173,11 @@ async def check_at_start(rows: Stores) -> None:
         await rows.hasher.load()
     except StoreUnavailable as error:
         log.warning("started_without_database", detail=error.detail)
+
+
+def make_destinations(settings: Settings, rows: Stores) -> Destinations:
+    """Make what changes destinations: the service for EMRs and the command line for operators."""
+    return Destinations(store=rows.destinations, check=partial(check_call, limits=make_call_limits(settings)))
 
 
 def make_accounts(settings: Settings, rows: Stores) -> Accounts:

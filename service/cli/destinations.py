@@ -1,8 +1,9 @@
 """`ekabridge destination`: where a tenant's documents go, and how."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
 import click
 import msgspec
@@ -16,16 +17,20 @@ from schemas.destinations import (
     Payload,
     SecretRotation,
 )
-from schemas.emr import Page
-from service.cli.runner import json_option
-from service.cli.runner import print_found as _print
-from service.cli.runner import settings_for as _settings
-from service.cli.runner import with_encrypting_stores as _with_sealing_rows
-from service.cli.runner import with_stores as _with_stores
+from service.cli.deliveries import delivery_line
+from service.cli.options import Timestamp
+from service.cli.runner import json_option, print_found, settings_for, with_encrypting_stores, with_stores
+from service.domain.audit import Actor
+from service.domain.deliveries.recovery import Deliveries
 from service.domain.ids import DestinationId, TenantId
 from service.settings import STORE
 
+if TYPE_CHECKING:  # it brings the HTTP client
+    from service.bootstrap.container import Stores
+    from service.domain.destinations.changes import Destinations
+
 T = TypeVar("T")
+_MAX_LISTED = 1000
 
 
 class _Lines(click.types.StringParamType):
@@ -36,7 +41,7 @@ class _Lines(click.types.StringParamType):
 
 _CLEARABLE = ["headers", "timeout_seconds", "rate_per_second", "auth"]
 _PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
-# What is secret has a variable too, or is a file: a command line is seen by everybody on the machine.
+# A secret can come from a variable or a file: everybody on the machine can read a command line.
 _OPTIONS = [
     click.option(
         "--event",
@@ -95,14 +100,10 @@ def destination_add(tenant: str, url: str, disabled: bool, as_json: bool, **opti
     """Add a destination; its signing secret is shown this once."""
     fields = {"url": url, "enabled": not disabled} | _given(**options)
     request = _converted(fields, DestinationCreate)
-
-    async def work(rows: Any) -> Destination:
-        await _check(request)
-        added: Destination = await rows.destinations.add(TenantId(tenant), request)
-        await rows.audit.record(TenantId(tenant), "cli", "destination.created", added.id)
-        return added
-
-    _print_secret(_with_sealing_rows(work), as_json=as_json)
+    added = with_encrypting_stores(
+        lambda rows: _destinations(rows).add(Actor.operator(TenantId(tenant)), request)
+    )
+    _print_secret(added, as_json=as_json)
 
 
 @destination.command("list")
@@ -110,9 +111,9 @@ def destination_add(tenant: str, url: str, disabled: bool, as_json: bool, **opti
 @json_option
 def destination_list(tenant: str, as_json: bool) -> None:
     """List a tenant's destinations, newest first."""
-    found: Page[Destination] = _with_stores(lambda rows: rows.destinations.page(TenantId(tenant), None, 1000))
+    found = with_stores(lambda rows: rows.destinations.page(TenantId(tenant), None, _MAX_LISTED))
     lines = [f"{item.id}  {item.url}{_state(item)}" for item in found.items]
-    _print(found, as_json=as_json, text="\n".join(lines))
+    print_found(found, as_json=as_json, text="\n".join(lines))
 
 
 @destination.command("change")
@@ -155,21 +156,12 @@ def destination_enable(tenant: str, destination: str, as_json: bool) -> None:
 def destination_rotate(tenant: str, destination: str, overlap_seconds: int, as_json: bool) -> None:
     """Replace the signing secret; the new one is shown this once, the old one signs too for a while."""
     request = _converted({"overlap_seconds": overlap_seconds}, SecretRotation)
-
-    async def work(rows: Any) -> Destination:
-        rotated: Destination = await rows.destinations.rotate_secret(
-            TenantId(tenant), DestinationId(destination), request.overlap_seconds
+    rotated = with_encrypting_stores(
+        lambda rows: _destinations(rows).rotate_secret(
+            Actor.operator(TenantId(tenant)), DestinationId(destination), request.overlap_seconds
         )
-        await rows.audit.record(
-            TenantId(tenant),
-            "cli",
-            "destination.secret_rotated",
-            destination,
-            overlap_seconds=request.overlap_seconds,
-        )
-        return rotated
-
-    _print_secret(_with_sealing_rows(work), as_json=as_json)
+    )
+    _print_secret(rotated, as_json=as_json)
 
 
 @destination.command("remove")
@@ -179,39 +171,64 @@ def destination_rotate(tenant: str, destination: str, overlap_seconds: int, as_j
 def destination_remove(tenant: str, destination: str, as_json: bool) -> None:
     """Take a destination out of use; what still waits for it is given up."""
 
-    async def work(rows: Any) -> Destination:
-        found: Destination = await rows.destinations.one(TenantId(tenant), DestinationId(destination))
-        await rows.destinations.remove(TenantId(tenant), DestinationId(destination))
-        await rows.audit.record(TenantId(tenant), "cli", "destination.removed", destination)
+    async def work(rows: "Stores") -> Destination:
+        tenant_id, destination_id = TenantId(tenant), DestinationId(destination)
+        found = await rows.destinations.one(tenant_id, destination_id)
+        await _destinations(rows).remove(Actor.operator(tenant_id), destination_id)
         return found
 
-    removed = _with_stores(work)
-    _print(removed, as_json=as_json, text=f"{removed.id}  removed")
+    removed = with_stores(work)
+    print_found(removed, as_json=as_json, text=f"{removed.id}  removed")
+
+
+@destination.command("recover")
+@click.argument("tenant")
+@click.argument("destination")
+@click.option("--since", type=Timestamp(), required=True, help="RFC 3339; without a zone it is UTC.")
+@json_option
+def destination_recover(tenant: str, destination: str, since: datetime, *, as_json: bool) -> None:
+    """Send again what died at a destination since then, and what it wants of then and never got."""
+    found = with_stores(
+        lambda rows: Deliveries(rows.deliveries).recover(
+            Actor.operator(TenantId(tenant)), DestinationId(destination), since
+        )
+    )
+    text = f"{found.recovered} due again, {found.replayed} that it never got"
+    print_found(found, as_json=as_json, text=text)
+
+
+@destination.command("test")
+@click.argument("tenant")
+@click.argument("destination")
+@json_option
+def destination_test(tenant: str, destination: str, *, as_json: bool) -> None:
+    """Send a ping to a destination; a worker makes the call."""
+    ping = with_encrypting_stores(
+        lambda rows: Deliveries(rows.deliveries).test(
+            Actor.operator(TenantId(tenant)), DestinationId(destination), datetime.now(UTC)
+        )
+    )
+    print_found(ping, as_json=as_json, text=delivery_line(ping))
 
 
 def _change(tenant: str, destination: str, change: DestinationChange, said: str, *, as_json: bool) -> None:
-    async def work(rows: Any) -> Destination:
-        await _check(change)
-        changed: Destination = await rows.destinations.change(
-            TenantId(tenant), DestinationId(destination), change
+    changed = with_encrypting_stores(
+        lambda rows: _destinations(rows).change(
+            Actor.operator(TenantId(tenant)), DestinationId(destination), change
         )
-        await rows.audit.record(TenantId(tenant), "cli", "destination.changed", destination)
-        return changed
-
-    changed = _with_sealing_rows(work)
-    _print(changed, as_json=as_json, text=f"{changed.id}  {said}")
+    )
+    print_found(changed, as_json=as_json, text=f"{changed.id}  {said}")
 
 
 def _print_secret(found: Destination, *, as_json: bool) -> None:
     text = f"{found.id}  {found.url}\n{found.secret}\nKeep it: it is not shown again."
-    _print(found, as_json=as_json, text=text)
+    print_found(found, as_json=as_json, text=text)
 
 
-async def _check(request: DestinationCreate | DestinationChange) -> None:
-    from service.bootstrap.container import make_call_limits  # noqa: PLC0415 - brings the HTTP client
-    from service.forwarding.destination_validation import check_call  # noqa: PLC0415 - brings the HTTP client
+def _destinations(rows: "Stores") -> "Destinations":
+    from service.bootstrap.container import make_destinations  # noqa: PLC0415 - brings the HTTP client
 
-    await check_call(request, limits=make_call_limits(_settings(STORE)))
+    return make_destinations(settings_for(STORE), rows)
 
 
 def _given(*, headers: tuple[str, ...], **options: Any) -> dict[str, Any]:

@@ -5,35 +5,19 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
 
 import click
-import msgspec
 
-from schemas.emr import (
-    ApiKey,
-    Mode,
-    Model,
-    Page,
-    Role,
-    Tenant,
-    TenantDefaults,
-)
-from service.cli.deliveries import delivery, destination_recover, destination_test
+from service.cli.api_keys import key
+from service.cli.audit import audit
+from service.cli.deliveries import delivery
 from service.cli.destinations import destination
 from service.cli.encryption_keys import encryption
-from service.cli.ledger import audit, ledger, tenant_retention
-from service.cli.runner import json_option, with_unchecked_stores
-from service.cli.runner import print_found as _print
-from service.cli.runner import run as _run
-from service.cli.runner import settings_for as _settings
-from service.cli.runner import with_encrypting_stores as _with_sealing_rows
-from service.cli.runner import with_stores as _with_stores
+from service.cli.ledger import ledger
+from service.cli.runner import run, settings_for, with_unchecked_stores
 from service.cli.sessions import session
-from service.cli.vendor_accounts import account_change, account_options, audit_facts, tenant_account
+from service.cli.tenants import tenant
 from service.cli.webhook_subscriptions import webhook
-from service.domain.ids import KeyId, TenantId
-from service.domain.vendor_accounts import changed_account
 from service.observability.logging import configure_logs
 from service.settings import DATABASE, SERVICE, WORKER
 
@@ -57,14 +41,14 @@ def cli() -> None:
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes.")
 def serve(host: str, port: int, workers: int) -> None:
     """Run the HTTP service."""
-    settings = _settings(SERVICE)
+    settings = settings_for(SERVICE)
     if settings.public_url is None:
         # Child processes read the environment again: tell them what we would say ourselves.
         shown = f"[{host}]" if ":" in host else host
         os.environ["EKABRIDGE_PUBLIC_URL"] = f"http://{shown}:{port}"
     _check_keys()
     from service.http_server import Supervisor, listen  # noqa: PLC0415 - the other commands start without a server
-    from service.http_server import serve as run  # noqa: PLC0415
+    from service.http_server import serve as run_server  # noqa: PLC0415
 
     with _told_if_taken(host, port):
         listening = listen(host, port)
@@ -73,7 +57,7 @@ def serve(host: str, port: int, workers: int) -> None:
         supervisor = Supervisor(_SERVICE_APP, listening, workers=workers, shutdown_seconds=seconds)
         asyncio.run(supervisor.run())
     else:
-        run(_SERVICE_APP, listening, shutdown_seconds=seconds)
+        run_server(_SERVICE_APP, listening, shutdown_seconds=seconds)
 
 
 @contextlib.contextmanager
@@ -91,7 +75,7 @@ def _told_if_taken(host: str, port: int) -> Iterator[None]:
 )
 def worker(host: str, port: int) -> None:
     """Fetch results, forward documents, sweep."""
-    settings = _settings(WORKER)
+    settings = settings_for(WORKER)
     _check_keys()
     import uvloop  # noqa: PLC0415 - the other commands start without it
 
@@ -117,121 +101,24 @@ def migrate(check: bool, wait_seconds: float) -> None:
     """Bring the database to the newest schema."""
     if wait_seconds and not check:
         raise click.UsageError("--wait goes with --check")
-    settings = _settings(DATABASE)
+    settings = settings_for(DATABASE)
     from service.store.migrate import check_schema  # noqa: PLC0415 - brings SQLAlchemy
-    from service.store.migrate import migrate as run  # noqa: PLC0415
+    from service.store.migrate import migrate as run_migrations  # noqa: PLC0415
 
     if check:
         cache = settings.database_statement_cache_size
-        revision = _run(lambda: check_schema(settings.database_url, cache, wait_seconds, click.echo))
+        revision = run(lambda: check_schema(settings.database_url, cache, wait_seconds, click.echo))
     else:
-        revision = _run(lambda: run(settings.database_url))
+        revision = run(lambda: run_migrations(settings.database_url))
     click.echo(f"the database is at revision {revision}")
 
 
-@cli.group()
-def tenant() -> None:
-    """Hospitals, or products of an EMR vendor."""
-
-
-@tenant.command("add")
-@click.argument("name")
-@click.option("--template", "templates", multiple=True, help="Default template; up to two.")
-@click.option("--language", "languages", multiple=True, help="Default spoken language; repeatable.")
-@click.option("--transcript-language", default=None)
-@click.option("--mode", type=click.Choice(get_args(Mode)), default="dictation", show_default=True)
-@click.option("--model", type=click.Choice(get_args(Model)), default="pro", show_default=True)
-@account_options
-@json_option
-def tenant_add(name: str, as_json: bool, **options: Any) -> None:
-    """Add a tenant; its sessions start from these defaults, at EkaScribe's default account or its own."""
-    defaults = {field: options.pop(field) for field in TenantDefaults.__struct_fields__}
-    change = account_change(**options)
-    given = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items() if value
-    }
-    try:
-        made = msgspec.convert(given, TenantDefaults)
-    except msgspec.ValidationError as error:
-        raise click.UsageError(str(error)) from None
-
-    async def work(rows: Any) -> Tenant:
-        account = changed_account(None, change) if change else None
-        added: Tenant = await rows.tenants.add(name, made, account)
-        await rows.audit.record(TenantId(added.id), "cli", "tenant.created", added.id, **audit_facts(change))
-        return added
-
-    added = _with_sealing_rows(work)
-    _print(added, as_json=as_json, text=f"{added.id}  {added.name}")
-
-
-@tenant.command("list")
-@json_option
-def tenant_list(as_json: bool) -> None:
-    """List tenants, oldest first."""
-    found: list[Tenant] = _with_stores(lambda rows: rows.tenants.list_tenants())
-    _print(Page(items=found), as_json=as_json, text="\n".join(f"{item.id}  {item.name}" for item in found))
-
-
-tenant.add_command(tenant_account)
-tenant.add_command(tenant_retention)
+cli.add_command(tenant)
 cli.add_command(ledger)
 cli.add_command(audit)
 cli.add_command(encryption)
 cli.add_command(webhook)
-
-
-@cli.group()
-def key() -> None:
-    """API keys."""
-
-
-@key.command("add")
-@click.argument("tenant")
-@click.option("--role", type=click.Choice(get_args(Role)), default="emr", show_default=True)
-@json_option
-def key_add(tenant: str, role: Role, as_json: bool) -> None:
-    """Add a key; it is shown this once."""
-
-    async def work(rows: Any) -> ApiKey:
-        added: ApiKey = await rows.api_keys.add(TenantId(tenant), role)
-        await rows.audit.record(TenantId(tenant), "cli", "key.created", added.id, role=role)
-        return added
-
-    added = _with_sealing_rows(work)
-    _print(
-        added, as_json=as_json, text=f"{added.id}  {added.role}\n{added.key}\nKeep it: it is not shown again."
-    )
-
-
-@key.command("list")
-@click.argument("tenant")
-@json_option
-def key_list(tenant: str, as_json: bool) -> None:
-    """List a tenant's keys, oldest first."""
-    found: list[ApiKey] = _with_stores(lambda rows: rows.api_keys.list_keys(TenantId(tenant)))
-    lines = [f"{item.id}  {item.role}{'  revoked' if item.revoked_at else ''}" for item in found]
-    _print(Page(items=found), as_json=as_json, text="\n".join(lines))
-
-
-@key.command("revoke")
-@click.argument("tenant")
-@click.argument("key")
-@json_option
-def key_revoke(tenant: str, key: str, as_json: bool) -> None:
-    """Revoke a key by its id; it stops working at once, everywhere."""
-
-    async def work(rows: Any) -> ApiKey:
-        revoked: ApiKey = await rows.api_keys.revoke(TenantId(tenant), KeyId(key))
-        await rows.audit.record(TenantId(tenant), "cli", "key.revoked", key)
-        return revoked
-
-    revoked = _with_stores(work)
-    _print(revoked, as_json=as_json, text=f"{revoked.id}  revoked")
-
-
-destination.add_command(destination_recover)
-destination.add_command(destination_test)
+cli.add_command(key)
 cli.add_command(destination)
 cli.add_command(delivery)
 cli.add_command(session)

@@ -1,9 +1,9 @@
-"""What every command does: read its settings, open the store, say what went wrong, print."""
+"""The frame of every command: read the settings, open the store, report errors, print the result."""
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
@@ -12,6 +12,9 @@ from service.domain.errors import BridgeError
 from service.observability.logging import configure_logs
 from service.settings import STORE, Settings, SettingsError, load_settings
 from service.store.encryption import SealError
+
+if TYPE_CHECKING:  # it brings the HTTP client, which a command that only prints its help does without
+    from service.bootstrap.container import Stores
 
 T = TypeVar("T")
 
@@ -44,10 +47,10 @@ async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
     return await work()
 
 
-def with_stores(work: Callable[[Any], Awaitable[T]]) -> T:
-    """Run work that seals nothing on the store, with all keys that sealed anything in it."""
+def with_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
+    """Run work that encrypts nothing; fails when a key that encrypted stored values is missing."""
 
-    async def checked(rows: Any) -> T:
+    async def checked(rows: "Stores") -> T:
         from service.bootstrap.container import check_keys  # noqa: PLC0415 - brings the HTTP client
 
         await check_keys(rows, rows.keys.check)
@@ -56,10 +59,10 @@ def with_stores(work: Callable[[Any], Awaitable[T]]) -> T:
     return with_unchecked_stores(checked)
 
 
-def with_encrypting_stores(work: Callable[[Any], Awaitable[T]]) -> T:
-    """Run work that seals on the store: its key is registered, which running processes can forbid."""
+def with_encrypting_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
+    """Run work that encrypts: the key is registered first, which running processes can forbid."""
 
-    async def checked(rows: Any) -> T:
+    async def checked(rows: "Stores") -> T:
         from service.bootstrap.container import check_keys  # noqa: PLC0415 - brings the HTTP client
 
         await check_keys(rows, rows.keys.begin_command)
@@ -68,8 +71,8 @@ def with_encrypting_stores(work: Callable[[Any], Awaitable[T]]) -> T:
     return with_unchecked_stores(checked)
 
 
-def with_unchecked_stores(work: Callable[[Any], Awaitable[T]]) -> T:
-    """Run work on the store, whichever keys we have."""
+def with_unchecked_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
+    """Run work on the store without checking the encryption keys."""
     settings = settings_for(STORE)
     from service.bootstrap.container import open_stores  # noqa: PLC0415 - brings the HTTP client
 

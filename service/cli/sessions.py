@@ -1,15 +1,19 @@
 """`ekabridge session refresh`: asks EkaScribe again about sessions that are over."""
 
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 from msgspec import Struct
 
+from service.cli.options import read_timestamp
 from service.cli.runner import json_option, print_found, with_stores
 from service.domain.errors import NotFound
 from service.domain.ids import SessionId, TenantId
 from service.domain.results.refreshing import ResultRefresher
+
+if TYPE_CHECKING:  # it brings the HTTP client
+    from service.bootstrap.container import Stores
 
 _MAX_SESSIONS = 10_000
 
@@ -27,16 +31,6 @@ class _WithoutNudges:
         """Do nothing."""
 
 
-def _timestamp(context: click.Context, option: click.Parameter, value: str | None) -> datetime | None:
-    try:
-        moment = None if value is None else datetime.fromisoformat(value)
-    except (ValueError, OverflowError):
-        moment = None
-    if value is not None and (moment is None or moment.tzinfo is None):
-        raise click.BadParameter("needs a time such as 2026-11-21T09:30:00Z", context, option)
-    return None if moment is None else moment.astimezone(UTC)
-
-
 @click.group()
 def session() -> None:
     """Work on single sessions."""
@@ -44,7 +38,7 @@ def session() -> None:
 
 @session.command("refresh")
 @click.argument("session", required=False)
-@click.option("--since", callback=_timestamp, help="Every session since then that ended badly.")
+@click.option("--since", callback=read_timestamp, help="Every session since then that ended badly.")
 @click.option("--tenant", default=None, help="With --since: only this tenant's.")
 @json_option
 def session_refresh(
@@ -57,7 +51,7 @@ def session_refresh(
     if (session is None) == (since is None):
         raise click.UsageError("name a SESSION, or a time with --since")
 
-    async def work(rows: Any) -> RefreshedSessions:
+    async def work(rows: "Stores") -> RefreshedSessions:
         refreshing = ResultRefresher(store=rows.refreshing, wakeups=_WithoutNudges())
         if since is not None:
             found = await rows.refreshing.ended_badly(

@@ -1,14 +1,18 @@
 """`ekabridge tenant account`: a tenant's own account at EkaScribe."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from schemas.emr import Tenant
 from service.cli.runner import json_option, print_found, with_encrypting_stores, with_stores
 from service.domain.ids import TenantId
+from service.domain.vendor_account_changes import VendorAccounts
 from service.domain.vendor_accounts import AccountChange, Credentials
+
+if TYPE_CHECKING:  # it brings the HTTP client
+    from service.bootstrap.container import Stores
 
 
 class _Listed(click.types.StringParamType):
@@ -115,32 +119,14 @@ def tenant_account(tenant: str, *, clear: bool, force: bool, as_json: bool, **gi
     if clear and change is not None:
         raise click.UsageError("--clear goes without an account, also in the environment")
 
-    async def work(rows: Any) -> Tenant:
-        tenant_id = TenantId(tenant)
+    async def work(rows: "Stores") -> Tenant:
+        tenant_id, accounts = TenantId(tenant), VendorAccounts(rows.accounts)
         if clear:
-            cleared: Tenant = await rows.accounts.clear(tenant_id)
-            await rows.audit.record(tenant_id, "cli", "account.cleared", tenant)
-            return cleared
+            return await accounts.clear(tenant_id)
         if change is None:
-            known: Tenant = await rows.tenants.get(tenant_id)
-            return known
-        changed: Tenant = await rows.accounts.change(tenant_id, change, force=force)
-        await rows.audit.record(tenant_id, "cli", "account.changed", tenant, **audit_facts(change))
-        return changed
+            return await rows.tenants.get(tenant_id)
+        return await accounts.change(tenant_id, change, force=force)
 
     found = with_stores(work) if change is None else with_encrypting_stores(work)
     kind = "its own EkaScribe account" if found.own_account else "the default EkaScribe account"
     print_found(found, as_json=as_json, text=f"{found.id}  {found.name}  {kind}")
-
-
-def audit_facts(change: AccountChange | None) -> dict[str, Any]:
-    """Say what was changed without any of its values."""
-    if change is None:
-        return {}
-    facts: dict[str, Any] = {}
-    if change.credentials is not None:
-        identity = change.credentials.identity
-        facts["credentials"] = "token" if identity is None else identity[0]
-    if change.webhook_secrets is not None:
-        facts["webhook_secrets"] = len(change.webhook_secrets)
-    return facts

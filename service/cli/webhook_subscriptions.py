@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,7 @@ from schemas.subscriptions import ApiReport, Subscription, SubscriptionReport
 from service.cli.runner import json_option, print_found, run, settings_for
 from service.domain.errors import InvalidRequest, NotFound
 from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
+from service.domain.webhook_subscriptions import SubscriptionAction, change_subscription
 from service.settings import SUBSCRIBER, Settings
 
 if TYPE_CHECKING:  # it brings the HTTP client, which the other commands do without
@@ -87,7 +89,9 @@ def webhook_remove(tenant: str | None, as_json: bool) -> None:
     _report(settings_for(SUBSCRIBER), tenant, work, "webhook.removed", as_json=as_json)
 
 
-def _report(settings: Settings, tenant: str | None, work: Work, action: str | None, *, as_json: bool) -> None:
+def _report(
+    settings: Settings, tenant: str | None, work: Work, action: SubscriptionAction | None, *, as_json: bool
+) -> None:
     report = run(lambda: _asked(settings, tenant, work, action))
     lines = [*(_api_line(each) for each in report.apis), *(_line(each) for each in report.items)]
     print_found(report, as_json=as_json, text="\n".join([report.endpoint, *lines]))
@@ -96,7 +100,7 @@ def _report(settings: Settings, tenant: str | None, work: Work, action: str | No
 
 
 async def _asked(
-    settings: Settings, tenant: str | None, work: Work, action: str | None
+    settings: Settings, tenant: str | None, work: Work, action: SubscriptionAction | None
 ) -> SubscriptionReport:
     from service.bootstrap.container import (  # noqa: PLC0415 - brings the HTTP client
         check_keys,
@@ -121,10 +125,10 @@ async def _asked(
         discovery = await stack.enter_async_context(open_discovery(settings))
         subscriptions = Subscriptions(client=vendor, limits=discovery.look)
         endpoint = webhook_endpoint(settings.public_url or "", account)
-        report = await work(subscriptions, account, endpoint, secrets)
-        if tenant is not None and action is not None:
-            await rows.audit.record(TenantId(tenant), "cli", action, tenant)
-        return report
+        call = partial(work, subscriptions, account, endpoint, secrets)
+        if tenant is None or action is None:
+            return await call()
+        return await change_subscription(rows.audit, TenantId(tenant), action, call)
 
 
 def _api_line(report: ApiReport) -> str:

@@ -232,7 +232,8 @@ class AdditionalDocumentState(Struct, frozen=True, kw_only=True):
 
     `is_pending`: that document is on its way; `is_asking`: somebody asks the vendor for it at this moment;
     `is_unclear`: somebody asked, and it is not known whether the vendor heard. `known`: the vendor's ids of
-    the template's documents that are here.
+    the template's documents that are here. `asked_until`: when the last document that the vendor was asked
+    for was settled.
     """
 
     account: Account
@@ -243,6 +244,7 @@ class AdditionalDocumentState(Struct, frozen=True, kw_only=True):
     is_unclear: bool
     document_id: str | None
     known: frozenset[str]
+    asked_until: datetime | None = None
 
 
 class FetchJob(Struct, frozen=True, kw_only=True):

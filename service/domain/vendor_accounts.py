@@ -1,9 +1,9 @@
-"""Whose account at EkaScribe a call is made with: the default one, or a tenant's own."""
+"""Accounts at EkaScribe: calls are made with the default one or with a tenant's own."""
 
 import hashlib
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -20,7 +20,7 @@ _IN_BODY_ONLY = frozenset({"username", "password"})
 
 
 class Secret:
-    """What must not be shown by accident: its fields are never printed."""
+    """A value that must not be shown by accident: its fields are never printed."""
 
     __slots__ = ()
 
@@ -43,7 +43,7 @@ class Credentials(Secret, Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     @property
     def fingerprint(self) -> str:
-        """What tells these credentials from others without showing them."""
+        """A hash that differs between credentials and shows nothing of them."""
         values = [self.token, self.client_id, self.client_secret, self.sharing_key]
         # Only where there is a user: a replica of an older version computes the same for all others, and two
         # that differ would each throw away the tokens that the other one got.
@@ -53,7 +53,7 @@ class Credentials(Secret, Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     @property
     def identity(self) -> tuple[str, str] | None:
-        """Whom a login names; None for a token, which names nobody."""
+        """The kind and name of the client or user that logs in; None for a token, which names nobody."""
         if self.client_id is not None:
             return "client", self.client_id
         return None if self.username is None else ("user", self.username)
@@ -72,7 +72,7 @@ class VendorAccount(Secret, Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class AccountChange(Secret, Struct, frozen=True, kw_only=True):
-    """What an operator changes of a tenant's own account; None stays as it is."""
+    """An operator's change of a tenant's own account; a field of None stays as it is."""
 
     credentials: Credentials | None = None
     webhook_secrets: tuple[str, ...] | None = None
@@ -138,6 +138,19 @@ def changed_account(current: VendorAccount | None, change: AccountChange) -> Ven
     )
     _check_account(account)
     return account
+
+
+def account_facts(change: AccountChange | None) -> dict[str, Any]:
+    """Return what the audit trail says of a change: which fields it gives, none of their values."""
+    if change is None:
+        return {}
+    facts: dict[str, Any] = {}
+    if change.credentials is not None:
+        identity = change.credentials.identity
+        facts["credentials"] = "token" if identity is None else identity[0]
+    if change.webhook_secrets is not None:
+        facts["webhook_secrets"] = len(change.webhook_secrets)
+    return facts
 
 
 def _check_account(account: VendorAccount) -> None:

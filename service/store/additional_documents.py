@@ -108,4 +108,5 @@ def _state(session: Record, call: Record | None, known: frozenset[str]) -> Addit
         is_unclear=is_asking and call is not None and not call["is_leased"],
         document_id=call["document_id"] if call is not None and is_pending else None,
         known=known,
+        asked_until=call["asked_until"] if call is not None else None,
     )

@@ -1,15 +1,19 @@
 """API keys: kept as keyed hashes, found by them, revoked at once on every pod."""
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 from asyncpg import Record
 
 from schemas.emr import ApiKey, Role, TenantDefaults
+from service.domain.audit import Actor
 from service.domain.errors import NotFound
 from service.domain.ids import DEFAULT_ACCOUNT, Account, KeyId, TenantId, new_key_id
 from service.domain.models import Principal
-from service.store.database import Database
+from service.store.audit import AuditedUnitRows
+from service.store.database import Database, LentConnection
 from service.store.encryption import Hasher
 from service.store.queries import sql
 
@@ -18,36 +22,22 @@ _KEY_PURPOSE = "api_key"
 
 
 class ApiKeyRows:
-    """The rows of API keys."""
+    """The domain's ApiKeyStore over PostgreSQL, and the lookups that authenticate a request."""
 
     def __init__(self, database: Database, hasher: Hasher) -> None:
         self._database = database
         self._hasher = hasher
 
-    async def add(self, tenant_id: TenantId, role: Role) -> ApiKey:
-        """Insert a key; the answer is the only place where `key` ever stands. Raises NotFound."""
-        key = _KEY_PREFIX + secrets.token_urlsafe(32)
-        row = await self._database.fetchrow(
-            sql("api_keys.insert"),
-            new_key_id(),
-            tenant_id,
-            role,
-            await self._hasher.hash(_KEY_PURPOSE, key.encode()),
-        )
-        if row is None:
-            raise NotFound("no such tenant")
-        return msgspec.structs.replace(_api_key(row), key=key)
+    @asynccontextmanager
+    async def changing(self, actor: Actor) -> AsyncIterator["ApiKeyUnitRows"]:
+        """Open a transaction for an actor in the keys of its tenant."""
+        await self._hasher.load()  # before the transaction: it may need a connection of its own
+        async with self._database.transaction() as connection:
+            yield ApiKeyUnitRows(connection, actor, self._hasher)
 
     async def list_keys(self, tenant_id: TenantId) -> list[ApiKey]:
         """Return a tenant's keys, oldest first, revoked ones included."""
         return [_api_key(row) for row in await self._database.fetch(sql("api_keys.list"), tenant_id)]
-
-    async def revoke(self, tenant_id: TenantId, key_id: KeyId) -> ApiKey:
-        """Revoke a key, at once and on every pod. Raises NotFound."""
-        row = await self._database.fetchrow(sql("api_keys.revoke"), tenant_id, key_id)
-        if row is None:
-            raise NotFound("no such key of this tenant")
-        return _api_key(row)
 
     async def hash_of(self, key: str) -> bytes | None:
         """Return the keyed hash by which a key is found; None for what cannot be a key of ours."""
@@ -64,6 +54,35 @@ class ApiKeyRows:
         """Return those of the keys that are there and were not revoked."""
         rows = await self._database.fetch(sql("api_keys.active"), key_ids)
         return {KeyId(row["id"]) for row in rows}
+
+
+class ApiKeyUnitRows(AuditedUnitRows):
+    """The domain's ApiKeyUnit over PostgreSQL: one transaction."""
+
+    def __init__(self, connection: LentConnection, actor: Actor, hasher: Hasher) -> None:
+        super().__init__(connection, actor)
+        self._hasher = hasher
+
+    async def add(self, role: Role) -> ApiKey:
+        """Insert a key; `key` is in this answer and never readable again. Raises NotFound."""
+        key = _KEY_PREFIX + secrets.token_urlsafe(32)
+        row = await self._connection.fetchrow(
+            sql("api_keys.insert"),
+            new_key_id(),
+            self._tenant_id,
+            role,
+            await self._hasher.hash(_KEY_PURPOSE, key.encode()),
+        )
+        if row is None:
+            raise NotFound("no such tenant")
+        return msgspec.structs.replace(_api_key(row), key=key)
+
+    async def revoke(self, key_id: KeyId) -> ApiKey:
+        """Revoke a key, at once and on every pod. Raises NotFound."""
+        row = await self._connection.fetchrow(sql("api_keys.revoke"), self._tenant_id, key_id)
+        if row is None:
+            raise NotFound("no such key of this tenant")
+        return _api_key(row)
 
 
 def principal_of(row: Record) -> Principal:

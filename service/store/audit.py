@@ -1,6 +1,7 @@
-"""The trail of who did, read or erased what: written beside the deed, read by admins."""
+"""The audit trail: entries commit in the transaction of the change that they record; admins read them."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -9,9 +10,10 @@ from msgspec import Struct
 
 from schemas.emr import Page
 from schemas.ledger import AuditEntry
+from service.domain.audit import Actor
 from service.domain.errors import InvalidRequest
 from service.domain.ids import KeyId, TenantId
-from service.store.database import Database
+from service.store.database import Database, LentConnection
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
 
@@ -28,17 +30,32 @@ class AuditFilter(Struct, frozen=True, kw_only=True):
     before: datetime | None = None
 
 
+class AuditedUnitRows:
+    """The domain's AuditedUnit over PostgreSQL: one transaction, opened for one actor."""
+
+    def __init__(self, connection: LentConnection, actor: Actor) -> None:
+        self._connection = connection
+        self._actor = actor
+        self._tenant_id = actor.tenant_id
+
+    async def record(self, action: str, object_id: str, **facts: Any) -> None:
+        """Add an audit entry to the transaction; the facts hold no content."""
+        await self._connection.execute(
+            sql("audit.insert"), self._tenant_id, self._actor.name, action, object_id, facts
+        )
+
+
 class AuditRows:
     """The domain's ReadStore over PostgreSQL, and the list for admins."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def record(
-        self, tenant_id: TenantId, actor: str, action: str, object_id: str, **facts: Any
-    ) -> None:
-        """Record a deed; the facts carry no content."""
-        await self._database.execute(sql("audit.insert"), tenant_id, actor, action, object_id, facts)
+    @asynccontextmanager
+    async def changing(self, actor: Actor) -> AsyncIterator[AuditedUnitRows]:
+        """Open a transaction that holds nothing but audit entries, for a change that another system made."""
+        async with self._database.transaction() as connection:
+            yield AuditedUnitRows(connection, actor)
 
     async def insert_reads(
         self, tenant_id: TenantId, actor: KeyId, action: str, object_ids: Sequence[str]

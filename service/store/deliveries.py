@@ -1,19 +1,31 @@
 """Rows of deliveries and attempts."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import structlog
 from asyncpg import Record
 
-from schemas.emr import Attempt, Delivery, Page
+from schemas.deliveries import Ping, PingData
+from schemas.emr import Attempt, Delivery, Page, Recovered
 from service.concurrency.batching import Batcher
+from service.domain.audit import Actor
 from service.domain.deliveries.circuit_breaker import AT_ONCE, CAREFUL_AFTER
-from service.domain.errors import DeliverySettled, DeliverySuperseded, NotFound, SessionErased
-from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId
+from service.domain.errors import (
+    DeliveryAlreadyFiled,
+    DeliverySettled,
+    DeliverySuperseded,
+    DestinationDisabled,
+    NotFound,
+    SessionErased,
+)
+from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId, new_delivery_id
 from service.domain.models import Answer, CallFailure, DeliveryJob
-from service.store.database import Database
+from service.store.audit import AuditedUnitRows
+from service.store.database import Database, LentConnection
 from service.store.destinations import open_auth, open_headers, open_secrets, open_url
 from service.store.encryption import Keyring, SealError
 from service.store.metrics import ATTEMPTS, count_attempt
@@ -23,7 +35,7 @@ from service.store.results import event_aad
 
 log = structlog.get_logger()
 
-# What is sent this soon after its claim is not looked at again: the claim was the look.
+# A delivery that is sent this soon after its claim is not looked at again: the claim was the look.
 _FRESH_SECONDS = 0.05
 
 
@@ -208,31 +220,15 @@ class DeliveryRows:
             ],
         )
 
-    async def retry(self, tenant_id: TenantId, delivery_id: DeliveryId) -> Delivery:
-        """Make a dead delivery due again, with the same id.
-
-        Raises NotFound, SessionErased, DeliverySuperseded or DeliverySettled.
-        """
+    @asynccontextmanager
+    async def changing(self, actor: Actor) -> AsyncIterator["DeliveryUnitRows"]:
+        """Open a transaction for an actor in the deliveries of its tenant."""
         async with self._database.transaction() as connection:
-            # Locked first, so that what is asked next is still so when it is changed.
-            await connection.execute(
-                sql("delivery_recovery.hold_delivery_s_destination"), tenant_id, delivery_id
-            )
-            await connection.execute(sql("delivery_recovery.lock_delivery"), tenant_id, delivery_id)
-            row = await connection.fetchrow(sql("deliveries.retry"), tenant_id, delivery_id)
-            obstacle = await connection.fetchrow(sql("delivery_recovery.obstacle"), delivery_id)
-            if row is not None:
-                await connection.execute(sql("circuit_breakers.probe_now"), row["destination_id"])
-        delivery = await self.one(tenant_id, delivery_id)
-        if row is None and obstacle is not None and obstacle["is_erased"]:
-            raise SessionErased("the session of this delivery was erased")
-        if row is None and delivery.status == "dead":
-            if obstacle is not None and obstacle["is_superseded"]:
-                raise DeliverySuperseded("a newer version of the document was delivered")
-            raise DeliverySettled("the delivery's destination was removed or is off")
-        if row is None and delivery.status != "pending":
-            raise DeliverySettled(f"the delivery is {delivery.status}; only a dead one can be retried")
-        return delivery
+            yield DeliveryUnitRows(connection, actor, self._keyring)
+
+    async def probe_now(self, tenant_id: TenantId, destination_id: DestinationId) -> None:
+        """End the waits of a destination that is said to be mended; an open breaker lets one call try."""
+        await self._database.execute(sql("circuit_breakers.probe_now"), tenant_id, destination_id)
 
     def _job(self, row: Record, claimed_at: float) -> DeliveryJob:
         destination_id = row["destination_id"]
@@ -261,6 +257,98 @@ class DeliveryRows:
             timeout_seconds=row["timeout_seconds"],
             traceparent=row["traceparent"],
         )
+
+
+class DeliveryUnitRows(AuditedUnitRows):
+    """The domain's DeliveryUnit over PostgreSQL: one transaction."""
+
+    def __init__(self, connection: LentConnection, actor: Actor, keyring: Keyring) -> None:
+        super().__init__(connection, actor)
+        self._keyring = keyring
+
+    async def retry(self, delivery_id: DeliveryId) -> None:
+        """Make a dead delivery due again, with the same id.
+
+        Raises NotFound, SessionErased, DeliverySuperseded or DeliverySettled.
+        """
+        # Locked first: the answers to the next statements still hold when the row changes.
+        delivery = await self._lock(delivery_id)
+        row = await self._connection.fetchrow(sql("deliveries.retry"), self._tenant_id, delivery_id)
+        if row is not None:
+            await self._connection.execute(
+                sql("circuit_breakers.probe_now"), self._tenant_id, row["destination_id"]
+            )
+            return
+        obstacle = await self._connection.fetchrow(sql("deliveries.obstacle"), delivery_id)
+        if obstacle is not None and obstacle["is_erased"]:
+            raise SessionErased("the session of this delivery was erased")
+        if delivery["status"] == "dead":
+            if obstacle is not None and obstacle["is_superseded"]:
+                raise DeliverySuperseded("a newer version of the document was delivered")
+            raise DeliverySettled("the delivery's destination was removed or is off")
+        if delivery["status"] != "pending":
+            raise DeliverySettled(f"the delivery is {delivery['status']}; only a dead one can be retried")
+
+    async def confirm(self, delivery_id: DeliveryId, record_id: str) -> None:
+        """Record under which id the EMR filed a delivery; whoever attempts it at this moment loses the lease.
+
+        Raises NotFound, SessionErased or DeliveryAlreadyFiled.
+        """
+        row = await self._lock(delivery_id)
+        if row["status"] == "filed" and row["record_id"] not in {None, record_id}:
+            raise DeliveryAlreadyFiled("the delivery is filed under another record id")
+        if row["status"] == "filed" and row["record_id"] is not None:
+            return
+        if await self._connection.fetchrow(sql("deliveries.confirm"), delivery_id, record_id) is None:
+            raise SessionErased("the session of this delivery was erased")
+        await self._connection.execute(sql("deliveries.supersede"), delivery_id)
+
+    async def ping(self, destination_id: DestinationId, delivery_id: DeliveryId, at: datetime) -> None:
+        """Put a test into the outbox of a destination. Raises NotFound or DestinationDisabled."""
+        await self._hold_enabled(destination_id)
+        body = Ping(type="ping", timestamp=at, data=PingData(destination_id=destination_id))
+        await self._connection.execute(
+            sql("deliveries.add_ping"),
+            self._tenant_id,
+            delivery_id,
+            destination_id,
+            self._keyring.seal_json(body, event_aad(None)),
+        )
+
+    async def recover(self, destination_id: DestinationId, since: datetime) -> Recovered:
+        """Make due again what died at a destination since then, and what it wants and never got.
+
+        Raises NotFound or DestinationDisabled.
+        """
+        await self._hold_enabled(destination_id)
+        dead = await self._connection.fetchrow(sql("deliveries.recover_dead"), destination_id, since)
+        missed = await self._connection.fetch(
+            sql("deliveries.never_attempted"), self._tenant_id, destination_id, since
+        )
+        replayed = await self._connection.fetch(
+            sql("deliveries.replay"),
+            destination_id,
+            [new_delivery_id() for _ in missed],
+            [row["id"] for row in missed],
+        )
+        return Recovered(recovered=dead["recovered"] if dead else 0, replayed=len(replayed))
+
+    async def _lock(self, delivery_id: DeliveryId) -> Record:
+        """Lock a delivery after its destination, the order of every change. Raises NotFound."""
+        await self._connection.execute(sql("deliveries.hold_destination_of"), self._tenant_id, delivery_id)
+        row = await self._connection.fetchrow(sql("deliveries.lock_delivery"), self._tenant_id, delivery_id)
+        if row is None:
+            raise NotFound("no such delivery")
+        return row
+
+    async def _hold_enabled(self, destination_id: DestinationId) -> None:
+        row = await self._connection.fetchrow(
+            sql("deliveries.hold_destination"), self._tenant_id, destination_id
+        )
+        if row is None:
+            raise NotFound("no such destination")
+        if not row["enabled"]:
+            raise DestinationDisabled("the destination is off: turn it on first")
 
 
 def _delivery(row: Record, attempts: int | list[Attempt]) -> Delivery:

@@ -1,8 +1,11 @@
-"""Rows of destinations: where a tenant's documents go, and all that a call there needs, sealed."""
+"""Rows of destinations: where a tenant's documents go, with all that a call there needs, encrypted."""
 
 import base64
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import msgspec
 from asyncpg import Record
@@ -17,35 +20,41 @@ from schemas.destinations import (
     MutualTls,
 )
 from schemas.emr import Page
+from service.domain.audit import Actor
 from service.domain.errors import InvalidRequest, NotFound, TooManyDestinations
-from service.domain.ids import DestinationId, TenantId, new_destination_id
+from service.domain.idempotency import KeyedCall, Reservation
+from service.domain.ids import DestinationId, Lease, TenantId
+from service.store.audit import AuditedUnitRows
 from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
+from service.store.idempotency import IdempotencyKeys
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
 from service.store.tolerant_decryption import UNREADABLE, RowDecryptor
 
 _MASK = "***"
 _TABLE = "destinations"
+# A key is reserved and its answer kept in one transaction: nobody ever sees this lease.
+_LEASE_SECONDS = 60.0
 
 
 def url_aad(destination_id: str) -> str:
-    """Name the place for which a destination's URL is sealed."""
+    """Return the AAD that binds a URL to its destination."""
     return f"destination.url:{destination_id}"
 
 
 def secrets_aad(destination_id: str) -> str:
-    """Name the place for which a destination's signing secrets are sealed."""
+    """Return the AAD that binds signing secrets to their destination."""
     return f"destination.secrets:{destination_id}"
 
 
 def headers_aad(destination_id: str) -> str:
-    """Name the place for which a destination's static headers are sealed."""
+    """Return the AAD that binds static headers to their destination."""
     return f"destination.headers:{destination_id}"
 
 
 def auth_aad(destination_id: str) -> str:
-    """Name the place for which a destination's credentials are sealed."""
+    """Return the AAD that binds credentials to their destination."""
     return f"destination.auth:{destination_id}"
 
 
@@ -80,57 +89,42 @@ def _new_secret() -> str:
 
 
 class DestinationRows:
-    """Where a tenant's documents go."""
+    """The domain's DestinationStore over PostgreSQL, and the destinations as people and EMRs read them."""
 
-    def __init__(self, database: Database, keyring: Keyring, *, max_destinations: int) -> None:
+    def __init__(
+        self, database: Database, keyring: Keyring, keys: IdempotencyKeys, *, max_destinations: int
+    ) -> None:
         self._database = database
         self._keyring = keyring
+        self._keys = keys
         self._max_destinations = max_destinations
 
-    async def add(self, tenant_id: TenantId, request: DestinationCreate) -> Destination:
-        """Insert a destination; the answer is the only place where `secret` ever stands.
-
-        Raises NotFound, or TooManyDestinations when the tenant has as many as it may.
-        """
-        destination_id = new_destination_id()
-        secret = _new_secret()
+    @asynccontextmanager
+    async def changing(self, actor: Actor) -> AsyncIterator["DestinationUnitRows"]:
+        """Open a transaction for an actor in the destinations of its tenant."""
+        await self._keys.load()  # before the transaction: it may need a connection of its own
         async with self._database.transaction() as connection:
-            # Locked: two that are added at once must not both count themselves as the last that is allowed.
-            await connection.execute(sql("destinations.lock_tenant"), tenant_id)
-            most = self._max_destinations
-            count = await connection.fetchrow(sql("destinations.count"), tenant_id, most)
-            if count is not None and count["number"] >= most:
-                raise TooManyDestinations(f"the tenant has {most} destinations: remove one first")
-            row = await connection.fetchrow(
-                sql("destinations.insert"),
-                destination_id,
-                tenant_id,
-                self._keyring.seal(request.url.encode(), url_aad(destination_id)),
-                request.events,
-                request.templates,
-                self._keyring.seal_json([secret], secrets_aad(destination_id)),
-                request.payload,
-                request.format,
-                self._sealed(request.headers, headers_aad(destination_id)),
-                self._sealed(request.auth, auth_aad(destination_id)),
-                request.timeout_seconds,
-                request.rate_per_second,
-                request.enabled,
+            yield DestinationUnitRows(
+                connection, actor, self._keyring, self._keys, max_destinations=self._max_destinations
             )
-        if row is None:
-            raise NotFound("no such tenant")
-        return msgspec.structs.replace(await self._destination(row), secret=secret)
+
+    async def find_key(self, call: KeyedCall) -> Reservation | None:
+        """Return what the call's Idempotency-Key stands for; None when it was not used yet."""
+        hashed = await self._keys.hashed(call)
+        async with self._database.transaction() as connection:
+            return await self._keys.find(connection, hashed)
 
     async def page(self, tenant_id: TenantId, after: PageAfter | None, limit: int) -> Page[Destination]:
         """Return one page of a tenant's destinations, newest first."""
         at, last = after or (None, None)
         rows = await self._database.fetch(sql("destinations.list"), tenant_id, at, last, limit + 1)
-        found = {row["id"]: await self._destination(row) for row in rows[:limit]}
+        found = {row["id"]: await _destination(self._database, self._keyring, row) for row in rows[:limit]}
         return page_of(rows, limit, lambda row: found[row["id"]])
 
     async def one(self, tenant_id: TenantId, destination_id: DestinationId) -> Destination:
         """Return a destination. Raises NotFound."""
-        return await self._destination(await self._one(tenant_id, destination_id))
+        row = await self._one(tenant_id, destination_id)
+        return await _destination(self._database, self._keyring, row)
 
     async def auth(self, tenant_id: TenantId, destination_id: DestinationId) -> Auth | None:
         """Return a destination's credentials, secrets and all: for the doctor, never for an answer.
@@ -140,48 +134,117 @@ class DestinationRows:
         row = await self._one(tenant_id, destination_id)
         return open_auth(self._keyring, destination_id, row["auth_sealed"])
 
-    async def change(
-        self, tenant_id: TenantId, destination_id: DestinationId, change: DestinationChange
-    ) -> Destination:
-        """Change a destination; what waited for it goes out when it is turned on, waits when it is off.
+    async def _one(self, tenant_id: TenantId, destination_id: DestinationId) -> Record:
+        row = await self._database.fetchrow(sql("destinations.one"), tenant_id, destination_id)
+        if row is None:
+            raise NotFound("no such destination")
+        return row
+
+
+class DestinationUnitRows(AuditedUnitRows):
+    """The domain's DestinationUnit over PostgreSQL: one transaction."""
+
+    def __init__(
+        self,
+        connection: LentConnection,
+        actor: Actor,
+        keyring: Keyring,
+        keys: IdempotencyKeys,
+        *,
+        max_destinations: int,
+    ) -> None:
+        super().__init__(connection, actor)
+        self._keyring = keyring
+        self._keys = keys
+        self._max_destinations = max_destinations
+
+    async def reserve_key(self, call: KeyedCall, destination_id: DestinationId) -> Reservation:
+        """Reserve the call's Idempotency-Key for a destination, or return what the key stands for already.
+
+        A second call with the key waits here until the first one's transaction ends.
+        """
+        hashed = await self._keys.hashed(call)
+        lease = Lease(uuid4())
+        reserved = await self._keys.reserve(self._connection, hashed, destination_id, lease, _LEASE_SECONDS)
+        if reserved.kind == "resumed":
+            await self._keys.resume(self._connection, hashed, destination_id, lease, _LEASE_SECONDS)
+        return reserved
+
+    async def keep_answer(self, call: KeyedCall, destination_id: DestinationId, answer: bytes) -> None:
+        """Keep the answer for repeats of the call."""
+        await self._keys.finish(self._connection, await self._keys.hashed(call), destination_id, answer)
+
+    async def add(self, destination_id: DestinationId, request: DestinationCreate) -> Destination:
+        """Insert a destination; `secret` is in this answer and never readable again.
+
+        Raises NotFound, or TooManyDestinations when the tenant has as many as it may.
+        """
+        secret = _new_secret()
+        # Locked: two that are added at once must not both count themselves as the last that is allowed.
+        await self._connection.execute(sql("destinations.lock_tenant"), self._tenant_id)
+        most = self._max_destinations
+        count = await self._connection.fetchrow(sql("destinations.count"), self._tenant_id, most)
+        if count is not None and count["number"] >= most:
+            raise TooManyDestinations(f"the tenant has {most} destinations: remove one first")
+        row = await self._connection.fetchrow(
+            sql("destinations.insert"),
+            destination_id,
+            self._tenant_id,
+            self._keyring.seal(request.url.encode(), url_aad(destination_id)),
+            request.events,
+            request.templates,
+            self._keyring.seal_json([secret], secrets_aad(destination_id)),
+            request.payload,
+            request.format,
+            self._encrypted(request.headers, headers_aad(destination_id)),
+            self._encrypted(request.auth, auth_aad(destination_id)),
+            request.timeout_seconds,
+            request.rate_per_second,
+            request.enabled,
+        )
+        if row is None:
+            raise NotFound("no such tenant")
+        return msgspec.structs.replace(await self._destination(row), secret=secret)
+
+    async def change(self, destination_id: DestinationId, change: DestinationChange) -> Destination:
+        """Change a destination; its deliveries go out when it is turned on and wait when it is off.
 
         Raises NotFound, or InvalidRequest for a new host that would be shown the old one's secrets.
         """
-        async with self._database.transaction() as connection:
-            if change.url:
-                before = await connection.fetchrow(sql("destinations.hold"), tenant_id, destination_id)
-                if before is not None:
-                    await self._check_new_host(connection, before, change)
-            row = await connection.fetchrow(
-                sql("destinations.change"),
-                tenant_id,
-                destination_id,
-                change.enabled,
-                change.events,
-                change.templates,
-                self._keyring.seal(change.url.encode(), url_aad(destination_id)) if change.url else None,
-                change.payload,
-                change.format,
-                change.headers is not UNSET,
-                self._sealed(change.headers, headers_aad(destination_id)),
-                change.auth is not UNSET,
-                self._sealed(change.auth, auth_aad(destination_id)),
-                change.timeout_seconds is not UNSET,
-                change.timeout_seconds or None,
-                change.rate_per_second is not UNSET,
-                change.rate_per_second or None,
+        if change.url:
+            before = await self._connection.fetchrow(
+                sql("destinations.hold"), self._tenant_id, destination_id
             )
-            if row is None:
-                raise NotFound("no such destination")
-            if change.enabled is True:
-                await connection.execute(sql("deliveries.resume"), destination_id)
-            elif change.enabled is False:
-                await connection.execute(sql("deliveries.pause_deliveries"), destination_id, "disabled")
+            if before is not None:
+                await self._check_new_host(before, change)
+        row = await self._connection.fetchrow(
+            sql("destinations.change"),
+            self._tenant_id,
+            destination_id,
+            change.enabled,
+            change.events,
+            change.templates,
+            self._keyring.seal(change.url.encode(), url_aad(destination_id)) if change.url else None,
+            change.payload,
+            change.format,
+            change.headers is not UNSET,
+            self._encrypted(change.headers, headers_aad(destination_id)),
+            change.auth is not UNSET,
+            self._encrypted(change.auth, auth_aad(destination_id)),
+            change.timeout_seconds is not UNSET,
+            change.timeout_seconds or None,
+            change.rate_per_second is not UNSET,
+            change.rate_per_second or None,
+        )
+        if row is None:
+            raise NotFound("no such destination")
+        if change.enabled is True:
+            await self._connection.execute(sql("deliveries.resume"), destination_id)
+        elif change.enabled is False:
+            await self._connection.execute(sql("deliveries.pause_deliveries"), destination_id, "disabled")
         return await self._destination(row)
 
-    async def _check_new_host(
-        self, connection: LentConnection, before: Record, change: DestinationChange
-    ) -> None:
+    async def _check_new_host(self, before: Record, change: DestinationChange) -> None:
         """Refuse to send headers or credentials, which are never shown, to another host than they are for.
 
         A host that cannot be read any more counts as another one.
@@ -193,7 +256,7 @@ class DestinationRows:
         ]
         if not keeps:
             return
-        shown = RowDecryptor(connection, _TABLE, before["id"])
+        shown = RowDecryptor(self._connection, _TABLE, before["id"])
         old = await shown.value(
             "url_sealed", lambda: open_url(self._keyring, before["id"], before["url_sealed"]), ""
         )
@@ -204,90 +267,82 @@ class DestinationRows:
                 field="url",
             )
 
-    async def rotate_secret(
-        self, tenant_id: TenantId, destination_id: DestinationId, overlap_seconds: float
-    ) -> Destination:
-        """Make a new secret; the one before it signs too for so long, one before that no more.
-
-        Raises NotFound.
-        """
-        async with self._database.transaction() as connection:
-            # Locked: of two rotations at once the second keeps what the first one made.
-            row = await connection.fetchrow(sql("destinations.hold"), tenant_id, destination_id)
-            if row is None:
-                raise NotFound("no such destination")
-            current = await self._secrets(RowDecryptor(connection, _TABLE, destination_id), row)
-            secret = _new_secret()
-            kept = [secret, *current] if overlap_seconds else [secret]
-            changed = await connection.fetchrow(
-                sql("destinations.rotate"),
-                destination_id,
-                self._keyring.seal_json(kept, secrets_aad(destination_id)),
-                float(overlap_seconds) if current else 0.0,
-            )
-            if changed is None:  # pragma: no cover - its row is locked
-                raise AssertionError("the destination went away under its lock")
-        return msgspec.structs.replace(await self._destination(changed), secret=secret)
-
-    async def remove(self, tenant_id: TenantId, destination_id: DestinationId) -> None:
-        """Take a destination out of use; what still waits for it is given up. Raises NotFound."""
-        async with self._database.transaction() as connection:
-            row = await connection.fetchrow(sql("destinations.remove"), tenant_id, destination_id)
-            if row is None:
-                raise NotFound("no such destination")
-            await connection.execute(sql("destinations.give_up_deliveries"), destination_id)
-
-    async def _one(self, tenant_id: TenantId, destination_id: DestinationId) -> Record:
-        row = await self._database.fetchrow(sql("destinations.one"), tenant_id, destination_id)
+    async def rotate_secret(self, destination_id: DestinationId, overlap_seconds: float) -> Destination:
+        """Make a new secret; the one before it signs too for so long, older ones no more. Raises NotFound."""
+        # Locked: of two rotations at once the second keeps what the first one made.
+        row = await self._connection.fetchrow(sql("destinations.hold"), self._tenant_id, destination_id)
         if row is None:
             raise NotFound("no such destination")
-        return row
+        shown = RowDecryptor(self._connection, _TABLE, destination_id)
+        current = await _secrets(self._keyring, shown, row)
+        secret = _new_secret()
+        kept = [secret, *current] if overlap_seconds else [secret]
+        changed = await self._connection.fetchrow(
+            sql("destinations.rotate"),
+            destination_id,
+            self._keyring.seal_json(kept, secrets_aad(destination_id)),
+            float(overlap_seconds) if current else 0.0,
+        )
+        if changed is None:  # pragma: no cover - its row is locked
+            raise AssertionError("the destination went away under its lock")
+        return msgspec.structs.replace(await self._destination(changed), secret=secret)
 
-    def _sealed(self, value: dict[str, str] | Auth | UnsetType | None, place: str) -> bytes | None:
+    async def remove(self, destination_id: DestinationId) -> None:
+        """Remove a destination and give up its waiting deliveries. Raises NotFound."""
+        row = await self._connection.fetchrow(sql("destinations.remove"), self._tenant_id, destination_id)
+        if row is None:
+            raise NotFound("no such destination")
+        await self._connection.execute(sql("destinations.give_up_deliveries"), destination_id)
+        await self._keys.erase_answers(self._connection, self._tenant_id, destination_id)
+
+    def _encrypted(self, value: dict[str, str] | Auth | UnsetType | None, aad: str) -> bytes | None:
         if not value or isinstance(value, UnsetType):
             return None
-        return self._keyring.seal_json(value, place)
-
-    async def _secrets(self, shown: RowDecryptor, row: Record) -> list[str]:
-        """Open the secret that signs; none when it cannot be read any more."""
-        return await shown.value(
-            "secrets_sealed",
-            lambda: open_secrets(self._keyring, row["id"], row["secrets_sealed"], is_rotating=False),
-            [],
-        )
+        return self._keyring.seal_json(value, aad)
 
     async def _destination(self, row: Record) -> Destination:
-        """Show a row; what of it cannot be read any more is empty, and given anew it is mended."""
-        destination_id = row["id"]
-        shown = RowDecryptor(self._database, _TABLE, destination_id)
-        url = await shown.value(
-            "url_sealed", lambda: open_url(self._keyring, destination_id, row["url_sealed"]), ""
-        )
-        headers: dict[str, str] = await shown.value(
-            "headers_sealed",
-            lambda: open_headers(self._keyring, destination_id, row["headers_sealed"]),
-            {},
-        )
-        auth = await shown.value(
-            "auth_sealed", lambda: open_auth(self._keyring, destination_id, row["auth_sealed"]), None
-        )
-        await self._secrets(shown, row)  # nothing of it is shown but that it opens
-        return Destination(
-            id=destination_id,
-            url=url,
-            events=row["events"],
-            templates=row["templates"],
-            payload=row["payload"],
-            format=row["format"],
-            headers=dict.fromkeys(headers, _MASK),
-            timeout_seconds=row["timeout_seconds"],
-            rate_per_second=row["rate_per_second"],
-            auth=_shown(auth),
-            enabled=row["enabled"],
-            paused_reason=_paused_reason(row, shown),
-            previous_secret_until=row["previous_until"],
-            created_at=row["created_at"],
-        )
+        return await _destination(self._connection, self._keyring, row)
+
+
+async def _secrets(keyring: Keyring, shown: RowDecryptor, row: Record) -> list[str]:
+    """Open the secret that signs; none when it cannot be read any more."""
+    return await shown.value(
+        "secrets_sealed",
+        lambda: open_secrets(keyring, row["id"], row["secrets_sealed"], is_rotating=False),
+        [],
+    )
+
+
+async def _destination(database: Database | LentConnection, keyring: Keyring, row: Record) -> Destination:
+    """Read a row for an answer; a value that cannot be decrypted any more is empty until it is set again."""
+    destination_id = row["id"]
+    shown = RowDecryptor(database, _TABLE, destination_id)
+    url = await shown.value("url_sealed", lambda: open_url(keyring, destination_id, row["url_sealed"]), "")
+    headers: dict[str, str] = await shown.value(
+        "headers_sealed",
+        lambda: open_headers(keyring, destination_id, row["headers_sealed"]),
+        {},
+    )
+    auth = await shown.value(
+        "auth_sealed", lambda: open_auth(keyring, destination_id, row["auth_sealed"]), None
+    )
+    await _secrets(keyring, shown, row)  # nothing of it is shown but that it opens
+    return Destination(
+        id=destination_id,
+        url=url,
+        events=row["events"],
+        templates=row["templates"],
+        payload=row["payload"],
+        format=row["format"],
+        headers=dict.fromkeys(headers, _MASK),
+        timeout_seconds=row["timeout_seconds"],
+        rate_per_second=row["rate_per_second"],
+        auth=_shown(auth),
+        enabled=row["enabled"],
+        paused_reason=_paused_reason(row, shown),
+        previous_secret_until=row["previous_until"],
+        created_at=row["created_at"],
+    )
 
 
 def _paused_reason(row: Record, shown: RowDecryptor) -> str | None:

@@ -1,104 +1,190 @@
-"""Idempotency keys of create calls: the row that makes one session of all repeats of a call."""
+"""Rows of Idempotency-Keys: each makes one session, destination or document of all repeats of a call."""
 
+from msgspec import Struct
+
+from service.domain.idempotency import KeyedCall, Reservation, Route
 from service.domain.ids import Lease, SessionId, TenantId
 from service.domain.models import SessionPlan
-from service.domain.sessions.creation import Reservation
-from service.store.database import Database
+from service.store.database import Database, LentConnection
 from service.store.encryption import Hasher, Keyring
 from service.store.queries import sql
 from service.store.sessions import SessionRows
 
 # A repeat is recognised for a week: longer than any client's queue of unsent calls should live.
 IDEMPOTENCY_KEPT_SECONDS = 7 * 86_400.0
+# The route whose keys have been hashed without it since the first version.
+_FIRST_ROUTE = "createSession"
 
 
-def answer_aad(session_id: str) -> str:
-    """Return the AAD that binds the kept answer of a create call to its session."""
-    return f"idempotency.answer:{session_id}"
+def answer_aad(object_id: str) -> str:
+    """Return the AAD that binds the kept answer of a call to its session or destination."""
+    return f"idempotency.answer:{object_id}"
 
 
-class IdempotencyRows:
-    """Idempotency keys of create calls; the key itself and the body are kept as keyed hashes only."""
+class HashedCall(Struct, frozen=True, kw_only=True):
+    """A keyed call as its row knows it: the key and the request are kept as keyed hashes only."""
 
-    def __init__(self, database: Database, keyring: Keyring, hasher: Hasher, sessions: SessionRows) -> None:
-        self._database = database
+    tenant_id: TenantId
+    route: Route
+    key_hash: bytes
+    request_hash: bytes
+
+
+class IdempotencyKeys:
+    """The statements on the keys' rows, each in a transaction that the caller has open."""
+
+    def __init__(self, keyring: Keyring, hasher: Hasher) -> None:
         self._keyring = keyring
         self._hasher = hasher
-        self._sessions = sessions
+
+    async def load(self) -> None:
+        """Have the key of the hashes, as Hasher.load."""
+        await self._hasher.load()
+
+    async def hashed(self, call: KeyedCall) -> HashedCall:
+        """Hash a call's key and request. Keys of different routes never meet: their hashes differ."""
+        route = "" if call.route == _FIRST_ROUTE else f"{call.route}\0"
+        return HashedCall(
+            tenant_id=call.tenant_id,
+            route=call.route,
+            key_hash=await self._hasher.hash(
+                "idempotency_key", f"{call.tenant_id}\0{route}{call.key}".encode()
+            ),
+            request_hash=await self._hasher.hash("idempotent_request", call.request),
+        )
 
     async def reserve(
         self,
-        key: str,
-        request: bytes,
+        connection: LentConnection,
+        call: HashedCall,
+        object_id: str,
+        lease: Lease,
+        lease_seconds: float,
+    ) -> Reservation:
+        """Reserve a key for a new session or destination, or return what the key stands for already.
+
+        After `resumed` the key's row is locked, and the caller resumes it.
+        """
+        fresh = await connection.fetchrow(
+            sql("idempotency.begin"),
+            call.tenant_id,
+            call.key_hash,
+            call.request_hash,
+            object_id,
+            lease,
+            lease_seconds,
+            call.route,
+        )
+        if fresh is not None:
+            return Reservation(kind="new", object_id=object_id)
+        # A row that went away between the two statements was forgotten, a week old, at this moment.
+        return await self.find(connection, call) or Reservation(kind="running", object_id=object_id)
+
+    async def find(self, connection: LentConnection, call: HashedCall) -> Reservation | None:
+        """Return what a key stands for, its row locked; None when it was not used yet."""
+        known = await connection.fetchrow(sql("idempotency.lock"), call.tenant_id, call.key_hash)
+        if known is None:
+            return None
+        found = known["session_id"]
+        if known["is_erased"]:
+            return Reservation(kind="erased", object_id=found)
+        if known["request_hash"] != call.request_hash:
+            return Reservation(kind="reused", object_id=found)
+        if known["answer_sealed"] is not None:
+            answer = self._keyring.open(known["answer_sealed"], answer_aad(found))
+            return Reservation(kind="replayed", object_id=found, answer=answer)
+        if not known["lease_is_over"]:
+            return Reservation(kind="running", object_id=found)
+        return Reservation(kind="resumed", object_id=found, since=known["created_at"])
+
+    async def resume(
+        self,
+        connection: LentConnection,
+        call: HashedCall,
+        object_id: str,
+        lease: Lease,
+        lease_seconds: float,
+    ) -> None:
+        """Start a call again whose first try did not end well."""
+        await connection.execute(
+            sql("idempotency.resume"), call.tenant_id, call.key_hash, object_id, lease, lease_seconds
+        )
+
+    async def finish(
+        self, connection: LentConnection, call: HashedCall, object_id: str, answer: bytes
+    ) -> None:
+        """Keep the answer for repeats of the call, encrypted."""
+        sealed = self._keyring.seal(answer, answer_aad(object_id))
+        await connection.execute(sql("idempotency.finish"), call.tenant_id, call.key_hash, sealed)
+
+    async def erase_answers(self, connection: LentConnection, tenant_id: TenantId, object_id: str) -> None:
+        """Erase the kept answers about a session or destination; a repeat learns that it is gone."""
+        await connection.execute(sql("erasure.idempotency"), object_id, tenant_id)
+
+
+class IdempotencyRows:
+    """The domain's IdempotencyStore over PostgreSQL."""
+
+    def __init__(self, database: Database, keys: IdempotencyKeys, sessions: SessionRows) -> None:
+        self._database = database
+        self._keys = keys
+        self._sessions = sessions
+
+    async def reserve_session(
+        self,
+        call: KeyedCall,
         plan: SessionPlan,
         lease: Lease,
         *,
         lease_seconds: float,
         life_seconds: float,
     ) -> Reservation:
-        """Reserve the key and insert the session together, or say what the key stands for already."""
-        tenant_id = plan.tenant_id
-        key_hash = await self._key_hash(tenant_id, key)
-        request_hash = await self._hasher.hash("idempotent_request", request)
+        """Reserve the key and insert the session together, or return what the key stands for already."""
+        hashed = await self._keys.hashed(call)
         session = await self._sessions.insert_arguments(
             plan, lease, lease_seconds=lease_seconds, life_seconds=life_seconds
         )
         async with self._database.transaction() as connection:
-            fresh = await connection.fetchrow(
-                sql("idempotency.begin"),
-                tenant_id,
-                key_hash,
-                request_hash,
-                plan.id,
-                lease,
-                lease_seconds,
-            )
-            if fresh is not None:
+            reserved = await self._keys.reserve(connection, hashed, plan.id, lease, lease_seconds)
+            if reserved.kind == "new":
                 await connection.execute(sql("sessions.insert"), *session)
-                return Reservation(kind="new", session_id=plan.id)
-            known = await connection.fetchrow(sql("idempotency.lock"), tenant_id, key_hash)
-            if known is None:
-                return Reservation(kind="running", session_id=plan.id)
-            found = SessionId(known["session_id"])
-            if known["is_erased"]:
-                return Reservation(kind="erased", session_id=found)
-            if known["request_hash"] != request_hash:
-                return Reservation(kind="reused", session_id=found)
-            if known["answer_sealed"] is not None:
-                answer = self._keyring.open(known["answer_sealed"], answer_aad(found))
-                return Reservation(kind="replayed", session_id=found, answer=answer)
-            if not known["lease_is_over"]:
-                return Reservation(kind="running", session_id=found)
-            # A session that the vendor refused, or never had, is not brought back: the call starts anew.
-            is_dead = known["session_status"] in {None, "failed"}
-            session_id = plan.id if is_dead else found
-            await connection.execute(
-                sql("idempotency.resume"), tenant_id, key_hash, session_id, lease, lease_seconds
+            if reserved.kind != "resumed":
+                return reserved
+            state = await connection.fetchrow(
+                sql("idempotency.session_state"), call.tenant_id, reserved.object_id
             )
+            # A session that the vendor refused or never had is not revived: the call makes a new one.
+            is_dead = state is None or state["status"] == "failed"
+            session_id = plan.id if is_dead else SessionId(reserved.object_id)
+            await self._keys.resume(connection, hashed, session_id, lease, lease_seconds)
             if is_dead:
                 await connection.execute(sql("sessions.insert"), *session)
-                return Reservation(kind="new", session_id=session_id)
-            is_owed = known["session_owed"] == "create"
-            return Reservation(kind="resumed" if is_owed else "established", session_id=session_id)
+                return Reservation(kind="new", object_id=session_id)
+            is_pending = state is not None and state["owed"] == "create"
+            return Reservation(kind="resumed" if is_pending else "established", object_id=session_id)
 
-    async def finish(self, tenant_id: TenantId, key: str, session_id: SessionId, answer: bytes) -> None:
+    async def reserve(
+        self, call: KeyedCall, session_id: SessionId, lease: Lease, *, lease_seconds: float
+    ) -> Reservation:
+        """Reserve the key for a call about a session, or return what the key stands for already."""
+        hashed = await self._keys.hashed(call)
+        async with self._database.transaction() as connection:
+            reserved = await self._keys.reserve(connection, hashed, session_id, lease, lease_seconds)
+            if reserved.kind == "resumed":
+                await self._keys.resume(connection, hashed, session_id, lease, lease_seconds)
+            return reserved
+
+    async def finish(self, call: KeyedCall, session_id: SessionId, answer: bytes) -> None:
         """Keep the answer that every repeat will get."""
-        await self._database.execute(
-            sql("idempotency.finish"),
-            tenant_id,
-            await self._key_hash(tenant_id, key),
-            self._keyring.seal(answer, answer_aad(session_id)),
-        )
+        hashed = await self._keys.hashed(call)
+        async with self._database.connection() as connection:
+            await self._keys.finish(connection, hashed, session_id, answer)
 
-    async def abandon(self, tenant_id: TenantId, key: str, lease: Lease) -> None:
-        """The call failed: the same key may try again at once."""
-        await self._database.execute(
-            sql("idempotency.abandon"), tenant_id, await self._key_hash(tenant_id, key), lease
-        )
+    async def abandon(self, call: KeyedCall, lease: Lease) -> None:
+        """End the lease of a call that failed: the same key may try again at once."""
+        hashed = await self._keys.hashed(call)
+        await self._database.execute(sql("idempotency.abandon"), call.tenant_id, hashed.key_hash, lease)
 
     async def forget_old(self) -> None:
         """Delete keys beyond the time for which a repeat is recognised."""
         await self._database.execute(sql("idempotency.forget"), IDEMPOTENCY_KEPT_SECONDS)
-
-    async def _key_hash(self, tenant_id: TenantId, key: str) -> bytes:
-        return await self._hasher.hash("idempotency_key", f"{tenant_id}\0{key}".encode())

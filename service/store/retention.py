@@ -1,25 +1,14 @@
-"""Content and rows that are kept for so many days and no longer, as each tenant wants it."""
+"""Erases the content and deletes the rows of sessions that were kept as long as their tenant wants."""
 
-from asyncpg import Record
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
-from schemas.emr import Tenant
-from service.domain.errors import InvalidRequest, NotFound
 from service.domain.ids import SessionId, TenantId
 from service.store.database import Database
 from service.store.queries import sql
 from service.store.session_updates import audit, count_rows, erase_rows
-from service.store.tenants import tenant_of
 
-# Who erases, in the trail.
+# The actor of erasures in the audit trail.
 ACTOR = "retention"
-
-
-class RetentionChange(Struct, frozen=True, kw_only=True):
-    """For how many days content and rows are kept from now on; None is for ever, UNSET stays as it is."""
-
-    content_days: int | UnsetType | None = UNSET
-    metadata_days: int | UnsetType | None = UNSET
 
 
 class Kept(Struct, frozen=True):
@@ -34,25 +23,6 @@ class RetentionRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    async def change(self, tenant_id: TenantId, change: RetentionChange) -> Tenant:
-        """Change how long a tenant's content and rows are kept. Raises NotFound or InvalidRequest."""
-        async with self._database.transaction() as connection:
-            row = await connection.fetchrow(sql("retention.lock"), tenant_id)
-            if row is None:
-                raise NotFound("no such tenant")
-            content = row["keep_content_days"] if change.content_days is UNSET else change.content_days
-            metadata = row["keep_metadata_days"] if change.metadata_days is UNSET else change.metadata_days
-            if content is not None and metadata is not None and metadata < content:
-                raise InvalidRequest("rows cannot go before their content", field="metadata_days")
-            changed: Record | None = await connection.fetchrow(
-                sql("retention.set"), tenant_id, content, metadata
-            )
-            if changed is None:  # pragma: no cover - its row is locked
-                raise NotFound("no such tenant")
-            facts = {"content_days": content, "metadata_days": metadata}
-            await audit(connection, tenant_id, "cli", "retention.changed", tenant_id, facts)
-        return tenant_of(changed)
 
     async def due(self, limit: int, *, rows: bool) -> list[Kept]:
         """Return sessions whose content, or with `rows` whose rows, were kept long enough."""

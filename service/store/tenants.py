@@ -1,13 +1,19 @@
 """Tenants: the hospitals that share an installation, each with its defaults and retention."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import msgspec
 from asyncpg import Record
 
 from schemas.emr import Tenant, TenantDefaults
+from service.domain.audit import Actor
 from service.domain.errors import NotFound
-from service.domain.ids import TenantId, new_tenant_id
+from service.domain.ids import TenantId
+from service.domain.tenants.changes import Retention
 from service.domain.vendor_accounts import VendorAccount
-from service.store.database import Database
+from service.store.audit import AuditedUnitRows
+from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
 from service.store.queries import sql
 
@@ -18,22 +24,17 @@ def account_aad(tenant_id: TenantId) -> str:
 
 
 class TenantRows:
-    """The rows of tenants."""
+    """The domain's TenantStore over PostgreSQL, and the tenants as operators read them."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
         self._keyring = keyring
 
-    async def add(self, name: str, defaults: TenantDefaults, account: VendorAccount | None = None) -> Tenant:
-        """Insert a tenant, with a vendor account of its own or sharing the default one."""
-        tenant_id = new_tenant_id()
-        sealed = self._keyring.seal_json(account, account_aad(tenant_id)) if account else None
-        row = await self._database.fetchrow(
-            sql("tenants.insert"), tenant_id, name, msgspec.to_builtins(defaults), sealed
-        )
-        if row is None:  # pragma: no cover - INSERT … RETURNING always returns its row
-            raise AssertionError("the new tenant returned no row")
-        return tenant_of(row)
+    @asynccontextmanager
+    async def changing(self, actor: Actor) -> AsyncIterator["TenantUnitRows"]:
+        """Open a transaction for an actor in the row of its tenant."""
+        async with self._database.transaction() as connection:
+            yield TenantUnitRows(connection, actor, self._keyring)
 
     async def list_tenants(self) -> list[Tenant]:
         """Return every tenant, oldest first."""
@@ -43,6 +44,40 @@ class TenantRows:
         """Return one tenant. Raises NotFound."""
         row = await self._database.fetchrow(sql("tenants.get"), tenant_id)
         if row is None:
+            raise NotFound("no such tenant")
+        return tenant_of(row)
+
+
+class TenantUnitRows(AuditedUnitRows):
+    """The domain's TenantUnit over PostgreSQL: one transaction."""
+
+    def __init__(self, connection: LentConnection, actor: Actor, keyring: Keyring) -> None:
+        super().__init__(connection, actor)
+        self._keyring = keyring
+
+    async def add(self, name: str, defaults: TenantDefaults, account: VendorAccount | None) -> Tenant:
+        """Insert the tenant, with a vendor account of its own or sharing the default one."""
+        sealed = self._keyring.seal_json(account, account_aad(self._tenant_id)) if account else None
+        row = await self._connection.fetchrow(
+            sql("tenants.insert"), self._tenant_id, name, msgspec.to_builtins(defaults), sealed
+        )
+        if row is None:  # pragma: no cover - INSERT … RETURNING always returns its row
+            raise AssertionError("the new tenant returned no row")
+        return tenant_of(row)
+
+    async def lock_retention(self) -> Retention:
+        """Return for how long its content and rows are kept; its row is locked. Raises NotFound."""
+        row = await self._connection.fetchrow(sql("tenants.lock_retention"), self._tenant_id)
+        if row is None:
+            raise NotFound("no such tenant")
+        return Retention(content_days=row["keep_content_days"], metadata_days=row["keep_metadata_days"])
+
+    async def set_retention(self, retention: Retention) -> Tenant:
+        """Keep its content and rows for so long from now on."""
+        row = await self._connection.fetchrow(
+            sql("tenants.set_retention"), self._tenant_id, retention.content_days, retention.metadata_days
+        )
+        if row is None:  # pragma: no cover - its row is locked
             raise NotFound("no such tenant")
         return tenant_of(row)
 

@@ -10,9 +10,12 @@ import pytest
 
 from schemas.emr import TenantDefaults
 from service.bootstrap.container import Stores, open_stores
+from service.domain.api_keys.changes import ApiKeys
 from service.domain.errors import AccountInUse
 from service.domain.ids import TenantId
-from service.domain.vendor_accounts import AccountChange, Credentials, VendorAccount
+from service.domain.tenants.changes import Tenants
+from service.domain.vendor_account_changes import VendorAccounts
+from service.domain.vendor_accounts import AccountChange, Credentials
 from tests.api.asking import hook, problem, signature, v2_event
 from tests.bridge import WEBHOOK_SECRET, Bridge, open_bridge
 
@@ -85,10 +88,12 @@ async def open_two(database_url: str, redis_url: str, *secrets: str, **changes: 
             clients=CLIENTS, static_tokens=["sandbox-token", *OTHER_TOKENS], token_accounts=OTHER_TOKENS,
             webhooks_enabled=False,
         )  # fmt: skip
-        own = VendorAccount(credentials=client_of("hospital"), webhook_secrets=secrets)
-        added = await rows.tenants.add("hospital", TenantDefaults(templates=["eka_emr_template"]), own)
+        own = AccountChange(credentials=client_of("hospital"), webhook_secrets=secrets)
+        added = await Tenants(rows.tenants).add(
+            "hospital", TenantDefaults(templates=["eka_emr_template"]), own
+        )
         tenant_id = TenantId(added.id)
-        key = await rows.api_keys.add(tenant_id, "emr")
+        key = await ApiKeys(rows.api_keys).add(tenant_id, "emr")
         yield Two(bridge, rows, tenant_id, await bridge.client(str(key.key)))
 
 
@@ -177,7 +182,7 @@ async def test_all_of_the_tenant_s_secrets_are_believed(two: Two) -> None:
     session_id = await two.bridge.dictate()
     tenant_id = two.bridge.tenant_id
     change = AccountChange(credentials=client_of("clinic"), webhook_secrets=("newer", "older"))
-    await two.rows.accounts.change(tenant_id, change, force=False)
+    await VendorAccounts(two.rows.accounts).change(tenant_id, change, force=False)
     for secret in ("newer", "older"):
         answer = await two.hook(v2_event(session_id), tenant_id, secret=secret)
         assert answer.status_code == 200
@@ -187,7 +192,7 @@ async def test_sessions_keep_the_account_that_they_began_with(two: Two) -> None:
     await two.bridge.start_worker()
     before = await two.bridge.create()
     tenant_id = two.bridge.tenant_id
-    await two.rows.accounts.change(
+    await VendorAccounts(two.rows.accounts).change(
         tenant_id,
         AccountChange(credentials=client_of("clinic"), webhook_secrets=("clinic-key",)),
         force=False,
@@ -200,13 +205,13 @@ async def test_sessions_keep_the_account_that_they_began_with(two: Two) -> None:
         assert (await two.bridge.put(session["id"], 0)).status_code == 200
         assert (await two.bridge.end(session["id"], chunks=1)).status_code == 202
     with pytest.raises(AccountInUse):
-        await two.rows.accounts.clear(tenant_id)
+        await VendorAccounts(two.rows.accounts).clear(tenant_id)
     assert (await hook(two.bridge, v2_event(before["id"]))).json() == {"status": "accepted"}
     answer = await two.hook(v2_event(after["id"]), tenant_id, secret="clinic-key")
     assert answer.json() == {"status": "accepted"}
     for session in (before, after):
         await two.bridge.reach(session["id"], "completed")
-    await two.rows.accounts.clear(tenant_id)
+    await VendorAccounts(two.rows.accounts).clear(tenant_id)
     again = await two.bridge.create()
     assert await two.at_vendor("sandbox-token", again["id"]) == 202
     # Kept secrets open the door for a while; an account that is gone has no session to act on.
@@ -217,7 +222,7 @@ async def test_credentials_that_the_vendor_took_back_are_replaced_without_a_rest
     await two.start()
     await two.bridge.vendor_settings(clients=CLIENTS | {"hospital": "rotated"})
     (await two.bridge.vendor.post("/_control/tokens/expire")).raise_for_status()
-    await two.rows.accounts.change(
+    await VendorAccounts(two.rows.accounts).change(
         two.tenant_id,
         AccountChange(credentials=Credentials(client_id="hospital", client_secret="rotated")),
         force=False,
@@ -227,7 +232,7 @@ async def test_credentials_that_the_vendor_took_back_are_replaced_without_a_rest
 
 
 async def test_an_account_without_good_credentials_fails_alone(two: Two) -> None:
-    await two.rows.accounts.change(
+    await VendorAccounts(two.rows.accounts).change(
         two.tenant_id,
         AccountChange(credentials=Credentials(client_id="hospital", client_secret="wrong-one")),
         force=False,

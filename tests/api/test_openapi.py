@@ -163,7 +163,8 @@ async def test_parameters_of_the_contract_are_told(document: dict[str, Any]) -> 
         parameters = operations(document)[method, path].get("parameters", [])
         return {(each["in"], each["name"]) for each in parameters}
 
-    assert ("header", "Idempotency-Key") in named("post", "/v1/sessions")
+    for path in ("/v1/sessions", "/v1/destinations", "/v1/sessions/{session_id}/documents"):
+        assert ("header", "Idempotency-Key") in named("post", path), path
     assert ("query", "wait") in named("get", "/v1/sessions/{session_id}")
     assert ("header", "Last-Event-ID") in named("get", "/v1/sessions/{session_id}/events")
     assert {

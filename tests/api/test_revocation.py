@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from service.bootstrap.container import open_stores
+from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import KeyId
 from tests.api.asking import problem
 from tests.api.test_events_stream import follow
@@ -16,13 +17,13 @@ from tests.bridge import Bridge
 
 async def make_key(house: Bridge) -> tuple[KeyId, str]:
     async with open_stores(house.settings) as rows:
-        key = await rows.api_keys.add(house.tenant_id, "emr")
+        key = await ApiKeys(rows.api_keys).add(house.tenant_id, "emr")
         return KeyId(key.id), str(key.key)
 
 
 async def revoke(house: Bridge, key_id: KeyId) -> None:
     async with open_stores(house.settings) as rows:
-        await rows.api_keys.revoke(house.tenant_id, key_id)
+        await ApiKeys(rows.api_keys).revoke(house.tenant_id, key_id)
 
 
 async def test_the_next_call_on_every_pod_is_refused(house: Bridge) -> None:

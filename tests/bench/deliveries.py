@@ -13,8 +13,10 @@ from msgspec import Struct
 
 from schemas.destinations import DestinationCreate
 from schemas.emr import TenantDefaults
-from service.bootstrap.container import open_stores
+from service.bootstrap.container import make_destinations, open_stores
+from service.domain.audit import Actor
 from service.domain.ids import TenantId
+from service.domain.tenants.changes import Tenants
 from service.store.results import event_aad
 from tests.bench.installation import open_installation
 from tests.bench.peers import open_listening
@@ -121,16 +123,18 @@ async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
     database_url = rig.environment["EKABRIDGE_DATABASE_URL"]
     connection = await asyncpg.connect(database_url)
     await connection.execute("DELETE FROM attempts; DELETE FROM deliveries; DELETE FROM events")
-    async with open_stores(make_settings(database_url, "redis://unused")) as rows:
-        tenant_id = TenantId((await rows.tenants.add("bench", TenantDefaults())).id)
-        made = [(await rows.destinations.add(tenant_id, DestinationCreate(url=url))).id for url in urls]
+    settings = make_settings(database_url, "redis://unused")
+    async with open_stores(settings) as rows:
+        actor = Actor.operator(TenantId((await Tenants(rows.tenants).add("bench", TenantDefaults())).id))
+        destinations = make_destinations(settings, rows)
+        made = [(await destinations.add(actor, DestinationCreate(url=url))).id for url in urls]
         sealed = rows.keyring.seal_json(_BODY, event_aad(None))
     first = await connection.fetchval("SELECT coalesce(max(id), 0) + 1 FROM events")
     await connection.execute(
-        "INSERT INTO events (id, tenant_id, type, body_sealed) OVERRIDING SYSTEM VALUE "
+        "INSERT INTO events (id, actor.tenant_id, type, body_sealed) OVERRIDING SYSTEM VALUE "
         "SELECT $1 + n, $2, 'document.ready', $3 FROM generate_series(0, $4::int - 1) n",
         first,
-        tenant_id,
+        actor.tenant_id,
         sealed,
         deliveries,
     )
@@ -139,9 +143,9 @@ async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
     now = await connection.fetchval("SELECT now()")
     await connection.copy_records_to_table(
         "deliveries",
-        columns=("id", "tenant_id", "event_id", "destination_id", "type", "next_at"),
+        columns=("id", "actor.tenant_id", "event_id", "destination_id", "type", "next_at"),
         records=[
-            (f"msg_{token_hex(12)}", tenant_id, first + n, made[n % len(made)], "document.ready", now)
+            (f"msg_{token_hex(12)}", actor.tenant_id, first + n, made[n % len(made)], "document.ready", now)
             for n in range(deliveries)
         ],
     )

@@ -33,7 +33,7 @@ _PAGE = Path(__file__).parents[2] / "docs" / "growth.md"
 # Why a statement takes longer at the large one, where it does.
 _DAYS = "more days that are over to add up, 4,000 against 4"
 WHY = {
-    "delivery_recovery.recover_dead": "planned anew each time (0.3 ms); at the small one a plan is kept",
+    "deliveries.recover_dead": "planned anew each time (0.3 ms); at the small one a plan is kept",
     "reencryption.read_documents": "a hundred rows that lie further apart; while keys are rotated",
     "reencryption.read_sessions": "a hundred rows that lie further apart; while keys are rotated",
     "ledger.count (all)": _DAYS,

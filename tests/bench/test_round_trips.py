@@ -7,7 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from schemas.emr import TenantDefaults
 from service.bootstrap.container import open_stores
-from service.domain.vendor_accounts import Credentials, VendorAccount
+from service.domain.tenants.changes import Tenants
+from service.domain.vendor_accounts import AccountChange, Credentials
 from tests.bridge import WEBHOOK_SECRET, make_settings, open_bridge
 
 _SYNC = ord("S")
@@ -100,11 +101,11 @@ async def test_nor_does_a_webhook_of_a_tenant_s_own_account_cost_more(
 ) -> None:
     wire = Wire()
     async with wire.listening(database_url) as through, open_bridge(through, redis_url) as bridge:
-        own = VendorAccount(
+        own = AccountChange(
             credentials=Credentials(token="sandbox-token"), webhook_secrets=("hospital-signing-key",)
         )
         async with open_stores(make_settings(database_url, redis_url)) as rows:
-            tenant = await rows.tenants.add("hospital", TenantDefaults(), own)
+            tenant = await Tenants(rows.tenants).add("hospital", TenantDefaults(), own)
 
         async def send(session_id: str) -> list[str]:
             answer = await bridge.vendor.post(

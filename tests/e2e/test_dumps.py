@@ -18,8 +18,10 @@ from websockets.asyncio.client import connect
 
 from schemas.emr import TenantDefaults
 from service.bootstrap.container import open_stores
+from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import TenantId
-from service.domain.vendor_accounts import Credentials, VendorAccount
+from service.domain.tenants.changes import Tenants
+from service.domain.vendor_accounts import AccountChange, Credentials
 from service.sandbox.serving import serve_app
 from tests.bridge import ENCRYPTION_KEY, WEBHOOK_SECRET, encoded_key, make_settings
 from tests.e2e.rig import Rig, Running, open_rig, until
@@ -155,7 +157,7 @@ async def own_account(needles: Needles, rig: Rig, database_url: str) -> str:
     secret = needles.make("hospital-secret")
     known = {"clients": {"sandbox": "sandbox-secret", "hospital": secret}}
     (await rig.vendor.patch("/_control/settings", json=known)).raise_for_status()
-    account = VendorAccount(
+    account = AccountChange(
         credentials=Credentials(
             client_id="hospital", client_secret=secret, sharing_key=needles.make("sharing")
         ),
@@ -163,8 +165,8 @@ async def own_account(needles: Needles, rig: Rig, database_url: str) -> str:
     )
     async with open_stores(make_settings(database_url, "redis://unused")) as rows:
         defaults = TenantDefaults(templates=["eka_emr_template"])
-        tenant = await rows.tenants.add("hospital", defaults, account)
-        return needles.keep(str((await rows.api_keys.add(TenantId(tenant.id), "admin")).key))
+        tenant = await Tenants(rows.tenants).add("hospital", defaults, account)
+        return needles.keep(str((await ApiKeys(rows.api_keys).add(TenantId(tenant.id), "admin")).key))
 
 
 async def destinations(needles: Needles, rig: Rig, api: httpx2.AsyncClient, oauth: str) -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from schemas.destinations import DestinationCreate
 from schemas.emr import TenantDefaults
-from service.bootstrap.container import open_stores
+from service.bootstrap.container import make_destinations, open_stores
+from service.domain.audit import Actor
 from service.domain.ids import TenantId
+from service.domain.tenants.changes import Tenants
 from service.store.results import event_aad
 from tests.api.asking import until
 from tests.bridge import Bridge
@@ -55,12 +57,14 @@ async def silent_server() -> AsyncIterator[SilentServer]:
 async def fill(bridge: Bridge, silent: SilentServer, tenants: int) -> None:
     """Let documents wait for 300 silent destinations of so many tenants."""
     async with open_stores(bridge.settings) as rows:
-        names = [(await rows.tenants.add(f"t{n}", TenantDefaults())).id for n in range(tenants)]
-        made = []
+        names = [(await Tenants(rows.tenants).add(f"t{n}", TenantDefaults())).id for n in range(tenants)]
+        made, destinations = [], make_destinations(bridge.settings, rows)
         for number in range(SILENT):
             request = DestinationCreate(url=f"{silent.url}/{number}", timeout_seconds=120)
             tenant_id = names[number % tenants]
-            made.append((tenant_id, (await rows.destinations.add(TenantId(tenant_id), request)).id))
+            made.append(
+                (tenant_id, (await destinations.add(Actor.operator(TenantId(tenant_id)), request)).id)
+            )
         sealed = rows.keyring.seal_json({"type": "document.ready"}, event_aad(None))
     for tenant_id, destination_id in made:
         await bridge.database.execute(

@@ -32,6 +32,7 @@ _LEASED = "fenced by a lease, which only who claimed the row has"
 _WORKER = "the worker goes over all tenants"
 _FOUND = "of rows that were found by their tenant before"
 _CAPABILITY = "whoever shows a session's capability may stream to it, whatever his tenant"
+_ACTOR = "in a transaction that was opened for an actor of the tenant"
 _OPERATOR = "the operator's commands are about all tenants"
 
 # Statement, or a whole file of them → why it names no tenant.
@@ -81,12 +82,12 @@ STATEMENTS = {
     "ledger.oldest_count": _WORKER,
     "ledger.unfold": _WORKER,
     "ledger.fold": "a day of all tenants, each counted by itself",
-    "delivery_recovery.add_ping": "in a transaction that holds the destination by its tenant",
-    "delivery_recovery.replay": _FOUND,
-    "delivery_recovery.recover_dead": "in a transaction that holds the destination by its tenant",
-    "delivery_recovery.confirm": _LOCKED,
-    "delivery_recovery.supersede": _LOCKED,
-    "delivery_recovery.obstacle": _LOCKED,
+    "deliveries.add_ping": "in a transaction that holds the destination by its tenant",
+    "deliveries.replay": _FOUND,
+    "deliveries.recover_dead": "in a transaction that holds the destination by its tenant",
+    "deliveries.confirm": _LOCKED,
+    "deliveries.supersede": _LOCKED,
+    "deliveries.obstacle": _LOCKED,
     "reencryption": _WORKER,
     "retention.due": _WORKER,
     "retention.hold": _WORKER,
@@ -123,8 +124,14 @@ STATEMENTS = {
 
 # Method, or a whole class of them → why it is not told the tenant.
 METHODS = {
-    "TenantRows.add": "it makes the tenant",
     "TenantRows.list_tenants": _OPERATOR,
+    "AuditedUnitRows": _ACTOR,
+    "TenantUnitRows": _ACTOR,
+    "ApiKeyUnitRows": _ACTOR,
+    "VendorAccountUnitRows": _ACTOR,
+    "DestinationUnitRows": _ACTOR,
+    "DeliveryUnitRows": _ACTOR,
+    "IdempotencyKeys.load": "one secret for the installation",
     "ApiKeyRows.hash_of": "it hashes what was shown",
     "ApiKeyRows.principals": "it finds out who asks",
     "ApiKeyRows.active_keys": "of keys that were let in before: it finds out whether they still are",
@@ -190,9 +197,9 @@ HANDLER_CALLS = {
 }
 SERVICES = frozenset(
     {
-        "additional_documents", "api_keys", "audio", "audit", "deliveries", "destinations", "ledger",
-        "lifecycle", "medscribe_queries", "medscribe_tokens", "read_audit", "recovery", "session_creator",
-        "session_queries", "session_updates", "streams", "webhooks",
+        "additional_documents", "api_keys", "audio", "audit", "deliveries", "delivery_rows", "destinations",
+        "destination_rows", "ledger", "lifecycle", "medscribe_queries", "medscribe_tokens", "read_audit",
+        "session_creator", "session_queries", "session_updates", "streams", "webhooks",
     }
 )  # fmt: skip
 

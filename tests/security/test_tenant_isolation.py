@@ -247,6 +247,8 @@ async def test_no_list_holds_what_is_another_tenant_s(owner: Owner) -> None:
                 assert answer.status_code == 200, answer.text
                 assert not any(mark in answer.text for mark in marks), address
                 found = answer.json()
+                if path == "/v1/audit":  # a stranger's trail begins with how it was made
+                    found["items"] = [each for each in found["items"] if each["actor"] != "cli"]
                 assert (found["items"] == []) if "items" in found else (not any(found.values())), address
 
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import asyncpg
 
-from schemas.destinations import DestinationCreate
+from schemas.destinations import DestinationChange, DestinationCreate
 from schemas.emr import TenantDefaults
 from service.bootstrap.container import Stores
+from service.domain.audit import Actor
+from service.domain.deliveries.recovery import Deliveries
+from service.domain.destinations.changes import Destinations
 from service.domain.ids import (
     DEFAULT_ACCOUNT,
     UNFILTERED,
@@ -34,6 +37,8 @@ from service.domain.models import (
     VendorSession,
 )
 from service.domain.results.fetching import ResultFetcher
+from service.domain.tenants.changes import Tenants
+from service.domain.vendor_account_changes import VendorAccounts
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import (
     NOTE,
@@ -50,8 +55,12 @@ DETAILS = SessionDetails(
 )
 
 
+async def accept_call(_: DestinationCreate | DestinationChange) -> None:
+    """Check nothing of a destination: the store is asked with whatever a test gives it."""
+
+
 async def new_tenant(rows: Stores, name: str = "first") -> TenantId:
-    return TenantId((await rows.tenants.add(name, TenantDefaults())).id)
+    return TenantId((await Tenants(rows.tenants).add(name, TenantDefaults())).id)
 
 
 @dataclass
@@ -61,6 +70,22 @@ class House:
     rows: Stores
     connection: asyncpg.Connection
     tenant_id: TenantId
+
+    @property
+    def actor(self) -> Actor:
+        return Actor.operator(self.tenant_id)
+
+    @property
+    def destinations(self) -> Destinations:
+        return Destinations(store=self.rows.destinations, check=accept_call)
+
+    @property
+    def deliveries(self) -> Deliveries:
+        return Deliveries(self.rows.deliveries)
+
+    @property
+    def accounts(self) -> VendorAccounts:
+        return VendorAccounts(self.rows.accounts)
 
     def plan(self, **fields: Any) -> SessionPlan:
         return make_plan(
@@ -141,7 +166,7 @@ class House:
         return session_id
 
     async def add_destination(self, url: str = "https://emr.example/hooks", **fields: Any) -> Any:
-        return await self.rows.destinations.add(self.tenant_id, DestinationCreate(url=url, **fields))
+        return await self.destinations.add(self.actor, DestinationCreate(url=url, **fields))
 
     async def claim_deliveries(
         self,

@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from schemas.emr import TenantDefaults
+from service.domain.api_keys.changes import ApiKeys
 from service.domain.errors import AccountInUse, InvalidRequest, NotFound
 from service.domain.ids import Account, TenantId
+from service.domain.tenants.changes import Tenants
 from service.domain.vendor_accounts import AccountChange, Credentials, VendorAccount
 from service.store.encryption import SealError
 from tests.bridge import principal_of
@@ -18,6 +20,7 @@ from tests.unit.makers import NOTE, make_lease
 OWN = VendorAccount(
     credentials=Credentials(client_id="hospital", client_secret="hush-hush"), webhook_secrets=("psst", "old")
 )
+OWN_CHANGE = AccountChange(credentials=OWN.credentials, webhook_secrets=OWN.webhook_secrets)
 UNKNOWN = TenantId("ten_ffffffffffffffffffffffff")
 
 
@@ -27,7 +30,7 @@ def change_to(**credentials: str) -> AccountChange:
 
 async def hospital(house: House) -> TenantId:
     """A tenant with an account of its own."""
-    return TenantId((await house.rows.tenants.add("hospital", TenantDefaults(), OWN)).id)
+    return TenantId((await Tenants(house.rows.tenants).add("hospital", TenantDefaults(), OWN_CHANGE)).id)
 
 
 async def own_session(house: House, tenant_id: TenantId, **fields: object) -> str:
@@ -47,7 +50,7 @@ async def test_it_is_found_again_and_nobody_reads_it_in_the_database(house: Hous
 async def test_a_user_s_login_is_sealed_as_well(house: House) -> None:
     login = Credentials(username="ward seven", password="pässword one")
     tenant_id = house.tenant_id
-    await house.rows.accounts.change(tenant_id, AccountChange(credentials=login), force=False)
+    await house.accounts.change(tenant_id, AccountChange(credentials=login), force=False)
     assert await house.rows.accounts.own(tenant_id) == VendorAccount(credentials=login)
     sealed = await house.connection.fetchval("SELECT account_sealed FROM tenants WHERE id = $1", tenant_id)
     for secret in ("ward seven", "pässword", "ssword one"):
@@ -71,7 +74,7 @@ async def test_tenants_say_whether_they_have_one_and_keys_whose_they_are(house: 
     listed = {each.id: each.own_account for each in await house.rows.tenants.list_tenants()}
     assert listed == {house.tenant_id: False, tenant_id: True}
     for tenant, account in ((tenant_id, tenant_id), (house.tenant_id, "default")):
-        key = await house.rows.api_keys.add(tenant, "emr")
+        key = await ApiKeys(house.rows.api_keys).add(tenant, "emr")
         principal = await principal_of(house.rows.api_keys, str(key.key))
         assert principal is not None
         assert principal.account == account
@@ -84,9 +87,7 @@ async def test_a_change_leaves_the_rest_and_forgets_the_old_tokens(house: House)
     await house.rows.tokens.store(account, lease, b"{}")
     assert (await house.rows.tokens.read(account)).tokens == b"{}"
 
-    changed = await house.rows.accounts.change(
-        tenant_id, AccountChange(webhook_secrets=("new",)), force=False
-    )
+    changed = await house.accounts.change(tenant_id, AccountChange(webhook_secrets=("new",)), force=False)
     assert changed.own_account
     assert await house.rows.accounts.own(tenant_id) == VendorAccount(
         credentials=OWN.credentials, webhook_secrets=("new",)
@@ -98,23 +99,23 @@ async def test_a_change_leaves_the_rest_and_forgets_the_old_tokens(house: House)
 
 async def test_a_tenant_gets_one_later_and_gives_it_back(house: House) -> None:
     tenant_id = house.tenant_id
-    assert (await house.rows.accounts.change(tenant_id, change_to(token="t"), force=False)).own_account
+    assert (await house.accounts.change(tenant_id, change_to(token="t"), force=False)).own_account
     assert (await house.rows.accounts.own(tenant_id)) == VendorAccount(credentials=Credentials(token="t"))
-    assert not (await house.rows.accounts.clear(tenant_id)).own_account
+    assert not (await house.accounts.clear(tenant_id)).own_account
     assert await house.rows.accounts.own(tenant_id) is None
-    assert not (await house.rows.accounts.clear(tenant_id)).own_account
+    assert not (await house.accounts.clear(tenant_id)).own_account
 
 
 async def test_mistakes_change_nothing(house: House) -> None:
     tenant_id = await hospital(house)
     with pytest.raises(NotFound):
-        await house.rows.accounts.change(UNKNOWN, change_to(token="t"), force=False)
+        await house.accounts.change(UNKNOWN, change_to(token="t"), force=False)
     with pytest.raises(NotFound):
-        await house.rows.accounts.clear(UNKNOWN)
+        await house.accounts.clear(UNKNOWN)
     with pytest.raises(InvalidRequest):
-        await house.rows.accounts.change(tenant_id, change_to(token="t", client_id="i"), force=False)
+        await house.accounts.change(tenant_id, change_to(token="t", client_id="i"), force=False)
     with pytest.raises(InvalidRequest):
-        await house.rows.accounts.change(house.tenant_id, AccountChange(webhook_secrets=("s",)), force=False)
+        await house.accounts.change(house.tenant_id, AccountChange(webhook_secrets=("s",)), force=False)
     assert await house.rows.accounts.own(tenant_id) == OWN
     assert await house.rows.accounts.own(house.tenant_id) is None
 
@@ -129,10 +130,10 @@ async def test_it_is_not_taken_away_from_a_session_that_runs(house: House, statu
         status,
     )
     with pytest.raises(AccountInUse):
-        await house.rows.accounts.clear(tenant_id)
+        await house.accounts.clear(tenant_id)
     assert await house.rows.accounts.own(tenant_id) == OWN
     await house.connection.execute("UPDATE sessions SET status = 'completed' WHERE id = $1", session_id)
-    await house.rows.accounts.clear(tenant_id)
+    await house.accounts.clear(tenant_id)
     assert await house.rows.accounts.own(tenant_id) is None
 
 
@@ -141,7 +142,7 @@ async def test_nor_while_the_vendor_is_owed_a_call_or_a_document_is_awaited(hous
     session_id = await own_session(house, tenant_id)
     await house.connection.execute("UPDATE sessions SET status = 'completed' WHERE id = $1", session_id)
     with pytest.raises(AccountInUse):
-        await house.rows.accounts.clear(tenant_id)
+        await house.accounts.clear(tenant_id)
     await house.connection.execute(
         "UPDATE sessions SET owed = NULL, owed_next_at = NULL WHERE id = $1", session_id
     )
@@ -152,11 +153,11 @@ async def test_nor_while_the_vendor_is_owed_a_call_or_a_document_is_awaited(hous
         NOTE,
     )
     with pytest.raises(AccountInUse):
-        await house.rows.accounts.clear(tenant_id)
+        await house.accounts.clear(tenant_id)
     await house.connection.execute(
         "UPDATE fetches SET status = 'settled', next_at = NULL WHERE session_id = $1", session_id
     )
-    await house.rows.accounts.clear(tenant_id)
+    await house.accounts.clear(tenant_id)
 
 
 async def test_sessions_at_the_default_account_and_of_others_do_not_hold_it(house: House) -> None:
@@ -164,23 +165,23 @@ async def test_sessions_at_the_default_account_and_of_others_do_not_hold_it(hous
     await house.insert(tenant_id=tenant_id)
     other = await hospital(house)
     await own_session(house, other)
-    await house.rows.accounts.clear(tenant_id)
+    await house.accounts.clear(tenant_id)
     with pytest.raises(AccountInUse):
-        await house.rows.accounts.clear(other)
+        await house.accounts.clear(other)
 
 
 async def test_another_client_is_refused_while_sessions_run_and_a_new_secret_is_not(house: House) -> None:
     tenant_id = await hospital(house)
     await own_session(house, tenant_id)
     rotated = change_to(client_id="hospital", client_secret="new")
-    await house.rows.accounts.change(tenant_id, rotated, force=False)
+    await house.accounts.change(tenant_id, rotated, force=False)
     for other in (change_to(client_id="another", client_secret="s"), change_to(token="t")):
         with pytest.raises(AccountInUse):
-            await house.rows.accounts.change(tenant_id, other, force=False)
+            await house.accounts.change(tenant_id, other, force=False)
         own = await house.rows.accounts.own(tenant_id)
         assert own is not None
         assert own.credentials == rotated.credentials
-    await house.rows.accounts.change(tenant_id, change_to(token="t"), force=True)
+    await house.accounts.change(tenant_id, change_to(token="t"), force=True)
     assert (await house.rows.accounts.own(tenant_id)) == VendorAccount(
         credentials=Credentials(token="t"), webhook_secrets=OWN.webhook_secrets
     )
@@ -188,10 +189,10 @@ async def test_another_client_is_refused_while_sessions_run_and_a_new_secret_is_
 
 async def test_another_user_is_refused_while_sessions_run_and_a_new_password_is_not(house: House) -> None:
     tenant_id = house.tenant_id
-    await house.rows.accounts.change(tenant_id, change_to(username="lab", password="one"), force=False)
+    await house.accounts.change(tenant_id, change_to(username="lab", password="one"), force=False)
     await own_session(house, tenant_id)
     changed = change_to(username="lab", password="two")
-    await house.rows.accounts.change(tenant_id, changed, force=False)
+    await house.accounts.change(tenant_id, changed, force=False)
     # A client of the same name is somebody else.
     for other in (
         change_to(username="ward", password="two"),
@@ -199,11 +200,11 @@ async def test_another_user_is_refused_while_sessions_run_and_a_new_password_is_
         change_to(token="t"),
     ):
         with pytest.raises(AccountInUse):
-            await house.rows.accounts.change(tenant_id, other, force=False)
+            await house.accounts.change(tenant_id, other, force=False)
     own = await house.rows.accounts.own(tenant_id)
     assert own is not None
     assert own.credentials == changed.credentials
-    await house.rows.accounts.change(tenant_id, change_to(username="ward", password="x"), force=True)
+    await house.accounts.change(tenant_id, change_to(username="ward", password="x"), force=True)
 
 
 async def test_a_session_that_is_just_beginning_is_seen(house: House) -> None:
@@ -215,7 +216,7 @@ async def test_a_session_that_is_just_beginning_is_seen(house: House) -> None:
             "VALUES ('ses_1', $1, $1, 'created', 'chunked', 'dictation', 'pro', '{}', '{}', now())",
             tenant_id,
         )
-        clearing = asyncio.create_task(house.rows.accounts.clear(tenant_id))
+        clearing = asyncio.create_task(house.accounts.clear(tenant_id))
         done, _ = await asyncio.wait([clearing], timeout=0.3)
         assert done == set()
     with pytest.raises(AccountInUse):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from schemas.destinations import DestinationChange
 from schemas.emr import SessionChange
+from service.domain.idempotency import KeyedCall
 from service.domain.ids import DEFAULT_ACCOUNT, KeyId
 from service.domain.models import VendorResult
 from service.store.queries import queries
@@ -61,7 +63,7 @@ async def test_a_change_is_recorded_under_its_lease_only_and_before_the_end_only
     late = await leased(house, session_id)
     await house.begin_end(session_id)
     assert not await change(house, session_id, late, languages=["ta"])
-    assert await house.value("SELECT count(*) FROM audit") == 1
+    assert await house.value("SELECT count(*) FROM audit WHERE action = 'session.changed'") == 1
 
 
 async def test_a_released_change_leaves_the_lease_of_another_alone(house):
@@ -115,14 +117,17 @@ async def test_an_erasure_comes_wholly_after_a_change_of_the_destination(house):
 
 async def test_an_answer_that_is_kept_after_the_erasure_is_not_kept(house):
     plan, lease = house.plan(), make_lease()
-    reserved = await house.rows.idempotency.reserve(
-        "k", b"body", plan, lease, lease_seconds=60, life_seconds=3600
-    )
-    await erase(house, reserved.session_id)
-    await house.rows.idempotency.finish(house.tenant_id, "k", reserved.session_id, b"the patient")
+    call = KeyedCall(tenant_id=house.tenant_id, route="createSession", key="k", request=b"body")
+    await house.rows.idempotency.reserve_session(call, plan, lease, lease_seconds=60, life_seconds=3600)
+    await erase(house, plan.id)
+    await house.rows.idempotency.finish(call, plan.id, b"the patient")
     assert await house.value("SELECT answer_sealed FROM idempotency_keys") is None
-    again = await house.rows.idempotency.reserve(
-        "k", b"other", house.plan(), lease, lease_seconds=60, life_seconds=3600
+    again = await house.rows.idempotency.reserve_session(
+        msgspec.structs.replace(call, request=b"other"),
+        house.plan(),
+        lease,
+        lease_seconds=60,
+        life_seconds=3600,
     )
     assert again.kind == "erased"
 
@@ -158,7 +163,7 @@ async def test_whatever_happens_at_once_an_erased_session_keeps_nothing(house):
 
 
 async def turn(house: House, destination_id: str, on: bool) -> None:
-    await house.rows.destinations.change(house.tenant_id, destination_id, DestinationChange(enabled=on))
+    await house.destinations.change(house.actor, destination_id, DestinationChange(enabled=on))
 
 
 async def test_a_webhook_that_waits_for_an_erasure_records_nothing(house):

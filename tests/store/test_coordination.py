@@ -7,52 +7,61 @@ from collections import Counter
 
 import pytest
 
+from service.domain.idempotency import KeyedCall
 from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.domain.models import VendorSession
-from tests.store.house import new_tenant
+from tests.store.house import House, new_tenant
 from tests.unit.makers import NOTE, make_lease, make_plan
 
 KEY, BODY = "emr-key-1", b'{"reference":"ENC-1"}'
 
 
+def call_of(house, key=KEY, body=BODY):
+    return KeyedCall(tenant_id=house.tenant_id, route="createSession", key=key, request=body)
+
+
 async def reserve(house, plan=None, *, key=KEY, body=BODY, lease=None):
-    return await house.rows.idempotency.reserve(
-        key, body, plan or house.plan(), lease or make_lease(), lease_seconds=60, life_seconds=3600
+    return await house.rows.idempotency.reserve_session(
+        call_of(house, key, body),
+        plan or house.plan(),
+        lease or make_lease(),
+        lease_seconds=60,
+        life_seconds=3600,
     )
 
 
 async def test_of_many_calls_with_one_key_exactly_one_makes_a_session(house):
     found = await asyncio.gather(*(reserve(house) for _ in range(12)))
     assert Counter(each.kind for each in found) == {"new": 1, "running": 11}
-    assert len({each.session_id for each in found if each.kind == "new"}) == 1
+    assert len({each.object_id for each in found if each.kind == "new"}) == 1
     assert await house.value("SELECT count(*) FROM sessions") == 1
     first = next(each for each in found if each.kind == "new")
-    assert await house.value("SELECT id FROM sessions") == first.session_id
+    assert await house.value("SELECT id FROM sessions") == first.object_id
 
 
 async def test_the_same_key_with_another_body_is_reused_at_every_moment(house):
     await reserve(house)
     assert (await reserve(house, body=b"{}")).kind == "reused"
-    await house.rows.idempotency.finish(house.tenant_id, KEY, house.plan().id, b"{}")
+    await house.rows.idempotency.finish(call_of(house), house.plan().id, b"{}")
     assert (await reserve(house, body=b"{}")).kind == "reused"
 
 
 async def test_a_finished_call_is_replayed_byte_by_byte(house):
     first = await reserve(house)
-    await house.rows.idempotency.finish(house.tenant_id, KEY, first.session_id, b'{"id": "x"}')
+    await house.rows.idempotency.finish(call_of(house), first.object_id, b'{"id": "x"}')
     again = await reserve(house)
-    assert (again.kind, again.answer, again.session_id) == ("replayed", b'{"id": "x"}', first.session_id)
+    assert (again.kind, again.answer, again.object_id) == ("replayed", b'{"id": "x"}', first.object_id)
     assert await house.value("SELECT count(*) FROM sessions") == 1
 
 
 async def test_a_call_that_failed_may_be_made_again_at_once_and_one_that_died_after_its_lease(house):
     lease = make_lease()
     first = await reserve(house, lease=lease)
-    await house.rows.idempotency.abandon(house.tenant_id, KEY, make_lease())
+    await house.rows.idempotency.abandon(call_of(house), make_lease())
     assert (await reserve(house)).kind == "running"
-    await house.rows.idempotency.abandon(house.tenant_id, KEY, lease)
+    await house.rows.idempotency.abandon(call_of(house), lease)
     again = await reserve(house)
-    assert (again.kind, again.session_id) == ("resumed", first.session_id)
+    assert (again.kind, again.object_id) == ("resumed", first.object_id)
     assert (await reserve(house)).kind == "running"
     await house.let_pass("idempotency_keys", "lease_until")
     assert (await reserve(house)).kind == "resumed"
@@ -63,27 +72,28 @@ async def test_a_session_that_the_vendor_has_needs_only_its_answer(house):
     lease = make_lease()
     first = await reserve(house, lease=lease)
     await house.rows.sessions.record_created(
-        first.session_id, lease, VendorSession(upload_url=None, expires_at=None)
+        first.object_id, lease, VendorSession(upload_url=None, expires_at=None)
     )
-    await house.rows.idempotency.abandon(house.tenant_id, KEY, lease)
+    await house.rows.idempotency.abandon(call_of(house), lease)
     assert (await reserve(house)).kind == "established"
 
 
 async def test_a_session_that_the_vendor_refused_is_not_brought_back(house):
     lease = make_lease()
     first = await reserve(house, lease=lease)
-    await house.rows.sessions.record_never_created(first.session_id, lease, "vendor_error", "no")
-    await house.rows.idempotency.abandon(house.tenant_id, KEY, lease)
+    await house.rows.sessions.record_never_created(first.object_id, lease, "vendor_error", "no")
+    await house.rows.idempotency.abandon(call_of(house), lease)
     again = await reserve(house)
     assert again.kind == "new"
-    assert again.session_id != first.session_id
+    assert again.object_id != first.object_id
     assert await house.value("SELECT count(*) FROM sessions") == 2
 
 
 async def test_a_key_is_one_tenant_s_own(house):
     other = await new_tenant(house.rows, "other")
     await reserve(house)
-    assert (await reserve(house, house.plan(tenant_id=other))).kind == "new"
+    there = House(house.rows, house.connection, other)
+    assert (await reserve(there)).kind == "new"
 
 
 async def test_keys_are_forgotten_after_a_week_and_not_before(house):

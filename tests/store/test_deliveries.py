@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from schemas.destinations import DestinationChange, DestinationCreate
+from service.domain.audit import Actor
 from service.domain.errors import DeliverySettled, NotFound
 from service.domain.ids import TenantId
 from service.domain.models import CallFailure
@@ -106,7 +107,7 @@ async def test_an_event_goes_to_every_destination_that_wants_it_and_to_no_other_
     letters = await house.add_destination(templates=[LETTER])
     failures = await house.add_destination(events=["document.failed"])
     other = await new_tenant(house.rows, "other")
-    await house.rows.destinations.add(other, DestinationCreate(url="https://other.example/"))
+    await house.destinations.add(Actor.operator(other), DestinationCreate(url="https://other.example/"))
     await house.finish(NOTE, LETTER)
     rows = await house.connection.fetch("SELECT destination_id, count(*) AS n FROM deliveries GROUP BY 1")
     assert {row["destination_id"]: row["n"] for row in rows} == {all_.id: 2, letters.id: 1}
@@ -192,7 +193,7 @@ async def test_removing_a_destination_gives_up_what_waits_for_it(house):
     leased, waiting, delivered = await house.claim_deliveries()
     await house.record(delivered)
     await house.record(waiting, make_answer(500), status="pending", wait_seconds=0)
-    await house.rows.destinations.remove(house.tenant_id, destination.id)
+    await house.destinations.remove(house.actor, destination.id)
     rows = await house.connection.fetch("SELECT status, reason FROM deliveries ORDER BY status")
     assert [tuple(row) for row in rows] == [
         ("dead", "destination_removed"),
@@ -203,9 +204,10 @@ async def test_removing_a_destination_gives_up_what_waits_for_it(house):
     assert await house.claim_deliveries() == []
     await house.finish(NOTE)
     assert len(await statuses(house)) == 3
-    for call in (house.rows.destinations.one, house.rows.destinations.remove):
-        with pytest.raises(NotFound):
-            await call(house.tenant_id, destination.id)
+    with pytest.raises(NotFound):
+        await house.rows.destinations.one(house.tenant_id, destination.id)
+    with pytest.raises(NotFound):
+        await house.destinations.remove(house.actor, destination.id)
     assert (await house.rows.destinations.page(house.tenant_id, None, 10)).items == []
 
 
@@ -216,7 +218,7 @@ async def test_a_destination_removed_while_documents_arrive_leaves_nothing_due(h
     assert len(jobs) == len(ended)
     from_vendor = [house.fetch(job, _done()) for job in jobs]
     await asyncio.gather(
-        *from_vendor[:3], house.rows.destinations.remove(house.tenant_id, destination.id), *from_vendor[3:]
+        *from_vendor[:3], house.destinations.remove(house.actor, destination.id), *from_vendor[3:]
     )
     assert set(await statuses(house)) <= {"dead"}
     assert await house.claim_deliveries() == []
@@ -231,14 +233,14 @@ async def test_a_dead_delivery_is_due_again_with_the_same_id_and_a_fresh_schedul
     await house.finish(NOTE)
     (job,) = await house.claim_deliveries()
     await house.record(job, make_answer(422), status="dead", reason="http_422", spends_schedule=True)
-    delivery = await house.rows.deliveries.retry(house.tenant_id, job.id)
+    delivery = await house.deliveries.retry(house.actor, job.id)
     assert (delivery.id, delivery.status, delivery.reason) == (job.id, "pending", None)
-    assert (await house.rows.deliveries.retry(house.tenant_id, job.id)).status == "pending"
+    assert (await house.deliveries.retry(house.actor, job.id)).status == "pending"
     (again,) = await house.claim_deliveries()
     assert (again.id, again.scheduled, again.attempts) == (job.id, 0, 1)
     await house.record(again)
     with pytest.raises(DeliverySettled):
-        await house.rows.deliveries.retry(house.tenant_id, job.id)
+        await house.deliveries.retry(house.actor, job.id)
 
 
 async def test_another_tenant_s_deliveries_and_destinations_are_none(house):
@@ -248,10 +250,12 @@ async def test_another_tenant_s_deliveries_and_destinations_are_none(house):
     other = await new_tenant(house.rows, "other")
     for call in (
         house.rows.deliveries.one(other, job.id),
-        house.rows.deliveries.retry(other, job.id),
+        house.deliveries.retry(Actor.operator(other), job.id),
         house.rows.destinations.one(other, destination.id),
-        house.rows.destinations.remove(other, destination.id),
-        house.rows.destinations.add(TenantId("ten_none"), DestinationCreate(url="https://emr.example")),
+        house.destinations.remove(Actor.operator(other), destination.id),
+        house.destinations.add(
+            Actor.operator(TenantId("ten_none")), DestinationCreate(url="https://emr.example")
+        ),
     ):
         with pytest.raises(NotFound):
             await call
@@ -292,9 +296,7 @@ async def test_a_destination_that_is_on_again_gets_what_waited_where_its_schedul
     first, second = await house.claim_deliveries()
     await house.record(second, make_answer(500), status="pending", wait_seconds=0, spends_schedule=True)
     await pause(house, first)
-    turned = await house.rows.destinations.change(
-        house.tenant_id, destination.id, DestinationChange(enabled=True)
-    )
+    turned = await house.destinations.change(house.actor, destination.id, DestinationChange(enabled=True))
     assert (turned.enabled, turned.paused_reason) == (True, None)
     jobs = {job.id: job for job in await house.claim_deliveries()}
     assert {each: job.scheduled for each, job in jobs.items()} == {first.id: 0, second.id: 1}
@@ -303,12 +305,16 @@ async def test_a_destination_that_is_on_again_gets_what_waited_where_its_schedul
 async def test_an_operator_s_pause_and_a_change_of_filters_keep_the_rest_as_it_was(house):
     destination = await house.add_destination(templates=[NOTE])
     await house.finish(NOTE)
-    change = house.rows.destinations.change
-    off = await change(house.tenant_id, destination.id, DestinationChange(enabled=False))
+    change = house.destinations.change
+    off = await change(house.actor, destination.id, DestinationChange(enabled=False))
     assert (off.enabled, off.templates) == (False, [NOTE])
     assert await statuses(house) == ["paused"]
-    narrowed = await change(house.tenant_id, destination.id, DestinationChange(templates=[LETTER]))
+    narrowed = await change(house.actor, destination.id, DestinationChange(templates=[LETTER]))
     assert (narrowed.enabled, narrowed.templates, narrowed.url) == (False, [LETTER], destination.url)
     assert await house.claim_deliveries() == []
     with pytest.raises(NotFound):
-        await change(await new_tenant(house.rows, "other"), destination.id, DestinationChange(enabled=True))
+        await change(
+            Actor.operator(await new_tenant(house.rows, "other")),
+            destination.id,
+            DestinationChange(enabled=True),
+        )

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from schemas.destinations import DestinationChange, MutualTls, OAuth2
+from service.domain.audit import Actor
 from service.domain.errors import NotFound
 from tests.store.house import new_tenant
 from tests.unit.makers import NOTE, make_document, make_result
@@ -42,7 +43,7 @@ async def test_a_job_carries_how_its_destination_wants_it(house):
         headers=None,
         auth=MutualTls(certificate="c", private_key="k"),
     )
-    await house.rows.destinations.change(house.tenant_id, destination.id, change)
+    await house.destinations.change(house.actor, destination.id, change)
     job = await job_of(house)
     assert (job.url, job.payload, job.headers) == ("https://new.example/", "full", {})
     assert isinstance(job.auth, MutualTls)
@@ -67,14 +68,14 @@ async def test_nothing_secret_of_a_destination_lies_in_clear_or_opens_elsewhere(
 async def test_both_secrets_sign_while_one_is_rotated_and_then_only_the_new_one(house):
     first = await house.add_destination()
     await house.finish(NOTE)
-    rotate = house.rows.destinations.rotate_secret
-    second = await rotate(house.tenant_id, first.id, 3600)
+    rotate = house.destinations.rotate_secret
+    second = await rotate(house.actor, first.id, 3600)
     assert (await job_of(house)).secrets == [second.secret, first.secret]
-    third = await rotate(house.tenant_id, first.id, 3600)
+    third = await rotate(house.actor, first.id, 3600)
     assert (await job_of(house)).secrets == [third.secret, second.secret]  # the oldest is dropped
     await house.let_pass("destinations", "previous_until")
     assert (await job_of(house)).secrets == [third.secret]
-    fourth = await rotate(house.tenant_id, first.id, 0)
+    fourth = await rotate(house.actor, first.id, 0)
     assert (await job_of(house)).secrets == [fourth.secret]
     row = await house.connection.fetchrow("SELECT previous_until FROM destinations")
     assert row["previous_until"] is None
@@ -83,13 +84,13 @@ async def test_both_secrets_sign_while_one_is_rotated_and_then_only_the_new_one(
 async def test_two_rotations_at_once_come_one_after_the_other(house):
     made = await house.add_destination()
     await house.finish(NOTE)
-    rotate = house.rows.destinations.rotate_secret
+    rotate = house.destinations.rotate_secret
     waiting = """SELECT count(*) FROM pg_stat_activity
                  WHERE wait_event_type = 'Lock' AND datname = current_database()"""
     async with house.connection.transaction():
         # Both have begun before either of them may write.
         await house.connection.execute("SELECT FROM destinations FOR UPDATE")
-        tasks = [asyncio.create_task(rotate(house.tenant_id, made.id, 60)) for _ in range(2)]
+        tasks = [asyncio.create_task(rotate(house.actor, made.id, 60)) for _ in range(2)]
         async with asyncio.timeout(10):
             while await house.value(waiting) < 2:
                 await house.connection.execute("SELECT pg_stat_clear_snapshot()")
@@ -101,12 +102,12 @@ async def test_what_is_not_there_or_another_tenants_is_not_rotated(house):
     made = await house.add_destination()
     stranger = await new_tenant(house.rows, "other")
     with pytest.raises(NotFound):
-        await house.rows.destinations.rotate_secret(stranger, made.id, 60)
+        await house.destinations.rotate_secret(Actor.operator(stranger), made.id, 60)
     with pytest.raises(NotFound):
         await house.rows.destinations.auth(stranger, made.id)
-    await house.rows.destinations.remove(house.tenant_id, made.id)
+    await house.destinations.remove(house.actor, made.id)
     with pytest.raises(NotFound):
-        await house.rows.destinations.rotate_secret(house.tenant_id, made.id, 60)
+        await house.destinations.rotate_secret(house.actor, made.id, 60)
 
 
 async def test_a_destination_may_begin_turned_off(house):

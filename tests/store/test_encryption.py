@@ -10,6 +10,8 @@ import pytest
 
 from schemas.emr import WarningInfo
 from service.bootstrap.container import Stores, open_stores, ping_store
+from service.domain.api_keys.changes import ApiKeys
+from service.domain.idempotency import KeyedCall
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.models import DocumentAnnotations, SessionDetails
 from service.settings import Settings
@@ -45,15 +47,19 @@ async def dump(connection: asyncpg.Connection) -> str:
     return "\n".join(found)
 
 
+def keyed(house: House) -> KeyedCall:
+    return KeyedCall(tenant_id=house.tenant_id, route="createSession", key=KEY, request=PATIENT.encode())
+
+
 async def fill(house: House) -> dict[str, str]:
     """One row at least in every table, from code that holds recognisable secrets."""
     rows = house.rows
     destination = await house.add_destination(f"https://emr.example/hooks?token={URL_TOKEN}")
-    key = await rows.api_keys.add(house.tenant_id, "admin")
-    await rows.audit.record(house.tenant_id, key.id, "destination.created", destination.id)
+    key = await ApiKeys(rows.api_keys).add(house.tenant_id, "admin")
     lease, plan = make_lease(), house.plan(details=DETAILS)
-    await rows.idempotency.reserve(KEY, PATIENT.encode(), plan, lease, lease_seconds=60, life_seconds=3600)
-    await rows.idempotency.finish(house.tenant_id, KEY, plan.id, NAME.encode())
+    call = keyed(house)
+    await rows.idempotency.reserve_session(call, plan, lease, lease_seconds=60, life_seconds=3600)
+    await rows.idempotency.finish(call, plan.id, NAME.encode())
     session_id = await house.end(NOTE, details=DETAILS)
     (job,) = await house.claim_fetches()
     warning = WarningInfo(code="vendor_warning", message=WARNING)
@@ -155,8 +161,8 @@ async def test_everything_is_found_and_opens_after_the_keys_were_rotated(databas
         assert (await principal_of(rows.api_keys, made["key"])).tenant_id == house.tenant_id
         assert URL_TOKEN in (await rows.destinations.one(house.tenant_id, made["destination"])).url
         assert (await rows.tokens.read(DEFAULT_ACCOUNT)).tokens == TOKENS.encode()
-        again = await rows.idempotency.reserve(
-            KEY, PATIENT.encode(), house.plan(), make_lease(), lease_seconds=60, life_seconds=3600
+        again = await rows.idempotency.reserve_session(
+            keyed(house), house.plan(), make_lease(), lease_seconds=60, life_seconds=3600
         )
         assert (again.kind, again.answer) == ("replayed", NAME.encode())
         # What is written now is under the first key alone.
@@ -224,7 +230,7 @@ async def test_the_same_patient_of_two_tenants_has_two_hashes(house):
 
 
 async def test_a_key_is_known_until_it_is_revoked(house):
-    key = await house.rows.api_keys.add(house.tenant_id, "emr")
+    key = await ApiKeys(house.rows.api_keys).add(house.tenant_id, "emr")
     principal = await principal_of(house.rows.api_keys, str(key.key))
     assert (principal.key_id, principal.tenant_id, principal.role, principal.account) == (
         key.id,
@@ -232,14 +238,14 @@ async def test_a_key_is_known_until_it_is_revoked(house):
         "emr",
         DEFAULT_ACCOUNT,
     )
-    revoked = await house.rows.api_keys.revoke(house.tenant_id, key.id)
+    revoked = await ApiKeys(house.rows.api_keys).revoke(house.tenant_id, key.id)
     assert await principal_of(house.rows.api_keys, str(key.key)) is None
-    again = await house.rows.api_keys.revoke(house.tenant_id, key.id)
+    again = await ApiKeys(house.rows.api_keys).revoke(house.tenant_id, key.id)
     assert again.revoked_at == revoked.revoked_at
     assert [each.id for each in await house.rows.api_keys.list_keys(house.tenant_id)] == [key.id]
 
 
 @pytest.mark.parametrize("key", ["", "ekb_", "ekb_unknown", "Bearer x", "ekb_é", "ekb_\0", "' OR 1=1 --"])
 async def test_an_unknown_key_is_nobody(house, key):
-    await house.rows.api_keys.add(house.tenant_id, "emr")
+    await ApiKeys(house.rows.api_keys).add(house.tenant_id, "emr")
     assert await principal_of(house.rows.api_keys, key) is None

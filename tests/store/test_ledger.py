@@ -121,7 +121,7 @@ async def test_one_dead_delivery_makes_it_dead_until_it_is_sent_again(house):
 async def test_what_is_given_up_with_its_destination_is_dead(house):
     destination = await house.add_destination()
     await house.finish(NOTE)
-    await house.rows.destinations.remove(house.tenant_id, destination.id)
+    await house.destinations.remove(house.actor, destination.id)
     assert await ledger(house) == DEAD
 
 

@@ -13,8 +13,8 @@ from schemas.destinations import DestinationChange
 from service.domain.errors import BridgeError
 from service.domain.ids import DeliveryId, DestinationId, KeyId, SessionId, TenantId
 from service.domain.results.fetching import ResultFetcher
+from service.domain.tenants.changes import RetentionChange, Tenants
 from service.jobs.retention import Retention
-from service.store.retention import RetentionChange
 from tests.store.house import House, new_tenant
 from tests.store.plain_ledger import compare
 from tests.store.versions import add_version
@@ -179,18 +179,18 @@ class History:
     async def retain(self) -> None:
         content = self.random.randint(3, 8)
         change = RetentionChange(content_days=content, metadata_days=content + self.random.randint(0, 3))
-        await self.house.rows.retention.change(self.house.tenant_id, change)
+        await Tenants(self.house.rows.tenants).change_retention(self.house.tenant_id, change)
         await Retention(self.house.rows.retention).run()
 
     async def recover(self) -> None:
         destination = await self.destination()
         long_ago = datetime.now(UTC) - timedelta(days=30)
-        await self.house.rows.recovery.recover(self.house.tenant_id, destination, long_ago)
+        await self.house.deliveries.recover(self.house.actor, destination, long_ago)
 
     async def confirm(self) -> None:
         delivery = await self.one_of("SELECT id FROM deliveries WHERE tenant_id = $1 ORDER BY created_at")
         if delivery is not None:
-            await self.house.rows.recovery.confirm(self.house.tenant_id, DeliveryId(delivery), "record")
+            await self.house.deliveries.confirm(self.house.actor, DeliveryId(delivery), "record")
 
     async def destination(self) -> DestinationId:
         return DestinationId(
@@ -200,9 +200,9 @@ class History:
     async def change_destination(self) -> None:
         destination = await self.destination()
         change = DestinationChange(enabled=self.random.random() < 0.7)
-        await self.house.rows.destinations.change(self.house.tenant_id, destination, change)
+        await self.house.destinations.change(self.house.actor, destination, change)
         if self.random.random() < 0.2:
-            await self.house.rows.destinations.remove(self.house.tenant_id, destination)
+            await self.house.destinations.remove(self.house.actor, destination)
             await self.house.add_destination()
 
     async def hear(self) -> None:

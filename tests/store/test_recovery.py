@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from schemas.destinations import DestinationChange
+from service.domain.audit import Actor
 from service.domain.errors import (
     DeliveryAlreadyFiled,
     DestinationDisabled,
@@ -33,7 +34,7 @@ async def die(house, count: int = 50) -> list[str]:
 
 
 async def recover(house, destination, since: datetime = AN_HOUR_AGO) -> tuple[int, int]:
-    found = await house.rows.recovery.recover(house.tenant_id, destination.id, since)
+    found = await house.deliveries.recover(house.actor, destination.id, since)
     return found.recovered, found.replayed
 
 
@@ -82,7 +83,7 @@ async def test_what_it_wants_and_never_got_is_sent_in_version_order(house):
     await house.record(second)
     # Its filter is widened: what was passed over then is sent now.
     change = DestinationChange(templates=[])
-    await house.rows.destinations.change(house.tenant_id, destination.id, change)
+    await house.destinations.change(house.actor, destination.id, change)
     assert await recover(house, destination) == (0, 1)
     (letter,) = await house.claim_deliveries()
     assert await versions_of(house, [letter]) == [("letter_template", 1)]
@@ -124,26 +125,26 @@ async def test_another_tenant_s_events_stay_there(house):
     other = await new_tenant(house.rows, "other")
     destination = await house.add_destination()
     with pytest.raises(NotFound):
-        await house.rows.recovery.recover(other, destination.id, AN_HOUR_AGO)
+        await house.deliveries.recover(Actor.operator(other), destination.id, AN_HOUR_AGO)
     with pytest.raises(NotFound):
-        await house.rows.recovery.ping(other, destination.id, AN_HOUR_AGO)
+        await house.deliveries.test(Actor.operator(other), destination.id, AN_HOUR_AGO)
     with pytest.raises(NotFound):
-        await house.rows.recovery.recover(house.tenant_id, DestinationId("dst_none"), AN_HOUR_AGO)
+        await house.deliveries.recover(house.actor, DestinationId("dst_none"), AN_HOUR_AGO)
 
 
 async def test_a_destination_that_is_off_is_neither_tested_nor_recovered(house):
     destination = await house.add_destination()
     change = DestinationChange(enabled=False)
-    await house.rows.destinations.change(house.tenant_id, destination.id, change)
-    for call in (house.rows.recovery.recover, house.rows.recovery.ping):
+    await house.destinations.change(house.actor, destination.id, change)
+    for call in (house.deliveries.recover, house.deliveries.test):
         with pytest.raises(DestinationDisabled):
-            await call(house.tenant_id, destination.id, AN_HOUR_AGO)
+            await call(house.actor, destination.id, AN_HOUR_AGO)
     assert await house.value("SELECT count(*) FROM deliveries") == 0
 
 
 async def test_a_ping_goes_past_the_filters_and_is_not_recovered(house):
     destination = await house.add_destination(events=["session.failed"])
-    ping = await house.rows.recovery.ping(house.tenant_id, destination.id, datetime.now(UTC))
+    ping = await house.deliveries.test(house.actor, destination.id, datetime.now(UTC))
     assert (ping.type, ping.session_id, ping.status, ping.attempts) == ("ping", None, "pending", [])
     (job,) = await house.claim_deliveries()
     assert (job.id, job.session_id) == (ping.id, None)
@@ -167,13 +168,13 @@ async def test_the_emr_s_word_files_a_delivery_whatever_we_knew(house, before):
     elif before != "leased":
         wait = 60 if before == "pending" else None
         await house.record(job, status=before, wait_seconds=wait)
-    confirm = house.rows.recovery.confirm
-    filed = await confirm(house.tenant_id, job.id, "NOTE-1")
+    confirm = house.deliveries.confirm
+    filed = await confirm(house.actor, job.id, "NOTE-1")
     assert (filed.status, filed.record_id, filed.reason) == ("filed", "NOTE-1", None)
     assert filed.next_attempt_at is None
-    assert await confirm(house.tenant_id, job.id, "NOTE-1") == filed
+    assert await confirm(house.actor, job.id, "NOTE-1") == filed
     with pytest.raises(DeliveryAlreadyFiled):
-        await confirm(house.tenant_id, job.id, "NOTE-2")
+        await confirm(house.actor, job.id, "NOTE-2")
     if before == "leased":
         assert not await house.record(job, make_answer(500), status="pending", wait_seconds=0)
     await house.let_pass("deliveries")
@@ -183,10 +184,10 @@ async def test_the_emr_s_word_files_a_delivery_whatever_we_knew(house, before):
 async def test_an_answer_s_own_record_id_stands_against_another_word(house):
     job = await first_job(house)
     await house.record(job, status="filed", record_id="NOTE-1")
-    same = await house.rows.recovery.confirm(house.tenant_id, job.id, "NOTE-1")
+    same = await house.deliveries.confirm(house.actor, job.id, "NOTE-1")
     assert same.status == "filed"
     with pytest.raises(DeliveryAlreadyFiled):
-        await house.rows.recovery.confirm(house.tenant_id, job.id, "NOTE-2")
+        await house.deliveries.confirm(house.actor, job.id, "NOTE-2")
     assert await house.value("SELECT confirmed_at FROM deliveries") is None
 
 
@@ -196,7 +197,7 @@ async def test_what_was_erased_takes_no_record_id_any_more(house, before):
     await house.record(job, status=before, record_id="NOTE-1" if before == "filed" else None)
     await erase(house, job.session_id)
     with pytest.raises(SessionErased):
-        await house.rows.recovery.confirm(house.tenant_id, job.id, "NOTE-1")
+        await house.deliveries.confirm(house.actor, job.id, "NOTE-1")
     assert await house.value("SELECT record_id FROM deliveries") is None
 
 
@@ -204,12 +205,14 @@ async def test_of_two_words_at_once_one_is_taken(house):
     job = await first_job(house)
     await house.record(job)
     answers = await asyncio.gather(
-        *(house.rows.recovery.confirm(house.tenant_id, job.id, f"NOTE-{n}") for n in range(6)),
+        *(house.deliveries.confirm(house.actor, job.id, f"NOTE-{n}") for n in range(6)),
         return_exceptions=True,
     )
     assert sum(isinstance(each, DeliveryAlreadyFiled) for each in answers) == 5
     with pytest.raises(NotFound):
-        await house.rows.recovery.confirm(await new_tenant(house.rows, "other"), job.id, "NOTE-1")
+        await house.deliveries.confirm(
+            Actor.operator(await new_tenant(house.rows, "other")), job.id, "NOTE-1"
+        )
 
 
 async def test_an_older_version_on_its_way_is_not_sent_again_when_a_newer_one_was_confirmed(house):
@@ -218,7 +221,7 @@ async def test_an_older_version_on_its_way_is_not_sent_again_when_a_newer_one_wa
     (older,) = await house.claim_deliveries()
     await add_version(house, session_id)
     newer = await house.value("SELECT id FROM deliveries WHERE version = 2")
-    await house.rows.recovery.confirm(house.tenant_id, DeliveryId(newer), "NOTE-2")
+    await house.deliveries.confirm(house.actor, DeliveryId(newer), "NOTE-2")
     await house.let_pass("deliveries")
     assert await house.claim_deliveries() == []
     assert await house.value("SELECT reason FROM deliveries WHERE id = $1", older.id) == "superseded"
@@ -231,7 +234,7 @@ async def test_a_dead_delivery_of_an_erased_session_says_so_whatever_it_died_of(
     await house.record(job, make_answer(422), status="dead", reason="http_422")
     await erase(house, session_id)
     with pytest.raises(SessionErased):
-        await house.rows.deliveries.retry(house.tenant_id, job.id)
+        await house.deliveries.retry(house.actor, job.id)
 
 
 async def test_a_row_without_a_body_does_not_keep_the_others(house):

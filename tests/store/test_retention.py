@@ -14,8 +14,9 @@ from msgspec import UNSET
 from service.domain.errors import InvalidRequest, NotFound
 from service.domain.ids import SessionId, TenantId
 from service.domain.models import VendorEnd
+from service.domain.tenants.changes import RetentionChange, Tenants
 from service.jobs.retention import Retention
-from service.store.retention import Kept, RetentionChange
+from service.store.retention import Kept
 from tests.e2e.rig import until
 from tests.store.house import House, new_tenant
 from tests.unit.makers import NOTE, make_document, make_lease, make_principal, make_result
@@ -28,7 +29,7 @@ TABLES = (
 
 async def keep(house: House, content: Any = UNSET, metadata: Any = UNSET) -> None:
     change = RetentionChange(content_days=content, metadata_days=metadata)
-    await house.rows.retention.change(house.tenant_id, change)
+    await Tenants(house.rows.tenants).change_retention(house.tenant_id, change)
 
 
 async def age(house: House, session_id: SessionId, days: float) -> None:
@@ -300,7 +301,7 @@ async def test_what_was_erased_by_its_owner_goes_with_its_rows(house):
 
 
 async def test_days_are_changed_one_at_a_time_and_told_in_the_trail(house):
-    change = house.rows.retention.change
+    change = Tenants(house.rows.tenants).change_retention
     tenant = await change(house.tenant_id, RetentionChange(content_days=30))
     assert (tenant.keep_content_days, tenant.keep_metadata_days) == (30, None)
     tenant = await change(house.tenant_id, RetentionChange(metadata_days=365))

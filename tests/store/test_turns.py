@@ -97,13 +97,13 @@ async def test_an_older_version_is_not_sent_after_a_newer_one(house):
     await house.record(first, make_answer(422), status="dead", reason="http_422")
     (second,) = await house.claim_deliveries()
     # Put back into the queue while the newer one is on its way: it waits, and then it is over.
-    assert (await house.rows.deliveries.retry(house.tenant_id, first.id)).status == "pending"
+    assert (await house.deliveries.retry(house.actor, first.id)).status == "pending"
     assert await house.claim_deliveries() == []
     await house.record(second)
     found = await house.rows.deliveries.one(house.tenant_id, first.id)
     assert (found.status, found.reason) == ("dead", "superseded")
     with pytest.raises(DeliverySuperseded):
-        await house.rows.deliveries.retry(house.tenant_id, first.id)
+        await house.deliveries.retry(house.actor, first.id)
     assert await house.claim_deliveries() == []
 
 
@@ -113,7 +113,7 @@ async def test_an_older_version_on_its_way_when_a_newer_one_is_confirmed_is_not_
     await add_version(house, session_id)
     (first,) = await house.claim_deliveries()
     second = await house.value("SELECT id FROM deliveries WHERE version = 2")
-    await house.rows.recovery.confirm(house.tenant_id, second, "NOTE-2")
+    await house.deliveries.confirm(house.actor, second, "NOTE-2")
     await house.record(first, make_answer(500), status="pending", wait_seconds=0, reason="http_500")
     found = await house.rows.deliveries.one(house.tenant_id, first.id)
     assert (found.status, found.reason) == ("dead", "superseded")
@@ -131,7 +131,7 @@ async def test_a_rate_holds_over_all_workers(house):
     await house.connection.execute("UPDATE destinations SET next_slot_at = now() - interval '1 hour'")
     assert len(await house.claim_deliveries()) == 1
     change = DestinationChange(rate_per_second=None)
-    await house.rows.destinations.change(house.tenant_id, made.id, change)
+    await house.destinations.change(house.actor, made.id, change)
     assert len(await house.claim_deliveries()) == 2
     assert await house.rows.deliveries.next_slot_seconds() is None
 
@@ -175,5 +175,5 @@ async def test_two_documents_of_one_template_are_two_lineages(house: House) -> N
         "WHERE id = $1",
         by_id["b"].id,
     )
-    retried = await house.rows.deliveries.retry(house.tenant_id, by_id["b"].id)
+    retried = await house.deliveries.retry(house.actor, by_id["b"].id)
     assert retried.status == "pending"

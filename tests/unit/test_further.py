@@ -52,6 +52,23 @@ def state(**fields: Any) -> AdditionalDocumentState:
     return AdditionalDocumentState(**(values | fields))
 
 
+class NoKeys:
+    """The domain's DocumentKeyStore for calls without an Idempotency-Key: nothing of it is called."""
+
+    async def reserve(self, *_: Any, lease_seconds: float) -> Any:
+        raise AssertionError("no key was given")
+
+    async def finish(self, *_: Any) -> None:
+        raise AssertionError("no key was given")
+
+    async def abandon(self, *_: Any) -> None:
+        raise AssertionError("no key was given")
+
+
+async def read_nothing(*_: Any) -> Any:
+    raise AssertionError("no answer is made")
+
+
 class MemoryFurther:
     """The domain's AdditionalDocumentStore for one session: what was recorded, in order."""
 
@@ -89,7 +106,9 @@ class Asking:
 
     async def ask(self, template_id: TemplateId = LETTER) -> str | None:
         clock = TurnedClock()
-        further = AdditionalDocumentRequests(store=self.store, vendor=self.vendor, clock=clock)
+        further = AdditionalDocumentRequests(
+            store=self.store, idempotency=NoKeys(), vendor=self.vendor, clock=clock, read=read_nothing
+        )
         return await further.ask(make_principal(), SESSION, template_id)
 
 

@@ -1,18 +1,23 @@
-"""The doors of /v1/destinations and /v1/deliveries."""
+"""The routes of /v1/destinations: where a tenant's documents go."""
 
-from litestar import Router, delete, get, patch, post
+from typing import Any
+
+from litestar import Response, Router, delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, RawBody
+from litestar.params import FromPath, RawBody
 
 from schemas.destinations import Destination, DestinationChange, DestinationCreate, SecretRotation
-from schemas.emr import Delivery, DeliveryStatus, Page
+from schemas.emr import Delivery, Page, Recovered, RecoverRequest
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
+from service.api.idempotency import IdempotencyKey, keyed_response
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
+from service.api.timestamps import utc
 from service.api.v1.sessions import Cursor, Limit
-from service.domain.ids import DeliveryId, DestinationId
+from service.domain.audit import Actor
+from service.domain.ids import DestinationId
 from service.domain.models import Principal
 from service.store.paging import after_cursor
 
@@ -25,7 +30,7 @@ from service.store.paging import after_cursor
     request_max_body_size=MAX_JSON_BYTES,
     responses={
         201: answer(examples.NEW_DESTINATION_ANSWER, "The destination, with its secret this once"),
-        **documented(400, 401, 409, 413, 503),
+        **documented(400, 401, 404, 409, 413, 422, 503),
     },
     tags=["Destinations"],
 )
@@ -33,13 +38,12 @@ async def create_destination(
     services: NamedDependency[Services],
     principal: NamedDependency[Principal],
     body: RawBody,
-) -> Destination:
-    """Register an endpoint; `secret` is shown this once."""
+    idempotency_key: IdempotencyKey = None,
+) -> Response[Any]:
+    """Register an endpoint; `secret` is shown this once, and again only to a repeat with the same key."""
     request = read_json(body, DestinationCreate)
-    await services.check_call(request)
-    destination = await services.destinations.add(principal.tenant_id, request)
-    await services.audit.record(principal.tenant_id, principal.key_id, "destination.created", destination.id)
-    return destination
+    created = await services.destinations.add_once(Actor.key(principal), request, idempotency_key)
+    return keyed_response(created, status_code=201)
 
 
 @get(
@@ -59,7 +63,7 @@ async def list_destinations(
     cursor: Cursor = None,
 ) -> Page[Destination]:
     """Return one page."""
-    return await services.destinations.page(principal.tenant_id, after_cursor(cursor), limit)
+    return await services.destination_rows.page(principal.tenant_id, after_cursor(cursor), limit)
 
 
 @get(
@@ -73,7 +77,7 @@ async def get_destination(
     services: NamedDependency[Services], principal: NamedDependency[Principal], destination_id: FromPath[str]
 ) -> Destination:
     """Return a destination, without its secret."""
-    return await services.destinations.one(principal.tenant_id, DestinationId(destination_id))
+    return await services.destination_rows.one(principal.tenant_id, DestinationId(destination_id))
 
 
 @patch(
@@ -96,10 +100,7 @@ async def change_destination(
 ) -> Destination:
     """Change it; `enabled: true` sends what waited for it."""
     change = read_json(body, DestinationChange)
-    await services.check_call(change)
-    changed = await services.destinations.change(principal.tenant_id, DestinationId(destination_id), change)
-    await services.audit.record(principal.tenant_id, principal.key_id, "destination.changed", destination_id)
-    return changed
+    return await services.destinations.change(Actor.key(principal), DestinationId(destination_id), change)
 
 
 @post(
@@ -123,17 +124,9 @@ async def rotate_secret(
 ) -> Destination:
     """Make a new secret, shown this once; the old one signs too for `overlap_seconds`, by default a day."""
     overlap = read_json(body, SecretRotation).overlap_seconds
-    rotated = await services.destinations.rotate_secret(
-        principal.tenant_id, DestinationId(destination_id), overlap
+    return await services.destinations.rotate_secret(
+        Actor.key(principal), DestinationId(destination_id), overlap
     )
-    await services.audit.record(
-        principal.tenant_id,
-        principal.key_id,
-        "destination.secret_rotated",
-        destination_id,
-        overlap_seconds=overlap,
-    )
-    return rotated
 
 
 @delete(
@@ -146,79 +139,55 @@ async def rotate_secret(
 async def remove_destination(
     services: NamedDependency[Services], principal: NamedDependency[Principal], destination_id: FromPath[str]
 ) -> None:
-    """Remove it; what still waits for it is given up."""
-    await services.destinations.remove(principal.tenant_id, DestinationId(destination_id))
-    await services.audit.record(principal.tenant_id, principal.key_id, "destination.removed", destination_id)
-
-
-@get(
-    "/deliveries",
-    operation_id="listDeliveries",
-    summary="List deliveries, newest first",
-    responses={
-        200: answer(Page(items=[examples.DELIVERY]), "One page", kind=Page[Delivery]),
-        **documented(400, 401, 503),
-    },
-    tags=["Deliveries"],
-)
-async def list_deliveries(
-    services: NamedDependency[Services],
-    principal: NamedDependency[Principal],
-    status: FromQuery[DeliveryStatus | None] = None,
-    destination_id: FromQuery[str | None] = None,
-    session_id: FromQuery[str | None] = None,
-    limit: Limit = 20,
-    cursor: Cursor = None,
-) -> Page[Delivery]:
-    """Return one page; `attempts` is their number."""
-    return await services.deliveries.page(
-        principal.tenant_id,
-        status=status,
-        destination_id=destination_id,
-        session_id=session_id,
-        after=after_cursor(cursor),
-        limit=limit,
-    )
-
-
-@get(
-    "/deliveries/{delivery_id:str}",
-    operation_id="getDelivery",
-    summary="One delivery with its attempts",
-    responses={
-        200: answer(examples.DELIVERY_WITH_ATTEMPTS, "The delivery"),
-        **documented(400, 401, 404, 503),
-    },
-    tags=["Deliveries"],
-)
-async def get_delivery(
-    services: NamedDependency[Services], principal: NamedDependency[Principal], delivery_id: FromPath[str]
-) -> Delivery:
-    """Return a delivery; `attempts` lists them."""
-    return await services.deliveries.one(principal.tenant_id, DeliveryId(delivery_id))
+    """Remove it; deliveries that still wait for it are given up."""
+    await services.destinations.remove(Actor.key(principal), DestinationId(destination_id))
 
 
 @post(
-    "/deliveries/{delivery_id:str}/retry",
+    "/destinations/{destination_id:str}/test",
     status_code=202,
-    operation_id="retryDelivery",
-    summary="Send a dead delivery again",
+    operation_id="testDestination",
+    summary="Send a ping to a destination",
     responses={
-        202: answer(examples.DELIVERY, "It is due now"),
+        202: answer(examples.PING, "The ping's delivery: watch it as any other"),
         **documented(400, 401, 404, 409, 503),
     },
-    tags=["Deliveries"],
+    tags=["Destinations"],
 )
-async def retry_delivery(
-    services: NamedDependency[Services], principal: NamedDependency[Principal], delivery_id: FromPath[str]
+async def test_destination(
+    services: NamedDependency[Services], principal: NamedDependency[Principal], destination_id: FromPath[str]
 ) -> Delivery:
-    """Make it due now, with the same webhook-id."""
-    delivery = await services.deliveries.retry(principal.tenant_id, DeliveryId(delivery_id))
-    await services.audit.record(principal.tenant_id, principal.key_id, "delivery.retried", delivery_id)
-    return delivery
+    """Put a `ping` into its outbox, whatever its filters; it goes the way that documents go."""
+    return await services.deliveries.test(
+        Actor.key(principal), DestinationId(destination_id), services.clock.now()
+    )
 
 
-deliveries_router = Router(
+@post(
+    "/destinations/{destination_id:str}/recover",
+    status_code=202,
+    operation_id="recoverDestination",
+    operation_class=json_operation(RecoverRequest, examples.RECOVER, required=True),
+    summary="Send again what a destination missed",
+    request_max_body_size=MAX_JSON_BYTES,
+    responses={
+        202: answer(examples.RECOVERED, "How many deliveries are due now"),
+        **documented(400, 401, 404, 409, 413, 503),
+    },
+    tags=["Destinations"],
+)
+async def recover_destination(
+    services: NamedDependency[Services],
+    principal: NamedDependency[Principal],
+    destination_id: FromPath[str],
+    body: RawBody,
+) -> Recovered:
+    """Make due what died there since then, and what it wants of then and never got; twice does no harm."""
+    since = utc(read_json(body, RecoverRequest).since, "since")
+    return await services.deliveries.recover(Actor.key(principal), DestinationId(destination_id), since)
+
+
+destinations_router = Router(
     "",
     route_handlers=[
         create_destination,
@@ -227,8 +196,7 @@ deliveries_router = Router(
         change_destination,
         rotate_secret,
         remove_destination,
-        list_deliveries,
-        get_delivery,
-        retry_delivery,
+        test_destination,
+        recover_destination,
     ],
 )

@@ -1,16 +1,19 @@
 """The routes of documents: list a session's documents, read one, and request another."""
 
-from litestar import Router, get, post
+from typing import Any
+
+from litestar import Response, Router, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, RawBody
 
-from schemas.emr import Document, DocumentRequest, Page, Session
+from schemas.emr import Document, DocumentRequest, Page
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
+from service.api.idempotency import IdempotencyKey, keyed_response
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
-from service.api.v1.sessions import SessionPath, read_session_audited
+from service.api.v1.sessions import SessionPath
 from service.domain.ids import DocumentId, SessionId, TemplateId
 from service.domain.models import Principal
 
@@ -63,7 +66,7 @@ async def get_document(
     request_max_body_size=MAX_JSON_BYTES,
     responses={
         202: answer(examples.COMPLETED, "EkaScribe makes the document; it arrives like any other"),
-        **documented(400, 401, 404, 409, 410, 413, 502, 503, 504),
+        **documented(400, 401, 404, 409, 410, 413, 422, 502, 503, 504),
     },
 )
 async def make_document(
@@ -71,11 +74,15 @@ async def make_document(
     principal: NamedDependency[Principal],
     session_id: SessionPath,
     body: RawBody,
-) -> Session:
+    idempotency_key: IdempotencyKey = None,
+) -> Response[Any]:
     """Ask EkaScribe for another document of a finished session, or for a new version of an existing one."""
     template_id = TemplateId(read_json(body, DocumentRequest).template_id)
-    await services.additional_documents.ask(principal, SessionId(session_id), template_id)
-    return await read_session_audited(services, principal, SessionId(session_id))
+    requested = await services.additional_documents.request(
+        principal, SessionId(session_id), template_id, idempotency_key
+    )
+    await services.read_audit.replayed(principal, requested.body)
+    return keyed_response(requested, status_code=202)
 
 
 documents_router = Router("", route_handlers=[list_documents, get_document, make_document], tags=["Sessions"])

@@ -1,31 +1,15 @@
-"""The doors of the ledger and of the audit trail."""
-
-from typing import Annotated
+"""The route of /v1/ledger: the fate of every session that was ended or expired."""
 
 from litestar import Router, get
 from litestar.di import NamedDependency
-from litestar.params import FromQuery, QueryParameter
 
-from schemas.emr import Page
-from schemas.ledger import AuditEntry, Ledger
+from schemas.ledger import Ledger
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.openapi_examples import answer
 from service.api.problems import documented
-from service.api.timestamps import MOMENT, interval
-from service.api.v1.sessions import Cursor, Limit
+from service.api.timestamps import From, To, interval
 from service.domain.models import Principal
-from service.store.audit import AuditFilter
-from service.store.paging import after_cursor
-
-From = Annotated[
-    str | None,
-    QueryParameter(name="from", description="From this moment on, RFC 3339 with a zone", schema_extra=MOMENT),
-]
-To = Annotated[
-    str | None,
-    QueryParameter(name="to", description="Before this moment, RFC 3339 with a zone", schema_extra=MOMENT),
-]
 
 
 @get(
@@ -48,31 +32,4 @@ async def get_ledger(
     return await services.ledger.count(principal.tenant_id, *interval(since, before))
 
 
-@get(
-    "/audit",
-    operation_id="listAudit",
-    summary="Who read, changed or erased what, and when; for admin keys",
-    tags=["Operators"],
-    opt={"role": "admin"},
-    responses={
-        200: answer(Page(items=[examples.AUDIT]), "One page, newest first", kind=Page[AuditEntry]),
-        **documented(400, 401, 403, 503),
-    },
-)
-async def list_audit(
-    services: NamedDependency[Services],
-    principal: NamedDependency[Principal],
-    action: FromQuery[str | None] = None,
-    object_id: FromQuery[str | None] = None,
-    since: From = None,
-    before: To = None,
-    limit: Limit = 20,
-    cursor: Cursor = None,
-) -> Page[AuditEntry]:
-    """Return one page."""
-    start, end = interval(since, before)
-    wanted = AuditFilter(action=action, object_id=object_id, since=start, before=end)
-    return await services.audit.page(principal.tenant_id, wanted, after_cursor(cursor), limit)
-
-
-ledger_router = Router("", route_handlers=[get_ledger, list_audit])
+ledger_router = Router("", route_handlers=[get_ledger])

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, Router, get, post
 from litestar.di import NamedDependency
-from litestar.enums import MediaType
-from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter, RawBody
+from litestar.params import FromQuery, PathParameter, QueryParameter, RawBody
 
 from schemas.emr import Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
 from service.api import openapi_examples as examples
 from service.api.authentication import check_not_revoked
 from service.api.dependencies import Services
+from service.api.idempotency import IdempotencyKey, keyed_response
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
@@ -31,15 +31,6 @@ _MAX_WAIT_SECONDS = 30
 SessionPath = Annotated[str, PathParameter(description="A session's id")]
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many to a page")]
 Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before")]
-IdempotencyKey = Annotated[
-    str | None,
-    HeaderParameter(
-        name="Idempotency-Key",
-        description="Up to 255 printable characters without spaces, of your own making. The same key with "
-        "the same body gets the same answer, for a week; make one per dictation and reuse it when you "
-        "repeat the call.",
-    ),
-]
 
 
 @post(
@@ -63,11 +54,9 @@ async def create_session(
     created = await services.session_creator.create(
         principal, read_json(body, SessionCreate), idempotency_key
     )
-    headers = {}
     if created.is_replayed:
-        headers["Idempotency-Replayed"] = "true"
         await services.read_audit.replayed(principal, created.body)
-    return Response(created.body, status_code=201, media_type=MediaType.JSON, headers=headers)
+    return keyed_response(created, status_code=201)
 
 
 @post(

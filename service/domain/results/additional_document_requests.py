@@ -6,11 +6,17 @@ The session's first result stays as it is: a further document changes the vendor
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Protocol
 from uuid import uuid4
 
+import msgspec
+
+from schemas.emr import Session
 from service.domain.errors import (
+    BridgeError,
     InvalidRequest,
     NotFound,
     SessionErased,
@@ -18,6 +24,7 @@ from service.domain.errors import (
     VendorRefused,
     VendorTimeout,
 )
+from service.domain.idempotency import KeyedAnswer, KeyedCall, Reservation, check_reservation, keyed_call
 from service.domain.ids import Lease, SessionId, TemplateId, TenantId
 from service.domain.models import AdditionalDocumentState, Principal
 from service.domain.ports import Clock, Vendor
@@ -75,22 +82,100 @@ class AdditionalDocumentStore(Protocol):
         ...
 
 
+class DocumentKeyStore(Protocol):
+    """Rows of Idempotency-Keys."""
+
+    async def reserve(
+        self, call: KeyedCall, session_id: SessionId, lease: Lease, *, lease_seconds: float
+    ) -> Reservation:
+        """Reserve the key for a call about a session, or return what the key stands for already."""
+        ...
+
+    async def finish(self, call: KeyedCall, session_id: SessionId, answer: bytes) -> None:
+        """Keep the answer that every repeat will get."""
+        ...
+
+    async def abandon(self, call: KeyedCall, lease: Lease) -> None:
+        """End the lease of a call that failed: the same key may try again at once."""
+        ...
+
+
 class AdditionalDocumentRequests:
     """Asks the vendor for documents of finished sessions."""
 
-    def __init__(self, *, store: AdditionalDocumentStore, vendor: Vendor, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        store: AdditionalDocumentStore,
+        idempotency: DocumentKeyStore,
+        vendor: Vendor,
+        clock: Clock,
+        read: Callable[[TenantId, SessionId], Awaitable[Session]],
+    ) -> None:
         self._store = store
+        self._idempotency = idempotency
         self._vendor = vendor
         self._clock = clock
+        self._read = read
 
-    async def ask(self, principal: Principal, session_id: SessionId, template_id: TemplateId) -> str | None:
-        """Have a document made of another template, or of the same one anew; return the vendor's id of it.
+    async def request(
+        self, principal: Principal, session_id: SessionId, template_id: TemplateId, key: str | None
+    ) -> KeyedAnswer:
+        """Have a document made as `ask` does, or give the answer that the Idempotency-Key was given before.
 
-        While it is on its way, asking again calls nobody. Raises InvalidRequest, NotFound, SessionErased,
+        The answer is the session as it stands. Raises as `ask`, IdempotencyKeyReused or
+        IdempotencyInProgress.
+        """
+        if key is None:
+            await self.ask(principal, session_id, template_id)
+            return KeyedAnswer(await self._answer(principal, session_id), is_replayed=False)
+        _check_template(template_id)
+        call = keyed_call(principal.tenant_id, "makeDocument", key, [session_id, template_id])
+        lease = Lease(uuid4())
+        await self._check_exists(principal, session_id, template_id)
+        reserved = await self._idempotency.reserve(call, session_id, lease, lease_seconds=_LEASE_SECONDS)
+        if reserved.kind == "erased":
+            raise SessionErased("the session of this Idempotency-Key was erased")
+        check_reservation(reserved)
+        if reserved.answer is not None:
+            return KeyedAnswer(reserved.answer, is_replayed=True)
+        try:
+            await self.ask(principal, session_id, template_id, since=reserved.since)
+            answer = await self._answer(principal, session_id)
+            await self._idempotency.finish(call, session_id, answer)
+        except (BridgeError, asyncio.CancelledError):
+            await asyncio.shield(self._idempotency.abandon(call, lease))
+            raise
+        return KeyedAnswer(answer, is_replayed=False)
+
+    async def _check_exists(
+        self, principal: Principal, session_id: SessionId, template_id: TemplateId
+    ) -> None:
+        """Refuse to reserve a key for another tenant's session: its erasure would not find the key's row."""
+        async with self._store.opening(principal.tenant_id, session_id, template_id) as unit:
+            if unit is None:
+                raise NotFound("no such session")
+            if unit.state.is_erased:
+                raise SessionErased("the session was erased")
+
+    async def _answer(self, principal: Principal, session_id: SessionId) -> bytes:
+        return msgspec.json.encode(await self._read(principal.tenant_id, session_id))
+
+    async def ask(
+        self,
+        principal: Principal,
+        session_id: SessionId,
+        template_id: TemplateId,
+        *,
+        since: datetime | None = None,
+    ) -> str | None:
+        """Have a document made of another template, or a new version of the same one; return the vendor's id.
+
+        While it is on its way, asking again calls nobody; nor does the repeat of a call that was first made
+        at `since`, when its document has come since. Raises InvalidRequest, NotFound, SessionErased,
         SessionNotFinished, or VendorError; after one that is unreachable the same call may be made again.
         """
-        if not _TEMPLATE.fullmatch(template_id):
-            raise InvalidRequest("is not the id of a template", field="template_id")
+        _check_template(template_id)
         lease = Lease(uuid4())
         async with self._store.opening(principal.tenant_id, session_id, template_id) as unit:
             if unit is None:
@@ -98,6 +183,8 @@ class AdditionalDocumentRequests:
             state = unit.state
             _check_finished(state)
             if state.is_asking or (state.is_pending and not state.is_unclear):
+                return state.document_id
+            if since is not None and state.asked_until is not None and state.asked_until >= since:
                 return state.document_id
             await unit.begin(lease, _LEASE_SECONDS)
         return await self._ask_vendor(state, session_id, template_id, lease)
@@ -125,6 +212,11 @@ class AdditionalDocumentRequests:
             raise
         await self._store.record_asked(session_id, template_id, lease, made.document_id, _FIRST_LOOK_SECONDS)
         return made.document_id
+
+
+def _check_template(template_id: TemplateId) -> None:
+    if not _TEMPLATE.fullmatch(template_id):
+        raise InvalidRequest("is not the id of a template", field="template_id")
 
 
 def _check_finished(state: AdditionalDocumentState) -> None:

@@ -1,23 +1,26 @@
 """The create call as a whole: one session per Idempotency-Key, whatever dies in the middle."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 import msgspec
-from msgspec import Struct
 
 from schemas.emr import Session, SessionCreate
 from service.domain.errors import (
     BridgeError,
     IdempotencyInProgress,
-    IdempotencyKeyInvalid,
-    IdempotencyKeyReused,
     InvalidRequest,
     SessionErased,
     SessionExists,
+)
+from service.domain.idempotency import (
+    KeyedAnswer,
+    KeyedCall,
+    Reservation,
+    check_reservation,
+    keyed_call,
 )
 from service.domain.ids import Lease, SessionId, TenantId, new_session_id
 from service.domain.models import Principal, ProtocolWords, SessionPlan
@@ -30,55 +33,32 @@ from service.domain.sessions.lifecycle import (
 )
 from service.domain.vendor_limits import check_limits, check_upload
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _MAX_OBJECT_BYTES = 4096
 _MAX_LEVELS = 32
-
-
-class Reservation(Struct, frozen=True, kw_only=True):
-    """What became of a call that came with an Idempotency-Key.
-
-    `new`: it runs now, for the session of the plan; `resumed`: it runs now, for the session of an earlier
-    try, which may have reached the vendor; `established`: the vendor has that earlier session, only the
-    answer was lost; `replayed`: `answer` is what the first one got; `reused`: the body differs; `running`:
-    the first one is still under way; `erased`: the session was erased, and the answer with it.
-    """
-
-    kind: Literal["new", "resumed", "established", "replayed", "reused", "running", "erased"]
-    session_id: SessionId
-    answer: bytes | None = None
 
 
 class IdempotencyStore(Protocol):
     """Rows of Idempotency-Keys."""
 
-    async def reserve(
+    async def reserve_session(
         self,
-        key: str,
-        request: bytes,
+        call: KeyedCall,
         plan: SessionPlan,
         lease: Lease,
         *,
         lease_seconds: float,
         life_seconds: float,
     ) -> Reservation:
-        """Reserve the key and insert the session together, or say what the key stands for already."""
+        """Reserve the key and insert the session together, or return what the key stands for already."""
         ...
 
-    async def finish(self, tenant_id: TenantId, key: str, session_id: SessionId, answer: bytes) -> None:
+    async def finish(self, call: KeyedCall, session_id: SessionId, answer: bytes) -> None:
         """Keep the answer that every repeat will get."""
         ...
 
-    async def abandon(self, tenant_id: TenantId, key: str, lease: Lease) -> None:
-        """The call failed: the same key may try again at once."""
+    async def abandon(self, call: KeyedCall, lease: Lease) -> None:
+        """End the lease of a call that failed: the same key may try again at once."""
         ...
-
-
-class Created(Struct, frozen=True):
-    """The answer, encoded, and whether it is one that was given before."""
-
-    body: bytes
-    is_replayed: bool
 
 
 class SessionCreator:
@@ -99,23 +79,20 @@ class SessionCreator:
         self._limits = limits
         self._read = read
 
-    async def create(self, principal: Principal, request: SessionCreate, key: str | None) -> Created:
+    async def create(self, principal: Principal, request: SessionCreate, key: str | None) -> KeyedAnswer:
         """Create a session, or give the answer that this key was given before.
 
         Raises InvalidRequest, UploadNotSupported, IdempotencyKeyReused, IdempotencyInProgress, or
         VendorError; after one of the last two the same call with the same key may be made again.
         """
         if key is None:
-            return Created(
+            return KeyedAnswer(
                 await self._answer(principal, await self.start(principal, request)), is_replayed=False
             )
         check_create(request)
-        if not _KEY.fullmatch(key):
-            raise IdempotencyKeyInvalid(
-                "Idempotency-Key must be 1 to 255 printable characters without spaces"
-            )
+        call = keyed_call(principal.tenant_id, "createSession", key, request)
         plan = await self._plan(principal, request, new_session_id())
-        return await self._create_once(principal, request, key, plan, Lease(uuid4()))
+        return await self._create_once(principal, call, plan, Lease(uuid4()))
 
     async def start(
         self,
@@ -166,11 +143,10 @@ class SessionCreator:
         return plan
 
     async def _create_once(
-        self, principal: Principal, request: SessionCreate, key: str, plan: SessionPlan, lease: Lease
-    ) -> Created:
-        reserved = await self._idempotency.reserve(
-            key,
-            msgspec.json.encode(request, order="deterministic"),
+        self, principal: Principal, call: KeyedCall, plan: SessionPlan, lease: Lease
+    ) -> KeyedAnswer:
+        reserved = await self._idempotency.reserve_session(
+            call,
             plan,
             lease,
             lease_seconds=PENDING_CALL_LEASE_SECONDS,
@@ -178,34 +154,31 @@ class SessionCreator:
         )
         if reserved.kind == "erased":
             raise SessionErased("the session of this Idempotency-Key was erased")
-        if reserved.kind == "reused":
-            raise IdempotencyKeyReused("this Idempotency-Key was used with another body")
-        if reserved.kind == "running":
-            raise IdempotencyInProgress("the first call with this Idempotency-Key is still running")
+        check_reservation(reserved)
         if reserved.answer is not None:
-            return Created(reserved.answer, is_replayed=True)
+            return KeyedAnswer(reserved.answer, is_replayed=True)
+        session_id = SessionId(reserved.object_id)
         try:
             await self._establish(principal, plan, lease, reserved)
-            body = await self._answer(principal, reserved.session_id)
-            await self._idempotency.finish(principal.tenant_id, key, reserved.session_id, body)
+            body = await self._answer(principal, session_id)
+            await self._idempotency.finish(call, session_id, body)
         except (BridgeError, asyncio.CancelledError):
-            await asyncio.shield(self._idempotency.abandon(principal.tenant_id, key, lease))
+            await asyncio.shield(self._idempotency.abandon(call, lease))
             raise
-        return Created(body, is_replayed=False)
+        return KeyedAnswer(body, is_replayed=False)
 
     async def _establish(
         self, principal: Principal, plan: SessionPlan, lease: Lease, reserved: Reservation
     ) -> None:
         if reserved.kind == "established":
             return
+        session_id = SessionId(reserved.object_id)
         resumed = reserved.kind == "resumed"
         if resumed and not await self._store.claim_pending_create(
-            principal.tenant_id, reserved.session_id, lease, lease_seconds=PENDING_CALL_LEASE_SECONDS
+            principal.tenant_id, session_id, lease, lease_seconds=PENDING_CALL_LEASE_SECONDS
         ):
             raise IdempotencyInProgress("this session is being looked for at EkaScribe at this moment")
-        await self._life.establish(
-            msgspec.structs.replace(plan, id=reserved.session_id), lease, maybe_sent=resumed
-        )
+        await self._life.establish(msgspec.structs.replace(plan, id=session_id), lease, maybe_sent=resumed)
 
     async def _answer(self, principal: Principal, session_id: SessionId) -> bytes:
         return msgspec.json.encode(await self._read(principal.tenant_id, session_id))

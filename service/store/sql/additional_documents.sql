@@ -1,6 +1,7 @@
 -- name: of_template
 -- How the call for a session's template stands.
-SELECT status = 'pending' AS is_pending, asked, document_id, lease IS NOT NULL AND next_at > now() AS is_leased
+SELECT status = 'pending' AS is_pending, asked, document_id, lease IS NOT NULL AND next_at > now() AS is_leased,
+       CASE WHEN asked = 'asked' AND outcome IS DISTINCT FROM 'not_asked' THEN settled_at END AS asked_until
 FROM fetches WHERE session_id = $1 AND template_id = $2;
 
 -- name: begin

@@ -15,7 +15,7 @@ WHERE tenant_id = $1 AND id = $2
 RETURNING id, tenant_id, role, created_at, revoked_at;
 
 -- name: principals_by_hash
--- Who API keys are; asked on each request, so that a revocation counts at once on every pod.
+-- The principals of API keys; read for each request, so that a revocation counts at once on every pod.
 SELECT k.key_hash, k.id AS key_id, k.tenant_id, k.role, t.defaults, t.account_sealed IS NOT NULL AS own_account
 FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
 WHERE k.key_hash = ANY($1) AND k.revoked_at IS NULL;
@@ -25,7 +25,7 @@ WHERE k.key_hash = ANY($1) AND k.revoked_at IS NULL;
 SELECT id FROM api_keys WHERE id = ANY($1) AND revoked_at IS NULL;
 
 -- name: principal_by_id
--- Who the key behind a signed token is, unless it was revoked or the token's time, in Unix seconds, is over.
+-- The principal of the key behind a signed token; no row when the key was revoked or the token expired.
 SELECT k.id AS key_id, k.tenant_id, k.role, t.defaults, t.account_sealed IS NOT NULL AS own_account
 FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
 WHERE k.id = $1 AND k.revoked_at IS NULL AND to_timestamp($2::bigint) > now();

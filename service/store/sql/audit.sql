@@ -1,5 +1,5 @@
 -- name: insert_reads
--- Who read these objects.
+-- One entry for each object that was read.
 INSERT INTO audit (tenant_id, actor, action, object_id) SELECT $1, $2, $3, unnest($4::text[]);
 
 -- name: page
@@ -15,5 +15,5 @@ ORDER BY at DESC, id DESC
 LIMIT $8;
 
 -- name: insert
--- One entry of who did what; no content.
+-- One entry of a change; its facts hold no content.
 INSERT INTO audit (tenant_id, actor, action, object_id, facts) VALUES ($1, $2, $3, $4, $5);

@@ -49,4 +49,4 @@ UPDATE destinations SET retry_after_until = NULL,
                         failures = CASE WHEN probe_at IS NULL THEN 0 ELSE failures END,
                         hangs = CASE WHEN probe_at IS NULL THEN 0 ELSE hangs END,
                         failing_since = CASE WHEN probe_at IS NOT NULL THEN now() END
-WHERE id = $1 AND (failures > 0 OR retry_after_until IS NOT NULL);
+WHERE tenant_id = $1 AND id = $2 AND (failures > 0 OR retry_after_until IS NOT NULL);

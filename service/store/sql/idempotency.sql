@@ -1,17 +1,23 @@
 -- name: begin
--- Reserves an Idempotency-Key for a call that starts now; no row when it is taken.
-INSERT INTO idempotency_keys (tenant_id, key_hash, request_hash, session_id, lease, lease_until)
-VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
+-- Reserves an Idempotency-Key for a call that starts now; no row when the key is known.
+INSERT INTO idempotency_keys (tenant_id, key_hash, request_hash, session_id, lease, lease_until, route)
+VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6), $7)
 ON CONFLICT (tenant_id, key_hash) DO NOTHING
 RETURNING session_id;
 
 -- name: lock
--- What is known of a key that was used before, held until the transaction ends.
-SELECT i.request_hash, i.session_id, i.answer_sealed, i.lease_until <= now() AS lease_is_over,
-       s.owed AS session_owed, s.status AS session_status, s.erased_at IS NOT NULL AS is_erased
-FROM idempotency_keys i LEFT JOIN sessions s ON s.id = i.session_id
+-- Reads a key that was used before and locks its row until the transaction ends.
+SELECT i.request_hash, i.session_id, i.answer_sealed, i.created_at, i.lease_until <= now() AS lease_is_over,
+       s.erased_at IS NOT NULL OR d.removed_at IS NOT NULL AS is_erased
+FROM idempotency_keys i
+LEFT JOIN sessions s ON s.id = i.session_id AND i.route IS DISTINCT FROM 'createDestination'
+LEFT JOIN destinations d ON d.id = i.session_id AND i.route = 'createDestination'
 WHERE i.tenant_id = $1 AND i.key_hash = $2
 FOR UPDATE OF i;
+
+-- name: session_state
+-- Reads how far the session of an interrupted create call came.
+SELECT status, owed FROM sessions WHERE tenant_id = $1 AND id = $2;
 
 -- name: resume
 -- A call whose first try did not end well starts again, for this session.

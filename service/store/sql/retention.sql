@@ -1,13 +1,3 @@
--- name: lock
--- For how many days a tenant's content and rows are kept, held until the transaction ends.
-SELECT keep_content_days, keep_metadata_days FROM tenants WHERE id = $1 FOR UPDATE;
-
--- name: set
--- Keeps a tenant's content and rows for so many days from now on; NULL: for ever.
-UPDATE tenants SET keep_content_days = $2, keep_metadata_days = $3 WHERE id = $1
-RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, keep_content_days, keep_metadata_days,
-          created_at;
-
 -- name: due
 -- Sessions whose content ($2 false) or rows ($2 true) were kept long enough, and of which nothing is open.
 SELECT s.id, s.tenant_id
@@ -46,7 +36,7 @@ FOR UPDATE OF s SKIP LOCKED;
 SELECT status IN ('pending', 'paused') AS is_open FROM deliveries WHERE session_id = $1 ORDER BY id FOR UPDATE;
 
 -- name: forget_keys
--- What stands for a session that is gone: a repeat of its create call makes a new one.
+-- Keys of a session that is deleted: a repeat of its create call makes a new session.
 DELETE FROM idempotency_keys WHERE tenant_id = $2 AND session_id = $1;
 
 -- name: delete

@@ -7,6 +7,7 @@ import hashlib
 import pytest
 
 from service.bootstrap.container import open_stores
+from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import KeyId
 from tests.api.asking import chunks_of
 from tests.api.voice.clients import BrowserClient, browser_client, envelope, form
@@ -79,7 +80,7 @@ async def test_it_is_void_with_its_key(house: Bridge, browser: BrowserClient) ->
     session = await browser.create()
     async with open_stores(house.settings) as rows:
         for key in await rows.api_keys.list_keys(house.tenant_id):
-            await rows.api_keys.revoke(house.tenant_id, KeyId(key.id))
+            await ApiKeys(rows.api_keys).revoke(house.tenant_id, KeyId(key.id))
     await browser.post_form(session["upload_url"], "1.mp3", MP3, 403)
 
 

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from service.bootstrap.container import open_stores
+from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import KeyId, SessionId
 from service.store.medscribe_tokens import MedscribeTokens
 from tests.api.voice.clients import envelope, login, python_client
@@ -120,7 +121,7 @@ async def test_a_token_ends_with_its_key(house: Bridge) -> None:
     token = (await login(house, key)).json()["access_token"]
     async with open_stores(house.settings) as rows:
         keys = await rows.api_keys.list_keys(house.tenant_id)
-        await rows.api_keys.revoke(house.tenant_id, KeyId(keys[-1].id))
+        await ApiKeys(rows.api_keys).revoke(house.tenant_id, KeyId(keys[-1].id))
     envelope(await ask(house, {"authorization": f"Bearer {token}"}), 401, "token_expired")
     assert (await login(house, key)).status_code == 401
 
