@@ -184,7 +184,9 @@ def destination_remove(tenant: str, destination: str, as_json: bool) -> None:
 @destination.command("recover")
 @click.argument("tenant")
 @click.argument("destination")
-@click.option("--since", type=Timestamp(), required=True, help="RFC 3339; without a zone it is UTC.")
+@click.option(
+    "--since", type=Timestamp(assume_utc=True), required=True, help="RFC 3339; without a zone it is UTC."
+)
 @json_option
 def destination_recover(tenant: str, destination: str, since: datetime, *, as_json: bool) -> None:
     """Send again what died at a destination since then, and what it wants of then and never got."""

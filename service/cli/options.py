@@ -7,34 +7,32 @@ import click
 
 
 class Timestamp(click.types.StringParamType):
-    """A time as RFC 3339 writes it; one without a zone is UTC."""
+    """A time as RFC 3339 writes it, read into UTC.
+
+    A time without a zone is refused, because the shell's zone is rarely the server's; with `assume_utc` it is
+    read as UTC instead.
+    """
 
     name = "time"
 
+    def __init__(self, *, assume_utc: bool = False) -> None:
+        self._assume_utc = assume_utc
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read it."""
+        """Read the text of an option."""
         try:
-            read = datetime.fromisoformat(str(value))
-            return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
+            timestamp = datetime.fromisoformat(str(value))
+            if timestamp.tzinfo is None and self._assume_utc:
+                timestamp = timestamp.replace(tzinfo=UTC)
+            if timestamp.tzinfo is None:
+                raise ValueError("no zone")
+            return timestamp.astimezone(UTC)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is not a time such as 2026-11-20T08:00:00Z", param, ctx)
+            self.fail(f"{value!r} is not a time; it needs a time such as 2026-11-21T09:30:00Z", param, ctx)
 
 
-def read_timestamp(context: click.Context, option: click.Parameter, value: str | None) -> datetime | None:
-    """Read an option's time, which needs a zone; None if it was not given."""
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-        if moment.tzinfo is None:
-            raise ValueError("no zone")
-        return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise click.BadParameter("needs a time such as 2026-11-21T09:30:00Z", context, option) from None
-
-
-from_option = click.option("--from", "since", callback=read_timestamp, help="From this moment on, RFC 3339.")
-to_option = click.option("--to", "before", callback=read_timestamp, help="Before this moment, RFC 3339.")
+from_option = click.option("--from", "since", type=Timestamp(), help="From this moment on, RFC 3339.")
+to_option = click.option("--to", "before", type=Timestamp(), help="Before this moment, RFC 3339.")
 
 
 def check_interval(since: datetime | None, before: datetime | None) -> None:

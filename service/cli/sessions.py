@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from service.cli.options import read_timestamp
+from service.cli.options import Timestamp
 from service.cli.runner import json_option, print_found, with_stores
 from service.domain.errors import NotFound
 from service.domain.ids import SessionId, TenantId
@@ -38,7 +38,7 @@ def session() -> None:
 
 @session.command("refresh")
 @click.argument("session", required=False)
-@click.option("--since", callback=read_timestamp, help="Every session since then that ended badly.")
+@click.option("--since", type=Timestamp(), help="Every session since then that ended badly.")
 @click.option("--tenant", default=None, help="With --since: only this tenant's.")
 @json_option
 def session_refresh(
