@@ -44,7 +44,7 @@ async def principal_of_key(services: Services, key: str) -> Principal | None:
     """
     if not key or len(key) > _MAX_KEY_CHARACTERS:
         return None
-    return await services.authentication.principal(key)
+    return await services.access.lookup.principal(key)
 
 
 async def admit_principal(scope: Scope, services: Services, principal: Principal) -> None:
@@ -59,7 +59,7 @@ async def admit_principal(scope: Scope, services: Services, principal: Principal
 
 async def check_not_revoked(services: Services, principal: Principal) -> None:
     """Raise Unauthenticated if the key was revoked since authentication; for calls that waited."""
-    if principal.key_id not in await services.api_keys.active_keys([principal.key_id]):
+    if principal.key_id not in await services.access.api_keys.active_keys([principal.key_id]):
         raise Unauthenticated("the API key was revoked")
 
 

@@ -38,40 +38,88 @@ from service.store.medscribe_tokens import MedscribeTokens
 from service.store.session_queries import SessionQueries
 
 
+class AccessServices(Struct, frozen=True, kw_only=True):
+    """Authentication of callers, and the limits that hold before and after it."""
+
+    api_keys: ApiKeyRows
+    lookup: ApiKeyLookup
+    revocations: RevocationPoller
+    rate_limiter: SharedRateLimiter | None
+    unauthenticated_limits: UnauthenticatedLimits
+
+
+class SessionServices(Struct, frozen=True, kw_only=True):
+    """Sessions and their documents."""
+
+    creator: SessionCreator
+    lifecycle: SessionLifecycle
+    updates: SessionUpdates
+    queries: SessionQueries
+    additional_documents: AdditionalDocumentRequests
+    result_refresher: ResultRefresher
+    change_poller: ChangePoller
+    timeline_poller: ChangePoller
+    read_audit: ReadAudit
+
+
+class AudioServices(Struct, frozen=True, kw_only=True):
+    """Chunks and live streams."""
+
+    uploads: AudioUploads
+    streams: Streams
+
+
+class DestinationServices(Struct, frozen=True, kw_only=True):
+    """Destinations; `queries` are the store's rows, only to read from."""
+
+    changes: Destinations
+    queries: DestinationRows
+
+
+class DeliveryServices(Struct, frozen=True, kw_only=True):
+    """Deliveries; `queries` are the store's rows, only to read from."""
+
+    changes: Deliveries
+    queries: DeliveryRows
+
+
+class MedscribeServices(Struct, frozen=True, kw_only=True):
+    """The vendor's protocol for its own clients."""
+
+    tokens: MedscribeTokens
+    queries: MedscribeQueries
+    login_failures: LocalRateLimiter
+    discovery: Discovery
+    templates: Templates
+
+
+class WebhookServices(Struct, frozen=True, kw_only=True):
+    """The vendor's webhooks; `secrets` returns the signing secrets of an account, None if it has none."""
+
+    receiver: WebhookReceiver
+    secrets: Callable[[Account], Awaitable[tuple[str, ...] | None]]
+
+
+class OperationServices(Struct, frozen=True, kw_only=True):
+    """Ledger, audit trail and health; `database_wait` is the longest wait for a connection, in seconds."""
+
+    ledger: LedgerRows
+    audit: AuditRows
+    readiness: Readiness
+    database_wait: Callable[[], float]
+
+
 class Services(Struct, frozen=True, kw_only=True):
-    """Domain functions for changes, and the store's queries for reads, by the names that routes use."""
+    """Domain functions for changes, and the store's queries for reads, by group of routes."""
 
     settings: Settings
     clock: CheckedClock
     traces: SessionTraces
-    api_keys: ApiKeyRows
-    authentication: ApiKeyLookup
-    revocations: RevocationPoller
-    rate_limiter: SharedRateLimiter | None
-    login_failures: LocalRateLimiter
-    unauthenticated_limits: UnauthenticatedLimits
-    session_creator: SessionCreator
-    lifecycle: SessionLifecycle
-    audio: AudioUploads
-    streams: Streams
-    session_queries: SessionQueries
-    session_updates: SessionUpdates
-    additional_documents: AdditionalDocumentRequests
-    result_refresher: ResultRefresher
-    templates: Templates
-    change_poller: ChangePoller
-    timeline_poller: ChangePoller
-    webhooks: WebhookReceiver
-    destinations: Destinations
-    destination_rows: DestinationRows
-    deliveries: Deliveries
-    delivery_rows: DeliveryRows
-    ledger: LedgerRows
-    audit: AuditRows
-    read_audit: ReadAudit
-    webhook_secrets: Callable[[Account], Awaitable[tuple[str, ...] | None]]
-    discovery: Discovery
-    medscribe_tokens: MedscribeTokens
-    medscribe_queries: MedscribeQueries
-    readiness: Readiness
-    database_wait: Callable[[], float]
+    access: AccessServices
+    sessions: SessionServices
+    audio: AudioServices
+    destinations: DestinationServices
+    deliveries: DeliveryServices
+    medscribe: MedscribeServices
+    webhooks: WebhookServices
+    operations: OperationServices

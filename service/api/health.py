@@ -46,7 +46,7 @@ async def live() -> Live:
 )
 async def ready(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Ready]:
     """Check database and Redis; a process that is shutting down is not ready."""
-    return await services.readiness.check(is_stopping=is_shutting_down(request.scope))
+    return await services.operations.readiness.check(is_stopping=is_shutting_down(request.scope))
 
 
 @get(
@@ -59,7 +59,7 @@ async def ready(request: Request[Any, Any, Any], services: NamedDependency[Servi
 )
 async def metrics(services: NamedDependency[Services]) -> Response[bytes]:
     """Return all metrics of the processes behind this port."""
-    return await metrics_response(services.readiness.ping_redis)
+    return await metrics_response(services.operations.readiness.ping_redis)
 
 
 async def metrics_response(ping_redis: Callable[[], Awaitable[bool]]) -> Response[bytes]:

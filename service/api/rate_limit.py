@@ -23,8 +23,8 @@ REFUSED = Counter("ekabridge_rate_limited", "Calls refused with 429, by what the
 
 def count_call(scope: Any, services: Services, key_id: KeyId) -> None:
     """Count a call with an API key. Raises RateLimited."""
-    if services.rate_limiter is not None:
-        state = scope[_STATE] = services.rate_limiter.count(key_id)
+    if services.access.rate_limiter is not None:
+        state = scope[_STATE] = services.access.rate_limiter.count(key_id)
         check(state, "calls")
 
 

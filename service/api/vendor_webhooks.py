@@ -128,8 +128,8 @@ async def _verify_and_record(
     request: Request[Any, Any, Any], services: Services, account: Account
 ) -> Outcome:
     """Verify the signature of the raw bytes, then decode the event and commit it."""
-    body = await services.unauthenticated_limits.webhooks.read(request)
-    secrets = await services.webhook_secrets(account)
+    body = await services.access.unauthenticated_limits.webhooks.read(request)
+    secrets = await services.webhooks.secrets(account)
     # An unknown account (None) gets the same error as a wrong signature, so that nobody can find out tenant
     # ids.
     if secrets is None or secrets or not services.settings.webhook_allow_unsigned:
@@ -152,6 +152,6 @@ async def _verify_and_record(
         },
         link=request.headers.get("traceparent"),
     ):
-        outcome = await services.webhooks.receive(account, event, body)
+        outcome = await services.webhooks.receiver.receive(account, event, body)
         note("ekabridge.outcome", outcome)
     return outcome

@@ -245,7 +245,7 @@ async def test_a_client_that_goes_away_frees_its_place_at_once(bridge: Bridge) -
     session_id = (await bridge.create())["id"]
     head = request_head(bridge, "GET", f"/v1/sessions/{session_id}/events")
     async with own_app(bridge) as (services, api), wire(str(api.base_url)) as client:
-        watch = services.timeline_poller
+        watch = services.sessions.timeline_poller
         await client.send(head)
 
         async def is_waiting() -> bool:
@@ -264,7 +264,10 @@ async def test_there_is_a_limit_for_all_and_a_lower_one_for_each_tenant(bridge: 
     session_id = (await bridge.create())["id"]
     waits = {"events": f"/v1/sessions/{session_id}/events", "wait": f"/v1/sessions/{session_id}?wait=30"}
     async with own_app(bridge) as (services, api):
-        for name, watch in (("events", services.timeline_poller), ("wait", services.change_poller)):
+        for name, watch in (
+            ("events", services.sessions.timeline_poller),
+            ("wait", services.sessions.change_poller),
+        ):
             with ExitStack() as places:
                 for taken in range(999):
                     places.enter_context(watch.place(TenantId(f"ten_{taken % 9}")))
@@ -297,7 +300,7 @@ async def test_a_process_that_stops_lets_everybody_go_at_once(bridge: Bridge) ->
         services = services_of(app)
 
         async def both_wait() -> bool:
-            return services.change_poller.waiting == services.timeline_poller.waiting == 1
+            return services.sessions.change_poller.waiting == services.sessions.timeline_poller.waiting == 1
 
         await until(both_wait)
         started = time.monotonic()
@@ -312,14 +315,14 @@ async def test_a_process_that_stops_lets_everybody_go_at_once(bridge: Bridge) ->
 async def test_silence_is_broken_before_a_proxy_hangs_up(bridge: Bridge) -> None:
     session_id = SessionId((await bridge.create())["id"])
     async with own_app(bridge) as (services, _):
-        principal = await principal_of(services.api_keys, await key_of(bridge))
+        principal = await principal_of(services.access.api_keys, await key_of(bridge))
         assert principal is not None
         events = _follow(services, principal, session_id, EventCursor(), keep_alive_seconds=0.1)
         first = await anext(events)
         assert b"event: session.created" in first
         assert [await anext(events) for _ in range(2)] == [b": keep-alive\n\n"] * 2
         await events.aclose()
-        assert services.timeline_poller.places == 0
+        assert services.sessions.timeline_poller.places == 0
 
 
 async def test_a_session_that_the_vendor_never_had_is_over(house: Bridge) -> None:

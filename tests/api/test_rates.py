@@ -446,11 +446,11 @@ async def test_the_protocol_tells_it_in_its_own_words(house: Bridge) -> None:
 async def test_opening_streams_counts_for_their_tenant(house: Bridge) -> None:
     session = await house.create(upload="stream")
     async with app_of(house, rate_limit_per_second=1, rate_limit_burst=1) as (services, url):
-        assert services.rate_limiter is not None
+        assert services.access.rate_limiter is not None
         there = url.replace("http:", "ws:") + "/v1/stream/" + session["stream_url"].split("/v1/stream/")[1]
         refused: Any = None
         for _ in range(20):  # a slow machine may make a token between the two
-            while services.rate_limiter.count(house.tenant_id).is_allowed:
+            while services.access.rate_limiter.count(house.tenant_id).is_allowed:
                 pass
             try:
                 async with connect(there, compression=None, proxy=None):

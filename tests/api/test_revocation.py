@@ -72,7 +72,7 @@ async def test_a_call_that_waits_tells_a_revoked_key_nothing(house: Bridge) -> N
     async with app_of(house) as (services, url), client(url, key) as api:
         waiting = asyncio.create_task(api.get(f"/v1/sessions/{session_id}", params={"wait": 20}))
         async with asyncio.timeout(20):
-            while services.change_poller.waiting == 0:  # noqa: ASYNC110 - another task's state
+            while services.sessions.change_poller.waiting == 0:  # noqa: ASYNC110 - another task's state
                 await asyncio.sleep(0.01)
         await revoke(house, key_id)
         await house.put(session_id, 0)

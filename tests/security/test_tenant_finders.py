@@ -188,18 +188,20 @@ METHODS = {
 
 # A call of a handler that does not hand on the principal → why.
 HANDLER_CALLS = {
-    "streams.opened": _CAPABILITY,
-    "medscribe_tokens.principal": "it finds out who asks",
-    "medscribe_tokens.read": "it finds out who asks",
-    "session_queries.entries": "of a session that is_over() has just found by its tenant",
-    "medscribe_queries.is_pending": "of a session that session() has just found by its tenant",
-    "webhooks.receive": "told the account that signed",
+    "audio.streams.opened": _CAPABILITY,
+    "medscribe.tokens.principal": "it finds out who asks",
+    "medscribe.tokens.read": "it finds out who asks",
+    "sessions.queries.entries": "of a session that is_over() has just found by its tenant",
+    "medscribe.queries.is_pending": "of a session that session() has just found by its tenant",
+    "webhooks.receiver.receive": "told the account that signed",
 }
 SERVICES = frozenset(
     {
-        "additional_documents", "api_keys", "audio", "audit", "deliveries", "delivery_rows", "destinations",
-        "destination_rows", "ledger", "lifecycle", "medscribe_queries", "medscribe_tokens", "read_audit",
-        "session_creator", "session_queries", "session_updates", "streams", "webhooks",
+        "access.api_keys", "audio.streams", "audio.uploads", "deliveries.changes", "deliveries.queries",
+        "destinations.changes", "destinations.queries", "medscribe.queries", "medscribe.tokens",
+        "operations.audit", "operations.ledger", "sessions.additional_documents", "sessions.creator",
+        "sessions.lifecycle", "sessions.queries", "sessions.read_audit", "sessions.updates",
+        "webhooks.receiver",
     }
 )  # fmt: skip
 
@@ -259,11 +261,11 @@ def bare_handler_calls() -> set[str]:
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             words = ast.unparse(node.func).split(".")
-            if words[-3:-2] not in (["services"], ["self", "services"]) or words[-2] not in SERVICES:
+            if words[-4:-3] != ["services"] or ".".join(words[-3:-1]) not in SERVICES:
                 continue
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
             if not any(re.search(r"\bprincipal\b|\ballowed\b", ast.unparse(each)) for each in given):
-                found.add(".".join(words[-2:]))
+                found.add(".".join(words[-3:]))
     return found
 
 

@@ -69,7 +69,7 @@ async def _store(
     session_id: SessionId,
     file_name: str | None,
 ) -> AudioUploaded:
-    limits = await services.discovery.limits()
+    limits = await services.medscribe.discovery.limits()
     upload = await read_upload(request, limits.chunk_bytes(services.settings.chunk_max_bytes))
     try:
         name = file_name or (upload.file_name or "").replace("\\", "/").rpartition("/")[2]
@@ -104,13 +104,13 @@ async def store_file(
     upload: Upload,
 ) -> None:
     """Store one file as a chunk, as PUT /v1/sessions/{id}/audio/{sequence} does."""
-    limits = await services.discovery.limits()
+    limits = await services.medscribe.discovery.limits()
     audio_format = choose_format(file_name, content_types, limits.audio_formats)
     sequence = await _sequence_of(services, principal, session_id, file_name)
     try:
         await store_chunk(services, principal, session_id, sequence, audio_format, upload.buffer)
     except SessionEnded as ended:
-        state = await services.medscribe_queries.session(principal.tenant_id, session_id)
+        state = await services.medscribe.queries.session(principal.tenant_id, session_id)
         if state.status in {"completed", "partial", "failed"}:
             raise as_medscribe_error(ended, 400, "session_completed") from None
         raise
@@ -144,7 +144,7 @@ async def _sequence_of(
     numbered = _NUMBERED.fullmatch(file_name)
     if numbered is not None:
         return int(numbered[1])
-    protocol = (await services.medscribe_queries.session(principal.tenant_id, session_id)).details.protocol
+    protocol = (await services.medscribe.queries.session(principal.tenant_id, session_id)).details.protocol
     if file_name and protocol is not None and protocol.upload_type == "single":
         return 0  # such a session has only one file, which may have any name
     raise InvalidRequest(

@@ -75,5 +75,5 @@ def _credential_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
 async def _principal_of(services: Services, credential: str) -> Principal | None:
     if not credential.startswith(_TOKEN_PREFIX):
         return await principal_of_key(services, credential)
-    token = await services.medscribe_tokens.read(credential, "access")
-    return await services.medscribe_tokens.principal(token) if token else None
+    token = await services.medscribe.tokens.read(credential, "access")
+    return await services.medscribe.tokens.principal(token) if token else None

@@ -29,7 +29,7 @@ _CACHE = {"Cache-Control": "max-age=10800"}
 )
 async def discover(services: NamedDependency[Services]) -> Response[Discovery]:
     """Return EkaScribe's limits together with our own addresses."""
-    limits = await services.discovery.limits()
+    limits = await services.medscribe.discovery.limits()
     settings = services.settings
     document = make_discovery(settings.public_url or "", limits, support_email=settings.support_email)
     return Response(document, headers=_CACHE)

@@ -34,7 +34,7 @@ def wants_form(request: Request[Any, Any, Any]) -> bool:
 
 async def make_form(services: Services, principal: Principal, state: MedscribeState) -> FormUpload:
     """Make the signed form with which a client may post files to one session until the session expires."""
-    token = await services.medscribe_tokens.issue_form(principal.key_id, state.id, state.expires_at)
+    token = await services.medscribe.tokens.issue_form(principal.key_id, state.id, state.expires_at)
     folder = f"{state.id}/"
     return FormUpload(
         upload_data=UploadData(
@@ -58,11 +58,11 @@ async def post_form(
     """Store the file of a form; its signed field is verified before any byte of the file is stored."""
     allowed: list[Principal] = []
 
-    with services.unauthenticated_limits.forms.wait(request.scope) as wait:
+    with services.access.unauthenticated_limits.forms.wait(request.scope) as wait:
 
         async def authorise(fields: Mapping[str, str]) -> None:
-            token = await services.medscribe_tokens.read(fields.get(_TOKEN_FIELD, ""), SessionId(session_id))
-            principal = await services.medscribe_tokens.principal(token) if token else None
+            token = await services.medscribe.tokens.read(fields.get(_TOKEN_FIELD, ""), SessionId(session_id))
+            principal = await services.medscribe.tokens.principal(token) if token else None
             if principal is None:
                 raise as_medscribe_error(
                     Forbidden("the form's signature is wrong or too old"), 403, "access_denied"
@@ -71,7 +71,7 @@ async def post_form(
             wait.release()
             allowed.append(principal)
 
-        limits = await services.discovery.limits()
+        limits = await services.medscribe.discovery.limits()
         max_bytes = limits.chunk_bytes(services.settings.chunk_max_bytes)
         upload = await read_upload(request, max_bytes, authorise, wait.count)
     try:

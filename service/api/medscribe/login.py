@@ -30,11 +30,11 @@ async def log_in(
     anybody who knows a tenant's id could lock it out, and secrets of 256 random bits cannot be guessed
     anyway.
     """
-    login = read_json(await services.unauthenticated_limits.logins.read(request), Login)
+    login = read_json(await services.access.unauthenticated_limits.logins.read(request), Login)
     principal = await principal_of_key(services, login.client_secret)
     if principal is None or principal.tenant_id != login.client_id:
-        check(services.login_failures.count(login.client_id[:_MAX_ID_CHARACTERS]), "failed logins")
+        check(services.medscribe.login_failures.count(login.client_id[:_MAX_ID_CHARACTERS]), "failed logins")
         return Response(LoginRefused(code=401, error="invalid client_id or client_secret"), status_code=401)
     await admit_principal(request.scope, services, principal)
-    token = await services.medscribe_tokens.issue_access(principal.key_id)
+    token = await services.medscribe.tokens.issue_access(principal.key_id)
     return Response(LoggedIn(access_token=token, expires_in=ACCESS_SECONDS), status_code=200)

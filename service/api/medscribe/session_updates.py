@@ -44,9 +44,9 @@ async def patch_session(
     )
     try:
         if statuses:
-            await services.session_updates.cancel(principal, SessionId(session_id))
+            await services.sessions.updates.cancel(principal, SessionId(session_id))
         else:
-            await services.session_updates.change(principal, SessionId(session_id), change)
+            await services.sessions.updates.change(principal, SessionId(session_id), change)
     except SessionEnded as ended:
         if not statuses and change == SessionChange() and payload.additional_data is not UNSET:
             return VoiceSessionPatched(session_id=session_id)
@@ -70,7 +70,7 @@ async def process_requested_template(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: FromPath[str]
 ) -> TemplateAsked:
     """Request another document from the session's first template (docs/vendor.md#process-template)."""
-    state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
+    state = await services.medscribe.queries.session(principal.tenant_id, SessionId(session_id))
     if not state.templates:
         raise InvalidRequest("is needed: the session was created without templates", field="template_id")
     return await _ask(services, principal, state.id, TemplateId(state.templates[0]))
@@ -79,7 +79,7 @@ async def process_requested_template(
 async def _ask(
     services: Services, principal: Principal, session_id: SessionId, template_id: TemplateId
 ) -> TemplateAsked:
-    document_id = await services.additional_documents.ask(principal, session_id, template_id)
+    document_id = await services.sessions.additional_documents.ask(principal, session_id, template_id)
     # While EkaScribe has not named the document yet, a filter by its template finds it.
     query = {"document_id": document_id} if document_id else {"template_id": template_id}
     return TemplateAsked(

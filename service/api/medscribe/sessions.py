@@ -48,13 +48,13 @@ async def create_session(
     protocol = ProtocolWords(
         upload_type=payload.upload_type, communication_protocol=payload.communication_protocol or "http"
     )
-    session_id = await services.session_creator.start(
+    session_id = await services.sessions.creator.start(
         principal,
         _to_session_create(payload),
         session_id=SessionId(payload.session_id) if payload.session_id else None,
         words=protocol,
     )
-    state = await services.medscribe_queries.session(principal.tenant_id, session_id)
+    state = await services.medscribe.queries.session(principal.tenant_id, session_id)
     upload_url = await _upload_url(request, services, principal, state)
     patient = to_patient_details(state.details.patient)
     return VoiceSessionCreated(
@@ -99,7 +99,7 @@ async def _upload_url(
     request: Request[Any, Any, Any], services: Services, principal: Principal, state: MedscribeState
 ) -> str | FormUpload:
     if state.upload == "stream":
-        url = (await services.session_queries.session(principal.tenant_id, state.id)).stream_url
+        url = (await services.sessions.queries.session(principal.tenant_id, state.id)).stream_url
         assert url is not UNSET  # noqa: S101 - every stream session has one
         return str(url)
     if wants_form(request):
@@ -117,11 +117,11 @@ async def end_session(
     """End a session if at least `audio_files_sent` files are stored; repeating the call is safe."""
     sent = read_json(body, EndVoiceSession).audio_files_sent
     try:
-        await services.lifecycle.end(
+        await services.sessions.lifecycle.end(
             principal, SessionId(session_id), SessionEnd(force=True), min_chunks=sent
         )
     except AudioIncomplete as short:
-        state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
+        state = await services.medscribe.queries.session(principal.tenant_id, SessionId(session_id))
         raise as_medscribe_error(
             short,
             409,
@@ -130,7 +130,7 @@ async def end_session(
             audio_files_received=len(state.files),
             audio_files=state.files,
         ) from None
-    state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
+    state = await services.medscribe.queries.session(principal.tenant_id, SessionId(session_id))
     return VoiceSessionEnded(
         session_id=session_id, audio_files_received=count_files(state), audio_files=state.files
     )
@@ -149,24 +149,24 @@ async def get_session(
 
     Raises NotFound, also if a filter matches no document.
     """
-    state = await services.medscribe_queries.session(principal.tenant_id, SessionId(session_id))
+    state = await services.medscribe.queries.session(principal.tenant_id, SessionId(session_id))
     if not state.is_over and state.status in {"processing", "partial"}:
-        await services.result_refresher.hurry(principal.tenant_id, state.id)
+        await services.sessions.result_refresher.hurry(principal.tenant_id, state.id)
     documents, is_pending = [], False
     if state.is_over and state.status in {"completed", "partial"}:
         template = TemplateId(template_id) if template_id else None
         if template == "transcript":  # EkaScribe's name for the result without documents
             template = None
         else:
-            documents = await services.medscribe_queries.documents(principal.tenant_id, state.id, template)
+            documents = await services.medscribe.queries.documents(principal.tenant_id, state.id, template)
         if document_id:
             documents = [document for document in documents if document.upstream_id == document_id]
         if template or document_id:
-            is_pending = await services.medscribe_queries.is_pending(state.id, template, document_id)
+            is_pending = await services.medscribe.queries.is_pending(state.id, template, document_id)
             if not documents and not is_pending:
                 raise as_medscribe_error(NotFound("no such document"), 404, "resource_not_found")
     upload_url = await _upload_url(request, services, principal, state)
     status, body = to_response(state, upload_url, documents, is_pending=is_pending)
     if documents or is_of_patient(state.details.patient, state.transcript):
-        await services.read_audit.note(principal, "session.read", [state.id])
+        await services.sessions.read_audit.note(principal, "session.read", [state.id])
     return Response(body, status_code=status)

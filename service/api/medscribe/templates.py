@@ -15,7 +15,7 @@ async def list_templates(
     services: NamedDependency[Services], principal: NamedDependency[Principal]
 ) -> VoiceTemplates:
     """Return the templates of the tenant's EkaScribe account, or its defaults if no list is available."""
-    templates = await services.templates.available(principal)
+    templates = await services.medscribe.templates.available(principal)
     return VoiceTemplates(
         templates=[
             VoiceTemplate(id=each.id, name=each.title, description=each.description) for each in templates

@@ -78,7 +78,7 @@ async def put_audio(
     # Read directly, because Litestar's dependency injection took a tenth of the time of an upload.
     services, principal = provide_services(request.app.state), provide_principal(request.scope)
     number = _parse_sequence(sequence)
-    limits = await services.discovery.limits()
+    limits = await services.medscribe.discovery.limits()
     audio_format = _parse_audio_format(request.headers.get("content-type", ""), limits)
     audio = await buffer_body(request, limits.chunk_bytes(services.settings.chunk_max_bytes))
     try:
@@ -98,7 +98,7 @@ async def store_chunk(
     """Store one chunk and count the outcome; raises as AudioUploads.take does."""
     outcome = "failed"
     try:
-        stored = await services.audio.take(principal, session_id, sequence, audio_format, audio)
+        stored = await services.audio.uploads.take(principal, session_id, sequence, audio_format, audio)
         outcome = "stored"
         BYTES.inc(audio.size)
     except (VendorUnreachable, StoreUnavailable):

@@ -41,7 +41,7 @@ async def list_audit(
     """Return one page."""
     start, end = interval(since, before)
     wanted = AuditFilter(action=action, object_id=object_id, since=start, before=end)
-    return await services.audit.page(principal.tenant_id, wanted, after_cursor(cursor), limit)
+    return await services.operations.audit.page(principal.tenant_id, wanted, after_cursor(cursor), limit)
 
 
 audit_router = Router("", route_handlers=[list_audit])

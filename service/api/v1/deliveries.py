@@ -37,7 +37,7 @@ async def list_deliveries(
     cursor: Cursor = None,
 ) -> Page[Delivery]:
     """Return one page; `attempts` is their number."""
-    return await services.delivery_rows.page(
+    return await services.deliveries.queries.page(
         principal.tenant_id,
         status=status,
         destination_id=destination_id,
@@ -61,7 +61,7 @@ async def get_delivery(
     services: NamedDependency[Services], principal: NamedDependency[Principal], delivery_id: FromPath[str]
 ) -> Delivery:
     """Return a delivery; `attempts` lists them."""
-    return await services.delivery_rows.one(principal.tenant_id, DeliveryId(delivery_id))
+    return await services.deliveries.queries.one(principal.tenant_id, DeliveryId(delivery_id))
 
 
 @post(
@@ -79,7 +79,7 @@ async def retry_delivery(
     services: NamedDependency[Services], principal: NamedDependency[Principal], delivery_id: FromPath[str]
 ) -> Delivery:
     """Make it due now, with the same webhook-id."""
-    return await services.deliveries.retry(Actor.key(principal), DeliveryId(delivery_id))
+    return await services.deliveries.changes.retry(Actor.key(principal), DeliveryId(delivery_id))
 
 
 @post(
@@ -103,7 +103,7 @@ async def confirm_delivery(
 ) -> Delivery:
     """Record the EMR's own id of the note; the same again is the same answer."""
     record_id = read_json(body, DeliveryConfirm).record_id
-    return await services.deliveries.confirm(Actor.key(principal), DeliveryId(delivery_id), record_id)
+    return await services.deliveries.changes.confirm(Actor.key(principal), DeliveryId(delivery_id), record_id)
 
 
 deliveries_router = Router(

@@ -42,7 +42,7 @@ async def create_destination(
 ) -> Response[Any]:
     """Register an endpoint; `secret` is shown this once, and again only to a repeat with the same key."""
     request = read_json(body, DestinationCreate)
-    created = await services.destinations.add_once(Actor.key(principal), request, idempotency_key)
+    created = await services.destinations.changes.add_once(Actor.key(principal), request, idempotency_key)
     return keyed_response(created, status_code=201)
 
 
@@ -63,7 +63,7 @@ async def list_destinations(
     cursor: Cursor = None,
 ) -> Page[Destination]:
     """Return one page."""
-    return await services.destination_rows.page(principal.tenant_id, after_cursor(cursor), limit)
+    return await services.destinations.queries.page(principal.tenant_id, after_cursor(cursor), limit)
 
 
 @get(
@@ -77,7 +77,7 @@ async def get_destination(
     services: NamedDependency[Services], principal: NamedDependency[Principal], destination_id: FromPath[str]
 ) -> Destination:
     """Return a destination, without its secret."""
-    return await services.destination_rows.one(principal.tenant_id, DestinationId(destination_id))
+    return await services.destinations.queries.one(principal.tenant_id, DestinationId(destination_id))
 
 
 @patch(
@@ -100,7 +100,9 @@ async def change_destination(
 ) -> Destination:
     """Change it; `enabled: true` sends what waited for it."""
     change = read_json(body, DestinationChange)
-    return await services.destinations.change(Actor.key(principal), DestinationId(destination_id), change)
+    return await services.destinations.changes.change(
+        Actor.key(principal), DestinationId(destination_id), change
+    )
 
 
 @post(
@@ -124,7 +126,7 @@ async def rotate_secret(
 ) -> Destination:
     """Make a new secret, shown this once; the old one signs too for `overlap_seconds`, by default a day."""
     overlap = read_json(body, SecretRotation).overlap_seconds
-    return await services.destinations.rotate_secret(
+    return await services.destinations.changes.rotate_secret(
         Actor.key(principal), DestinationId(destination_id), overlap
     )
 
@@ -140,7 +142,7 @@ async def remove_destination(
     services: NamedDependency[Services], principal: NamedDependency[Principal], destination_id: FromPath[str]
 ) -> None:
     """Remove it; deliveries that still wait for it are given up."""
-    await services.destinations.remove(Actor.key(principal), DestinationId(destination_id))
+    await services.destinations.changes.remove(Actor.key(principal), DestinationId(destination_id))
 
 
 @post(
@@ -158,7 +160,7 @@ async def test_destination(
     services: NamedDependency[Services], principal: NamedDependency[Principal], destination_id: FromPath[str]
 ) -> Delivery:
     """Put a `ping` into its outbox, whatever its filters; it goes the way that documents go."""
-    return await services.deliveries.test(
+    return await services.deliveries.changes.test(
         Actor.key(principal), DestinationId(destination_id), services.clock.now()
     )
 
@@ -184,7 +186,9 @@ async def recover_destination(
 ) -> Recovered:
     """Make due what died there since then, and what it wants of then and never got; twice does no harm."""
     since = utc(read_json(body, RecoverRequest).since, "since")
-    return await services.deliveries.recover(Actor.key(principal), DestinationId(destination_id), since)
+    return await services.deliveries.changes.recover(
+        Actor.key(principal), DestinationId(destination_id), since
+    )
 
 
 destinations_router = Router(

@@ -37,8 +37,10 @@ async def list_documents(
 ) -> Page[Document]:
     """Return the newest version of each document."""
     template = TemplateId(template_id) if template_id is not None else None
-    documents = await services.session_queries.documents(principal.tenant_id, SessionId(session_id), template)
-    await services.read_audit.documents(principal, documents)
+    documents = await services.sessions.queries.documents(
+        principal.tenant_id, SessionId(session_id), template
+    )
+    await services.sessions.read_audit.documents(principal, documents)
     return Page(items=documents)
 
 
@@ -52,8 +54,8 @@ async def get_document(
     services: NamedDependency[Services], principal: NamedDependency[Principal], document_id: FromPath[str]
 ) -> Document:
     """Return a document; older versions are found, too."""
-    document = await services.session_queries.document(principal.tenant_id, DocumentId(document_id))
-    await services.read_audit.documents(principal, [document])
+    document = await services.sessions.queries.document(principal.tenant_id, DocumentId(document_id))
+    await services.sessions.read_audit.documents(principal, [document])
     return document
 
 
@@ -78,10 +80,10 @@ async def make_document(
 ) -> Response[Any]:
     """Ask EkaScribe for another document of a finished session, or for a new version of an existing one."""
     template_id = TemplateId(read_json(body, DocumentRequest).template_id)
-    requested = await services.additional_documents.request(
+    requested = await services.sessions.additional_documents.request(
         principal, SessionId(session_id), template_id, idempotency_key
     )
-    await services.read_audit.replayed(principal, requested.body)
+    await services.sessions.read_audit.replayed(principal, requested.body)
     return keyed_response(requested, status_code=202)
 
 

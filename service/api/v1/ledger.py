@@ -29,7 +29,7 @@ async def get_ledger(
     before: To = None,
 ) -> Ledger:
     """Count from rows, in one statement."""
-    return await services.ledger.count(principal.tenant_id, *interval(since, before))
+    return await services.operations.ledger.count(principal.tenant_id, *interval(since, before))
 
 
 ledger_router = Router("", route_handlers=[get_ledger])

@@ -82,14 +82,14 @@ async def follow_events(
 ) -> Response[Any]:
     """Send every entry of the timeline, oldest first, and then each new one, whichever pod made it."""
     cursor = EventCursor.parse(last_event_id or "")
-    is_over = await services.session_queries.is_over(principal.tenant_id, SessionId(session_id))
+    is_over = await services.sessions.queries.is_over(principal.tenant_id, SessionId(session_id))
     if is_over and last_event_id is not None:
-        entries = await services.session_queries.entries(SessionId(session_id))
+        entries = await services.sessions.queries.entries(SessionId(session_id))
         received = EventCursor.parse(last_event_id)
         if not any(received.add(entry) for entry in entries):
             return Response(None, status_code=204)
-    services.timeline_poller.check_room(principal.tenant_id)
-    on_shutdown(request.scope, services.timeline_poller.let_go)
+    services.sessions.timeline_poller.check_room(principal.tenant_id)
+    on_shutdown(request.scope, services.sessions.timeline_poller.let_go)
     return Stream(
         _follow(services, principal, SessionId(session_id), cursor),
         media_type=_MEDIA_TYPE,
@@ -104,9 +104,9 @@ async def _follow(
     cursor: EventCursor,
     keep_alive_seconds: float = _KEEP_ALIVE_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
-    poller, queries = services.timeline_poller, services.session_queries
+    poller, queries = services.sessions.timeline_poller, services.sessions.queries
     mark: str | None = ""
-    with poller.place(principal.tenant_id), services.revocations.watching(principal.key_id):
+    with poller.place(principal.tenant_id), services.access.revocations.watching(principal.key_id):
         while mark is not None:
             try:
                 # `is_over` is read before the entries. In the other order, the stream could end without
@@ -130,7 +130,7 @@ async def _follow(
             while changed is None and not poller.is_closing:
                 timeout_seconds = min(_REVOCATION_CHECK_SECONDS, max(0.0, silent_until - monotonic()))
                 changed = await poller.changed(session_id, mark, timeout_seconds)
-                if services.revocations.is_revoked(principal.key_id):
+                if services.access.revocations.is_revoked(principal.key_id):
                     log.info("event_stream_ends", session_id=session_id, reason="key_revoked")
                     return
                 if changed is None and monotonic() >= silent_until and not poller.is_closing:

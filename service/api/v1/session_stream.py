@@ -107,7 +107,7 @@ async def stream_audio(
 ) -> None:
     """Relay a client's live audio to EkaScribe and its results back (docs/vendor.md#stream)."""
     try:
-        permit = services.unauthenticated_limits.handshakes.acquire(socket.scope)
+        permit = services.access.unauthenticated_limits.handshakes.acquire(socket.scope)
     except Overloaded as error:
         await _refuse(socket, error)
         return
@@ -124,7 +124,7 @@ async def _stream(
 ) -> None:
     client = SocketClient(socket)
     try:
-        async with services.streams.opened(session_id, capability, on_known) as stream:
+        async with services.audio.streams.opened(session_id, capability, on_known) as stream:
             await socket.accept()
             OPEN.inc()
             try:

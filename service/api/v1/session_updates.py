@@ -33,7 +33,7 @@ async def change_session(
     body: RawBody,
 ) -> Session:
     """Change the given fields, at EkaScribe first; other fields keep their values."""
-    await services.session_updates.change(principal, SessionId(session_id), read_json(body, SessionChange))
+    await services.sessions.updates.change(principal, SessionId(session_id), read_json(body, SessionChange))
     return await read_session_audited(services, principal, SessionId(session_id))
 
 
@@ -53,7 +53,7 @@ async def erase_session(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> SessionErasure:
     """Cancel the session if it still runs, and erase all its data."""
-    status = await services.session_updates.erase(principal, SessionId(session_id))
+    status = await services.sessions.updates.erase(principal, SessionId(session_id))
     return SessionErasure(id=session_id, status=status)
 
 
@@ -73,7 +73,9 @@ async def refresh_session(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> Session:
     """Schedule one call to EkaScribe for all results; documents that have not changed are ignored."""
-    await services.result_refresher.refresh(principal.tenant_id, SessionId(session_id), principal.key_id)
+    await services.sessions.result_refresher.refresh(
+        principal.tenant_id, SessionId(session_id), principal.key_id
+    )
     return await read_session_audited(services, principal, SessionId(session_id))
 
 

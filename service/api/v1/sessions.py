@@ -51,11 +51,11 @@ async def create_session(
     idempotency_key: IdempotencyKey = None,
 ) -> Response[Any]:
     """Create a session in the database and at EkaScribe."""
-    created = await services.session_creator.create(
+    created = await services.sessions.creator.create(
         principal, read_json(body, SessionCreate), idempotency_key
     )
     if created.is_replayed:
-        await services.read_audit.replayed(principal, created.body)
+        await services.sessions.read_audit.replayed(principal, created.body)
     return keyed_response(created, status_code=201)
 
 
@@ -78,7 +78,7 @@ async def end_session(
     body: RawBody,
 ) -> Session:
     """Check that all audio is stored and start processing; repeating the call is safe."""
-    await services.lifecycle.end(principal, SessionId(session_id), read_json(body, SessionEnd))
+    await services.sessions.lifecycle.end(principal, SessionId(session_id), read_json(body, SessionEnd))
     return await read_session_audited(services, principal, SessionId(session_id))
 
 
@@ -105,22 +105,22 @@ async def get_session(
     ] = 0,
 ) -> Session:
     """Return a session from the database, without a call to EkaScribe."""
-    session = await services.session_queries.session(principal.tenant_id, SessionId(session_id))
+    session = await services.sessions.queries.session(principal.tenant_id, SessionId(session_id))
     if wait > 0 and not is_over(standing(session)):
-        on_shutdown(request.scope, services.change_poller.let_go)
-        with services.change_poller.place(principal.tenant_id):
-            changed = services.change_poller.changed(SessionId(session_id), standing(session), wait)
+        on_shutdown(request.scope, services.sessions.change_poller.let_go)
+        with services.sessions.change_poller.place(principal.tenant_id):
+            changed = services.sessions.change_poller.changed(SessionId(session_id), standing(session), wait)
             await _wait_unless_disconnected(request, changed)
         await check_not_revoked(services, principal)
-        session = await services.session_queries.session(principal.tenant_id, SessionId(session_id))
-    await services.read_audit.sessions(principal, [session])
+        session = await services.sessions.queries.session(principal.tenant_id, SessionId(session_id))
+    await services.sessions.read_audit.sessions(principal, [session])
     return session
 
 
 async def read_session_audited(services: Services, principal: Principal, session_id: SessionId) -> Session:
     """Return a session for a response, and record in the audit trail that its data were read."""
-    session = await services.session_queries.session(principal.tenant_id, session_id)
-    await services.read_audit.sessions(principal, [session])
+    session = await services.sessions.queries.session(principal.tenant_id, session_id)
+    await services.sessions.read_audit.sessions(principal, [session])
     return session
 
 
@@ -170,8 +170,8 @@ async def list_sessions(
     filters = SessionFilter(
         status=status, reference=reference, patient_id=patient_id, created_after=after_time
     )
-    page = await services.session_queries.page(principal.tenant_id, filters, after_cursor(cursor), limit)
-    await services.read_audit.sessions(principal, page.items)
+    page = await services.sessions.queries.page(principal.tenant_id, filters, after_cursor(cursor), limit)
+    await services.sessions.read_audit.sessions(principal, page.items)
     return page
 
 
@@ -188,7 +188,7 @@ async def get_timeline(
     services: NamedDependency[Services], principal: NamedDependency[Principal], session_id: SessionPath
 ) -> Page[TimelineEntry]:
     """Return every step in order, oldest first."""
-    return Page(items=await services.session_queries.timeline(principal.tenant_id, SessionId(session_id)))
+    return Page(items=await services.sessions.queries.timeline(principal.tenant_id, SessionId(session_id)))
 
 
 sessions_router = Router(
