@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import structlog
@@ -142,12 +142,15 @@ async def ping_store(rows: Stores) -> str:
 
 
 async def ping_store_for_requests(rows: Stores) -> str:
-    """Register the first key of a process that started without its database, and ping the store.
+    """Ping the store, and register the first encryption key of a process that started without PostgreSQL.
 
-    Readiness asks before any request comes, so the key is known before it encrypts anything.
+    Readiness runs before the first request, so the key is registered before it encrypts anything. A database
+    that takes no writes refuses the registration, too: then this process can still answer reads.
     """
-    await rows.keys.begin()
-    return await ping_store(rows)
+    state = await ping_store(rows)
+    with suppress(StoreUnavailable):
+        await rows.keys.begin()
+    return state
 
 
 async def check_keys(rows: Stores, check: Callable[[], Awaitable[None]]) -> None:

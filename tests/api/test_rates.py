@@ -375,8 +375,8 @@ async def test_two_pods_count_together_and_another_tenant_is_not_touched(house: 
         for _ in range(5):
             answers.append(await two.get("/v1/sessions"))
             for each in (services, more_services):
-                assert each.rate_limiter is not None
-                await each.rate_limiter.exchange()
+                assert each.access.rate_limiter is not None
+                await each.access.rate_limiter.exchange()
         answers += await asyncio.gather(*(two.get("/v1/sessions") for _ in range(10)))
         most = 10 + math.ceil(time.monotonic() - began)
         allowed = [answer for answer in answers if answer.status_code == 200]
