@@ -1,5 +1,6 @@
 """Validates a destination that is registered or changed, before any of it is stored."""
 
+import asyncio
 import re
 from typing import assert_never
 
@@ -51,7 +52,7 @@ async def check_call(request: DestinationCreate | DestinationChange, *, limits: 
         case OAuth2(token_url=token_url):
             await check_destination(token_url, allow_private=allow_private, field="auth.token_url")
         case MutualTls() as auth:
-            check_certificate(auth)
+            await asyncio.to_thread(check_certificate, auth)
         case None | UnsetType():
             pass
         case _:
