@@ -348,7 +348,8 @@ class CallFailure(Struct, frozen=True, kw_only=True):
     """A destination that did not answer: at which stage it failed.
 
     `is_refused`: the token endpoint of its OAuth 2.0 did not take our credentials. `is_withheld`: nothing was
-    sent, for at the last moment it was found that nothing was to be sent any more.
+    sent, for at the last moment it was found that nothing was to be sent any more. `is_ours`: this process
+    had no thread to look its name up with, which says nothing of the destination.
     """
 
     error_class: str
@@ -356,6 +357,7 @@ class CallFailure(Struct, frozen=True, kw_only=True):
     is_forbidden: bool = False
     is_refused: bool = False
     is_withheld: bool = False
+    is_ours: bool = False
 
 
 class TokenState(Struct, frozen=True, kw_only=True):

@@ -102,7 +102,7 @@ class ClientCertificates:
     async def context(self, auth: MutualTls) -> ssl.SSLContext:
         """Return the context that presents this certificate.
 
-        Raises ssl.SSLError if OpenSSL refuses it, and ValueError for a key that was stored before keys had a limit.
+        Raises ssl.SSLError if OpenSSL refuses it, and ValueError for a key above the limit.
         """
         context = self._contexts.pop(auth, None)
         if context is None:

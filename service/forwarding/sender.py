@@ -21,7 +21,7 @@ from service.domain.ports import Clock
 from service.domain.retry_schedule import read_retry_after
 from service.forwarding.client_certificates import ClientCertificates
 from service.forwarding.fhir import FhirSystems
-from service.forwarding.name_resolution import NameUnresolvedError
+from service.forwarding.name_resolution import LOOKUP_OWNER, NameUnresolvedError, ResolverBusyError
 from service.forwarding.oauth_tokens import DestinationTokens, TokenRefusedError, TokenUnavailableError
 from service.forwarding.payloads import PayloadRenderer, RenderedPayload
 from service.forwarding.ssrf_guard import (
@@ -135,6 +135,7 @@ class HttpSender:
     async def _send(self, job: DeliveryJob, may_leave: MayLeave) -> Answer | CallFailure:
         limit = self._timeouts.seconds(job, self._timeout_seconds)
         started = time.monotonic()
+        LOOKUP_OWNER.set(job.tenant_id)
         try:
             async with asyncio.timeout(limit) as scope:
                 with self._timeouts.watch(job, scope) as call:
@@ -147,6 +148,8 @@ class HttpSender:
                 duration_ms=_elapsed_ms(started),
                 is_forbidden=isinstance(error, AddressForbiddenError),
                 is_refused=isinstance(error, TokenRefusedError),
+                is_ours=isinstance(error, ResolverBusyError)
+                or isinstance(error.__cause__, ResolverBusyError),
             )
 
     async def _attempt(self, call: Call, may_leave: MayLeave, *, limit: float, started: float) -> Answer:

@@ -362,6 +362,17 @@ async def test_a_probe_takes_no_place_in_the_schedule_and_is_never_the_last():
         assert recorded["wait_seconds"] == (5 if scheduled == 0 else 30)
 
 
+async def test_a_name_that_we_had_no_thread_for_costs_neither_the_schedule_nor_the_destination():
+    failure = CallFailure(error_class="dns", duration_ms=5001, is_ours=True)
+    for scheduled in (0, 9):
+        recorded = await attempt(failure, scheduled=scheduled)
+        assert (recorded["status"], recorded["spends_schedule"]) == ("pending", False)
+        assert recorded["wait_seconds"] == (5 if scheduled == 0 else 30)
+    desk = WrittenDown(failure)
+    await forwarding_with(desk, 20, 40).forward(make_delivery_job())
+    assert desk.counted == []
+
+
 @pytest.mark.parametrize(
     ("is_open", "seconds", "given_up"), [(True, 70.0, True), (True, 59.0, False), (False, 70.0, False)]
 )

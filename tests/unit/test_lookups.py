@@ -7,7 +7,13 @@ from contextlib import suppress
 
 import pytest
 
-from service.forwarding.name_resolution import MAX_THREADS, NameResolver, NameUnresolvedError
+from service.forwarding.name_resolution import (
+    LOOKUP_OWNER,
+    MAX_THREADS,
+    NameResolver,
+    NameUnresolvedError,
+    ResolverBusyError,
+)
 
 
 class Nameserver:
@@ -35,6 +41,7 @@ def nameserver() -> Iterator[Nameserver]:
 
 async def hang(lookups: NameResolver, count: int) -> None:
     async def ask(number: int) -> None:
+        LOOKUP_OWNER.set(f"ten_{number % 4}")
         with suppress(NameUnresolvedError):
             await lookups.resolve(f"{number}.silent.example", 443)
 
@@ -77,3 +84,38 @@ async def test_a_name_is_looked_up_once_however_many_wait(nameserver) -> None:
 async def test_a_name_without_addresses_is_told(nameserver) -> None:
     with pytest.raises(NameUnresolvedError):
         await NameResolver(nameserver).resolve("none.example", 443)
+
+
+async def test_a_burst_of_one_tenant_s_silent_names_keeps_no_other_tenant_s_name_away(nameserver) -> None:
+    lookups = NameResolver(nameserver)
+
+    async def ask(number: int) -> None:
+        LOOKUP_OWNER.set("ten_mallory")
+        with suppress(NameUnresolvedError):
+            await lookups.resolve(f"{number}.silent.example", 443)
+
+    burst = [asyncio.create_task(ask(number)) for number in range(128)]
+    await asyncio.sleep(0)  # every task of the burst has asked before the next line does
+    try:
+        LOOKUP_OWNER.set("ten_hospital")
+        async with asyncio.timeout(2):
+            assert await lookups.resolve("emr.example", 443) == ["192.0.2.1"]
+        assert sum(host.endswith(".silent.example") for host in nameserver.asked) == MAX_THREADS // 4
+    finally:
+        for each in burst:
+            each.cancel()
+        await asyncio.gather(*burst, return_exceptions=True)
+
+
+async def test_a_name_that_waited_for_a_thread_is_not_taken_for_silent(nameserver) -> None:
+    lookups = NameResolver(nameserver, wait_seconds=0.2)
+    await hang(lookups, 3 * MAX_THREADS)
+    with pytest.raises(ResolverBusyError):
+        await lookups.resolve("new.example", 443)
+    assert "new.example" not in nameserver.asked
+    nameserver.silent_over.set()
+    for _ in range(sum(host.endswith(".silent.example") for host in nameserver.asked)):
+        await asyncio.to_thread(nameserver.ended.acquire)
+    nameserver.silent_over.clear()
+    await hang(lookups, 16)  # as many as keep names away that were silent, and no others
+    assert await lookups.resolve("new.example", 443) == ["192.0.2.1"]

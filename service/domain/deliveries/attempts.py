@@ -112,6 +112,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     error_class: str | None = None
     record_id: str | None = None
     retry_after_seconds: float | None = None
+    # The destination was not asked: the attempt leaves its schedule and its circuit breaker as they were.
+    is_ours: bool = False
 
 
 def judge(outcome: Answer | CallFailure, delivery_id: DeliveryId, *, is_clock_off: bool = False) -> Verdict:
@@ -121,7 +123,7 @@ def judge(outcome: Answer | CallFailure, delivery_id: DeliveryId, *, is_clock_of
     """
     if isinstance(outcome, CallFailure):
         kind: Kind = "dead" if outcome.is_forbidden else "pause" if outcome.is_refused else "retry"
-        return Verdict(kind=kind, error_class=outcome.error_class)
+        return Verdict(kind=kind, error_class=outcome.error_class, is_ours=outcome.is_ours)
     status = outcome.status_code
     if 200 <= status < 300:  # noqa: PLR2004
         return Verdict(kind="delivered", record_id=_record_id(outcome))
@@ -214,7 +216,7 @@ class DeliveryForwarder:
                 outcome,
                 status=status,
                 wait_seconds=wait,
-                spends_schedule=verdict.kind == "retry" and not job.is_probe,
+                spends_schedule=verdict.kind == "retry" and not job.is_probe and not verdict.is_ours,
                 reason=reason,
                 error_class=verdict.error_class,
                 record_id=verdict.record_id,
@@ -237,6 +239,8 @@ class DeliveryForwarder:
             wait_seconds=None if wait is None else round(wait, 3),
             lease_lost=not recorded,
         )
+        if verdict.is_ours:
+            return
         if verdict.kind == "retry":
             took_long = outcome.duration_ms >= _LONG_MS or verdict.error_class == "timeout"
             await self._breaker.failed(
@@ -253,10 +257,11 @@ class DeliveryForwarder:
             return "paused", None, verdict.error_class
         if verdict.kind == "dead":
             return "dead", None, verdict.error_class
+        takes_no_place = job.is_probe or verdict.is_ours
         wait = schedule.forward_wait(
             self._schedule_seconds,
             # A probe is made out of turn: it takes no place, and is not the last one.
-            min(job.scheduled + 1, len(self._schedule_seconds)) if job.is_probe else job.scheduled + 1,
+            min(job.scheduled + 1, len(self._schedule_seconds)) if takes_no_place else job.scheduled + 1,
             retry_after_seconds=verdict.retry_after_seconds,
             jitter=self._clock.jitter(),
         )
