@@ -1,6 +1,6 @@
 """What the rules need from the rest of the house; eka, store, forwarding and jobs provide it."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
@@ -72,9 +72,18 @@ class Vendor(Protocol):
         ...
 
     async def upload_audio(
-        self, account: Account, session_id: SessionId, file_name: str, audio_format: AudioFormat, audio: Audio
+        self,
+        account: Account,
+        session_id: SessionId,
+        file_name: str,
+        audio_format: AudioFormat,
+        audio: Audio,
+        before_repeat: Callable[[], Awaitable[None]],
     ) -> None:
-        """Upload a chunk; repeated within bounds, since the same bytes under one name are harmless."""
+        """Upload a chunk; repeated within bounds, since the same bytes under one name are harmless.
+
+        `before_repeat` raises when the bytes must not be sent again.
+        """
         ...
 
     async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:

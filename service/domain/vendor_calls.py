@@ -4,11 +4,13 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from service.domain import retry_schedule as schedule
-from service.domain.errors import LONGEST_WAIT_SECONDS, VendorCallHeldBack, VendorUnreachable
+from service.domain.errors import LONGEST_WAIT_SECONDS, SessionEnded, VendorCallHeldBack, VendorUnreachable
 from service.domain.ids import Lease, SessionId
 from service.domain.ports import Clock, SessionStore
 
 T = TypeVar("T")
+# Raises when the call must not be made again, because its session was cancelled or erased meanwhile.
+BeforeRepeat = Callable[[], Awaitable[None]]
 
 _TRIES = 3
 
@@ -19,6 +21,7 @@ async def call_once_or_probe(
     *,
     maybe_sent: bool,
     clock: Clock,
+    before_repeat: BeforeRepeat | None = None,
 ) -> T:
     """Make a call that must not take effect twice: after an unclear try, look before it is repeated.
 
@@ -31,6 +34,8 @@ async def call_once_or_probe(
                 if found is not None:
                     return found
                 maybe_sent = False
+            if attempt > 1 and before_repeat is not None:
+                await before_repeat()
             try:
                 return await call()
             except VendorUnreachable as error:
@@ -41,14 +46,27 @@ async def call_once_or_probe(
     raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
 
 
-async def call_with_retry(call: Callable[[], Awaitable[T]], *, clock: Clock) -> T:
+async def call_with_retry(
+    call: Callable[[], Awaitable[T]], *, clock: Clock, before_repeat: BeforeRepeat
+) -> T:
     """Make a call that is harmless to repeat, within bounds. Raises VendorError."""
     for attempt in range(1, _TRIES + 1):
+        if attempt > 1:
+            await before_repeat()
         try:
             return await call()
         except VendorUnreachable as error:
             await wait_before_repeat(attempt, error, clock)
     raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
+
+
+async def check_still_wanted(store: SessionStore, session_id: SessionId) -> None:
+    """Refuse to repeat a call of a session that was cancelled, or erased while it ran. Raises SessionEnded.
+
+    A retry may wait for a minute, and what was erased must not reach the vendor after the erasure's answer.
+    """
+    if await store.is_cancelled(session_id):
+        raise SessionEnded("the session was cancelled or erased meanwhile")
 
 
 async def wait_before_repeat(attempt: int, error: VendorUnreachable, clock: Clock) -> None:

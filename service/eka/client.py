@@ -153,7 +153,13 @@ class EkaClient:
         log.warning("patient_dropped", session_id=session_id, outcome=outcome)
 
     async def upload_audio(
-        self, account: Account, session_id: SessionId, file_name: str, audio_format: AudioFormat, audio: Audio
+        self,
+        account: Account,
+        session_id: SessionId,
+        file_name: str,
+        audio_format: AudioFormat,
+        audio: Audio,
+        before_repeat: Callable[[], Awaitable[None]],
     ) -> None:
         """`POST …/audio/{file_name}` with the raw bytes; repeated within bounds: it overwrites itself."""
         headers = {"content-type": audio_format.media_type, "content-length": str(audio.size)}
@@ -170,6 +176,7 @@ class EkaClient:
             # A 401 in the middle of a body may arrive as a broken connection. A call without a body receives
             # the 401 and renews the token.
             await self._probe_session(account, session_id)
+            await before_repeat()
             await once()
 
         await upload_with_retry(once, again)

@@ -275,3 +275,45 @@ async def test_two_erasures_at_once_are_one(house: Bridge) -> None:
     assert await house.calls(f"{session_id}$", "PATCH") == 1
     count = await house.database.fetchval("SELECT count(*) FROM audit WHERE object_id = $1", session_id)
     assert count == 1
+
+
+@pytest.mark.parametrize("call", ["create", "change", "upload"])
+async def test_no_retry_sends_what_was_erased(house: Bridge, call: str) -> None:
+    """A retry that waits as long as EkaScribe asked looks for an erasure before it sends anything."""
+    session_id = f"erased-before-a-retry-of-{call}"
+    if call != "create":
+        session_id = (await house.create(**FIELDS))["id"]
+    pattern, method = {
+        "create": (r"/voice/v1/sessions$", "POST"),
+        "change": (f"/sessions/{session_id}$", "PATCH"),
+        "upload": (f"/sessions/{session_id}/audio", "POST"),
+    }[call]
+    await house.fault(pattern, method=method, status=503, headers={"retry-after": "1"}, body={}, times=1)
+    before = await house.calls(pattern, method)
+    renamed = {"id": PATIENT_ID, "name": "Quillibrand-Newname"}
+
+    async def send() -> Any:
+        if call == "create":
+            wanted = {
+                "session_id": session_id,
+                "communication_protocol": "http",
+                "upload_type": "chunked",
+                "templates": ["eka_emr_template"],
+                "patient_details": {"oid": PATIENT_ID, "name": PATIENT},
+            }
+            return await house.api.post("/voice/v1/sessions", json=wanted)
+        if call == "change":
+            return await house.api.patch(f"/v1/sessions/{session_id}", json={"patient": renamed})
+        return await house.put(session_id, 0)
+
+    async def was_sent() -> bool:
+        return await house.calls(pattern, method) == before + 1
+
+    sending = asyncio.create_task(send())
+    await until(was_sent)
+    await erase(house, session_id)
+    answer = await sending
+    assert "session_ended" in answer.text  # in the words of the protocol, too
+    # The erasure tells EkaScribe of the cancel, by a PATCH without anything of the patient.
+    assert await house.calls(pattern, method) == before + 1 + (call == "change")
+    assert "Quillibrand-Newname" not in (await house.vendor.get(f"/_control/sessions/{session_id}")).text

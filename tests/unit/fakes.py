@@ -94,9 +94,19 @@ class ScriptedVendor:
         return _step(self.made)
 
     async def upload_audio(
-        self, account: Account, session_id: SessionId, file_name: str, audio_format: AudioFormat, audio: Any
+        self,
+        account: Account,
+        session_id: SessionId,
+        file_name: str,
+        audio_format: AudioFormat,
+        audio: Any,
+        before_repeat: Any,
     ) -> None:
         raise AssertionError("no audio is sent here")
+
+
+async def allow_repeat() -> None:
+    """Let an upload be repeated."""
 
 
 def _step(script: list[Any]) -> Any:

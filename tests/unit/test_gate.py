@@ -19,7 +19,7 @@ from service.eka.call_limiter import CallLimiters
 from service.eka.circuit_breaker import CircuitBreakerRule
 from service.eka.client import EkaClient
 from service.eka.tokens import TokenKeeper
-from tests.unit.fakes import MemoryDownloads, MemoryTokens
+from tests.unit.fakes import MemoryDownloads, MemoryTokens, allow_repeat
 from tests.unit.makers import SESSION, TurnedClock
 
 OWN = Account("ten_0123456789abcdef01234567")
@@ -305,6 +305,8 @@ async def test_an_upload_that_is_held_back_is_told_at_once_and_not_tried_again()
         )
         audio_format = normalise_audio_format("audio/wav")
         with pytest.raises(VendorCallHeldBack) as closed:
-            await client.upload_audio(DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound())
+            await client.upload_audio(
+                DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound(), allow_repeat
+            )
     assert closed.value.sent is False
     assert (counted("gate_closed", "upload") - 1, counted("gate_closed")) == before

@@ -20,7 +20,7 @@ from service.eka.client import EkaClient
 from service.eka.http_exchange import make_http_client
 from service.eka.token_errors import asks_for_login
 from service.eka.tokens import TokenKeeper
-from tests.unit.fakes import MemoryDownloads, TokensOfMany
+from tests.unit.fakes import MemoryDownloads, TokensOfMany, allow_repeat
 from tests.unit.makers import NOTE, SESSION, TurnedClock
 from tests.unit.onprem_peer import (
     BAD_CREDENTIALS,
@@ -76,7 +76,7 @@ class House:
         audio_format = normalise_audio_format("audio/wav")
         assert audio_format is not None
         await self.replicas[0].upload_audio(
-            DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound(b"x" * 300_000)
+            DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound(b"x" * 300_000), allow_repeat
         )
 
     async def refused(self, account: Account = DEFAULT_ACCOUNT) -> VendorRefused:

@@ -14,6 +14,7 @@ from service.domain.errors import VendorFailure, VendorLimited, VendorUnavailabl
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.eka.audio_formats import normalise_audio_format
 from tests.unit.calls_to_eka import ScriptedEka
+from tests.unit.fakes import allow_repeat
 from tests.unit.makers import SESSION
 from tests.unit.raw_peer import Line, Peer, Sound, answer_all, open_peer
 
@@ -28,7 +29,9 @@ async def upload(eka: ScriptedEka, base_url: str) -> None:
     async with eka.client(base_url) as client:
         audio_format = normalise_audio_format("audio/wav")
         assert audio_format is not None
-        await client.upload_audio(DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound())
+        await client.upload_audio(
+            DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound(), allow_repeat
+        )
 
 
 async def failure_of(eka: ScriptedEka, base_url: str) -> VendorUnreachable:

@@ -20,7 +20,8 @@ from service.domain.errors import (
 )
 from service.domain.ids import Lease, SessionId
 from service.domain.models import AudioFormat, ChunkClaim, ChunkPlan, Principal
-from service.domain.ports import Audio, AudioStore, Vendor
+from service.domain.ports import Audio, AudioStore, SessionStore, Vendor
+from service.domain.vendor_calls import check_still_wanted
 
 _UPLOAD_DEADLINE_SECONDS = 50.0
 _LEASE_SECONDS = 60.0
@@ -43,8 +44,9 @@ def chunk_file_name(sequence: int, audio_format: AudioFormat) -> str:
 class AudioUploads:
     """Takes chunks of a session and answers only when the vendor has them and our row says so."""
 
-    def __init__(self, *, store: AudioStore, vendor: Vendor) -> None:
+    def __init__(self, *, store: AudioStore, sessions: SessionStore, vendor: Vendor) -> None:
         self._store = store
+        self._sessions = sessions
         self._vendor = vendor
 
     async def take(
@@ -103,8 +105,16 @@ class AudioUploads:
         try:
             async with asyncio.timeout(_UPLOAD_DEADLINE_SECONDS):
                 await self._vendor.upload_audio(
-                    claim.account, chunk.session_id, chunk.file_name, audio_format, audio
+                    claim.account,
+                    chunk.session_id,
+                    chunk.file_name,
+                    audio_format,
+                    audio,
+                    before_repeat=lambda: check_still_wanted(self._sessions, chunk.session_id),
                 )
+        except SessionEnded:
+            await self._store.expire_lease(*place)
+            raise
         except VendorRefused as refused:
             await self._store.release(*place)
             if refused.vendor_code in ENDED_AT_VENDOR:

@@ -42,7 +42,7 @@ from service.domain.models import (
 )
 from service.domain.ports import Clock, EndUnit, SessionStore, Vendor
 from service.domain.sessions.cancellation import Cancelling
-from service.domain.vendor_calls import call_once_or_probe, postpone
+from service.domain.vendor_calls import call_once_or_probe, check_still_wanted, postpone
 
 log = structlog.get_logger()
 
@@ -151,7 +151,11 @@ class SessionLifecycle:
             return VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
 
         return await call_once_or_probe(
-            lambda: self._vendor.create_session(plan), look, maybe_sent=maybe_sent, clock=self._clock
+            lambda: self._vendor.create_session(plan),
+            look,
+            maybe_sent=maybe_sent,
+            clock=self._clock,
+            before_repeat=lambda: check_still_wanted(self._store, plan.id),
         )
 
     async def end(

@@ -26,7 +26,7 @@ from service.domain.ports import Clock, SessionStore, Vendor, VendorLimits
 from service.domain.sessions.cancellation import Cancelling
 from service.domain.sessions.creation import check_fields
 from service.domain.sessions.lifecycle import CALL_DEADLINE_SECONDS, PENDING_CALL_LEASE_SECONDS
-from service.domain.vendor_calls import call_with_retry
+from service.domain.vendor_calls import call_with_retry, check_still_wanted
 from service.domain.vendor_limits import Limits, check_limits
 
 # Longer than the deadline of the vendor's call, so that a lease ends only when its holder is gone.
@@ -94,6 +94,7 @@ class SessionUpdates:
         limits: VendorLimits,
     ) -> None:
         self._store = store
+        self._sessions = sessions
         self._vendor = vendor
         self._clock = clock
         self._limits = limits
@@ -145,7 +146,9 @@ class SessionUpdates:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 await call_with_retry(
-                    lambda: self._vendor.change_session(state.account, session_id, change), clock=self._clock
+                    lambda: self._vendor.change_session(state.account, session_id, change),
+                    clock=self._clock,
+                    before_repeat=lambda: check_still_wanted(self._sessions, session_id),
                 )
         except TimeoutError:
             raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
