@@ -15,6 +15,7 @@ from service.api.middleware.admission_control import acquire_permit
 from service.api.rate_limit import count_call
 from service.domain.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from service.domain.models import Principal
+from service.domain.vendor_calls import CALLING_TENANT
 
 _BEARER_SCHEME = "bearer "
 _MAX_KEY_CHARACTERS = 256
@@ -53,6 +54,7 @@ async def admit_principal(scope: Scope, services: Services, principal: Principal
     Raises RateLimited, or Overloaded if the request's class or the tenant is at its limit.
     """
     scope["state"]["principal"] = principal
+    CALLING_TENANT.set(principal.tenant_id)
     count_call(scope, services, principal.key_id)
     acquire_permit(scope, principal.tenant_id)
 

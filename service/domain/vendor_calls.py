@@ -1,14 +1,17 @@
 """Vendor calls that must not take effect twice."""
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
 from service.domain import retry_schedule as schedule
 from service.domain.errors import LONGEST_WAIT_SECONDS, SessionEnded, VendorCallHeldBack, VendorUnreachable
-from service.domain.ids import Lease, SessionId
+from service.domain.ids import Lease, SessionId, TenantId
 from service.domain.ports import Clock, SessionStore
 
 T = TypeVar("T")
+# The tenant whose call to the vendor is made; None where a call is made for nobody in particular.
+CALLING_TENANT: ContextVar[TenantId | None] = ContextVar("ekabridge_calling_tenant", default=None)
 # Raises when the call must not be made again, because its session was cancelled or erased meanwhile.
 BeforeRepeat = Callable[[], Awaitable[None]]
 

@@ -19,7 +19,8 @@ import structlog
 from msgspec import Struct, field
 
 from service.domain.errors import VendorCallHeldBack, VendorLimited, VendorRefused, VendorUnreachable
-from service.domain.ids import DEFAULT_ACCOUNT, Account
+from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
+from service.domain.vendor_calls import CALLING_TENANT
 from service.eka.circuit_breaker import CircuitBreaker, CircuitBreakerRule
 from service.eka.metrics import CALLS, OPEN_CIRCUIT_GAUGES, Operation
 
@@ -96,43 +97,44 @@ class _AccountLimiter:
 
     @asynccontextmanager
     async def permit(self, kind: Kind, operation: Operation, session: str) -> AsyncIterator[CallPermit]:
-        self._check_breaker(operation)
+        tenant = CALLING_TENANT.get()
+        self._check_breaker(operation, tenant)
         await self._acquire(kind, operation)
         try:
             # The breaker may have opened while this call waited, or another call may be the probe.
-            self._check_breaker(operation)
+            self._check_breaker(operation, tenant)
             began = self._now()
-            self.breaker.record_start(began)
+            self.breaker.record_start(began, tenant)
             permit = CallPermit()
             try:
                 yield permit
             except VendorLimited as error:
-                self.breaker.record_limit(self._now(), began, session, error.retry_after_seconds)
+                self.breaker.record_limit(self._now(), began, session, error.retry_after_seconds, tenant)
                 raise
             except VendorUnreachable as error:
-                self.breaker.record_failure(self._now(), began, session, error.retry_after_seconds)
+                self.breaker.record_failure(self._now(), began, session, error.retry_after_seconds, tenant)
                 raise
             except VendorRefused:
                 self.breaker.record_answer(self._now())  # the login was refused, which is an answer as well
                 raise
             else:
-                self._record(permit, began, session)
+                self._record(permit, began, session, tenant)
             finally:
                 self._report_state(operation)
         finally:
             self._permits[kind].release()
 
-    def _record(self, permit: CallPermit, began: float, session: str) -> None:
+    def _record(self, permit: CallPermit, began: float, session: str, tenant: TenantId | None) -> None:
         now, retry_after = self._now(), permit.retry_after_seconds
         if permit.status == _TOO_MANY_REQUESTS:
-            self.breaker.record_limit(now, began, session, retry_after)
+            self.breaker.record_limit(now, began, session, retry_after, tenant)
         elif permit.status is not None and permit.status >= _SERVER_ERRORS:
-            self.breaker.record_failure(now, began, session, retry_after)
+            self.breaker.record_failure(now, began, session, retry_after, tenant)
         else:
             self.breaker.record_answer(now)
 
-    def _check_breaker(self, operation: Operation) -> None:
-        wait = self.breaker.wait_seconds(self._now())
+    def _check_breaker(self, operation: Operation, tenant: TenantId | None) -> None:
+        wait = self.breaker.wait_seconds(self._now(), tenant)
         if wait:
             raise self._held_back(operation, wait)
         self._report_state(operation)
@@ -185,14 +187,15 @@ class _AccountLimiter:
         if not is_open:
             log.info("vendor_gate_opened", account=self._account)
             return
-        for permits in self._permits.values():
-            permits.reject_all()
+        if self.breaker.down_tenant is None:
+            for permits in self._permits.values():
+                permits.reject_all()
         log.warning(
             "vendor_gate_closed",
             account=self._account,
             cause="down" if self.breaker.is_down else "limited",
             operation=operation,
-            wait_seconds=round(self.breaker.wait_seconds(now), 3),
+            wait_seconds=round(self.breaker.wait_seconds(now, self.breaker.down_tenant), 3),
         )
 
 
@@ -234,9 +237,13 @@ class CallLimiters:
         return limiter.permit(kind, operation, session)
 
     def held_back_accounts(self) -> list[Account]:
-        """Return the accounts for which no call may be made now."""
+        """Return the accounts for which no call may be made now; `tenant:…` is one tenant of an account."""
         now = self._now()
-        return [account for account, each in self._limiters.items() if each.breaker.wait_seconds(now)]
+        return [
+            account if (tenant := each.breaker.down_tenant) is None else Account(f"tenant:{tenant}")
+            for account, each in self._limiters.items()
+            if each.breaker.wait_seconds(now, each.breaker.down_tenant)
+        ]
 
     def _count_open(self, label: str) -> int:
         now = self._now()

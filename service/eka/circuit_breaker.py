@@ -9,11 +9,15 @@ The breaker is a state machine without a clock: its caller passes the time, in s
   first answer, to a probe or to an earlier call, closes the breaker for all.
 - A 429 with Retry-After binds the call that got it. The third in a row, of as many sessions, is read as a
   limit of the whole account (RFC 6585 does not say which it is) and opens the breaker for that time.
+- If all of these calls were of one tenant, only that tenant's calls are held back, since its own sessions may
+  be the reason. The first failure of another tenant's call holds back the calls of all.
 """
 
 from collections import deque
 
 from msgspec import Struct
+
+from service.domain.ids import TenantId
 
 # Timers may fire this much early: a caller that waited for the announced time is not refused because of it.
 _TIMER_SECONDS = 0.02
@@ -37,8 +41,10 @@ class CircuitBreaker:
 
     def __init__(self, rule: CircuitBreakerRule) -> None:
         self._rule = rule
-        # The latest failures in a row: the time and the session of each.
-        self._failures: deque[tuple[float, str]] = deque(maxlen=10 * rule.failures)
+        # The latest failures in a row: the time, the session and the tenant of each.
+        self._failures: deque[tuple[float, str, TenantId | None]] = deque(maxlen=10 * rule.failures)
+        # While the vendor is considered down: the one tenant whose calls failed, None if there are several.
+        self.down_tenant: TenantId | None = None
         # The sessions of the latest calls in a row that were answered with 429.
         self._limited_sessions: set[str] = set()
         self._answered_at = float("-inf")
@@ -55,18 +61,21 @@ class CircuitBreaker:
         """Whether calls are held back; true until the first answer, also while a probe may be made."""
         return self.is_down or self.wait_seconds(now) > 0
 
-    def wait_seconds(self, now: float) -> float:
-        """Return for how long no call may be made; 0 if one may be made now."""
-        if self._pause_seconds is None:
+    def wait_seconds(self, now: float, tenant: TenantId | None = None) -> float:
+        """Return for how long no call of a tenant may be made; 0 if one may be made now."""
+        if not self._holds_back(tenant):
             until = self._limited_until
         else:
             until = max(self._limited_until, self._next_probe)
         wait = until - now
         return wait if wait > _TIMER_SECONDS else 0.0
 
-    def record_start(self, now: float) -> None:
+    def _holds_back(self, tenant: TenantId | None) -> bool:
+        return self.is_down and self.down_tenant in (None, tenant)
+
+    def record_start(self, now: float, tenant: TenantId | None = None) -> None:
         """Record that a call is made, which `wait_seconds` allowed."""
-        if self._pause_seconds is not None:
+        if self._pause_seconds is not None and self._holds_back(tenant):
             self._pause_seconds = min(2 * self._pause_seconds, self._rule.max_pause_seconds)
             self._next_probe = now + self._pause_seconds
 
@@ -79,11 +88,19 @@ class CircuitBreaker:
         self._failures.clear()
         self._answered_at = now
         self._pause_seconds = None
+        self.down_tenant = None
 
-    def record_limit(self, now: float, began: float, session: str, retry_after_seconds: float | None) -> None:
+    def record_limit(
+        self,
+        now: float,
+        began: float,
+        session: str,
+        retry_after_seconds: float | None,
+        tenant: TenantId | None = None,
+    ) -> None:
         """Record an answer of 429; without a Retry-After it counts as a failure."""
         if retry_after_seconds is None:
-            self.record_failure(now, began, session, None)
+            self.record_failure(now, began, session, None, tenant)
             return
         self._record_contact(now)
         self._limited_sessions.add(session)
@@ -92,19 +109,28 @@ class CircuitBreaker:
         self._limited_until = max(self._limited_until, now + self._bounded(retry_after_seconds))
 
     def record_failure(
-        self, now: float, began: float, session: str, retry_after_seconds: float | None
+        self,
+        now: float,
+        began: float,
+        session: str,
+        retry_after_seconds: float | None,
+        tenant: TenantId | None = None,
     ) -> None:
         """Record a call that got no answer, or a 5xx; `began` is the time at which it was made."""
         if self._pause_seconds is not None:
+            if not self._holds_back(tenant):
+                self.down_tenant = None  # the vendor fails for another tenant, too
             self._next_probe = max(self._next_probe, now + self._bounded(retry_after_seconds or 0.0))
             return
         if began <= self._answered_at:
             return  # another call was answered since, so this failure says nothing about the present
-        self._failures.append((now, session))
+        self._failures.append((now, session, tenant))
         while self._failures[0][0] < now - self._rule.within_seconds:
             self._failures.popleft()
-        sessions = {each for _, each in self._failures}
+        sessions = {each for _, each, _ in self._failures}
+        tenants = {each for *_, each in self._failures}
         if len(self._failures) >= self._rule.failures and len(sessions) >= self._rule.sessions:
+            self.down_tenant = tenants.pop() if len(tenants) == 1 else None
             self._pause_seconds = self._rule.min_pause_seconds
             self._next_probe = now + max(self._pause_seconds, self._bounded(retry_after_seconds or 0.0))
 

@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from service.domain.ids import TenantId
 from service.eka.circuit_breaker import CircuitBreaker, CircuitBreakerRule
 
 RULE = CircuitBreakerRule(
@@ -232,3 +233,33 @@ class AnyTraffic(RuleBasedStateMachine):
 
 TestAnyTraffic = AnyTraffic.TestCase
 TestAnyTraffic.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+def fail_of(breaker: CircuitBreaker, at: float, tenant: TenantId, *sessions: str) -> None:
+    for session in sessions:
+        breaker.record_failure(at, at, session, None, tenant)
+
+
+MALLORY, HOSPITAL, THIRD = TenantId("ten_mallory"), TenantId("ten_hospital"), TenantId("ten_third")
+
+
+def test_one_tenant_s_failures_hold_up_no_other_tenant_of_the_account():
+    breaker = CircuitBreaker(RULE)
+    fail_of(breaker, 1.0, MALLORY, "a", "b", "c", "d")
+    assert breaker.wait_seconds(1.0, MALLORY) == 1.0
+    assert breaker.wait_seconds(1.0, HOSPITAL) == 0
+    breaker.record_start(1.0, HOSPITAL)
+    assert breaker.wait_seconds(1.0, MALLORY) == 1.0  # another tenant's call is no probe
+    breaker.record_answer(1.1)
+    assert breaker.wait_seconds(1.1, MALLORY) == 0
+
+
+def test_failures_of_a_second_tenant_hold_up_all():
+    breaker = CircuitBreaker(RULE)
+    fail_of(breaker, 1.0, MALLORY, "a", "b", "c", "d")
+    fail_of(breaker, 1.2, HOSPITAL, "e")
+    assert breaker.wait_seconds(1.2, THIRD) > 0
+    mixed = CircuitBreaker(RULE)
+    fail_of(mixed, 1.0, MALLORY, "a", "b", "c")
+    fail_of(mixed, 1.0, HOSPITAL, "e")
+    assert mixed.wait_seconds(1.0, THIRD) == 1.0

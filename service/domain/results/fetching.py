@@ -33,6 +33,7 @@ from service.domain.results.recording import (
     give_up,
     record_answer,
 )
+from service.domain.vendor_calls import CALLING_TENANT
 from service.domain.write_retry import record
 
 log = structlog.get_logger()
@@ -80,6 +81,7 @@ class ResultFetcher:
 
     async def fetch(self, job: FetchJob) -> bool:
         """Make one leased call and record its outcome; true when deliveries may be in the outbox."""
+        CALLING_TENANT.set(job.tenant_id)
         began = time.monotonic()
         fetched = Fetched(outcome="crashed")
         try:

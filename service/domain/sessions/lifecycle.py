@@ -42,7 +42,7 @@ from service.domain.models import (
 )
 from service.domain.ports import Clock, EndUnit, SessionStore, Vendor
 from service.domain.sessions.cancellation import Cancelling
-from service.domain.vendor_calls import call_once_or_probe, check_still_wanted, postpone
+from service.domain.vendor_calls import CALLING_TENANT, call_once_or_probe, check_still_wanted, postpone
 
 log = structlog.get_logger()
 
@@ -296,6 +296,7 @@ class SessionLifecycle:
 
         A worker that lacks an encryption key leaves the call to another one, and counts no try.
         """
+        CALLING_TENANT.set(owed.tenant_id)
         try:
             await self._settle_debt(owed)
         except EncryptionKeyMissing as error:
