@@ -1,7 +1,8 @@
 """Sessions and documents as the EMR sees them; reads only."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from itertools import count
 
 from asyncpg import Record
 from msgspec import UNSET, Struct, UnsetType
@@ -38,6 +39,8 @@ from service.store.tolerant_decryption import UNREADABLE, RowDecryptor
 
 # A page's transcripts, as they are stored.
 _MAX_PAGE_BYTES = 4 * 1024 * 1024
+# Some 250 bytes each once they are encoded.
+_ENTRIES_PER_PAGE = 250
 
 
 class SessionFilter(Struct, frozen=True, kw_only=True):
@@ -104,8 +107,23 @@ class SessionQueries:
         return await self.entries(session_id)
 
     async def entries(self, session_id: SessionId) -> list[TimelineEntry]:
-        """Return what happened to a session of which it is known whose it is."""
-        rows = await self._database.fetch(sql("sessions.timeline"), session_id)
+        """Return the timeline of a session; the caller has checked that the tenant owns the session."""
+        return await self._entries(session_id, None, 0)
+
+    async def entry_pages(self, session_id: SessionId) -> AsyncIterator[list[TimelineEntry]]:
+        """Read the timeline in pages, so that no stream keeps all of a long one; ownership was checked.
+
+        An entry that becomes earlier than a page that was read already changes the session's mark, and is
+        read then.
+        """
+        for start in count(0, _ENTRIES_PER_PAGE):
+            page = await self._entries(session_id, _ENTRIES_PER_PAGE, start)
+            yield page
+            if len(page) < _ENTRIES_PER_PAGE:
+                return
+
+    async def _entries(self, session_id: SessionId, limit: int | None, offset: int) -> list[TimelineEntry]:
+        rows = await self._database.fetch(sql("sessions.timeline"), session_id, limit, offset)
         return [TimelineEntry(at=row["at"], type=row["type"], data=row["data"]) for row in rows]
 
     async def is_over(self, tenant_id: TenantId, session_id: SessionId) -> bool:

@@ -332,3 +332,42 @@ async def test_a_session_that_the_vendor_never_had_is_over(house: Bridge) -> Non
     async with follow(house, found["id"]) as followed:
         await followed.rest()
     assert followed.types == ["session.created", "end"]
+
+
+async def test_a_session_of_many_gaps_has_short_ids_and_is_resumed_without_repeats(house: Bridge) -> None:
+    session_id = (await house.create())["id"]
+    await house.put(session_id, 0)
+    await house.database.execute(
+        "INSERT INTO chunks (session_id, sequence, tenant_id, status, sha256, bytes, content_type, file_name,"
+        " stored_at) SELECT session_id, 2 * n, tenant_id, status, sha256, bytes, content_type,"
+        " 'audio_' || 2 * n || '.wav', stored_at + n * interval '1 millisecond'"
+        " FROM chunks, generate_series(1, 599) n WHERE session_id = $1",
+        session_id,
+    )
+    async with follow(house, session_id) as followed:
+        await followed.until("chunk.stored", 400)
+        last_id = followed.last_id
+    assert len(last_id) < 1000
+    async with follow(house, session_id, last_id) as again:
+        await again.until("chunk.stored", 200)
+    received = [event["data"]["data"]["sequence"] for event in [*followed.events, *again.events][1:]]
+    assert received == [2 * number for number in range(600)]
+    assert (await house.api.delete(f"/v1/sessions/{session_id}")).status_code == 202
+
+
+async def test_a_finished_session_of_many_gaps_is_answered_with_204(house: Bridge) -> None:
+    session_id = (await house.create())["id"]
+    await house.put(session_id, 0)
+    await house.database.execute(
+        "INSERT INTO chunks (session_id, sequence, tenant_id, status, sha256, bytes, content_type, file_name,"
+        " stored_at) SELECT session_id, 2 * n, tenant_id, status, sha256, bytes, content_type,"
+        " 'audio_' || 2 * n || '.wav', stored_at + n * interval '1 microsecond'"
+        " FROM chunks, generate_series(1, 99) n WHERE session_id = $1",
+        session_id,
+    )
+    await house.database.execute("UPDATE sessions SET status = 'failed' WHERE id = $1", session_id)
+    async with follow(house, session_id) as followed:
+        await followed.rest()
+    path = f"/v1/sessions/{session_id}/events"
+    answer = await house.api.get(path, headers={"last-event-id": followed.last_id})
+    assert (answer.status_code, followed.last_id[0]) == (204, "~")

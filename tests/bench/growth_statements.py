@@ -127,7 +127,7 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
         ("sessions.page", "erased, status", always(s.erased_tenant, "partial", *[None] * 3, s.deep, "x", 21)),
         ("sessions.document_summaries", "", summed),
         ("sessions.delivery_counts", "", summed),
-        ("sessions.timeline", "", by_id),
+        ("sessions.timeline", "", lambda row: [*by_id(row), None, 0]),
         ("sessions.marks", "", summed),
         ("sessions.standings", "", summed),
         ("sessions.outlook", "", owned),

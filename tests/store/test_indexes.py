@@ -111,7 +111,7 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("sessions.document_summaries", [["s1", "s2"]], {"documents_"}),
     (
         "sessions.timeline",
-        ["s1"],
+        ["s1", None, 0],
         {"webhook_events_by_session", "deliveries_by_session", "attempts_by_delivery"},
     ),
     ("audio.stored_sequences", ["s1"], {"chunks_pkey"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -77,9 +78,63 @@ def test_what_grows_in_place_is_the_same_entry():
         "0-1.abcdef\n",
         "é.",
         "0-1_.",
+        "~1.0.0",
     ],
 )
 def test_an_id_that_is_none_of_ours_is_the_start(text):
     cursor = EventCursor.parse(text)
     assert str(cursor) == "."
     assert cursor.add(chunk(0))
+
+
+def sparse_chunk(number: int) -> TimelineEntry:
+    """A chunk with an even number; ten of them are stored at the same time."""
+    at = START + timedelta(seconds=number // 10)
+    return TimelineEntry(at=at, type="chunk.stored", data={"sequence": 2 * number})
+
+
+async def pages_of(timeline: list[TimelineEntry]) -> AsyncIterator[list[TimelineEntry]]:
+    for start in range(0, len(timeline), 250):
+        yield timeline[start : start + 250]
+
+
+async def missing_after(cursor: EventCursor, timeline: list[TimelineEntry]) -> list[TimelineEntry]:
+    resumed = await EventCursor.resume(str(cursor), pages_of(timeline))
+    return [entry for entry in timeline if resumed.add(entry)]
+
+
+def cursor_of(*entries: TimelineEntry) -> EventCursor:
+    cursor = EventCursor()
+    for entry in entries:
+        cursor.add(entry)
+    return cursor
+
+
+TIMELINE = [sparse_chunk(number) for number in range(5000)]
+
+
+def test_an_id_does_not_grow_with_gaps_or_with_entries():
+    cursor, longest = EventCursor(), 0
+    for entry in [*TIMELINE, *(attempt(seconds) for seconds in range(1000))]:
+        cursor.add(entry)
+        longest = max(longest, len(str(cursor)))
+    assert longest < 1000
+
+
+@pytest.mark.parametrize("sent", [0, 20, 300, 4990, 5000])
+async def test_a_client_that_resumes_from_a_coarse_id_gets_the_rest_once(sent):
+    assert await missing_after(cursor_of(*TIMELINE[:sent]), TIMELINE) == TIMELINE[sent:]
+
+
+async def test_a_break_between_entries_of_one_time_repeats_only_these():
+    assert await missing_after(cursor_of(*TIMELINE[:305]), TIMELINE) == TIMELINE[300:]
+
+
+async def test_an_entry_that_is_committed_late_is_never_missed():
+    late = TIMELINE[7]
+    received = [entry for entry in TIMELINE[:1000] if entry != late]
+    missing = await missing_after(cursor_of(*received), TIMELINE)
+    assert late in missing
+    assert all(entry in missing for entry in TIMELINE[1000:])
+    # Once it was sent, behind later ones, nothing is sent again.
+    assert await missing_after(cursor_of(*received, late), TIMELINE) == TIMELINE[1000:]

@@ -81,12 +81,12 @@ async def follow_events(
     ] = None,
 ) -> Response[Any]:
     """Send every entry of the timeline, oldest first, and then each new one, whichever pod made it."""
-    cursor = EventCursor.parse(last_event_id or "")
-    is_over = await services.sessions.queries.is_over(principal.tenant_id, SessionId(session_id))
-    if is_over and last_event_id is not None:
-        entries = await services.sessions.queries.entries(SessionId(session_id))
-        received = EventCursor.parse(last_event_id)
-        if not any(received.add(entry) for entry in entries):
+    queries = services.sessions.queries
+    is_over = await queries.is_over(principal.tenant_id, SessionId(session_id))
+    cursor = EventCursor()
+    if last_event_id is not None:
+        cursor = await EventCursor.resume(last_event_id, queries.entry_pages(SessionId(session_id)))
+        if is_over and not await _has_more(services, SessionId(session_id), cursor):
             return Response(None, status_code=204)
     services.sessions.timeline_poller.check_room(principal.tenant_id)
     on_shutdown(request.scope, services.sessions.timeline_poller.let_go)
@@ -95,6 +95,13 @@ async def follow_events(
         media_type=_MEDIA_TYPE,
         headers={"X-Accel-Buffering": "no"},
     )
+
+
+async def _has_more(services: Services, session_id: SessionId, cursor: EventCursor) -> bool:
+    async for page in services.sessions.queries.entry_pages(session_id):
+        if not all(cursor.has(entry) for entry in page):
+            return True
+    return False
 
 
 async def _follow(
@@ -112,16 +119,16 @@ async def _follow(
                 # `is_over` is read before the entries. In the other order, the stream could end without
                 # an entry that was written between the two reads.
                 is_over = await queries.is_over(principal.tenant_id, session_id)
-                entries = await queries.entries(session_id)
+                async for page in queries.entry_pages(session_id):
+                    # Encoded at once: a client that reads slowly keeps the bytes of one page here, no more.
+                    for event in [_encode_event(cursor, entry) for entry in page if cursor.add(entry)]:
+                        yield event
             except SessionErased:
                 yield b"event: erased\ndata: {}\n\n"
                 return
             except StoreUnavailable:
                 log.warning("event_stream_ends", session_id=session_id, reason="store_unavailable")
                 return
-            for entry in entries:
-                if cursor.add(entry):
-                    yield _encode_event(cursor, entry)
             if is_over:
                 yield b"event: end\ndata: {}\n\n"
                 return

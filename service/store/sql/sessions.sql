@@ -291,4 +291,4 @@ FROM deliveries d WHERE d.session_id = $1 AND d.confirmed_at IS NOT NULL
 UNION ALL
 SELECT settled_at, 'session.' || status, jsonb_build_object('error', error_code)
 FROM sessions WHERE id = $1 AND settled_at IS NOT NULL
-ORDER BY at, type;
+ORDER BY at, type, data LIMIT $2 OFFSET $3;
