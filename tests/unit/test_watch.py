@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -114,3 +115,18 @@ async def test_one_tenant_leaves_places_for_others():
 
 def test_a_share_is_three_quarters_and_never_nothing():
     assert [share_of(places) for places in (1, 2, 3, 4, 128, 256, 1000)] == [1, 1, 2, 3, 96, 192, 750]
+
+
+async def test_a_slow_poll_takes_a_sixth_of_the_time_at_most():
+    spans: list[tuple[float, float]] = []
+    loop = asyncio.get_running_loop()
+
+    async def read(_: list[SessionId]) -> dict[SessionId, str]:
+        began = loop.time()
+        await asyncio.sleep(0.1)  # the database's time
+        spans.append((began, loop.time()))
+        return {ONE: "a" if len(spans) < 3 else "b"}
+
+    assert await ChangePoller(read).changed(ONE, "a", 5) == "b"
+    for (began, ended), (next_began, _) in pairwise(spans):
+        assert next_began - ended >= 4.5 * (ended - began)
