@@ -41,6 +41,10 @@ from service.store.tolerant_decryption import UNREADABLE, RowDecryptor
 _MAX_PAGE_BYTES = 4 * 1024 * 1024
 # Some 250 bytes each once they are encoded.
 _ENTRIES_PER_PAGE = 250
+# A timeline of few entries is not worth a reservation; an entry's row, object and text take 1.2 kB together,
+# which is three times this: a reservation counts what is stored threefold.
+_FEW_ENTRIES = 250
+_BYTES_OF_ENTRY = 400
 
 
 class SessionFilter(Struct, frozen=True, kw_only=True):
@@ -66,6 +70,7 @@ class SessionQueries:
     ) -> None:
         """`reserve` takes the memory for large values before they are read."""
         self._database = database
+        self._reserve = reserve
         self._large = LargeValues(database, reserve)
         self._keyring = keyring
         self._sessions = sessions
@@ -104,6 +109,9 @@ class SessionQueries:
     async def timeline(self, tenant_id: TenantId, session_id: SessionId) -> list[TimelineEntry]:
         """Return what happened to a session, in order. Raises NotFound or SessionErased."""
         await self.is_over(tenant_id, session_id)
+        row = await self._database.fetchrow(sql("sessions.timeline_size"), session_id)
+        if row is not None and self._reserve is not None and row["entries"] > _FEW_ENTRIES:
+            await self._reserve(row["entries"] * _BYTES_OF_ENTRY)
         return await self.entries(session_id)
 
     async def entries(self, session_id: SessionId) -> list[TimelineEntry]:

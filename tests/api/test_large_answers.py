@@ -7,8 +7,9 @@ import msgspec
 from prometheus_client import REGISTRY
 
 from service.bootstrap.container import open_stores
-from service.domain.ids import DocumentId
+from service.domain.ids import DocumentId, SessionId
 from service.store.results import document_aad, transcript_aad
+from service.store.session_queries import SessionQueries
 from tests.api.asking import request_head, until, wire
 from tests.bridge import Bridge
 
@@ -121,3 +122,26 @@ async def test_who_does_not_read_is_cut_when_another_tenant_s_reader_waits(house
         await until(is_read, 20)
         labels = {"reason": "answer_not_read"}
         assert REGISTRY.get_sample_value("ekabridge_http_connections_cut_total", labels)
+
+
+async def test_a_long_timeline_is_counted_before_it_is_read(house: Bridge) -> None:
+    session_id = (await house.create())["id"]
+    await house.put(session_id, 0)
+    reserved: list[int] = []
+
+    async def reserve(size: int) -> None:
+        reserved.append(size)
+
+    async with open_stores(house.settings) as rows:
+        queries = SessionQueries(rows.database, rows.keyring, rows.sessions, rows.streams, "", reserve)
+        await queries.timeline(house.tenant_id, SessionId(session_id))
+        assert reserved == []
+        await house.database.execute(
+            "INSERT INTO chunks (session_id, sequence, tenant_id, status, sha256, bytes, content_type,"
+            " file_name, stored_at) SELECT session_id, n, tenant_id, status, sha256, bytes, content_type,"
+            " 'audio_' || n || '.wav', stored_at FROM chunks, generate_series(1, 999) n"
+            " WHERE session_id = $1",
+            session_id,
+        )
+        assert len(await queries.timeline(house.tenant_id, SessionId(session_id))) == 1001
+    assert reserved == [400_000]

@@ -241,6 +241,11 @@ SELECT session_id,
 FROM deliveries WHERE session_id = ANY($1)
 GROUP BY session_id;
 
+-- name: timeline_size
+-- About how many entries a timeline has: chunks and attempts are all that can be very many.
+SELECT (SELECT count(*) FROM chunks WHERE session_id = $1 AND status = 'stored')
+       + (SELECT coalesce(sum(attempts), 0) FROM deliveries WHERE session_id = $1) AS entries;
+
 -- name: timeline
 -- What happened to a session and when, from the rows themselves.
 SELECT created_at AS at, 'session.created' AS type,
