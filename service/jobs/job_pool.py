@@ -104,8 +104,10 @@ class JobPool(Generic[Job]):
                     self._start(job)
                 if not self._quotas or len(jobs) < room:
                     break
-            if self._next_slot_seconds is not None and len(jobs) < room:
-                self._set_alarm(await self._next_slot_seconds())
+            has_spare_room = len(jobs) < room
+        # After the lock, so that a slow answer holds up no claim.
+        if self._next_slot_seconds is not None and has_spare_room:
+            self._set_alarm(await self._next_slot_seconds())
 
     def holders_at_quota(self) -> list[str]:
         """Return the holders that use their quota: their rows wait."""

@@ -20,6 +20,7 @@ from service.domain.errors import (
     DeliverySuperseded,
     DestinationDisabled,
     NotFound,
+    RateLimited,
     SessionErased,
 )
 from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId, new_delivery_id
@@ -37,6 +38,8 @@ log = structlog.get_logger()
 
 # A delivery that is sent this soon after its claim is not looked at again: the claim was the look.
 _FRESH_SECONDS = 0.05
+# Tests that wait for one destination, which may let no more through than one in a hundred seconds.
+_MAX_PINGS = 10
 
 
 class DeliveryRows:
@@ -304,8 +307,18 @@ class DeliveryUnitRows(AuditedUnitRows):
         await self._connection.execute(sql("deliveries.supersede"), delivery_id)
 
     async def ping(self, destination_id: DestinationId, delivery_id: DeliveryId, at: datetime) -> None:
-        """Put a test into the outbox of a destination. Raises NotFound or DestinationDisabled."""
+        """Put a test into the outbox of a destination.
+
+        Raises NotFound, DestinationDisabled, or RateLimited when too many tests wait for it already.
+        """
         await self._hold_enabled(destination_id)
+        row = await self._connection.fetchrow(
+            sql("deliveries.has_too_many_pings"), destination_id, _MAX_PINGS
+        )
+        if row is not None and row["has_too_many"]:
+            raise RateLimited(
+                f"{_MAX_PINGS} pings wait for this destination already", retry_after_seconds=10.0
+            )
         body = Ping(type="ping", timestamp=at, data=PingData(destination_id=destination_id))
         await self._connection.execute(
             sql("deliveries.add_ping"),

@@ -45,6 +45,21 @@ async def test_a_destination_that_is_off_is_neither_tested_nor_recovered(house: 
     problem(await house.api.post(f"{path}/recover", json={"since": LONG_AGO}), 409, "destination_disabled")
 
 
+async def test_a_destination_has_ten_pings_that_wait_at_most(house: Bridge) -> None:
+    paths = []
+    for name in ("slow", "other"):
+        made = (
+            await house.api.post("/v1/destinations", json={"url": f"https://{name}.example/hooks"})
+        ).json()
+        paths.append(f"/v1/destinations/{made['id']}/test")
+    for _ in range(10):
+        assert (await house.api.post(paths[0])).status_code == 202
+    refused = await house.api.post(paths[0])
+    problem(refused, 429, "rate_limited")
+    assert refused.headers["retry-after"] == "10"
+    assert (await house.api.post(paths[1])).status_code == 202
+
+
 async def test_a_hospital_that_was_down_gets_everything_once(bridge: Bridge) -> None:
     made = await bridge.add_destination()
     await behave(bridge, status=503)

@@ -154,12 +154,14 @@ DELETE FROM attempts a USING back WHERE a.delivery_id = back.id AND a.error_clas
 
 -- name: next_slot
 -- Seconds until a destination that something waits for may be called again, by its rate; NULL: none has to wait.
-SELECT extract(epoch FROM min(t.next_slot_at) - clock_timestamp())::float8 AS seconds
+-- A scalar for each destination, so that each is one probe of an index whatever the statistics say.
+SELECT extract(epoch FROM t.next_slot_at - clock_timestamp())::float8 AS seconds
 FROM destinations t
 WHERE t.next_slot_at > clock_timestamp() - interval '50 milliseconds' AND t.enabled AND t.rate_per_second IS NOT NULL
   AND t.probe_at IS NULL AND (t.retry_after_until IS NULL OR t.retry_after_until <= clock_timestamp())
-  AND EXISTS (SELECT 1 FROM deliveries d
-              WHERE d.destination_id = t.id AND d.status = 'pending' AND d.next_at <= t.next_slot_at);
+  AND (SELECT true FROM deliveries d
+       WHERE d.destination_id = t.id AND d.status = 'pending' AND d.next_at <= t.next_slot_at LIMIT 1)
+ORDER BY t.next_slot_at LIMIT 1;
 
 -- name: lock_to_pause
 -- Holds a destination that may be turned off.
@@ -274,6 +276,11 @@ WHERE destination_id = $1 AND status = 'paused';
 -- name: hold_destination
 -- A destination that stays on or off while deliveries to it are made.
 SELECT enabled FROM destinations WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL FOR SHARE;
+
+-- name: has_too_many_pings
+-- Whether so many tests of a destination wait already; a slow one would keep any number of them.
+SELECT count(*) >= $2 AS has_too_many
+FROM (SELECT 1 FROM deliveries WHERE destination_id = $1 AND status = 'pending' AND type = 'ping' LIMIT $2) waiting;
 
 -- name: add_ping
 -- A test of a destination and its delivery; no session, no document.
