@@ -1,9 +1,10 @@
 """Rows of tenants' own accounts at the vendor, encrypted."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from schemas.emr import Tenant
+from service.concurrency.batching import Batcher
 from service.domain.audit import Actor
 from service.domain.errors import NotFound
 from service.domain.ids import TenantId
@@ -21,11 +22,17 @@ class VendorAccountRows:
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
         self._keyring = keyring
+        # A webhook names any tenant without a key: lookups under way at once share one transaction.
+        self._lookups = Batcher(self._find)
+
+    async def _find(self, tenant_ids: Sequence[TenantId]) -> list[bytes | None]:
+        rows = await self._database.fetch(sql("vendor_accounts.own"), list(set(tenant_ids)))
+        sealed = {row["id"]: row["account_sealed"] for row in rows}
+        return [sealed.get(tenant_id) for tenant_id in tenant_ids]
 
     async def own(self, tenant_id: TenantId) -> VendorAccount | None:
         """Return a tenant's own account; None when it shares the default one, or is unknown."""
-        row = await self._database.fetchrow(sql("vendor_accounts.own"), tenant_id)
-        return _opened(self._keyring, tenant_id, row["account_sealed"]) if row else None
+        return _opened(self._keyring, tenant_id, await self._lookups(tenant_id))
 
     @asynccontextmanager
     async def changing(self, actor: Actor) -> AsyncIterator["VendorAccountUnitRows"]:

@@ -115,6 +115,7 @@ STATEMENTS = {
     "sessions.document_summaries": _FOUND,
     "sessions.delivery_counts": _FOUND,
     "sessions.traceparent": "names a trace, nothing of the session",
+    "vendor_accounts.own": "of the tenants themselves, by their ids",
     "sessions.timeline": _FOUND,
     "sessions.timeline_size": _FOUND,
     "sessions.tenant_of": _OPERATOR,

@@ -1,6 +1,6 @@
 -- name: own
--- A tenant's own vendor account, sealed; NULL while it shares the default one.
-SELECT account_sealed FROM tenants WHERE id = $1;
+-- The vendor accounts of these tenants, sealed; none of one that shares the default one, or is unknown.
+SELECT id, account_sealed FROM tenants WHERE id = ANY($1) AND account_sealed IS NOT NULL;
 
 -- name: lock
 -- The same, held until the transaction ends; a session that is being inserted is waited for.
