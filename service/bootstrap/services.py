@@ -197,7 +197,9 @@ def _make_audio(
         max_streams=settings.max_streams,
     )
     stack.push_async_callback(streams.stop)
-    return AudioServices(uploads=AudioUploads(store=rows.chunks, sessions=rows.sessions, vendor=vendor), streams=streams)
+    return AudioServices(
+        uploads=AudioUploads(store=rows.chunks, sessions=rows.sessions, vendor=vendor), streams=streams
+    )
 
 
 def _make_medscribe(

@@ -147,6 +147,26 @@ async def test_another_format_is_refused(house: Bridge, media_type: str) -> None
     await nothing_stored(house, session_id)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "status", "code"),
+    [
+        ("content-encoding", "gzip", 415, "invalid_audio_format"),
+        ("content-range", "bytes 0-3/100", 400, "invalid_request"),
+    ],
+)
+async def test_audio_that_is_compressed_or_a_part_is_refused(
+    house: Bridge, name: str, value: str, status: int, code: str
+) -> None:
+    session_id = (await house.create())["id"]
+    headers = {"content-type": "audio/wav", name: value}
+    answer = await house.api.put(f"/v1/sessions/{session_id}/audio/0", content=b"RIFF", headers=headers)
+    problem(answer, status, code)
+    path = f"/voice/v1/sessions/{session_id}/audio/audio_0.wav"
+    answer = await house.api.post(path, content=b"RIFF", headers=headers)
+    assert answer.status_code == 400, answer.text  # the protocol has no 415
+    assert await house.calls(f"/sessions/{session_id}/audio") == 0
+
+
 async def test_no_format_at_all_is_refused(house: Bridge) -> None:
     session_id = (await house.create())["id"]
     answer = await house.api.put(f"/v1/sessions/{session_id}/audio/0", content=b"sound")

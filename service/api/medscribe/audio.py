@@ -16,7 +16,7 @@ from service.api.dependencies import Services
 from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.upload_parser import Upload, read_upload
 from service.api.request_classes import REQUEST_CLASS
-from service.api.v1.audio import MAX_SEQUENCE, store_chunk
+from service.api.v1.audio import MAX_SEQUENCE, check_whole_and_plain, store_chunk
 from service.domain.errors import AudioFormatInvalid, InvalidRequest, SessionEnded
 from service.domain.ids import SessionId
 from service.domain.models import AudioFormat, Principal
@@ -70,6 +70,7 @@ async def _store(
     file_name: str | None,
 ) -> AudioUploaded:
     limits = await services.medscribe.discovery.limits()
+    check_whole_and_plain(request.headers, limits)
     upload = await read_upload(request, limits.chunk_bytes(services.settings.chunk_max_bytes))
     try:
         name = file_name or (upload.file_name or "").replace("\\", "/").rpartition("/")[2]

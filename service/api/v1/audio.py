@@ -3,6 +3,7 @@
 The uploads of the MedScribe protocol use `store_chunk`, too.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -79,6 +80,7 @@ async def put_audio(
     services, principal = provide_services(request.app.state), provide_principal(request.scope)
     number = _parse_sequence(sequence)
     limits = await services.medscribe.discovery.limits()
+    check_whole_and_plain(request.headers, limits)
     audio_format = _parse_audio_format(request.headers.get("content-type", ""), limits)
     audio = await buffer_body(request, limits.chunk_bytes(services.settings.chunk_max_bytes))
     try:
@@ -115,6 +117,17 @@ def _parse_sequence(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_SEQUENCE)):
         raise InvalidRequest(f"must be a whole number from 0 to {MAX_SEQUENCE}", field="sequence")
     return int(text)
+
+
+def check_whole_and_plain(headers: Mapping[str, str], limits: Limits) -> None:
+    """Refuse a compressed body, or a part of a chunk: EkaScribe would store either as the chunk."""
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise AudioFormatInvalid(
+            "audio must be sent as it is, without Content-Encoding", supported=list(limits.audio_formats)
+        )
+    if "content-range" in headers:
+        raise InvalidRequest("must not be sent: a chunk comes whole", field="Content-Range")
 
 
 def _parse_audio_format(content_type: str, limits: Limits) -> AudioFormat:
