@@ -7,6 +7,7 @@ old tokens are neither used nor refreshed.
 """
 
 import asyncio
+import re
 from collections import defaultdict
 from typing import Protocol
 from uuid import uuid4
@@ -79,6 +80,10 @@ class _Kept(Secret, Struct, kw_only=True):
     owner: str = ""
     refresh_token: str | None = None
     refresh_until: float | None = None
+
+
+# A token goes into a header: printable ASCII, so that no library fails at it.
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 
 
 class TokenKeeper:
@@ -236,6 +241,8 @@ class TokenKeeper:
             tokens = msgspec.json.decode(answer.body, type=Tokens)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise VendorFailure("EkaScribe's login answer cannot be read", sent=False) from error
+        if not _HEADER_VALUE.fullmatch(tokens.access_token):
+            raise VendorFailure("EkaScribe's login answer holds a token that no header can carry", sent=False)
         now = self._now()
         life = tokens.expires_in or _DEFAULT_LIFE_SECONDS
         return _Kept(

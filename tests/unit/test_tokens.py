@@ -148,6 +148,17 @@ async def test_a_login_that_got_no_answer_is_an_error_and_gives_the_right_back()
         assert (store.holder, store.released) == (None, 1)
 
 
+@pytest.mark.parametrize("token", ["", "tök", "a b", "a\r\nx: y"])
+async def test_a_token_that_no_header_can_carry_is_a_failed_login(token):
+    accounts = Accounts(access_token=token)
+    store = MemoryTokens()
+    async with keepers(accounts.take, store) as ((keeper,), _):
+        with pytest.raises(VendorFailure) as failure:
+            await keeper.token(DEFAULT_ACCOUNT)
+        assert failure.value.sent is False
+        assert (store.holder, store.released) == (None, 1)
+
+
 def test_credentials_are_never_printed():
     shown = repr(Credentials(client_id="me", client_secret="hush"))
     assert "hush" not in shown
