@@ -5,7 +5,7 @@ from typing import get_args
 import click
 
 from schemas.emr import Page, Role
-from service.cli.runner import json_option, print_found, with_encrypting_stores, with_stores
+from service.cli.runner import json_option, print_found, print_secret, with_encrypting_stores, with_stores
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import KeyId, TenantId
 
@@ -22,8 +22,11 @@ def key() -> None:
 def key_add(tenant: str, role: Role, as_json: bool) -> None:
     """Add a key; it is shown this once."""
     added = with_encrypting_stores(lambda rows: ApiKeys(rows.api_keys).add(TenantId(tenant), role))
-    print_found(
-        added, as_json=as_json, text=f"{added.id}  {added.role}\n{added.key}\nKeep it: it is not shown again."
+    print_secret(
+        added,
+        as_json=as_json,
+        text=f"{added.id}  {added.role}\n{added.key}\nKeep it: it is not shown again.",
+        remedy=f"revoke it and add another: ekabridge key revoke {tenant} {added.id}",
     )
 
 

@@ -19,7 +19,14 @@ from schemas.destinations import (
 )
 from service.cli.deliveries import delivery_line
 from service.cli.options import Timestamp
-from service.cli.runner import json_option, print_found, settings_for, with_encrypting_stores, with_stores
+from service.cli.runner import (
+    json_option,
+    print_found,
+    print_secret,
+    settings_for,
+    with_encrypting_stores,
+    with_stores,
+)
 from service.domain.audit import Actor
 from service.domain.deliveries.recovery import Deliveries
 from service.domain.ids import DestinationId, TenantId
@@ -224,7 +231,8 @@ def _change(tenant: str, destination: str, change: DestinationChange, said: str,
 
 def _print_secret(found: Destination, *, as_json: bool) -> None:
     text = f"{found.id}  {found.url}\n{found.secret}\nKeep it: it is not shown again."
-    print_found(found, as_json=as_json, text=text)
+    remedy = f"make a new one: ekabridge destination rotate-secret <tenant> {found.id}"
+    print_secret(found, as_json=as_json, text=text, remedy=remedy)
 
 
 def _destinations(rows: "Stores") -> "Destinations":

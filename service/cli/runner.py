@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -81,6 +82,19 @@ def with_unchecked_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
             return await work(rows)
 
     return run(opened)
+
+
+def print_secret(found: object, *, as_json: bool, text: str, remedy: str) -> None:
+    """Print a secret that is shown once; if that fails, say that it exists and how to get another one."""
+    try:
+        print_found(found, as_json=as_json, text=text)
+        sys.stdout.flush()
+    except OSError as error:
+        # The rest of the text must not fail again when Python closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.ClickException(
+            f"the change is made, but its secret could not be written ({error.strerror}); {remedy}"
+        ) from None
 
 
 def print_found(found: object, *, as_json: bool, text: str) -> None:

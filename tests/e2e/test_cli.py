@@ -276,3 +276,28 @@ async def test_doctor_says_that_a_token_cannot_be_had(rig: Rig) -> None:
     assert json.loads(added)["id"] in line
     assert "refuses our credentials (404)" in line
     assert "hunter2" not in out
+
+
+async def test_a_secret_that_cannot_be_written_is_told_with_its_remedy(rig: Rig) -> None:
+    for command, remedy in (
+        (("key", "add", rig.tenant_id), "ekabridge key revoke"),
+        (
+            ("destination", "add", rig.tenant_id, "http://127.0.0.1:9/h"),
+            "ekabridge destination rotate-secret",
+        ),
+    ):
+        full = os.open("/dev/full", os.O_WRONLY)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "service.cli.main",
+            *command,
+            env=rig.environment,
+            stdout=full,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        os.close(full)
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode == 1
+        assert remedy in errors.decode()
+        assert "Traceback" not in errors.decode()
