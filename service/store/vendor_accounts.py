@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from schemas.emr import Tenant
 from service.concurrency.batching import Batcher
 from service.domain.audit import Actor
-from service.domain.errors import NotFound
+from service.domain.errors import NotFound, StoreUnavailable
 from service.domain.ids import TenantId
 from service.domain.vendor_accounts import VendorAccount
 from service.store.audit import AuditedUnitRows
@@ -23,7 +23,7 @@ class VendorAccountRows:
         self._database = database
         self._keyring = keyring
         # A webhook names any tenant without a key: lookups under way at once share one transaction.
-        self._lookups = Batcher(self._find)
+        self._lookups = Batcher(self._find, unavailable=StoreUnavailable)
 
     async def _find(self, tenant_ids: Sequence[TenantId]) -> list[bytes | None]:
         rows = await self._database.fetch(sql("vendor_accounts.own"), list(set(tenant_ids)))
