@@ -31,7 +31,8 @@ def rsa_pem(p: int, q: int, *, modulus: int | None = None, e: int = 65537) -> st
     numbers = (0, modulus or p * q, e, d, p, q, d % (p - 1), d % (q - 1), pow(q, -1, p))
     sequence = b"".join(der(0x02, each.to_bytes(each.bit_length() // 8 + 1, "big")) for each in numbers)
     body = base64.encodebytes(der(0x30, sequence)).decode()
-    return f"-----BEGIN RSA PRIVATE KEY-----\n{body}-----END RSA PRIVATE KEY-----\n"
+    kind = "RSA PRIVATE KEY"
+    return f"-----BEGIN {kind}-----\n{body}-----END {kind}-----\n"
 
 
 def certificate_of(public_key: rsa.RSAPublicKey) -> str:
