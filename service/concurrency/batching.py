@@ -1,65 +1,67 @@
-"""Many callers' questions asked as one: what comes while one is on its way goes into the next."""
+"""Batches the calls of many callers: calls that arrive while one batch runs form the next batch."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from copy import copy
 from typing import Any, Generic, TypeVar
-
-from service.domain.errors import StoreUnavailable
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-_MAX_AT_ONCE = 100
+_MAX_BATCH_SIZE = 100
 
 
 class Batcher(Generic[Request, Response]):
-    """Asks for all who wait at a time; who comes first asks at once and waits for nobody.
+    """Runs one batch at a time; a request that finds none running starts one at once.
 
-    `ask` takes questions and returns an answer for each, in their order. Two questions of which `subject`
-    says the same are never asked in one. A question that cannot be asked spoils no other: then each is
-    asked by itself, unless nobody is there to ask.
+    `run` takes requests and returns a response for each, in their order. The batcher never puts two requests
+    with the same `conflict_key` into one batch. An error of type `unavailable` fails the whole batch once,
+    because single requests would fail in the same way. After any other error the batcher runs each request
+    alone, so that a bad request fails only itself. `unavailable` is constructed from a message.
     """
 
     def __init__(
         self,
-        ask: Callable[[Sequence[Request]], Awaitable[Sequence[Response]]],
+        run: Callable[[Sequence[Request]], Awaitable[Sequence[Response]]],
         *,
+        unavailable: type[Exception],
         conflict_key: Callable[[Request], Hashable] | None = None,
     ) -> None:
-        self._ask = ask
-        self._conflict_key = conflict_key or _of_its_own
+        self._run = run
+        self._unavailable = unavailable
+        self._conflict_key = conflict_key or _no_conflict
         self._waiting: list[tuple[Request, asyncio.Future[Response]]] = []
         self._task: asyncio.Task[None] | None = None
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is being asked, and nobody waits."""
+        """Whether no batch runs and no request waits."""
         return self._task is None
 
-    async def __call__(self, question: Request) -> Response:
-        """Return the answer to a question. Raises what asking it raises."""
-        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, answer))
+    async def __call__(self, request: Request) -> Response:
+        """Return the response to a request. Raises the error that `run` raised for it."""
+        response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, response))
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
-        return await answer
+            self._task = asyncio.create_task(self._run_batches())
+        return await response
 
-    async def _run(self) -> None:
+    async def _run_batches(self) -> None:
         try:
             while self._waiting:
-                await self._settle(self._next())
+                await self._run_batch(self._next_batch())
         finally:
             self._task = None
-            _give_up(self._waiting)
+            self._abandon(self._waiting)
             self._waiting = []
 
-    def _next(self) -> list[tuple[Request, "asyncio.Future[Response]"]]:
+    def _next_batch(self) -> list[tuple[Request, "asyncio.Future[Response]"]]:
         batch: list[tuple[Request, asyncio.Future[Response]]] = []
         later: list[tuple[Request, asyncio.Future[Response]]] = []
         conflict_keys = set()
         for waiting in self._waiting:
             conflict_key = self._conflict_key(waiting[0])
-            if conflict_key in conflict_keys or len(batch) == _MAX_AT_ONCE:
+            if conflict_key in conflict_keys or len(batch) == _MAX_BATCH_SIZE:
                 later.append(waiting)
             else:
                 conflict_keys.add(conflict_key)
@@ -67,42 +69,45 @@ class Batcher(Generic[Request, Response]):
         self._waiting = later
         return batch
 
-    async def _settle(self, batch: list[tuple[Request, "asyncio.Future[Response]"]]) -> None:
+    async def _run_batch(self, batch: list[tuple[Request, "asyncio.Future[Response]"]]) -> None:
         try:
-            answers = await self._ask([question for question, _ in batch])
-        except Exception as error:  # noqa: BLE001 - it is raised where each of them is waited for
-            if len(batch) > 1 and not isinstance(error, StoreUnavailable):
+            responses = await self._run([request for request, _ in batch])
+        except Exception as error:  # noqa: BLE001 - each caller that waits raises it
+            if isinstance(error, self._unavailable):
+                _fail_all(batch, error)
+            elif len(batch) == 1:
+                _fail(batch[0][1], error)
+            else:
                 for single in batch:
-                    await self._settle([single])
-                return
-            _fail(batch, error)
+                    await self._run_batch([single])
         else:
-            for (_, waiting), answer in zip(batch, answers, strict=True):
-                if not waiting.done():  # else, who asked has gone
-                    waiting.set_result(answer)
+            for (_, waiting), response in zip(batch, responses, strict=True):
+                if not waiting.done():  # else the caller was cancelled
+                    waiting.set_result(response)
         finally:
-            _give_up(batch)
+            self._abandon(batch)
+
+    def _abandon(self, batch: Sequence[tuple[Any, "asyncio.Future[Any]"]]) -> None:
+        """Fail the requests that nobody will answer because the batcher's own task ends."""
+        unanswered = [each for each in batch if not each[1].done()]
+        if unanswered:
+            _fail_all(unanswered, self._unavailable("the batch of this request was abandoned"))
 
 
-def _of_its_own(_: object) -> Hashable:
+def _no_conflict(_: object) -> Hashable:
     return object()
 
 
-def _fail(batch: Sequence[tuple[Any, "asyncio.Future[Any]"]], error: Exception) -> None:
+def _fail_all(batch: Sequence[tuple[Any, "asyncio.Future[Any]"]], error: Exception) -> None:
+    """Give each caller a copy of the error; one shared object would collect the tracebacks of all callers."""
     for _, waiting in batch:
-        if not waiting.done():
-            waiting.set_exception(_own(error) if len(batch) > 1 else error)
+        own = error
+        if len(batch) > 1:
+            own = copy(error)
+            own.__cause__ = error
+        _fail(waiting, own)
 
 
-def _own(error: Exception) -> Exception:
-    """Return an error of the caller's own: one that many raise would gather the places of all of them."""
-    if not isinstance(error, StoreUnavailable):
-        return error
-    own = StoreUnavailable(error.detail, **error.extra)
-    own.__cause__ = error
-    return own
-
-
-def _give_up(batch: Sequence[tuple[Any, "asyncio.Future[Any]"]]) -> None:
-    """Let go who would wait for ever: the asking itself was ended."""
-    _fail([each for each in batch if not each[1].done()], StoreUnavailable("what was asked was given up"))
+def _fail(waiting: "asyncio.Future[Any]", error: Exception) -> None:
+    if not waiting.done():
+        waiting.set_exception(error)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from asyncpg import Record
 
 from service.concurrency.batching import Batcher
+from service.domain.errors import StoreUnavailable
 from service.domain.ids import Account, Lease, SessionId
 from service.domain.models import ChunkClaim, ChunkPlan
 from service.store.database import Database
@@ -18,8 +19,14 @@ class AudioRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._claims = Batcher(self._claim_all, conflict_key=lambda chunk: (chunk.session_id, chunk.sequence))
-        self._records = Batcher(self._record_all, conflict_key=lambda stored: stored[:2])
+        self._claims = Batcher(
+            self._claim_all,
+            unavailable=StoreUnavailable,
+            conflict_key=lambda chunk: (chunk.session_id, chunk.sequence),
+        )
+        self._records = Batcher(
+            self._record_all, unavailable=StoreUnavailable, conflict_key=lambda stored: stored[:2]
+        )
 
     async def claim(self, chunk: ChunkPlan) -> ChunkClaim | None:
         """Reserve its sequence; None when the tenant has no such session."""

@@ -21,6 +21,7 @@ from service.domain.errors import (
     DestinationDisabled,
     NotFound,
     SessionErased,
+    StoreUnavailable,
 )
 from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId, new_delivery_id
 from service.domain.models import Answer, CallFailure, DeliveryJob
@@ -46,8 +47,8 @@ class DeliveryRows:
         self._database = database
         self._keyring = keyring
         # A worker's calls end by the dozen: their rows are written together.
-        self._attempts = Batcher(self._write_attempts)
-        self._looks = Batcher(self._look_again)
+        self._attempts = Batcher(self._write_attempts, unavailable=StoreUnavailable)
+        self._looks = Batcher(self._look_again, unavailable=StoreUnavailable)
 
     async def _write_attempts(self, rows: Sequence[tuple[Any, ...]]) -> list[bool]:
         columns = zip(*rows, strict=True)

@@ -26,7 +26,7 @@ class WebhookEventRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._together = Batcher(self._write)
+        self._together = Batcher(self._write, unavailable=StoreUnavailable)
         self._is_one_alone = False
 
     async def receive(

@@ -56,7 +56,7 @@ async def with_first_under_way(gathered: Batcher[int, int], *questions: int) -> 
 
 async def test_the_first_goes_at_once_and_what_comes_meanwhile_goes_together() -> None:
     asked = Asked()
-    tasks = await with_first_under_way(Batcher(asked), 5, 3, 5, 4)
+    tasks = await with_first_under_way(Batcher(asked, unavailable=StoreUnavailable), 5, 3, 5, 4)
     assert asked.batches == [[0]]
     asked.free.set()
     assert await found(tasks) == [0, 10, 6, 10, 8]
@@ -66,7 +66,9 @@ async def test_the_first_goes_at_once_and_what_comes_meanwhile_goes_together() -
 @pytest.mark.parametrize("conflict_key", [None, lambda question: question])
 async def test_so_many_are_asked_at_once_and_no_more(conflict_key: Any) -> None:
     asked = Asked()
-    tasks = await with_first_under_way(Batcher(asked, conflict_key=conflict_key), *range(1, 251))
+    tasks = await with_first_under_way(
+        Batcher(asked, unavailable=StoreUnavailable, conflict_key=conflict_key), *range(1, 251)
+    )
     asked.free.set()
     assert await found(tasks) == [2 * number for number in range(251)]
     assert [len(batch) for batch in asked.batches] == [1, 100, 100, 50]
@@ -75,7 +77,7 @@ async def test_so_many_are_asked_at_once_and_no_more(conflict_key: Any) -> None:
 
 async def test_no_two_of_a_subject_are_asked_in_one_and_they_keep_their_order() -> None:
     asked = Asked()
-    gathered = Batcher(asked, conflict_key=lambda question: question % 10)
+    gathered = Batcher(asked, unavailable=StoreUnavailable, conflict_key=lambda question: question % 10)
     tasks = await with_first_under_way(gathered, 1, 11, 2, 21, 12, 1)
     asked.free.set()
     assert await found(tasks) == [0, 2, 22, 4, 42, 24, 2]
@@ -85,7 +87,7 @@ async def test_no_two_of_a_subject_are_asked_in_one_and_they_keep_their_order() 
 async def test_a_bad_question_spoils_no_other() -> None:
     asked = Asked()
     asked.bad = {7, 8}
-    tasks = await with_first_under_way(Batcher(asked), 1, 7, 2, 8, 3)
+    tasks = await with_first_under_way(Batcher(asked, unavailable=StoreUnavailable), 1, 7, 2, 8, 3)
     asked.free.set()
     answers = await found(tasks)
     assert [answer for answer in answers if isinstance(answer, int)] == [0, 2, 4, 6]
@@ -95,7 +97,7 @@ async def test_a_bad_question_spoils_no_other() -> None:
 
 async def test_without_anybody_to_ask_all_are_told_at_once_and_the_next_are_asked_again() -> None:
     asked = Asked()
-    gathered = Batcher(asked)
+    gathered = Batcher(asked, unavailable=StoreUnavailable)
     tasks = await with_first_under_way(gathered, 1, 2, 3)
     asked.failures = [ConnectionError("odd"), StoreUnavailable("away", since=5)]
     asked.free.set()
@@ -111,7 +113,7 @@ async def test_without_anybody_to_ask_all_are_told_at_once_and_the_next_are_aske
 async def test_each_asker_raises_an_error_of_its_own() -> None:
     """One that all of them raised held the places and the troubles of the others."""
     asked = Asked()
-    gathered = Batcher(asked)
+    gathered = Batcher(asked, unavailable=StoreUnavailable)
     tasks = await with_first_under_way(gathered)
     met: list[StoreUnavailable] = []
 
@@ -137,7 +139,7 @@ async def test_each_asker_raises_an_error_of_its_own() -> None:
 
 async def test_one_that_goes_away_costs_no_other_its_answer() -> None:
     asked = Asked()
-    tasks = await with_first_under_way(Batcher(asked), 1, 2, 3)
+    tasks = await with_first_under_way(Batcher(asked, unavailable=StoreUnavailable), 1, 2, 3)
     tasks[0].cancel()
     tasks[2].cancel()
     await turns()
@@ -150,7 +152,7 @@ async def test_one_that_goes_away_costs_no_other_its_answer() -> None:
 async def test_one_that_goes_away_while_a_failure_is_told_costs_nothing() -> None:
     asked = Asked()
     asked.bad = {1, 2}
-    tasks = await with_first_under_way(Batcher(asked), 1, 2, 3)
+    tasks = await with_first_under_way(Batcher(asked, unavailable=StoreUnavailable), 1, 2, 3)
     asked.free.set()
     tasks[1].cancel()
     answers = await found(tasks)
@@ -160,7 +162,7 @@ async def test_one_that_goes_away_while_a_failure_is_told_costs_nothing() -> Non
 @pytest.mark.parametrize("failure", [asyncio.CancelledError(), GeneratorExit()])
 async def test_nobody_waits_for_ever_when_the_asking_itself_is_ended(failure: BaseException) -> None:
     asked = Asked()
-    gathered = Batcher(asked)
+    gathered = Batcher(asked, unavailable=StoreUnavailable)
     tasks = await with_first_under_way(gathered, 1, 2)
     asked.failures = [failure]
     running = gathered._task
@@ -175,7 +177,7 @@ async def test_an_answer_that_is_missing_is_seen_and_nobody_waits_for_it() -> No
     async def forgetful(questions: Sequence[int]) -> list[int]:
         return [0]
 
-    gathered = Batcher(forgetful)
+    gathered = Batcher(forgetful, unavailable=StoreUnavailable)
     tasks = ask_all(gathered, 1, 2)
     await asyncio.sleep(0)
     running = gathered._task

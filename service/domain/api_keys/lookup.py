@@ -43,7 +43,7 @@ class ApiKeyLookup:
         self._pause_seconds = pause_seconds
         self._max_waiting = max_waiting
         self._known: OrderedDict[bytes, None] = OrderedDict()
-        self._familiar = Batcher(self._ask_for_familiar)
+        self._familiar = Batcher(self._ask_for_familiar, unavailable=StoreUnavailable)
         self._strangers: dict[bytes, list[_Future]] = {}
         self._task: asyncio.Task[None] | None = None
 
