@@ -189,7 +189,7 @@ class Permit:
 
     async def reserve_memory(self, size: int) -> bool:
         """Reserve bytes of memory until `release`, waiting up to a second; return False if none are free."""
-        is_reserved = await self._memory.take(size)
+        is_reserved = await self._memory.acquire(size)
         if is_reserved:
             self._memory_bytes += size
         return is_reserved
@@ -197,7 +197,7 @@ class Permit:
     def release(self) -> None:
         """Release everything that this request holds."""
         self._disk.release(self._reserved_bytes)
-        self._memory.give_back(self._memory_bytes)
+        self._memory.release(self._memory_bytes)
         if self._response is not None:
             self._response.release()
         if self._is_acquired:
@@ -251,7 +251,7 @@ class AdmissionControl:
         self._disk = DiskBudget(settings.max_spool_bytes)
         self._response_memory = ResponseMemory()
         self._memory = MemoryBudget(
-            UPLOADS_BYTES, patience_seconds=_MAX_MEMORY_WAIT_SECONDS, vain_seconds=_NO_WAIT_SECONDS
+            UPLOADS_BYTES, patience_seconds=_MAX_MEMORY_WAIT_SECONDS, cooldown_seconds=_NO_WAIT_SECONDS
         )
         self._max_bytes = settings.chunk_max_bytes + _FORM_BYTES
         self._max_connections = settings.max_connections
