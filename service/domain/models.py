@@ -185,8 +185,8 @@ class EndState(Struct, frozen=True, kw_only=True):
     status: str
     upload: Upload
     templates: list[str]
-    owed: Literal["create", "end", "cancel"] | None
-    owed_is_free: bool
+    pending_call: Literal["create", "end", "cancel"] | None
+    pending_call_is_free: bool
     is_past: bool
     sequences: list[int]
     # Of a stream that is open, what its holder has told so far; None: nothing yet.
@@ -219,8 +219,8 @@ class ChangeState(Struct, frozen=True, kw_only=True):
     model: Model
     languages: list[str]
     status: SessionStatus
-    owed: Literal["create", "end", "cancel"] | None
-    owed_is_free: bool
+    pending_call: Literal["create", "end", "cancel"] | None
+    pending_call_is_free: bool
     is_past: bool
     is_erased: bool
     is_changing: bool

@@ -189,11 +189,13 @@ class SessionStore(Protocol):
         """Lock a session in order to end it; None when the tenant has no such session."""
         ...
 
-    async def record_end_told(self, session_id: SessionId, lease: Lease, told: VendorEnd) -> EndRecorded:
+    async def record_end_confirmed(
+        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd
+    ) -> EndRecorded:
         """The vendor knows of the end, and has said which files it holds."""
         ...
 
-    async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
+    async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:
         """The vendor knows that it was cancelled, or need not know any more."""
         ...
 

@@ -15,7 +15,7 @@ _TRIES = 3
 
 async def call_once_or_probe(
     call: Callable[[], Awaitable[T]],
-    look: Callable[[], Awaitable[T | None]],
+    probe: Callable[[], Awaitable[T | None]],
     *,
     maybe_sent: bool,
     clock: Clock,
@@ -27,7 +27,7 @@ async def call_once_or_probe(
     for attempt in range(1, _TRIES + 1):
         try:
             if maybe_sent:
-                found = await look()
+                found = await probe()
                 if found is not None:
                     return found
                 maybe_sent = False
@@ -63,7 +63,7 @@ async def wait_before_repeat(attempt: int, error: VendorUnreachable, clock: Cloc
     await clock.sleep(max(wait, asked))
 
 
-async def postpone(
+async def reschedule(
     store: SessionStore,
     clock: Clock,
     session_id: SessionId,

@@ -158,10 +158,12 @@ class SessionRows:
                 has_stream_audio=_heard(heard),
             )
 
-    async def record_end_told(self, session_id: SessionId, lease: Lease, told: VendorEnd) -> EndRecorded:
+    async def record_end_confirmed(
+        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd
+    ) -> EndRecorded:
         """The vendor knows of the end, and has said which files it holds."""
         row = await self._database.fetchrow(
-            sql("sessions.record_end_told"), session_id, lease, told.files_received, told.sequences
+            sql("sessions.record_end_told"), session_id, lease, confirmed.files_received, confirmed.sequences
         )
         missing = row["audio_missing"] if row is not None else None
         if missing is not None:
@@ -188,7 +190,7 @@ class SessionRows:
             for row in rows
         ]
 
-    async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
+    async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:
         """The vendor knows that it was cancelled, or need not know any more."""
         await self._database.execute(sql("sessions.record_cancel_told"), session_id, lease)
 
@@ -232,8 +234,8 @@ class EndRows:
             status=row["status"],
             upload=row["upload"],
             templates=row["templates"],
-            owed=row["owed"],
-            owed_is_free=row["owed_lease"] is None or bool(row["owed_due"]),
+            pending_call=row["owed"],
+            pending_call_is_free=row["owed_lease"] is None or bool(row["owed_due"]),
             is_past=row["is_past"],
             sequences=sequences,
             has_stream_audio=has_stream_audio,

@@ -47,7 +47,7 @@ class AudioUploads:
         self._store = store
         self._vendor = vendor
 
-    async def take(
+    async def accept_chunk(
         self,
         principal: Principal,
         session_id: SessionId,

@@ -1,6 +1,6 @@
 """Tells the vendor that a session was cancelled (docs/vendor.md#cancel).
 
-Until the vendor knows, the call is owed, as a create or an end is.
+Until the vendor knows, the call is pending, as a create or an end is.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import structlog
 from service.domain.errors import VendorCallHeldBack, VendorError, VendorRefused
 from service.domain.models import PendingCall
 from service.domain.ports import Clock, SessionStore, Vendor
-from service.domain.vendor_calls import postpone
+from service.domain.vendor_calls import reschedule
 
 log = structlog.get_logger()
 
@@ -22,7 +22,7 @@ _NOTHING_TO_CANCEL = frozenset({400, 404, 409, 410})
 _MAX_TRIES = 20
 
 
-class Cancelling:
+class SessionCanceller:
     """Tells the vendor of cancelled sessions."""
 
     def __init__(self, *, store: SessionStore, vendor: Vendor, clock: Clock) -> None:
@@ -30,30 +30,32 @@ class Cancelling:
         self._vendor = vendor
         self._clock = clock
 
-    async def tell(self, owed: PendingCall) -> None:
+    async def cancel_at_vendor(self, pending: PendingCall) -> None:
         """Make one try at a cancel call that is ours; never raises a VendorError."""
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                await self._vendor.cancel_session(owed.account, owed.session_id)
+                await self._vendor.cancel_session(pending.account, pending.session_id)
         except VendorCallHeldBack as error:
-            await postpone(self._store, self._clock, owed.session_id, owed.lease, owed.attempts, error)
+            await reschedule(
+                self._store, self._clock, pending.session_id, pending.lease, pending.attempts, error
+            )
             return
         except (TimeoutError, VendorError) as error:
-            is_told = isinstance(error, VendorRefused) and error.status in _NOTHING_TO_CANCEL
+            is_settled = isinstance(error, VendorRefused) and error.status in _NOTHING_TO_CANCEL
             log.warning(
                 "cancel_call_failed",
-                session_id=owed.session_id,
-                attempts=owed.attempts,
+                session_id=pending.session_id,
+                attempts=pending.attempts,
                 error=error.code if isinstance(error, VendorError) else "vendor_timeout",
-                is_over=is_told or owed.attempts >= _MAX_TRIES,
+                is_over=is_settled or pending.attempts >= _MAX_TRIES,
             )
-            if not is_told and owed.attempts < _MAX_TRIES:
-                await self._postpone(owed)
+            if not is_settled and pending.attempts < _MAX_TRIES:
+                await self._reschedule(pending)
                 return
         except asyncio.CancelledError:
-            await asyncio.shield(self._postpone(owed))
+            await asyncio.shield(self._reschedule(pending))
             raise
-        await self._store.record_cancel_told(owed.session_id, owed.lease)
+        await self._store.record_cancel_settled(pending.session_id, pending.lease)
 
-    async def _postpone(self, owed: PendingCall) -> None:
-        await postpone(self._store, self._clock, owed.session_id, owed.lease, owed.attempts)
+    async def _reschedule(self, pending: PendingCall) -> None:
+        await reschedule(self._store, self._clock, pending.session_id, pending.lease, pending.attempts)

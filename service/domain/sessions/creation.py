@@ -75,7 +75,7 @@ class SessionCreator:
     ) -> None:
         self._store = store
         self._idempotency = idempotency
-        self._life = life
+        self._lifecycle = life
         self._limits = limits
         self._read = read
 
@@ -116,7 +116,7 @@ class SessionCreator:
         )
         if not inserted:
             raise SessionExists("a session of this id exists already")
-        await self._life.establish(plan, lease, maybe_sent=False)
+        await self._lifecycle.create_at_vendor(plan, lease, maybe_sent=False)
         return plan.id
 
     async def _plan(
@@ -159,7 +159,7 @@ class SessionCreator:
             return KeyedAnswer(reserved.answer, is_replayed=True)
         session_id = SessionId(reserved.object_id)
         try:
-            await self._establish(principal, plan, lease, reserved)
+            await self._create_at_vendor(principal, plan, lease, reserved)
             body = await self._answer(principal, session_id)
             await self._idempotency.finish(call, session_id, body)
         except (BridgeError, asyncio.CancelledError):
@@ -167,7 +167,7 @@ class SessionCreator:
             raise
         return KeyedAnswer(body, is_replayed=False)
 
-    async def _establish(
+    async def _create_at_vendor(
         self, principal: Principal, plan: SessionPlan, lease: Lease, reserved: Reservation
     ) -> None:
         if reserved.kind == "established":
@@ -178,7 +178,9 @@ class SessionCreator:
             principal.tenant_id, session_id, lease, lease_seconds=PENDING_CALL_LEASE_SECONDS
         ):
             raise IdempotencyInProgress("this session is being looked for at EkaScribe at this moment")
-        await self._life.establish(msgspec.structs.replace(plan, id=session_id), lease, maybe_sent=resumed)
+        await self._lifecycle.create_at_vendor(
+            msgspec.structs.replace(plan, id=session_id), lease, maybe_sent=resumed
+        )
 
     async def _answer(self, principal: Principal, session_id: SessionId) -> bytes:
         return msgspec.json.encode(await self._read(principal.tenant_id, session_id))

@@ -23,7 +23,7 @@ from service.domain.errors import (
 from service.domain.ids import KeyId, Lease, SessionId, TenantId
 from service.domain.models import ChangeState, PendingCall, Principal, SessionDetails
 from service.domain.ports import Clock, SessionStore, Vendor, VendorLimits
-from service.domain.sessions.cancellation import Cancelling
+from service.domain.sessions.cancellation import SessionCanceller
 from service.domain.sessions.creation import check_fields
 from service.domain.sessions.lifecycle import CALL_DEADLINE_SECONDS, PENDING_CALL_LEASE_SECONDS
 from service.domain.vendor_calls import call_with_retry
@@ -97,7 +97,7 @@ class SessionUpdates:
         self._vendor = vendor
         self._clock = clock
         self._limits = limits
-        self._cancelling = Cancelling(store=sessions, vendor=vendor, clock=clock)
+        self._canceller = SessionCanceller(store=sessions, vendor=vendor, clock=clock)
 
     async def change(self, principal: Principal, session_id: SessionId, change: SessionChange) -> None:
         """Change a session that has not ended, at the vendor first, then here.
@@ -117,7 +117,7 @@ class SessionUpdates:
         limits = await self._limits.limits()
         lease = Lease(uuid4())
         async with self._store.locked(principal.tenant_id, session_id) as unit:
-            state = _found(unit)
+            state = _state_of(unit)
             _check_changeable(state)
             change = _changed_templates(change, state, limits)
             if unit is None or change == SessionChange():
@@ -132,16 +132,18 @@ class SessionUpdates:
             details = unit.details()
             await unit.lease_change(lease, _CHANGE_LEASE_SECONDS)
         try:
-            await self._tell_change(state, session_id, change)
+            await self._change_at_vendor(state, session_id, change)
         except BaseException:
             await asyncio.shield(self._store.release_change(session_id, lease))
             raise
         if change.patient is not None:
             details = replace(details, patient=change.patient)
         if not await self._store.record_change(principal, session_id, lease, change, details):
-            await self._explain(principal, session_id)
+            await self._raise_unrecorded(principal, session_id)
 
-    async def _tell_change(self, state: ChangeState, session_id: SessionId, change: SessionChange) -> None:
+    async def _change_at_vendor(
+        self, state: ChangeState, session_id: SessionId, change: SessionChange
+    ) -> None:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 await call_with_retry(
@@ -156,10 +158,10 @@ class SessionUpdates:
                 raise SessionExpired("the session expired at EkaScribe before it was ended") from refused
             raise
 
-    async def _explain(self, principal: Principal, session_id: SessionId) -> None:
+    async def _raise_unrecorded(self, principal: Principal, session_id: SessionId) -> None:
         """Say why a change that the vendor took was not recorded here."""
         async with self._store.locked(principal.tenant_id, session_id) as unit:
-            _check_changeable(_found(unit))
+            _check_changeable(_state_of(unit))
         raise SessionNotReady("another change overtook this one; make it again")
 
     async def cancel(self, principal: Principal, session_id: SessionId) -> None:
@@ -170,13 +172,13 @@ class SessionUpdates:
         """
         lease = Lease(uuid4())
         async with self._store.locked(principal.tenant_id, session_id) as unit:
-            state = _found(unit)
+            state = _state_of(unit)
             if unit is None or state.status == "cancelled":
                 return
             if not _still_runs(state):
                 raise SessionEnded(f"the session is {state.status}; only what still runs can be cancelled")
-            await unit.cancel(_ours(state, lease), PENDING_CALL_LEASE_SECONDS)
-        await self._tell_cancel(principal, state, session_id, lease)
+            await unit.cancel(_lease_for_cancel(state, lease), PENDING_CALL_LEASE_SECONDS)
+        await self._cancel_at_vendor(principal, state, session_id, lease)
 
     async def erase(self, principal: Principal, session_id: SessionId) -> SessionStatus:
         """Erase a session and everything of it, for good; what still runs is cancelled.
@@ -185,23 +187,23 @@ class SessionUpdates:
         """
         lease = Lease(uuid4())
         async with self._store.locked(principal.tenant_id, session_id, to_erase=True) as unit:
-            state = _found(unit)
-            if unit is None:  # pragma: no cover - _found has raised
+            state = _state_of(unit)
+            if unit is None:  # pragma: no cover - _state_of has raised
                 raise NotFound("no such session")
             runs = _still_runs(state)
             if runs:
-                await unit.cancel(_ours(state, lease), PENDING_CALL_LEASE_SECONDS)
+                await unit.cancel(_lease_for_cancel(state, lease), PENDING_CALL_LEASE_SECONDS)
             status = await unit.erase(principal.key_id)
         if runs:
-            await self._tell_cancel(principal, state, session_id, lease)
+            await self._cancel_at_vendor(principal, state, session_id, lease)
         return status
 
-    async def _tell_cancel(
+    async def _cancel_at_vendor(
         self, principal: Principal, state: ChangeState, session_id: SessionId, lease: Lease
     ) -> None:
-        if _ours(state, lease) is None:
+        if _lease_for_cancel(state, lease) is None:
             return
-        await self._cancelling.tell(
+        await self._canceller.cancel_at_vendor(
             PendingCall(
                 session_id=session_id,
                 tenant_id=principal.tenant_id,
@@ -220,16 +222,18 @@ def _still_runs(state: ChangeState) -> bool:
     return state.status in _RUNNING or (state.status == "partial" and not state.is_final)
 
 
-def _ours(state: ChangeState, lease: Lease) -> Lease | None:
+def _lease_for_cancel(state: ChangeState, lease: Lease) -> Lease | None:
     """Return the lease for the cancel call, or None while a create or an end may still be on its way.
 
     That call could arrive after the cancel and start the session anew; the sweep cancels when it is over.
     """
-    may_arrive = state.owed == "create" or (state.owed == "end" and not state.owed_is_free)
+    may_arrive = state.pending_call == "create" or (
+        state.pending_call == "end" and not state.pending_call_is_free
+    )
     return None if may_arrive else lease
 
 
-def _found(unit: ChangeUnit | None) -> ChangeState:
+def _state_of(unit: ChangeUnit | None) -> ChangeState:
     if unit is None:
         raise NotFound("no such session")
     if unit.state.is_erased:
@@ -254,7 +258,7 @@ def _check_changeable(state: ChangeState) -> None:
         raise SessionExpired("the session expired before it was ended")
     if state.status not in {"created", "recording"}:
         raise SessionEnded("the session takes no more changes")
-    if state.owed is not None:
+    if state.pending_call is not None:
         raise SessionNotReady("EkaScribe has not confirmed this session yet")
     if state.is_changing:
         raise SessionNotReady("another change of this session is on its way to EkaScribe")
