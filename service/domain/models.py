@@ -388,7 +388,7 @@ class StreamSession(Struct, frozen=True, kw_only=True):
     vendor_url: str | None
 
 
-class StreamLook(Struct, frozen=True, kw_only=True):
+class StreamState(Struct, frozen=True, kw_only=True):
     """How an open stream and its session stand: who holds it, whether another connection wants it."""
 
     session_id: SessionId
@@ -398,12 +398,12 @@ class StreamLook(Struct, frozen=True, kw_only=True):
     is_erased: bool
 
 
-class StreamBeat(Struct, frozen=True, kw_only=True):
+class StreamHeartbeat(Struct, frozen=True, kw_only=True):
     """How far an open connection has come, and whether its client sent anything since the last beat."""
 
     session_id: SessionId
     lease: Lease
-    was_heard: bool
+    was_active: bool
     frames: int
     bytes: int
 

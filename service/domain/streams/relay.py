@@ -33,14 +33,14 @@ FLUSH_SECONDS = 10.0
 _QUIET_SECONDS = 0.25
 _LAST_FRAMES_SECONDS = 2.0
 # The other pump sees the end of a connection a moment after the first.
-_MOMENT_SECONDS = 1.0
+_OTHER_SIDE_SECONDS = 1.0
 
 # Close codes of RFC 6455 and its registry, and two of ours.
 _NORMAL, _GOING_AWAY, _INVALID_PAYLOAD, RESTART, _VENDOR_LOST = 1000, 1001, 1007, 1012, 1014
 TAKEN_OVER, SESSION_OVER = 4409, 4410
 _NEVER_SENT = frozenset({1004, 1005, 1006, 1015})
 # With these the server itself has closed the client's side: a broken frame, bad UTF-8, too long a frame.
-_REFUSED = frozenset({1002, 1007, 1009})
+_BAD_FRAME_CODES = frozenset({1002, 1007, 1009})
 _MAX_REASON_BYTES = 123
 
 
@@ -75,8 +75,8 @@ class Client(Protocol):
         """The next frame. Raises ClientGone."""
         ...
 
-    def give_frames(self, take: Callable[[bytes], bool]) -> None:
-        """Have audio given to `take` when it comes, if that can be; `receive` returns what it refuses."""
+    def give_frames(self, relay: Callable[[bytes], bool]) -> None:
+        """Have audio given to `relay` when it comes, if that can be; `receive` returns what it refuses."""
         ...
 
     async def send(self, frame: Frame) -> None:
@@ -132,31 +132,31 @@ _read_envelope = msgspec.json.Decoder(_Envelope).decode
 class Relay:
     """Passes frames between a client and the vendor; `frames` and `bytes` count what the vendor took.
 
-    `parting` is awaited when the end has begun and nobody was told yet.
+    `on_end` is awaited when the end has begun and nobody was told yet.
     """
 
     def __init__(
-        self, client: Client, vendor: VendorStream, parting: Callable[[], Awaitable[None]] | None = None
+        self, client: Client, vendor: VendorStream, on_end: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         self._client = client
         self._vendor = vendor
-        self._parting = parting
-        self._asked: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
+        self._on_end = on_end
+        self._requested: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self._cut: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self._up: asyncio.Task[CloseReason | None] | None = None
-        self._is_halting = self._is_cut = False
+        self._is_stopping = self._is_cut = False
         self._is_receiving = False
         self.sending_since = (
             0.0  # the loop's time at which the vendor was handed a frame that it has not taken
         )
-        self.was_heard = False
+        self.was_active = False
         self.frames = 0
         self.bytes = 0
 
     def end(self, close_reason: CloseReason) -> None:
         """Ask the connection to end; the first to ask decides why."""
-        if not self._asked.done():
-            self._asked.set_result(close_reason)
+        if not self._requested.done():
+            self._requested.set_result(close_reason)
 
     def cut(self, close_reason: CloseReason) -> None:
         """End the connection at this moment, whatever it still waits for: not a byte more is passed on."""
@@ -175,36 +175,36 @@ class Relay:
             if not relaying.done():
                 relaying.cancel()
                 await asyncio.gather(relaying, return_exceptions=True)
-        return await self._tell(self._cut.result()) if self._is_cut else relaying.result()
+        return await self._close_client(self._cut.result()) if self._is_cut else relaying.result()
 
     async def _relay(self) -> CloseReason:
-        self._client.give_frames(self._take)
+        self._client.give_frames(self._relay_frame)
         up = self._up = asyncio.create_task(self._pump_up())
         down = asyncio.create_task(self._pump_down())
         try:
-            ends: set[asyncio.Future[Any]] = {up, down, self._asked}
+            ends: set[asyncio.Future[Any]] = {up, down, self._requested}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             close_reason = await self._decide(up, down)
-            if self._parting is not None:
-                await self._parting()
-            return await self._part(close_reason, down)
+            if self._on_end is not None:
+                await self._on_end()
+            return await self._close_both(close_reason, down)
         except BaseException:
             # Whatever nobody foresaw: the vendor must not be left with a connection that nobody uses.
-            await asyncio.shield(self._vendor.close(_GOING_AWAY, seconds=_MOMENT_SECONDS))
+            await asyncio.shield(self._vendor.close(_GOING_AWAY, seconds=_OTHER_SIDE_SECONDS))
             raise
         finally:
             for task in (up, down):
                 task.cancel()
             await asyncio.gather(up, down, return_exceptions=True)
 
-    def _take(self, frame: bytes) -> bool:
+    def _relay_frame(self, frame: bytes) -> bool:
         """Pass audio on without waking a pump, which takes longer than all the rest; false: the pump has to.
 
         Only while the pump waits for a frame: what came before has been handed over then.
         """
         if not self._is_receiving or not self._vendor.send_now(frame):
             return False
-        self.was_heard = True
+        self.was_active = True
         self.frames += 1
         self.bytes += len(frame)
         return True
@@ -213,19 +213,21 @@ class Relay:
         """From the client to the vendor; None when it was told to stop, or the vendor has gone."""
         loop = asyncio.get_running_loop()
         receive, send = self._client.receive, self._vendor.send
-        while not self._is_halting:
+        while not self._is_stopping:
             self._is_receiving = True
             try:
                 frame = await receive()
             except Restarting:
                 return CloseReason("restarting", RESTART)
             except ClientGone as gone:
-                return CloseReason("bad_frame" if gone.code in _REFUSED else "client_closed", gone.code)
+                return CloseReason(
+                    "bad_frame" if gone.code in _BAD_FRAME_CODES else "client_closed", gone.code
+                )
             finally:
                 self._is_receiving = False
             if self._is_cut:
                 return None
-            self.was_heard = True
+            self.was_active = True
             is_stop = False
             if isinstance(frame, str):
                 try:
@@ -271,7 +273,7 @@ class Relay:
         """Return what a client is told that had not said `stop`: the vendor's words, and how far it got."""
         after = f"closed by EkaScribe after frame {self.frames}"
         room = _MAX_REASON_BYTES - len(after) - len("; ")
-        words = _cut(close_reason.reason, room)
+        words = _truncate(close_reason.reason, room)
         return CloseReason("vendor_closed", close_reason.code, f"{words}; {after}" if words else after)
 
     def lost(self) -> CloseReason:
@@ -282,18 +284,20 @@ class Relay:
     async def _decide(
         self, up: "asyncio.Task[CloseReason | None]", down: "asyncio.Task[CloseReason | None]"
     ) -> CloseReason:
-        if self._asked.done():
-            return self._asked.result()
+        if self._requested.done():
+            return self._requested.result()
         first, second = (up, down) if up.done() else (down, up)
         found = first.result()
         if found is not None:
             return found
         # What this pump stumbled over is the other one's to tell, a moment later.
-        await asyncio.wait({second}, timeout=_MOMENT_SECONDS)
-        told = second.result() if second.done() else None
-        return told or (self.lost() if first is up else CloseReason("client_closed", 1006))
+        await asyncio.wait({second}, timeout=_OTHER_SIDE_SECONDS)
+        reported = second.result() if second.done() else None
+        return reported or (self.lost() if first is up else CloseReason("client_closed", 1006))
 
-    async def _part(self, close_reason: CloseReason, down: "asyncio.Task[CloseReason | None]") -> CloseReason:
+    async def _close_both(
+        self, close_reason: CloseReason, down: "asyncio.Task[CloseReason | None]"
+    ) -> CloseReason:
         """Close both sides in the order that loses nothing, and return what the client was told."""
         cause = close_reason.cause
         if cause == "client_closed":
@@ -302,19 +306,19 @@ class Relay:
         if cause == "stopped":
             return await self._await_flush(close_reason, down)
         if cause == "session_over":
-            await self._take_last_frames()
-            await self._halt()
+            await self._drain()
+            await self._stop_reading()
             await self._vendor.close(_NORMAL)
-            return await self._tell(close_reason)
+            return await self._close_client(close_reason)
         if cause == "vendor_closed":
             close_reason = self._closed_early(close_reason)
         # The client first, so that it stops sending what nobody reads any more.
         if cause == "vendor_lost" and self._up is not None:
             self._up.cancel()  # a frame that waits for the vendor will never be taken
-        await self._halt()
-        told = await self._tell(self._counted(close_reason))
+        await self._stop_reading()
+        reported = await self._close_client(self._counted(close_reason))
         await self._vendor.close(_NORMAL if cause == "bad_frame" else _GOING_AWAY)
-        return told
+        return reported
 
     def _counted(self, close_reason: CloseReason) -> CloseReason:
         if close_reason.cause != "restarting":
@@ -336,12 +340,12 @@ class Relay:
         elif not is_confirmed:
             reason = f"EkaScribe did not say within 10 s that it stored what came up to frame {self.frames}"
             close_reason = CloseReason("unconfirmed", _VENDOR_LOST, reason)
-        told = await self._tell(close_reason)
+        reported = await self._close_client(close_reason)
         # One that is still storing may go on for a while: the end waits for it, too.
         await self._vendor.close(_NORMAL)
-        return told
+        return reported
 
-    async def _take_last_frames(self) -> None:
+    async def _drain(self) -> None:
         """Let frames through that were sent before the session was ended."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_FRAMES_SECONDS):
@@ -350,20 +354,20 @@ class Relay:
                     before = self.frames
                     await asyncio.sleep(_QUIET_SECONDS)
 
-    async def _halt(self) -> None:
+    async def _stop_reading(self) -> None:
         """Stop reading from the client between two frames, so that the counts are exact."""
-        self._is_halting = True
+        self._is_stopping = True
         if self._up is None:  # pragma: no cover - run() sets it
             return
         if self._is_receiving:
             self._up.cancel()
         await asyncio.wait({self._up}, timeout=FLUSH_SECONDS)
 
-    async def _tell(self, close_reason: CloseReason) -> CloseReason:
-        reason = _cut(close_reason.reason, _MAX_REASON_BYTES)
+    async def _close_client(self, close_reason: CloseReason) -> CloseReason:
+        reason = _truncate(close_reason.reason, _MAX_REASON_BYTES)
         await self._client.close(close_reason.code, reason)
         return CloseReason(close_reason.cause, close_reason.code, reason)
 
 
-def _cut(text: str, max_bytes: int) -> str:
+def _truncate(text: str, max_bytes: int) -> str:
     return text.encode()[:max_bytes].decode(errors="ignore")
