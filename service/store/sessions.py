@@ -194,7 +194,7 @@ class SessionRows:
         """The vendor knows that it was cancelled, or need not know any more."""
         await self._database.execute(sql("sessions.record_cancel_told"), session_id, lease)
 
-    async def standings(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
+    async def state_tokens(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
         """Return how each of these sessions stands, in one statement for all who wait."""
         rows = await self._database.fetch(sql("sessions.standings"), session_ids)
         return {SessionId(row["id"]): row["standing"] for row in rows}
@@ -209,7 +209,7 @@ class SessionRows:
         row = await self._database.fetchrow(sql("sessions.traceparent"), session_id)
         return row["traceparent"] if row else None
 
-    async def marks(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
+    async def timeline_tokens(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
         """Return words that change whenever these sessions' timelines do, in one statement for all."""
         rows = await self._database.fetch(sql("sessions.marks"), session_ids)
         return {SessionId(row["id"]): row["mark"] for row in rows}

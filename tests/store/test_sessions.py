@@ -333,7 +333,7 @@ async def test_a_session_with_audio_that_expires_soon_is_told_of_once(house):
 
 async def test_statuses_are_read_for_all_who_wait_at_once(house):
     one, other = await house.create(), await house.end(NOTE)
-    found = await house.rows.sessions.standings([one, other, SessionId("ses_unknown")])
+    found = await house.rows.sessions.state_tokens([one, other, SessionId("ses_unknown")])
     assert found == {one: "created", other: "processing"}
 
 

@@ -39,7 +39,7 @@ from service.api.request_classes import RequestClassName, class_of
 from service.concurrency.memory_budget import UPLOADS_BYTES, MemoryBudget
 from service.domain.errors import BridgeError, CallerMistake, Overloaded
 from service.domain.ids import TenantId
-from service.domain.sessions.change_polling import MAX_PLACES, share_of
+from service.domain.sessions.change_polling import MAX_WAITERS, tenant_quota
 from service.http_server import MAX_CONNECTIONS, assign_owner, cut_unread
 from service.settings import Settings
 
@@ -316,13 +316,17 @@ def _make_classes(settings: Settings, load_monitor: LoadMonitor) -> dict[Request
     max_requests, max_uploads = settings.max_requests, settings.max_uploads
     max_webhooks = _WEBHOOKS_FACTOR * max_requests
     # ChangePoller limits the requests that wait; this limit is only a second bound.
-    max_waits = 2 * MAX_PLACES + max_requests
+    max_waits = 2 * MAX_WAITERS + max_requests
     classes = (
-        RequestClass("reads", max_requests, max_per_tenant=share_of(max_requests), load_monitor=load_monitor),
-        RequestClass("calls", max_requests, max_per_tenant=share_of(max_requests), load_monitor=load_monitor),
-        RequestClass("uploads", max_uploads, max_per_tenant=share_of(max_uploads)),
+        RequestClass(
+            "reads", max_requests, max_per_tenant=tenant_quota(max_requests), load_monitor=load_monitor
+        ),
+        RequestClass(
+            "calls", max_requests, max_per_tenant=tenant_quota(max_requests), load_monitor=load_monitor
+        ),
+        RequestClass("uploads", max_uploads, max_per_tenant=tenant_quota(max_uploads)),
         RequestClass("webhooks", max_webhooks, max_per_tenant=max_webhooks),
-        RequestClass("waits", max_waits, max_per_tenant=share_of(max_waits)),
+        RequestClass("waits", max_waits, max_per_tenant=tenant_quota(max_waits)),
     )
     return {request_class.name: request_class for request_class in classes}
 

@@ -25,7 +25,7 @@ from service.domain.errors import (
 )
 from service.domain.ids import Account, Lease, SessionId, TenantId
 from service.domain.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
-from service.domain.sessions.change_polling import share_of
+from service.domain.sessions.change_polling import tenant_quota
 from service.domain.streams.relay import SESSION_OVER, TAKEN_OVER, Client, CloseReason, Relay, VendorStream
 
 log = structlog.get_logger()
@@ -177,7 +177,7 @@ class Streams:
     def _permit(self, tenant_id: TenantId) -> Iterator[None]:
         """Hold a place of the process' streams. Raises Overloaded."""
         counts = self._open_by_tenant
-        if counts.total() >= self._max_streams or counts[tenant_id] >= share_of(self._max_streams):
+        if counts.total() >= self._max_streams or counts[tenant_id] >= tenant_quota(self._max_streams):
             raise Overloaded(
                 "as many streams are open here as may be; another process may take this one",
                 retry_after_seconds=_RETRY_AFTER_SECONDS,
