@@ -75,11 +75,11 @@ class CheckedClock(SystemClock):
         """Whether the system's clock is off by more than may pass for nothing."""
         return abs(self.offset_seconds) > OFF_SECONDS
 
-    def hear_database(self, shown_seconds: float, steady_seconds: float) -> None:
+    def observe_database_time(self, shown_seconds: float, steady_seconds: float) -> None:
         """Take in what PostgreSQL's clock showed at this moment of the steady clock."""
         self._database = shown_seconds - steady_seconds
 
-    def hear_vendor(self, date: str | None) -> None:
+    def observe_vendor_date(self, date: str | None) -> None:
         """Take in the `Date` header of an answer that came just now; one that cannot be read says nothing."""
         steady = self._steady()
         if date is None or steady < self._next_date:

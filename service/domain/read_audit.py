@@ -29,7 +29,7 @@ class _Replayed(Struct, frozen=True):
     transcript: str | None = None
 
 
-def is_of_patient(patient: Mapping[str, Any] | None, transcript: str | None) -> bool:
+def has_patient_data(patient: Mapping[str, Any] | None, transcript: str | None) -> bool:
     """Return whether a session that is shown says anything about a patient."""
     return bool(patient) or transcript is not None
 
@@ -59,21 +59,21 @@ class ReadAudit:
 
     async def sessions(self, principal: Principal, found: Sequence[Session]) -> None:
         """Record that these sessions were shown, those that carry a patient's details or a transcript."""
-        shown = [each.id for each in found if is_of_patient(each.patient, each.transcript)]
-        await self.note(principal, "session.read", shown)
+        shown = [each.id for each in found if has_patient_data(each.patient, each.transcript)]
+        await self.record(principal, "session.read", shown)
 
     async def replayed(self, principal: Principal, answer: bytes) -> None:
         """Record that an answer that was given before was shown again, perhaps to another key."""
         session = msgspec.json.decode(answer, type=_Replayed)
-        if is_of_patient(session.patient, session.transcript):
-            await self.note(principal, "session.read", [session.id])
+        if has_patient_data(session.patient, session.transcript):
+            await self.record(principal, "session.read", [session.id])
 
     async def documents(self, principal: Principal, found: Sequence[Document]) -> None:
         """Record that these documents were shown, those that carry anything."""
         shown = [each.id for each in found if each.data is not None or each.fhir not in (None, UNSET)]
-        await self.note(principal, "document.read", shown)
+        await self.record(principal, "document.read", shown)
 
-    async def note(self, principal: Principal, action: ReadAction, object_ids: Sequence[str]) -> None:
+    async def record(self, principal: Principal, action: ReadAction, object_ids: Sequence[str]) -> None:
         """Record a read. It has happened: a database that is away now does not fail it, the log tells."""
         hour = self._clock.now().replace(minute=0, second=0, microsecond=0)
         fresh = [each for each in object_ids if self._hours.get((principal.key_id, action, each)) != hour]

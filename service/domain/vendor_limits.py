@@ -81,19 +81,19 @@ def check_limits(
         raise InvalidRequest(
             _among("EkaScribe has no such model", [each.id for each in limits.models]), field="model"
         )
-    heard, written = limits.languages, limits.languages
-    knows_heard = knows_written = "languages" in limits.discovered
+    spoken, written = limits.languages, limits.languages
+    knows_spoken = knows_written = "languages" in limits.discovered
     if named is not None and named.languages and "models" in limits.discovered:
         # A model may hear fewer languages than the service as a whole writes.
-        heard, knows_heard = named.languages, True
+        spoken, knows_spoken = named.languages, True
     if AUTO_DETECT in (languages or ()) and limits.discovered and not _detects(limits):
         raise InvalidRequest(
-            _among(f"this EkaScribe server does not take `{AUTO_DETECT}`", heard), field="languages"
+            _among(f"this EkaScribe server does not take `{AUTO_DETECT}`", spoken), field="languages"
         )
     named_languages = [language for language in languages or () if language != AUTO_DETECT]
-    if knows_heard and any(not _is_listed(language, heard) for language in named_languages):
+    if knows_spoken and any(not _is_listed(language, spoken) for language in named_languages):
         raise InvalidRequest(
-            _among("EkaScribe does not hear all of these languages", heard), field="languages"
+            _among("EkaScribe does not hear all of these languages", spoken), field="languages"
         )
     if knows_written and transcript_language is not None and not _is_listed(transcript_language, written):
         raise InvalidRequest(

@@ -66,7 +66,7 @@ class WebhookReceiver:
 
     def __init__(self, *, store: WebhookStore, wakeups: Wakeups) -> None:
         self._store = store
-        self._nudges = wakeups
+        self._wakeups = wakeups
 
     async def receive(self, account: Account, event: VendorEventLike, body: bytes) -> Outcome:
         """Record the event. Only its hash is kept: the vendor may put patient data into it."""
@@ -84,7 +84,7 @@ class WebhookReceiver:
         if received.phase == "unknown" or not event.is_known:
             outcome = "ignored"
         if received.due:
-            self._nudges.results_due(SessionId(event.session_id))
+            self._wakeups.results_due(SessionId(event.session_id))
         log.info(
             "webhook_received",
             account=account,

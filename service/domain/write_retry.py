@@ -15,7 +15,7 @@ _WAIT_SECONDS = 0.5
 _TRIES = int(_PATIENCE_SECONDS / _WAIT_SECONDS)
 
 
-async def record(write: Callable[[], Awaitable[T]], clock: Clock) -> T:
+async def write_until_stored(write: Callable[[], Awaitable[T]], clock: Clock) -> T:
     """Write again until it is written: otherwise a call that was made and answered would be made once more.
 
     `write` is fenced by a lease, so that a commit whose answer was lost is not done twice, nor one that comes

@@ -43,8 +43,8 @@ class ApiKeyLookup:
         self._pause_seconds = pause_seconds
         self._max_waiting = max_waiting
         self._known: OrderedDict[bytes, None] = OrderedDict()
-        self._familiar = Batcher(self._ask_for_familiar, unavailable=StoreUnavailable)
-        self._strangers: dict[bytes, list[_Future]] = {}
+        self._known_batcher = Batcher(self._look_up_known, unavailable=StoreUnavailable)
+        self._unknown: dict[bytes, list[_Future]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def principal(self, key: str) -> Principal | None:
@@ -56,8 +56,8 @@ class ApiKeyLookup:
         if hashed is None:
             return None
         if hashed not in self._known:
-            return await self._ask_with_others(hashed)
-        principal = await self._familiar(hashed)
+            return await self._queue_unknown(hashed)
+        principal = await self._known_batcher(hashed)
         if principal is None:
             self._known.pop(hashed, None)
         return principal
@@ -68,24 +68,24 @@ class ApiKeyLookup:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _ask_for_familiar(self, hashes: Sequence[bytes]) -> list[Principal | None]:
+    async def _look_up_known(self, hashes: Sequence[bytes]) -> list[Principal | None]:
         found = await self._store.principals(list(set(hashes)))
         return [found.get(hashed) for hashed in hashes]
 
-    async def _ask_with_others(self, hashed: bytes) -> Principal | None:
-        if len(self._strangers) >= self._max_waiting and hashed not in self._strangers:
+    async def _queue_unknown(self, hashed: bytes) -> Principal | None:
+        if len(self._unknown) >= self._max_waiting and hashed not in self._unknown:
             raise RateLimited("too many unknown API keys are shown at once", retry_after_seconds=1)
         future: _Future = asyncio.get_running_loop().create_future()
-        self._strangers.setdefault(hashed, []).append(future)
+        self._unknown.setdefault(hashed, []).append(future)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._ask_for_strangers())
+            self._task = asyncio.create_task(self._look_up_unknown())
         return await future
 
-    async def _ask_for_strangers(self) -> None:
+    async def _look_up_unknown(self) -> None:
         asked: dict[bytes, list[_Future]] = {}
         try:
-            while self._strangers:
-                asked, self._strangers = self._strangers, {}
+            while self._unknown:
+                asked, self._unknown = self._unknown, {}
                 try:
                     found = await self._store.principals(list(asked))
                 except StoreUnavailable as error:
@@ -100,8 +100,8 @@ class ApiKeyLookup:
                             future.set_result(principal)
                 await asyncio.sleep(self._pause_seconds)
         finally:
-            _fail(asked | self._strangers, "the keys could not be looked up")
-            self._strangers.clear()
+            _fail(asked | self._unknown, "the keys could not be looked up")
+            self._unknown.clear()
 
     def _remember(self, hashed: bytes) -> None:
         self._known[hashed] = None

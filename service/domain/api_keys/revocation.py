@@ -12,7 +12,7 @@ from service.domain.ids import KeyId
 
 log = structlog.get_logger()
 
-_LOOK_SECONDS = 1.0
+_INTERVAL_SECONDS = 1.0
 
 
 class RevocationPoller:
@@ -22,26 +22,26 @@ class RevocationPoller:
         self,
         active_keys: Callable[[list[KeyId]], Awaitable[set[KeyId]]],
         *,
-        look_seconds: float = _LOOK_SECONDS,
+        interval_seconds: float = _INTERVAL_SECONDS,
     ) -> None:
-        self._standing_keys = active_keys
-        self._look_seconds = look_seconds
-        self._held: Counter[KeyId] = Counter()
+        self._active_keys = active_keys
+        self._interval_seconds = interval_seconds
+        self._watched: Counter[KeyId] = Counter()
         self._revoked: set[KeyId] = set()
         self._task: asyncio.Task[None] | None = None
 
     @contextmanager
     def watching(self, key_id: KeyId) -> Iterator[None]:
         """Look after a key for as long as a call with it is answered."""
-        self._held[key_id] += 1
+        self._watched[key_id] += 1
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._look())
+            self._task = asyncio.create_task(self._poll())
         try:
             yield
         finally:
-            self._held[key_id] -= 1
-            if not self._held[key_id]:
-                del self._held[key_id]
+            self._watched[key_id] -= 1
+            if not self._watched[key_id]:
+                del self._watched[key_id]
                 self._revoked.discard(key_id)
 
     def is_revoked(self, key_id: KeyId) -> bool:
@@ -54,12 +54,12 @@ class RevocationPoller:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _look(self) -> None:
-        while self._held:
-            asked = set(self._held)
+    async def _poll(self) -> None:
+        while self._watched:
+            asked = set(self._watched)
             try:
-                standing = await self._standing_keys(list(asked))
-                self._revoked |= (asked - standing) & set(self._held)
+                active = await self._active_keys(list(asked))
+                self._revoked |= (asked - active) & set(self._watched)
             except StoreUnavailable:
                 log.warning("revocations_unknown", reason="store_unavailable")
-            await asyncio.sleep(self._look_seconds)
+            await asyncio.sleep(self._interval_seconds)

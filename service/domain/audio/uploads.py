@@ -91,7 +91,7 @@ class AudioUploads:
             overtaken = claim.stored_sha256 == chunk.sha256 and claim.stored_file_name == chunk.file_name
             if claim.lease is not None or claim.is_stored or (claim.stored_sha256 and not overtaken):
                 break
-            _check_takes_chunk(claim)
+            _check_accepts_chunk(claim)
         if claim is None:  # pragma: no cover - the loop ran
             raise NotFound("no such session")
         return claim
@@ -99,32 +99,32 @@ class AudioUploads:
     async def _send(
         self, claim: ChunkClaim, chunk: ChunkPlan, audio_format: AudioFormat, audio: Audio
     ) -> None:
-        place = (chunk.session_id, chunk.sequence, chunk.lease)
+        claimed = (chunk.session_id, chunk.sequence, chunk.lease)
         try:
             async with asyncio.timeout(_UPLOAD_DEADLINE_SECONDS):
                 await self._vendor.upload_audio(
                     claim.account, chunk.session_id, chunk.file_name, audio_format, audio
                 )
         except VendorRefused as refused:
-            await self._store.release(*place)
+            await self._store.release(*claimed)
             if refused.vendor_code in ENDED_AT_VENDOR:
                 raise SessionEnded("EkaScribe takes no more audio for this session") from refused
             raise
         except TimeoutError:
-            await self._store.expire_lease(*place)
+            await self._store.expire_lease(*claimed)
             raise VendorTimeout("EkaScribe did not take the chunk in time", sent=True) from None
         except VendorUnreachable as error:
             if error.sent:
-                await self._store.expire_lease(*place)
+                await self._store.expire_lease(*claimed)
             else:
-                await self._store.release(*place)
+                await self._store.release(*claimed)
             raise
         except asyncio.CancelledError:
-            await asyncio.shield(self._store.expire_lease(*place))
+            await asyncio.shield(self._store.expire_lease(*claimed))
             raise
 
 
-def check_takes_audio(
+def check_accepts_audio(
     *, wanted: Upload, upload: Upload, status: str, is_erased: bool, is_created: bool, is_past: bool
 ) -> None:
     """Refuse audio, sent in the wanted way, for a session that does not take it so, or not any more.
@@ -143,8 +143,8 @@ def check_takes_audio(
         raise SessionEnded("the session takes no more audio")
 
 
-def _check_takes_chunk(claim: ChunkClaim) -> None:
-    check_takes_audio(
+def _check_accepts_chunk(claim: ChunkClaim) -> None:
+    check_accepts_audio(
         wanted="chunked",
         upload=claim.upload,
         status=claim.session_status,
@@ -155,7 +155,7 @@ def _check_takes_chunk(claim: ChunkClaim) -> None:
 
 
 def _repeated(claim: ChunkClaim, chunk: ChunkPlan) -> ChunkStored:
-    _check_takes_chunk(claim)
+    _check_accepts_chunk(claim)
     same = claim.stored_sha256 == chunk.sha256
     if claim.is_stored and same and claim.stored_file_name is not None:
         return _stored(chunk, claim.stored_file_name)

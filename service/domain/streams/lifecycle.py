@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import structlog
 
-from service.domain.audio.uploads import OPEN_STATUSES, check_takes_audio
+from service.domain.audio.uploads import OPEN_STATUSES, check_accepts_audio
 from service.domain.errors import (
     NotFound,
     Overloaded,
@@ -166,7 +166,7 @@ class Streams:
             raise NotFound("no such stream")
         on_known()
         await self._admit(session.tenant_id)
-        _check_takes_stream(session)
+        _check_accepts_stream(session)
         if session.vendor_url is None:
             raise VendorFailure("EkaScribe gave no address to stream to", sent=False)
         with self._permit(session.tenant_id):
@@ -229,7 +229,7 @@ class Streams:
             session = await self._store.find(session_id, capability)
             if session is None:
                 raise NotFound("no such stream")
-            _check_takes_stream(session)
+            _check_accepts_stream(session)
             # Not at once: the connection that this client has just lost may be about to be seen as ended.
             is_yielding = await self._store.ask_to_yield(session_id, _SILENT_SECONDS)
             now = loop.time()
@@ -351,8 +351,8 @@ def _unwanted(state: StreamState, lease: Lease) -> CloseReason | None:
     return None
 
 
-def _check_takes_stream(session: StreamSession) -> None:
-    check_takes_audio(
+def _check_accepts_stream(session: StreamSession) -> None:
+    check_accepts_audio(
         wanted="stream",
         upload=session.upload,
         status=session.status,
