@@ -1,4 +1,4 @@
-"""Vendor calls that must not take effect twice."""
+"""Retries of vendor calls, among them calls that must not take effect twice."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -20,9 +20,9 @@ async def call_once_or_probe(
     maybe_sent: bool,
     clock: Clock,
 ) -> T:
-    """Make a call that must not take effect twice: after an unclear try, look before it is repeated.
+    """Make a call that must not take effect twice: after a try without an answer, probe before repeating it.
 
-    `look` returns what the call would have, if it took effect, else None. Raises VendorError.
+    `probe` returns the result of the call if it took effect, else None. Raises VendorError.
     """
     for attempt in range(1, _TRIES + 1):
         try:
@@ -42,7 +42,7 @@ async def call_once_or_probe(
 
 
 async def call_with_retry(call: Callable[[], Awaitable[T]], *, clock: Clock) -> T:
-    """Make a call that is harmless to repeat, within bounds. Raises VendorError."""
+    """Make a call that is harmless to repeat, a few times at most. Raises VendorError."""
     for attempt in range(1, _TRIES + 1):
         try:
             return await call()

@@ -1,6 +1,6 @@
-"""Tells the vendor that a session was cancelled (docs/vendor.md#cancel).
+"""Cancels sessions at the vendor (docs/vendor.md#cancel).
 
-Until the vendor knows, the call is pending, as a create or an end is.
+The cancel call stays pending in the session's row until the vendor has answered, as a create or an end does.
 """
 
 import asyncio
@@ -14,16 +14,17 @@ from service.domain.vendor_calls import reschedule
 
 log = structlog.get_logger()
 
-# Whoever cancels is not kept waiting for a vendor that hangs: the sweep goes on telling it.
+# An EMR that cancels must not wait for a vendor that hangs; after this time the sweep repeats the call.
 CALL_DEADLINE_SECONDS = 10.0
-# Answers of a vendor that has nothing left to cancel: no such session, or one that is over.
+# With these statuses the vendor has nothing left to cancel: it has no such session, or the session is over.
 _NOTHING_TO_CANCEL = frozenset({400, 404, 409, 410})
-# By the schedule, more than an hour. What then runs on at the vendor ends by itself, and nobody fetches it.
+# The retry schedule makes this more than an hour. A session that still runs at the vendor then expires there,
+# and the service does not fetch its results.
 _MAX_TRIES = 20
 
 
 class SessionCanceller:
-    """Tells the vendor of cancelled sessions."""
+    """Makes the cancel calls of sessions that are cancelled here."""
 
     def __init__(self, *, store: SessionStore, vendor: Vendor, clock: Clock) -> None:
         self._store = store
@@ -31,7 +32,7 @@ class SessionCanceller:
         self._clock = clock
 
     async def cancel_at_vendor(self, pending: PendingCall) -> None:
-        """Make one try at a cancel call that is ours; never raises a VendorError."""
+        """Try a leased cancel call once; reschedule it on failure instead of raising VendorError."""
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 await self._vendor.cancel_session(pending.account, pending.session_id)

@@ -1,4 +1,7 @@
-"""Waiting for a session to change: one question to the database for all who wait in a process."""
+"""Waits for sessions to change.
+
+One task polls the database for all waiters of a process, so that many waiters cost one query per interval.
+"""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -17,29 +20,30 @@ log = structlog.get_logger()
 _INTERVAL_SECONDS = 0.2
 MAX_WAITERS = 1000
 _FINAL = frozenset({"completed", "partial", "failed", "expired", "cancelled"})
-# How a partial session stands of which more documents are to come; `sessions.standings` says the same word.
+# The state token of a partial session with documents still to come. The SQL statement `sessions.standings`
+# returns the same word.
 _INCOMPLETE = "incomplete"
 
 
 def tenant_quota(max_permits: int) -> int:
-    """Return how many of so many places one tenant may have: three quarters, so that others find some."""
+    """Return how many permits one tenant may hold: three quarters, so that other tenants get some."""
     return max(1, max_permits * 3 // 4)
 
 
 def state_token(session: Session) -> str:
-    """Return how a session stands: its status, told apart from that of one that is partial for now."""
+    """Return a session's status, or `incomplete` for a partial session with documents still to come."""
     is_incomplete = session.status == "partial" and session.completed_at is None
     return _INCOMPLETE if is_incomplete else session.status
 
 
 def is_final(token: str) -> bool:
-    """Return whether a session that stands so will never stand otherwise by itself."""
+    """Return whether a session with this state token will not change by itself any more."""
     return token in _FINAL
 
 
 @dataclass(eq=False)
 class _Waiter:
-    """Somebody who waits for another token than this one."""
+    """A caller that waits until the session's token differs from this one."""
 
     token: str
     woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -47,9 +51,10 @@ class _Waiter:
 
 
 class ChangePoller:
-    """Wakes waiters when a session's token is another one, whichever process changed the session.
+    """Wakes waiters when a session's token changes, even if another process changed the session.
 
-    `read` returns a token for each session, any word that changes whenever what one waits for does.
+    `read` returns the current token of each session: any text that changes together with the state that the
+    caller waits for.
     """
 
     def __init__(
@@ -67,22 +72,22 @@ class ChangePoller:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of waiters."""
         return sum(len(waiters) for waiters in self._waiting.values())
 
     @property
     def in_use(self) -> int:
-        """How many have a place."""
+        """The number of permits that are held."""
         return self._permits.total()
 
     def check_capacity(self, tenant_id: TenantId) -> None:
-        """Refuse when all places are taken, or this tenant's share. Raises TooManyWatchers."""
+        """Raise TooManyWatchers if all permits, or all of this tenant's quota, are held."""
         if self.in_use >= self._max_waiters or self._permits[tenant_id] >= tenant_quota(self._max_waiters):
             raise TooManyWatchers("too many calls wait here for something to happen; try again, or ask later")
 
     @contextmanager
     def permit(self, tenant_id: TenantId) -> Iterator[None]:
-        """Take a place for as long as somebody waits. Raises TooManyWatchers."""
+        """Hold a permit inside the block. Raises TooManyWatchers."""
         self.check_capacity(tenant_id)
         self._permits[tenant_id] += 1
         try:
@@ -93,7 +98,7 @@ class ChangePoller:
                 del self._permits[tenant_id]
 
     async def changed(self, session_id: SessionId, token: str, timeout_seconds: float) -> str | None:
-        """Return the session's new token, or None when the time is over or the process is closing."""
+        """Return the session's new token, or None after the timeout or when the process is closing."""
         if self.is_closing:
             return None
         waiter = _Waiter(token)
@@ -112,14 +117,14 @@ class ChangePoller:
         return waiter.found
 
     def close(self) -> None:
-        """Let everybody go, and hold nobody from now on: the process is closing."""
+        """Wake all waiters and accept no new ones: the process is closing."""
         self.is_closing = True
         for waiters in self._waiting.values():
             for waiter in waiters:
                 waiter.woken.set()
 
     async def stop(self) -> None:
-        """Let everybody go and stop looking."""
+        """Wake all waiters and stop polling."""
         self.close()
         if self._task is not None:
             self._task.cancel()

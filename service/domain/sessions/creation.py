@@ -1,4 +1,4 @@
-"""The create call as a whole: one session per Idempotency-Key, whatever dies in the middle."""
+"""Creates sessions: one session per Idempotency-Key, even if a process dies in the middle of the call."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -80,10 +80,10 @@ class SessionCreator:
         self._read = read
 
     async def create(self, principal: Principal, request: SessionCreate, key: str | None) -> KeyedAnswer:
-        """Create a session, or give the answer that this key was given before.
+        """Create a session, or return the answer that the first call with this key got.
 
         Raises InvalidRequest, UploadNotSupported, IdempotencyKeyReused, IdempotencyInProgress, or
-        VendorError; after one of the last two the same call with the same key may be made again.
+        VendorError; after either of the last two the caller may repeat the call with the same key.
         """
         if key is None:
             return KeyedAnswer(
@@ -104,9 +104,9 @@ class SessionCreator:
     ) -> SessionId:
         """Create a session without an Idempotency-Key; clients of the protocol may choose its id.
 
-        Raises InvalidRequest, SessionExists for an id that is taken, by whomever (the vendor is not called: a
-        second create damages the first session, docs/vendor.md#create-twice), UploadNotSupported, or
-        VendorError.
+        Raises InvalidRequest, UploadNotSupported, VendorError, or SessionExists if any tenant has a session
+        of this id. In that case the vendor gets no call, because a second create damages the first session
+        (docs/vendor.md#create-twice).
         """
         check_create(request)
         lease = Lease(uuid4())
@@ -126,9 +126,9 @@ class SessionCreator:
         session_id: SessionId,
         words: ProtocolWords | None = None,
     ) -> SessionPlan:
-        """Fill in the defaults, and refuse what EkaScribe would refuse anyway, naming the field.
+        """Fill in the defaults, and refuse values that EkaScribe would refuse anyway, naming the field.
 
-        `words`: what a client of the protocol asked for; its `single` is a session of one chunk to us.
+        `words` holds the request of a client of the protocol, whose `single` is a session of one chunk here.
         """
         plan = plan_session(principal, request, session_id)
         plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
@@ -187,7 +187,7 @@ class SessionCreator:
 
 
 def check_create(request: SessionCreate) -> None:
-    """Check what the schema cannot say. Raises InvalidRequest."""
+    """Check the rules that the schema cannot express. Raises InvalidRequest."""
     check_fields(
         templates=request.templates,
         patient=request.patient,
@@ -203,7 +203,7 @@ def check_fields(
     reference: str | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> None:
-    """Check the fields of a create call or of a change; None was not given. Raises InvalidRequest."""
+    """Check the fields of a create call or a change; None stands for an absent field. Raises InvalidRequest."""
     if templates and len(set(templates)) != len(templates):
         raise InvalidRequest("names a template twice", field="templates")
     if patient is not None:
@@ -221,7 +221,7 @@ def check_fields(
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Return whether JSON is nested deeper than so many levels: deeper than any encoder may follow."""
+    """Return whether JSON is nested deeper than `levels`, beyond which encoders could overflow the stack."""
     if isinstance(value, dict):
         value = list(value.values())
     if not isinstance(value, list):

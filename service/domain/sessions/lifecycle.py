@@ -1,8 +1,8 @@
-"""How a session starts and ends, and what the vendor is owed in between.
+"""Creates and ends sessions at the vendor, each exactly once.
 
-A create or an end that was sent without an answer may have taken effect, and repeating it does harm
-(docs/vendor.md#create-twice, docs/vendor.md#end-twice). So each is a debt in the session's row; whoever holds
-its lease asks Get Session before sending again.
+A create or an end call that got no answer may have taken effect, and repeating it does harm
+(docs/vendor.md#create-twice, docs/vendor.md#end-twice). So the session's row stores each as a pending call
+with a lease, and the holder of the lease asks Get Session before it sends the call again.
 """
 
 import asyncio
@@ -46,20 +46,20 @@ from service.domain.vendor_calls import call_once_or_probe, reschedule
 
 log = structlog.get_logger()
 
-# The EMR's call must be answered within 60 s, whatever the vendor does.
+# The service must answer the EMR's call within 60 s, even if the vendor hangs.
 CALL_DEADLINE_SECONDS = 50.0
-# Longer than the deadline, so that a lease ends only when its holder is gone.
+# Longer than the deadline, so that a lease expires only after its holder has stopped.
 PENDING_CALL_LEASE_SECONDS = 60.0
-# Sessions expire about an hour after creation (docs/vendor.md#expires), which some servers never say
-# (docs/vendor.md#never-410); a time that the vendor names replaces this.
+# Sessions expire about an hour after creation (docs/vendor.md#expires), but some servers name no time
+# (docs/vendor.md#never-410). A time in the vendor's answer replaces this one.
 SESSION_LIFE_SECONDS = 3600.0
-# A relay's last frames, the vendor's flush, and a little more (service/domain/streams/relay.py).
+# Together longer than a relay's last frames and the vendor's flush (service/domain/streams/relay.py).
 _MAX_STREAM_CHECKS = 150
-# Longer than a relay takes to tell of its first audio.
+# A relay records its first audio within this time.
 _FIRST_HEARTBEAT_SECONDS = 0.8
 _STREAM_CHECK_SECONDS = 0.1
 _MAX_MISSING_LISTED = 1000
-# A create that nobody could make for so long is not made any more.
+# After so many tries a pending create counts as failed.
 _MAX_PENDING_CALL_TRIES = 20
 
 
@@ -84,17 +84,17 @@ def plan_session(principal: Principal, request: SessionCreate, session_id: Sessi
 
 
 def missing_sequences(stored: list[int], announced: int | None) -> list[int]:
-    """Return the holes: every sequence below the last one, and below `announced`, that is not stored."""
+    """Return the gaps: all sequences below the last one, and below `announced`, that are not stored."""
     expected = max((stored[-1] + 1) if stored else 0, announced or 0)
     have = set(stored)
     return [sequence for sequence in range(expected) if sequence not in have]
 
 
 class OpenStreams(Protocol):
-    """Knows which streams are open, on whichever pod."""
+    """Knows which streams are open, on any pod."""
 
     async def is_open(self, session_id: SessionId) -> bool:
-        """Whether a client is connected, or its last frames are still being flushed."""
+        """Return whether a client is connected, or the relay is still flushing its last frames."""
         ...
 
 
@@ -118,10 +118,11 @@ class SessionLifecycle:
         self._reconcile_after_seconds = reconcile_after_seconds
 
     async def create_at_vendor(self, plan: SessionPlan, lease: Lease, *, maybe_sent: bool) -> None:
-        """Make the vendor have the session whose create call is ours, or fail and leave the row saying so.
+        """Create a session at the vendor under the lease of its create call, and record the outcome.
 
-        `maybe_sent`: an earlier call may have reached the vendor, so it is asked first. Raises VendorError;
-        after VendorUnreachable the debt stays, and the same Idempotency-Key or the sweep takes it up.
+        `maybe_sent`: an earlier call may have reached the vendor, so this asks the vendor first. Raises
+        VendorError; after VendorUnreachable the call stays pending, and a repeat with the same
+        Idempotency-Key or the sweep makes it again.
         """
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
@@ -162,13 +163,13 @@ class SessionLifecycle:
         *,
         min_chunks: int | None = None,
     ) -> None:
-        """End a session: check that the audio is whole, then tell the vendor, once.
+        """End a session: check that the audio is complete, then call the vendor, once.
 
-        `least_chunks`: the protocol's rule: so many must be stored, whatever their numbers and even by force,
-        and of a stream nothing is asked (docs/vendor.md#end-stream-zero). The vendor checks no count
+        `min_chunks` is the rule of the protocol: so many chunks must be stored, with any sequences and even
+        with `force`; a stream needs no audio (docs/vendor.md#end-stream-zero). The vendor checks no count
         (docs/vendor.md#end-unchecked).
-        Raises AudioIncomplete, AudioMissing, SessionExpired, NotFound, or VendorError; after a VendorError
-        the session stays ended here and the sweep goes on telling the vendor.
+        Raises AudioIncomplete, AudioMissing, SessionExpired, NotFound, or VendorError. After a VendorError
+        the session stays ended here, and the sweep repeats the vendor's call.
         """
         lease = Lease(uuid4())
         state = await self._begin_end(principal, session_id, request, lease, min_chunks)
@@ -196,12 +197,12 @@ class SessionLifecycle:
         lease: Lease,
         min_chunks: int | None,
     ) -> EndState | None:
-        """Return the state in which the end call became ours; None when there is nothing to tell."""
+        """Lease the end call and return the session's state; None if the call is made or somebody makes it."""
         for may_wait in (True, False):
             async with self._store.ending(principal.tenant_id, session_id) as unit:
                 if unit is None:
                     raise NotFound("no such session")
-                # An open stream from which nothing is known to have come: its holder tells within a moment.
+                # The holder of an open stream has not reported yet whether audio came; it does so soon.
                 is_unreported = unit.state.upload == "stream" and unit.state.has_stream_audio is None
                 if not (may_wait and is_unreported and min_chunks is None):
                     is_ours = await self._claim_end(unit, request, lease, min_chunks)
@@ -260,9 +261,9 @@ class SessionLifecycle:
             )
 
     async def _await_stream(self, session_id: SessionId) -> None:
-        """Wait until an open stream has flushed: audio that came after the end would be lost.
+        """Wait until an open stream has flushed, because the vendor loses audio that arrives after the end.
 
-        Whichever process relays it sees that the session was ended, and closes.
+        The process that relays the stream polls the session's status and closes the stream after the end.
         """
         for _ in range(_MAX_STREAM_CHECKS):
             if not await self._streams.is_open(session_id):
@@ -271,7 +272,7 @@ class SessionLifecycle:
         log.warning("stream_would_not_close", session_id=session_id)
 
     async def _call_end(self, pending: PendingCall, *, maybe_sent: bool) -> VendorEnd:
-        # A stream's audio never was in files of ours: its clients send 0 (docs/vendor.md#end-stream-zero).
+        # The audio of a stream is in no file; the vendor's clients send 0 (docs/vendor.md#end-stream-zero).
         files_sent = 0 if pending.upload == "stream" else pending.chunks
 
         async def probe() -> VendorEnd | None:
@@ -288,9 +289,9 @@ class SessionLifecycle:
         )
 
     async def process_pending_call(self, pending: PendingCall) -> None:
-        """Settle a debt that its caller left behind; the sweep's way in. Never raises a VendorError.
+        """Make a pending call that its caller did not finish; the sweep calls this. Raises no VendorError.
 
-        A worker that lacks an encryption key leaves the call to another one, and counts no try.
+        A worker that lacks an encryption key leaves the call to another worker, without counting a try.
         """
         try:
             await self._make_pending_call(pending)
@@ -321,7 +322,7 @@ class SessionLifecycle:
         )
 
     async def _resolve_create(self, pending: PendingCall) -> None:
-        # The EMR never learnt this session's id, so nobody waits for it: it is looked for, not made.
+        # The EMR never got this session's id, so nobody waits for it: ask for the session, do not create it.
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 found = await self._vendor.get_session(pending.account, pending.session_id, UNFILTERED)
