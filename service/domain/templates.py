@@ -1,4 +1,4 @@
-"""The templates that a vendor account has, looked up when somebody asks and cached for a minute."""
+"""Lists the templates of a vendor account, looked up on demand and cached for a minute."""
 
 import asyncio
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from service.domain.models import Principal
 log = structlog.get_logger()
 
 _CACHE_SECONDS = 60.0
-# While EkaScribe is away, a list that is older than a minute serves for so long.
+# While EkaScribe is away, an older list serves for this time.
 _STALE_SECONDS = 3600.0
 _LOOKUP_TIMEOUT_SECONDS = 15.0
 _MAX_ACCOUNTS = 1000
@@ -31,7 +31,7 @@ class VendorTemplate(Struct, frozen=True, kw_only=True):
 
 
 class TemplateSource(Protocol):
-    """Where an account's templates are listed."""
+    """Lists the templates of an account at the vendor."""
 
     async def list_templates(self, account: Account) -> list[VendorTemplate] | None:
         """Return the account's templates, None if the vendor has no such list. Raises VendorError."""
@@ -53,10 +53,10 @@ class Templates:
         self._lookups: dict[Account, asyncio.Task[_Cached]] = {}
 
     async def available(self, principal: Principal) -> list[VendorTemplate]:
-        """Return the templates that the caller's sessions may ask for.
+        """Return the templates that the principal's sessions may use.
 
-        A vendor without a list leaves those that the tenant asks for by default. Raises VendorError when the
-        vendor is away and no list of the last hour is known.
+        If the vendor has no such list, these are the tenant's default templates. Raises VendorError when the
+        vendor is away and the cache holds no list of the last hour.
         """
         listed = await self._listed(principal.account)
         if listed is None:
@@ -82,7 +82,7 @@ class Templates:
             lookup = self._lookups[account] = asyncio.create_task(self._look_up(account))
             lookup.add_done_callback(lambda _: self._lookups.pop(account, None))
         try:
-            # One caller who hangs up must not cancel the call that others wait for.
+            # A caller that hangs up must not cancel the call that other callers wait for.
             return (await asyncio.shield(lookup)).listed
         except VendorError as error:
             if cached is None or self._time() >= cached.at + _STALE_SECONDS:

@@ -52,9 +52,9 @@ async def call_with_retry(call: Callable[[], Awaitable[T]], *, clock: Clock) -> 
 
 
 async def wait_before_repeat(attempt: int, error: VendorUnreachable, clock: Clock) -> None:
-    """Wait as long as the vendor asks; raises the error when it was the last try, or asks for too much.
+    """Wait as long as the vendor asks; raise the error after the last try, or if the wait is too long.
 
-    A closed gate is not waited for: so many calls could come to wait.
+    While an open circuit breaker holds calls back, this does not wait, because too many calls would pile up.
     """
     asked = error.retry_after_seconds or 0.0
     if attempt == _TRIES or asked > LONGEST_WAIT_SECONDS or isinstance(error, VendorCallHeldBack):
@@ -71,7 +71,10 @@ async def reschedule(
     attempts: int,
     error: BaseException | None = None,
 ) -> None:
-    """Leave an owed call to the sweep, the later the more often it was tried; a closed gate is no try."""
+    """Leave a pending call to the sweep, with a longer wait after each try.
+
+    A call that an open circuit breaker held back does not count as a try.
+    """
     if isinstance(error, VendorCallHeldBack):
         wait = schedule.held_back_wait(error.retry_after_seconds, jitter=clock.jitter())
         await store.release_pending_call(session_id, lease, wait)

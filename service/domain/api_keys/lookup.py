@@ -1,8 +1,8 @@
-"""Who an API key is, asked of the database on each request, so that a revocation counts at once on every pod.
+"""Looks up API keys in the database on each request, so that a revocation counts at once on every pod.
 
-Keys are 256 random bits: nobody guesses one. What is bounded here is what guessing would cost the database:
-a key that was good of late is asked for at once, all others together, in one question at a time and a pause
-after each. So a flood of unknown keys is fifty small questions a second, and no good key is refused for it.
+Keys are 256 random bits, so nobody can guess one. This module limits the load that guesses put on the
+database: it looks up recently valid keys at once, and all other keys in one batch at a time with a pause
+after each. So a flood of unknown keys costs fifty small queries a second, and valid keys still work.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ class KeyStore(Protocol):
     """Rows of API keys."""
 
     async def hash_of(self, key: str) -> bytes | None:
-        """The keyed hash by which a key is found; None for what cannot be a key of ours."""
+        """Return the keyed hash under which a key is stored; None for text that cannot be a key of ours."""
         ...
 
     async def principals(self, hashes: list[bytes]) -> dict[bytes, Principal]:
-        """Those of the keys that stand, by their hashes."""
+        """Return the principals of the keys that exist and are not revoked, by their hashes."""
         ...
 
 
 class ApiKeyLookup:
-    """Finds whose a key is."""
+    """Finds the principal of an API key."""
 
     def __init__(
         self, store: KeyStore, *, pause_seconds: float = _PAUSE_SECONDS, max_waiting: int = _MAX_WAITING
@@ -48,7 +48,7 @@ class ApiKeyLookup:
         self._task: asyncio.Task[None] | None = None
 
     async def principal(self, key: str) -> Principal | None:
-        """Return whose a key is, None if it is unknown or was revoked.
+        """Return the principal of a key, or None if the key is unknown or revoked.
 
         Raises RateLimited when too many unknown keys wait already, or StoreUnavailable.
         """
@@ -63,7 +63,7 @@ class ApiKeyLookup:
         return principal
 
     async def stop(self) -> None:
-        """Stop asking; the process is closing."""
+        """Stop looking up keys; the process is closing."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -96,7 +96,7 @@ class ApiKeyLookup:
                     if principal is not None:
                         self._remember(hashed)
                     for future in futures:
-                        if not future.done():  # else, who asked has gone
+                        if not future.done():  # else the caller was cancelled
                             future.set_result(principal)
                 await asyncio.sleep(self._pause_seconds)
         finally:

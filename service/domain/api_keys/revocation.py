@@ -1,4 +1,4 @@
-"""Revocations, told to whoever answers for longer than a moment: one question a second for a process."""
+"""Tells long-running responses when their API key is revoked, with one query a second per process."""
 
 import asyncio
 from collections import Counter
@@ -16,7 +16,7 @@ _INTERVAL_SECONDS = 1.0
 
 
 class RevocationPoller:
-    """Knows of the keys whose calls are still being answered which do not stand any more."""
+    """Polls the keys of long-running calls and remembers the revoked ones."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class RevocationPoller:
 
     @contextmanager
     def watching(self, key_id: KeyId) -> Iterator[None]:
-        """Look after a key for as long as a call with it is answered."""
+        """Watch a key inside the block, while the service answers a call with it."""
         self._watched[key_id] += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll())
@@ -45,11 +45,11 @@ class RevocationPoller:
                 self._revoked.discard(key_id)
 
     def is_revoked(self, key_id: KeyId) -> bool:
-        """Whether a key that is being looked after was found revoked."""
+        """Return whether a watched key is revoked."""
         return key_id in self._revoked
 
     async def stop(self) -> None:
-        """Stop looking."""
+        """Stop polling."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -1,4 +1,7 @@
-"""How a chunk gets to the vendor: reserved, sent, recorded; the same bytes as often as anybody likes."""
+"""Uploads chunks of audio to the vendor: reserves the sequence, sends the bytes, records the chunk.
+
+Clients may repeat an upload of the same bytes as often as they like.
+"""
 
 import asyncio
 from uuid import uuid4
@@ -32,16 +35,16 @@ _WRONG_UPLOAD = {
 
 
 def chunk_file_name(sequence: int, audio_format: AudioFormat) -> str:
-    """Name a chunk as the vendor wants it, `<base>_<sequence>.<ext>` (docs/vendor.md#upload).
+    """Return a chunk's name in the vendor's format, `<base>_<sequence>.<ext>` (docs/vendor.md#upload).
 
-    One base for all: the vendor stores by number only, so a chunk of another base would overwrite this one
-    (docs/vendor.md#stored-by-number).
+    All chunks have the same base. The vendor stores chunks by number alone, so a chunk with another base
+    would overwrite this one (docs/vendor.md#stored-by-number).
     """
     return f"audio_{sequence}.{audio_format.extension}"
 
 
 class AudioUploads:
-    """Takes chunks of a session and answers only when the vendor has them and our row says so."""
+    """Accepts chunks of a session; answers only after the vendor has a chunk and our row records it."""
 
     def __init__(self, *, store: AudioStore, vendor: Vendor) -> None:
         self._store = store
@@ -55,7 +58,7 @@ class AudioUploads:
         audio_format: AudioFormat,
         audio: Audio,
     ) -> ChunkStored:
-        """Store one chunk; repeating the same bytes answers the same and calls nobody.
+        """Store one chunk; a repeat of the same bytes gets the same answer without a call to the vendor.
 
         Raises NotFound, SessionEnded, SessionExpired, WrongUpload, ChunkConflict, AudioEmpty or VendorError.
         """
@@ -81,8 +84,8 @@ class AudioUploads:
         return _stored(chunk, chunk.file_name)
 
     async def _claim(self, chunk: ChunkPlan) -> ChunkClaim:
-        # Again, because what a rival did after a statement's snapshot shows in the next one only: a new row,
-        # or the same bytes that were being sent and are stored now.
+        # A statement does not see changes that a concurrent upload made after its snapshot: a new row, or the
+        # same bytes, stored meanwhile. The next statement sees them, so this tries again.
         claim = None
         for _ in range(3):
             claim = await self._store.claim(chunk)
@@ -127,7 +130,7 @@ class AudioUploads:
 def check_accepts_audio(
     *, wanted: Upload, upload: Upload, status: str, is_erased: bool, is_created: bool, is_past: bool
 ) -> None:
-    """Refuse audio, sent in the wanted way, for a session that does not take it so, or not any more.
+    """Refuse audio for a session whose upload type is not `wanted`, or that accepts no audio any more.
 
     Raises SessionErased, WrongUpload, SessionNotReady, SessionExpired or SessionEnded.
     """

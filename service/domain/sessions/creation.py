@@ -203,7 +203,7 @@ def check_fields(
     reference: str | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> None:
-    """Check the fields of a create call or a change; None stands for an absent field. Raises InvalidRequest."""
+    """Check the fields of a create call or a change; None means an absent field. Raises InvalidRequest."""
     if templates and len(set(templates)) != len(templates):
         raise InvalidRequest("names a template twice", field="templates")
     if patient is not None:

@@ -197,7 +197,7 @@ class SessionLifecycle:
         lease: Lease,
         min_chunks: int | None,
     ) -> EndState | None:
-        """Lease the end call and return the session's state; None if the call is made or somebody makes it."""
+        """Lease the end call and return the session's state; None if another call holds it or has made it."""
         for may_wait in (True, False):
             async with self._store.ending(principal.tenant_id, session_id) as unit:
                 if unit is None:

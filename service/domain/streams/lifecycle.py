@@ -1,7 +1,7 @@
-"""Live streams: who may open one, one connection at a time on whichever pod, and what ends them all.
+"""Opens live streams, one connection per session over all pods, and ends them.
 
-The right to stream to a session is a lease in PostgreSQL that its holder renews. One task per process states
-after all of its streams: the database is asked per process, never per stream.
+The right to stream to a session is a lease in PostgreSQL that its holder renews. One task per process
+monitors all streams of the process, so that the number of queries does not grow with the number of streams.
 """
 
 import asyncio
@@ -30,24 +30,24 @@ from service.domain.streams.relay import SESSION_OVER, TAKEN_OVER, Client, Close
 
 log = structlog.get_logger()
 
-# A holder whose process died keeps others away for so long.
+# If a process dies, its lease keeps other connections away for this time.
 _LEASE_SECONDS = 8.0
-# Until the vendor's side is open there are no heartbeats: longer than its connecting may take.
+# No heartbeat renews the lease until the vendor's side is open, so it lasts longer than connecting may take.
 _OPENING_LEASE_SECONDS = 15.0
 _HEARTBEAT_SECONDS = 2.0
 # An erasure, by whichever process, ends a stream within 200 ms.
 _POLL_SECONDS = 0.1
-# A client that sent nothing for so long may be one whose network is gone: another connection takes over.
+# A client that sent nothing for this time may have lost its network: another connection may take over.
 _SILENT_SECONDS = 5.0
-# How long a new connection waits for the old one to let go: less than clients wait for a handshake.
+# A new connection waits so long for the old one to end: less than clients wait for a handshake.
 _TAKEOVER_SECONDS = 9.0
 _REFUSE_AFTER_SECONDS = 1.0
 _RETRY_AFTER_SECONDS = 2.0
 _CLAIM_AGAIN_SECONDS = 0.1
-# A vendor that does not take a frame for so long has gone.
+# A vendor that does not accept a frame for this time counts as gone.
 _STALL_SECONDS = 30.0
-# A vendor that closes first has stored what it heard. Of one that only answers our close nobody knows when it
-# has: it gets so long before the session may be ended, or streamed to again.
+# A vendor that closes first has stored the audio. A vendor that only answers our close may still be storing:
+# the stream stays leased for this time, before the session may end or a client may stream again.
 _SETTLE_SECONDS = 1.0
 _UNCONFIRMED = frozenset(
     {"unconfirmed", "client_closed", "bad_frame", "session_over", "taken_over", "restarting"}
@@ -58,27 +58,27 @@ class StreamStore(Protocol):
     """Rows of streams."""
 
     async def find(self, session_id: SessionId, capability: str) -> StreamSession | None:
-        """The session that the capability opens."""
+        """Return the session if the capability is valid for its stream, else None."""
         ...
 
     async def claim(self, session_id: SessionId, lease: Lease, lease_seconds: float) -> bool:
-        """Take the stream, unless somebody holds it or the session takes no audio."""
+        """Acquire the stream's lease; False if it is held or the session accepts no audio."""
         ...
 
     async def ask_to_yield(self, session_id: SessionId, silent_seconds: float) -> bool:
-        """Ask the holder to let go; false when its client was heard within so many seconds."""
+        """Ask the holder to release the stream; False if its client sent data within `silent_seconds`."""
         ...
 
     async def announce_end(self, session_id: SessionId, lease: Lease) -> None:
-        """Say that this connection is about to end."""
+        """Record that this connection is about to end."""
         ...
 
     async def read_states(self, session_ids: list[SessionId]) -> list[StreamState]:
-        """How these streams stand."""
+        """Return the states of these streams."""
         ...
 
     async def renew_leases(self, heartbeats: list[StreamHeartbeat], lease_seconds: float) -> None:
-        """Renew the leases of these streams."""
+        """Renew the leases of these streams and record their progress."""
         ...
 
     async def release(self, session_id: SessionId, lease: Lease, end: StreamEnd) -> None:
@@ -95,7 +95,7 @@ class VendorStreams(Protocol):
 
 
 class OpenStream:
-    """A stream that is ours to relay until its lease is lost."""
+    """A stream whose lease this process holds."""
 
     def __init__(
         self, session_id: SessionId, lease: Lease, vendor: VendorStream, on_end: Callable[[], Awaitable[None]]
@@ -107,7 +107,7 @@ class OpenStream:
         self.relay: Relay | None = None
         self.end = StreamEnd(cause="not_accepted", code=None, frames=0, bytes=0)
         self.is_shutting_down = False
-        self.is_reported_recording = False  # a beat has told that there is audio
+        self.is_reported_recording = False  # a heartbeat has recorded that there is audio
 
     async def run(self, client: Client) -> None:
         """Relay until something ends it."""
@@ -132,7 +132,7 @@ class OpenStream:
 
 
 class Streams:
-    """Opens streams and states after those of this process."""
+    """Opens and monitors the streams of this process."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Streams:
         admit: Callable[[TenantId], Awaitable[None]],
         max_streams: int = 1000,
     ) -> None:
-        """`max_streams`: how many this process holds, three quarters of them of one tenant."""
+        """`max_streams` limits the streams of this process; one tenant may open three quarters of them."""
         self._store = store
         self._max_streams = max_streams
         self._open_by_tenant: Counter[TenantId] = Counter()
@@ -155,9 +155,9 @@ class Streams:
     async def opened(
         self, session_id: SessionId, capability: str, on_known: Callable[[], None] = lambda: None
     ) -> AsyncIterator[OpenStream]:
-        """Open the stream that a capability gives the right to, both ends of it or none.
+        """Open the stream of a capability on both sides, or on neither.
 
-        `known` is told as soon as the capability is known to be right.
+        This calls `on_known` as soon as the capability has proved valid.
         Raises NotFound, RateLimited, Overloaded, SessionErased, SessionEnded, SessionExpired,
         SessionNotReady, WrongUpload, StreamBusy, or VendorError.
         """
@@ -175,7 +175,7 @@ class Streams:
 
     @contextmanager
     def _permit(self, tenant_id: TenantId) -> Iterator[None]:
-        """Hold a place of the process' streams. Raises Overloaded."""
+        """Hold one of the process' permits for streams. Raises Overloaded."""
         counts = self._open_by_tenant
         if counts.total() >= self._max_streams or counts[tenant_id] >= tenant_quota(self._max_streams):
             raise Overloaded(
@@ -214,13 +214,13 @@ class Streams:
             await asyncio.shield(self._release(session_id, lease, end))
 
     async def _check_not_erased(self, session_id: SessionId) -> None:
-        """Look again: the vendor may have taken seconds to open its side. Raises SessionErased."""
+        """Raise SessionErased if the session was erased in the seconds in which the vendor connected."""
         states = await self._store.read_states([session_id])
         if not states or states[0].is_erased:
             raise SessionErased("the session was erased")
 
     async def _claim(self, session_id: SessionId, capability: str) -> Lease:
-        """Take the lease, waiting for a connection that is about to let go."""
+        """Acquire the lease, waiting for a connection that is about to end."""
         lease = Lease(uuid4())
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -230,7 +230,8 @@ class Streams:
             if session is None:
                 raise NotFound("no such stream")
             _check_accepts_stream(session)
-            # Not at once: the connection that this client has just lost may be about to be seen as ended.
+            # Do not refuse at once: this client may just have lost the connection that holds the lease, and
+            # its process may notice that within a moment.
             is_yielding = await self._store.ask_to_yield(session_id, _SILENT_SECONDS)
             now = loop.time()
             if now > deadline or (now > begun + _REFUSE_AFTER_SECONDS and not is_yielding):
@@ -239,7 +240,7 @@ class Streams:
         return lease
 
     async def _announce_end(self, session_id: SessionId, lease: Lease) -> None:
-        """Let whoever opens the stream again at once wait for this connection's end, not be refused."""
+        """Record that this connection ends: a client that reopens the stream then waits for a moment."""
         try:
             await self._store.announce_end(session_id, lease)
         except StoreUnavailable:
@@ -260,7 +261,7 @@ class Streams:
         )
 
     async def stop(self) -> None:
-        """Stop looking after streams: the process is closing, and none is open any more."""
+        """Stop monitoring: the process is closing, and no stream is open any more."""
         if self._monitor_task is not None:
             self._monitor_task.cancel()
             await asyncio.gather(self._monitor_task, return_exceptions=True)
@@ -280,12 +281,12 @@ class Streams:
                     next_heartbeat = loop.time() + _HEARTBEAT_SECONDS
                     await self._renew_leases()
             except StoreUnavailable:
-                # Audio goes on: nobody else can take a stream over either while the database is away.
+                # The streams go on: while the database is away, no other connection can take them over.
                 log.warning("streams_wait", reason="store_unavailable", streams=len(self._open))
             await asyncio.sleep(_POLL_SECONDS)
 
     def _has_begun(self) -> bool:
-        """Whether a stream has its first audio, which its session's status shall say soon."""
+        """Return whether a stream got its first audio; its session's status shall show that soon."""
         return any(
             stream.relay is not None and stream.relay.bytes > 0 and not stream.is_reported_recording
             for stream in self._open.values()
@@ -298,8 +299,8 @@ class Streams:
                 relay.end(relay.lost())
 
     async def _end_unwanted(self) -> None:
-        """End streams whose session is over, or that another connection has or waits for."""
-        streams = dict(self._open)  # those that open while we ask are not in the answer
+        """End streams whose session is over, or whose lease another connection holds or waits for."""
+        streams = dict(self._open)  # a copy: the answer lacks streams that open during the query
         states = {state.session_id: state for state in await self._store.read_states(_ids(streams))}
         for lease, stream in streams.items():
             state = states.get(stream.session_id)
