@@ -208,7 +208,7 @@ async def open_vendor(
     """Open the vendor's client; the clock hears the answers' dates."""
     async with (
         make_http_client(
-            clock.hear_vendor if clock else None, max_result_bytes=settings.vendor_result_max_bytes
+            clock.observe_vendor_date if clock else None, max_result_bytes=settings.vendor_result_max_bytes
         ) as http,
         AudioClient(settings.eka_base_url) as audio,
         GuardedDownloads(allow_private=settings.allow_private_destinations) as downloads,

@@ -156,9 +156,9 @@ def _make_sessions(
         settings.public_url or "",
         reserve_response,
     )
-    change_poller = ChangePoller(rows.sessions.standings)
+    change_poller = ChangePoller(rows.sessions.state_tokens)
     stack.push_async_callback(change_poller.stop)
-    timeline_poller = ChangePoller(rows.sessions.marks)
+    timeline_poller = ChangePoller(rows.sessions.timeline_tokens)
     stack.push_async_callback(timeline_poller.stop)
     return SessionServices(
         creator=SessionCreator(

@@ -1,7 +1,7 @@
-"""The bytes that large bodies of deliveries hold in a worker, from their claim until their attempt ends.
+"""Limits the memory for large bodies of deliveries in a worker, from their claim until their attempt ends.
 
-A claim opens the bodies that it takes: without a budget a worker's 256 places would hold as many documents of
-8 MiB each. Small bodies are not counted; the places bound them.
+A claim decrypts the bodies of its deliveries: without a budget, 256 concurrent deliveries could hold 256
+documents of 8 MiB each. Small bodies do not count; the number of concurrent deliveries limits them.
 """
 
 from collections import Counter
@@ -10,14 +10,14 @@ from service.concurrency.memory_budget import DELIVERIES_BYTES
 from service.domain.ids import TenantId
 from service.domain.models import DeliveryJob
 
-# As the statement deliveries.claim has it.
+# The SQL statement deliveries.claim uses the same number.
 SMALL_BYTES = 65_536
-# A call holds the body and its form as it is sent.
+# A call holds the stored body and the payload that it sends.
 _COPIES = 2
 
 
 class BodyBudget:
-    """Says how much a claim may take; one tenant leaves room for others' large bodies."""
+    """Computes how many bytes a claim may fetch, and keeps half of the budget from any single tenant."""
 
     def __init__(self, max_bytes: int = DELIVERIES_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -25,15 +25,15 @@ class BodyBudget:
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes are held."""
+        """The bytes that claimed bodies hold."""
         return self._held.total()
 
     def claimable_bytes(self) -> int:
-        """Return how large the bodies of one claim may be together: half of the budget at most."""
+        """Return the largest total size for the bodies of one claim: half of the budget at most."""
         return min(self._max_bytes - self.held_bytes, self._max_bytes // 2) // _COPIES
 
     def holders_at_quota(self) -> list[str]:
-        """Return the tenants, as claims name them, whose large bodies hold half of the budget or more."""
+        """Return the tenants, spelled as in claims, whose large bodies hold half of the budget or more."""
         return [f"large:{tenant}" for tenant, held in self._held.items() if held >= self._max_bytes // 2]
 
     def acquire(self, job: DeliveryJob) -> None:
@@ -42,7 +42,7 @@ class BodyBudget:
             self._held[job.tenant_id] += _COPIES * len(job.body)
 
     def release(self, job: DeliveryJob) -> None:
-        """Count it no more."""
+        """Stop counting a body whose attempt has ended."""
         if len(job.body) > SMALL_BYTES:
             self._held[job.tenant_id] -= _COPIES * len(job.body)
             if not self._held[job.tenant_id]:

@@ -1,8 +1,8 @@
-"""The real clock, and one that PostgreSQL and the vendor correct.
+"""The system clock, and a clock that PostgreSQL and the vendor correct.
 
-Signatures carry a time that the other side compares with its own: a process whose clock is off by minutes
-would have each of them refused. So the time that counts is what the witnesses agree on, carried on by a clock
-that nobody sets: the system's own clock may be wrong, or jump, without a signature ever being stale.
+Signatures carry a time that the receiver compares with its own clock: it would refuse all signatures of a
+process whose clock is minutes off. So CheckedClock takes the median of three clocks and advances it with a
+monotonic clock. The system's clock may be wrong, or jump, and signatures stay valid.
 """
 
 import asyncio
@@ -12,22 +12,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-# From so many seconds on a process counts as one whose clock is off.
+# A process counts as one with a wrong clock from this difference on.
 OFF_SECONDS = 5.0
-# `Date` has whole seconds, cut off: on average it is half a second late.
+# The header `Date` has truncated seconds, so that it is half a second late on average.
 _DATE_LAG_SECONDS = 0.5
 _DATE_EVERY_SECONDS = 5.0
 
 
 class SystemClock:
-    """The domain's Clock: the system's time, a random number, a real wait."""
+    """The domain's Clock with the system's time, random numbers and real waits."""
 
     def now(self) -> datetime:
-        """The time, UTC."""
+        """Return the system's time in UTC."""
         return datetime.now(UTC)
 
     def jitter(self) -> float:
-        """A random number from 0 to 1; it spreads waits, so it need not be secret."""
+        """Return a random number from 0 to 1; it spreads waits, so it need not be secret."""
         return random.random()  # noqa: S311 - it spreads waits, it guards nothing
 
     async def sleep(self, seconds: float) -> None:
@@ -36,16 +36,16 @@ class SystemClock:
 
 
 def steady_seconds() -> float:
-    """Return the seconds of a clock that nobody sets, and that goes on while the machine sleeps."""
+    """Return the seconds of a monotonic clock that also advances while the machine sleeps."""
     boot: int | None = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 class CheckedClock(SystemClock):
-    """A clock that is checked against PostgreSQL's, and against the vendor's `Date`.
+    """The median of the system's clock, PostgreSQL's clock and the vendor's `Date`.
 
-    Of the three the middle one counts, so that none of them alone can be wrong to any effect. While the
-    vendor has said nothing PostgreSQL's counts, and while PostgreSQL has not been heard either, the system's.
+    With the median, one wrong clock has no effect. Without a time from the vendor, PostgreSQL's clock counts;
+    without one from PostgreSQL, the system's clock counts.
     """
 
     def __init__(
@@ -56,31 +56,31 @@ class CheckedClock(SystemClock):
     ) -> None:
         self._system = system
         self._steady = steady
-        # What each witness's clock showed when the steady one stood at 0.
+        # The time on each of these clocks when the monotonic clock was 0.
         self._database: float | None = None
         self._vendor: float | None = None
         self._next_date = 0.0
 
     def now(self) -> datetime:
-        """The corrected time, UTC."""
+        """Return the corrected time in UTC."""
         return datetime.fromtimestamp(self._base() + self._steady(), UTC)
 
     @property
     def offset_seconds(self) -> float:
-        """By how much the system's clock is ahead of the corrected time; negative: behind."""
+        """The difference between the system's clock and the corrected time; negative if it is behind."""
         return self._system() - self._steady() - self._base()
 
     @property
     def is_off(self) -> bool:
-        """Whether the system's clock is off by more than may pass for nothing."""
+        """Whether the system's clock differs from the corrected time by more than OFF_SECONDS."""
         return abs(self.offset_seconds) > OFF_SECONDS
 
-    def hear_database(self, shown_seconds: float, steady_seconds: float) -> None:
-        """Take in what PostgreSQL's clock showed at this moment of the steady clock."""
+    def observe_database_time(self, shown_seconds: float, steady_seconds: float) -> None:
+        """Record the time on PostgreSQL's clock at this moment of the monotonic clock."""
         self._database = shown_seconds - steady_seconds
 
-    def hear_vendor(self, date: str | None) -> None:
-        """Take in the `Date` header of an answer that came just now; one that cannot be read says nothing."""
+    def observe_vendor_date(self, date: str | None) -> None:
+        """Record the `Date` header of an answer that came just now; ignore an unreadable one."""
         steady = self._steady()
         if date is None or steady < self._next_date:
             return

@@ -1,17 +1,17 @@
-"""Everything that can go wrong, typed by who has to do something about it.
+"""All errors of the service, grouped by the party that can correct them.
 
 BridgeError
-├── CallerMistake            the EMR can mend it
+├── CallerMistake            the EMR can correct it
 │   ├── InvalidRequest, Unauthenticated, RateLimited, Forbidden, NotFound, SignatureInvalid
 │   ├── Conflict             the object is in another state: SessionEnded, ChunkConflict, AudioIncomplete …
 │   └── AudioRefused         AudioEmpty, AudioFormatInvalid, ChunkTooLarge …
 ├── VendorError
-│   ├── VendorRefused        it answered, and means no; again will not help
+│   ├── VendorRefused        it answered with a refusal; again will not help
 │   └── VendorUnreachable    VendorUnavailable (VendorLimited, VendorCallHeldBack), VendorTimeout,
 │                            VendorFailure; again may help
-├── DestinationForbidden     a URL that must not be called
-├── TooManyWatchers          every place for those who wait is taken; again will help
-├── Overloaded               this process has more in work than it can answer; again will help
+├── DestinationForbidden     a URL that the service must not call
+├── TooManyWatchers          too many calls wait in this process; again will help
+├── Overloaded               this process has too much work; again will help
 ├── ShuttingDown             this process stops; again will help
 ├── StoreUnavailable         PostgreSQL is away; again will help
 └── EncryptionKeyMissing     another process has the key that this one lacks; again may reach it
@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 
 class BridgeError(Exception):
-    """The root; `detail` is a sentence for a developer and never holds patient data or a secret."""
+    """The root class; `detail` is a sentence for developers and never holds patient data or a secret."""
 
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
@@ -36,7 +36,7 @@ class BridgeError(Exception):
 
 
 class CallerMistake(BridgeError):
-    """The request cannot be carried out as it is."""
+    """The service cannot carry out the request as it is."""
 
     code = "invalid_request"
 
@@ -46,13 +46,13 @@ class InvalidRequest(CallerMistake):
 
 
 class Unauthenticated(CallerMistake):
-    """No API key, or one that is unknown or revoked."""
+    """The request has no API key, or one that is unknown or revoked."""
 
     code = "unauthenticated"
 
 
 class RateLimited(CallerMistake):
-    """More calls than the limit allows. `retry_after_seconds`: when the next one may succeed."""
+    """The caller made more calls than its limit allows; it may try again after `retry_after_seconds`."""
 
     code = "rate_limited"
     retryable = True
@@ -63,13 +63,13 @@ class RateLimited(CallerMistake):
 
 
 class Forbidden(CallerMistake):
-    """The key is good, its role is not enough."""
+    """The key is valid, but its role does not allow the call."""
 
     code = "forbidden"
 
 
 class NotFound(CallerMistake):
-    """No such object of this tenant."""
+    """The tenant has no such object."""
 
     code = "not_found"
 
@@ -81,7 +81,7 @@ class IdempotencyKeyReused(CallerMistake):
 
 
 class IdempotencyKeyInvalid(CallerMistake):
-    """An Idempotency-Key that no header should hold."""
+    """The Idempotency-Key is too long or has characters that are not allowed."""
 
     code = "idempotency_key_invalid"
 
@@ -94,38 +94,38 @@ class IdempotencyInProgress(CallerMistake):
 
 
 class SessionEnded(CallerMistake):
-    """The session takes no more audio."""
+    """The session has ended: it accepts no more audio or changes."""
 
     code = "session_ended"
 
 
 class SessionExpired(CallerMistake):
-    """The session was not ended in time."""
+    """The session expired before the EMR ended it."""
 
     code = "session_expired"
 
 
 class SessionNotReady(CallerMistake):
-    """EkaScribe is not known to have the session yet."""
+    """EkaScribe has not confirmed the session, or a change of it, yet."""
 
     code = "session_not_ready"
     retryable = True
 
 
 class SessionErased(CallerMistake):
-    """The session was erased, and everything of it."""
+    """The session was erased with all of its data."""
 
     code = "session_erased"
 
 
 class SessionExists(CallerMistake):
-    """A session of that id exists already, here or for somebody else."""
+    """A session with this id exists already, perhaps of another tenant."""
 
     code = "session_exists"
 
 
 class SessionNotFinished(CallerMistake):
-    """A further document needs a session that EkaScribe is done with."""
+    """An additional document needs a session that EkaScribe has finished."""
 
     code = "session_not_finished"
 
@@ -138,25 +138,25 @@ class StreamBusy(CallerMistake):
 
 
 class WrongUpload(CallerMistake):
-    """Chunks for a streaming session, or a stream for one of chunks."""
+    """The client sent chunks to a streaming session, or a stream to a chunked session."""
 
     code = "wrong_upload_type"
 
 
 class UploadNotSupported(CallerMistake):
-    """A way of sending audio that this account's EkaScribe server does not offer."""
+    """The account's EkaScribe server does not offer this upload type."""
 
     code = "upload_not_supported"
 
 
 class TemplatesFixed(CallerMistake):
-    """Templates that change, at a server that makes documents only of those a session was created with."""
+    """The account's EkaScribe server uses only the templates that a session was created with."""
 
     code = "templates_fixed"
 
 
 class ChunkConflict(CallerMistake):
-    """Other bytes are, or are about to be, stored under this sequence."""
+    """Other bytes are stored, or being uploaded, under this sequence."""
 
     code = "chunk_conflict"
 
@@ -168,13 +168,13 @@ class AudioIncomplete(CallerMistake):
 
 
 class AudioMissing(CallerMistake):
-    """Nothing was uploaded."""
+    """The session has no audio."""
 
     code = "audio_missing"
 
 
 class AudioEmpty(CallerMistake):
-    """A chunk of no bytes."""
+    """The chunk has no bytes."""
 
     code = "audio_empty"
 
@@ -187,25 +187,25 @@ class AudioTruncated(CallerMistake):
 
 
 class AudioFormatInvalid(CallerMistake):
-    """A Content-Type that EkaScribe does not take; `supported` lists what it does."""
+    """EkaScribe does not accept this Content-Type; `supported` lists the types that it accepts."""
 
     code = "invalid_audio_format"
 
 
 class ChunkTooLarge(CallerMistake):
-    """More bytes than CHUNK_MAX_BYTES."""
+    """The chunk has more bytes than CHUNK_MAX_BYTES."""
 
     code = "chunk_too_large"
 
 
 class BodyTooLarge(CallerMistake):
-    """A JSON body beyond the limit."""
+    """The JSON body is larger than the limit."""
 
     code = "body_too_large"
 
 
 class ClientDisconnected(CallerMistake):
-    """The client went away in the middle of a body; nobody reads this answer, the log does."""
+    """The client disconnected in the middle of a body; nobody reads this answer, but the log shows it."""
 
     code = "client_disconnected"
     retryable = True
@@ -219,19 +219,19 @@ class BodyTimeout(CallerMistake):
 
 
 class SignatureInvalid(CallerMistake):
-    """A webhook without a signature that is both right and fresh."""
+    """The webhook has no signature that is both valid and recent."""
 
     code = "signature_invalid"
 
 
 class DestinationForbidden(CallerMistake):
-    """A destination that must not be called: a private address, credentials in the URL, an odd scheme."""
+    """The service must not call the destination: private address, credentials in the URL, or other scheme."""
 
     code = "destination_forbidden"
 
 
 class AccountInUse(CallerMistake):
-    """A tenant's own vendor account that sessions still need; only the command line changes accounts."""
+    """Sessions still need the tenant's own vendor account; only the command line changes accounts."""
 
     code = "account_in_use"
     retryable = True
@@ -244,7 +244,7 @@ class DeliverySettled(CallerMistake):
 
 
 class DeliverySuperseded(CallerMistake):
-    """A newer version of the document was delivered: the older one must not come after it."""
+    """A newer version of the document was delivered, and the older one must not follow it."""
 
     code = "delivery_superseded"
 
@@ -256,13 +256,13 @@ class DeliveryAlreadyFiled(CallerMistake):
 
 
 class TooManyDestinations(CallerMistake):
-    """The tenant has as many destinations as it may (MAX_DESTINATIONS)."""
+    """The tenant has MAX_DESTINATIONS destinations already."""
 
     code = "too_many_destinations"
 
 
 class DestinationDisabled(CallerMistake):
-    """The destination is off: nothing is sent to it."""
+    """The destination is disabled: the service sends nothing to it."""
 
     code = "destination_disabled"
 
@@ -274,7 +274,7 @@ class VendorError(BridgeError):
 
 
 class VendorRefused(VendorError):
-    """It answered and means no. `status` is its HTTP status, `vendor_code` its code, where it had one."""
+    """EkaScribe refused the request; `status` is the HTTP status, `vendor_code` its error code, if any."""
 
     def __init__(self, detail: str, *, status: int, vendor_code: str | None) -> None:
         super().__init__(detail, vendor_status=status, vendor_code=vendor_code)
@@ -288,7 +288,7 @@ ENDED_AT_VENDOR = frozenset({"session_ended", "session_completed", "session_alre
 
 
 class VendorUnreachable(VendorError):
-    """It could not be asked, or its answer did not come. `sent`: the request may have taken effect."""
+    """EkaScribe could not be reached or did not answer. `sent`: the request may have taken effect."""
 
     code = "vendor_unavailable"
     retryable = True
@@ -299,46 +299,46 @@ class VendorUnreachable(VendorError):
         self.retry_after_seconds = retry_after_seconds
 
 
-# A vendor that asks for more patience than this while an EMR waits is reported, not waited for.
+# If the vendor asks for a longer wait than this while an EMR waits, the EMR gets the error at once.
 LONGEST_WAIT_SECONDS = 5.0
 
 
 class VendorUnavailable(VendorUnreachable):
-    """Refused connections, resets and 503."""
+    """EkaScribe refused or reset the connection, or answered 503."""
 
 
 class VendorLimited(VendorUnavailable):
-    """429: it limits the account's calls."""
+    """EkaScribe answered 429: it limits the account's calls."""
 
 
 class VendorCallHeldBack(VendorUnavailable):
-    """Our own circuit breaker or queue holds the call back: nothing was sent, and this was no attempt."""
+    """Our own circuit breaker or queue held the call back: we sent nothing, so this counts as no attempt."""
 
     def __init__(self, detail: str, *, retry_after_seconds: float) -> None:
         super().__init__(detail, sent=False, retry_after_seconds=retry_after_seconds)
 
 
 class VendorFailure(VendorUnreachable):
-    """It broke over our request: another 5xx, or an answer that cannot be read."""
+    """EkaScribe failed to process the request: another 5xx, or an unreadable answer."""
 
     code = "vendor_error"
 
 
 class VendorTimeout(VendorUnreachable):
-    """No answer in time."""
+    """EkaScribe did not answer in time."""
 
     code = "vendor_timeout"
 
 
 class TooManyWatchers(BridgeError):
-    """As many wait here for something to happen as may."""
+    """Too many calls of this process, or of the tenant, wait for changes."""
 
     code = "too_many_watchers"
     retryable = True
 
 
 class Overloaded(BridgeError):
-    """More is in work here, or of this tenant's, than can be answered in time."""
+    """This process, or the tenant in it, has too many requests in work."""
 
     code = "overloaded"
     retryable = True
@@ -349,7 +349,7 @@ class Overloaded(BridgeError):
 
 
 class ShuttingDown(BridgeError):
-    """This process stops, and could not finish the call in time."""
+    """This process stops and could not finish the call in time."""
 
     code = "shutting_down"
     retryable = True

@@ -1,7 +1,7 @@
-"""Ids as distinct types, and how they are made.
+"""Ids as distinct types, and the functions that make them.
 
-All are unguessable (96 random bits) and globally unique: at EkaScribe two accounts that chose one session
-id share one audio folder (docs/vendor.md#ids-share-audio), so an id must never be derived from anything.
+All ids are unguessable (96 random bits) and globally unique. At EkaScribe two accounts with the same session
+id share one audio folder (docs/vendor.md#ids-share-audio), so code must never derive an id from other data.
 """
 
 import secrets
@@ -19,35 +19,35 @@ Account = NewType("Account", str)
 Lease = NewType("Lease", UUID)
 
 DEFAULT_ACCOUNT = Account("default")
-# The template "id" of the Get Session call that carries no filter.
+# Stands in the place of a template's id for the Get Session call without a filter.
 UNFILTERED = TemplateId("")
 
 
 def new_session_id() -> SessionId:
-    """`ses_` and 24 characters: 28 in all, within the vendor's 16 to 32 (docs/vendor.md#id-length)."""
+    """Make `ses_` and 24 characters: 28 in all, within the vendor's 16 to 32 (docs/vendor.md#id-length)."""
     return SessionId(f"ses_{secrets.token_hex(12)}")
 
 
 def new_tenant_id() -> TenantId:
-    """`ten_` and 24 characters."""
+    """Make `ten_` and 24 characters."""
     return TenantId(f"ten_{secrets.token_hex(12)}")
 
 
 def new_key_id() -> KeyId:
-    """`key_` and 24 characters."""
+    """Make `key_` and 24 characters."""
     return KeyId(f"key_{secrets.token_hex(12)}")
 
 
 def new_document_id() -> DocumentId:
-    """`doc_` and 24 characters."""
+    """Make `doc_` and 24 characters."""
     return DocumentId(f"doc_{secrets.token_hex(12)}")
 
 
 def new_destination_id() -> DestinationId:
-    """`dst_` and 24 characters."""
+    """Make `dst_` and 24 characters."""
     return DestinationId(f"dst_{secrets.token_hex(12)}")
 
 
 def new_delivery_id() -> DeliveryId:
-    """`msg_` and 24 characters: it is the webhook-id that the EMR sees."""
+    """Make `msg_` and 24 characters; the EMR gets this id as `webhook-id`."""
     return DeliveryId(f"msg_{secrets.token_hex(12)}")

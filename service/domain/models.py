@@ -1,4 +1,4 @@
-"""What the rules work on: plain values, no driver, no wire."""
+"""The values that the domain works on; they depend on no driver and no wire format."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from service.domain.ids import (
 
 
 class Principal(Struct, frozen=True, kw_only=True):
-    """Who calls: a key, its tenant, and what the tenant's sessions start from."""
+    """The authenticated caller: its API key, its tenant, and the defaults for the tenant's sessions."""
 
     key_id: KeyId
     tenant_id: TenantId
@@ -33,14 +33,14 @@ class Principal(Struct, frozen=True, kw_only=True):
 
 
 class ProtocolWords(Struct, frozen=True, kw_only=True):
-    """What a client of the protocol said at create and hears again at each get; no rule of ours needs it."""
+    """Fields that a client of the protocol sends at create and gets back at each get; no rule uses them."""
 
     upload_type: UploadType
     communication_protocol: str
 
 
 class SessionDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What identifies a patient or an encounter; stored sealed."""
+    """The data that identifies a patient or an encounter; stored encrypted."""
 
     patient: dict[str, Any] | None = None
     reference: str | None = None
@@ -49,7 +49,7 @@ class SessionDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionPlan(Struct, frozen=True, kw_only=True):
-    """A session as it shall be created, every default filled in."""
+    """A session to create, with all defaults filled in."""
 
     id: SessionId
     tenant_id: TenantId
@@ -64,23 +64,23 @@ class SessionPlan(Struct, frozen=True, kw_only=True):
 
 
 class VendorSession(Struct, frozen=True, kw_only=True):
-    """The vendor has the session: where its audio goes and until when."""
+    """A session that the vendor has, with the address for its audio and the time of its expiry."""
 
     upload_url: str | None
     expires_at: datetime | None
 
 
 class VendorEnd(Struct, frozen=True, kw_only=True):
-    """The vendor knows of the end: how many audio files it holds, and their numbers, where it said so."""
+    """The vendor's answer to an end: the number of its audio files, and their sequences if it names them."""
 
     files_received: int | None
     sequences: list[int] | None = None
 
 
 class EndRecorded(Struct, frozen=True, kw_only=True):
-    """An end that was recorded; `missing`: which stored sequences the vendor's list lacks.
+    """A recorded end; `missing` holds the stored sequences that the vendor's list lacks.
 
-    `missing` is empty when the vendor only counts fewer files, and None when nothing is known to be missing.
+    `missing` is empty if the vendor only counts fewer files, and None if no file is known to be missing.
     """
 
     was_ours: bool
@@ -90,17 +90,17 @@ class EndRecorded(Struct, frozen=True, kw_only=True):
 VendorState = Literal[
     "open", "processing", "completed", "partial", "failed", "expired", "missing", "no_document", "unknown"
 ]
-# An answer's judgement of one document that is no plain success (service/domain/results/verdicts.py).
+# The meaning of an answer for a document that is no plain success (service/domain/results/verdicts.py).
 Verdict = Literal["failed", "unexplained", "empty", "unknown", "absent"]
-# `pending`: announced, not made yet. `empty`: called a success, with nothing in it. `unknown`: a status that
-# is new on the vendor's wire.
+# `pending`: announced, but not made yet. `empty`: a success without content. `unknown`: a status that this
+# service does not know.
 VendorDocumentStatus = Literal["success", "failed", "pending", "empty", "unknown"]
 
 
 class DocumentAnnotations(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the vendor says of a document beside its content; stored encrypted.
+    """The vendor's additional data about a document beside its content; stored encrypted.
 
-    `vendor_code`: the vendor's own code for why the document failed. `fhir`: a FHIR resource that came along.
+    `vendor_code`: the vendor's own code for the reason of a failure. `fhir`: a FHIR resource of the document.
     """
 
     warnings: list[WarningInfo] = field(default_factory=list)
@@ -109,7 +109,7 @@ class DocumentAnnotations(Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class VendorDocument(Struct, frozen=True, kw_only=True):
-    """One document of an answer; `content_url`: where its content is, if not in `data`."""
+    """One document of an answer; `content_url` is the address of its content if `data` lacks it."""
 
     template_id: TemplateId
     upstream_id: str
@@ -121,12 +121,12 @@ class VendorDocument(Struct, frozen=True, kw_only=True):
 
 
 class VendorResult(Struct, frozen=True, kw_only=True):
-    """What Get Session said, in our terms.
+    """An answer of Get Session in our terms.
 
-    `open`: not ended yet; `missing`: no such session; `no_document`: the filter hit nothing; `unknown`: a
-    status that is new on the vendor's wire. `warnings`: what it says of the session's processing.
-    `audio`: the files that it lists, read from an answer without a filter only. `held`: what large values
-    take of the process' memory, until the result is forgotten.
+    `open`: not ended yet; `missing`: no such session; `no_document`: the filter matched no document;
+    `unknown`: a status that this service does not know. `warnings`: the vendor's warnings about processing.
+    `audio`: the files that the vendor lists, only from an answer without a filter. `held`: the memory that
+    large values use, reserved until the garbage collector frees the result.
     """
 
     state: VendorState
@@ -142,14 +142,14 @@ class VendorResult(Struct, frozen=True, kw_only=True):
 
 
 class AudioFormat(Struct, frozen=True):
-    """A format as the vendor spells it, and the file extension it goes with."""
+    """An audio format in the vendor's spelling, with its file extension."""
 
     media_type: str
     extension: str
 
 
 class ChunkPlan(Struct, frozen=True, kw_only=True):
-    """A chunk that is to be sent to the vendor; `sha256` is hexadecimal, the lease is for so many seconds."""
+    """A chunk to send to the vendor; `sha256` is hexadecimal."""
 
     tenant_id: TenantId
     session_id: SessionId
@@ -163,7 +163,7 @@ class ChunkPlan(Struct, frozen=True, kw_only=True):
 
 
 class ChunkClaim(Struct, frozen=True, kw_only=True):
-    """What became of the attempt to reserve a sequence, and what stood there before."""
+    """The outcome of a try to reserve a sequence: its lease, or None, and the chunk stored there before."""
 
     account: Account
     session_status: str
@@ -179,17 +179,17 @@ class ChunkClaim(Struct, frozen=True, kw_only=True):
 
 
 class EndState(Struct, frozen=True, kw_only=True):
-    """A session's row as the end of it finds it, locked."""
+    """The fields of a session's locked row that its end needs."""
 
     account: Account
     status: str
     upload: Upload
     templates: list[str]
-    owed: Literal["create", "end", "cancel"] | None
-    owed_is_free: bool
+    pending_call: Literal["create", "end", "cancel"] | None
+    pending_call_is_free: bool
     is_past: bool
     sequences: list[int]
-    # Of a stream that is open, what its holder has told so far; None: nothing yet.
+    # Whether a stream got audio; None if the holder of an open stream has not reported yet.
     has_stream_audio: bool | None = False
     was_ended: bool = True
     is_erased: bool = False
@@ -197,7 +197,7 @@ class EndState(Struct, frozen=True, kw_only=True):
 
 
 class PendingCall(Struct, frozen=True, kw_only=True):
-    """A create, end or cancel call of which it is not known whether the vendor got it."""
+    """A create, end or cancel call that is not finished: nobody knows whether the vendor got it."""
 
     session_id: SessionId
     tenant_id: TenantId
@@ -211,7 +211,7 @@ class PendingCall(Struct, frozen=True, kw_only=True):
 
 
 class ChangeState(Struct, frozen=True, kw_only=True):
-    """A session's row as a change, a cancel or an erasure finds it, locked."""
+    """The fields of a session's locked row that a change, a cancel or an erasure needs."""
 
     account: Account
     templates: list[str]
@@ -219,8 +219,8 @@ class ChangeState(Struct, frozen=True, kw_only=True):
     model: Model
     languages: list[str]
     status: SessionStatus
-    owed: Literal["create", "end", "cancel"] | None
-    owed_is_free: bool
+    pending_call: Literal["create", "end", "cancel"] | None
+    pending_call_is_free: bool
     is_past: bool
     is_erased: bool
     is_changing: bool
@@ -228,12 +228,12 @@ class ChangeState(Struct, frozen=True, kw_only=True):
 
 
 class AdditionalDocumentState(Struct, frozen=True, kw_only=True):
-    """A finished session as the wish for a further document finds it, locked.
+    """The fields of a finished session's locked row that a request for an additional document needs.
 
-    `is_pending`: that document is on its way; `is_asking`: somebody asks the vendor for it at this moment;
-    `is_unclear`: somebody asked, and it is not known whether the vendor heard. `known`: the vendor's ids of
-    the template's documents that are here. `asked_until`: when the last document that the vendor was asked
-    for was settled.
+    `is_pending`: that document is on its way; `is_asking`: another call asks the vendor for it at this
+    moment; `is_unclear`: a call asked for it, and nobody knows whether the vendor got that call. `known`: the
+    vendor's ids of the template's documents that are here. `asked_until`: the time at which the last
+    requested document was settled.
     """
 
     account: Account
@@ -248,13 +248,13 @@ class AdditionalDocumentState(Struct, frozen=True, kw_only=True):
 
 
 class FetchJob(Struct, frozen=True, kw_only=True):
-    """A Get Session call that is ours to make until the lease ends.
+    """A leased Get Session call.
 
-    `is_probe`: nobody ended the session, the vendor hinted that it is over. `is_over`: the session has its
-    final status already, and the call looks whether the vendor has more by now. `was_announced`: a webhook
-    said that results are there. `verdict`: what earlier answers said of the document, for so many seconds.
-    `asked`: for a further document, whether the vendor is known to have been asked for it; `document_id` is
-    its vendor's id.
+    `is_probe`: no caller ended the session, but the vendor hinted that it is over. `is_over`: the session has
+    its final status already, and the call checks for new results. `was_announced`: a webhook announced
+    results. `verdict`: the judgement of earlier answers, unchanged for `verdict_seconds`. `asked`: for an
+    additional document, whether the vendor certainly got the request for it; `document_id` is its id at the
+    vendor.
     """
 
     id: int
@@ -277,7 +277,7 @@ class FetchJob(Struct, frozen=True, kw_only=True):
 
 
 class FetchState(Struct, frozen=True, kw_only=True):
-    """One of a session's Get Session calls and how it stands."""
+    """The state of one of a session's Get Session calls."""
 
     template_id: TemplateId
     is_settled: bool
@@ -291,7 +291,7 @@ class FetchState(Struct, frozen=True, kw_only=True):
 
 
 class StoredDocument(Struct, frozen=True, kw_only=True):
-    """A document that has its row and, so far, no event."""
+    """A stored document for which no event exists yet."""
 
     id: DocumentId
     template_id: TemplateId
@@ -306,7 +306,7 @@ class StoredDocument(Struct, frozen=True, kw_only=True):
 
 
 class DeliveryJob(Struct, frozen=True, kw_only=True):
-    """A delivery that is ours to attempt until the lease ends, with all that the call needs."""
+    """A leased delivery, with all data that its call needs."""
 
     id: DeliveryId
     lease: Lease
@@ -327,12 +327,12 @@ class DeliveryJob(Struct, frozen=True, kw_only=True):
     failures: int = 0  # of calls to the destination in a row, when this one was claimed
     hangs: int = 0  # of them, how many took long
     claimed_at: float = 0.0  # on the monotonic clock
-    is_probe: bool = False  # the destination's breaker is open: this one finds out whether it is well again
+    is_probe: bool = False  # the destination's circuit breaker is open; this call tests whether it recovered
     traceparent: str | None = None  # of the session's create call
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """What a destination answered. `excerpt` is read for a record id or an error code, never kept."""
+    """A destination's answer; `excerpt` serves to find a record id or an error code and is never stored."""
 
     status_code: int
     retry_after_seconds: float | None
@@ -345,11 +345,11 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class CallFailure(Struct, frozen=True, kw_only=True):
-    """A destination that did not answer: at which stage it failed.
+    """A call without an answer; `error_class` names the stage at which it failed.
 
-    `is_refused`: the token endpoint of its OAuth 2.0 did not take our credentials. `is_withheld`: nothing was
-    sent, for at the last moment it was found that nothing was to be sent any more. `is_ours`: this process
-    had no thread to look its name up with, which says nothing of the destination.
+    `is_refused`: the destination's OAuth 2.0 token endpoint refused our credentials. `is_withheld`: the
+    sender sent nothing, because the last check before sending found the delivery settled. `is_ours`: this
+    process had no free thread to resolve the name, so the failure says nothing about the destination.
     """
 
     error_class: str
@@ -369,7 +369,7 @@ class TokenState(Struct, frozen=True, kw_only=True):
 
 
 class Received(Struct, frozen=True, kw_only=True):
-    """What became of a webhook: its session's state, whether it was new, how many fetches it made due."""
+    """The outcome of a webhook: its session's phase, whether it was new, how many fetches it made due."""
 
     phase: Literal["unknown", "early", "ended"]
     is_first: bool
@@ -377,7 +377,7 @@ class Received(Struct, frozen=True, kw_only=True):
 
 
 class StreamSession(Struct, frozen=True, kw_only=True):
-    """A session as its stream's door finds it; `vendor_url` is the vendor's capability, never shown."""
+    """The fields of a session that its stream needs; `vendor_url` is a secret capability of the vendor."""
 
     id: SessionId
     tenant_id: TenantId
@@ -390,8 +390,8 @@ class StreamSession(Struct, frozen=True, kw_only=True):
     vendor_url: str | None
 
 
-class StreamLook(Struct, frozen=True, kw_only=True):
-    """How an open stream and its session stand: who holds it, whether another connection wants it."""
+class StreamState(Struct, frozen=True, kw_only=True):
+    """The state of an open stream: the lease's holder, whether another connection wants it, the session."""
 
     session_id: SessionId
     lease: Lease | None
@@ -400,18 +400,18 @@ class StreamLook(Struct, frozen=True, kw_only=True):
     is_erased: bool
 
 
-class StreamBeat(Struct, frozen=True, kw_only=True):
-    """How far an open connection has come, and whether its client sent anything since the last beat."""
+class StreamHeartbeat(Struct, frozen=True, kw_only=True):
+    """The progress of an open connection, and whether its client was active since the last heartbeat."""
 
     session_id: SessionId
     lease: Lease
-    was_heard: bool
+    was_active: bool
     frames: int
     bytes: int
 
 
 class StreamEnd(Struct, frozen=True, kw_only=True):
-    """How a connection ended: what ended it, the close code its client got, what had reached the vendor."""
+    """A connection's end: its cause, the close code for the client, and the data that the vendor accepted."""
 
     cause: str
     code: int | None

@@ -1,4 +1,4 @@
-"""What the rules need from the rest of the house; eka, store, forwarding and jobs provide it."""
+"""The interfaces that the domain needs; eka, store, forwarding and jobs implement them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
@@ -31,14 +31,14 @@ from service.domain.vendor_limits import Limits
 
 
 class Clock(Protocol):
-    """Time and chance, so that a test can choose both."""
+    """Time and randomness, so that a test can control both."""
 
     def now(self) -> datetime:
-        """The time, UTC."""
+        """Return the time in UTC."""
         ...
 
     def jitter(self) -> float:
-        """A random number from 0 to 1."""
+        """Return a random number from 0 to 1."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -47,28 +47,28 @@ class Clock(Protocol):
 
 
 class Audio(Protocol):
-    """A chunk's bytes, spooled, that can be read more than once."""
+    """A chunk's buffered bytes, which can be read more than once."""
 
     @property
     def size(self) -> int:
-        """Their number, in bytes."""
+        """The number of bytes."""
         ...
 
     @property
     def sha256(self) -> str:
-        """Their SHA-256, hexadecimal."""
+        """The SHA-256 of the bytes, hexadecimal."""
         ...
 
     def read(self) -> AsyncIterator[bytes]:
-        """The bytes from the start, in pieces."""
+        """Read the bytes from the start, in pieces."""
         ...
 
 
 class Vendor(Protocol):
-    """EkaScribe. Each call raises VendorRefused, VendorUnavailable or VendorTimeout."""
+    """Calls to EkaScribe. Each raises VendorRefused, VendorUnavailable or VendorTimeout."""
 
     async def create_session(self, plan: SessionPlan) -> VendorSession:
-        """Create the session, once: never repeats on its own (docs/vendor.md#create-twice)."""
+        """Create the session; this never repeats the call itself (docs/vendor.md#create-twice)."""
         ...
 
     async def upload_audio(
@@ -80,14 +80,14 @@ class Vendor(Protocol):
         audio: Audio,
         before_repeat: Callable[[], Awaitable[None]],
     ) -> None:
-        """Upload a chunk; repeated within bounds, since the same bytes under one name are harmless.
+        """Upload a chunk; this may repeat the call, as the same bytes under one name do no harm.
 
         `before_repeat` raises when the bytes must not be sent again.
         """
         ...
 
     async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
-        """End the session, once: never repeats on its own (docs/vendor.md#end-twice)."""
+        """End the session; this never repeats the call itself (docs/vendor.md#end-twice)."""
         ...
 
     async def get_session(
@@ -99,13 +99,13 @@ class Vendor(Protocol):
     ) -> VendorResult:
         """Get the session's state and result, filtered by the template unless it is UNFILTERED.
 
-        `document_id`, the vendor's, filters instead: with several documents of a template, the template's
-        filter gives any of them (docs/vendor.md#same-template).
+        `document_id`, an id of the vendor, filters instead of the template: if a template has several
+        documents, the filter by template returns any one of them (docs/vendor.md#same-template).
         """
         ...
 
     async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
-        """Change what is given, nothing else; harmless to repeat."""
+        """Change only the given fields; harmless to repeat."""
         ...
 
     async def cancel_session(self, account: Account, session_id: SessionId) -> None:
@@ -115,23 +115,23 @@ class Vendor(Protocol):
     async def make_document(
         self, account: Account, session_id: SessionId, template_id: TemplateId
     ) -> str | None:
-        """Have another document made, once: a repeat makes two. Returns its id, where it has one."""
+        """Request an additional document, once, as a repeat makes two; return its id if it is known."""
         ...
 
 
 class VendorLimits(Protocol):
-    """What the vendor takes, as far as it is known."""
+    """The vendor's limits, as far as they are known."""
 
     async def limits(self) -> Limits:
-        """The limits as they are known now; does not wait for a vendor that is away."""
+        """Return the limits known now, without waiting for a vendor that is away."""
         ...
 
 
 class Wakeups(Protocol):
-    """Says to some worker "look now"; may be lost, and then the sweep finds what is due."""
+    """Wakes a worker; if a wake-up gets lost, the sweep finds the due rows."""
 
     def results_due(self, session_id: SessionId) -> None:
-        """Results of this session can be fetched."""
+        """Wake a worker to fetch results of this session."""
         ...
 
 
@@ -139,19 +139,19 @@ class AudioStore(Protocol):
     """Rows of chunks."""
 
     async def claim(self, chunk: ChunkPlan) -> ChunkClaim | None:
-        """Reserve its sequence; None when the tenant has no such session."""
+        """Reserve the chunk's sequence; None when the tenant has no such session."""
         ...
 
     async def record(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
-        """The vendor has the bytes; false when the session takes no more audio."""
+        """Record that the vendor has the bytes; False when the session accepts no more audio."""
         ...
 
     async def release(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
-        """The vendor refused them."""
+        """Free the sequence after the vendor refused the bytes."""
         ...
 
     async def expire_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
-        """It is not known whether the vendor has them."""
+        """End the lease but keep the sequence reserved: the vendor may have the bytes."""
         ...
 
 
@@ -161,35 +161,35 @@ class SessionStore(Protocol):
     async def insert_session(
         self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
     ) -> bool:
-        """Insert the session, its create call owed; false when its id is taken."""
+        """Insert the session with its create call pending; False when the id exists already."""
         ...
 
     async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
     ) -> bool:
-        """Take over a create call that nobody is making."""
+        """Lease a pending create call; False if another caller holds it."""
         ...
 
     async def record_created(self, session_id: SessionId, lease: Lease, found: VendorSession) -> bool:
-        """The vendor has it; false when the lease was lost."""
+        """Record that the vendor has the session; False when the lease was lost."""
         ...
 
     async def record_never_created(
         self, session_id: SessionId, lease: Lease, code: str, message: str
     ) -> None:
-        """The vendor does not have it: failed."""
+        """Fail the session, because the vendor does not have it."""
         ...
 
     async def is_cancelled(self, session_id: SessionId) -> bool:
-        """Whether the session was cancelled, or erased while it ran."""
+        """Return whether the session was cancelled, or erased while it ran."""
         ...
 
     async def reschedule_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
-        """It is not known: look again later."""
+        """Release a call with an unclear outcome, and make it due after so many seconds."""
         ...
 
     async def release_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
-        """It was not made, and counts for nothing: look again later."""
+        """Make a call that was not sent due after so many seconds, without counting a try."""
         ...
 
     def ending(
@@ -198,32 +198,34 @@ class SessionStore(Protocol):
         """Lock a session in order to end it; None when the tenant has no such session."""
         ...
 
-    async def record_end_told(self, session_id: SessionId, lease: Lease, told: VendorEnd) -> EndRecorded:
-        """The vendor knows of the end, and has said which files it holds."""
+    async def record_end_confirmed(
+        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd
+    ) -> EndRecorded:
+        """Record that the vendor confirmed the end, and the files that it holds."""
         ...
 
-    async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
-        """The vendor knows that it was cancelled, or need not know any more."""
+    async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:
+        """Record that no cancel call is pending: the vendor confirmed it, or needs none any more."""
         ...
 
     async def claim_pending_calls(
         self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
     ) -> list[PendingCall]:
-        """Lease owed calls that are due, but of no account or `tenant:…` that is passed over."""
+        """Lease pending calls that are due; skip the accounts and `tenant:…` names in `passed_over`."""
         ...
 
 
 class EndUnit(Protocol):
-    """A session's row, locked, while it is decided whether it ends."""
+    """A session's locked row, for checking and ending it in one transaction."""
 
     state: EndState
 
     async def begin(self, lease: Lease, *, lease_seconds: float, reconcile_seconds: float) -> None:
-        """End it: the end call is owed and ours, each template's result is owed after the wait."""
+        """End the session: lease its end call, and schedule a fetch of each result after the wait."""
         ...
 
     async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:
-        """Make the end call that somebody else did not finish."""
+        """Lease an end call that another caller did not finish."""
         ...
 
 
@@ -237,19 +239,19 @@ class ResultStore(Protocol):
         lease_seconds: float,
         passed_over: Collection[Account] = (),
     ) -> list[FetchJob]:
-        """Lease Get Session calls that are due, but of no account that is passed over."""
+        """Lease Get Session calls that are due; skip the accounts in `passed_over`."""
         ...
 
     async def release_fetch(self, job: FetchJob) -> None:
-        """Its worker stops: another one makes it at once."""
+        """Make a call due at once for another worker, because its own worker stops."""
         ...
 
     async def give_back_fetch(self, job: FetchJob, seconds: float) -> None:
-        """It was not made, and counts for nothing: look again later."""
+        """Make a call that was not sent due after so many seconds, without counting a try."""
         ...
 
     async def drop_fetch(self, job: FetchJob) -> None:
-        """It need not be made after all."""
+        """Delete a call that is not needed any more."""
         ...
 
     def settling(self, session_id: SessionId) -> AbstractAsyncContextManager["SettleUnit | None"]:
@@ -257,7 +259,7 @@ class ResultStore(Protocol):
         ...
 
     async def past_sessions(self, limit: int) -> list[SessionId]:
-        """Sessions that were never ended and whose time is over."""
+        """Return sessions that expired without an end."""
         ...
 
     async def warn_expiring(self, within_seconds: float) -> list[SessionId]:
@@ -266,12 +268,12 @@ class ResultStore(Protocol):
 
 
 class SettleUnit(Protocol):
-    """A session's row, locked, while a result is recorded: all of it is committed together or not at all."""
+    """A session's locked row, for recording a result in one transaction."""
 
     session_id: SessionId
     tenant_id: TenantId
     status: SessionStatus
-    is_final: bool  # it has its ending: false for one that is shown as partial while more is to come
+    is_final: bool  # the status is final; False for a partial session with documents still to come
     is_past: bool
     templates: list[str]
     details: SessionDetails
@@ -281,42 +283,42 @@ class SettleUnit(Protocol):
 
     @property
     def warnings(self) -> list[WarningInfo]:
-        """The session's warnings as they stand now."""
+        """The session's warnings, including those recorded in this transaction."""
         ...
 
     async def holds(self, job: FetchJob) -> bool:
-        """Whether the call's lease still stands; if so, it does until this unit ends."""
+        """Return whether the call's lease is still valid; if so, it stays valid until this unit ends."""
         ...
 
     async def settle_fetch(self, job: FetchJob, outcome: str) -> bool:
-        """This call is done with; false when the lease was lost, and then nothing may be recorded."""
+        """Settle this call; False when the lease was lost, and then the caller must record nothing."""
         ...
 
     async def settle_other_fetches(self, outcome: str) -> None:
-        """Calls that were still to be made are not."""
+        """Settle all calls of the session that are not settled yet."""
         ...
 
     async def settle_template(self, template_id: TemplateId, outcome: str) -> None:
-        """The call for a template need not be made any more; one that is under way records nothing."""
+        """Settle the call for a template without making it; a call under way then records nothing."""
         ...
 
     async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
-        """Ask again later; `is_missing`: the vendor said that there is no such thing."""
+        """Make the call due again later; `is_missing`: the vendor had no such session or document."""
         ...
 
     async def record_verdict(self, template_id: TemplateId, verdict: Verdict | None) -> None:
-        """Remember what an answer said of a template's document, and since when; None forgets it."""
+        """Store an answer's verdict on a template's document, and since when; None deletes it."""
         ...
 
     async def request_unfiltered(self, *, at_once: bool, restart_tries: bool = False) -> None:
-        """Have the unfiltered call made, unless it is waiting to be made; `at_once`: even then.
+        """Schedule the unfiltered call, unless it is scheduled already; `at_once` makes it due in any case.
 
-        `restart_tries`: the calls so far do not count as tries.
+        `restart_tries` sets the number of its tries back to 0.
         """
         ...
 
     async def record_result(self, result: VendorResult) -> None:
-        """What the answer says of the session as a whole."""
+        """Record the answer's data about the session as a whole."""
         ...
 
     async def add_document(
@@ -327,46 +329,47 @@ class SettleUnit(Protocol):
         listed: frozenset[str] | None,
         unless_same: bool = False,
     ) -> None:
-        """A document, or a new version if it differs from the newest one.
+        """Store a document, or a new version if it differs from the newest one.
 
-        `listed`: the ids under which the vendor has the template's documents now. A new id takes the place of
-        those that are not among them, and goes on counting their versions; with `unless_same` only where its
-        content is another one. None: the answer gave any one of them, and only a failed one is replaced.
+        `listed` holds the vendor's ids of all the template's documents now. A document with a new id replaces
+        documents whose ids are not listed, and continues their version numbers; with `unless_same`, only if
+        its content differs. If `listed` is None, the answer held just one of the template's documents, and
+        the new document replaces only a failed one.
         """
         ...
 
     async def known_documents(self, template_id: TemplateId) -> frozenset[str]:
-        """The vendor's ids of the template's documents that are here."""
+        """Return the vendor's ids of the template's documents that are here."""
         ...
 
     async def mark_asked(self, job: FetchJob, document_id: str | None) -> None:
-        """The vendor is known to make the further document."""
+        """Record that the vendor makes the additional document."""
         ...
 
     async def drop_additional_document(self, job: FetchJob) -> None:
-        """The vendor was never asked for the further document."""
+        """Delete the request for an additional document that never reached the vendor."""
         ...
 
     async def fetches(self) -> list[FetchState]:
-        """How all calls stand."""
+        """Return the states of all calls."""
         ...
 
     async def document_statuses(self) -> list[tuple[TemplateId, str]]:
-        """How all documents stand."""
+        """Return the template and status of each document."""
         ...
 
     async def unreleased_documents(self) -> list[StoredDocument]:
-        """Documents of which no event was made yet."""
+        """Return the documents for which no event exists yet."""
         ...
 
     async def show_partial(self) -> None:
-        """Some documents are here, others are still to come."""
+        """Set the status `partial`: some documents are here, others are still to come."""
         ...
 
     async def settle_session(
         self, status: SessionStatus, *, error_code: str | None, error_message: str | None
     ) -> None:
-        """The session's ending; nothing more is owed to the vendor for it."""
+        """Set the session's final status, and drop its pending call to the vendor."""
         ...
 
     async def emit(
@@ -380,17 +383,17 @@ class TokenStore(Protocol):
     """Vendor tokens that all replicas share, and the right to get new ones."""
 
     async def read(self, account: Account) -> TokenState:
-        """The tokens of an account."""
+        """Return the tokens of an account."""
         ...
 
     async def lease(self, account: Account, lease: Lease, *, seconds: float, generation: int) -> bool:
-        """Take the right to replace the tokens of that generation; false when somebody has it or did it."""
+        """Acquire the lease to replace the tokens of a generation; False if held or replaced already."""
         ...
 
     async def store(self, account: Account, lease: Lease, tokens: bytes) -> bool:
-        """Store new tokens; false when the lease was lost meanwhile."""
+        """Store new tokens; False when the lease was lost meanwhile."""
         ...
 
     async def release(self, account: Account, lease: Lease) -> None:
-        """Give the right back."""
+        """Release the lease."""
         ...

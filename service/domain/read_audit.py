@@ -1,4 +1,4 @@
-"""Who read what: one entry for a key, an object and an hour, written after the read and never in its way."""
+"""Audits reads: one entry per key, object and hour, written after the read, which never fails for it."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -22,29 +22,29 @@ _Read = tuple[KeyId, ReadAction, str]
 
 
 class _Replayed(Struct, frozen=True):
-    """What matters here of an answer to create."""
+    """The fields of a stored answer to a create call that decide whether to audit it."""
 
     id: str
     patient: dict[str, Any] | None = None
     transcript: str | None = None
 
 
-def is_of_patient(patient: Mapping[str, Any] | None, transcript: str | None) -> bool:
-    """Return whether a session that is shown says anything about a patient."""
+def has_patient_data(patient: Mapping[str, Any] | None, transcript: str | None) -> bool:
+    """Return whether a session that a caller gets says anything about a patient."""
     return bool(patient) or transcript is not None
 
 
-# About 20 MB at most. What is forgotten early makes one more entry, none is left out.
+# About 20 MB at most. A read that is forgotten too early causes one more entry, but no entry gets lost.
 _MAX_REMEMBERED = 100_000
 
 
 class ReadStore(Protocol):
-    """Where reads are recorded."""
+    """Rows of the audit log."""
 
     async def insert_reads(
         self, tenant_id: TenantId, actor: KeyId, action: str, object_ids: Sequence[str]
     ) -> None:
-        """Record who read these objects."""
+        """Record that a key read these objects."""
         ...
 
 
@@ -58,23 +58,23 @@ class ReadAudit:
         self._hours: OrderedDict[_Read, datetime] = OrderedDict()
 
     async def sessions(self, principal: Principal, found: Sequence[Session]) -> None:
-        """Record that these sessions were shown, those that carry a patient's details or a transcript."""
-        shown = [each.id for each in found if is_of_patient(each.patient, each.transcript)]
-        await self.note(principal, "session.read", shown)
+        """Record the sessions among these that carry a patient's details or a transcript."""
+        shown = [each.id for each in found if has_patient_data(each.patient, each.transcript)]
+        await self.record(principal, "session.read", shown)
 
     async def replayed(self, principal: Principal, answer: bytes) -> None:
-        """Record that an answer that was given before was shown again, perhaps to another key."""
+        """Record that a caller, perhaps with another key, got the stored answer of an earlier create call."""
         session = msgspec.json.decode(answer, type=_Replayed)
-        if is_of_patient(session.patient, session.transcript):
-            await self.note(principal, "session.read", [session.id])
+        if has_patient_data(session.patient, session.transcript):
+            await self.record(principal, "session.read", [session.id])
 
     async def documents(self, principal: Principal, found: Sequence[Document]) -> None:
-        """Record that these documents were shown, those that carry anything."""
+        """Record the documents among these that carry content."""
         shown = [each.id for each in found if each.data is not None or each.fhir not in (None, UNSET)]
-        await self.note(principal, "document.read", shown)
+        await self.record(principal, "document.read", shown)
 
-    async def note(self, principal: Principal, action: ReadAction, object_ids: Sequence[str]) -> None:
-        """Record a read. It has happened: a database that is away now does not fail it, the log tells."""
+    async def record(self, principal: Principal, action: ReadAction, object_ids: Sequence[str]) -> None:
+        """Record a read that has happened; if the database is away, only log that the entry is missing."""
         hour = self._clock.now().replace(minute=0, second=0, microsecond=0)
         fresh = [each for each in object_ids if self._hours.get((principal.key_id, action, each)) != hour]
         if not fresh:

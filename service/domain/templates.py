@@ -1,4 +1,4 @@
-"""The templates that a vendor account has, looked up when somebody asks and kept for a minute."""
+"""Lists the templates of a vendor account, looked up on demand and cached for a minute."""
 
 import asyncio
 from collections import OrderedDict
@@ -14,10 +14,10 @@ from service.domain.models import Principal
 
 log = structlog.get_logger()
 
-_KEPT_SECONDS = 60.0
-# While EkaScribe is away, a list that is older than a minute serves for so long.
+_CACHE_SECONDS = 60.0
+# While EkaScribe is away, an older list serves for this time.
 _STALE_SECONDS = 3600.0
-_LOOK_SECONDS = 15.0
+_LOOKUP_TIMEOUT_SECONDS = 15.0
 _MAX_ACCOUNTS = 1000
 
 
@@ -31,14 +31,14 @@ class VendorTemplate(Struct, frozen=True, kw_only=True):
 
 
 class TemplateSource(Protocol):
-    """Where an account's templates are listed."""
+    """Lists the templates of an account at the vendor."""
 
     async def list_templates(self, account: Account) -> list[VendorTemplate] | None:
         """Return the account's templates, None if the vendor has no such list. Raises VendorError."""
         ...
 
 
-class _Kept(Struct, frozen=True):
+class _Cached(Struct, frozen=True):
     at: float
     listed: list[VendorTemplate] | None
 
@@ -49,14 +49,14 @@ class Templates:
     def __init__(self, *, source: TemplateSource, time: Callable[[], float]) -> None:
         self._source = source
         self._time = time
-        self._kept: OrderedDict[Account, _Kept] = OrderedDict()
-        self._looks: dict[Account, asyncio.Task[_Kept]] = {}
+        self._cache: OrderedDict[Account, _Cached] = OrderedDict()
+        self._lookups: dict[Account, asyncio.Task[_Cached]] = {}
 
     async def available(self, principal: Principal) -> list[VendorTemplate]:
-        """Return the templates that the caller's sessions may ask for.
+        """Return the templates that the principal's sessions may use.
 
-        A vendor without a list leaves those that the tenant asks for by default. Raises VendorError when the
-        vendor is away and no list of the last hour is known.
+        If the vendor has no such list, these are the tenant's default templates. Raises VendorError when the
+        vendor is away and the cache holds no list of the last hour.
         """
         listed = await self._listed(principal.account)
         if listed is None:
@@ -68,36 +68,36 @@ class Templates:
 
     async def stop(self) -> None:
         """Cancel the calls that are under way."""
-        looks = list(self._looks.values())
-        for look in looks:
-            look.cancel()
-        await asyncio.gather(*looks, return_exceptions=True)
+        lookups = list(self._lookups.values())
+        for lookup in lookups:
+            lookup.cancel()
+        await asyncio.gather(*lookups, return_exceptions=True)
 
     async def _listed(self, account: Account) -> list[VendorTemplate] | None:
-        kept = self._kept.get(account)
-        if kept is not None and self._time() < kept.at + _KEPT_SECONDS:
-            return kept.listed
-        look = self._looks.get(account)
-        if look is None:
-            look = self._looks[account] = asyncio.create_task(self._look(account))
-            look.add_done_callback(lambda _: self._looks.pop(account, None))
+        cached = self._cache.get(account)
+        if cached is not None and self._time() < cached.at + _CACHE_SECONDS:
+            return cached.listed
+        lookup = self._lookups.get(account)
+        if lookup is None:
+            lookup = self._lookups[account] = asyncio.create_task(self._look_up(account))
+            lookup.add_done_callback(lambda _: self._lookups.pop(account, None))
         try:
-            # One caller who hangs up must not cancel the call that others wait for.
-            return (await asyncio.shield(look)).listed
+            # A caller that hangs up must not cancel the call that other callers wait for.
+            return (await asyncio.shield(lookup)).listed
         except VendorError as error:
-            if kept is None or self._time() >= kept.at + _STALE_SECONDS:
+            if cached is None or self._time() >= cached.at + _STALE_SECONDS:
                 raise
             log.warning("templates_not_listed", account=account, error=type(error).__name__)
-            return kept.listed
+            return cached.listed
 
-    async def _look(self, account: Account) -> _Kept:
+    async def _look_up(self, account: Account) -> _Cached:
         try:
-            async with asyncio.timeout(_LOOK_SECONDS):
+            async with asyncio.timeout(_LOOKUP_TIMEOUT_SECONDS):
                 listed = await self._source.list_templates(account)
         except TimeoutError:
             raise VendorTimeout("EkaScribe did not list its templates in time", sent=True) from None
-        kept = self._kept[account] = _Kept(self._time(), listed)
-        self._kept.move_to_end(account)
-        while len(self._kept) > _MAX_ACCOUNTS:
-            self._kept.popitem(last=False)
-        return kept
+        cached = self._cache[account] = _Cached(self._time(), listed)
+        self._cache.move_to_end(account)
+        while len(self._cache) > _MAX_ACCOUNTS:
+            self._cache.popitem(last=False)
+        return cached

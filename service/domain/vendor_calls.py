@@ -1,4 +1,4 @@
-"""Vendor calls that must not take effect twice."""
+"""Retries of vendor calls, among them calls that must not take effect twice."""
 
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -20,20 +20,20 @@ _TRIES = 3
 
 async def call_once_or_probe(
     call: Callable[[], Awaitable[T]],
-    look: Callable[[], Awaitable[T | None]],
+    probe: Callable[[], Awaitable[T | None]],
     *,
     maybe_sent: bool,
     clock: Clock,
     before_repeat: BeforeRepeat | None = None,
 ) -> T:
-    """Make a call that must not take effect twice: after an unclear try, look before it is repeated.
+    """Make a call that must not take effect twice: after a try without an answer, probe before repeating it.
 
-    `look` returns what the call would have, if it took effect, else None. Raises VendorError.
+    `probe` returns the result of the call if it took effect, else None. Raises VendorError.
     """
     for attempt in range(1, _TRIES + 1):
         try:
             if maybe_sent:
-                found = await look()
+                found = await probe()
                 if found is not None:
                     return found
                 maybe_sent = False
@@ -52,7 +52,10 @@ async def call_once_or_probe(
 async def call_with_retry(
     call: Callable[[], Awaitable[T]], *, clock: Clock, before_repeat: BeforeRepeat
 ) -> T:
-    """Make a call that is harmless to repeat, within bounds. Raises VendorError."""
+    """Make a call that is harmless to repeat, a few times at most. Raises VendorError.
+
+    `before_repeat` raises when the call must not be made again.
+    """
     for attempt in range(1, _TRIES + 1):
         if attempt > 1:
             await before_repeat()
@@ -73,9 +76,9 @@ async def check_still_wanted(store: SessionStore, session_id: SessionId) -> None
 
 
 async def wait_before_repeat(attempt: int, error: VendorUnreachable, clock: Clock) -> None:
-    """Wait as long as the vendor asks; raises the error when it was the last try, or asks for too much.
+    """Wait as long as the vendor asks; raise the error after the last try, or if the wait is too long.
 
-    A closed gate is not waited for: so many calls could come to wait.
+    While an open circuit breaker holds calls back, this does not wait, because too many calls would pile up.
     """
     asked = error.retry_after_seconds or 0.0
     if attempt == _TRIES or asked > LONGEST_WAIT_SECONDS or isinstance(error, VendorCallHeldBack):
@@ -84,7 +87,7 @@ async def wait_before_repeat(attempt: int, error: VendorUnreachable, clock: Cloc
     await clock.sleep(max(wait, asked))
 
 
-async def postpone(
+async def reschedule(
     store: SessionStore,
     clock: Clock,
     session_id: SessionId,
@@ -92,7 +95,10 @@ async def postpone(
     attempts: int,
     error: BaseException | None = None,
 ) -> None:
-    """Leave an owed call to the sweep, the later the more often it was tried; a closed gate is no try."""
+    """Leave a pending call to the sweep, with a longer wait after each try.
+
+    A call that an open circuit breaker held back does not count as a try.
+    """
     if isinstance(error, VendorCallHeldBack):
         wait = schedule.held_back_wait(error.retry_after_seconds, jitter=clock.jitter())
         await store.release_pending_call(session_id, lease, wait)

@@ -1,4 +1,4 @@
-"""What the vendor takes: audio formats, sizes, models and languages, as its discovery document says."""
+"""The vendor's limits from its discovery document: audio formats, sizes, models and languages."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,15 +8,15 @@ from schemas.voice import UploadType
 from service.domain.errors import InvalidRequest, UploadNotSupported
 
 UPLOAD_METHODS: tuple[UploadType, ...] = ("chunked", "single", "stream")
-# In the place of a language: the vendor is to find out itself. Not every server can
+# A value for `languages` that asks the vendor to detect the language. Not every server can
 # (docs/vendor.md#auto-detect).
 AUTO_DETECT = "auto_detect"
 
 
 class ModelLimits(Struct, frozen=True, kw_only=True):
-    """One model: its id, the languages it hears, and how long a session of it may last, in seconds.
+    """One model: its id, the languages that it understands, and the longest session in seconds.
 
-    `display_name` and `response_speed` are the vendor's words for people; None where it has none.
+    `display_name` and `response_speed` are the vendor's texts for people; None if the vendor gives none.
     """
 
     id: str
@@ -27,12 +27,12 @@ class ModelLimits(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """The vendor's limits. `discovered` names the fields that its document told; the others are defaults.
+    """The vendor's limits. `discovered` names the fields that its document sets; the others are defaults.
 
-    `audio_formats` are spelled as the vendor spells them: it compares letter by letter
+    `audio_formats` keep the vendor's spelling, because it compares letter by letter
     (docs/vendor.md#mime-letters).
     `max_chunk_bytes` is None when the document names no size, `webhooks_url` when it names no address.
-    `auto_detection`: whether the vendor finds out the language itself, when it is asked to.
+    `auto_detection`: whether the vendor can detect the language.
     """
 
     audio_formats: tuple[str, ...]
@@ -47,22 +47,22 @@ class Limits(Struct, frozen=True, kw_only=True):
     discovered: frozenset[str] = frozenset()
 
     def chunk_bytes(self, most: int) -> int:
-        """Return how large a chunk may be when we ourselves allow so many bytes."""
+        """Return how large a chunk may be if our own limit is `most` bytes."""
         return most if self.max_chunk_bytes is None else min(most, self.max_chunk_bytes)
 
     @property
     def templates_are_fixed(self) -> bool:
         """Whether the vendor makes documents only of the templates that a session was created with.
 
-        Servers on premises are so, whatever they answer to a change (docs/vendor.md#patch-templates). Their
-        discovery offers no streams, which tells them from the hosted service
+        Servers on premises do, even if they accept a change (docs/vendor.md#patch-templates). Their discovery
+        document offers no streams, which distinguishes them from the hosted service
         (docs/vendor.md#discovery-no-stream).
         """
         return "stream" not in self.upload_methods
 
 
 def check_upload(limits: Limits, method: UploadType) -> None:
-    """Refuse a way of sending audio that discovery does not offer. Raises UploadNotSupported."""
+    """Raise UploadNotSupported for an upload type that the discovery document does not list."""
     if method not in limits.upload_methods:
         raise UploadNotSupported(
             _among(f"this EkaScribe server does not take `{method}`", limits.upload_methods), field="upload"
@@ -72,28 +72,29 @@ def check_upload(limits: Limits, method: UploadType) -> None:
 def check_limits(
     limits: Limits, *, model: str | None, languages: Sequence[str] | None, transcript_language: str | None
 ) -> None:
-    """Refuse what discovery does not list; what it did not tell is not checked. Raises InvalidRequest.
+    """Raise InvalidRequest for values that the discovery document does not list.
 
-    A language counts as listed by its primary subtag: `en-IN` where `en` is. None is not checked.
+    This ignores values that are None, and lists that the document does not set. It compares languages by
+    their primary subtag: if the document lists `en`, `en-IN` counts as listed.
     """
     named = next((each for each in limits.models if each.id == model), None)
     if model is not None and named is None and "models" in limits.discovered:
         raise InvalidRequest(
             _among("EkaScribe has no such model", [each.id for each in limits.models]), field="model"
         )
-    heard, written = limits.languages, limits.languages
-    knows_heard = knows_written = "languages" in limits.discovered
+    spoken, written = limits.languages, limits.languages
+    knows_spoken = knows_written = "languages" in limits.discovered
     if named is not None and named.languages and "models" in limits.discovered:
-        # A model may hear fewer languages than the service as a whole writes.
-        heard, knows_heard = named.languages, True
+        # A model may understand fewer languages than the service can write.
+        spoken, knows_spoken = named.languages, True
     if AUTO_DETECT in (languages or ()) and limits.discovered and not _detects(limits):
         raise InvalidRequest(
-            _among(f"this EkaScribe server does not take `{AUTO_DETECT}`", heard), field="languages"
+            _among(f"this EkaScribe server does not take `{AUTO_DETECT}`", spoken), field="languages"
         )
     named_languages = [language for language in languages or () if language != AUTO_DETECT]
-    if knows_heard and any(not _is_listed(language, heard) for language in named_languages):
+    if knows_spoken and any(not _is_listed(language, spoken) for language in named_languages):
         raise InvalidRequest(
-            _among("EkaScribe does not hear all of these languages", heard), field="languages"
+            _among("EkaScribe does not hear all of these languages", spoken), field="languages"
         )
     if knows_written and transcript_language is not None and not _is_listed(transcript_language, written):
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""What a webhook of the vendor does: it is recorded, and the results it speaks of become due."""
+"""Receives the vendor's webhooks: records the event and makes the session's results due."""
 
 import hashlib
 from typing import Literal, Protocol
@@ -15,31 +15,31 @@ Outcome = Literal["accepted", "duplicate", "ignored"]
 
 
 class VendorEventLike(Protocol):
-    """What the rules need to know of an event; the eka room reads it from any of its shapes."""
+    """An event as the domain needs it; service/eka parses it from any of the vendor's shapes."""
 
     @property
     def session_id(self) -> str:
-        """The session it names, empty if none."""
+        """The id of the event's session, or an empty text."""
         ...
 
     @property
     def kind(self) -> str:
-        """What happened."""
+        """The vendor's name of the event's kind."""
         ...
 
     @property
     def shape(self) -> str:
-        """Which of the vendor's shapes it came in."""
+        """The name of the vendor's message shape."""
         ...
 
     @property
     def is_known(self) -> bool:
-        """Whether it names a session and something that we understand."""
+        """Whether the event names a session and a kind that this service knows."""
         ...
 
     @property
     def is_ending(self) -> bool:
-        """Whether results may be there now."""
+        """Whether the vendor may have results after this event."""
         ...
 
 
@@ -57,19 +57,19 @@ class WebhookStore(Protocol):
         body_bytes: int,
         is_ending: bool,
     ) -> Received:
-        """Record it and make results due, in one statement."""
+        """Record the event and make results due, in one statement."""
         ...
 
 
 class WebhookReceiver:
-    """Receives verified webhooks; when `receive` returns, what it did is committed."""
+    """Receives verified webhooks; when `receive` returns, its changes are committed."""
 
     def __init__(self, *, store: WebhookStore, wakeups: Wakeups) -> None:
         self._store = store
-        self._nudges = wakeups
+        self._wakeups = wakeups
 
     async def receive(self, account: Account, event: VendorEventLike, body: bytes) -> Outcome:
-        """Record the event. Only its hash is kept: the vendor may put patient data into it."""
+        """Record the event with the hash of its body; the body itself may hold patient data."""
         received = await self._store.receive(
             account,
             session_id=event.session_id,
@@ -79,12 +79,12 @@ class WebhookReceiver:
             body_bytes=len(body),
             is_ending=event.is_ending,
         )
-        # A new completion of a session that ended badly has the vendor asked again.
+        # A repeated event counts as accepted if it made fetches due, as for a session that ended badly.
         outcome: Outcome = "accepted" if received.is_first or received.due else "duplicate"
         if received.phase == "unknown" or not event.is_known:
             outcome = "ignored"
         if received.due:
-            self._nudges.results_due(SessionId(event.session_id))
+            self._wakeups.results_due(SessionId(event.session_id))
         log.info(
             "webhook_received",
             account=account,

@@ -1,4 +1,4 @@
-"""What a call brought is written down while its lease stands, however the database blinks meanwhile."""
+"""Writes the outcome of a call while its lease lasts, even if the database is away for some seconds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,17 +9,18 @@ from service.domain.ports import Clock
 
 T = TypeVar("T")
 
-# A restart of PostgreSQL takes less, and leases last twice as long. A try that fails may take its time, too.
+# A restart of PostgreSQL takes less time, and leases last twice as long. A failing try takes time as well,
+# so the deadline counts beside the number of tries.
 _PATIENCE_SECONDS = 20.0
 _WAIT_SECONDS = 0.5
 _TRIES = int(_PATIENCE_SECONDS / _WAIT_SECONDS)
 
 
-async def record(write: Callable[[], Awaitable[T]], clock: Clock) -> T:
-    """Write again until it is written: otherwise a call that was made and answered would be made once more.
+async def write_until_stored(write: Callable[[], Awaitable[T]], clock: Clock) -> T:
+    """Repeat a write until it succeeds; without its outcome, another worker would make the call again.
 
-    `write` is fenced by a lease, so that a commit whose answer was lost is not done twice, nor one that comes
-    too late. Raises StoreUnavailable after 20 s.
+    A lease fences `write`: the database ignores a repeat of a commit whose answer was lost, and a write that
+    comes too late. Raises StoreUnavailable after 20 s.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _PATIENCE_SECONDS

@@ -170,7 +170,7 @@ async def _read(
 
 async def reserve(memory: MemoryBudget, size: int) -> MemoryReservation:
     """Reserve memory for an answer of `size` bytes and its decoded values. Raises NoRoomError."""
-    if not await memory.take(size * _DECODED_TIMES):
+    if not await memory.acquire(size * _DECODED_TIMES):
         raise NoRoomError("too many large answers of EkaScribe are read here", sent=True)
     return MemoryReservation(memory, size * _DECODED_TIMES)
 

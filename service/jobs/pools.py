@@ -100,7 +100,7 @@ def make_pending_call_pool(
         "owed",
         size=_MAX_PENDING_CALLS,
         claim=claim,
-        run=traced_call(lifecycle.pay),
+        run=traced_call(lifecycle.process_pending_call),
         quotas=account_quotas(_MAX_PENDING_CALLS_OF_ACCOUNT),
     )
 

@@ -158,10 +158,12 @@ class SessionRows:
                 has_stream_audio=_heard(heard),
             )
 
-    async def record_end_told(self, session_id: SessionId, lease: Lease, told: VendorEnd) -> EndRecorded:
+    async def record_end_confirmed(
+        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd
+    ) -> EndRecorded:
         """The vendor knows of the end, and has said which files it holds."""
         row = await self._database.fetchrow(
-            sql("sessions.record_end_told"), session_id, lease, told.files_received, told.sequences
+            sql("sessions.record_end_told"), session_id, lease, confirmed.files_received, confirmed.sequences
         )
         missing = row["audio_missing"] if row is not None else None
         if missing is not None:
@@ -188,11 +190,11 @@ class SessionRows:
             for row in rows
         ]
 
-    async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
+    async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:
         """The vendor knows that it was cancelled, or need not know any more."""
         await self._database.execute(sql("sessions.record_cancel_told"), session_id, lease)
 
-    async def standings(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
+    async def state_tokens(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
         """Return how each of these sessions stands, in one statement for all who wait."""
         rows = await self._database.fetch(sql("sessions.standings"), session_ids)
         return {SessionId(row["id"]): row["standing"] for row in rows}
@@ -207,7 +209,7 @@ class SessionRows:
         row = await self._database.fetchrow(sql("sessions.traceparent"), session_id)
         return row["traceparent"] if row else None
 
-    async def marks(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
+    async def timeline_tokens(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
         """Return words that change whenever these sessions' timelines do, in one statement for all."""
         rows = await self._database.fetch(sql("sessions.marks"), session_ids)
         return {SessionId(row["id"]): row["mark"] for row in rows}
@@ -232,8 +234,8 @@ class EndRows:
             status=row["status"],
             upload=row["upload"],
             templates=row["templates"],
-            owed=row["owed"],
-            owed_is_free=row["owed_lease"] is None or bool(row["owed_due"]),
+            pending_call=row["owed"],
+            pending_call_is_free=row["owed_lease"] is None or bool(row["owed_due"]),
             is_past=row["is_past"],
             sequences=sequences,
             has_stream_audio=has_stream_audio,

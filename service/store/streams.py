@@ -4,7 +4,7 @@ import base64
 import hmac
 
 from service.domain.ids import Account, Lease, SessionId
-from service.domain.models import StreamBeat, StreamEnd, StreamLook, StreamSession
+from service.domain.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.store.database import Database
 from service.store.encryption import Hasher, Keyring
 from service.store.queries import sql
@@ -57,15 +57,15 @@ class StreamRows:
         row = await self._database.fetchrow(sql("streams.ask_to_yield"), session_id, silent_seconds)
         return row is not None
 
-    async def let_go(self, session_id: SessionId, lease: Lease) -> None:
+    async def announce_end(self, session_id: SessionId, lease: Lease) -> None:
         """Say that this connection is about to end."""
         await self._database.execute(sql("streams.let_go"), session_id, lease)
 
-    async def look(self, session_ids: list[SessionId]) -> list[StreamLook]:
+    async def read_states(self, session_ids: list[SessionId]) -> list[StreamState]:
         """Return how these streams and their sessions stand, in one statement for a whole process."""
         rows = await self._database.fetch(sql("streams.look"), session_ids)
         return [
-            StreamLook(
+            StreamState(
                 session_id=SessionId(row["session_id"]),
                 lease=row["lease"],
                 is_yielding=row["is_yielding"],
@@ -75,15 +75,15 @@ class StreamRows:
             for row in rows
         ]
 
-    async def beat(self, beats: list[StreamBeat], lease_seconds: float) -> None:
+    async def renew_leases(self, heartbeats: list[StreamHeartbeat], lease_seconds: float) -> None:
         """Renew the leases of these streams and record how far each has come."""
         await self._database.execute(
             sql("streams.beat"),
-            [beat.session_id for beat in beats],
-            [beat.lease for beat in beats],
-            [beat.was_heard for beat in beats],
-            [beat.frames for beat in beats],
-            [beat.bytes for beat in beats],
+            [heartbeat.session_id for heartbeat in heartbeats],
+            [heartbeat.lease for heartbeat in heartbeats],
+            [heartbeat.was_active for heartbeat in heartbeats],
+            [heartbeat.frames for heartbeat in heartbeats],
+            [heartbeat.bytes for heartbeat in heartbeats],
             lease_seconds,
         )
 

@@ -249,13 +249,13 @@ async def test_a_client_that_goes_away_frees_its_place_at_once(bridge: Bridge) -
         await client.send(head)
 
         async def is_waiting() -> bool:
-            return (watch.waiting, watch.places) == (1, 1)
+            return (watch.waiting, watch.in_use) == (1, 1)
 
         await until(is_waiting)
         client.reset()
 
         async def is_free() -> bool:
-            return (watch.waiting, watch.places) == (0, 0)
+            return (watch.waiting, watch.in_use) == (0, 0)
 
         await until(is_free, 1.0)
 
@@ -270,16 +270,16 @@ async def test_there_is_a_limit_for_all_and_a_lower_one_for_each_tenant(bridge: 
         ):
             with ExitStack() as places:
                 for taken in range(999):
-                    places.enter_context(watch.place(TenantId(f"ten_{taken % 9}")))
-                with watch.place(TenantId("ten_10")):
+                    places.enter_context(watch.permit(TenantId(f"ten_{taken % 9}")))
+                with watch.permit(TenantId("ten_10")):
                     answer = await api.get(waits[name])
                     problem(answer, 503, "too_many_watchers")
                     assert int(answer.headers["retry-after"]) > 0
             with ExitStack() as places:
                 for _ in range(750):
-                    places.enter_context(watch.place(bridge.tenant_id))
+                    places.enter_context(watch.permit(bridge.tenant_id))
                 problem(await api.get(waits[name]), 503, "too_many_watchers")
-                watch.check_room(TenantId("ten_10"))
+                watch.check_capacity(TenantId("ten_10"))
         async with follow(bridge, session_id, api=api) as followed:
             await followed.until("session.created")
 
@@ -322,7 +322,7 @@ async def test_silence_is_broken_before_a_proxy_hangs_up(bridge: Bridge) -> None
         assert b"event: session.created" in first
         assert [await anext(events) for _ in range(2)] == [b": keep-alive\n\n"] * 2
         await events.aclose()
-        assert services.sessions.timeline_poller.places == 0
+        assert services.sessions.timeline_poller.in_use == 0
 
 
 async def test_a_session_that_the_vendor_never_had_is_over(house: Bridge) -> None:

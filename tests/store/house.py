@@ -136,7 +136,9 @@ class House:
         """A session that was ended and of which the vendor was told; its results are due."""
         session_id = await self.create(templates=list(templates), **fields)
         lease = await self.begin_end(session_id, reconcile_seconds=reconcile_seconds)
-        recorded = await self.rows.sessions.record_end_told(session_id, lease, VendorEnd(files_received=1))
+        recorded = await self.rows.sessions.record_end_confirmed(
+            session_id, lease, VendorEnd(files_received=1)
+        )
         assert recorded.was_ours
         return session_id
 

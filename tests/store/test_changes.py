@@ -308,7 +308,7 @@ async def test_a_mark_changes_whenever_the_timeline_does_and_only_then(house):
     destination = await house.add_destination()
 
     async def mark() -> str:
-        return (await house.rows.sessions.marks([session_id]))[session_id]
+        return (await house.rows.sessions.timeline_tokens([session_id]))[session_id]
 
     async def record(outcome: Any) -> None:
         (job,) = await house.claim_deliveries()

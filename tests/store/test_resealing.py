@@ -104,9 +104,9 @@ async def test_every_value_is_brought_under_the_first_key_and_nothing_else_chang
     assert set(counts[OF[OLD]].places) == SEALED  # nothing was left out of this test, nor is it out of counts
     rest = await rest_of(connection)
     async with open_house(database_url, connection, NEW, OLD, tenant=tenant) as house:
-        standings = await house.rows.sessions.standings([made["session"], made["open"]])
+        standings = await house.rows.sessions.state_tokens([made["session"], made["open"]])
         walks = await walk(house.rows)
-        assert await house.rows.sessions.standings([made["session"], made["open"]]) == standings
+        assert await house.rows.sessions.state_tokens([made["session"], made["open"]]) == standings
     assert await rest_of(connection) == rest
     old, new = Keyring([OLD]), Keyring([NEW])
     for table in SEALED_TABLES:

@@ -121,8 +121,8 @@ async def test_an_owed_end_carries_the_number_of_stored_chunks(house):
     (owed,) = await house.rows.sessions.claim_pending_calls(5, 60)
     assert (owed.call, owed.chunks, owed.attempts, owed.upload) == ("end", 3, 2, "chunked")
     told = VendorEnd(files_received=3)
-    assert not (await house.rows.sessions.record_end_told(session_id, old, told)).was_ours
-    assert (await house.rows.sessions.record_end_told(session_id, owed.lease, told)).was_ours
+    assert not (await house.rows.sessions.record_end_confirmed(session_id, old, told)).was_ours
+    assert (await house.rows.sessions.record_end_confirmed(session_id, owed.lease, told)).was_ours
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ async def test_chunks_that_the_vendor_s_list_lacks_are_recorded_and_counted(hous
         assert await house.store_chunk(session_id, sequence)
     await house.claim_chunk(session_id, 3, b"never confirmed")
     lease, before = await house.begin_end(session_id), AUDIO_INCOMPLETE._value.get()
-    recorded = await house.rows.sessions.record_end_told(session_id, lease, told)
+    recorded = await house.rows.sessions.record_end_confirmed(session_id, lease, told)
     assert recorded == EndRecorded(was_ours=True, missing=missing)
     assert await house.value("SELECT audio_missing FROM sessions") == missing
     assert AUDIO_INCOMPLETE._value.get() - before == (missing is not None)
-    again = await house.rows.sessions.record_end_told(session_id, lease, told)
+    again = await house.rows.sessions.record_end_confirmed(session_id, lease, told)
     assert (again.was_ours, AUDIO_INCOMPLETE._value.get() - before) == (False, missing is not None)
 
 
@@ -156,7 +156,7 @@ async def test_of_a_stream_no_chunk_is_missing(house):
     session_id = await house.create(upload="stream")
     lease = await house.begin_end(session_id)
     told = VendorEnd(files_received=0, sequences=[])
-    assert (await house.rows.sessions.record_end_told(session_id, lease, told)).missing is None
+    assert (await house.rows.sessions.record_end_confirmed(session_id, lease, told)).missing is None
 
 
 async def test_of_many_ends_at_once_exactly_one_ends_it(house):
@@ -333,7 +333,7 @@ async def test_a_session_with_audio_that_expires_soon_is_told_of_once(house):
 
 async def test_statuses_are_read_for_all_who_wait_at_once(house):
     one, other = await house.create(), await house.end(NOTE)
-    found = await house.rows.sessions.standings([one, other, SessionId("ses_unknown")])
+    found = await house.rows.sessions.state_tokens([one, other, SessionId("ses_unknown")])
     assert found == {one: "created", other: "processing"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.domain.models import StreamBeat, StreamEnd
+from service.domain.models import StreamEnd, StreamHeartbeat
 from tests.store.house import House, new_tenant
 from tests.unit.makers import make_lease
 
@@ -56,10 +56,10 @@ async def test_a_holder_is_asked_to_yield_only_when_its_client_is_silent(house: 
     await rows.claim(session_id, lease, 60)
     assert not await rows.ask_to_yield(session_id, 5)
     await house.connection.execute("UPDATE streams SET heard_at = now() - interval '6 seconds'")
-    beat = StreamBeat(session_id=session_id, lease=lease, was_heard=False, frames=1, bytes=2)
-    await rows.beat([beat], 60)
+    beat = StreamHeartbeat(session_id=session_id, lease=lease, was_active=False, frames=1, bytes=2)
+    await rows.renew_leases([beat], 60)
     assert await rows.ask_to_yield(session_id, 5)
-    (look,) = await rows.look([session_id])
+    (look,) = await rows.read_states([session_id])
     assert (look.is_yielding, look.lease) == (True, lease)
 
 
@@ -67,10 +67,10 @@ async def test_hearing_the_client_keeps_the_stream(house: House) -> None:
     rows, session_id, lease = house.rows.streams, await house.create(upload="stream"), make_lease()
     await rows.claim(session_id, lease, 60)
     await house.connection.execute("UPDATE streams SET heard_at = now() - interval '6 seconds'")
-    beat = StreamBeat(session_id=session_id, lease=lease, was_heard=True, frames=1, bytes=2)
-    await rows.beat([beat], 60)
+    beat = StreamHeartbeat(session_id=session_id, lease=lease, was_active=True, frames=1, bytes=2)
+    await rows.renew_leases([beat], 60)
     assert not await rows.ask_to_yield(session_id, 5)
-    await rows.let_go(session_id, lease)
+    await rows.announce_end(session_id, lease)
     assert await rows.ask_to_yield(session_id, 5), "one that is about to end is waited for, not fought"
 
 
@@ -80,8 +80,8 @@ async def test_beats_renew_the_lease_and_tell_that_there_is_audio(house: House) 
     await rows.claim(session_id, lease, 1)
     await rows.claim(quiet, make_lease(), 1)
     await house.connection.execute("UPDATE streams SET lease_until = now() + interval '1 second'")
-    beats = [StreamBeat(session_id=session_id, lease=lease, was_heard=True, frames=3, bytes=9)]
-    await rows.beat([*beats, beats[0]], 60)
+    beats = [StreamHeartbeat(session_id=session_id, lease=lease, was_active=True, frames=3, bytes=9)]
+    await rows.renew_leases([*beats, beats[0]], 60)
     assert await house.value("SELECT status FROM sessions WHERE id = $1", session_id) == "recording"
     assert await house.value("SELECT status FROM sessions WHERE id = $1", quiet) == "created"
     left = "SELECT lease_until > now() + interval '30 seconds' FROM streams WHERE session_id = $1"
@@ -92,8 +92,8 @@ async def test_beats_renew_the_lease_and_tell_that_there_is_audio(house: House) 
 async def test_a_beat_of_a_lost_lease_renews_nothing(house: House) -> None:
     rows, session_id, lost = house.rows.streams, await house.create(upload="stream"), make_lease()
     await rows.claim(session_id, make_lease(), 1)
-    beat = StreamBeat(session_id=session_id, lease=lost, was_heard=True, frames=3, bytes=9)
-    await rows.beat([beat], 600)
+    beat = StreamHeartbeat(session_id=session_id, lease=lost, was_active=True, frames=3, bytes=9)
+    await rows.renew_leases([beat], 600)
     assert await house.value("SELECT lease_until < now() + interval '60 seconds' FROM streams")
 
 

@@ -168,12 +168,14 @@ class MemorySessions:
     async def ending(self, tenant_id: TenantId, session_id: SessionId) -> AsyncIterator[MemoryEnd | None]:
         yield MemoryEnd(self, self.state) if self.state is not None else None
 
-    async def record_end_told(self, session_id: SessionId, lease: Lease, told: VendorEnd) -> EndRecorded:
+    async def record_end_confirmed(
+        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd
+    ) -> EndRecorded:
         self.recorded.append("end_told")
-        self.told = told
+        self.told = confirmed
         return EndRecorded(was_ours=True, missing=self.missing)
 
-    async def record_cancel_told(self, session_id: SessionId, lease: Lease) -> None:
+    async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:
         self.recorded.append("cancel_told")
 
     async def claim_pending_calls(
@@ -192,7 +194,7 @@ class MemoryEnd:
     async def begin(self, lease: Lease, *, lease_seconds: float, reconcile_seconds: float) -> None:
         self._store.recorded.append("end_begun")
         self._store.state = msgspec.structs.replace(
-            self.state, status="processing", owed="end", owed_is_free=False
+            self.state, status="processing", pending_call="end", pending_call_is_free=False
         )
 
     async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:

@@ -181,7 +181,7 @@ async def test_large_answers_are_counted_until_they_are_forgotten() -> None:
     results: dict[str, Any] = {"operation": "get", "headers": {}, "max_bytes": 1_000_000}
     async with open_peer(saying(content)) as peer, make_http_client(memory=memory) as http:
         first = await exchange(http, "GET", peer.url + "/", **results)
-        assert memory.taken_bytes == 5 * 600_000  # with what will be decoded from it
+        assert memory.used_bytes == 5 * 600_000  # with what will be decoded from it
         second = asyncio.create_task(exchange(http, "GET", peer.url + "/", **results))
         while not memory.waiting:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.001)
@@ -191,7 +191,7 @@ async def test_large_answers_are_counted_until_they_are_forgotten() -> None:
         assert size == 600_000
         del second
         await asyncio.sleep(0)  # the loop, too, forgets what it has just woken us for
-        assert memory.taken_bytes == 0
+        assert memory.used_bytes == 0
 
 
 async def test_an_answer_of_unknown_length_is_counted_as_the_longest() -> None:
@@ -204,7 +204,7 @@ async def test_an_answer_of_unknown_length_is_counted_as_the_longest() -> None:
         with pytest.raises(VendorFailure):
             await exchange(http, "GET", peer.url + "/", **results)
         assert memory.peak_bytes == 5 * 900_000
-        assert memory.taken_bytes == 0
+        assert memory.used_bytes == 0
 
 
 async def test_what_an_answer_of_unknown_length_does_not_need_is_given_back_once_it_is_read() -> None:
@@ -218,12 +218,12 @@ async def test_what_an_answer_of_unknown_length_does_not_need_is_given_back_once
 
     async with open_peer(talk) as peer, make_http_client(memory=memory) as http:
         answer = await exchange(http, "GET", peer.url + "/", **results)
-        assert (memory.peak_bytes, memory.taken_bytes) == (5 * 900_000, 5 * len(answer.body))
+        assert (memory.peak_bytes, memory.used_bytes) == (5 * 900_000, 5 * len(answer.body))
 
 
 async def test_without_room_the_answer_comes_another_time() -> None:
     memory = MemoryBudget(5_000_000, patience_seconds=0.05)
-    assert await memory.take(4_900_000)
+    assert await memory.acquire(4_900_000)
     async with open_peer(saying(b"a" * 600_000)) as peer, make_http_client(memory=memory) as http:
         with pytest.raises(VendorTimeout):
             await exchange(http, "GET", peer.url + "/", operation="get", headers={}, max_bytes=1_000_000)

@@ -80,7 +80,7 @@ async def test_a_flood_of_unknown_keys_is_a_few_questions_and_hurts_no_good_one(
     flood = [asyncio.create_task(who_is.principal(f"unknown {number}")) for number in range(90)]
     late = asyncio.create_task(who_is.principal("good"))  # one that this process has not seen
     again = asyncio.create_task(who_is.principal("good"))
-    await until(lambda: len(who_is._strangers) >= 90)
+    await until(lambda: len(who_is._unknown) >= 90)
     keys.gate.set()
     assert await asyncio.gather(*flood) == [None] * 90
     assert await late == await again == WHO
@@ -129,7 +129,7 @@ async def test_the_line_of_unknown_keys_is_bounded(keys: Keys, who_is: ApiKeyLoo
     first = asyncio.create_task(who_is.principal("unknown"))
     await until(lambda: len(keys.asked) == 2)
     line = [asyncio.create_task(who_is.principal(f"unknown {number}")) for number in range(100)]
-    await until(lambda: len(who_is._strangers) == 100)
+    await until(lambda: len(who_is._unknown) == 100)
     with pytest.raises(RateLimited) as refused:
         await who_is.principal("one more")
     assert refused.value.retry_after_seconds == 1
@@ -172,7 +172,7 @@ async def test_whoever_waits_is_let_go_when_the_process_closes(keys: Keys) -> No
 
 
 async def test_a_revocation_is_seen_while_a_call_is_answered(keys: Keys) -> None:
-    revocations = RevocationPoller(keys.active_keys, look_seconds=0.001)
+    revocations = RevocationPoller(keys.active_keys, interval_seconds=0.001)
     with revocations.watching(WHO.key_id):
         with revocations.watching(WHO.key_id):
             await asyncio.sleep(0.01)

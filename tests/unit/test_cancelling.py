@@ -16,7 +16,7 @@ from service.domain.errors import (
 )
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.models import PendingCall
-from service.domain.sessions.cancellation import Cancelling
+from service.domain.sessions.cancellation import SessionCanceller
 from tests.unit.fakes import MemorySessions, ScriptedVendor
 from tests.unit.makers import SESSION, TENANT, TurnedClock, make_lease
 from tests.unit.test_session_life import make_life
@@ -44,7 +44,7 @@ def owed(attempts: int = 1) -> PendingCall:
 async def tell(answer: Any, attempts: int = 1) -> MemorySessions:
     vendor, store = ScriptedVendor(), MemorySessions()
     vendor.cancels = [answer]
-    await Cancelling(store=store, vendor=vendor, clock=TurnedClock()).tell(owed(attempts))
+    await SessionCanceller(store=store, vendor=vendor, clock=TurnedClock()).cancel_at_vendor(owed(attempts))
     assert vendor.calls == ["cancel"]
     return store
 
@@ -76,7 +76,9 @@ async def test_whoever_goes_away_leaves_the_debt_to_the_sweep():
             await asyncio.Event().wait()
 
     store = MemorySessions()
-    task = asyncio.create_task(Cancelling(store=store, vendor=Hanging(), clock=TurnedClock()).tell(owed()))
+    task = asyncio.create_task(
+        SessionCanceller(store=store, vendor=Hanging(), clock=TurnedClock()).cancel_at_vendor(owed())
+    )
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -86,7 +88,7 @@ async def test_whoever_goes_away_leaves_the_debt_to_the_sweep():
 
 async def test_the_sweep_pays_it():
     vendor, store = ScriptedVendor(), MemorySessions()
-    await make_life(store, vendor, TurnedClock()).pay(owed())
+    await make_life(store, vendor, TurnedClock()).process_pending_call(owed())
     assert (vendor.calls, store.recorded) == (["cancel"], ["cancel_told"])
 
 

@@ -27,11 +27,11 @@ class Times:
         self.steady += seconds
 
     def database(self, off: float = 0.0) -> None:
-        self.clock.hear_database(self.true + off, self.steady)
+        self.clock.observe_database_time(self.true + off, self.steady)
 
     def vendor(self, off: float = 0.0) -> None:
         at = START.fromtimestamp(self.true + off, START.tzinfo)
-        self.clock.hear_vendor(format_datetime(at, usegmt=True))
+        self.clock.observe_vendor_date(format_datetime(at, usegmt=True))
 
     @property
     def error(self) -> float:
@@ -87,7 +87,7 @@ def test_a_date_that_says_nothing_is_passed_over(date):
     times = Times()
     times.off = 600
     times.database()
-    times.clock.hear_vendor(date)
+    times.clock.observe_vendor_date(date)
     assert times.error == pytest.approx(0, abs=0.01)
 
 

@@ -99,11 +99,11 @@ async def test_contents_and_their_values_are_counted_until_the_result_is_forgott
     async with eka.client(memory=memory) as client:
         found = await client.get_session(DEFAULT_ACCOUNT, SESSION, NOTE)
         assert found.documents[0].data == content.decode()
-        assert memory.taken_bytes == 5 * len(content)
+        assert memory.used_bytes == 5 * len(content)
         del found
-        assert memory.taken_bytes == 0
+        assert memory.used_bytes == 0
         # Taken for an empty document it would be given up after ten minutes.
-        assert await memory.take(memory.max_bytes)
+        assert await memory.acquire(memory.max_bytes)
         with pytest.raises(VendorTimeout):
             await client.get_session(DEFAULT_ACCOUNT, SESSION, NOTE)
 
@@ -113,9 +113,9 @@ async def test_a_result_s_values_are_counted_until_it_is_forgotten() -> None:
     eka = ScriptedEka((200, {"status": "completed", "transcript": "a" * 100_000}))
     async with eka.client(memory=memory) as client:
         found = await client.get_session(DEFAULT_ACCOUNT, SESSION, UNFILTERED)
-        assert memory.taken_bytes > 5 * 100_000
+        assert memory.used_bytes > 5 * 100_000
         del found
-        assert memory.taken_bytes == 0
+        assert memory.used_bytes == 0
 
 
 def saying(*answer: bytes) -> Any:

@@ -23,7 +23,7 @@ async def test_any_5xx_may_have_made_the_session(status: int, body: Any) -> None
     eka, store = ScriptedEka((status, body), (202, MADE)), MemorySessions()
     async with eka.client() as client:
         life = make_life(store, client, TurnedClock())
-        await life.establish(make_plan(upload="stream"), make_lease(), maybe_sent=False)
+        await life.create_at_vendor(make_plan(upload="stream"), make_lease(), maybe_sent=False)
     assert [each.method for each in eka.sent] == ["POST", "GET"]
     assert store.recorded == ["created"]
     assert store.created is not None
@@ -34,7 +34,7 @@ async def test_an_unreadable_success_may_have_made_it_too() -> None:
     eka, store = ScriptedEka((201, []), (202, MADE)), MemorySessions()
     async with eka.client() as client:
         life = make_life(store, client, TurnedClock())
-        await life.establish(make_plan(), make_lease(), maybe_sent=False)
+        await life.create_at_vendor(make_plan(), make_lease(), maybe_sent=False)
     assert [each.method for each in eka.sent] == ["POST", "GET"]
 
 

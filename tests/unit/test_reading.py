@@ -47,9 +47,9 @@ async def test_one_entry_an_hour_for_each_key_object_and_action(store, clock, tr
     clock.at = clock.at.replace(minute=0)
     for _ in range(3):
         clock.at += timedelta(minutes=19)
-        await trail.note(me, "session.read", ["ses_1", "ses_2"])
-        await trail.note(other, "session.read", ["ses_1"])
-        await trail.note(me, "document.read", ["ses_1"])
+        await trail.record(me, "session.read", ["ses_1", "ses_2"])
+        await trail.record(other, "session.read", ["ses_1"])
+        await trail.record(me, "document.read", ["ses_1"])
     assert sorted(store.entries) == [
         ("key_1", "document.read", "ses_1"),
         ("key_1", "session.read", "ses_1"),
@@ -58,22 +58,22 @@ async def test_one_entry_an_hour_for_each_key_object_and_action(store, clock, tr
     ]
     store.entries.clear()
     clock.at += timedelta(hours=1)
-    await trail.note(me, "session.read", ["ses_1"])
-    await trail.note(me, "session.read", ["ses_1"])
+    await trail.record(me, "session.read", ["ses_1"])
+    await trail.record(me, "session.read", ["ses_1"])
     assert store.entries == [("key_1", "session.read", "ses_1")]
 
 
 async def test_what_could_not_be_recorded_is_with_the_next_read(store, trail):
     store.is_away = True
-    await trail.note(make_principal(), "session.read", ["ses_1"])
+    await trail.record(make_principal(), "session.read", ["ses_1"])
     store.is_away = False
-    await trail.note(make_principal(), "session.read", ["ses_1"])
+    await trail.record(make_principal(), "session.read", ["ses_1"])
     assert store.entries == [("key_1", "session.read", "ses_1")]
 
 
 async def test_what_it_remembers_is_bounded_and_forgetting_loses_no_entry(store, clock):
     trail = ReadAudit(store=store, clock=clock, max_remembered=2)
     for name in ("a", "b", "c", "a"):
-        await trail.note(make_principal(), "session.read", [name])
+        await trail.record(make_principal(), "session.read", [name])
     assert [each[2] for each in store.entries] == ["a", "b", "c", "a"]
     assert len(trail._hours) == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.domain.errors import NotFound, StoreUnavailable
-from service.domain.write_retry import record
+from service.domain.write_retry import write_until_stored
 from tests.unit.makers import TurnedClock
 
 
@@ -26,19 +26,19 @@ class Store:
 
 async def test_a_record_is_written_as_soon_as_the_database_is_back():
     store, clock = Store(away=7), TurnedClock()
-    assert await record(store.write, clock) == "written"
+    assert await write_until_stored(store.write, clock) == "written"
     assert (store.writes, clock.waits) == (8, [0.5] * 7)
 
 
 async def test_a_database_that_stays_away_is_given_up_after_twenty_seconds():
     store, clock = Store(away=1000), TurnedClock()
     with pytest.raises(StoreUnavailable):
-        await record(store.write, clock)
+        await write_until_stored(store.write, clock)
     assert sum(clock.waits) == 20
 
 
 async def test_another_error_is_not_tried_again():
     store = Store(away=1, error=NotFound("gone"))
     with pytest.raises(NotFound):
-        await record(store.write, TurnedClock())
+        await write_until_stored(store.write, TurnedClock())
     assert store.writes == 1

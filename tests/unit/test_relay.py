@@ -230,7 +230,7 @@ async def test_audio_that_needs_no_waiting_is_passed_on_at_once_and_counted(pair
     await pair.say(b"1")
     assert pair.client.take(b"22")
     assert pair.vendor.taken == [b"1", b"22"]
-    assert (pair.relay.frames, pair.relay.bytes, pair.relay.was_heard) == (2, 3, True)
+    assert (pair.relay.frames, pair.relay.bytes, pair.relay.was_active) == (2, 3, True)
     await pair.say(ClientGone(1000))
     await pair.close_reason()
 

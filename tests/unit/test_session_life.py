@@ -59,8 +59,8 @@ class Desk:
         self.clock = TurnedClock()
         self.life = make_life(self.store, self.vendor, self.clock)
 
-    async def establish(self, *, maybe_sent: bool = False) -> None:
-        await self.life.establish(make_plan(), make_lease(), maybe_sent=maybe_sent)
+    async def create_at_vendor(self, *, maybe_sent: bool = False) -> None:
+        await self.life.create_at_vendor(make_plan(), make_lease(), maybe_sent=maybe_sent)
 
     async def end(self, **request: Any) -> None:
         await self.life.end(make_principal(), SESSION, SessionEnd(**request))
@@ -99,7 +99,7 @@ def creating(*creates: Any, asks: tuple[Any, ...] = (MISSING,)) -> Desk:
 
 async def test_a_create_that_is_answered_is_made_once_and_recorded():
     desk = creating(MADE)
-    await desk.establish()
+    await desk.create_at_vendor()
     assert desk.vendor.calls == ["create"]
     assert (desk.store.recorded, desk.store.created) == (["created"], MADE)
 
@@ -107,28 +107,28 @@ async def test_a_create_that_is_answered_is_made_once_and_recorded():
 @pytest.mark.parametrize("unclear", [LOST, BROKEN])
 async def test_after_an_unclear_create_it_asks_and_finds_the_session(unclear):
     desk = creating(unclear, asks=(OPEN,))
-    await desk.establish()
+    await desk.create_at_vendor()
     assert desk.vendor.calls == ["create", "ask"]
     assert desk.store.created == VendorSession(upload_url="u", expires_at=None)
 
 
 async def test_only_a_404_lets_it_send_the_create_again():
     desk = creating(LOST, MADE, asks=(MISSING,))
-    await desk.establish()
+    await desk.create_at_vendor()
     assert desk.vendor.calls == ["create", "ask", "create"]
     assert desk.store.created == MADE
 
 
 async def test_an_ask_that_fails_is_asked_again_and_not_taken_for_a_no():
     desk = creating(LOST, MADE, asks=(UNSENT, OPEN))
-    await desk.establish()
+    await desk.create_at_vendor()
     assert desk.vendor.calls == ["create", "ask", "ask"]
     assert desk.store.recorded == ["created"]
 
 
 async def test_a_create_that_was_never_sent_is_repeated_without_asking():
     desk = creating(UNSENT, UNSENT, MADE)
-    await desk.establish()
+    await desk.create_at_vendor()
     assert desk.vendor.calls == ["create", "create", "create"]
     assert len(desk.clock.waits) == 2
     assert desk.clock.waits == sorted(desk.clock.waits)
@@ -136,17 +136,17 @@ async def test_a_create_that_was_never_sent_is_repeated_without_asking():
 
 async def test_a_call_that_may_have_been_sent_before_begins_by_asking():
     desk = creating(MADE, asks=(OPEN,))
-    await desk.establish(maybe_sent=True)
+    await desk.create_at_vendor(maybe_sent=True)
     assert desk.vendor.calls == ["ask"]
     desk = creating(MADE, asks=(MISSING,))
-    await desk.establish(maybe_sent=True)
+    await desk.create_at_vendor(maybe_sent=True)
     assert desk.vendor.calls == ["ask", "create"]
 
 
 async def test_it_gives_up_after_three_tries_and_the_debt_stays():
     desk = creating(UNSENT)
     with pytest.raises(VendorUnavailable):
-        await desk.establish()
+        await desk.create_at_vendor()
     assert desk.vendor.calls == ["create"] * 3
     assert desk.store.recorded == ["postponed"]
     assert desk.store.postponed_seconds[0] > 0
@@ -155,7 +155,7 @@ async def test_it_gives_up_after_three_tries_and_the_debt_stays():
 async def test_a_refusal_ends_it_at_once():
     desk = creating(REFUSED)
     with pytest.raises(VendorRefused):
-        await desk.establish()
+        await desk.create_at_vendor()
     assert desk.vendor.calls == ["create"]
     assert (desk.store.recorded, desk.store.error_code) == (["never_created"], "vendor_error")
 
@@ -163,7 +163,7 @@ async def test_a_refusal_ends_it_at_once():
 async def test_a_long_retry_after_is_reported_and_not_waited_for():
     desk = creating(VendorUnavailable("busy", sent=False, retry_after_seconds=30.0), MADE)
     with pytest.raises(VendorUnavailable) as failure:
-        await desk.establish()
+        await desk.create_at_vendor()
     assert failure.value.retry_after_seconds == 30.0
     assert (desk.vendor.calls, desk.clock.waits) == (["create"], [])
     assert desk.store.recorded == ["postponed"]
@@ -171,7 +171,7 @@ async def test_a_long_retry_after_is_reported_and_not_waited_for():
 
 async def test_a_short_retry_after_is_waited_for():
     desk = creating(VendorUnavailable("busy", sent=False, retry_after_seconds=4.0), MADE)
-    await desk.establish()
+    await desk.create_at_vendor()
     assert desk.clock.waits == [4.0]
     assert desk.vendor.calls == ["create", "create"]
 
@@ -180,7 +180,7 @@ async def test_a_session_that_another_call_took_over_is_not_answered_as_ours():
     desk = creating(MADE)
     desk.store.has_lease = False
     with pytest.raises(VendorUnavailable):
-        await desk.establish()
+        await desk.create_at_vendor()
     assert desk.store.recorded == []
 
 
@@ -207,7 +207,7 @@ async def test_a_caller_that_goes_away_leaves_the_debt_in_its_row(call):
     vendor, store = Hanging(), MemorySessions(ended_state())
     life = make_life(store, vendor, TurnedClock())
     work = (
-        life.establish(make_plan(), make_lease(), maybe_sent=False)
+        life.create_at_vendor(make_plan(), make_lease(), maybe_sent=False)
         if call == "create"
         else life.end(make_principal(), SESSION, SessionEnd())
     )
@@ -283,7 +283,7 @@ def test_no_vendor_gets_a_second_create_whatever_is_lost(data, runs):
         for run in range(runs):
             before = len(store.recorded)
             try:
-                await life.establish(make_plan(), make_lease(), maybe_sent=run > 0)
+                await life.create_at_vendor(make_plan(), make_lease(), maybe_sent=run > 0)
             except VendorUnreachable:
                 assert store.recorded[before:] == ["postponed"]
             else:
@@ -304,7 +304,7 @@ def test_no_vendor_gets_a_second_end_whatever_is_lost(data, runs):
     async def repeat() -> None:
         for _ in range(runs):
             store.recorded.clear()
-            await life.pay(make_owed("end"))
+            await life.process_pending_call(make_owed("end"))
             assert store.recorded in (["postponed"], ["end_told"])
             if store.recorded == ["end_told"]:
                 return
@@ -325,8 +325,8 @@ def ended_state(**fields: Any) -> EndState:
         "status": "recording",
         "upload": "chunked",
         "templates": ["t"],
-        "owed": None,
-        "owed_is_free": True,
+        "pending_call": None,
+        "pending_call_is_free": True,
         "is_past": False,
         "sequences": [0, 1, 2],
     }
@@ -372,7 +372,7 @@ async def test_by_the_protocol_s_rule_a_stream_may_be_ended_unheard():
         ({"is_past": True}, {}, SessionExpired, None),
         ({"status": "expired"}, {}, SessionExpired, None),
         ({"status": "cancelled"}, {}, SessionEnded, None),
-        ({"owed": "create", "status": "created"}, {}, SessionNotReady, None),
+        ({"pending_call": "create", "status": "created"}, {}, SessionNotReady, None),
     ],
 )
 async def test_an_end_that_cannot_be_is_refused_and_nobody_is_told(state, request_, error, missing):
@@ -403,19 +403,19 @@ async def test_a_session_of_nobody_s_cannot_be_ended():
 
 @pytest.mark.parametrize("status", ["processing", "completed", "partial", "failed"])
 async def test_calling_end_again_calls_nobody(status):
-    desk = ending(status=status, owed=None)
+    desk = ending(status=status, pending_call=None)
     await desk.end(chunks=99)
     assert (desk.vendor.calls, desk.store.recorded) == ([], [])
 
 
 async def test_calling_end_while_another_call_is_at_it_calls_nobody():
-    desk = ending(status="processing", owed="end", owed_is_free=False)
+    desk = ending(status="processing", pending_call="end", pending_call_is_free=False)
     await desk.end()
     assert (desk.vendor.calls, desk.store.recorded) == ([], [])
 
 
 async def test_an_end_that_nobody_finished_is_taken_over_and_asked_for_first():
-    desk = ending(status="processing", owed="end", owed_is_free=True)
+    desk = ending(status="processing", pending_call="end", pending_call_is_free=True)
     await desk.end()
     assert desk.store.recorded == ["end_taken_over", "end_told"]
     assert desk.vendor.calls == ["ask"]
@@ -486,14 +486,14 @@ def make_owed(call: Any, **fields: Any) -> PendingCall:
 )
 async def test_an_abandoned_create_is_looked_for_and_never_made(answer, attempts, recorded):
     desk = creating(MADE, asks=(answer,))
-    await desk.life.pay(make_owed("create", attempts=attempts))
+    await desk.life.process_pending_call(make_owed("create", attempts=attempts))
     assert desk.vendor.calls == ["ask"]
     assert desk.store.recorded == recorded
 
 
 async def test_an_abandoned_end_is_asked_for_before_it_is_told_again():
     desk = ending(asks=(OPEN,))
-    await desk.life.pay(make_owed("end"))
+    await desk.life.process_pending_call(make_owed("end"))
     assert (desk.vendor.calls, desk.store.recorded) == (["ask", "end"], ["end_told"])
 
 
@@ -519,7 +519,7 @@ async def test_a_gate_that_is_closed_is_told_at_once_and_is_no_try():
     desk = Desk()
     desk.vendor.creates = [CLOSED]
     with pytest.raises(VendorCallHeldBack):
-        await desk.establish()
+        await desk.create_at_vendor()
     assert (desk.vendor.calls, desk.clock.waits) == (["create"], [])
     assert (desk.store.recorded, desk.store.postponed_seconds) == (["given_back"], [pytest.approx(3.15)])
 
@@ -528,7 +528,7 @@ async def test_a_gate_that_is_closed_is_told_at_once_and_is_no_try():
 async def test_what_is_owed_is_not_given_up_for_a_gate_that_is_closed(call):
     desk = Desk()
     desk.vendor.answers[UNFILTERED] = [CLOSED]
-    await desk.life.pay(make_owed(call, attempts=99))
+    await desk.life.process_pending_call(make_owed(call, attempts=99))
     assert desk.store.recorded == ["given_back"]
 
 
@@ -536,5 +536,5 @@ async def test_what_is_owed_is_not_given_up_for_a_gate_that_is_closed(call):
 async def test_a_worker_that_lacks_a_key_leaves_what_is_owed_to_another_and_counts_no_try(call):
     desk = Desk()
     desk.vendor.answers[UNFILTERED] = [EncryptionKeyMissing("no key", key_ids=["00000000"])]
-    await desk.life.pay(make_owed(call, attempts=99))
+    await desk.life.process_pending_call(make_owed(call, attempts=99))
     assert (desk.store.recorded, desk.store.postponed_seconds) == (["given_back"], [10.0])

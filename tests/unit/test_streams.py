@@ -25,7 +25,7 @@ from service.domain.errors import (
     WrongUpload,
 )
 from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease, SessionId, TenantId
-from service.domain.models import StreamBeat, StreamEnd, StreamLook, StreamSession
+from service.domain.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.lifecycle import Streams
 from service.domain.streams.relay import ClientGone
 from tests.unit.makers import SESSION, TENANT
@@ -55,7 +55,7 @@ class OneStream:
         self.is_yielding = False
         self.is_away = False
         self.status = "created"
-        self.beats: list[StreamBeat] = []
+        self.beats: list[StreamHeartbeat] = []
         self.ends: list[StreamEnd] = []
 
     async def find(self, session_id: SessionId, capability: str) -> StreamSession | None:
@@ -71,14 +71,14 @@ class OneStream:
         self.is_yielding = self.is_yielding or self.is_silent
         return self.is_yielding
 
-    async def let_go(self, session_id: SessionId, lease: Lease) -> None:
+    async def announce_end(self, session_id: SessionId, lease: Lease) -> None:
         self.is_yielding = True
 
-    async def look(self, session_ids: list[SessionId]) -> list[StreamLook]:
+    async def read_states(self, session_ids: list[SessionId]) -> list[StreamState]:
         if self.is_away:
             raise StoreUnavailable("away")
         return [
-            StreamLook(
+            StreamState(
                 session_id=each,
                 lease=self.holder,
                 is_yielding=self.is_yielding,
@@ -88,7 +88,7 @@ class OneStream:
             for each in session_ids
         ]
 
-    async def beat(self, beats: list[StreamBeat], lease_seconds: float) -> None:
+    async def renew_leases(self, beats: list[StreamHeartbeat], lease_seconds: float) -> None:
         self.beats += beats
 
     async def release(self, session_id: SessionId, lease: Lease, end: StreamEnd) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.errors import StoreUnavailable, TooManyWatchers
 from service.domain.ids import SessionId, TenantId
-from service.domain.sessions.change_polling import ChangePoller, share_of
+from service.domain.sessions.change_polling import ChangePoller, tenant_quota
 
 ONE, OTHER = SessionId("ses_1"), SessionId("ses_2")
 ALICE, BOB, CAROL = TenantId("ten_a"), TenantId("ten_b"), TenantId("ten_c")
@@ -85,36 +85,36 @@ async def test_a_process_that_closes_lets_everybody_go_and_holds_nobody():
     watch = ChangePoller(Marks().read)
     waiter = asyncio.create_task(watch.changed(ONE, "a", 60))
     await waiting(watch, 1)
-    watch.let_go()
+    watch.close()
     assert await waiter is None
     assert await watch.changed(ONE, "a", 60) is None
     await watch.stop()
 
 
 async def test_places_are_limited_and_given_back():
-    watch = ChangePoller(Marks().read, max_places=3)
-    with watch.place(ALICE), watch.place(ALICE), watch.place(BOB):
+    watch = ChangePoller(Marks().read, max_waiters=3)
+    with watch.permit(ALICE), watch.permit(ALICE), watch.permit(BOB):
         with pytest.raises(TooManyWatchers):
-            watch.check_room(CAROL)
-        with pytest.raises(TooManyWatchers), watch.place(CAROL):
+            watch.check_capacity(CAROL)
+        with pytest.raises(TooManyWatchers), watch.permit(CAROL):
             pass
-        assert watch.places == 3
-    assert watch.places == 0
+        assert watch.in_use == 3
+    assert watch.in_use == 0
 
 
 async def test_one_tenant_leaves_places_for_others():
-    watch = ChangePoller(Marks().read, max_places=4)
-    with watch.place(ALICE), watch.place(ALICE), watch.place(ALICE):
+    watch = ChangePoller(Marks().read, max_waiters=4)
+    with watch.permit(ALICE), watch.permit(ALICE), watch.permit(ALICE):
         with pytest.raises(TooManyWatchers):
-            watch.check_room(ALICE)
-        with watch.place(BOB):
-            assert watch.places == 4
-    with watch.place(ALICE):
-        assert watch.places == 1
+            watch.check_capacity(ALICE)
+        with watch.permit(BOB):
+            assert watch.in_use == 4
+    with watch.permit(ALICE):
+        assert watch.in_use == 1
 
 
 def test_a_share_is_three_quarters_and_never_nothing():
-    assert [share_of(places) for places in (1, 2, 3, 4, 128, 256, 1000)] == [1, 1, 2, 3, 96, 192, 750]
+    assert [tenant_quota(places) for places in (1, 2, 3, 4, 128, 256, 1000)] == [1, 1, 2, 3, 96, 192, 750]
 
 
 async def test_a_slow_poll_takes_a_sixth_of_the_time_at_most():

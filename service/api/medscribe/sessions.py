@@ -30,7 +30,7 @@ from service.api.medscribe.session_responses import (
 from service.domain.errors import AudioIncomplete, InvalidRequest, NotFound
 from service.domain.ids import SessionId, TemplateId
 from service.domain.models import Principal, ProtocolWords
-from service.domain.read_audit import is_of_patient
+from service.domain.read_audit import has_patient_data
 from service.store.medscribe_queries import MedscribeState
 
 
@@ -167,6 +167,6 @@ async def get_session(
                 raise as_medscribe_error(NotFound("no such document"), 404, "resource_not_found")
     upload_url = await _upload_url(request, services, principal, state)
     status, body = to_response(state, upload_url, documents, is_pending=is_pending)
-    if documents or is_of_patient(state.details.patient, state.transcript):
-        await services.sessions.read_audit.note(principal, "session.read", [state.id])
+    if documents or has_patient_data(state.details.patient, state.transcript):
+        await services.sessions.read_audit.record(principal, "session.read", [state.id])
     return Response(body, status_code=status)

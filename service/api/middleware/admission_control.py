@@ -39,7 +39,7 @@ from service.api.request_classes import RequestClassName, class_of
 from service.concurrency.memory_budget import UPLOADS_BYTES, MemoryBudget
 from service.domain.errors import BridgeError, CallerMistake, Overloaded
 from service.domain.ids import TenantId
-from service.domain.sessions.change_polling import MAX_PLACES, share_of
+from service.domain.sessions.change_polling import MAX_WAITERS, tenant_quota
 from service.http_server import MAX_CONNECTIONS, assign_owner, cut_unread
 from service.settings import Settings
 
@@ -189,7 +189,7 @@ class Permit:
 
     async def reserve_memory(self, size: int) -> bool:
         """Reserve bytes of memory until `release`, waiting up to a second; return False if none are free."""
-        is_reserved = await self._memory.take(size)
+        is_reserved = await self._memory.acquire(size)
         if is_reserved:
             self._memory_bytes += size
         return is_reserved
@@ -197,7 +197,7 @@ class Permit:
     def release(self) -> None:
         """Release everything that this request holds."""
         self._disk.release(self._reserved_bytes)
-        self._memory.give_back(self._memory_bytes)
+        self._memory.release(self._memory_bytes)
         if self._response is not None:
             self._response.release()
         if self._is_acquired:
@@ -251,7 +251,7 @@ class AdmissionControl:
         self._disk = DiskBudget(settings.max_spool_bytes)
         self._response_memory = ResponseMemory()
         self._memory = MemoryBudget(
-            UPLOADS_BYTES, patience_seconds=_MAX_MEMORY_WAIT_SECONDS, vain_seconds=_NO_WAIT_SECONDS
+            UPLOADS_BYTES, patience_seconds=_MAX_MEMORY_WAIT_SECONDS, cooldown_seconds=_NO_WAIT_SECONDS
         )
         self._max_bytes = settings.chunk_max_bytes + _FORM_BYTES
         self._max_connections = settings.max_connections
@@ -316,13 +316,17 @@ def _make_classes(settings: Settings, load_monitor: LoadMonitor) -> dict[Request
     max_requests, max_uploads = settings.max_requests, settings.max_uploads
     max_webhooks = _WEBHOOKS_FACTOR * max_requests
     # ChangePoller limits the requests that wait; this limit is only a second bound.
-    max_waits = 2 * MAX_PLACES + max_requests
+    max_waits = 2 * MAX_WAITERS + max_requests
     classes = (
-        RequestClass("reads", max_requests, max_per_tenant=share_of(max_requests), load_monitor=load_monitor),
-        RequestClass("calls", max_requests, max_per_tenant=share_of(max_requests), load_monitor=load_monitor),
-        RequestClass("uploads", max_uploads, max_per_tenant=share_of(max_uploads)),
+        RequestClass(
+            "reads", max_requests, max_per_tenant=tenant_quota(max_requests), load_monitor=load_monitor
+        ),
+        RequestClass(
+            "calls", max_requests, max_per_tenant=tenant_quota(max_requests), load_monitor=load_monitor
+        ),
+        RequestClass("uploads", max_uploads, max_per_tenant=tenant_quota(max_uploads)),
         RequestClass("webhooks", max_webhooks, max_per_tenant=max_webhooks),
-        RequestClass("waits", max_waits, max_per_tenant=share_of(max_waits)),
+        RequestClass("waits", max_waits, max_per_tenant=tenant_quota(max_waits)),
     )
     return {request_class.name: request_class for request_class in classes}
 

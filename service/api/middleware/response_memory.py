@@ -16,7 +16,7 @@ from service.api.middleware.load_monitor import REFUSED
 from service.concurrency.memory_budget import CLIENT_ANSWERS_BYTES
 from service.domain.errors import Overloaded
 from service.domain.ids import TenantId
-from service.domain.sessions.change_polling import share_of
+from service.domain.sessions.change_polling import tenant_quota
 
 _MAX_WAIT_SECONDS = 5.0
 _CHECK_SECONDS = 0.25
@@ -83,7 +83,7 @@ class ResponseMemory:
         """Reserve bytes for a permit, waiting a few seconds if none are free. Raises Overloaded."""
         loop = asyncio.get_running_loop()
         # A response larger than one tenant's share gets the whole share, or it could never be sent.
-        size = min(size, share_of(self.max_bytes) - permit.size)
+        size = min(size, tenant_quota(self.max_bytes) - permit.size)
         deadline = loop.time() + self._max_wait_seconds
         while not self._fits(permit, size):
             now = loop.time()
@@ -117,7 +117,7 @@ class ResponseMemory:
 
     def _fits(self, permit: ResponsePermit, size: int) -> bool:
         is_free = self.used_bytes + size <= self.max_bytes
-        return is_free and self._used_by_tenant[permit.tenant] + size <= share_of(self.max_bytes)
+        return is_free and self._used_by_tenant[permit.tenant] + size <= tenant_quota(self.max_bytes)
 
     def _disconnect_slow(self, now: float) -> None:
         for permit in list(self._holders):

@@ -97,10 +97,12 @@ async def store_chunk(
     audio_format: AudioFormat,
     audio: Audio,
 ) -> ChunkStored:
-    """Store one chunk and count the outcome; raises as AudioUploads.take does."""
+    """Store one chunk and count the outcome; raises as AudioUploads.accept_chunk does."""
     outcome = "failed"
     try:
-        stored = await services.audio.uploads.take(principal, session_id, sequence, audio_format, audio)
+        stored = await services.audio.uploads.accept_chunk(
+            principal, session_id, sequence, audio_format, audio
+        )
         outcome = "stored"
         BYTES.inc(audio.size)
     except (VendorUnreachable, StoreUnavailable):

@@ -88,8 +88,8 @@ async def follow_events(
         cursor = await EventCursor.resume(last_event_id, queries.entry_pages(SessionId(session_id)))
         if is_over and not await _has_more(services, SessionId(session_id), cursor):
             return Response(None, status_code=204)
-    services.sessions.timeline_poller.check_room(principal.tenant_id)
-    on_shutdown(request.scope, services.sessions.timeline_poller.let_go)
+    services.sessions.timeline_poller.check_capacity(principal.tenant_id)
+    on_shutdown(request.scope, services.sessions.timeline_poller.close)
     return Stream(
         _follow(services, principal, SessionId(session_id), cursor),
         media_type=_MEDIA_TYPE,
@@ -113,7 +113,7 @@ async def _follow(
 ) -> AsyncGenerator[bytes, None]:
     poller, queries = services.sessions.timeline_poller, services.sessions.queries
     mark: str | None = ""
-    with poller.place(principal.tenant_id), services.access.revocations.watching(principal.key_id):
+    with poller.permit(principal.tenant_id), services.access.revocations.watching(principal.key_id):
         while mark is not None:
             try:
                 # `is_over` is read before the entries. In the other order, the stream could end without

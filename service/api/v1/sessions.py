@@ -21,7 +21,7 @@ from service.api.timestamps import MOMENT, read_moment
 from service.domain.errors import ClientDisconnected
 from service.domain.ids import SessionId
 from service.domain.models import Principal
-from service.domain.sessions.change_polling import is_over, standing
+from service.domain.sessions.change_polling import is_final, state_token
 from service.http_server import on_shutdown
 from service.store.paging import after_cursor
 from service.store.session_queries import SessionFilter
@@ -106,10 +106,12 @@ async def get_session(
 ) -> Session:
     """Return a session from the database, without a call to EkaScribe."""
     session = await services.sessions.queries.session(principal.tenant_id, SessionId(session_id))
-    if wait > 0 and not is_over(standing(session)):
-        on_shutdown(request.scope, services.sessions.change_poller.let_go)
-        with services.sessions.change_poller.place(principal.tenant_id):
-            changed = services.sessions.change_poller.changed(SessionId(session_id), standing(session), wait)
+    if wait > 0 and not is_final(state_token(session)):
+        on_shutdown(request.scope, services.sessions.change_poller.close)
+        with services.sessions.change_poller.permit(principal.tenant_id):
+            changed = services.sessions.change_poller.changed(
+                SessionId(session_id), state_token(session), wait
+            )
             await _wait_unless_disconnected(request, changed)
         await check_not_revoked(services, principal)
         session = await services.sessions.queries.session(principal.tenant_id, SessionId(session_id))

@@ -1,8 +1,8 @@
-"""Who an API key is, asked of the database on each request, so that a revocation counts at once on every pod.
+"""Looks up API keys in the database on each request, so that a revocation counts at once on every pod.
 
-Keys are 256 random bits: nobody guesses one. What is bounded here is what guessing would cost the database:
-a key that was good of late is asked for at once, all others together, in one question at a time and a pause
-after each. So a flood of unknown keys is fifty small questions a second, and no good key is refused for it.
+Keys are 256 random bits, so nobody can guess one. This module limits the load that guesses put on the
+database: it looks up recently valid keys at once, and all other keys in one batch at a time with a pause
+after each. So a flood of unknown keys costs fifty small queries a second, and valid keys still work.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ class KeyStore(Protocol):
     """Rows of API keys."""
 
     async def hash_of(self, key: str) -> bytes | None:
-        """The keyed hash by which a key is found; None for what cannot be a key of ours."""
+        """Return the keyed hash under which a key is stored; None for text that cannot be a key of ours."""
         ...
 
     async def principals(self, hashes: list[bytes]) -> dict[bytes, Principal]:
-        """Those of the keys that stand, by their hashes."""
+        """Return the principals of the keys that exist and are not revoked, by their hashes."""
         ...
 
 
 class ApiKeyLookup:
-    """Finds whose a key is."""
+    """Finds the principal of an API key."""
 
     def __init__(
         self, store: KeyStore, *, pause_seconds: float = _PAUSE_SECONDS, max_waiting: int = _MAX_WAITING
@@ -43,12 +43,12 @@ class ApiKeyLookup:
         self._pause_seconds = pause_seconds
         self._max_waiting = max_waiting
         self._known: OrderedDict[bytes, None] = OrderedDict()
-        self._familiar = Batcher(self._ask_for_familiar, unavailable=StoreUnavailable)
-        self._strangers: dict[bytes, list[_Future]] = {}
+        self._known_batcher = Batcher(self._look_up_known, unavailable=StoreUnavailable)
+        self._unknown: dict[bytes, list[_Future]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def principal(self, key: str) -> Principal | None:
-        """Return whose a key is, None if it is unknown or was revoked.
+        """Return the principal of a key, or None if the key is unknown or revoked.
 
         Raises RateLimited when too many unknown keys wait already, or StoreUnavailable.
         """
@@ -56,36 +56,36 @@ class ApiKeyLookup:
         if hashed is None:
             return None
         if hashed not in self._known:
-            return await self._ask_with_others(hashed)
-        principal = await self._familiar(hashed)
+            return await self._queue_unknown(hashed)
+        principal = await self._known_batcher(hashed)
         if principal is None:
             self._known.pop(hashed, None)
         return principal
 
     async def stop(self) -> None:
-        """Stop asking; the process is closing."""
+        """Stop looking up keys; the process is closing."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _ask_for_familiar(self, hashes: Sequence[bytes]) -> list[Principal | None]:
+    async def _look_up_known(self, hashes: Sequence[bytes]) -> list[Principal | None]:
         found = await self._store.principals(list(set(hashes)))
         return [found.get(hashed) for hashed in hashes]
 
-    async def _ask_with_others(self, hashed: bytes) -> Principal | None:
-        if len(self._strangers) >= self._max_waiting and hashed not in self._strangers:
+    async def _queue_unknown(self, hashed: bytes) -> Principal | None:
+        if len(self._unknown) >= self._max_waiting and hashed not in self._unknown:
             raise RateLimited("too many unknown API keys are shown at once", retry_after_seconds=1)
         future: _Future = asyncio.get_running_loop().create_future()
-        self._strangers.setdefault(hashed, []).append(future)
+        self._unknown.setdefault(hashed, []).append(future)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._ask_for_strangers())
+            self._task = asyncio.create_task(self._look_up_unknown())
         return await future
 
-    async def _ask_for_strangers(self) -> None:
+    async def _look_up_unknown(self) -> None:
         asked: dict[bytes, list[_Future]] = {}
         try:
-            while self._strangers:
-                asked, self._strangers = self._strangers, {}
+            while self._unknown:
+                asked, self._unknown = self._unknown, {}
                 try:
                     found = await self._store.principals(list(asked))
                 except StoreUnavailable as error:
@@ -96,12 +96,12 @@ class ApiKeyLookup:
                     if principal is not None:
                         self._remember(hashed)
                     for future in futures:
-                        if not future.done():  # else, who asked has gone
+                        if not future.done():  # else the caller was cancelled
                             future.set_result(principal)
                 await asyncio.sleep(self._pause_seconds)
         finally:
-            _fail(asked | self._strangers, "the keys could not be looked up")
-            self._strangers.clear()
+            _fail(asked | self._unknown, "the keys could not be looked up")
+            self._unknown.clear()
 
     def _remember(self, hashed: bytes) -> None:
         self._known[hashed] = None

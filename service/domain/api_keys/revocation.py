@@ -1,4 +1,4 @@
-"""Revocations, told to whoever answers for longer than a moment: one question a second for a process."""
+"""Tells long-running responses when their API key is revoked, with one query a second per process."""
 
 import asyncio
 from collections import Counter
@@ -12,54 +12,54 @@ from service.domain.ids import KeyId
 
 log = structlog.get_logger()
 
-_LOOK_SECONDS = 1.0
+_INTERVAL_SECONDS = 1.0
 
 
 class RevocationPoller:
-    """Knows of the keys whose calls are still being answered which do not stand any more."""
+    """Polls the keys of long-running calls and remembers the revoked ones."""
 
     def __init__(
         self,
         active_keys: Callable[[list[KeyId]], Awaitable[set[KeyId]]],
         *,
-        look_seconds: float = _LOOK_SECONDS,
+        interval_seconds: float = _INTERVAL_SECONDS,
     ) -> None:
-        self._standing_keys = active_keys
-        self._look_seconds = look_seconds
-        self._held: Counter[KeyId] = Counter()
+        self._active_keys = active_keys
+        self._interval_seconds = interval_seconds
+        self._watched: Counter[KeyId] = Counter()
         self._revoked: set[KeyId] = set()
         self._task: asyncio.Task[None] | None = None
 
     @contextmanager
     def watching(self, key_id: KeyId) -> Iterator[None]:
-        """Look after a key for as long as a call with it is answered."""
-        self._held[key_id] += 1
+        """Watch a key inside the block, while the service answers a call with it."""
+        self._watched[key_id] += 1
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._look())
+            self._task = asyncio.create_task(self._poll())
         try:
             yield
         finally:
-            self._held[key_id] -= 1
-            if not self._held[key_id]:
-                del self._held[key_id]
+            self._watched[key_id] -= 1
+            if not self._watched[key_id]:
+                del self._watched[key_id]
                 self._revoked.discard(key_id)
 
     def is_revoked(self, key_id: KeyId) -> bool:
-        """Whether a key that is being looked after was found revoked."""
+        """Return whether a watched key is revoked."""
         return key_id in self._revoked
 
     async def stop(self) -> None:
-        """Stop looking."""
+        """Stop polling."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _look(self) -> None:
-        while self._held:
-            asked = set(self._held)
+    async def _poll(self) -> None:
+        while self._watched:
+            asked = set(self._watched)
             try:
-                standing = await self._standing_keys(list(asked))
-                self._revoked |= (asked - standing) & set(self._held)
+                active = await self._active_keys(list(asked))
+                self._revoked |= (asked - active) & set(self._watched)
             except StoreUnavailable:
                 log.warning("revocations_unknown", reason="store_unavailable")
-            await asyncio.sleep(self._look_seconds)
+            await asyncio.sleep(self._interval_seconds)

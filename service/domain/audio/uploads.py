@@ -1,4 +1,7 @@
-"""How a chunk gets to the vendor: reserved, sent, recorded; the same bytes as often as anybody likes."""
+"""Uploads chunks of audio to the vendor: reserves the sequence, sends the bytes, records the chunk.
+
+Clients may repeat an upload of the same bytes as often as they like.
+"""
 
 import asyncio
 from uuid import uuid4
@@ -33,23 +36,23 @@ _WRONG_UPLOAD = {
 
 
 def chunk_file_name(sequence: int, audio_format: AudioFormat) -> str:
-    """Name a chunk as the vendor wants it, `<base>_<sequence>.<ext>` (docs/vendor.md#upload).
+    """Return a chunk's name in the vendor's format, `<base>_<sequence>.<ext>` (docs/vendor.md#upload).
 
-    One base for all: the vendor stores by number only, so a chunk of another base would overwrite this one
-    (docs/vendor.md#stored-by-number).
+    All chunks have the same base. The vendor stores chunks by number alone, so a chunk with another base
+    would overwrite this one (docs/vendor.md#stored-by-number).
     """
     return f"audio_{sequence}.{audio_format.extension}"
 
 
 class AudioUploads:
-    """Takes chunks of a session and answers only when the vendor has them and our row says so."""
+    """Accepts chunks of a session; answers only after the vendor has a chunk and our row records it."""
 
     def __init__(self, *, store: AudioStore, sessions: SessionStore, vendor: Vendor) -> None:
         self._store = store
         self._sessions = sessions
         self._vendor = vendor
 
-    async def take(
+    async def accept_chunk(
         self,
         principal: Principal,
         session_id: SessionId,
@@ -57,7 +60,7 @@ class AudioUploads:
         audio_format: AudioFormat,
         audio: Audio,
     ) -> ChunkStored:
-        """Store one chunk; repeating the same bytes answers the same and calls nobody.
+        """Store one chunk; a repeat of the same bytes gets the same answer without a call to the vendor.
 
         Raises NotFound, SessionEnded, SessionExpired, WrongUpload, ChunkConflict, AudioEmpty or VendorError.
         """
@@ -83,8 +86,8 @@ class AudioUploads:
         return _stored(chunk, chunk.file_name)
 
     async def _claim(self, chunk: ChunkPlan) -> ChunkClaim:
-        # Again, because what a rival did after a statement's snapshot shows in the next one only: a new row,
-        # or the same bytes that were being sent and are stored now.
+        # A statement does not see changes that a concurrent upload made after its snapshot: a new row, or the
+        # same bytes, stored meanwhile. The next statement sees them, so this tries again.
         claim = None
         for _ in range(3):
             claim = await self._store.claim(chunk)
@@ -93,7 +96,7 @@ class AudioUploads:
             overtaken = claim.stored_sha256 == chunk.sha256 and claim.stored_file_name == chunk.file_name
             if claim.lease is not None or claim.is_stored or (claim.stored_sha256 and not overtaken):
                 break
-            _check_takes_chunk(claim)
+            _check_accepts_chunk(claim)
         if claim is None:  # pragma: no cover - the loop ran
             raise NotFound("no such session")
         return claim
@@ -101,7 +104,7 @@ class AudioUploads:
     async def _send(
         self, claim: ChunkClaim, chunk: ChunkPlan, audio_format: AudioFormat, audio: Audio
     ) -> None:
-        place = (chunk.session_id, chunk.sequence, chunk.lease)
+        claimed = (chunk.session_id, chunk.sequence, chunk.lease)
         try:
             async with asyncio.timeout(_UPLOAD_DEADLINE_SECONDS):
                 await self._vendor.upload_audio(
@@ -113,31 +116,31 @@ class AudioUploads:
                     before_repeat=lambda: check_still_wanted(self._sessions, chunk.session_id),
                 )
         except SessionEnded:
-            await self._store.expire_lease(*place)
+            await self._store.expire_lease(*claimed)
             raise
         except VendorRefused as refused:
-            await self._store.release(*place)
+            await self._store.release(*claimed)
             if refused.vendor_code in ENDED_AT_VENDOR:
                 raise SessionEnded("EkaScribe takes no more audio for this session") from refused
             raise
         except TimeoutError:
-            await self._store.expire_lease(*place)
+            await self._store.expire_lease(*claimed)
             raise VendorTimeout("EkaScribe did not take the chunk in time", sent=True) from None
         except VendorUnreachable as error:
             if error.sent:
-                await self._store.expire_lease(*place)
+                await self._store.expire_lease(*claimed)
             else:
-                await self._store.release(*place)
+                await self._store.release(*claimed)
             raise
         except asyncio.CancelledError:
-            await asyncio.shield(self._store.expire_lease(*place))
+            await asyncio.shield(self._store.expire_lease(*claimed))
             raise
 
 
-def check_takes_audio(
+def check_accepts_audio(
     *, wanted: Upload, upload: Upload, status: str, is_erased: bool, is_created: bool, is_past: bool
 ) -> None:
-    """Refuse audio, sent in the wanted way, for a session that does not take it so, or not any more.
+    """Refuse audio for a session whose upload type is not `wanted`, or that accepts no audio any more.
 
     Raises SessionErased, WrongUpload, SessionNotReady, SessionExpired or SessionEnded.
     """
@@ -153,8 +156,8 @@ def check_takes_audio(
         raise SessionEnded("the session takes no more audio")
 
 
-def _check_takes_chunk(claim: ChunkClaim) -> None:
-    check_takes_audio(
+def _check_accepts_chunk(claim: ChunkClaim) -> None:
+    check_accepts_audio(
         wanted="chunked",
         upload=claim.upload,
         status=claim.session_status,
@@ -165,7 +168,7 @@ def _check_takes_chunk(claim: ChunkClaim) -> None:
 
 
 def _repeated(claim: ChunkClaim, chunk: ChunkPlan) -> ChunkStored:
-    _check_takes_chunk(claim)
+    _check_accepts_chunk(claim)
     same = claim.stored_sha256 == chunk.sha256
     if claim.is_stored and same and claim.stored_file_name is not None:
         return _stored(chunk, claim.stored_file_name)

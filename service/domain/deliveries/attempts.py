@@ -20,7 +20,7 @@ from service.domain.deliveries.circuit_breaker import CircuitBreaker
 from service.domain.ids import DeliveryId, SessionId
 from service.domain.models import Answer, CallFailure, DeliveryJob
 from service.domain.ports import Clock
-from service.domain.write_retry import record
+from service.domain.write_retry import write_until_stored
 
 log = structlog.get_logger()
 
@@ -205,12 +205,12 @@ class DeliveryForwarder:
             await asyncio.shield(self._store.release_delivery(job))
             raise
         if isinstance(outcome, CallFailure) and outcome.is_withheld:
-            await record(partial(self._store.withdraw_delivery, job), self._clock)
+            await write_until_stored(partial(self._store.withdraw_delivery, job), self._clock)
             log.info("delivery_withheld", delivery_id=job.id, session_id=job.session_id)
             return
         verdict = judge(outcome, job.id, is_clock_off=self._is_clock_off())
         status, wait, reason = self._consequence(job, verdict)
-        recorded = await record(
+        recorded = await write_until_stored(
             lambda: self._store.record_attempt(
                 job,
                 outcome,

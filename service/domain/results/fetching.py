@@ -34,7 +34,7 @@ from service.domain.results.recording import (
     record_answer,
 )
 from service.domain.vendor_calls import CALLING_TENANT
-from service.domain.write_retry import record
+from service.domain.write_retry import write_until_stored
 
 log = structlog.get_logger()
 
@@ -142,7 +142,7 @@ class ResultFetcher:
         # The vendor may have held the call for 14 s.
         seconds = job.ended_seconds_ago + time.monotonic() - began
         answered = msgspec.structs.replace(job, ended_seconds_ago=seconds)
-        return await record(lambda: self._record(answered, result), self._clock)
+        return await write_until_stored(lambda: self._record(answered, result), self._clock)
 
     async def _ask(self, job: FetchJob) -> VendorResult:
         result = await self._vendor.get_session(job.account, job.session_id, job.template_id, job.document_id)

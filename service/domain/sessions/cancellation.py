@@ -1,6 +1,6 @@
-"""Tells the vendor that a session was cancelled (docs/vendor.md#cancel).
+"""Cancels sessions at the vendor (docs/vendor.md#cancel).
 
-Until the vendor knows, the call is owed, as a create or an end is.
+The cancel call stays pending in the session's row until the vendor has answered, as a create or an end does.
 """
 
 import asyncio
@@ -10,50 +10,53 @@ import structlog
 from service.domain.errors import VendorCallHeldBack, VendorError, VendorRefused
 from service.domain.models import PendingCall
 from service.domain.ports import Clock, SessionStore, Vendor
-from service.domain.vendor_calls import postpone
+from service.domain.vendor_calls import reschedule
 
 log = structlog.get_logger()
 
-# Whoever cancels is not kept waiting for a vendor that hangs: the sweep goes on telling it.
+# An EMR that cancels must not wait for a vendor that hangs; after this time the sweep repeats the call.
 CALL_DEADLINE_SECONDS = 10.0
-# Answers of a vendor that has nothing left to cancel: no such session, or one that is over.
+# With these statuses the vendor has nothing left to cancel: it has no such session, or the session is over.
 _NOTHING_TO_CANCEL = frozenset({400, 404, 409, 410})
-# By the schedule, more than an hour. What then runs on at the vendor ends by itself, and nobody fetches it.
+# The retry schedule makes this more than an hour. A session that still runs at the vendor then expires there,
+# and the service does not fetch its results.
 _MAX_TRIES = 20
 
 
-class Cancelling:
-    """Tells the vendor of cancelled sessions."""
+class SessionCanceller:
+    """Makes the cancel calls of sessions that are cancelled here."""
 
     def __init__(self, *, store: SessionStore, vendor: Vendor, clock: Clock) -> None:
         self._store = store
         self._vendor = vendor
         self._clock = clock
 
-    async def tell(self, owed: PendingCall) -> None:
-        """Make one try at a cancel call that is ours; never raises a VendorError."""
+    async def cancel_at_vendor(self, pending: PendingCall) -> None:
+        """Try a leased cancel call once; reschedule it on failure instead of raising VendorError."""
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                await self._vendor.cancel_session(owed.account, owed.session_id)
+                await self._vendor.cancel_session(pending.account, pending.session_id)
         except VendorCallHeldBack as error:
-            await postpone(self._store, self._clock, owed.session_id, owed.lease, owed.attempts, error)
+            await reschedule(
+                self._store, self._clock, pending.session_id, pending.lease, pending.attempts, error
+            )
             return
         except (TimeoutError, VendorError) as error:
-            is_told = isinstance(error, VendorRefused) and error.status in _NOTHING_TO_CANCEL
+            is_settled = isinstance(error, VendorRefused) and error.status in _NOTHING_TO_CANCEL
             log.warning(
                 "cancel_call_failed",
-                session_id=owed.session_id,
-                attempts=owed.attempts,
+                session_id=pending.session_id,
+                attempts=pending.attempts,
                 error=error.code if isinstance(error, VendorError) else "vendor_timeout",
-                is_over=is_told or owed.attempts >= _MAX_TRIES,
+                is_over=is_settled or pending.attempts >= _MAX_TRIES,
             )
-            if not is_told and owed.attempts < _MAX_TRIES:
-                await self._postpone(owed)
+            if not is_settled and pending.attempts < _MAX_TRIES:
+                await self._reschedule(pending)
                 return
         except asyncio.CancelledError:
-            await asyncio.shield(self._postpone(owed))
+            await asyncio.shield(self._reschedule(pending))
             raise
-        await self._store.record_cancel_told(owed.session_id, owed.lease)
+        await self._store.record_cancel_settled(pending.session_id, pending.lease)
 
-    async def _postpone(self, owed: PendingCall) -> None:
-        await postpone(self._store, self._clock, owed.session_id, owed.lease, owed.attempts)
+    async def _reschedule(self, pending: PendingCall) -> None:
+        await reschedule(self._store, self._clock, pending.session_id, pending.lease, pending.attempts)

@@ -1,4 +1,7 @@
-"""Waiting for a session to change: one question to the database for all who wait in a process."""
+"""Waits for sessions to change.
+
+One task polls the database for all waiters of a process, so that many waiters cost one query per interval.
+"""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -15,93 +18,95 @@ from service.domain.ids import SessionId, TenantId
 log = structlog.get_logger()
 
 _INTERVAL_SECONDS = 0.2
-# Sessions with very many rows make a read slow: it takes a sixth of the database's time at most.
+# Sessions with very many rows make a poll slow: polling uses a sixth of the database's time at most.
 _REST_FACTOR = 5
-MAX_PLACES = 1000
-_OVER = frozenset({"completed", "partial", "failed", "expired", "cancelled"})
-# How a partial session stands of which more documents are to come; `sessions.standings` says the same word.
+MAX_WAITERS = 1000
+_FINAL = frozenset({"completed", "partial", "failed", "expired", "cancelled"})
+# The state token of a partial session with documents still to come. The SQL statement `sessions.standings`
+# returns the same word.
 _INCOMPLETE = "incomplete"
 
 
-def share_of(places: int) -> int:
-    """Return how many of so many places one tenant may have: three quarters, so that others find some."""
-    return max(1, places * 3 // 4)
+def tenant_quota(max_permits: int) -> int:
+    """Return how many permits one tenant may hold: three quarters, so that other tenants get some."""
+    return max(1, max_permits * 3 // 4)
 
 
-def standing(session: Session) -> str:
-    """Return how a session stands: its status, told apart from that of one that is partial for now."""
+def state_token(session: Session) -> str:
+    """Return a session's status, or `incomplete` for a partial session with documents still to come."""
     is_incomplete = session.status == "partial" and session.completed_at is None
     return _INCOMPLETE if is_incomplete else session.status
 
 
-def is_over(session_standing: str) -> bool:
-    """Return whether a session that stands so will never stand otherwise by itself."""
-    return session_standing in _OVER
+def is_final(token: str) -> bool:
+    """Return whether a session with this state token will not change by itself any more."""
+    return token in _FINAL
 
 
 @dataclass(eq=False)
 class _Waiter:
-    """Somebody who waits for another mark than this one."""
+    """A caller that waits until the session's token differs from this one."""
 
-    mark: str
+    token: str
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     found: str | None = None
 
 
 class ChangePoller:
-    """Wakes waiters when a session's mark is another one, whichever process changed the session.
+    """Wakes waiters when a session's token changes, even if another process changed the session.
 
-    `read` returns a mark for each session, any word that changes whenever what one waits for does.
+    `read` returns the current token of each session: any text that changes together with the state that the
+    caller waits for.
     """
 
     def __init__(
         self,
         read: Callable[[list[SessionId]], Awaitable[dict[SessionId, str]]],
         *,
-        max_places: int = MAX_PLACES,
+        max_waiters: int = MAX_WAITERS,
     ) -> None:
         self._read = read
-        self._max_places = max_places
-        self._places: Counter[TenantId] = Counter()
+        self._max_waiters = max_waiters
+        self._permits: Counter[TenantId] = Counter()
         self._waiting: defaultdict[SessionId, set[_Waiter]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
         self.is_closing = False
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of waiters."""
         return sum(len(waiters) for waiters in self._waiting.values())
 
     @property
-    def places(self) -> int:
-        """How many have a place."""
-        return self._places.total()
+    def in_use(self) -> int:
+        """The number of permits that are held."""
+        return self._permits.total()
 
-    def check_room(self, tenant_id: TenantId) -> None:
-        """Refuse when all places are taken, or this tenant's share. Raises TooManyWatchers."""
-        if self.places >= self._max_places or self._places[tenant_id] >= share_of(self._max_places):
+    def check_capacity(self, tenant_id: TenantId) -> None:
+        """Raise TooManyWatchers if all permits, or all of this tenant's quota, are held."""
+        if self.in_use >= self._max_waiters or self._permits[tenant_id] >= tenant_quota(self._max_waiters):
             raise TooManyWatchers("too many calls wait here for something to happen; try again, or ask later")
 
     @contextmanager
-    def place(self, tenant_id: TenantId) -> Iterator[None]:
-        """Take a place for as long as somebody waits. Raises TooManyWatchers."""
-        self.check_room(tenant_id)
-        self._places[tenant_id] += 1
+    def permit(self, tenant_id: TenantId) -> Iterator[None]:
+        """Hold a permit inside the block. Raises TooManyWatchers."""
+        self.check_capacity(tenant_id)
+        self._permits[tenant_id] += 1
         try:
             yield
         finally:
-            self._places[tenant_id] -= 1
-            if not self._places[tenant_id]:
-                del self._places[tenant_id]
+            self._permits[tenant_id] -= 1
+            if not self._permits[tenant_id]:
+                del self._permits[tenant_id]
 
-    async def changed(self, session_id: SessionId, mark: str, timeout_seconds: float) -> str | None:
-        """Return the session's new mark, or None when the time is over or the process is closing."""
+    async def changed(self, session_id: SessionId, token: str, timeout_seconds: float) -> str | None:
+        """Return the session's new token, or None after the timeout or when the process is closing."""
         if self.is_closing:
             return None
-        waiter = _Waiter(mark)
+        waiter = _Waiter(token)
         self._waiting[session_id].add(waiter)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._look())
+            self._task = asyncio.create_task(self._poll())
         try:
             async with asyncio.timeout(timeout_seconds):
                 await waiter.woken.wait()
@@ -113,21 +118,21 @@ class ChangePoller:
                 del self._waiting[session_id]
         return waiter.found
 
-    def let_go(self) -> None:
-        """Let everybody go, and hold nobody from now on: the process is closing."""
+    def close(self) -> None:
+        """Wake all waiters and accept no new ones: the process is closing."""
         self.is_closing = True
         for waiters in self._waiting.values():
             for waiter in waiters:
                 waiter.woken.set()
 
     async def stop(self) -> None:
-        """Let everybody go and stop looking."""
-        self.let_go()
+        """Wake all waiters and stop polling."""
+        self.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
             began = loop.time()
@@ -136,9 +141,9 @@ class ChangePoller:
             except StoreUnavailable:
                 log.warning("watch_waits", reason="store_unavailable")
                 found = {}
-            for session_id, mark in found.items():
+            for session_id, token in found.items():
                 for waiter in self._waiting.get(session_id, ()):
-                    if waiter.mark != mark:
-                        waiter.found = mark
+                    if waiter.token != token:
+                        waiter.found = token
                         waiter.woken.set()
             await asyncio.sleep(max(_INTERVAL_SECONDS, _REST_FACTOR * (loop.time() - began)))

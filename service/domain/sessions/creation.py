@@ -1,4 +1,4 @@
-"""The create call as a whole: one session per Idempotency-Key, whatever dies in the middle."""
+"""Creates sessions: one session per Idempotency-Key, even if a process dies in the middle of the call."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -75,15 +75,15 @@ class SessionCreator:
     ) -> None:
         self._store = store
         self._idempotency = idempotency
-        self._life = life
+        self._lifecycle = life
         self._limits = limits
         self._read = read
 
     async def create(self, principal: Principal, request: SessionCreate, key: str | None) -> KeyedAnswer:
-        """Create a session, or give the answer that this key was given before.
+        """Create a session, or return the answer that the first call with this key got.
 
         Raises InvalidRequest, UploadNotSupported, IdempotencyKeyReused, IdempotencyInProgress, or
-        VendorError; after one of the last two the same call with the same key may be made again.
+        VendorError; after either of the last two the caller may repeat the call with the same key.
         """
         if key is None:
             return KeyedAnswer(
@@ -104,9 +104,9 @@ class SessionCreator:
     ) -> SessionId:
         """Create a session without an Idempotency-Key; clients of the protocol may choose its id.
 
-        Raises InvalidRequest, SessionExists for an id that is taken, by whomever (the vendor is not called: a
-        second create damages the first session, docs/vendor.md#create-twice), UploadNotSupported, or
-        VendorError.
+        Raises InvalidRequest, UploadNotSupported, VendorError, or SessionExists if any tenant has a session
+        of this id. In that case the vendor gets no call, because a second create damages the first session
+        (docs/vendor.md#create-twice).
         """
         check_create(request)
         lease = Lease(uuid4())
@@ -116,7 +116,7 @@ class SessionCreator:
         )
         if not inserted:
             raise SessionExists("a session of this id exists already")
-        await self._life.establish(plan, lease, maybe_sent=False)
+        await self._lifecycle.create_at_vendor(plan, lease, maybe_sent=False)
         return plan.id
 
     async def _plan(
@@ -126,9 +126,9 @@ class SessionCreator:
         session_id: SessionId,
         words: ProtocolWords | None = None,
     ) -> SessionPlan:
-        """Fill in the defaults, and refuse what EkaScribe would refuse anyway, naming the field.
+        """Fill in the defaults, and refuse values that EkaScribe would refuse anyway, naming the field.
 
-        `words`: what a client of the protocol asked for; its `single` is a session of one chunk to us.
+        `words` holds the request of a client of the protocol, whose `single` is a session of one chunk here.
         """
         plan = plan_session(principal, request, session_id)
         plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
@@ -159,7 +159,7 @@ class SessionCreator:
             return KeyedAnswer(reserved.answer, is_replayed=True)
         session_id = SessionId(reserved.object_id)
         try:
-            await self._establish(principal, plan, lease, reserved)
+            await self._create_at_vendor(principal, plan, lease, reserved)
             body = await self._answer(principal, session_id)
             await self._idempotency.finish(call, session_id, body)
         except (BridgeError, asyncio.CancelledError):
@@ -167,7 +167,7 @@ class SessionCreator:
             raise
         return KeyedAnswer(body, is_replayed=False)
 
-    async def _establish(
+    async def _create_at_vendor(
         self, principal: Principal, plan: SessionPlan, lease: Lease, reserved: Reservation
     ) -> None:
         if reserved.kind == "established":
@@ -178,14 +178,16 @@ class SessionCreator:
             principal.tenant_id, session_id, lease, lease_seconds=PENDING_CALL_LEASE_SECONDS
         ):
             raise IdempotencyInProgress("this session is being looked for at EkaScribe at this moment")
-        await self._life.establish(msgspec.structs.replace(plan, id=session_id), lease, maybe_sent=resumed)
+        await self._lifecycle.create_at_vendor(
+            msgspec.structs.replace(plan, id=session_id), lease, maybe_sent=resumed
+        )
 
     async def _answer(self, principal: Principal, session_id: SessionId) -> bytes:
         return msgspec.json.encode(await self._read(principal.tenant_id, session_id))
 
 
 def check_create(request: SessionCreate) -> None:
-    """Check what the schema cannot say. Raises InvalidRequest."""
+    """Check the rules that the schema cannot express. Raises InvalidRequest."""
     check_fields(
         templates=request.templates,
         patient=request.patient,
@@ -201,7 +203,7 @@ def check_fields(
     reference: str | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> None:
-    """Check the fields of a create call or of a change; None was not given. Raises InvalidRequest."""
+    """Check the fields of a create call or a change; None means an absent field. Raises InvalidRequest."""
     if templates and len(set(templates)) != len(templates):
         raise InvalidRequest("names a template twice", field="templates")
     if patient is not None:
@@ -219,7 +221,7 @@ def check_fields(
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Return whether JSON is nested deeper than so many levels: deeper than any encoder may follow."""
+    """Return whether JSON is nested deeper than `levels`, beyond which encoders could overflow the stack."""
     if isinstance(value, dict):
         value = list(value.values())
     if not isinstance(value, list):

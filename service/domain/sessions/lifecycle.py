@@ -1,8 +1,8 @@
-"""How a session starts and ends, and what the vendor is owed in between.
+"""Creates and ends sessions at the vendor, each exactly once.
 
-A create or an end that was sent without an answer may have taken effect, and repeating it does harm
-(docs/vendor.md#create-twice, docs/vendor.md#end-twice). So each is a debt in the session's row; whoever holds
-its lease asks Get Session before sending again.
+A create or an end call that got no answer may have taken effect, and repeating it does harm
+(docs/vendor.md#create-twice, docs/vendor.md#end-twice). So the session's row stores each as a pending call
+with a lease, and the holder of the lease asks Get Session before it sends the call again.
 """
 
 import asyncio
@@ -41,25 +41,25 @@ from service.domain.models import (
     VendorSession,
 )
 from service.domain.ports import Clock, EndUnit, SessionStore, Vendor
-from service.domain.sessions.cancellation import Cancelling
-from service.domain.vendor_calls import CALLING_TENANT, call_once_or_probe, check_still_wanted, postpone
+from service.domain.sessions.cancellation import SessionCanceller
+from service.domain.vendor_calls import CALLING_TENANT, call_once_or_probe, check_still_wanted, reschedule
 
 log = structlog.get_logger()
 
-# The EMR's call must be answered within 60 s, whatever the vendor does.
+# The service must answer the EMR's call within 60 s, even if the vendor hangs.
 CALL_DEADLINE_SECONDS = 50.0
-# Longer than the deadline, so that a lease ends only when its holder is gone.
+# Longer than the deadline, so that a lease expires only after its holder has stopped.
 PENDING_CALL_LEASE_SECONDS = 60.0
-# Sessions expire about an hour after creation (docs/vendor.md#expires), which some servers never say
-# (docs/vendor.md#never-410); a time that the vendor names replaces this.
+# Sessions expire about an hour after creation (docs/vendor.md#expires), but some servers name no time
+# (docs/vendor.md#never-410). A time in the vendor's answer replaces this one.
 SESSION_LIFE_SECONDS = 3600.0
-# A relay's last frames, the vendor's flush, and a little more (service/domain/streams/relay.py).
-_MAX_STREAM_LOOKS = 150
-# Longer than a relay takes to tell of its first audio.
-_FIRST_BEAT_SECONDS = 0.8
-_LOOK_AGAIN_SECONDS = 0.1
+# Together longer than a relay's last frames and the vendor's flush (service/domain/streams/relay.py).
+_MAX_STREAM_CHECKS = 150
+# A relay records its first audio within this time.
+_FIRST_HEARTBEAT_SECONDS = 0.8
+_STREAM_CHECK_SECONDS = 0.1
 _MAX_MISSING_LISTED = 1000
-# A create that nobody could make for so long is not made any more.
+# After so many tries a pending create counts as failed.
 _MAX_PENDING_CALL_TRIES = 20
 
 
@@ -84,17 +84,17 @@ def plan_session(principal: Principal, request: SessionCreate, session_id: Sessi
 
 
 def missing_sequences(stored: list[int], announced: int | None) -> list[int]:
-    """Return the holes: every sequence below the last one, and below `announced`, that is not stored."""
+    """Return the gaps: all sequences below the last one, and below `announced`, that are not stored."""
     expected = max((stored[-1] + 1) if stored else 0, announced or 0)
     have = set(stored)
     return [sequence for sequence in range(expected) if sequence not in have]
 
 
 class OpenStreams(Protocol):
-    """Knows which streams are open, on whichever pod."""
+    """Knows which streams are open, on any pod."""
 
     async def is_open(self, session_id: SessionId) -> bool:
-        """Whether a client is connected, or its last frames are still being flushed."""
+        """Return whether a client is connected, or the relay is still flushing its last frames."""
         ...
 
 
@@ -114,37 +114,38 @@ class SessionLifecycle:
         self._streams = streams
         self._vendor = vendor
         self._clock = clock
-        self._cancelling = Cancelling(store=store, vendor=vendor, clock=clock)
+        self._canceller = SessionCanceller(store=store, vendor=vendor, clock=clock)
         self._reconcile_after_seconds = reconcile_after_seconds
 
-    async def establish(self, plan: SessionPlan, lease: Lease, *, maybe_sent: bool) -> None:
-        """Make the vendor have the session whose create call is ours, or fail and leave the row saying so.
+    async def create_at_vendor(self, plan: SessionPlan, lease: Lease, *, maybe_sent: bool) -> None:
+        """Create a session at the vendor under the lease of its create call, and record the outcome.
 
-        `maybe_sent`: an earlier call may have reached the vendor, so it is asked first. Raises VendorError;
-        after VendorUnreachable the debt stays, and the same Idempotency-Key or the sweep takes it up.
+        `maybe_sent`: an earlier call may have reached the vendor, so this asks the vendor first. Raises
+        VendorError; after VendorUnreachable the call stays pending, and a repeat with the same
+        Idempotency-Key or the sweep makes it again.
         """
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                created = await self._create_at_vendor(plan, maybe_sent=maybe_sent)
+                created = await self._call_create(plan, maybe_sent=maybe_sent)
         except VendorRefused as refused:
             await self._store.record_never_created(plan.id, lease, refused.code, refused.detail)
             raise
         except TimeoutError:
-            await self._postpone(plan.id, lease, 1)
+            await self._reschedule(plan.id, lease, 1)
             raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
         except VendorUnreachable as error:
-            await self._postpone(plan.id, lease, 1, error)
+            await self._reschedule(plan.id, lease, 1, error)
             raise
         except asyncio.CancelledError:
-            await asyncio.shield(self._postpone(plan.id, lease, 1))
+            await asyncio.shield(self._reschedule(plan.id, lease, 1))
             raise
         if not await self._store.record_created(plan.id, lease, created):
             if await self._store.is_cancelled(plan.id):
                 raise SessionEnded("the session was cancelled or erased while it was being created")
             raise VendorUnavailable("another call took this session over", sent=True)
 
-    async def _create_at_vendor(self, plan: SessionPlan, *, maybe_sent: bool) -> VendorSession:
-        async def look() -> VendorSession | None:
+    async def _call_create(self, plan: SessionPlan, *, maybe_sent: bool) -> VendorSession:
+        async def probe() -> VendorSession | None:
             found = await self._vendor.get_session(plan.account, plan.id, UNFILTERED)
             if found.state == "missing":
                 return None
@@ -152,7 +153,7 @@ class SessionLifecycle:
 
         return await call_once_or_probe(
             lambda: self._vendor.create_session(plan),
-            look,
+            probe,
             maybe_sent=maybe_sent,
             clock=self._clock,
             before_repeat=lambda: check_still_wanted(self._store, plan.id),
@@ -166,19 +167,19 @@ class SessionLifecycle:
         *,
         min_chunks: int | None = None,
     ) -> None:
-        """End a session: check that the audio is whole, then tell the vendor, once.
+        """End a session: check that the audio is complete, then call the vendor, once.
 
-        `least_chunks`: the protocol's rule: so many must be stored, whatever their numbers and even by force,
-        and of a stream nothing is asked (docs/vendor.md#end-stream-zero). The vendor checks no count
+        `min_chunks` is the rule of the protocol: so many chunks must be stored, with any sequences and even
+        with `force`; a stream needs no audio (docs/vendor.md#end-stream-zero). The vendor checks no count
         (docs/vendor.md#end-unchecked).
-        Raises AudioIncomplete, AudioMissing, SessionExpired, NotFound, or VendorError; after a VendorError
-        the session stays ended here and the sweep goes on telling the vendor.
+        Raises AudioIncomplete, AudioMissing, SessionExpired, NotFound, or VendorError. After a VendorError
+        the session stays ended here, and the sweep repeats the vendor's call.
         """
         lease = Lease(uuid4())
         state = await self._begin_end(principal, session_id, request, lease, min_chunks)
         if state is None:
             return
-        await self._tell_end(
+        await self._finish_end(
             PendingCall(
                 session_id=session_id,
                 tenant_id=principal.tenant_id,
@@ -189,7 +190,7 @@ class SessionLifecycle:
                 upload=state.upload,
                 chunks=len(state.sequences),
             ),
-            maybe_sent=state.owed == "end",
+            maybe_sent=state.pending_call == "end",
         )
 
     async def _begin_end(
@@ -200,17 +201,17 @@ class SessionLifecycle:
         lease: Lease,
         min_chunks: int | None,
     ) -> EndState | None:
-        """Return the state in which the end call became ours; None when there is nothing to tell."""
+        """Lease the end call and return the session's state; None if another call holds it or has made it."""
         for may_wait in (True, False):
             async with self._store.ending(principal.tenant_id, session_id) as unit:
                 if unit is None:
                     raise NotFound("no such session")
-                # An open stream from which nothing is known to have come: its holder tells within a moment.
-                is_unheard = unit.state.upload == "stream" and unit.state.has_stream_audio is None
-                if not (may_wait and is_unheard and min_chunks is None):
+                # The holder of an open stream has not reported yet whether audio came; it does so soon.
+                is_unreported = unit.state.upload == "stream" and unit.state.has_stream_audio is None
+                if not (may_wait and is_unreported and min_chunks is None):
                     is_ours = await self._claim_end(unit, request, lease, min_chunks)
                     return unit.state if is_ours else None
-            await self._clock.sleep(_FIRST_BEAT_SECONDS)
+            await self._clock.sleep(_FIRST_HEARTBEAT_SECONDS)
         raise AssertionError("unreachable")  # pragma: no cover - the second round returns or raises
 
     async def _claim_end(
@@ -233,130 +234,130 @@ class SessionLifecycle:
             raise SessionEnded("the session was cancelled")
         if not state.was_ended:
             raise SessionEnded("the session failed before it was ended")
-        if state.owed == "end" and state.owed_is_free:
+        if state.pending_call == "end" and state.pending_call_is_free:
             await unit.take_over(lease, lease_seconds=PENDING_CALL_LEASE_SECONDS)
             return True
         return False
 
-    async def _tell_end(self, owed: PendingCall, *, maybe_sent: bool) -> None:
+    async def _finish_end(self, pending: PendingCall, *, maybe_sent: bool) -> None:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                if owed.upload == "stream":
-                    await self._await_stream(owed.session_id)
-                told = await self._end_at_vendor(owed, maybe_sent=maybe_sent)
+                if pending.upload == "stream":
+                    await self._await_stream(pending.session_id)
+                confirmed = await self._call_end(pending, maybe_sent=maybe_sent)
         except TimeoutError:
-            await self._postpone(owed.session_id, owed.lease, owed.attempts)
+            await self._reschedule(pending.session_id, pending.lease, pending.attempts)
             raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
         except VendorError as error:
-            await self._postpone(owed.session_id, owed.lease, owed.attempts, error)
+            await self._reschedule(pending.session_id, pending.lease, pending.attempts, error)
             raise
         except asyncio.CancelledError:
-            await asyncio.shield(self._postpone(owed.session_id, owed.lease, owed.attempts))
+            await asyncio.shield(self._reschedule(pending.session_id, pending.lease, pending.attempts))
             raise
-        recorded = await self._store.record_end_told(owed.session_id, owed.lease, told)
+        recorded = await self._store.record_end_confirmed(pending.session_id, pending.lease, confirmed)
         if recorded.missing is not None:
             log.warning(
                 "vendor_holds_fewer_files",
-                session_id=owed.session_id,
-                chunks=owed.chunks,
-                vendor_files=told.files_received,
+                session_id=pending.session_id,
+                chunks=pending.chunks,
+                vendor_files=confirmed.files_received,
                 missing=len(recorded.missing),
             )
 
     async def _await_stream(self, session_id: SessionId) -> None:
-        """Wait until an open stream has flushed: audio that came after the end would be lost.
+        """Wait until an open stream has flushed, because the vendor loses audio that arrives after the end.
 
-        Whichever process relays it sees that the session was ended, and closes.
+        The process that relays the stream polls the session's status and closes the stream after the end.
         """
-        for _ in range(_MAX_STREAM_LOOKS):
+        for _ in range(_MAX_STREAM_CHECKS):
             if not await self._streams.is_open(session_id):
                 return
-            await self._clock.sleep(_LOOK_AGAIN_SECONDS)
+            await self._clock.sleep(_STREAM_CHECK_SECONDS)
         log.warning("stream_would_not_close", session_id=session_id)
 
-    async def _end_at_vendor(self, owed: PendingCall, *, maybe_sent: bool) -> VendorEnd:
-        # A stream's audio never was in files of ours: its clients send 0 (docs/vendor.md#end-stream-zero).
-        files_sent = 0 if owed.upload == "stream" else owed.chunks
+    async def _call_end(self, pending: PendingCall, *, maybe_sent: bool) -> VendorEnd:
+        # The audio of a stream is in no file; the vendor's clients send 0 (docs/vendor.md#end-stream-zero).
+        files_sent = 0 if pending.upload == "stream" else pending.chunks
 
-        async def look() -> VendorEnd | None:
-            found = await self._vendor.get_session(owed.account, owed.session_id, UNFILTERED)
+        async def probe() -> VendorEnd | None:
+            found = await self._vendor.get_session(pending.account, pending.session_id, UNFILTERED)
             if found.state in {"open", "missing"}:
                 return None
             return found.audio or VendorEnd(files_received=None)
 
         return await call_once_or_probe(
-            lambda: self._vendor.end_session(owed.account, owed.session_id, files_sent),
-            look,
+            lambda: self._vendor.end_session(pending.account, pending.session_id, files_sent),
+            probe,
             maybe_sent=maybe_sent,
             clock=self._clock,
         )
 
-    async def pay(self, owed: PendingCall) -> None:
-        """Settle a debt that its caller left behind; the sweep's way in. Never raises a VendorError.
+    async def process_pending_call(self, pending: PendingCall) -> None:
+        """Make a pending call that its caller did not finish; the sweep calls this. Raises no VendorError.
 
-        A worker that lacks an encryption key leaves the call to another one, and counts no try.
+        A worker that lacks an encryption key leaves the call to another worker, without counting a try.
         """
-        CALLING_TENANT.set(owed.tenant_id)
+        CALLING_TENANT.set(pending.tenant_id)
         try:
-            await self._settle_debt(owed)
+            await self._make_pending_call(pending)
         except EncryptionKeyMissing as error:
-            self._log_failed(owed, error)
+            self._log_failed(pending, error)
             wait = schedule.MISSING_KEY_SECONDS
-            await self._store.release_pending_call(owed.session_id, owed.lease, wait)
+            await self._store.release_pending_call(pending.session_id, pending.lease, wait)
 
-    async def _settle_debt(self, owed: PendingCall) -> None:
-        if owed.call == "cancel":
-            await self._cancelling.tell(owed)
+    async def _make_pending_call(self, pending: PendingCall) -> None:
+        if pending.call == "cancel":
+            await self._canceller.cancel_at_vendor(pending)
             return
         try:
-            if owed.call == "end":
-                await self._tell_end(owed, maybe_sent=True)
+            if pending.call == "end":
+                await self._finish_end(pending, maybe_sent=True)
             else:
-                await self._resolve_create(owed)
+                await self._resolve_create(pending)
         except VendorError as error:
-            self._log_failed(owed, error)
+            self._log_failed(pending, error)
 
-    def _log_failed(self, owed: PendingCall, error: BridgeError) -> None:
+    def _log_failed(self, pending: PendingCall, error: BridgeError) -> None:
         log.warning(
             "owed_call_failed",
-            session_id=owed.session_id,
-            call=owed.call,
-            attempts=owed.attempts,
+            session_id=pending.session_id,
+            call=pending.call,
+            attempts=pending.attempts,
             error=error.code,
         )
 
-    async def _resolve_create(self, owed: PendingCall) -> None:
-        # The EMR never learnt this session's id, so nobody waits for it: it is looked for, not made.
+    async def _resolve_create(self, pending: PendingCall) -> None:
+        # The EMR never got this session's id, so nobody waits for it: ask for the session, do not create it.
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                found = await self._vendor.get_session(owed.account, owed.session_id, UNFILTERED)
+                found = await self._vendor.get_session(pending.account, pending.session_id, UNFILTERED)
         except (TimeoutError, VendorError) as error:
-            if owed.attempts >= _MAX_PENDING_CALL_TRIES and not isinstance(error, VendorCallHeldBack):
-                await self._give_up_create(owed)
+            if pending.attempts >= _MAX_PENDING_CALL_TRIES and not isinstance(error, VendorCallHeldBack):
+                await self._give_up_create(pending)
             else:
-                await self._postpone(owed.session_id, owed.lease, owed.attempts, error)
+                await self._reschedule(pending.session_id, pending.lease, pending.attempts, error)
             return
         if found.state == "missing":
-            await self._give_up_create(owed)
+            await self._give_up_create(pending)
         else:
             created = VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
-            await self._store.record_created(owed.session_id, owed.lease, created)
+            await self._store.record_created(pending.session_id, pending.lease, created)
 
-    async def _give_up_create(self, owed: PendingCall) -> None:
+    async def _give_up_create(self, pending: PendingCall) -> None:
         await self._store.record_never_created(
-            owed.session_id, owed.lease, "vendor_unavailable", "EkaScribe never had this session"
+            pending.session_id, pending.lease, "vendor_unavailable", "EkaScribe never had this session"
         )
 
-    async def _postpone(
+    async def _reschedule(
         self, session_id: SessionId, lease: Lease, attempts: int, error: BaseException | None = None
     ) -> None:
-        await postpone(self._store, self._clock, session_id, lease, attempts, error)
+        await reschedule(self._store, self._clock, session_id, lease, attempts, error)
 
 
 def _check_endable(state: EndState, request: SessionEnd, min_chunks: int | None) -> None:
     if state.is_past:
         raise SessionExpired("the session expired before it was ended")
-    if state.owed == "create":
+    if state.pending_call == "create":
         raise SessionNotReady("EkaScribe has not confirmed this session yet")
     if state.is_changing:
         raise SessionNotReady("a change of this session is on its way to EkaScribe")

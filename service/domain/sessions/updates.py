@@ -1,4 +1,4 @@
-"""What becomes of a session by its owner's will: changed before its end, cancelled, erased."""
+"""Changes, cancels and erases sessions on request of their tenant."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
@@ -23,7 +23,7 @@ from service.domain.errors import (
 from service.domain.ids import KeyId, Lease, SessionId, TenantId
 from service.domain.models import ChangeState, PendingCall, Principal, SessionDetails
 from service.domain.ports import Clock, SessionStore, Vendor, VendorLimits
-from service.domain.sessions.cancellation import Cancelling
+from service.domain.sessions.cancellation import SessionCanceller
 from service.domain.sessions.creation import check_fields
 from service.domain.sessions.lifecycle import CALL_DEADLINE_SECONDS, PENDING_CALL_LEASE_SECONDS
 from service.domain.vendor_calls import call_with_retry, check_still_wanted
@@ -35,24 +35,27 @@ _RUNNING = frozenset({"created", "recording", "processing"})
 
 
 class ChangeUnit(Protocol):
-    """A session's row, locked, while it is decided what may become of it."""
+    """A session's locked row, for checking and then changing its state in one transaction."""
 
     state: ChangeState
 
     def details(self) -> SessionDetails:
-        """Open what it is about; an erasure must not need that."""
+        """Decrypt the session's details; an erasure does not call this, so it works without the key."""
         ...
 
     async def lease_change(self, lease: Lease, lease_seconds: float) -> None:
-        """Only we may change it now, and nobody may end it."""
+        """Lease the right to change the session; meanwhile no other call may change or end it."""
         ...
 
     async def cancel(self, lease: Lease | None, lease_seconds: float) -> None:
-        """Cancel it; the vendor is owed the call: ours, or with None due when the present is over."""
+        """Cancel the session and store its cancel call as pending.
+
+        The lease makes the call ours; with None the call is due when the present pending call is finished.
+        """
         ...
 
     async def erase(self, actor: KeyId) -> SessionStatus:
-        """Take out everything that identifies anybody, everywhere; return the status that stays."""
+        """Delete all data of the session that could identify a person; return the status that remains."""
         ...
 
 
@@ -62,7 +65,10 @@ class ChangeStore(Protocol):
     def locked(
         self, tenant_id: TenantId, session_id: SessionId, *, to_erase: bool = False
     ) -> AbstractAsyncContextManager[ChangeUnit | None]:
-        """Lock a session, and to erase it what has to be locked before; None when the tenant has none."""
+        """Lock a session; None when the tenant has no such session.
+
+        `to_erase` also locks the rows that an erasure needs, before the session, which avoids deadlocks.
+        """
         ...
 
     async def record_change(
@@ -73,11 +79,11 @@ class ChangeStore(Protocol):
         change: SessionChange,
         details: SessionDetails,
     ) -> bool:
-        """The vendor has the change; false when the lease was lost or the session is over."""
+        """Record a change that the vendor accepted; False if the lease was lost or the session is over."""
         ...
 
     async def release_change(self, session_id: SessionId, lease: Lease) -> None:
-        """The vendor does not have it, or nobody knows: the session may be changed again."""
+        """End the lease without a change: the vendor refused it, or the outcome is unknown."""
         ...
 
 
@@ -98,27 +104,28 @@ class SessionUpdates:
         self._vendor = vendor
         self._clock = clock
         self._limits = limits
-        self._cancelling = Cancelling(store=sessions, vendor=vendor, clock=clock)
+        self._canceller = SessionCanceller(store=sessions, vendor=vendor, clock=clock)
 
     async def change(self, principal: Principal, session_id: SessionId, change: SessionChange) -> None:
         """Change a session that has not ended, at the vendor first, then here.
 
         Raises InvalidRequest, NotFound, SessionErased, SessionEnded, SessionExpired, TemplatesFixed,
-        SessionNotReady while another change or the create call is under way, or VendorError; then nothing has
-        changed here, and after one of the last two the same call may be made again.
+        SessionNotReady while another change or the create call is under way, or VendorError. After an error
+        nothing has changed here; after either of the last two the caller may repeat the call.
         """
         check_fields(templates=change.templates, patient=change.patient)
         if change.languages is not None and not change.languages:
-            # Some servers demand one (docs/vendor.md#languages-required); at create none means the tenant's.
+            # Some servers require a language (docs/vendor.md#languages-required). An empty list at create
+            # stands for the tenant's default; a change has no default.
             raise InvalidRequest("must name a language", field="languages")
         if change.patient is not None and not change.patient:
-            # Sent as it is, it would wipe the patient at the vendor (docs/vendor.md#patch-empty-patient); not
-            # sent, the two would differ.
+            # An empty patient would delete the patient at the vendor (docs/vendor.md#patch-empty-patient);
+            # without sending it, the vendor and our row would differ.
             raise InvalidRequest("must not be empty", field="patient")
         limits = await self._limits.limits()
         lease = Lease(uuid4())
         async with self._store.locked(principal.tenant_id, session_id) as unit:
-            state = _found(unit)
+            state = _state_of(unit)
             _check_changeable(state)
             change = _changed_templates(change, state, limits)
             if unit is None or change == SessionChange():
@@ -133,16 +140,18 @@ class SessionUpdates:
             details = unit.details()
             await unit.lease_change(lease, _CHANGE_LEASE_SECONDS)
         try:
-            await self._tell_change(state, session_id, change)
+            await self._change_at_vendor(state, session_id, change)
         except BaseException:
             await asyncio.shield(self._store.release_change(session_id, lease))
             raise
         if change.patient is not None:
             details = replace(details, patient=change.patient)
         if not await self._store.record_change(principal, session_id, lease, change, details):
-            await self._explain(principal, session_id)
+            await self._raise_unrecorded(principal, session_id)
 
-    async def _tell_change(self, state: ChangeState, session_id: SessionId, change: SessionChange) -> None:
+    async def _change_at_vendor(
+        self, state: ChangeState, session_id: SessionId, change: SessionChange
+    ) -> None:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 await call_with_retry(
@@ -159,52 +168,52 @@ class SessionUpdates:
                 raise SessionExpired("the session expired at EkaScribe before it was ended") from refused
             raise
 
-    async def _explain(self, principal: Principal, session_id: SessionId) -> None:
-        """Say why a change that the vendor took was not recorded here."""
+    async def _raise_unrecorded(self, principal: Principal, session_id: SessionId) -> None:
+        """Raise the reason why a change that the vendor accepted was not recorded here."""
         async with self._store.locked(principal.tenant_id, session_id) as unit:
-            _check_changeable(_found(unit))
+            _check_changeable(_state_of(unit))
         raise SessionNotReady("another change overtook this one; make it again")
 
     async def cancel(self, principal: Principal, session_id: SessionId) -> None:
-        """Cancel a session that still runs; what the vendor makes of it is not fetched any more.
+        """Cancel a session that still runs; the service fetches none of its later results.
 
-        The vendor is told at once or, when it cannot be reached, by the sweep. Cancelling again does nothing.
-        Raises NotFound, SessionErased, or SessionEnded for one that has its ending.
+        This calls the vendor at once; if the vendor cannot be reached, the sweep repeats the call. Cancelling
+        again does nothing. Raises NotFound, SessionErased, or SessionEnded for a session in a final status.
         """
         lease = Lease(uuid4())
         async with self._store.locked(principal.tenant_id, session_id) as unit:
-            state = _found(unit)
+            state = _state_of(unit)
             if unit is None or state.status == "cancelled":
                 return
             if not _still_runs(state):
                 raise SessionEnded(f"the session is {state.status}; only what still runs can be cancelled")
-            await unit.cancel(_ours(state, lease), PENDING_CALL_LEASE_SECONDS)
-        await self._tell_cancel(principal, state, session_id, lease)
+            await unit.cancel(_lease_for_cancel(state, lease), PENDING_CALL_LEASE_SECONDS)
+        await self._cancel_at_vendor(principal, state, session_id, lease)
 
     async def erase(self, principal: Principal, session_id: SessionId) -> SessionStatus:
-        """Erase a session and everything of it, for good; what still runs is cancelled.
+        """Erase a session and all of its data for good; cancel the session if it still runs.
 
-        Returns the status that it keeps. Raises NotFound, or SessionErased when that was done before.
+        Returns the status that the session keeps. Raises NotFound, or SessionErased if it was erased before.
         """
         lease = Lease(uuid4())
         async with self._store.locked(principal.tenant_id, session_id, to_erase=True) as unit:
-            state = _found(unit)
-            if unit is None:  # pragma: no cover - _found has raised
+            state = _state_of(unit)
+            if unit is None:  # pragma: no cover - _state_of has raised
                 raise NotFound("no such session")
             runs = _still_runs(state)
             if runs:
-                await unit.cancel(_ours(state, lease), PENDING_CALL_LEASE_SECONDS)
+                await unit.cancel(_lease_for_cancel(state, lease), PENDING_CALL_LEASE_SECONDS)
             status = await unit.erase(principal.key_id)
         if runs:
-            await self._tell_cancel(principal, state, session_id, lease)
+            await self._cancel_at_vendor(principal, state, session_id, lease)
         return status
 
-    async def _tell_cancel(
+    async def _cancel_at_vendor(
         self, principal: Principal, state: ChangeState, session_id: SessionId, lease: Lease
     ) -> None:
-        if _ours(state, lease) is None:
+        if _lease_for_cancel(state, lease) is None:
             return
-        await self._cancelling.tell(
+        await self._canceller.cancel_at_vendor(
             PendingCall(
                 session_id=session_id,
                 tenant_id=principal.tenant_id,
@@ -219,20 +228,23 @@ class SessionUpdates:
 
 
 def _still_runs(state: ChangeState) -> bool:
-    """Whether the vendor may be at work on it: also when some of its documents are here."""
+    """Return whether the vendor may still work on the session, even if some of its documents are here."""
     return state.status in _RUNNING or (state.status == "partial" and not state.is_final)
 
 
-def _ours(state: ChangeState, lease: Lease) -> Lease | None:
+def _lease_for_cancel(state: ChangeState, lease: Lease) -> Lease | None:
     """Return the lease for the cancel call, or None while a create or an end may still be on its way.
 
-    That call could arrive after the cancel and start the session anew; the sweep cancels when it is over.
+    Such a call could arrive after the cancel and start the session again. The sweep makes the cancel call
+    when the other call is finished.
     """
-    may_arrive = state.owed == "create" or (state.owed == "end" and not state.owed_is_free)
+    may_arrive = state.pending_call == "create" or (
+        state.pending_call == "end" and not state.pending_call_is_free
+    )
     return None if may_arrive else lease
 
 
-def _found(unit: ChangeUnit | None) -> ChangeState:
+def _state_of(unit: ChangeUnit | None) -> ChangeState:
     if unit is None:
         raise NotFound("no such session")
     if unit.state.is_erased:
@@ -241,7 +253,7 @@ def _found(unit: ChangeUnit | None) -> ChangeState:
 
 
 def _changed_templates(change: SessionChange, state: ChangeState, limits: Limits) -> SessionChange:
-    """Keep new templates from a server that would take them and then make no document at all (ADR 026)."""
+    """Refuse new templates for a server that would accept them and then make no document (ADR 026)."""
     if change.templates is None or not limits.templates_are_fixed:
         return change
     if set(change.templates) != set(state.templates):
@@ -257,7 +269,7 @@ def _check_changeable(state: ChangeState) -> None:
         raise SessionExpired("the session expired before it was ended")
     if state.status not in {"created", "recording"}:
         raise SessionEnded("the session takes no more changes")
-    if state.owed is not None:
+    if state.pending_call is not None:
         raise SessionNotReady("EkaScribe has not confirmed this session yet")
     if state.is_changing:
         raise SessionNotReady("another change of this session is on its way to EkaScribe")

@@ -1,7 +1,7 @@
-"""Live streams: who may open one, one connection at a time on whichever pod, and what ends them all.
+"""Opens live streams, one connection per session over all pods, and ends them.
 
-The right to stream to a session is a lease in PostgreSQL that its holder renews. One task per process looks
-after all of its streams: the database is asked per process, never per stream.
+The right to stream to a session is a lease in PostgreSQL that its holder renews. One task per process
+monitors all streams of the process, so that the number of queries does not grow with the number of streams.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import structlog
 
-from service.domain.audio.uploads import OPEN_STATUSES, check_takes_audio
+from service.domain.audio.uploads import OPEN_STATUSES, check_accepts_audio
 from service.domain.errors import (
     NotFound,
     Overloaded,
@@ -24,30 +24,30 @@ from service.domain.errors import (
     VendorFailure,
 )
 from service.domain.ids import Account, Lease, SessionId, TenantId
-from service.domain.models import StreamBeat, StreamEnd, StreamLook, StreamSession
-from service.domain.sessions.change_polling import share_of
+from service.domain.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
+from service.domain.sessions.change_polling import tenant_quota
 from service.domain.streams.relay import SESSION_OVER, TAKEN_OVER, Client, CloseReason, Relay, VendorStream
 
 log = structlog.get_logger()
 
-# A holder whose process died keeps others away for so long.
+# If a process dies, its lease keeps other connections away for this time.
 _LEASE_SECONDS = 8.0
-# Until the vendor's side is open there are no beats: longer than its connecting may take.
+# No heartbeat renews the lease until the vendor's side is open, so it lasts longer than connecting may take.
 _OPENING_LEASE_SECONDS = 15.0
-_BEAT_SECONDS = 2.0
+_HEARTBEAT_SECONDS = 2.0
 # An erasure, by whichever process, ends a stream within 200 ms.
-_LOOK_SECONDS = 0.1
-# A client that sent nothing for so long may be one whose network is gone: another connection takes over.
+_POLL_SECONDS = 0.1
+# A client that sent nothing for this time may have lost its network: another connection may take over.
 _SILENT_SECONDS = 5.0
-# How long a new connection waits for the old one to let go: less than clients wait for a handshake.
-_TURN_SECONDS = 9.0
-_BUSY_SECONDS = 1.0
-_AGAIN_SECONDS = 2.0
-_ASK_AGAIN_SECONDS = 0.1
-# A vendor that does not take a frame for so long has gone.
+# A new connection waits so long for the old one to end: less than clients wait for a handshake.
+_TAKEOVER_SECONDS = 9.0
+_REFUSE_AFTER_SECONDS = 1.0
+_RETRY_AFTER_SECONDS = 2.0
+_CLAIM_AGAIN_SECONDS = 0.1
+# A vendor that does not accept a frame for this time counts as gone.
 _STALL_SECONDS = 30.0
-# A vendor that closes first has stored what it heard. Of one that only answers our close nobody knows when it
-# has: it gets so long before the session may be ended, or streamed to again.
+# A vendor that closes first has stored the audio. A vendor that only answers our close may still be storing:
+# the stream stays leased for this time, before the session may end or a client may stream again.
 _SETTLE_SECONDS = 1.0
 _UNCONFIRMED = frozenset(
     {"unconfirmed", "client_closed", "bad_frame", "session_over", "taken_over", "restarting"}
@@ -58,27 +58,27 @@ class StreamStore(Protocol):
     """Rows of streams."""
 
     async def find(self, session_id: SessionId, capability: str) -> StreamSession | None:
-        """The session that the capability opens."""
+        """Return the session if the capability is valid for its stream, else None."""
         ...
 
     async def claim(self, session_id: SessionId, lease: Lease, lease_seconds: float) -> bool:
-        """Take the stream, unless somebody holds it or the session takes no audio."""
+        """Acquire the stream's lease; False if it is held or the session accepts no audio."""
         ...
 
     async def ask_to_yield(self, session_id: SessionId, silent_seconds: float) -> bool:
-        """Ask the holder to let go; false when its client was heard within so many seconds."""
+        """Ask the holder to release the stream; False if its client sent data within `silent_seconds`."""
         ...
 
-    async def let_go(self, session_id: SessionId, lease: Lease) -> None:
-        """Say that this connection is about to end."""
+    async def announce_end(self, session_id: SessionId, lease: Lease) -> None:
+        """Record that this connection is about to end."""
         ...
 
-    async def look(self, session_ids: list[SessionId]) -> list[StreamLook]:
-        """How these streams stand."""
+    async def read_states(self, session_ids: list[SessionId]) -> list[StreamState]:
+        """Return the states of these streams."""
         ...
 
-    async def beat(self, beats: list[StreamBeat], lease_seconds: float) -> None:
-        """Renew the leases of these streams."""
+    async def renew_leases(self, heartbeats: list[StreamHeartbeat], lease_seconds: float) -> None:
+        """Renew the leases of these streams and record their progress."""
         ...
 
     async def release(self, session_id: SessionId, lease: Lease, end: StreamEnd) -> None:
@@ -95,23 +95,23 @@ class VendorStreams(Protocol):
 
 
 class OpenStream:
-    """A stream that is ours to relay until its lease is lost."""
+    """A stream whose lease this process holds."""
 
     def __init__(
-        self, session_id: SessionId, lease: Lease, vendor: VendorStream, let_go: Callable[[], Awaitable[None]]
+        self, session_id: SessionId, lease: Lease, vendor: VendorStream, on_end: Callable[[], Awaitable[None]]
     ) -> None:
         self.session_id = session_id
         self.lease = lease
         self._vendor = vendor
-        self._let_go = let_go
+        self._on_end = on_end
         self.relay: Relay | None = None
         self.end = StreamEnd(cause="not_accepted", code=None, frames=0, bytes=0)
         self.is_shutting_down = False
-        self.is_known_to_record = False  # a beat has told that there is audio
+        self.is_reported_recording = False  # a heartbeat has recorded that there is audio
 
     async def run(self, client: Client) -> None:
         """Relay until something ends it."""
-        relay = self.relay = Relay(client, self._vendor, self._let_go)
+        relay = self.relay = Relay(client, self._vendor, self._on_end)
         close_reason = None
         try:
             close_reason = await relay.run()
@@ -132,7 +132,7 @@ class OpenStream:
 
 
 class Streams:
-    """Opens streams and looks after those of this process."""
+    """Opens and monitors the streams of this process."""
 
     def __init__(
         self,
@@ -142,45 +142,45 @@ class Streams:
         admit: Callable[[TenantId], Awaitable[None]],
         max_streams: int = 1000,
     ) -> None:
-        """`max_streams`: how many this process holds, three quarters of them of one tenant."""
+        """`max_streams` limits the streams of this process; one tenant may open three quarters of them."""
         self._store = store
         self._max_streams = max_streams
-        self._of_tenants: Counter[TenantId] = Counter()
+        self._open_by_tenant: Counter[TenantId] = Counter()
         self._admit = admit
         self._vendor = vendor
         self._open: dict[Lease, OpenStream] = {}
-        self._tending: asyncio.Task[None] | None = None
+        self._monitor_task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def opened(
-        self, session_id: SessionId, capability: str, known: Callable[[], None] = lambda: None
+        self, session_id: SessionId, capability: str, on_known: Callable[[], None] = lambda: None
     ) -> AsyncIterator[OpenStream]:
-        """Open the stream that a capability gives the right to, both ends of it or none.
+        """Open the stream of a capability on both sides, or on neither.
 
-        `known` is told as soon as the capability is known to be right.
+        This calls `on_known` as soon as the capability has proved valid.
         Raises NotFound, RateLimited, Overloaded, SessionErased, SessionEnded, SessionExpired,
         SessionNotReady, WrongUpload, StreamBusy, or VendorError.
         """
         session = await self._store.find(session_id, capability)
         if session is None:
             raise NotFound("no such stream")
-        known()
+        on_known()
         await self._admit(session.tenant_id)
-        _check_takes_stream(session)
+        _check_accepts_stream(session)
         if session.vendor_url is None:
             raise VendorFailure("EkaScribe gave no address to stream to", sent=False)
-        with self._place(session.tenant_id):
+        with self._permit(session.tenant_id):
             async with self._leased(session, session.vendor_url, capability) as stream:
                 yield stream
 
     @contextmanager
-    def _place(self, tenant_id: TenantId) -> Iterator[None]:
-        """Hold a place of the process' streams. Raises Overloaded."""
-        counts = self._of_tenants
-        if counts.total() >= self._max_streams or counts[tenant_id] >= share_of(self._max_streams):
+    def _permit(self, tenant_id: TenantId) -> Iterator[None]:
+        """Hold one of the process' permits for streams. Raises Overloaded."""
+        counts = self._open_by_tenant
+        if counts.total() >= self._max_streams or counts[tenant_id] >= tenant_quota(self._max_streams):
             raise Overloaded(
                 "as many streams are open here as may be; another process may take this one",
-                retry_after_seconds=_AGAIN_SECONDS,
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
             )
         counts[tenant_id] += 1
         try:
@@ -196,52 +196,53 @@ class Streams:
     ) -> AsyncIterator[OpenStream]:
         session_id = session.id
         lease = await self._claim(session_id, capability)
-        held = StreamEnd(cause="vendor_unreachable", code=None, frames=0, bytes=0)
+        end = StreamEnd(cause="vendor_unreachable", code=None, frames=0, bytes=0)
         try:
             vendor = await self._vendor.open(session.account, session_id, vendor_url)
-            stream = OpenStream(session_id, lease, vendor, partial(self._part, session_id, lease))
+            stream = OpenStream(session_id, lease, vendor, partial(self._announce_end, session_id, lease))
             self._open[lease] = stream
             try:
-                await self._store.beat([_beat(stream)], _LEASE_SECONDS)
+                await self._store.renew_leases([_heartbeat(stream)], _LEASE_SECONDS)
                 await self._check_not_erased(session_id)
-                self._tend()
+                self._start_monitor()
                 yield stream
             finally:
                 self._open.pop(lease, None)
                 await stream.close()
-                held = stream.end
+                end = stream.end
         finally:
-            await asyncio.shield(self._release(session_id, lease, held))
+            await asyncio.shield(self._release(session_id, lease, end))
 
     async def _check_not_erased(self, session_id: SessionId) -> None:
-        """Look again: the vendor may have taken seconds to open its side. Raises SessionErased."""
-        looks = await self._store.look([session_id])
-        if not looks or looks[0].is_erased:
+        """Raise SessionErased if the session was erased in the seconds in which the vendor connected."""
+        states = await self._store.read_states([session_id])
+        if not states or states[0].is_erased:
             raise SessionErased("the session was erased")
 
     async def _claim(self, session_id: SessionId, capability: str) -> Lease:
-        """Take the lease, waiting for a connection that is about to let go."""
+        """Acquire the lease, waiting for a connection that is about to end."""
         lease = Lease(uuid4())
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        deadline = begun + _TURN_SECONDS
+        deadline = begun + _TAKEOVER_SECONDS
         while not await self._store.claim(session_id, lease, _OPENING_LEASE_SECONDS):
             session = await self._store.find(session_id, capability)
             if session is None:
                 raise NotFound("no such stream")
-            _check_takes_stream(session)
-            # Not at once: the connection that this client has just lost may be about to be seen as ended.
+            _check_accepts_stream(session)
+            # Do not refuse at once: this client may just have lost the connection that holds the lease, and
+            # its process may notice that within a moment.
             is_yielding = await self._store.ask_to_yield(session_id, _SILENT_SECONDS)
             now = loop.time()
-            if now > deadline or (now > begun + _BUSY_SECONDS and not is_yielding):
+            if now > deadline or (now > begun + _REFUSE_AFTER_SECONDS and not is_yielding):
                 raise StreamBusy("another client is streaming to this session")
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            await asyncio.sleep(_CLAIM_AGAIN_SECONDS)
         return lease
 
-    async def _part(self, session_id: SessionId, lease: Lease) -> None:
-        """Let whoever opens the stream again at once wait for this connection's end, not be refused."""
+    async def _announce_end(self, session_id: SessionId, lease: Lease) -> None:
+        """Record that this connection ends: a client that reopens the stream then waits for a moment."""
         try:
-            await self._store.let_go(session_id, lease)
+            await self._store.announce_end(session_id, lease)
         except StoreUnavailable:
             log.warning("stream_parts_unseen", session_id=session_id, reason="store_unavailable")
 
@@ -260,34 +261,34 @@ class Streams:
         )
 
     async def stop(self) -> None:
-        """Stop looking after streams: the process is closing, and none is open any more."""
-        if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.gather(self._tending, return_exceptions=True)
+        """Stop monitoring: the process is closing, and no stream is open any more."""
+        if self._monitor_task is not None:
+            self._monitor_task.cancel()
+            await asyncio.gather(self._monitor_task, return_exceptions=True)
 
-    def _tend(self) -> None:
-        if self._tending is None or self._tending.done():
-            self._tending = asyncio.create_task(self._look_after())
+    def _start_monitor(self) -> None:
+        if self._monitor_task is None or self._monitor_task.done():
+            self._monitor_task = asyncio.create_task(self._monitor())
 
-    async def _look_after(self) -> None:
+    async def _monitor(self) -> None:
         loop = asyncio.get_running_loop()
-        next_beat = 0.0
+        next_heartbeat = 0.0
         while self._open:
             self._end_stalled(loop.time())
             try:
                 await self._end_unwanted()
-                if loop.time() >= next_beat or self._has_begun():
-                    next_beat = loop.time() + _BEAT_SECONDS
-                    await self._beat()
+                if loop.time() >= next_heartbeat or self._has_begun():
+                    next_heartbeat = loop.time() + _HEARTBEAT_SECONDS
+                    await self._renew_leases()
             except StoreUnavailable:
-                # Audio goes on: nobody else can take a stream over either while the database is away.
+                # The streams go on: while the database is away, no other connection can take them over.
                 log.warning("streams_wait", reason="store_unavailable", streams=len(self._open))
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     def _has_begun(self) -> bool:
-        """Whether a stream has its first audio, which its session's status shall say soon."""
+        """Return whether a stream got its first audio; its session's status shall show that soon."""
         return any(
-            stream.relay is not None and stream.relay.bytes > 0 and not stream.is_known_to_record
+            stream.relay is not None and stream.relay.bytes > 0 and not stream.is_reported_recording
             for stream in self._open.values()
         )
 
@@ -298,40 +299,40 @@ class Streams:
                 relay.end(relay.lost())
 
     async def _end_unwanted(self) -> None:
-        """End streams whose session is over, or that another connection has or waits for."""
-        asked_for = dict(self._open)  # those that open while we ask are not in the answer
-        looks = {look.session_id: look for look in await self._store.look(_ids(asked_for))}
-        for lease, stream in asked_for.items():
-            look = looks.get(stream.session_id)
+        """End streams whose session is over, or whose lease another connection holds or waits for."""
+        streams = dict(self._open)  # a copy: the answer lacks streams that open during the query
+        states = {state.session_id: state for state in await self._store.read_states(_ids(streams))}
+        for lease, stream in streams.items():
+            state = states.get(stream.session_id)
             if stream.relay is None:
                 continue
-            if look is None or look.is_erased:  # retention erases the rows, too
+            if state is None or state.is_erased:  # retention erases the rows, too
                 stream.relay.cut(CloseReason("session_erased", SESSION_OVER, "the session was erased"))
                 continue
             if stream.is_shutting_down:
                 continue
-            close_reason = _unwanted(look, lease)
+            close_reason = _unwanted(state, lease)
             if close_reason is not None:
                 stream.is_shutting_down = True
                 stream.relay.end(close_reason)
 
-    async def _beat(self) -> None:
-        beats = []
+    async def _renew_leases(self) -> None:
+        heartbeats = []
         for stream in self._open.values():
-            beats.append(_beat(stream))
+            heartbeats.append(_heartbeat(stream))
             if stream.relay is not None:
-                stream.relay.was_heard = False
-                stream.is_known_to_record = stream.relay.bytes > 0
-        if beats:
-            await self._store.beat(beats, _LEASE_SECONDS)
+                stream.relay.was_active = False
+                stream.is_reported_recording = stream.relay.bytes > 0
+        if heartbeats:
+            await self._store.renew_leases(heartbeats, _LEASE_SECONDS)
 
 
-def _beat(stream: OpenStream) -> StreamBeat:
+def _heartbeat(stream: OpenStream) -> StreamHeartbeat:
     relay = stream.relay
-    return StreamBeat(
+    return StreamHeartbeat(
         session_id=stream.session_id,
         lease=stream.lease,
-        was_heard=relay is not None and relay.was_heard,
+        was_active=relay is not None and relay.was_active,
         frames=relay.frames if relay is not None else 0,
         bytes=relay.bytes if relay is not None else 0,
     )
@@ -341,18 +342,18 @@ def _ids(streams: dict[Lease, OpenStream]) -> list[SessionId]:
     return [stream.session_id for stream in streams.values()]
 
 
-def _unwanted(look: StreamLook, lease: Lease) -> CloseReason | None:
-    if look.status not in OPEN_STATUSES:
-        if look.status in {"expired", "cancelled"}:
-            return CloseReason("session_over", SESSION_OVER, f"the session is {look.status}")
+def _unwanted(state: StreamState, lease: Lease) -> CloseReason | None:
+    if state.status not in OPEN_STATUSES:
+        if state.status in {"expired", "cancelled"}:
+            return CloseReason("session_over", SESSION_OVER, f"the session is {state.status}")
         return CloseReason("session_over", 1000, "the session was ended")
-    if look.is_yielding or look.lease != lease:
+    if state.is_yielding or state.lease != lease:
         return CloseReason("taken_over", TAKEN_OVER, "another client took this stream over")
     return None
 
 
-def _check_takes_stream(session: StreamSession) -> None:
-    check_takes_audio(
+def _check_accepts_stream(session: StreamSession) -> None:
+    check_accepts_audio(
         wanted="stream",
         upload=session.upload,
         status=session.status,

@@ -59,7 +59,7 @@ class ClockMonitor:
             try:
                 shown, asked, answered = await self._look(steady_seconds)
                 if answered - asked <= _LONGEST_LOOK_SECONDS:
-                    self._clock.hear_database(shown, (asked + answered) / 2)
+                    self._clock.observe_database_time(shown, (asked + answered) / 2)
             except StoreUnavailable:
                 pass  # the last known offset stays in force
             except Exception as error:  # noqa: BLE001 - a process boundary: the next round comes
