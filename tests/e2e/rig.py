@@ -71,7 +71,8 @@ class Rig:
 
     async def serve(self, workers: int = 1, **settings: str) -> Running:
         """Start a service of so many processes and wait until it answers."""
-        return await self._start("serve", settings, "--workers", str(workers))
+        options = ("--workers", str(workers)) if workers > 1 else ()
+        return await self._start("serve", settings, *options)
 
     async def worker(self, **settings: str) -> Running:
         """Start a worker process and wait until it answers."""
@@ -104,7 +105,8 @@ class Rig:
         changed = {f"EKABRIDGE_{name.upper()}": value for name, value in settings.items()}
         environment = self.environment | changed
         path = self.log or Path(os.devnull)
-        if self.forks and can_fork(environment):
+        # A supervisor starts processes of its own, which a forked one may not.
+        if self.forks and "--workers" not in arguments and can_fork(environment):
             return start_forked(arguments, environment, path, path)
         with path.open("ab") as log:
             return await asyncio.create_subprocess_exec(
