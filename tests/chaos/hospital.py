@@ -27,6 +27,7 @@ from tests.chaos.points import Watch
 from tests.chaos.proxies import DatabaseProxy, Proxy, open_port, open_unix
 from tests.chaos.servers import ChaosServers
 from tests.characters import login_environment
+from tests.forked import ForkedProcess, start_forked
 
 START_SECONDS = 60.0
 FORWARD_TIMEOUT_SECONDS = 5.0
@@ -47,7 +48,7 @@ _OWN = {
 class Life:
     """One process of a slot: how it ended, and whether we had it end."""
 
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | ForkedProcess
     ended_by: str | None = None
     ended_at: float | None = None
     was_stopped: bool = False
@@ -92,8 +93,11 @@ class Slot:
 class Hospital:
     """What the chaos suite breaks, and how it is put together again."""
 
-    def __init__(self, servers: ChaosServers, folder: Path, character: CharacterName) -> None:
+    def __init__(
+        self, servers: ChaosServers, folder: Path, character: CharacterName, *, clocks_jump: bool
+    ) -> None:
         self.servers = servers
+        self._clocks_jump = clocks_jump
         self.folder = folder
         self.slots: dict[str, Slot] = {}
         self.watch = Watch(self.kill, lambda name: self.slots[name].role if name in self.slots else "")
@@ -171,15 +175,7 @@ class Hospital:
         async with slot.starting:
             if slot.is_running:
                 return
-            command = "serve" if slot.role == "service" else "worker"
-            clock = self.servers.clocks.environment(name)
-            with slot.log.open("ab") as log:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "service.cli.main", command, "--port", str(slot.port)),
-                    env=self._environment | slot.environment | clock,
-                    stdout=log,
-                    stderr=log,
-                )
+            process = await self._start_process(slot)
             slot.lives.append(Life(process))
             deadline = time.monotonic() + START_SECONDS
             while process.returncode is None and time.monotonic() < deadline:
@@ -189,6 +185,20 @@ class Hospital:
                 await asyncio.sleep(0.05)
             if slot.lives[-1].ended_by is None:
                 raise AssertionError(f"{name} did not start: {slot.log.read_text()[-2000:]}")
+
+    async def _start_process(self, slot: Slot) -> asyncio.subprocess.Process | ForkedProcess:
+        arguments = ("serve" if slot.role == "service" else "worker", "--port", str(slot.port))
+        environment = self._environment | slot.environment
+        if not self._clocks_jump:
+            return start_forked(arguments, environment, slot.log, slot.log)
+        clock = self.servers.clocks.environment(slot.name)
+        with slot.log.open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "service.cli.main", *arguments),
+                env=environment | clock,
+                stdout=log,
+                stderr=log,
+            )
 
     def kill(self, name: str) -> None:
         """kill -9, at this instant."""
@@ -276,10 +286,18 @@ _LEASES_OF = {
 
 @asynccontextmanager
 async def open_hospital(
-    servers: ChaosServers, folder: Path, slots: dict[str, str], character: CharacterName = "hosted"
+    servers: ChaosServers,
+    folder: Path,
+    slots: dict[str, str],
+    character: CharacterName = "hosted",
+    *,
+    clocks_jump: bool = True,
 ) -> AsyncIterator[Hospital]:
-    """Start everything; all of it is killed at the end. `slots`: names and roles of our processes."""
-    hospital = Hospital(servers, folder, character)
+    """Start everything; all of it is killed at the end. `slots`: names and roles of our processes.
+
+    A process whose clock cannot jump is forked, which takes a fraction of the time.
+    """
+    hospital = Hospital(servers, folder, character, clocks_jump=clocks_jump)
     async with AsyncExitStack() as stack:
         await hospital.open(stack, slots)
         yield hospital

@@ -54,7 +54,7 @@ pytestmark = pytest.mark.timeout(3600 if IS_WHOLE else 400)
 async def hospital(tmp_path: Path) -> AsyncIterator[Hospital]:
     with chaos_servers() as servers:
         slots = {"service": "service", "worker": "worker"}
-        async with open_hospital(servers, tmp_path, slots, CHARACTER) as opened:
+        async with open_hospital(servers, tmp_path, slots, CHARACTER, clocks_jump=False) as opened:
             yield opened
 
 

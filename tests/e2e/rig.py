@@ -19,6 +19,7 @@ from service.sandbox.vendor.app import Endpoint, VendorSettings, create_vendor
 from service.sandbox.vendor.characters import CharacterName
 from tests.bridge import WEBHOOK_SECRET, add_tenant, encoded_key, free_port, make_settings
 from tests.characters import login_environment
+from tests.forked import ForkedProcess, can_fork, start_forked
 
 START_SECONDS = 30.0
 
@@ -37,7 +38,7 @@ async def until(condition: Any, seconds: float = 20.0) -> Any:
 class Running:
     """One process of ours."""
 
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | ForkedProcess
     url: str
 
     async def kill(self) -> None:
@@ -64,12 +65,14 @@ class Rig:
     tenant_id: str
     stack: AsyncExitStack
     vendor_app: Any
+    forks: bool = False
     running: list[Running] = field(default_factory=list)
     log: Path | None = None
 
     async def serve(self, workers: int = 1, **settings: str) -> Running:
         """Start a service of so many processes and wait until it answers."""
-        return await self._start("serve", settings, "--workers", str(workers))
+        options = ("--workers", str(workers)) if workers > 1 else ()
+        return await self._start("serve", settings, *options)
 
     async def worker(self, **settings: str) -> Running:
         """Start a worker process and wait until it answers."""
@@ -97,18 +100,17 @@ class Rig:
             await until(is_live, START_SECONDS)
         return started
 
-    async def run(self, *arguments: str, **settings: str) -> asyncio.subprocess.Process:
-        """Start `ekabridge …` with these settings."""
+    async def run(self, *arguments: str, **settings: str) -> asyncio.subprocess.Process | ForkedProcess:
+        """Start `ekabridge …` with these settings; forked, if the test's processes may be."""
         changed = {f"EKABRIDGE_{name.upper()}": value for name, value in settings.items()}
-        with (self.log or Path(os.devnull)).open("ab") as log:
+        environment = self.environment | changed
+        path = self.log or Path(os.devnull)
+        # A supervisor starts processes of its own, which a forked one may not.
+        if self.forks and "--workers" not in arguments and can_fork(environment):
+            return start_forked(arguments, environment, path, path)
+        with path.open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "service",
-                *arguments,
-                env=self.environment | changed,
-                stdout=log,
-                stderr=log,
+                sys.executable, "-m", "service", *arguments, env=environment, stdout=log, stderr=log
             )
 
     async def client(self, service: Running, seconds: float = 70) -> httpx2.AsyncClient:
@@ -167,9 +169,12 @@ async def speak(api: httpx2.AsyncClient, session_id: str, chunks: int = 2) -> No
 
 @asynccontextmanager
 async def open_rig(
-    database_url: str, redis_url: str, *, character: CharacterName = "hosted"
+    database_url: str, redis_url: str, *, character: CharacterName = "hosted", forks: bool = False
 ) -> AsyncIterator[Rig]:
-    """Start the stand-ins, add a tenant; every process that the test started is killed at the end."""
+    """Start the stand-ins, add a tenant; every process that the test started is killed at the end.
+
+    With `forks` the processes do not import anything: for tests of neither their start nor their memory.
+    """
     async with AsyncExitStack() as stack:
         vendor_app = create_vendor(VendorSettings(character=character, processing_seconds=0.05))
         vendor_url = await stack.enter_async_context(serve_app(vendor_app))
@@ -199,6 +204,7 @@ async def open_rig(
             tenant_id=tenant_id,
             stack=stack,
             vendor_app=vendor_app,
+            forks=forks,
         )
         try:
             yield rig

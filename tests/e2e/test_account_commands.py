@@ -18,7 +18,7 @@ SECRETS = ("hospital-secret", "hospital-signing-key", "hospital-token", "vendor-
 
 @pytest.fixture
 async def rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
-    async with open_rig(database_url, redis_url) as opened:
+    async with open_rig(database_url, redis_url, forks=True) as opened:
         opened.environment["EKABRIDGE_PUBLIC_URL"] = PUBLIC
         settings = {
             "clients": {"sandbox": "sandbox-secret", "hospital": "hospital-secret"},

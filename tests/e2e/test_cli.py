@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import asyncpg
@@ -14,16 +15,33 @@ import pytest
 from tests.bridge import encoded_key
 from tests.certificates import make_authority
 from tests.e2e.rig import Rig, open_rig
+from tests.forked import can_fork, start_forked
+
+COMMAND_SECONDS = 30
 
 
 @pytest.fixture
 async def rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
-    async with open_rig(database_url, redis_url) as opened:
+    async with open_rig(database_url, redis_url, forks=True) as opened:
         yield opened
 
 
 async def ekabridge(environment: dict[str, str], *arguments: str) -> tuple[int, str, str]:
     """Run a command; return its status, output and errors."""
+    if not can_fork(environment):
+        return await in_a_new_interpreter(environment, *arguments)
+    with NamedTemporaryFile() as out, NamedTemporaryFile() as err:
+        process = start_forked(arguments, environment, Path(out.name), Path(err.name))
+        try:
+            status = await asyncio.wait_for(process.wait(), COMMAND_SECONDS)
+        except TimeoutError:
+            process.kill()
+            raise
+        return status, out.read().decode(), err.read().decode()
+
+
+async def in_a_new_interpreter(environment: dict[str, str], *arguments: str) -> tuple[int, str, str]:
+    """Run a command as a shell would."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -34,7 +52,7 @@ async def ekabridge(environment: dict[str, str], *arguments: str) -> tuple[int, 
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), COMMAND_SECONDS)
     except TimeoutError:
         process.kill()
         raise
@@ -46,6 +64,13 @@ def bare_environment(**settings: str) -> dict[str, str]:
     """This process's environment with these settings and no others of ours."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("EKABRIDGE_")}
     return inherited | {f"EKABRIDGE_{name}": value for name, value in settings.items()}
+
+
+async def test_a_command_in_an_interpreter_of_its_own_says_the_same(rig: Rig) -> None:
+    """The other tests fork it from a process that has imported everything; a shell does not."""
+    for arguments in (("tenant", "list"), ("key", "add", "ten_unknown"), ("doctor", "--what")):
+        forked = await ekabridge(rig.environment, *arguments)
+        assert await in_a_new_interpreter(rig.environment, *arguments) == forked
 
 
 async def test_migrate_twice_and_from_two_at_once(empty_database_url: str) -> None:

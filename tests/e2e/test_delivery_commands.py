@@ -12,7 +12,7 @@ from tests.e2e.test_cli import ekabridge
 
 @pytest.fixture
 async def rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
-    async with open_rig(database_url, redis_url) as opened:
+    async with open_rig(database_url, redis_url, forks=True) as opened:
         yield opened
 
 

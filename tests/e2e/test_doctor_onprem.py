@@ -18,7 +18,7 @@ SECRETS = (*USERS.values(), JULYS_TOKEN, "access-1-lab", "refresh-1-lab", "not-j
 
 @pytest.fixture
 async def rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
-    async with open_rig(database_url, redis_url) as opened:
+    async with open_rig(database_url, redis_url, forks=True) as opened:
         for name in ("EKABRIDGE_EKA_CLIENT_ID", "EKABRIDGE_EKA_CLIENT_SECRET"):
             del opened.environment[name]
         yield opened

@@ -17,7 +17,7 @@ SECONDS = 2.0
 
 @pytest.fixture
 async def rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
-    async with open_rig(database_url, redis_url) as opened:
+    async with open_rig(database_url, redis_url, forks=True) as opened:
         yield opened
 
 

@@ -23,7 +23,7 @@ DETAILS = {"patient": {"id": "PAT-1", "name": "Asha Rao"}, "reference": "ENC-1"}
 
 @pytest.fixture
 async def rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
-    async with open_rig(database_url, redis_url) as opened:
+    async with open_rig(database_url, redis_url, forks=True) as opened:
         yield opened
 
 

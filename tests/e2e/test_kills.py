@@ -17,7 +17,7 @@ from tests.e2e.rig import Rig, dictate, open_rig, until
 
 @pytest.fixture
 async def rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
-    async with open_rig(database_url, redis_url) as opened:
+    async with open_rig(database_url, redis_url, forks=True) as opened:
         yield opened
 
 

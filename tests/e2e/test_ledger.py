@@ -20,7 +20,7 @@ _DICTATIONS = 12
 
 @pytest.fixture
 async def rig(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Rig]:
-    async with open_rig(database_url, redis_url) as opened:
+    async with open_rig(database_url, redis_url, forks=True) as opened:
         opened.log = tmp_path / "processes.log"
         yield opened
 

@@ -45,7 +45,7 @@ def database() -> Iterator[Database]:
 @pytest.fixture
 async def rig(database: Database, redis_url: str) -> AsyncIterator[Rig]:
     await migrate(database.url)
-    async with open_rig(database.url, redis_url) as opened:
+    async with open_rig(database.url, redis_url, forks=True) as opened:
         yield opened
 
 

@@ -19,7 +19,7 @@ async def test_every_document_is_told_once_and_every_failure_with_its_reason(
 ) -> None:
     database = await asyncpg.connect(database_url)
     try:
-        async with open_rig(database_url, redis_url, character=character) as rig:
+        async with open_rig(database_url, redis_url, character=character, forks=True) as rig:
             run = OutcomeRun(rig, database, seed=1)
             plays = await run.play(RUNS)
     finally:

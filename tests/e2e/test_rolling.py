@@ -26,7 +26,7 @@ PAUSE_SECONDS = 0.2
 
 @pytest.fixture
 async def rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
-    async with open_rig(database_url, redis_url) as opened:
+    async with open_rig(database_url, redis_url, forks=True) as opened:
         yield opened
 
 

@@ -24,7 +24,7 @@ FRAME_BYTES = 3200
 
 @pytest.fixture
 async def rig(database_url: str, redis_url: str) -> AsyncIterator[Rig]:
-    async with open_rig(database_url, redis_url) as opened:
+    async with open_rig(database_url, redis_url, forks=True) as opened:
         yield opened
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import httpx2
 import pytest
@@ -28,6 +29,8 @@ async def test_it_stops_with_calls_that_hang():
         )
         with pytest.raises(httpx2.ReadTimeout):
             await client.get(f"{url}/x", timeout=0.1)
+        stopping = time.monotonic()
+    assert time.monotonic() - stopping < 5
     async with httpx2.AsyncClient(trust_env=False) as client:
         with pytest.raises(httpx2.ConnectError):
             await client.get(url)

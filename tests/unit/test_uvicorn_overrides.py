@@ -14,11 +14,13 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from service.http_server.graceful_shutdown import DrainingHttpProtocol, DrainingWebSocketProtocol
 from service.http_server.server import Server
+from service.sandbox.serving import EmbeddedServer
 
 SUBCLASSES: dict[type, type] = {
     DrainingHttpProtocol: HttpToolsProtocol,
     DrainingWebSocketProtocol: WebSocketsSansIOProtocol,
     Server: uvicorn.Server,
+    EmbeddedServer: uvicorn.Server,
 }
 # Not overridden, but our code sets or reads what they keep: a request's body, events and transport, a
 # connection's queue and frames.
@@ -61,6 +63,7 @@ REVIEWED = {
     "Server.__init__": 3024453942,
     "Server._serve": 1013776406,
     "Server.capture_signals": 1408809435,
+    "Server.main_loop": 404528999,
     "Server.serve": 2669923623,
     "Server.shutdown": 215549664,
     "Server.startup": 2833208200,
