@@ -20,6 +20,7 @@ BridgeError
 The HTTP status of each code is in one table: schemas/problems.py.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -372,6 +373,6 @@ class EncryptionKeyMissing(BridgeError):
     code = "store_unavailable"
     retryable = True
 
-    def __init__(self, detail: str, *, key_ids: list[str]) -> None:
+    def __init__(self, detail: str, *, key_ids: Sequence[str] = ()) -> None:
         super().__init__(detail)
-        self.key_ids = key_ids
+        self.key_ids = list(key_ids)

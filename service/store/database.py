@@ -55,7 +55,8 @@ class Database:
         self._pool: asyncpg.Pool[Record] | None = None
         self._longest_wait_seconds = 0.0
         self._troubles = DatabaseState()
-        self.was_reached = False  # with our schema in it, since the process started
+        # Whether a statement on our tables succeeded since the process started.
+        self.was_reached = False
 
     async def open(self) -> None:
         """Make the pool; connects to nothing yet."""
@@ -130,7 +131,9 @@ class Database:
     async def fetch(self, query: str, *arguments: Any) -> list[Record]:
         """Run one statement and return its rows."""
         async with self.connection() as connection:
-            return await connection.fetch(query, *arguments)
+            found: list[Record] = await connection.fetch(query, *arguments)
+        self.was_reached = True
+        return found
 
     async def fetchrow(self, query: str, *arguments: Any) -> Record | None:
         """Run one statement and return its first row."""
@@ -141,6 +144,7 @@ class Database:
         """Run one statement."""
         async with self.connection() as connection:
             await connection.execute(query, *arguments)
+        self.was_reached = True
 
     async def revision(self) -> str | None:
         """Return the revision of the schema."""

@@ -95,5 +95,5 @@ async def test_the_sweep_pays_it():
 async def test_a_worker_that_lacks_a_key_leaves_the_cancel_to_another_and_counts_no_try():
     vendor, store = ScriptedVendor(), MemorySessions()
     vendor.cancels = [EncryptionKeyMissing("no key", key_ids=["00000000"])]
-    await make_life(store, vendor, TurnedClock()).pay(owed(attempts=99))
+    await make_life(store, vendor, TurnedClock()).process_pending_call(owed(attempts=99))
     assert store.recorded == ["given_back"]

@@ -21,7 +21,8 @@ HARMLESS = {
         "service/forwarding/oauth_tokens.py",
         "held.token == refused",
     ): "what we held before and what we hold now",
-    ("service/store/idempotency.py", "known['request_hash'] != request_hash"): (
+    ("service/domain/sessions/change_polling.py", "waiter.token != token"): "states of a session, no secret",
+    ("service/store/idempotency.py", "known['request_hash'] != call.request_hash"): (
         "keyed hashes of two requests of the caller's own: it knows both requests and neither hash"
     ),
 }

@@ -153,8 +153,7 @@ WITH back AS (
 DELETE FROM attempts a USING back WHERE a.delivery_id = back.id AND a.error_class = 'on_its_way';
 
 -- name: next_slot
--- Seconds until a destination that something waits for may be called again, by its rate; NULL: none has to wait.
--- A scalar for each destination, so that each is one probe of an index whatever the statistics say.
+-- Seconds until a destination with waiting deliveries may be called again, by its rate; NULL if none has to wait.
 SELECT extract(epoch FROM t.next_slot_at - clock_timestamp())::float8 AS seconds
 FROM destinations t
 WHERE t.next_slot_at > clock_timestamp() - interval '50 milliseconds' AND t.enabled AND t.rate_per_second IS NOT NULL
