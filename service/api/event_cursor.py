@@ -105,15 +105,24 @@ class EventCursor:
 
     def add(self, entry: TimelineEntry) -> bool:
         """Record an entry as sent; return False if it was sent before."""
-        digest = _digest(entry)
         if entry.type == "chunk.stored":
-            is_new = self._add_chunk(int(entry.data["sequence"]))
+            # Before the hash: each look reads all chunks again, and nearly all of them were sent before.
+            if not self._add_chunk(int(entry.data["sequence"])):
+                return False
+            digest = _digest(entry)
         else:
-            is_new = _short_hash(digest) not in self._hashes
-            self._hashes[_short_hash(digest)] = None
-        if is_new:
-            self._add_to_checksums(_microseconds(entry.at), int.from_bytes(digest[:8], "big"))
-        return is_new
+            digest = _digest(entry)
+            short_hash = _short_hash(digest)
+            if short_hash in self._hashes:
+                return False
+            self._hashes[short_hash] = None
+        self._add_to_checksums(_microseconds(entry.at), int.from_bytes(digest[:8], "big"))
+        return True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was sent yet."""
+        return not self._starts and not self._hashes
 
     def has(self, entry: TimelineEntry) -> bool:
         """Return whether an entry was sent before."""

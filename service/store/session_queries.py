@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from itertools import count
 
 from asyncpg import Record
 from msgspec import UNSET, Struct, UnsetType
@@ -40,7 +39,7 @@ from service.store.tolerant_decryption import UNREADABLE, RowDecryptor
 # A page's transcripts, as they are stored.
 _MAX_PAGE_BYTES = 4 * 1024 * 1024
 # Some 250 bytes each once they are encoded.
-_ENTRIES_PER_PAGE = 250
+_SMALL_PAGE, _LARGE_PAGE = 250, 500
 # A timeline of few entries is not worth a reservation; an entry's row, object and text take 1.2 kB together,
 # which is three times this: a reservation counts what is stored threefold.
 _FEW_ENTRIES = 250
@@ -118,17 +117,23 @@ class SessionQueries:
         """Return the timeline of a session; the caller has checked that the tenant owns the session."""
         return await self._entries(session_id, None, 0)
 
-    async def entry_pages(self, session_id: SessionId) -> AsyncIterator[list[TimelineEntry]]:
+    async def entry_pages(
+        self, session_id: SessionId, *, in_small_pages: bool = False
+    ) -> AsyncIterator[list[TimelineEntry]]:
         """Read the timeline in pages, so that no stream keeps all of a long one; ownership was checked.
 
         An entry that becomes earlier than a page that was read already changes the session's mark, and is
-        read then.
+        read then. Each page costs PostgreSQL the whole timeline; small ones are for a client that gets all of
+        it, and keeps little of it in memory here when it reads slowly.
         """
-        for start in count(0, _ENTRIES_PER_PAGE):
-            page = await self._entries(session_id, _ENTRIES_PER_PAGE, start)
+        start, size = 0, _SMALL_PAGE if in_small_pages else _LARGE_PAGE
+        while True:
+            page = await self._entries(session_id, size, start)
+            is_last = len(page) < size
             yield page
-            if len(page) < _ENTRIES_PER_PAGE:
+            if is_last:
                 return
+            start += size
 
     async def _entries(self, session_id: SessionId, limit: int | None, offset: int) -> list[TimelineEntry]:
         rows = await self._database.fetch(sql("sessions.timeline"), session_id, limit, offset)

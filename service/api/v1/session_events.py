@@ -1,6 +1,7 @@
 """The route of live updates: a session's timeline as server-sent events, resumable by Last-Event-ID."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from time import monotonic
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from service.api.v1.sessions import SessionPath
 from service.domain.errors import SessionErased, StoreUnavailable
 from service.domain.ids import SessionId
 from service.domain.models import Principal
+from service.domain.sessions.change_polling import ChangePoller
 from service.http_server import on_shutdown
 
 log = structlog.get_logger()
@@ -85,7 +87,7 @@ async def follow_events(
     is_over = await queries.is_over(principal.tenant_id, SessionId(session_id))
     cursor = EventCursor()
     if last_event_id is not None:
-        cursor = await EventCursor.resume(last_event_id, queries.entry_pages(SessionId(session_id)))
+        cursor = await EventCursor.resume(last_event_id, _pages(services, SessionId(session_id)))
         if is_over and not await _has_more(services, SessionId(session_id), cursor):
             return Response(None, status_code=204)
     services.sessions.timeline_poller.check_capacity(principal.tenant_id)
@@ -97,11 +99,37 @@ async def follow_events(
     )
 
 
+async def _pages(services: Services, session_id: SessionId) -> AsyncGenerator[list[TimelineEntry], None]:
+    """Read a timeline for a consumer that waits for nothing between the pages."""
+    pages = services.sessions.queries.entry_pages(session_id)
+    while True:
+        async with services.sessions.timeline_poller.reading:
+            page = await anext(pages, None)
+            if page is None:
+                return
+            yield page
+
+
 async def _has_more(services: Services, session_id: SessionId, cursor: EventCursor) -> bool:
-    async for page in services.sessions.queries.entry_pages(session_id):
-        if not all(cursor.has(entry) for entry in page):
-            return True
+    async with aclosing(_pages(services, session_id)) as pages:
+        async for page in pages:
+            if not all(cursor.has(entry) for entry in page):
+                return True
     return False
+
+
+async def _next_events(
+    poller: ChangePoller, pages: AsyncIterator[list[TimelineEntry]], cursor: EventCursor
+) -> bytes | None:
+    """Encode the new entries of the next page; None after the last one.
+
+    A client that reads slowly keeps the bytes of one page in memory, and no more.
+    """
+    async with poller.reading:
+        page = await anext(pages, None)
+        if page is None:
+            return None
+        return b"".join([_encode_event(cursor, entry) for entry in page if cursor.add(entry)])
 
 
 async def _follow(
@@ -119,10 +147,10 @@ async def _follow(
                 # `is_over` is read before the entries. In the other order, the stream could end without
                 # an entry that was written between the two reads.
                 is_over = await queries.is_over(principal.tenant_id, session_id)
-                async for page in queries.entry_pages(session_id):
-                    # Encoded at once: a client that reads slowly keeps the bytes of one page here, no more.
-                    for event in [_encode_event(cursor, entry) for entry in page if cursor.add(entry)]:
-                        yield event
+                pages = queries.entry_pages(session_id, in_small_pages=cursor.is_empty)
+                while (events := await _next_events(poller, pages, cursor)) is not None:
+                    if events:
+                        yield events
             except SessionErased:
                 yield b"event: erased\ndata: {}\n\n"
                 return

@@ -20,6 +20,7 @@ log = structlog.get_logger()
 _INTERVAL_SECONDS = 0.2
 # Sessions with very many rows make a poll slow: polling uses a sixth of the database's time at most.
 _REST_FACTOR = 5
+_MAX_READING = 2
 MAX_WAITERS = 1000
 _FINAL = frozenset({"completed", "partial", "failed", "expired", "cancelled"})
 # The state token of a partial session with documents still to come. The SQL statement `sessions.standings`
@@ -71,6 +72,9 @@ class ChangePoller:
         self._waiting: defaultdict[SessionId, set[_Waiter]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
         self.is_closing = False
+        # Held while a page of a timeline is read and encoded, so that many streams at once leave the event
+        # loop and the database to other calls.
+        self.reading = asyncio.Semaphore(_MAX_READING)
 
     @property
     def waiting(self) -> int:
