@@ -1,7 +1,7 @@
-"""A further document of a finished session: asked for at the vendor once, then fetched like any result.
+"""Requests additional documents of finished sessions: one call to the vendor, then a fetch like any other.
 
-The session's first result stays as it is: a further document changes the vendor's own answer
-(docs/vendor.md#further-moves-session).
+The session's first result stays unchanged here, although an additional document changes the vendor's own
+answer (docs/vendor.md#further-moves-session).
 """
 
 import asyncio
@@ -32,27 +32,27 @@ from service.domain.results.additional_documents import Made, find_made
 from service.domain.sessions.lifecycle import CALL_DEADLINE_SECONDS
 from service.domain.vendor_calls import call_once_or_probe
 
-# Longer than the deadline of the vendor's call, so that a lease ends only when its holder is gone.
+# Longer than the deadline of the vendor's call, so that a lease expires only after its holder has stopped.
 _LEASE_SECONDS = 60.0
-# It takes the vendor some seconds to make a document.
+# The vendor needs some seconds to make a document.
 _FIRST_LOOK_SECONDS = 1.0
-# After an unclear call a worker finds out what became of it.
+# So long after a call without an answer, a worker asks the vendor about its outcome.
 _UNCLEAR_SECONDS = 5.0
 _TEMPLATE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
 class AdditionalDocumentUnit(Protocol):
-    """A session's row, locked, while it is decided whether the vendor is asked for a document."""
+    """A session's locked row, for checking the request and recording it in one transaction."""
 
     state: AdditionalDocumentState
 
     async def begin(self, lease: Lease, lease_seconds: float) -> None:
-        """The document is ours to ask for: its row is there before the call is made."""
+        """Lease the call for the document: its row exists before the call."""
         ...
 
 
 class AdditionalDocumentStore(Protocol):
-    """Rows of documents that are asked for."""
+    """Rows of requested documents."""
 
     def opening(
         self, tenant_id: TenantId, session_id: SessionId, template_id: TemplateId
@@ -68,17 +68,17 @@ class AdditionalDocumentStore(Protocol):
         document_id: str | None,
         wait_seconds: float,
     ) -> None:
-        """The vendor makes it; look for it after the wait."""
+        """Record that the vendor makes the document, and schedule a fetch after the wait."""
         ...
 
     async def leave(
         self, session_id: SessionId, template_id: TemplateId, lease: Lease, wait_seconds: float
     ) -> None:
-        """It is not known whether the vendor heard: the next caller, or later a worker, finds out."""
+        """Release a call with an unclear outcome: the next caller, or later a worker, asks the vendor."""
         ...
 
     async def withdraw(self, session_id: SessionId, template_id: TemplateId, lease: Lease) -> None:
-        """The vendor refused: there is nothing to wait for."""
+        """Delete a request that the vendor refused."""
         ...
 
 
@@ -101,7 +101,7 @@ class DocumentKeyStore(Protocol):
 
 
 class AdditionalDocumentRequests:
-    """Asks the vendor for documents of finished sessions."""
+    """Requests additional documents of finished sessions from the vendor."""
 
     def __init__(
         self,
@@ -121,10 +121,9 @@ class AdditionalDocumentRequests:
     async def request(
         self, principal: Principal, session_id: SessionId, template_id: TemplateId, key: str | None
     ) -> KeyedAnswer:
-        """Have a document made as `ask` does, or give the answer that the Idempotency-Key was given before.
+        """Request a document as `ask` does, or return the answer of the first call with this Idempotency-Key.
 
-        The answer is the session as it stands. Raises as `ask`, IdempotencyKeyReused or
-        IdempotencyInProgress.
+        The answer is the current session. Raises as `ask`, IdempotencyKeyReused or IdempotencyInProgress.
         """
         if key is None:
             await self.ask(principal, session_id, template_id)
@@ -169,11 +168,12 @@ class AdditionalDocumentRequests:
         *,
         since: datetime | None = None,
     ) -> str | None:
-        """Have a document made of another template, or a new version of the same one; return the vendor's id.
+        """Request a document of another template, or a new version of the same one; return the vendor's id.
 
-        While it is on its way, asking again calls nobody; nor does the repeat of a call that was first made
-        at `since`, when its document has come since. Raises InvalidRequest, NotFound, SessionErased,
-        SessionNotFinished, or VendorError; after one that is unreachable the same call may be made again.
+        While the document is on its way, a further request calls nobody. The repeat of a call that was first
+        made at `since` calls nobody either, if its document has come after that. Raises InvalidRequest,
+        NotFound, SessionErased, SessionNotFinished, or VendorError; after VendorUnreachable the caller may
+        repeat the call.
         """
         _check_template(template_id)
         lease = Lease(uuid4())

@@ -1,6 +1,6 @@
-"""What an answer means for a document that was asked for after its session had finished.
+"""Records the vendor's answers about additional documents of finished sessions.
 
-The session's status stays as it is: only the document succeeds or fails.
+The session's status does not change: only the document succeeds or fails.
 """
 
 import msgspec
@@ -12,16 +12,16 @@ from service.domain.ports import SettleUnit
 from service.domain.results import verdicts
 from service.domain.results.events import missing_document
 
-# By the schedules: more than three hours of a vendor that works on it, more than a day of one that is away.
+# By the schedules, more than three hours while the vendor works, and more than a day while it is away.
 MAX_TRIES = 400
-# How often in a row an answer without the document, or without the session, is taken for "not yet": for about
-# 20 seconds, and for about a minute.
+# So many answers in a row without the document (about 20 seconds), or without the session (about a minute),
+# count as a failure; fewer mean "not yet".
 _BELIEVE_NO_DOCUMENT_AFTER = 5
 _BELIEVE_MISSING_AFTER = 8
 
 
 class AskAgain(Struct, frozen=True, kw_only=True):
-    """It is not here yet; `tries` says how long to wait."""
+    """The document is not here yet; `tries` determines the wait before the next call."""
 
     reason: str
     tries: int
@@ -29,13 +29,13 @@ class AskAgain(Struct, frozen=True, kw_only=True):
 
 
 class Made(Struct, frozen=True):
-    """The vendor makes the document, or has made it; its id, where that is known."""
+    """A document that the vendor makes or has made, with its id if that is known."""
 
     document_id: str | None
 
 
 def find_made(result: VendorResult, template_id: TemplateId, known: frozenset[str]) -> Made | None:
-    """Return what an answer says of a document that may have been asked for; None: it was not.
+    """Return the document if the answer shows that the vendor got the request for it, else None.
 
     With the filter, 202 means that this one document is pending (docs/vendor.md#filtered-pending).
     """
@@ -46,13 +46,13 @@ def find_made(result: VendorResult, template_id: TemplateId, known: frozenset[st
 
 
 async def record(unit: SettleUnit, job: FetchJob, result: VendorResult | None) -> AskAgain | None:
-    """Record an answer to a call for a further document, or that there will be none; or say to ask again."""
+    """Record an answer about an additional document, or its failure; or return when to ask again."""
     if job.asked == "asking":
         return await _record_look(unit, job, result)
     found = _of_template(result, job.template_id) if result is not None else []
     wanted = [each for each in found if job.document_id in {None, each.upstream_id}]
     is_over = result is not None and result.state in verdicts.OVER
-    # An unknown word for the session is doubted for a while; afterwards the document's own status counts.
+    # An unknown status of the session is in doubt for a while; afterwards the document's own status counts.
     is_readable = is_over or (result is not None and result.state == "unknown")
     is_made = is_over and bool(wanted) and {each.status for each in wanted} <= {"success", "failed"}
     if not is_made and result is not None:
@@ -69,7 +69,7 @@ async def record(unit: SettleUnit, job: FetchJob, result: VendorResult | None) -
 
 
 def explained(job: FetchJob, result: VendorResult, whole: VendorResult) -> VendorResult:
-    """Return the unfiltered answer in the place of a filtered `failed`, with the document in it, failed."""
+    """Return a filtered `failed` answer with the failed document of the unfiltered answer, for its reason."""
     wanted = [
         each
         for each in _of_template(whole, job.template_id)
@@ -88,12 +88,12 @@ async def _store(unit: SettleUnit, document: VendorDocument, *, is_listed: bool)
             warnings=document.annotations.warnings, vendor_code=document.annotations.vendor_code
         )
         document = msgspec.structs.replace(document, data=None, annotations=kept)
-    # A re-run takes the place of all that there was, also of the documents that the same answer still lists.
+    # A new run replaces all earlier documents of the template, even those that the same answer still lists.
     await unit.add_document(document, code, listed=frozenset({document.upstream_id}))
 
 
 async def _record_look(unit: SettleUnit, job: FetchJob, result: VendorResult | None) -> AskAgain | None:
-    """Settle whether the vendor was asked at all: whoever asked it did not learn."""
+    """Determine from an answer whether the vendor got the request, because its caller got no answer."""
     made = None
     if result is not None:
         known = await unit.known_documents(job.template_id)
@@ -108,7 +108,7 @@ async def _record_look(unit: SettleUnit, job: FetchJob, result: VendorResult | N
 async def _ask_again(
     unit: SettleUnit, job: FetchJob, result: VendorResult, wanted: list[VendorDocument]
 ) -> AskAgain | None:
-    """Return when to ask again; None when what is there has to do."""
+    """Return when to ask again; None to settle with the documents of this answer."""
     verdict = verdicts.judge_filtered(result.state, wanted) if wanted else None
     if verdict in {"empty", "unknown"}:
         left = verdicts.seconds_left(verdict, job.verdict_seconds if verdict == job.verdict else None)

@@ -1,4 +1,4 @@
-"""Decides from how a session's Get Session calls stand which documents go out, and its final status."""
+"""Decides which documents go out and a session's final status, from the states of its Get Session calls."""
 
 from schemas.emr import EventType, SessionStatus
 from service.domain.ids import UNFILTERED, TemplateId
@@ -7,9 +7,9 @@ from service.domain.ports import Clock, SettleUnit
 from service.domain.results.events import emit_ending, missing_document, release, settle
 from service.domain.results.verdicts import OVER
 
-# Documents wait for the transcript and a session waits for the unfiltered answer, but not for an outage.
+# Documents wait for the transcript, and a session waits for the unfiltered answer, but not during an outage.
 UNFILTERED_TRIES = 3
-# A server that answers, but never finally, is waited for longer: about a quarter of an hour.
+# While a server answers, but never finally, the session waits longer: about a quarter of an hour.
 _ANSWERED_TRIES = 8
 _ANSWERS = frozenset({"completed", "partial", "unknown", "open", "processing"})
 # Outcomes of an unfiltered call after which a session does not count as completed: after an unknown status
@@ -18,12 +18,12 @@ _NOT_COMPLETED = frozenset({"partial", "unknown"})
 
 
 async def conclude(unit: SettleUnit, clock: Clock, *, is_new: bool = False) -> bool:
-    """Release what is complete, and settle the session once every template is settled; true for events.
+    """Release complete documents, and settle the session once all templates are settled; True for events.
 
-    A document waits for the transcript that goes with it: for the filtered answers, which need not hold it
-    (docs/vendor.md#filtered-transcript), then for the unfiltered call, which can hold it while documents are
-    pending (docs/vendor.md#early-transcript), but not for longer than a few tries of it. No call's outage
-    holds back another's document. `is_new`: a template's documents have just come.
+    A document waits for its transcript. Filtered answers may lack the transcript
+    (docs/vendor.md#filtered-transcript), and the unfiltered answer can hold it while documents are pending
+    (docs/vendor.md#early-transcript), but a document waits for a few unfiltered tries only. A failing call
+    holds back no document of another call. `is_new`: a template's documents have just come.
     """
     if unit.is_final:
         await _restate(unit)
@@ -47,10 +47,10 @@ async def conclude(unit: SettleUnit, clock: Clock, *, is_new: bool = False) -> b
 async def close(
     unit: SettleUnit, status: SessionStatus, code: str, clock: Clock, *, has_verdicts: bool
 ) -> bool:
-    """End a session badly, by the unfiltered answer or for want of one; true for events.
+    """End a session without success, after an unfiltered answer or for lack of one; True for events.
 
-    Documents that are here go out all the same: then the session ends partial, and each requested template
-    without a document is told as failed. `has_verdicts`: the vendor said that these failed.
+    Documents that are here still go out: the session then ends as partial, and an event reports each
+    requested template without a document as failed. `has_verdicts`: the vendor reported that these failed.
     """
     await unit.settle_other_fetches(code)
     stored = await unit.document_statuses()
@@ -70,7 +70,7 @@ async def close(
 
 
 async def _restate(unit: SettleUnit) -> None:
-    """Give a session that is over a better final status, where documents came after it."""
+    """Give a session that is over a better final status if documents came after its end."""
     says_partial = any(
         fetch.template_id == UNFILTERED and fetch.outcome in _NOT_COMPLETED for fetch in await unit.fetches()
     )
@@ -80,14 +80,14 @@ async def _restate(unit: SettleUnit) -> None:
 
 
 def _lacks_transcript(templates: list[FetchState]) -> bool:
-    """Whether every filtered call was answered, one of them finally, and none brought a transcript."""
+    """Return whether all filtered calls were answered, at least one finally, and none had a transcript."""
     return any(fetch.is_settled for fetch in templates) and all(
         fetch.is_settled or fetch.was_answered for fetch in templates
     )
 
 
 def _has_answered(unfiltered: FetchState | None) -> bool:
-    """Whether the unfiltered call said all that it will say of the transcript, or has failed too often."""
+    """Return whether the unfiltered call can bring no more transcript, or has failed too often."""
     return unfiltered is not None and (
         unfiltered.is_settled or unfiltered.reason in OVER or unfiltered.attempts >= UNFILTERED_TRIES
     )
@@ -96,13 +96,13 @@ def _has_answered(unfiltered: FetchState | None) -> bool:
 async def _settle(
     unit: SettleUnit, templates: list[FetchState], unfiltered: FetchState | None, *, is_new: bool
 ) -> None:
-    """Settle the session; it waits for an unfiltered answer that its status depends on."""
+    """Settle the session, unless its status depends on an unfiltered answer that is still to come."""
     says_partial = any(fetch.outcome == "partial" for fetch in templates)
     if unfiltered is not None and not unfiltered.is_settled:
         tries = _ANSWERED_TRIES if unfiltered.reason in _ANSWERS else UNFILTERED_TRIES
         if says_partial and unfiltered.attempts < tries:
             if is_new:
-                # Its answers so far were given while this template was still being made.
+                # The vendor gave its answers so far while it still made this template's documents.
                 await unit.request_unfiltered(at_once=True, restart_tries=True)
             return
         says_partial = False  # the documents decide
@@ -115,7 +115,7 @@ async def _settle(
 
 
 async def _status_by_documents(unit: SettleUnit, *, is_partial: bool) -> SessionStatus | None:
-    """Derive a final status from the requested templates' documents; None when there is none of them."""
+    """Derive a final status from the requested templates' documents; None when no such document exists."""
     stored = await unit.document_statuses()
     states = [state for template_id, state in stored if not unit.templates or template_id in unit.templates]
     if not states:

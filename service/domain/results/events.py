@@ -1,4 +1,4 @@
-"""Events that tell the EMR of a result or an ending, frozen in the transaction of their cause."""
+"""Events that report a result or a final status to the EMR, stored in the transaction of their cause."""
 
 from collections.abc import Sequence
 
@@ -24,12 +24,12 @@ MESSAGES = {
 
 
 async def settle(unit: SettleUnit, status: SessionStatus, code: str | None) -> None:
-    """Give the session its ending."""
+    """Set the session's final status."""
     await unit.settle_session(status, error_code=code, error_message=MESSAGES[code] if code else None)
 
 
 async def release(unit: SettleUnit, clock: Clock) -> bool:
-    """Make the event of every document that has none yet; true if there was one."""
+    """Emit an event for each document without one; return whether there was any."""
     unreleased = await unit.unreleased_documents()
     for document in unreleased:
         ready = document.status == "success"
@@ -39,29 +39,29 @@ async def release(unit: SettleUnit, clock: Clock) -> bool:
 
 
 async def emit_ending(unit: SettleUnit, event_type: EventType, code: str, clock: Clock) -> None:
-    """Make the event of a session that ended badly."""
+    """Emit the event of a session that failed or expired."""
     error = ErrorInfo(code=code, message=MESSAGES[code])
     await unit.emit(_event(unit, event_type, clock, error=error), None, None)
 
 
 def missing_document(template_id: TemplateId, upstream_id: str = "") -> VendorDocument:
-    """Return a failed document in the place of one that was asked for and never made."""
+    """Return a failed document that stands for a requested document that the vendor never made."""
     return VendorDocument(
         template_id=template_id, upstream_id=upstream_id, type=None, status="failed", data=None
     )
 
 
 def document_error(code: str | None, vendor_code: str | None = None) -> ErrorInfo | None:
-    """Return a document's error code with its meaning, and EkaScribe's own code for the reason."""
+    """Return a document's error code with its message, and EkaScribe's own code for the reason."""
     if code is None:
         return None
     return ErrorInfo(code=code, message=MESSAGES[code], vendor_code=vendor_code or UNSET)
 
 
 def session_warnings(stored: list[WarningInfo], audio_missing: Sequence[int] | None) -> list[WarningInfo]:
-    """Return the warnings of a session or of its document: the vendor's own, and the chunks that it lacks.
+    """Return the warnings of a session or its document: the vendor's own, and one about missing chunks.
 
-    `audio_missing` is empty when the vendor only counted fewer files than it had confirmed, without a list.
+    `audio_missing` is empty if the vendor only counts fewer files than it had confirmed, without a list.
     """
     if audio_missing is None:
         return stored

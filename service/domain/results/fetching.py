@@ -1,7 +1,7 @@
-"""Calls Get Session for every result that is due, and has the answer recorded.
+"""Calls Get Session for all results that are due, and records the answers.
 
-A fetch is a row per (session, template), and one without a template for the unfiltered call. A webhook or the
-clock makes it due, one worker leases it and makes the call with no transaction open.
+Each pair of session and template has a row, and the unfiltered call has a row without a template. A webhook
+or the schedule makes a row due; one worker leases it and makes the call while no transaction is open.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ log = structlog.get_logger()
 # Get Session may hold a request for 14 s (docs/vendor.md#long-poll); a login may come before it.
 CALL_DEADLINE_SECONDS = 40.0
 LEASE_SECONDS = 45.0
-# A vendor that cannot be asked is waited for: it may have made the document meanwhile.
+# While the vendor cannot be reached, a fetch goes on for this time: the vendor may have made the document.
 _GIVE_UP_UNREACHABLE_SECONDS = 3 * 86_400.0
-# A doctor waits for a note of the last hour: once the vendor is back, it comes within half a minute.
+# A doctor waits for the documents of the last hour: once the vendor is back, they come within half a minute.
 _AWAITED_SECONDS, _MAX_WAIT_WHILE_AWAITED_SECONDS = 3600.0, 30.0
-# Nobody may have the key of an older session any more: its result must not be asked for all day.
+# Perhaps no worker has the key of an older session any more, so its fetches come less often.
 _UNAWAITED_SECONDS = 300.0
 _WARN_BEFORE_EXPIRY_SECONDS = 300.0
-# How often a vendor that cannot be asked is asked whether a session that nobody ended is over.
+# After so many failed tries, the worker stops asking whether a session that nobody ended is over.
 _PROBE_TRIES = 8
 _REFUSED = "vendor_refused_"
 
@@ -58,7 +58,7 @@ def _uncounted(_: FetchOutcome) -> None:
 
 
 class ResultFetcher:
-    """Fetches results that are due and records what follows from them."""
+    """Fetches results that are due and records their consequences."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class ResultFetcher:
     async def claim(
         self, session_id: SessionId | None, limit: int, passed_over: Collection[Account] = ()
     ) -> list[FetchJob]:
-        """Lease calls that are due, of one session or of any, but not of accounts that are passed over."""
+        """Lease calls that are due, of one session or of all, except those of accounts in `passed_over`."""
         return await self._store.claim_fetches(session_id, limit, LEASE_SECONDS, passed_over)
 
     async def fetch(self, job: FetchJob) -> bool:
-        """Make one leased call and record its outcome; true when deliveries may be in the outbox."""
+        """Make one leased call and record its outcome; True when the outbox may hold new deliveries."""
         CALLING_TENANT.set(job.tenant_id)
         began = time.monotonic()
         fetched = Fetched(outcome="crashed")
@@ -126,7 +126,7 @@ class ResultFetcher:
         except TimeoutError:
             return await self._failed(job, "vendor_timeout", None)
         except VendorCallHeldBack as error:
-            # Nothing was sent: it counts for nothing.
+            # The breaker held the call back before it was sent, so it counts as no try.
             wait = schedule.held_back_wait(error.retry_after_seconds, jitter=self._clock.jitter())
             await self._store.give_back_fetch(job, wait)
             return Fetched(outcome="not_sent", reason=error.code, wait_seconds=wait)
@@ -147,13 +147,13 @@ class ResultFetcher:
     async def _ask(self, job: FetchJob) -> VendorResult:
         result = await self._vendor.get_session(job.account, job.session_id, job.template_id, job.document_id)
         if job.asked == "asked" and result.state == "failed":
-            # The reason of an additional document's failure stands in the unfiltered answer only.
+            # Only the unfiltered answer gives the reason for an additional document's failure.
             whole = await self._vendor.get_session(job.account, job.session_id, UNFILTERED)
             return additional_documents.explained(job, result, whole)
         return result
 
     async def expire(self, session_id: SessionId) -> None:
-        """Expire a session whose time is over, by our own clock: some servers never say so."""
+        """Expire a session by our own clock, because some servers never report the expiry."""
         async with self._store.settling(session_id) as unit:
             if unit is not None and unit.is_past and unit.status in {"created", "recording"}:
                 await unit.settle_other_fetches("session_expired")
@@ -161,20 +161,20 @@ class ResultFetcher:
                 await emit_ending(unit, "session.expired", "session_expired", self._clock)
 
     async def past(self, limit: int) -> list[SessionId]:
-        """Return sessions that were never ended and whose time is over."""
+        """Return sessions that expired without an end."""
         return await self._store.past_sessions(limit)
 
     async def warn_expiring(self) -> None:
-        """Say in the log, once, which dictations are about to expire unended."""
+        """Log once for each dictation that will expire soon and was not ended."""
         for session_id in await self._store.warn_expiring(_WARN_BEFORE_EXPIRY_SECONDS):
             log.warning("session_expires_unended", session_id=session_id)
 
     async def crashed(self, job: FetchJob) -> bool:
-        """Something that nobody foresaw went wrong with this call: it is asked again, later and later."""
+        """Repeat a call that raised an unexpected error, with growing waits."""
         return (await self._failed(job, "internal_error", None)).has_events
 
     async def _failed(self, job: FetchJob, reason: str, retry_after_seconds: float | None) -> Fetched:
-        """Have a call made again that brought no answer; some are given up after days of that."""
+        """Schedule the repeat of a call without an answer; after days without one, give up on it."""
         if job.asked is not None and job.attempts >= additional_documents.MAX_TRIES:
             return await self._record_additional(job, None)
         if job.is_probe and job.attempts >= _PROBE_TRIES:
@@ -207,7 +207,7 @@ class ResultFetcher:
         if job.asked is not None:
             return await self._record_additional(job, result)
         if job.is_probe and result.state not in {"failed", "expired"}:
-            # Only the vendor's own word ends a session that nobody ended; the hint is forgotten.
+            # Only a final answer of the vendor ends a session that nobody ended; drop the hint.
             await self._store.drop_fetch(job)
             return Fetched(outcome="dropped", reason=result.state)
         async with self._store.settling(job.session_id) as unit:
@@ -219,7 +219,7 @@ class ResultFetcher:
         return recorded
 
     async def _record_additional(self, job: FetchJob, result: VendorResult | None) -> Fetched:
-        """Record an answer, or after too many failures none, that concerns an additional document."""
+        """Record an answer about an additional document; None stands for too many failed tries."""
         async with self._store.settling(job.session_id) as unit:
             if unit is None or not await unit.holds(job):
                 return Fetched(outcome="lease_lost")

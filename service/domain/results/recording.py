@@ -27,20 +27,18 @@ from service.domain.results.conclusion import close, conclude
 from service.domain.results.events import missing_document, settle
 from service.domain.results.verdicts import is_good, judge_filtered, judge_unfiltered, seconds_left
 
-# The vendor keeps audio for 24 h (docs/vendor.md#audio-24-hours): a document that it has not made by then it
-# never will.
+# The vendor keeps audio for 24 h (docs/vendor.md#audio-24-hours), so it cannot make a document later.
 GIVE_UP_PENDING_SECONDS = 86_400.0
-# However long we were away ourselves, nothing is given up before it was asked for so often.
+# Even after a long outage of this service, a fetch gives up only after so many tries.
 GIVE_UP_AFTER_TRIES = 8
-# A filtered call answers 202 for ever where the transcription failed: after two minutes the unfiltered one
-# knows (docs/vendor.md#transcription-failed).
+# If the transcription failed, the filtered call answers 202 for ever. After two minutes the unfiltered call
+# reports the failure (docs/vendor.md#transcription-failed).
 OVERDUE_SECONDS = 120.0
-# The vendor counts from when it was told of the end, a little later than we do.
+# The vendor starts to count when it gets the end call, a little later than we do.
 _OVERDUE_AT_VENDOR_SECONDS = OVERDUE_SECONDS + 5.0
-# "No such session" ends a dictation: it is believed when it was said so often in a row, over about four
-# minutes.
+# "No such session" ends a dictation, so it counts only after so many such answers in a row, in four minutes.
 _BELIEVE_MISSING_AFTER = 8
-# A look at a session that is over gives up after about three hours of "still processing".
+# A check of a session that is over stops after about three hours of "still processing".
 _MAX_LOOKS_AFTER_ENDING = 40
 
 FetchOutcome = Literal[
@@ -58,11 +56,11 @@ FetchOutcome = Literal[
 
 
 class Fetched(Struct, frozen=True, kw_only=True):
-    """What came of one call; `has_events`: deliveries may be in the outbox.
+    """The outcome of one call; `has_events`: the outbox may hold new deliveries.
 
-    `pending`: it was answered, and is asked again; `failed`: it was not, and is asked again; `dropped`: it
-    need not be made after all; `not_sent`: the gate to the vendor was closed; `released`: its worker stops;
-    `unrecorded`: PostgreSQL went away meanwhile, or this worker lacks an encryption key.
+    `pending`: answered, and due again; `failed`: not answered, and due again; `dropped`: not needed any more;
+    `not_sent`: our circuit breaker or queue held the call back; `released`: its worker stops; `unrecorded`:
+    PostgreSQL became unreachable, or this worker lacks an encryption key.
     """
 
     outcome: FetchOutcome
@@ -72,7 +70,7 @@ class Fetched(Struct, frozen=True, kw_only=True):
 
 
 async def record_answer(unit: SettleUnit, job: FetchJob, result: VendorResult, clock: Clock) -> Fetched:
-    """Record an answer about a session that was ended; nothing when the call's lease is lost."""
+    """Record an answer about an ended session; record nothing if the call's lease is lost."""
     documents = _of_template(result, job.template_id)
     if job.template_id != UNFILTERED and result.state in verdicts.OVER and is_good(documents):
         return await _record_good(unit, job, result, documents, clock)
@@ -101,16 +99,16 @@ async def _record_good(
 async def _record_doubtful(
     unit: SettleUnit, job: FetchJob, result: VendorResult, documents: Sequence[VendorDocument], clock: Clock
 ) -> Fetched:
-    """Record a filtered answer that is no plain success, and have the unfiltered call made.
+    """Record a filtered answer that is no plain success, and schedule the unfiltered call.
 
-    A document has a status of its own, so an unknown word for the session does not hold a good one back.
+    A document has its own status, so an unknown status of the session does not hold a good document back.
     """
     if result.state in verdicts.OVER or result.state == "unknown":
         await unit.record_result(result)
         await _store_good(unit, documents, is_list=False)
     verdict = judge_filtered(result.state, documents)
     if verdict is not None or job.verdict in {"failed", "absent"}:
-        # "Still being made" takes back what the filtered answer had said, not what the unfiltered one says.
+        # "Still processing" withdraws a verdict from a filtered answer, but none from an unfiltered answer.
         await unit.record_verdict(job.template_id, verdict)
     is_overdue = job.ended_seconds_ago >= OVERDUE_SECONDS
     if verdict is not None or is_overdue or result.state in {"missing", "expired"}:
@@ -120,9 +118,9 @@ async def _record_doubtful(
 
 
 async def _awaits_transcript(unit: SettleUnit) -> bool:
-    """Whether the unfiltered call was requested before this document was here, and can bring its transcript.
+    """Return whether the unfiltered call was scheduled before this document and can bring its transcript.
 
-    Answers that came while every document was unfinished are no failed tries to get the transcript.
+    Answers that came while all documents were unfinished do not count as failed tries for the transcript.
     """
     if unit.transcript:
         return False
@@ -142,7 +140,7 @@ async def _record_unfiltered(unit: SettleUnit, job: FetchJob, result: VendorResu
             return await _record_missing(unit, job, clock)
         case "open" | "processing":
             if any(state == "success" for _, state in await unit.document_statuses()):
-                # A document is made of the whole transcript: this one is no beginning of it.
+                # The vendor makes a document from the complete transcript, so this transcript is complete.
                 await unit.record_result(VendorResult(state=result.state, transcript=result.transcript))
             return await _still_undecided(unit, job, result, 0.0, clock)
         case "unknown":
@@ -159,11 +157,11 @@ async def _record_unfiltered(unit: SettleUnit, job: FetchJob, result: VendorResu
 
 
 async def _record_unknown(unit: SettleUnit, job: FetchJob, result: VendorResult, clock: Clock) -> Fetched:
-    """Record an unfiltered answer whose status is new on the wire: no such word says that nothing more comes.
+    """Record an unfiltered answer with an unknown status, after which more documents may come.
 
-    Its documents are stored by their own statuses. Where templates were requested, the session ends once each
-    has its documents. Without templates nothing says how many documents there will be, so the call is
-    repeated for as long as an unknown word is doubted, and the session then ends partial.
+    This stores the documents by their own statuses. With requested templates, the session ends once each has
+    its documents. Without templates the number of documents is unknown: the call repeats until the unknown
+    status has stood for its time of doubt, and the session then ends as partial.
     """
     await unit.record_result(result)
     left = await _record_templates(unit, job, result)
@@ -178,7 +176,7 @@ async def _record_unknown(unit: SettleUnit, job: FetchJob, result: VendorResult,
 
 
 async def _record_missing(unit: SettleUnit, job: FetchJob, clock: Clock) -> Fetched:
-    """Record "no such session", which ends a dictation only when it was said again and again."""
+    """Record "no such session", which ends a dictation only after many such answers in a row."""
     if job.missing + 1 >= _BELIEVE_MISSING_AFTER:
         return await give_up(unit, job, clock, "vendor_session_missing")
     wait = schedule.error_wait(job.missing + 1, retry_after_seconds=None, jitter=clock.jitter())
@@ -188,11 +186,11 @@ async def _record_missing(unit: SettleUnit, job: FetchJob, clock: Clock) -> Fetc
 async def _still_undecided(
     unit: SettleUnit, job: FetchJob, result: VendorResult, confirmed_in_seconds: float, clock: Clock
 ) -> Fetched:
-    """Have the unfiltered call made again by schedule, at the latest when a verdict is confirmed."""
+    """Schedule the next unfiltered call, at the latest for the time at which a verdict is confirmed."""
     if job.ended_seconds_ago >= GIVE_UP_PENDING_SECONDS and job.attempts >= GIVE_UP_AFTER_TRIES:
         return await give_up(unit, job, clock)
-    # A session is shown as partial while the vendor makes more, but not while a verdict is doubted: whoever
-    # reads "partial" takes what is there for all that will come.
+    # Show a session as partial while the vendor makes more documents, but not while a verdict is in doubt,
+    # because a reader of "partial" expects that no more documents will come.
     is_shown = result.state == "partial" and unit.status == "processing" and not confirmed_in_seconds
     if is_shown and await unit.document_statuses():
         await unit.show_partial()
@@ -204,7 +202,7 @@ async def _still_undecided(
 async def _record_templates(unit: SettleUnit, job: FetchJob, result: VendorResult) -> float | None:
     """Record each template's documents of an unfiltered answer.
 
-    Returns None when all are settled, else in how many seconds the next verdict is confirmed (0: unknown).
+    Returns None when all are settled, else the seconds until the next verdict is confirmed (0: unknown).
     """
     if not unit.templates:
         own = FetchState(
@@ -224,9 +222,9 @@ async def _record_templates(unit: SettleUnit, job: FetchJob, result: VendorResul
             continue
         documents = _of_template(result, fetch.template_id)
         if fetch.is_settled:
-            await _store_good(unit, documents)  # the filter gives only one of a template's documents
+            await _store_good(unit, documents)  # a filtered answer holds only one of a template's documents
             continue
-        # A template of which nothing was asked yet has its own call, which is due.
+        # A template without a call so far has its own call, which is due.
         wait = await _record_template(unit, fetch, documents, result) if fetch.attempts else 0.0
         if wait is None:
             await unit.settle_template(fetch.template_id, result.state)
@@ -238,7 +236,7 @@ async def _record_templates(unit: SettleUnit, job: FetchJob, result: VendorResul
 async def _record_template(
     unit: SettleUnit, fetch: FetchState, documents: Sequence[VendorDocument], result: VendorResult
 ) -> float | None:
-    """Record one template's documents; None: they are settled; else seconds until a verdict is confirmed."""
+    """Record one template's documents; return None if settled, else the seconds until a confirmed verdict."""
     await _store_good(unit, documents)
     if is_good(documents):
         return None
@@ -254,7 +252,7 @@ async def _record_template(
 
 
 async def _record_look(unit: SettleUnit, job: FetchJob, result: VendorResult, clock: Clock) -> Fetched:
-    """Record an unfiltered answer about a session that is over; its status never gets worse."""
+    """Record an unfiltered answer about a session that is over, without making its status worse."""
     is_new = result.state in verdicts.OVER or result.state == "unknown"
     if is_new:
         await unit.record_result(result)
@@ -273,7 +271,7 @@ async def _record_look(unit: SettleUnit, job: FetchJob, result: VendorResult, cl
 
 
 async def _restate(unit: SettleUnit, result: VendorResult) -> None:
-    """Tell the failed templates of a session that had ended without documents and has some now."""
+    """Report the failed templates of a session that ended without documents and has some now."""
     stored = await unit.document_statuses()
     if not any(state == "success" for _, state in stored):
         if not unit.templates and result.state in verdicts.OVER and unit.status in {"failed", "expired"}:
@@ -289,7 +287,7 @@ async def _restate(unit: SettleUnit, result: VendorResult) -> None:
 async def give_up(
     unit: SettleUnit, job: FetchJob, clock: Clock, code: str = "vendor_gave_no_result"
 ) -> Fetched:
-    """End a session of which the vendor gave no result; one that is over stays as it is."""
+    """End a session for which the vendor gave no result; a session in a final status keeps it."""
     return await _close(unit, job, "failed", code, None, clock)
 
 
@@ -312,7 +310,7 @@ async def _close(
         each for each in await unit.fetches() if each.template_id != UNFILTERED and not each.is_further
     ]
     if fetches and all(each.is_settled for each in fetches):
-        # The call was for the transcript alone: the documents decide.
+        # This call was for the transcript only, so the documents determine the status.
         return msgspec.structs.replace(fetched, has_events=await conclude(unit, clock))
     await close(unit, status, code, clock, has_verdicts=result is not None)
     return fetched
@@ -327,19 +325,19 @@ async def _again(
     *,
     is_missing: bool = False,
 ) -> Fetched:
-    """Have the call made again later, and conclude what follows from how all calls stand."""
+    """Schedule the next try of the call, and draw conclusions from the states of all calls."""
     await unit.postpone_fetch(job, wait_seconds, reason, is_missing=is_missing)
     has_events = await conclude(unit, clock)
     return Fetched(outcome="pending", has_events=has_events, reason=reason, wait_seconds=wait_seconds)
 
 
 def _pending_wait(job: FetchJob, clock: Clock) -> float:
-    """Return a wait by schedule that does not pass over the moment at which a failure can be known."""
+    """Return the scheduled wait, shortened so that it ends when the vendor can first report a failure."""
     ended = job.ended_seconds_ago
     wait = schedule.pending_wait(
         job.attempts, clock.jitter(), seconds_after_end=ended, was_announced=job.was_announced
     )
-    # From two minutes on a filtered call has the unfiltered one made, which looks by a schedule of its own.
+    # From two minutes on, a filtered call schedules the unfiltered call, which follows its own schedule.
     is_early = ended < (_OVERDUE_AT_VENDOR_SECONDS if job.template_id == UNFILTERED else OVERDUE_SECONDS)
     return min(wait, max(1.0, _OVERDUE_AT_VENDOR_SECONDS - ended)) if is_early else wait
 
@@ -355,7 +353,7 @@ async def _store_good(
     is_list: bool = True,
     unless_same: bool = False,
 ) -> None:
-    """Store documents; `is_list`: they are all that the vendor has, as only an unfiltered answer says."""
+    """Store good documents; `is_list`: the vendor has no others, which only an unfiltered answer shows."""
     for document in documents:
         if document.status == "success":
             listed = frozenset(
@@ -369,7 +367,7 @@ async def _store_good(
 async def _store_failed(
     unit: SettleUnit, template_id: TemplateId, documents: Sequence[VendorDocument], verdict: Verdict
 ) -> None:
-    """Store what is no success as failed, without content: a failed document can carry the text of before."""
+    """Store the other documents as failed, without content, because they can carry the previous text."""
     bad = [each for each in documents if each.status != "success"] or [missing_document(template_id)]
     listed = frozenset(each.upstream_id for each in documents)
     for document in bad:

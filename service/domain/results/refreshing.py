@@ -1,4 +1,4 @@
-"""Asks the vendor again about a session that is over, or hurries the calls of one that is not."""
+"""Fetches the results of finished sessions again, and makes the fetches of ended sessions due at once."""
 
 from datetime import datetime
 from typing import Protocol
@@ -10,13 +10,13 @@ from service.domain.errors import NotFound, SessionErased, SessionNotFinished
 from service.domain.ids import SessionId, TenantId
 from service.domain.ports import Wakeups
 
-# An official client polls each second (docs/vendor.md#client-polling), and anybody may refresh in a loop: the
-# vendor is called at most once in so many seconds.
+# An official client polls each second (docs/vendor.md#client-polling), and any caller may refresh in a loop,
+# so at most one call per session goes to the vendor in this time.
 _MIN_SECONDS_BETWEEN_CALLS = 5.0
 
 
 class Refreshed(Struct, frozen=True, kw_only=True):
-    """How a session stood when the vendor was to be asked again, and whether it will be."""
+    """The state of a session at a request to refresh it; `is_requested`: the call is due."""
 
     status: SessionStatus
     is_erased: bool
@@ -24,7 +24,7 @@ class Refreshed(Struct, frozen=True, kw_only=True):
 
 
 class RefreshStore(Protocol):
-    """Rows of Get Session calls that are made once more."""
+    """Rows of Get Session calls that a caller can make due again."""
 
     async def refresh(
         self, tenant_id: TenantId, session_id: SessionId, actor: str, seconds: float
@@ -36,29 +36,29 @@ class RefreshStore(Protocol):
         ...
 
     async def hurry(self, tenant_id: TenantId, session_id: SessionId, seconds: float) -> bool:
-        """Make the calls of an ended session due that were not made for so many seconds."""
+        """Make the calls of an ended session due that were not made in the last `seconds`."""
         ...
 
 
 class RefreshableStore(RefreshStore, Protocol):
-    """The same, and which sessions may have more at the vendor than here."""
+    """A RefreshStore that also finds sessions for which the vendor may have more results."""
 
     async def ended_badly(
         self, tenant_id: TenantId | None, since: datetime, limit: int
     ) -> list[tuple[TenantId, SessionId]]:
-        """Sessions created since then that are partial, failed or expired, oldest first."""
+        """Return sessions created since then that are partial, failed or expired, oldest first."""
         ...
 
 
 class ResultRefresher:
-    """Has results fetched again: new documents and versions are filed, what is the same changes nothing."""
+    """Schedules new fetches of results; they store new documents and versions, and change nothing else."""
 
     def __init__(self, *, store: RefreshStore, wakeups: Wakeups) -> None:
         self._store = store
         self._nudges = wakeups
 
     async def refresh(self, tenant_id: TenantId, session_id: SessionId, actor: str) -> None:
-        """Ask the vendor again. Raises NotFound, SessionErased or SessionNotFinished."""
+        """Schedule a new fetch of the results. Raises NotFound, SessionErased or SessionNotFinished."""
         found = await self._store.refresh(tenant_id, session_id, actor, _MIN_SECONDS_BETWEEN_CALLS)
         if found is None:
             raise NotFound("no such session")
@@ -69,6 +69,6 @@ class ResultRefresher:
         self._nudges.results_due(session_id)
 
     async def hurry(self, tenant_id: TenantId, session_id: SessionId) -> None:
-        """Have the results of an ended session asked for now: somebody waits for them."""
+        """Make the fetches of an ended session due now, because a caller waits for its results."""
         if await self._store.hurry(tenant_id, session_id, _MIN_SECONDS_BETWEEN_CALLS):
             self._nudges.results_due(session_id)

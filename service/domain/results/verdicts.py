@@ -1,10 +1,10 @@
-"""Judges what an answer of the vendor means for one template's documents, and how long that is doubted.
+"""Judges an answer's meaning for one template's documents, and how long that verdict stays in doubt.
 
-A filtered answer speaks of one document and can be wrong about its session
-(docs/vendor.md#filtered-document). The reason of a failure stands in the unfiltered answer only
-(docs/vendor.md#failure-reason), and the two contradict each other (docs/vendor.md#overdue-documents). So
-everything but a plain success with content is a verdict that the unfiltered answer must confirm, some for a
-while, before an EMR is told.
+A filtered answer describes one document and can be wrong about its session
+(docs/vendor.md#filtered-document). Only the unfiltered answer gives the reason of a failure
+(docs/vendor.md#failure-reason), and the two can contradict each other (docs/vendor.md#overdue-documents). So
+the unfiltered answer must confirm each verdict other than a plain success with content, some for a while,
+before an event reports it to the EMR.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from service.domain.models import VendorDocument, VendorDocumentStatus, VendorSt
 
 OVER: frozenset[VendorState] = frozenset({"completed", "partial"})
 
-# `failed`: the vendor says so, and both answers agree or a reason is given. `unexplained`: only the
-# unfiltered answer says so and gives no reason, while the filtered one says that the document is still
-# being made. `empty`: called a success, with nothing in it (docs/vendor.md#empty-success). `unknown`: a
-# status that is new on the wire (docs/vendor.md#unknown-status). `absent`: not listed.
+# `failed`: both answers report a failure, or one gives its reason. `unexplained`: only the unfiltered answer
+# reports a failure, without a reason, while the filtered answer says that the vendor still makes the
+# document. `empty`: a success without content (docs/vendor.md#empty-success). `unknown`: a status that this
+# service does not know (docs/vendor.md#unknown-status). `absent`: not listed.
 _CONFIRMED_AFTER_SECONDS: dict[Verdict, float] = {
     "failed": 0.0,
     "absent": 10.0,
@@ -25,8 +25,8 @@ _CONFIRMED_AFTER_SECONDS: dict[Verdict, float] = {
     "empty": 600.0,
     "unknown": 600.0,
 }
-# Where a template has several documents, the first of these statuses decides: a pending document may still
-# come, and an unknown word is doubted for longer than a plain failure.
+# If a template has several documents, the first of these statuses decides: a pending document may still come,
+# and an unknown status stays in doubt for longer than a plain failure.
 _DECIDING: tuple[VendorDocumentStatus, ...] = ("pending", "unknown", "empty", "failed", "success")
 ERROR_CODES: dict[Verdict, str] = {
     "failed": "template_failed",
@@ -43,7 +43,7 @@ def is_good(documents: Sequence[VendorDocument]) -> bool:
 
 
 def judge_filtered(state: VendorState, documents: Sequence[VendorDocument]) -> Verdict | None:
-    """Judge the answer to a call for one template; None: it decides nothing, or everything is good."""
+    """Judge the answer to a call for one template; None if it decides nothing or all documents are good."""
     match state:
         case "failed":
             return "failed"
@@ -62,11 +62,10 @@ def judge_filtered(state: VendorState, documents: Sequence[VendorDocument]) -> V
 def judge_unfiltered(
     state: VendorState, documents: Sequence[VendorDocument], said: Verdict | None
 ) -> Verdict | None:
-    """Judge what an unfiltered answer says of one template, of which the filtered answer `said` something.
+    """Judge an unfiltered answer for one template; `said` is the verdict of the filtered answer.
 
-    None: the documents are still being made, or everything is good. A final answer can leave out a document
-    that is still being made, so one that it does not list is absent only if the filtered answer had none
-    either.
+    None: the vendor still makes the documents, or all are good. A final answer can omit a document that the
+    vendor still makes, so an unlisted document is absent only if the filtered answer had none either.
     """
     if not documents:
         return said if said in {"failed", "absent"} and state in OVER else None
@@ -78,7 +77,7 @@ def judge_unfiltered(
 
 
 def seconds_left(verdict: Verdict, seconds: float | None) -> float:
-    """Return for how many seconds a verdict is still doubted that stands for `seconds`; 0: not any more."""
+    """Return for how many more seconds a verdict that has stood for `seconds` stays in doubt, at least 0."""
     return max(0.0, _CONFIRMED_AFTER_SECONDS[verdict] - (seconds or 0.0))
 
 
