@@ -10,9 +10,9 @@ from service.domain.ids import Lease, SessionId, TenantId
 from service.domain.ports import Clock, SessionStore
 
 T = TypeVar("T")
-# The tenant whose call to the vendor is made; None where a call is made for nobody in particular.
+# The tenant for which the current task calls the vendor; None for calls that serve no single tenant.
 CALLING_TENANT: ContextVar[TenantId | None] = ContextVar("ekabridge_calling_tenant", default=None)
-# Raises when the call must not be made again, because its session was cancelled or erased meanwhile.
+# Raises an error if the call must not be repeated, because its session was cancelled or erased meanwhile.
 BeforeRepeat = Callable[[], Awaitable[None]]
 
 _TRIES = 3
@@ -69,7 +69,7 @@ async def call_with_retry(
 async def check_still_wanted(store: SessionStore, session_id: SessionId) -> None:
     """Refuse to repeat a call of a session that was cancelled, or erased while it ran. Raises SessionEnded.
 
-    A retry may wait for a minute, and what was erased must not reach the vendor after the erasure's answer.
+    A retry may wait for a minute, and erased data must not reach the vendor after the answer to the erasure.
     """
     if await store.is_cancelled(session_id):
         raise SessionEnded("the session was cancelled or erased meanwhile")
