@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it brings the HTTP client
 
 @click.group()
 def audit() -> None:
-    """Who did, read or erased what."""
+    """Show the audit trail: every deed, read and erasure with its actor."""
 
 
 @audit.command("list")

@@ -15,7 +15,7 @@ _MAX_LISTED = 1000
 
 @click.group()
 def delivery() -> None:
-    """What was sent to a tenant's destinations."""
+    """Show and retry the deliveries to a tenant's destinations."""
 
 
 @delivery.command("list")

@@ -26,9 +26,9 @@ _MAX_DAYS = 36_500
 def tenant_retention(
     *, tenant: str, content_days: int | None, metadata_days: int | None, clear: bool, as_json: bool
 ) -> None:
-    """Keep a tenant's content and rows for so many days after a session's ending, or show for how many.
+    """Set or show for how many days after its end a session's content and rows are kept.
 
-    What is not given stays as it is. Sessions in flight are kept until they are done.
+    An option that is left out changes nothing. Sessions in flight are kept until they are done.
     """
     is_change = content_days is not None or metadata_days is not None
     if clear and is_change:

@@ -110,10 +110,10 @@ def account_change(
 )
 @json_option
 def tenant_account(tenant: str, *, clear: bool, force: bool, as_json: bool, **given: Any) -> None:
-    """Give a tenant an EkaScribe account of its own, change it, or show whether it has one.
+    """Give a tenant its own EkaScribe account, change it, or show whether it has one.
 
-    What is not given stays as it is. A variable spares a secret the command line; several webhook secrets are
-    separated by commas there.
+    An option that is left out changes nothing. Each secret can come from an environment variable instead of the
+    command line; several webhook secrets are separated by commas there.
     """
     change = account_change(**given)
     if clear and change is not None:

@@ -114,7 +114,7 @@ async def _asked(
     account = DEFAULT_ACCOUNT if tenant is None else Account(tenant)
     async with AsyncExitStack() as stack:
         rows = await stack.enter_async_context(open_stores(settings))
-        await check_keys(rows, rows.keys.begin_command)  # a login's tokens are sealed
+        await check_keys(rows, rows.keys.begin_command)  # a login's tokens are encrypted
         accounts = make_accounts(settings, rows)
         secrets = await accounts.webhook_secrets(account) if tenant != DEFAULT_ACCOUNT else None
         if secrets is None:

@@ -1,4 +1,4 @@
-"""What surrounds an installation and is seldom looked at: the server's limits, clocks, disks, the way in."""
+"""Checks of an installation's environment: PostgreSQL, Redis, clocks, disks, the public URL."""
 
 import shutil
 import tempfile
@@ -15,12 +15,12 @@ from service.settings import Settings
 from service.store.database import Database
 from service.store.server_info import Server, forbidden_tables, look_at_server
 
-# What PostgreSQL's own project still maintains; we are tested with 18.
+# The oldest version that the PostgreSQL project still maintains; the tests run with 18.
 _OLDEST_POSTGRESQL = 140_000
-# `serve` and `worker`, two of each: what an installation that can lose a pod has.
+# Two of `serve` and two of `worker`: the least that can lose a pod.
 _USUAL_PROCESSES = 4
 _SKEW_WORTH_A_NOTE_SECONDS = 2.0
-# A statement of ours may take so long before we give it up ourselves (service/store/database.py).
+# The store itself gives a statement up after this time (service/store/database.py).
 _STATEMENT_MS = 15_000
 _LOOK_SECONDS = 5.0
 _OLDEST_REDIS = (6, 2)

@@ -105,7 +105,7 @@ class Accounts:
         kept = self._kept.get(account)
         if kept is not None and not fresh and self._time() < kept[1]:
             return kept[0]
-        # Whatever else stands in a webhook's address is no tenant, and not worth a question.
+        # A webhook's address may hold any text: only one in the form of a tenant's id is looked up.
         found = await self._store.own(TenantId(account)) if _TENANT_ID.fullmatch(account) else None
         if found is None:
             self._kept.pop(account, None)

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 
 MAX_THREADS = 32
-# Of one tenant; of its names that were answered before, more.
+# Threads that one tenant may use, and with names that resolved before.
 _MAX_OF_OWNER = MAX_THREADS // 4
 _MAX_OF_OWNER_FOR_ANSWERED = MAX_THREADS * 3 // 4
 _MAX_BUSY_FOR_HUNG = MAX_THREADS // 4

@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 _RETRIED = frozenset({408, 425, 429})
 _AUTHORISATION = frozenset({401, 403})
-# What receivers answer to a signature whose timestamp is too old or too new: the fault of a clock, not of the
+# Receivers answer so to a signature whose timestamp is too old or too new: then a clock is wrong, not the
 # document or the secret.
 _MAY_BE_STALE = frozenset({400, 401})
 # Not the mere name of a field: many frameworks' error bodies say when the error was ("timestamp": …).
@@ -106,7 +106,7 @@ class Sender(Protocol):
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What one attempt means for its delivery; `error_class` is None when the EMR has it."""
+    """The outcome of one attempt for its delivery; `error_class` is None when the EMR has the document."""
 
     kind: Kind
     error_class: str | None = None

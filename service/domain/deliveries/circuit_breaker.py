@@ -45,7 +45,7 @@ class FailureCount(Struct, frozen=True, kw_only=True):
 
 
 class CircuitBreakerStore(Protocol):
-    """What is known of destinations that fail."""
+    """The port to the stored failures of destinations."""
 
     async def count_failure(
         self,
