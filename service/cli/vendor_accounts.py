@@ -112,8 +112,8 @@ def account_change(
 def tenant_account(tenant: str, *, clear: bool, force: bool, as_json: bool, **given: Any) -> None:
     """Give a tenant its own EkaScribe account, change it, or show whether it has one.
 
-    An option that is left out changes nothing. Each secret can come from an environment variable instead of the
-    command line; several webhook secrets are separated by commas there.
+    An option that is left out changes nothing. Each secret can come from an environment variable instead of
+    the command line; several webhook secrets are separated by commas there.
     """
     change = account_change(**given)
     if clear and change is not None:
