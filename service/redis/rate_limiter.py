@@ -79,6 +79,7 @@ class SharedRateLimiter:
         self._is_due = asyncio.Event()
         self._is_away = False
         self._task: asyncio.Task[None] | None = None
+        self._exchanges: set[asyncio.Task[None]] = set()
 
     def count(self, key: str) -> RateLimitState:
         """Count a call, unless it exceeds the limit. The next exchange asks for its key in either case."""
@@ -94,9 +95,11 @@ class SharedRateLimiter:
 
     async def stop(self) -> None:
         """Stop; the last calls are not reported."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=_EXCHANGE_SECONDS)
+        tasks = [each for each in (self._task, *self._exchanges) if each is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_EXCHANGE_SECONDS)
 
     async def _exchange_for_ever(self) -> None:
         while True:
@@ -107,10 +110,29 @@ class SharedRateLimiter:
                     async with asyncio.timeout(self._interval_seconds):
                         await self._is_due.wait()
             try:
-                async with asyncio.timeout(_EXCHANGE_SECONDS):
-                    await self.exchange()
+                await self._exchange_in_time()
             except Exception as error:  # noqa: BLE001 - the limit must outlive whatever Redis answers
                 self._count_alone(type(error).__name__)
+
+    async def _exchange_in_time(self) -> None:
+        """Exchange within a second. Raises TimeoutError, or the error of the exchange.
+
+        The Redis client can swallow a cancellation, and a timeout would then wait for it without end: a late
+        exchange is cancelled and left alone, and the next one uses another connection.
+        """
+        exchange = asyncio.create_task(self.exchange())
+        self._exchanges.add(exchange)
+        exchange.add_done_callback(self._forget)
+        done, _ = await asyncio.wait({exchange}, timeout=_EXCHANGE_SECONDS)
+        if not done:
+            exchange.cancel()
+            raise TimeoutError
+        exchange.result()
+
+    def _forget(self, exchange: asyncio.Task[None]) -> None:
+        self._exchanges.discard(exchange)
+        if not exchange.cancelled():
+            exchange.exception()  # a late exchange was reported as a timeout
 
     async def exchange(self) -> None:
         """Report the calls since the last exchange, and lower each of their keys to what all have left.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.rate_limit import _fields
 from service.domain.token_bucket import LocalRateLimiter, RateLimitPolicy, RateLimitState
+from service.redis.rate_limiter import AWAY, SharedRateLimiter
 
 
 class Clock:
@@ -81,3 +86,39 @@ def test_the_fields_are_whole_numbers_of_at_least_what_is_to_be_waited() -> None
         b"ratelimit-remaining": b"0",
         b"ratelimit-reset": b"2",
     }
+
+
+class Deaf:
+    """A Redis client whose first pipeline swallows cancellations until it is told to end."""
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+        self.pipelines = 0
+
+    @contextlib.asynccontextmanager
+    async def pipeline(self, *, transaction: bool) -> AsyncIterator[Deaf]:
+        self.pipelines += 1
+        yield self
+
+    def eval(self, *_: object) -> None:
+        pass
+
+    async def execute(self) -> list[list[int]]:
+        while self.pipelines == 1 and not self.may_end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.may_end.wait()
+        return [[0]]
+
+
+async def test_a_client_that_swallows_a_cancellation_holds_up_no_later_exchange() -> None:
+    deaf = Deaf()
+    limiter = SharedRateLimiter(deaf, RateLimitPolicy(per_second=1, burst=10), interval_seconds=0.01)
+    limiter.count("key")
+    await limiter.start()
+    try:
+        async with asyncio.timeout(20):
+            while deaf.pipelines < 2 or AWAY._value.get():  # noqa: ASYNC110 - another task's state
+                await asyncio.sleep(0.01)
+    finally:
+        deaf.may_end.set()
+        await limiter.stop()
