@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 # first: it encrypts. unused: in the list, has encrypted nothing yet. old: decrypts what it encrypted.
 # missing: it encrypted something, and is not in the list. retired: it was forgotten.
@@ -21,12 +21,12 @@ class EncryptionKey(Struct, frozen=True, kw_only=True):
     places: dict[str, int]  # the same by table and column
 
 
-class Walk(Struct, frozen=True, kw_only=True):
+class ReencryptionPass(Struct, frozen=True, kw_only=True):
     """How far the re-encryption of a table is."""
 
     table: str
     key_id: str
-    resealed: int
+    reencrypted: int = field(name="resealed")
     left_over: int
     unreadable: int
     started_at: datetime
@@ -37,7 +37,7 @@ class EncryptionStatus(Struct, frozen=True, kw_only=True):
     """Every key, and the last walk over each table."""
 
     keys: list[EncryptionKey]
-    walks: list[Walk]
+    passes: list[ReencryptionPass] = field(name="walks")
 
 
 class Forgotten(Struct, frozen=True, kw_only=True):

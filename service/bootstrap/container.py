@@ -168,7 +168,8 @@ async def check_keys(rows: Stores, check: Callable[[], Awaitable[None]]) -> None
 async def check_at_start(rows: Stores) -> None:
     """Look at the store once before work begins; one that is away is waited for.
 
-    Raises SealError when the database was made with a key that we were not given: better now than at 2 a.m.
+    Raises DecryptionError when the database was made with a key that we were not given: better now than at
+    2 a.m.
     """
     try:
         await rows.database.ping()

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from schemas.encryption import EncryptionKey, EncryptionStatus, Forgotten, Walk
+from schemas.encryption import EncryptionKey, EncryptionStatus, Forgotten, ReencryptionPass
 from service.cli.runner import json_option, print_found, with_encrypting_stores, with_unchecked_stores
 
 _SAY_AGAIN_SECONDS = 5.0
@@ -23,10 +23,10 @@ def encryption_status(*, as_json: bool) -> None:
     """Count the values under each key, exactly: every one is looked at, which takes minutes with millions."""
 
     async def work(rows: Any) -> EncryptionStatus:
-        return EncryptionStatus(keys=await rows.keys.keys(), walks=await rows.reencryption.walks())
+        return EncryptionStatus(keys=await rows.keys.keys(), passes=await rows.reencryption.passes())
 
     found = with_unchecked_stores(work)
-    lines = [_key_line(key) for key in found.keys] + [_walk_line(walk) for walk in found.walks]
+    lines = [_key_line(key) for key in found.keys] + [_pass_line(table_pass) for table_pass in found.passes]
     print_found(found, as_json=as_json, text="\n".join(lines))
 
 
@@ -38,24 +38,24 @@ def encryption_rotate(*, as_json: bool) -> None:
     It may be stopped and started again. Exit status 1 if values do not open.
     """
 
-    async def work(rows: Any) -> list[Walk]:
-        await rows.reencryption.walk_anew()
+    async def work(rows: Any) -> list[ReencryptionPass]:
+        await rows.reencryption.restart()
         say_due = time.monotonic() + _SAY_AGAIN_SECONDS
         began = time.monotonic()
         while await rows.reencryption.step():
             await asyncio.sleep(time.monotonic() - began)
             began = time.monotonic()
             if began >= say_due and not as_json:
-                for walk in await rows.reencryption.walks():
-                    click.echo(_walk_line(walk), err=True)
+                for table_pass in await rows.reencryption.passes():
+                    click.echo(_pass_line(table_pass), err=True)
                 say_due = began + _SAY_AGAIN_SECONDS
-        walks: list[Walk] = await rows.reencryption.walks()
-        return walks
+        passes: list[ReencryptionPass] = await rows.reencryption.passes()
+        return passes
 
-    walks = with_encrypting_stores(work)
-    status = EncryptionStatus(keys=[], walks=walks)
-    print_found(status, as_json=as_json, text="\n".join(map(_walk_line, walks)))
-    if any(walk.unreadable or walk.left_over for walk in walks):
+    passes = with_encrypting_stores(work)
+    status = EncryptionStatus(keys=[], passes=passes)
+    print_found(status, as_json=as_json, text="\n".join(map(_pass_line, passes)))
+    if any(table_pass.unreadable or table_pass.left_over for table_pass in passes):
         raise SystemExit(1)
 
 
@@ -83,9 +83,9 @@ def _key_line(key: EncryptionKey) -> str:
     return f"{key.key_id}  {key.state:<8}{key.values:>12} values"
 
 
-def _walk_line(walk: Walk) -> str:
-    state = "done" if walk.finished_at else "under way"
+def _pass_line(table_pass: ReencryptionPass) -> str:
+    state = "done" if table_pass.finished_at else "under way"
     return (
-        f"{walk.table:<18}{state:<10}{walk.resealed:>12} re-encrypted{walk.unreadable:>9} unreadable"
-        f"{walk.left_over:>9} left over"
+        f"{table_pass.table:<18}{state:<10}{table_pass.reencrypted:>12} re-encrypted"
+        f"{table_pass.unreadable:>9} unreadable{table_pass.left_over:>9} left over"
     )

@@ -12,7 +12,7 @@ import msgspec
 from service.domain.errors import BridgeError
 from service.observability.logging import configure_logs
 from service.settings import STORE, Settings, SettingsError, load_settings
-from service.store.encryption import SealError
+from service.store.encryption import DecryptionError
 
 if TYPE_CHECKING:  # it brings the HTTP client, which a command that only prints its help does without
     from service.bootstrap.container import Stores
@@ -38,7 +38,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
     """Run a command's work; our own errors become one sentence and exit status 1."""
     try:
         return asyncio.run(_awaited(work))
-    except SealError as error:
+    except DecryptionError as error:
         raise click.ClickException(f"the encryption keys do not fit this database: {error}") from None
     except BridgeError as error:
         raise click.ClickException(f"{error.detail} ({error.code})") from None

@@ -43,7 +43,7 @@ from service.forwarding.ssrf_guard import (
     resolve,
 )
 from service.settings import SERVICE, Settings, SettingsError, load_settings
-from service.store.encryption import MissingKeyError, SealError
+from service.store.encryption import DecryptionError, MissingKeyError
 from service.store.migrate import newest_revision
 from service.store.tolerant_decryption import UNREADABLE
 
@@ -106,7 +106,7 @@ async def _found(work: Awaitable[Finding]) -> Finding:
         return f"no answer within {_CHECK_SECONDS:g} seconds"
     except BridgeError as error:
         return error.detail
-    except SealError as error:
+    except DecryptionError as error:
         return str(error)
 
 

@@ -91,7 +91,7 @@ class Reencryption:
             held[state] += counts.total()
         for state, values in held.items():
             VALUES.labels(state).set(values)
-        UNREADABLE.set(sum(walk.unreadable for walk in await self._reencryption.walks()))
+        UNREADABLE.set(sum(table_pass.unreadable for table_pass in await self._reencryption.passes()))
         self._show_due = time.monotonic() + _SHOW_SECONDS
 
 

@@ -28,8 +28,8 @@ from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, Tena
 from service.domain.models import Answer, CallFailure, DeliveryJob
 from service.store.audit import AuditedUnitRows
 from service.store.database import Database, LentConnection
-from service.store.destinations import open_auth, open_headers, open_secrets, open_url
-from service.store.encryption import Keyring, SealError
+from service.store.destinations import decrypt_auth, decrypt_headers, decrypt_secrets, decrypt_url
+from service.store.encryption import DecryptionError, Keyring
 from service.store.metrics import ATTEMPTS, count_attempt
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
@@ -106,7 +106,7 @@ class DeliveryRows:
                 continue
             try:
                 jobs.append(self._job(row, claimed_at))
-            except SealError as error:
+            except DecryptionError as error:
                 # It stays leased and is due again: the others must not wait for a key that may come back.
                 log.error("delivery_cannot_be_opened", delivery_id=row["id"], detail=str(error))
         return jobs
@@ -249,13 +249,13 @@ class DeliveryRows:
             failures=row["failures"],
             hangs=row["hangs"],
             is_probe=row["is_probe"] and row["type"] != "ping",
-            body=self._keyring.open(row["body_sealed"], event_aad(row["session_id"])),
-            url=open_url(self._keyring, destination_id, row["url_sealed"]),
-            headers=open_headers(self._keyring, destination_id, row["headers_sealed"]),
-            secrets=open_secrets(
+            body=self._keyring.decrypt(row["body_sealed"], event_aad(row["session_id"])),
+            url=decrypt_url(self._keyring, destination_id, row["url_sealed"]),
+            headers=decrypt_headers(self._keyring, destination_id, row["headers_sealed"]),
+            secrets=decrypt_secrets(
                 self._keyring, destination_id, row["secrets_sealed"], is_rotating=row["is_rotating"]
             ),
-            auth=open_auth(self._keyring, destination_id, row["auth_sealed"]),
+            auth=decrypt_auth(self._keyring, destination_id, row["auth_sealed"]),
             payload=row["payload"],
             format=row["format"],
             timeout_seconds=row["timeout_seconds"],
@@ -326,7 +326,7 @@ class DeliveryUnitRows(AuditedUnitRows):
             self._tenant_id,
             delivery_id,
             destination_id,
-            self._keyring.seal_json(body, event_aad(None)),
+            self._keyring.encrypt_json(body, event_aad(None)),
         )
 
     async def recover(self, destination_id: DestinationId, since: datetime) -> Recovered:

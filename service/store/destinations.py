@@ -58,30 +58,32 @@ def auth_aad(destination_id: str) -> str:
     return f"destination.auth:{destination_id}"
 
 
-def open_url(keyring: Keyring, destination_id: str, sealed: bytes) -> str:
+def decrypt_url(keyring: Keyring, destination_id: str, encrypted: bytes) -> str:
     """Open a destination's URL."""
-    return keyring.open(sealed, url_aad(destination_id)).decode()
+    return keyring.decrypt(encrypted, url_aad(destination_id)).decode()
 
 
-def open_headers(keyring: Keyring, destination_id: str, sealed: bytes | None) -> dict[str, str]:
+def decrypt_headers(keyring: Keyring, destination_id: str, encrypted: bytes | None) -> dict[str, str]:
     """Open a destination's static headers."""
-    if sealed is None:
+    if encrypted is None:
         return {}
-    return keyring.open_json(sealed, headers_aad(destination_id), dict[str, str])
+    return keyring.decrypt_json(encrypted, headers_aad(destination_id), dict[str, str])
 
 
-def open_secrets(keyring: Keyring, destination_id: str, sealed: bytes, *, is_rotating: bool) -> list[str]:
+def decrypt_secrets(
+    keyring: Keyring, destination_id: str, encrypted: bytes, *, is_rotating: bool
+) -> list[str]:
     """Open the secrets that sign now, the newest first; the one before it only while it is rotated out."""
-    found = keyring.open_json(sealed, secrets_aad(destination_id), list[str])
+    found = keyring.decrypt_json(encrypted, secrets_aad(destination_id), list[str])
     return found if is_rotating else found[:1]
 
 
-def open_auth(keyring: Keyring, destination_id: str, sealed: bytes | None) -> Auth | None:
+def decrypt_auth(keyring: Keyring, destination_id: str, encrypted: bytes | None) -> Auth | None:
     """Open a destination's credentials."""
-    if sealed is None:
+    if encrypted is None:
         return None
     # msgspec reads the union by its tags; mypy has no type for "one of these types".
-    return keyring.open_json(sealed, auth_aad(destination_id), Auth)  # type: ignore[arg-type]
+    return keyring.decrypt_json(encrypted, auth_aad(destination_id), Auth)  # type: ignore[arg-type]
 
 
 def _new_secret() -> str:
@@ -132,7 +134,7 @@ class DestinationRows:
         Raises NotFound.
         """
         row = await self._one(tenant_id, destination_id)
-        return open_auth(self._keyring, destination_id, row["auth_sealed"])
+        return decrypt_auth(self._keyring, destination_id, row["auth_sealed"])
 
     async def _one(self, tenant_id: TenantId, destination_id: DestinationId) -> Record:
         row = await self._database.fetchrow(sql("destinations.one"), tenant_id, destination_id)
@@ -190,10 +192,10 @@ class DestinationUnitRows(AuditedUnitRows):
             sql("destinations.insert"),
             destination_id,
             self._tenant_id,
-            self._keyring.seal(request.url.encode(), url_aad(destination_id)),
+            self._keyring.encrypt(request.url.encode(), url_aad(destination_id)),
             request.events,
             request.templates,
-            self._keyring.seal_json([secret], secrets_aad(destination_id)),
+            self._keyring.encrypt_json([secret], secrets_aad(destination_id)),
             request.payload,
             request.format,
             self._encrypted(request.headers, headers_aad(destination_id)),
@@ -224,7 +226,7 @@ class DestinationUnitRows(AuditedUnitRows):
             change.enabled,
             change.events,
             change.templates,
-            self._keyring.seal(change.url.encode(), url_aad(destination_id)) if change.url else None,
+            self._keyring.encrypt(change.url.encode(), url_aad(destination_id)) if change.url else None,
             change.payload,
             change.format,
             change.headers is not UNSET,
@@ -258,7 +260,7 @@ class DestinationUnitRows(AuditedUnitRows):
             return
         shown = RowDecryptor(self._connection, _TABLE, before["id"])
         old = await shown.value(
-            "url_sealed", lambda: open_url(self._keyring, before["id"], before["url_sealed"]), ""
+            "url_sealed", lambda: decrypt_url(self._keyring, before["id"], before["url_sealed"]), ""
         )
         if urlsplit(old)[:2] != urlsplit(change.url or "")[:2]:
             raise InvalidRequest(
@@ -280,7 +282,7 @@ class DestinationUnitRows(AuditedUnitRows):
         changed = await self._connection.fetchrow(
             sql("destinations.rotate"),
             destination_id,
-            self._keyring.seal_json(kept, secrets_aad(destination_id)),
+            self._keyring.encrypt_json(kept, secrets_aad(destination_id)),
             float(overlap_seconds) if current else 0.0,
         )
         if changed is None:  # pragma: no cover - its row is locked
@@ -298,7 +300,7 @@ class DestinationUnitRows(AuditedUnitRows):
     def _encrypted(self, value: dict[str, str] | Auth | UnsetType | None, aad: str) -> bytes | None:
         if not value or isinstance(value, UnsetType):
             return None
-        return self._keyring.seal_json(value, aad)
+        return self._keyring.encrypt_json(value, aad)
 
     async def _destination(self, row: Record) -> Destination:
         return await _destination(self._connection, self._keyring, row)
@@ -308,7 +310,7 @@ async def _secrets(keyring: Keyring, shown: RowDecryptor, row: Record) -> list[s
     """Open the secret that signs; none when it cannot be read any more."""
     return await shown.value(
         "secrets_sealed",
-        lambda: open_secrets(keyring, row["id"], row["secrets_sealed"], is_rotating=False),
+        lambda: decrypt_secrets(keyring, row["id"], row["secrets_sealed"], is_rotating=False),
         [],
     )
 
@@ -317,14 +319,14 @@ async def _destination(database: Database | LentConnection, keyring: Keyring, ro
     """Read a row for an answer; a value that cannot be decrypted any more is empty until it is set again."""
     destination_id = row["id"]
     shown = RowDecryptor(database, _TABLE, destination_id)
-    url = await shown.value("url_sealed", lambda: open_url(keyring, destination_id, row["url_sealed"]), "")
+    url = await shown.value("url_sealed", lambda: decrypt_url(keyring, destination_id, row["url_sealed"]), "")
     headers: dict[str, str] = await shown.value(
         "headers_sealed",
-        lambda: open_headers(keyring, destination_id, row["headers_sealed"]),
+        lambda: decrypt_headers(keyring, destination_id, row["headers_sealed"]),
         {},
     )
     auth = await shown.value(
-        "auth_sealed", lambda: open_auth(keyring, destination_id, row["auth_sealed"]), None
+        "auth_sealed", lambda: decrypt_auth(keyring, destination_id, row["auth_sealed"]), None
     )
     await _secrets(keyring, shown, row)  # nothing of it is shown but that it opens
     return Destination(

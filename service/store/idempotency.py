@@ -91,7 +91,7 @@ class IdempotencyKeys:
         if known["request_hash"] != call.request_hash:
             return Reservation(kind="reused", object_id=found)
         if known["answer_sealed"] is not None:
-            answer = self._keyring.open(known["answer_sealed"], answer_aad(found))
+            answer = self._keyring.decrypt(known["answer_sealed"], answer_aad(found))
             return Reservation(kind="replayed", object_id=found, answer=answer)
         if not known["lease_is_over"]:
             return Reservation(kind="running", object_id=found)
@@ -114,8 +114,8 @@ class IdempotencyKeys:
         self, connection: LentConnection, call: HashedCall, object_id: str, answer: bytes
     ) -> None:
         """Keep the answer for repeats of the call, encrypted."""
-        sealed = self._keyring.seal(answer, answer_aad(object_id))
-        await connection.execute(sql("idempotency.finish"), call.tenant_id, call.key_hash, sealed)
+        encrypted = self._keyring.encrypt(answer, answer_aad(object_id))
+        await connection.execute(sql("idempotency.finish"), call.tenant_id, call.key_hash, encrypted)
 
     async def erase_answers(self, connection: LentConnection, tenant_id: TenantId, object_id: str) -> None:
         """Erase the kept answers about a session or destination; a repeat learns that it is gone."""

@@ -14,7 +14,7 @@ from service.store.database import Database
 from service.store.encryption import Keyring
 from service.store.large_values import LargeValues, Reserve
 from service.store.queries import sql
-from service.store.results import open_details, open_sealed_data, open_transcript
+from service.store.results import decrypt_data, decrypt_details, decrypt_transcript
 
 # How we name files at the vendor, `audio_0.wav`; it lists them without their base (docs/vendor.md#end).
 _FILE_BASE = "audio_"
@@ -76,8 +76,8 @@ class MedscribeQueries:
             status=row["status"],
             upload=row["upload"],
             templates=row["templates"],
-            details=open_details(self._keyring, session_id, row["details_sealed"]),
-            transcript=open_transcript(self._keyring, session_id, transcripts[session_id]),
+            details=decrypt_details(self._keyring, session_id, row["details_sealed"]),
+            transcript=decrypt_transcript(self._keyring, session_id, transcripts[session_id]),
             model_used=row["model_used"],
             language_detected=row["language_detected"],
             error_code=row["error_code"],
@@ -104,7 +104,7 @@ class MedscribeQueries:
                 upstream_id=row["upstream_id"],
                 type=row["type"],
                 status=row["status"],
-                data=open_sealed_data(self._keyring, row["id"], data[row["id"]]),
+                data=decrypt_data(self._keyring, row["id"], data[row["id"]]),
                 error_code=row["error_code"],
             )
             for row in rows

@@ -12,11 +12,11 @@ import structlog
 from asyncpg import Record
 from msgspec import Struct
 
-from schemas.encryption import Walk
+from schemas.encryption import ReencryptionPass
 from service.domain.ids import TenantId
 from service.store import destinations, results, sessions
 from service.store.database import Database
-from service.store.encryption import Keyring, SealError, head_of, key_id_of, secret_aad
+from service.store.encryption import DecryptionError, Keyring, head_of, key_id_of, secret_aad
 from service.store.idempotency import answer_aad
 from service.store.queries import sql
 from service.store.tenants import account_aad
@@ -32,7 +32,7 @@ _TRIES = 5
 _ENOUGH_TO_BELIEVE = 2
 
 
-class SealedTable(Struct, frozen=True, kw_only=True):
+class EncryptedTable(Struct, frozen=True, kw_only=True):
     """A table with encrypted columns: its statements, and the AAD of each column."""
 
     name: str
@@ -45,26 +45,26 @@ def _account_aad(tenant_id: str) -> str:
     return account_aad(TenantId(tenant_id))
 
 
-SEALED_TABLES = (
-    SealedTable(
+ENCRYPTED_TABLES = (
+    EncryptedTable(
         name="server_secrets",
         read=sql("reencryption.read_server_secrets"),
         write=sql("reencryption.write_server_secrets"),
         columns=(("value_sealed", secret_aad),),
     ),
-    SealedTable(
+    EncryptedTable(
         name="tenants",
         read=sql("reencryption.read_tenants"),
         write=sql("reencryption.write_tenants"),
         columns=(("account_sealed", _account_aad),),
     ),
-    SealedTable(
+    EncryptedTable(
         name="vendor_tokens",
         read=sql("reencryption.read_vendor_tokens"),
         write=sql("reencryption.write_vendor_tokens"),
         columns=(("tokens_sealed", tokens_aad),),
     ),
-    SealedTable(
+    EncryptedTable(
         name="destinations",
         read=sql("reencryption.read_destinations"),
         write=sql("reencryption.write_destinations"),
@@ -75,7 +75,7 @@ SEALED_TABLES = (
             ("auth_sealed", destinations.auth_aad),
         ),
     ),
-    SealedTable(
+    EncryptedTable(
         name="sessions",
         read=sql("reencryption.read_sessions"),
         write=sql("reencryption.write_sessions"),
@@ -86,7 +86,7 @@ SEALED_TABLES = (
             ("warnings_sealed", results.warnings_aad),
         ),
     ),
-    SealedTable(
+    EncryptedTable(
         name="documents",
         read=sql("reencryption.read_documents"),
         write=sql("reencryption.write_documents"),
@@ -95,20 +95,20 @@ SEALED_TABLES = (
             ("annotations_sealed", results.annotations_aad),
         ),
     ),
-    SealedTable(
+    EncryptedTable(
         name="events",
         read=sql("reencryption.read_events"),
         write=sql("reencryption.write_events"),
         columns=(("body_sealed", results.event_aad),),
     ),
-    SealedTable(
+    EncryptedTable(
         name="idempotency_keys",
         read=sql("reencryption.read_idempotency_keys"),
         write=sql("reencryption.write_idempotency_keys"),
         columns=(("answer_sealed", answer_aad),),
     ),
 )
-_TABLES = {table.name: table for table in SEALED_TABLES}
+_TABLES = {table.name: table for table in ENCRYPTED_TABLES}
 
 
 class _Batch(Struct, kw_only=True):
@@ -140,23 +140,23 @@ class ReencryptionRows:
         await self._batch(_TABLES[row["name"]])
         return True
 
-    async def walk_anew(self) -> None:
+    async def restart(self) -> None:
         """Have every table walked to our first key from its start, whatever was done before."""
         async with self._database.transaction() as connection:
             await connection.execute(sql("reencryption.prefer"), self._keyring.first)
-            await connection.execute(sql("reencryption.forget_walks"))
+            await connection.execute(sql("reencryption.forget_passes"))
 
-    async def walks(self) -> list[Walk]:
+    async def passes(self) -> list[ReencryptionPass]:
         """Return the progress of each table."""
         return [
-            Walk(
+            ReencryptionPass(
                 table=row["table_name"],
-                **{name: row[name] for name in Walk.__struct_fields__ if name != "table"},
+                **{name: row[name] for name in ReencryptionPass.__struct_fields__ if name != "table"},
             )
-            for row in await self._database.fetch(sql("reencryption.walks"))
+            for row in await self._database.fetch(sql("reencryption.passes"))
         ]
 
-    async def _batch(self, table: SealedTable) -> None:
+    async def _batch(self, table: EncryptedTable) -> None:
         first = self._keyring.first
         await self._database.execute(sql("reencryption.begin"), table.name, first)
         cursor = await self._database.fetchrow(sql("reencryption.cursor"), table.name, first)
@@ -193,7 +193,7 @@ class ReencryptionRows:
         self._tried = (name, after, tries)
         return tries >= _TRIES
 
-    def _reencrypted(self, table: SealedTable, rows: Sequence[Record]) -> _Batch:
+    def _reencrypted(self, table: EncryptedTable, rows: Sequence[Record]) -> _Batch:
         batch = _Batch(changes={}, unreadable={}, unknown=Counter(), known=set())
         for row in rows:
             fresh: list[bytes | None] = []
@@ -207,20 +207,20 @@ class ReencryptionRows:
         self, row: Record, column: str, aad_of: Callable[[str], str], batch: _Batch
     ) -> tuple[bytes | None, bytes | None]:
         """Return the head of a value that is under another key, and the value under the first key."""
-        sealed = row[column]
-        if sealed is None:
+        encrypted = row[column]
+        if encrypted is None:
             return None, None
         aad = aad_of(row["owner"])
-        key_id = key_id_of(sealed)
+        key_id = key_id_of(encrypted)
         try:
-            fresh = self._keyring.seal(self._keyring.open(sealed, aad), aad)
-        except SealError:
+            fresh = self._keyring.encrypt(self._keyring.decrypt(encrypted, aad), aad)
+        except DecryptionError:
             batch.unreadable.setdefault(column, []).append(row["id"])
             if key_id not in self._keyring.key_ids:
                 batch.unknown[key_id] += 1
             return None, None
         batch.known.add(key_id)
-        return head_of(sealed), fresh
+        return head_of(encrypted), fresh
 
     async def _register(self, batch: _Batch) -> None:
         """Register the keys under which values were found, before the first value is replaced."""

@@ -145,11 +145,11 @@ class SettleRows:
         self.is_final: bool = row["is_final"]
         self.is_past: bool = row["is_past"]
         self.templates: list[str] = row["templates"]
-        self.details = open_details(keyring, self.session_id, row["details_sealed"])
-        self.transcript = open_transcript(keyring, self.session_id, row["transcript_sealed"])
+        self.details = decrypt_details(keyring, self.session_id, row["details_sealed"])
+        self.transcript = decrypt_transcript(keyring, self.session_id, row["transcript_sealed"])
         self.model_used: str | None = row["model_used"]
         self.language_detected: str | None = row["language_detected"]
-        self._vendor_warnings = open_warnings(keyring, self.session_id, row["warnings_sealed"])
+        self._vendor_warnings = decrypt_warnings(keyring, self.session_id, row["warnings_sealed"])
         self._audio_missing: list[int] | None = row["audio_missing"]
 
     @property
@@ -208,10 +208,12 @@ class SettleRows:
         await self._connection.execute(
             sql("sessions.record_result"),
             self.session_id,
-            self._keyring.seal(transcript.encode(), transcript_aad(self.session_id)) if transcript else None,
+            self._keyring.encrypt(transcript.encode(), transcript_aad(self.session_id))
+            if transcript
+            else None,
             storable(result.model_used),
             storable(result.language_detected),
-            self._keyring.seal_json(self._vendor_warnings, warnings_aad(self.session_id))
+            self._keyring.encrypt_json(self._vendor_warnings, warnings_aad(self.session_id))
             if len(self._vendor_warnings) > len(known)
             else None,
         )
@@ -256,10 +258,10 @@ class SettleRows:
             latest["version"] + 1 if latest else 1,
             storable(document.type),
             status,
-            self._keyring.seal(data, document_aad(document_id)),
+            self._keyring.encrypt(data, document_aad(document_id)),
             error_code,
             latest["lineage"] if latest else None,
-            self._keyring.seal_json(document.annotations, annotations_aad(document_id))
+            self._keyring.encrypt_json(document.annotations, annotations_aad(document_id))
             if document.annotations != DocumentAnnotations()
             else None,
         )
@@ -271,11 +273,11 @@ class SettleRows:
     def _is_same(
         self, row: Record | None, status: str, data: bytes, annotations: DocumentAnnotations
     ) -> bool:
-        sealed = row["data_sealed"] if row is not None else None
-        if row is None or sealed is None or row["status"] != status:
+        encrypted = row["data_sealed"] if row is not None else None
+        if row is None or encrypted is None or row["status"] != status:
             return False
-        known = open_annotations(self._keyring, row["id"], row["annotations_sealed"])
-        return self._keyring.open(sealed, document_aad(row["id"])) == data and known == annotations
+        known = decrypt_annotations(self._keyring, row["id"], row["annotations_sealed"])
+        return self._keyring.decrypt(encrypted, document_aad(row["id"])) == data and known == annotations
 
     async def known_documents(self, template_id: TemplateId) -> frozenset[str]:
         """The vendor's ids of the template's documents that are here."""
@@ -324,10 +326,10 @@ class SettleRows:
                 version=row["version"],
                 type=row["type"],
                 status=row["status"],
-                data=open_data(self._keyring, row),
+                data=decrypt_row_data(self._keyring, row),
                 error_code=row["error_code"],
                 replaces=DocumentId(row["replaces"]) if row["replaces"] else None,
-                annotations=open_annotations(self._keyring, row["id"], row["annotations_sealed"]),
+                annotations=decrypt_annotations(self._keyring, row["id"], row["annotations_sealed"]),
             )
             for row in rows
         ]
@@ -359,7 +361,7 @@ class SettleRows:
             document_id,
             event.type,
             template_id,
-            self._keyring.seal_json(event, event_aad(self.session_id)),
+            self._keyring.encrypt_json(event, event_aad(self.session_id)),
         )
         if row is None:  # pragma: no cover - INSERT … RETURNING always returns its row
             raise AssertionError("the new event returned no row")
@@ -403,38 +405,38 @@ def event_aad(session_id: str | None) -> str:
     return f"event.body:{session_id or ''}"
 
 
-def open_details(keyring: Keyring, session_id: str, sealed: bytes | None) -> SessionDetails:
+def decrypt_details(keyring: Keyring, session_id: str, encrypted: bytes | None) -> SessionDetails:
     """Open a session's details."""
-    if sealed is None:
+    if encrypted is None:
         return SessionDetails()
-    return keyring.open_json(sealed, details_aad(session_id), SessionDetails)
+    return keyring.decrypt_json(encrypted, details_aad(session_id), SessionDetails)
 
 
-def open_transcript(keyring: Keyring, session_id: str, sealed: bytes | None) -> str | None:
+def decrypt_transcript(keyring: Keyring, session_id: str, encrypted: bytes | None) -> str | None:
     """Open a session's transcript."""
-    return None if sealed is None else keyring.open(sealed, transcript_aad(session_id)).decode()
+    return None if encrypted is None else keyring.decrypt(encrypted, transcript_aad(session_id)).decode()
 
 
-def open_warnings(keyring: Keyring, session_id: str, sealed: bytes | None) -> list[WarningInfo]:
+def decrypt_warnings(keyring: Keyring, session_id: str, encrypted: bytes | None) -> list[WarningInfo]:
     """Decrypt the warnings that the vendor's answers brought for a session."""
-    if sealed is None:
+    if encrypted is None:
         return []
-    opened: list[WarningInfo] = keyring.open_json(sealed, warnings_aad(session_id), list[WarningInfo])
+    opened: list[WarningInfo] = keyring.decrypt_json(encrypted, warnings_aad(session_id), list[WarningInfo])
     return opened
 
 
-def open_annotations(keyring: Keyring, document_id: str, sealed: bytes | None) -> DocumentAnnotations:
+def decrypt_annotations(keyring: Keyring, document_id: str, encrypted: bytes | None) -> DocumentAnnotations:
     """Decrypt a document's warnings, reason and FHIR resource."""
-    if sealed is None:
+    if encrypted is None:
         return DocumentAnnotations()
-    return keyring.open_json(sealed, annotations_aad(document_id), DocumentAnnotations)
+    return keyring.decrypt_json(encrypted, annotations_aad(document_id), DocumentAnnotations)
 
 
-def open_data(keyring: Keyring, row: Record) -> object:
+def decrypt_row_data(keyring: Keyring, row: Record) -> object:
     """Open the data of a document's row."""
-    return open_sealed_data(keyring, row["id"], row["data_sealed"])
+    return decrypt_data(keyring, row["id"], row["data_sealed"])
 
 
-def open_sealed_data(keyring: Keyring, document_id: str, sealed: bytes | None) -> object:
+def decrypt_data(keyring: Keyring, document_id: str, encrypted: bytes | None) -> object:
     """Decrypt a document's data."""
-    return msgspec.json.decode(keyring.open(sealed, document_aad(document_id))) if sealed else None
+    return msgspec.json.decode(keyring.decrypt(encrypted, document_aad(document_id))) if encrypted else None

@@ -26,11 +26,11 @@ from service.store.large_values import LargeValues, Reserve
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
 from service.store.results import (
-    open_annotations,
-    open_details,
-    open_sealed_data,
-    open_transcript,
-    open_warnings,
+    decrypt_annotations,
+    decrypt_data,
+    decrypt_details,
+    decrypt_transcript,
+    decrypt_warnings,
 )
 from service.store.sessions import SessionRows
 from service.store.streams import StreamRows
@@ -211,7 +211,7 @@ class SessionQueries:
     async def _session(
         self,
         row: Record,
-        transcript_sealed: bytes | None,
+        encrypted_transcript: bytes | None,
         stream_url: str | UnsetType,
         documents: list[DocumentSummary],
         counts: DeliveryCounts,
@@ -220,12 +220,12 @@ class SessionQueries:
         details = await self._details(shown, row)
         transcript = await shown.value(
             "transcript_sealed",
-            lambda: open_transcript(self._keyring, row["id"], transcript_sealed),
+            lambda: decrypt_transcript(self._keyring, row["id"], encrypted_transcript),
             None,
         )
         warnings = await shown.value(
             "warnings_sealed",
-            lambda: open_warnings(self._keyring, row["id"], row["warnings_sealed"]),
+            lambda: decrypt_warnings(self._keyring, row["id"], row["warnings_sealed"]),
             list[WarningInfo](),
         )
         chunked = row["upload"] == "chunked"
@@ -261,24 +261,24 @@ class SessionQueries:
     async def _details(self, shown: RowDecryptor, row: Record) -> SessionDetails:
         return await shown.value(
             "details_sealed",
-            lambda: open_details(self._keyring, shown.id, row["details_sealed"]),
+            lambda: decrypt_details(self._keyring, shown.id, row["details_sealed"]),
             SessionDetails(),
         )
 
     async def _document(
         self,
         row: Record,
-        data_sealed: bytes | None,
+        encrypted_data: bytes | None,
         reference: str | None,
         audio_missing: list[int] | None,
     ) -> Document:
         shown = RowDecryptor(self._database, "documents", row["id"])
         data = await shown.value(
-            "data_sealed", lambda: open_sealed_data(self._keyring, row["id"], data_sealed), None
+            "data_sealed", lambda: decrypt_data(self._keyring, row["id"], encrypted_data), None
         )
         annotations = await shown.value(
             "annotations_sealed",
-            lambda: open_annotations(self._keyring, row["id"], row["annotations_sealed"]),
+            lambda: decrypt_annotations(self._keyring, row["id"], row["annotations_sealed"]),
             DocumentAnnotations(),
         )
         return Document(

@@ -13,7 +13,7 @@ from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
 from service.store.metrics import SETTLED
 from service.store.queries import sql
-from service.store.results import open_details
+from service.store.results import decrypt_details
 from service.store.sessions import SessionRows, details_aad
 
 
@@ -60,7 +60,7 @@ class SessionUpdateRows:
                 change.languages,
                 change.mode,
                 change.model,
-                self._keyring.seal_json(details, details_aad(session_id)),
+                self._keyring.encrypt_json(details, details_aad(session_id)),
                 patient_hash,
             )
             if row is not None:
@@ -82,7 +82,7 @@ class SessionUpdateUnitRows:
     def __init__(self, connection: LentConnection, keyring: Keyring, row: Record) -> None:
         self._connection = connection
         self._keyring = keyring
-        self._details_sealed = row["details_sealed"]
+        self._encrypted_details = row["details_sealed"]
         self._session_id = SessionId(row["id"])
         self._tenant_id = TenantId(row["tenant_id"])
         self.is_cancelled = False
@@ -102,8 +102,8 @@ class SessionUpdateUnitRows:
         )
 
     def details(self) -> SessionDetails:
-        """Open what it is about; an erasure must not need that. Raises SealError."""
-        return open_details(self._keyring, self._session_id, self._details_sealed)
+        """Open what it is about; an erasure must not need that. Raises DecryptionError."""
+        return decrypt_details(self._keyring, self._session_id, self._encrypted_details)
 
     async def lease_change(self, lease: Lease, lease_seconds: float) -> None:
         """Only we may change it now, and nobody may end it."""

@@ -68,7 +68,7 @@ class SessionRows:
             plan.templates,
             plan.languages,
             plan.transcript_language,
-            self._keyring.seal_json(details, details_aad(plan.id)),
+            self._keyring.encrypt_json(details, details_aad(plan.id)),
             await self.patient_hash(plan.tenant_id, patient_id),
             await self.reference_hash(plan.tenant_id, details.reference),
             life_seconds,
@@ -95,7 +95,7 @@ class SessionRows:
     ) -> bool:
         """Take over a create call that nobody is making."""
         row = await self._database.fetchrow(
-            sql("sessions.claim_owed_create"), tenant_id, session_id, lease, lease_seconds
+            sql("sessions.claim_pending_create"), tenant_id, session_id, lease, lease_seconds
         )
         return row is not None
 
@@ -106,7 +106,7 @@ class SessionRows:
             sql("sessions.record_created"),
             session_id,
             lease,
-            self._keyring.seal(url.encode(), upload_url_aad(session_id)) if url else None,
+            self._keyring.encrypt(url.encode(), upload_url_aad(session_id)) if url else None,
             found.expires_at,
         )
         if row is not None:
@@ -131,12 +131,14 @@ class SessionRows:
 
     async def reschedule_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         """It is not known: look again later."""
-        row = await self._database.fetchrow(sql("sessions.postpone_owed"), session_id, lease, seconds)
+        row = await self._database.fetchrow(
+            sql("sessions.reschedule_pending_call"), session_id, lease, seconds
+        )
         await self._was_ours(session_id, row)
 
     async def release_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         """It was not made, and counts for nothing: look again later."""
-        row = await self._database.fetchrow(sql("sessions.give_back_owed"), session_id, lease, seconds)
+        row = await self._database.fetchrow(sql("sessions.release_pending_call"), session_id, lease, seconds)
         await self._was_ours(session_id, row)
 
     @asynccontextmanager
@@ -174,7 +176,9 @@ class SessionRows:
         self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
     ) -> list[PendingCall]:
         """Lease owed calls that are due, but of no account or `tenant:…` that is passed over."""
-        rows = await self._database.fetch(sql("sessions.claim_owed"), limit, lease_seconds, list(passed_over))
+        rows = await self._database.fetch(
+            sql("sessions.claim_pending_calls"), limit, lease_seconds, list(passed_over)
+        )
         return [
             PendingCall(
                 session_id=SessionId(row["id"]),
@@ -250,12 +254,14 @@ class EndRows:
         await self._connection.execute(sql("results.forget_probes"), self._session_id)
         templates: list[TemplateId] = [TemplateId(name) for name in self.state.templates] or [UNFILTERED]
         await self._connection.execute(
-            sql("results.owe"), self._tenant_id, self._session_id, templates, reconcile_seconds
+            sql("results.schedule"), self._tenant_id, self._session_id, templates, reconcile_seconds
         )
 
     async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:
         """Make the end call that somebody else did not finish."""
-        await self._connection.execute(sql("sessions.claim_owed_end"), self._session_id, lease, lease_seconds)
+        await self._connection.execute(
+            sql("sessions.claim_pending_end"), self._session_id, lease, lease_seconds
+        )
 
 
 def _heard(row: Record | None) -> bool | None:

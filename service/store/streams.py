@@ -34,7 +34,7 @@ class StreamRows:
         row = await self._database.fetchrow(sql("streams.find"), session_id)
         if row is None:
             return None
-        sealed = row["upload_url_sealed"]
+        encrypted = row["upload_url_sealed"]
         return StreamSession(
             id=session_id,
             tenant_id=row["tenant_id"],
@@ -44,7 +44,9 @@ class StreamRows:
             is_created=row["owed"] != "create",
             is_erased=row["is_erased"],
             is_past=row["is_past"],
-            vendor_url=self._keyring.open(sealed, upload_url_aad(session_id)).decode() if sealed else None,
+            vendor_url=self._keyring.decrypt(encrypted, upload_url_aad(session_id)).decode()
+            if encrypted
+            else None,
         )
 
     async def claim(self, session_id: SessionId, lease: Lease, lease_seconds: float) -> bool:

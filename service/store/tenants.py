@@ -57,9 +57,9 @@ class TenantUnitRows(AuditedUnitRows):
 
     async def add(self, name: str, defaults: TenantDefaults, account: VendorAccount | None) -> Tenant:
         """Insert the tenant, with a vendor account of its own or sharing the default one."""
-        sealed = self._keyring.seal_json(account, account_aad(self._tenant_id)) if account else None
+        encrypted = self._keyring.encrypt_json(account, account_aad(self._tenant_id)) if account else None
         row = await self._connection.fetchrow(
-            sql("tenants.insert"), self._tenant_id, name, msgspec.to_builtins(defaults), sealed
+            sql("tenants.insert"), self._tenant_id, name, msgspec.to_builtins(defaults), encrypted
         )
         if row is None:  # pragma: no cover - INSERT … RETURNING always returns its row
             raise AssertionError("the new tenant returned no row")

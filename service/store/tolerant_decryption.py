@@ -6,7 +6,7 @@ from typing import TypeVar
 import structlog
 
 from service.store.database import Database, LentConnection
-from service.store.encryption import MissingKeyError, SealError
+from service.store.encryption import DecryptionError, MissingKeyError
 from service.store.queries import sql
 
 log = structlog.get_logger()
@@ -32,7 +32,7 @@ class RowDecryptor:
         """
         try:
             return read()
-        except SealError as error:
+        except DecryptionError as error:
             if isinstance(error, MissingKeyError) and await self._is_held(error):
                 raise
             self.is_whole = False

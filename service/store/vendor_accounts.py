@@ -27,8 +27,8 @@ class VendorAccountRows:
 
     async def _find(self, tenant_ids: Sequence[TenantId]) -> list[bytes | None]:
         rows = await self._database.fetch(sql("vendor_accounts.own"), list(set(tenant_ids)))
-        sealed = {row["id"]: row["account_sealed"] for row in rows}
-        return [sealed.get(tenant_id) for tenant_id in tenant_ids]
+        encrypted = {row["id"]: row["account_sealed"] for row in rows}
+        return [encrypted.get(tenant_id) for tenant_id in tenant_ids]
 
     async def own(self, tenant_id: TenantId) -> VendorAccount | None:
         """Return a tenant's own account; None when it shares the default one, or is unknown."""
@@ -62,17 +62,17 @@ class VendorAccountUnitRows(AuditedUnitRows):
 
     async def set(self, account: VendorAccount | None) -> Tenant:
         """Store another account, or with None share the default one; tokens of the old one are forgotten."""
-        sealed = None
+        encrypted = None
         if account is not None:
-            sealed = self._keyring.seal_json(account, account_aad(self._tenant_id))
-        row = await self._connection.fetchrow(sql("vendor_accounts.set"), self._tenant_id, sealed)
+            encrypted = self._keyring.encrypt_json(account, account_aad(self._tenant_id))
+        row = await self._connection.fetchrow(sql("vendor_accounts.set"), self._tenant_id, encrypted)
         if row is None:  # pragma: no cover - its row is locked
             raise NotFound("no such tenant")
         await self._connection.execute(sql("vendor_accounts.forget_tokens"), self._tenant_id)
         return tenant_of(row)
 
 
-def _opened(keyring: Keyring, tenant_id: TenantId, sealed: bytes | None) -> VendorAccount | None:
-    if sealed is None:
+def _opened(keyring: Keyring, tenant_id: TenantId, encrypted: bytes | None) -> VendorAccount | None:
+    if encrypted is None:
         return None
-    return keyring.open_json(sealed, account_aad(tenant_id), VendorAccount)
+    return keyring.decrypt_json(encrypted, account_aad(tenant_id), VendorAccount)

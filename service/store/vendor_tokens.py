@@ -24,9 +24,9 @@ class VendorTokenRows:
         row = await self._database.fetchrow(sql("vendor_tokens.get"), account)
         if row is None:
             return TokenState(tokens=None, generation=0, is_leased=False)
-        sealed = row["tokens_sealed"]
+        encrypted = row["tokens_sealed"]
         return TokenState(
-            tokens=self._keyring.open(sealed, tokens_aad(account)) if sealed else None,
+            tokens=self._keyring.decrypt(encrypted, tokens_aad(account)) if encrypted else None,
             generation=row["generation"],
             is_leased=bool(row["is_leased"]),
         )
@@ -42,7 +42,7 @@ class VendorTokenRows:
             sql("vendor_tokens.store"),
             account,
             lease,
-            self._keyring.seal(tokens, tokens_aad(account)),
+            self._keyring.encrypt(tokens, tokens_aad(account)),
         )
         return row is not None
 

@@ -21,9 +21,9 @@ async def lengthen(house: Bridge, session_id: str, size: int) -> str:
     transcript = f"{session_id} ".ljust(size, "य")[:size]
     transcript = transcript.encode()[:size].decode(errors="ignore")
     async with open_stores(house.settings) as rows:
-        sealed = rows.keyring.seal(transcript.encode(), transcript_aad(session_id))
+        encrypted = rows.keyring.encrypt(transcript.encode(), transcript_aad(session_id))
     await house.database.execute(
-        "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, sealed
+        "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, encrypted
     )
     return transcript
 
@@ -77,9 +77,9 @@ async def test_large_documents_are_whole_wherever_they_are_read(bridge: Bridge) 
             for each in documents:
                 made[each["id"]] = {"text": each["id"].ljust(size)}
                 place = document_aad(DocumentId(each["id"]))
-                sealed = rows.keyring.seal(msgspec.json.encode(made[each["id"]]), place)
+                encrypted = rows.keyring.encrypt(msgspec.json.encode(made[each["id"]]), place)
                 await bridge.database.execute(
-                    "UPDATE documents SET data_sealed = $2 WHERE id = $1", each["id"], sealed
+                    "UPDATE documents SET data_sealed = $2 WHERE id = $1", each["id"], encrypted
                 )
         listed = (await bridge.api.get(f"/v1/sessions/{session_id}/documents")).json()["items"]
         assert {each["id"]: each["data"] for each in listed} == made

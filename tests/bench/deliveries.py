@@ -128,14 +128,14 @@ async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
         actor = Actor.operator(TenantId((await Tenants(rows.tenants).add("bench", TenantDefaults())).id))
         destinations = make_destinations(settings, rows)
         made = [(await destinations.add(actor, DestinationCreate(url=url))).id for url in urls]
-        sealed = rows.keyring.seal_json(_BODY, event_aad(None))
+        encrypted = rows.keyring.encrypt_json(_BODY, event_aad(None))
     first = await connection.fetchval("SELECT coalesce(max(id), 0) + 1 FROM events")
     await connection.execute(
         "INSERT INTO events (id, actor.tenant_id, type, body_sealed) OVERRIDING SYSTEM VALUE "
         "SELECT $1 + n, $2, 'document.ready', $3 FROM generate_series(0, $4::int - 1) n",
         first,
         actor.tenant_id,
-        sealed,
+        encrypted,
         deliveries,
     )
     # What happens next gets an id that is still free.

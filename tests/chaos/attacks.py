@@ -273,9 +273,9 @@ async def fill(
         rig.environment["EKABRIDGE_DATABASE_URL"], rig.environment["EKABRIDGE_REDIS_URL"]
     )
     async with open_stores(settings) as rows:
-        sealed = rows.keyring.seal(b"a" * TRANSCRIPT_BYTES, transcript_aad(session_id))
+        encrypted = rows.keyring.encrypt(b"a" * TRANSCRIPT_BYTES, transcript_aad(session_id))
         await rows.database.execute(
-            "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, sealed
+            "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, encrypted
         )
     memory = MemoryBudget(service)
     before, told = memory.now(), dict[str, int]()

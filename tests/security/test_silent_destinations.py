@@ -65,7 +65,7 @@ async def fill(bridge: Bridge, silent: SilentServer, tenants: int) -> None:
             made.append(
                 (tenant_id, (await destinations.add(Actor.operator(TenantId(tenant_id)), request)).id)
             )
-        sealed = rows.keyring.seal_json({"type": "document.ready"}, event_aad(None))
+        encrypted = rows.keyring.encrypt_json({"type": "document.ready"}, event_aad(None))
     for tenant_id, destination_id in made:
         await bridge.database.execute(
             "WITH made AS (INSERT INTO events (tenant_id, type, body_sealed) "
@@ -73,7 +73,7 @@ async def fill(bridge: Bridge, silent: SilentServer, tenants: int) -> None:
             "INSERT INTO deliveries (id, tenant_id, event_id, destination_id, type, next_at) "
             "SELECT $4 || made.id, $1, made.id, $5, 'document.ready', now() FROM made",
             tenant_id,
-            sealed,
+            encrypted,
             EACH,
             f"msg_{token_hex(8)}",
             destination_id,

@@ -12,7 +12,7 @@ from service.domain.errors import AccountInUse, InvalidRequest, NotFound
 from service.domain.ids import Account, TenantId
 from service.domain.tenants.changes import Tenants
 from service.domain.vendor_accounts import AccountChange, Credentials, VendorAccount
-from service.store.encryption import SealError
+from service.store.encryption import DecryptionError
 from tests.bridge import principal_of
 from tests.store.house import House
 from tests.unit.makers import NOTE, make_lease
@@ -42,19 +42,19 @@ async def test_it_is_found_again_and_nobody_reads_it_in_the_database(house: Hous
     assert await house.rows.accounts.own(tenant_id) == OWN
     assert await house.rows.accounts.own(house.tenant_id) is None
     assert await house.rows.accounts.own(UNKNOWN) is None
-    sealed = await house.connection.fetchval("SELECT account_sealed FROM tenants WHERE id = $1", tenant_id)
+    encrypted = await house.connection.fetchval("SELECT account_sealed FROM tenants WHERE id = $1", tenant_id)
     for secret in (b"hush-hush", b"psst", b"hospital"):
-        assert secret not in sealed
+        assert secret not in encrypted
 
 
-async def test_a_user_s_login_is_sealed_as_well(house: House) -> None:
+async def test_a_user_s_login_is_encrypted_as_well(house: House) -> None:
     login = Credentials(username="ward seven", password="pässword one")
     tenant_id = house.tenant_id
     await house.accounts.change(tenant_id, AccountChange(credentials=login), force=False)
     assert await house.rows.accounts.own(tenant_id) == VendorAccount(credentials=login)
-    sealed = await house.connection.fetchval("SELECT account_sealed FROM tenants WHERE id = $1", tenant_id)
+    encrypted = await house.connection.fetchval("SELECT account_sealed FROM tenants WHERE id = $1", tenant_id)
     for secret in ("ward seven", "pässword", "ssword one"):
-        assert secret.encode() not in sealed
+        assert secret.encode() not in encrypted
 
 
 async def test_it_opens_for_its_own_tenant_only(house: House) -> None:
@@ -65,7 +65,7 @@ async def test_it_opens_for_its_own_tenant_only(house: House) -> None:
         tenant_id,
         house.tenant_id,
     )
-    with pytest.raises(SealError):
+    with pytest.raises(DecryptionError):
         await house.rows.accounts.own(house.tenant_id)
 
 

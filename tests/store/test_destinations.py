@@ -133,7 +133,7 @@ async def test_the_event_of_a_new_version_names_the_one_before_it(house):
     rows = await house.connection.fetch("SELECT body_sealed, session_id FROM events ORDER BY id")
     place = f"event.body:{session_id}"
     told = [
-        msgspec.json.decode(house.rows.keyring.open(row["body_sealed"], place))["data"]["document"]
+        msgspec.json.decode(house.rows.keyring.decrypt(row["body_sealed"], place))["data"]["document"]
         for row in rows
     ]
     assert [each.get("replaces") for each in told] == [None, ids[0]]

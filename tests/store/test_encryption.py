@@ -15,7 +15,7 @@ from service.domain.idempotency import KeyedCall
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.models import DocumentAnnotations, SessionDetails
 from service.settings import Settings
-from service.store.encryption import SealError
+from service.store.encryption import DecryptionError
 from service.store.session_queries import SessionFilter, SessionQueries
 from tests.bridge import make_settings, principal_of
 from tests.store.house import House, new_tenant
@@ -166,9 +166,9 @@ async def test_everything_is_found_and_opens_after_the_keys_were_rotated(databas
         )
         assert (again.kind, again.answer) == ("replayed", NAME.encode())
         # What is written now is under the first key alone.
-        sealed = await connection.fetchval("SELECT details_sealed FROM sessions WHERE id = $1", later)
+        encrypted = await connection.fetchval("SELECT details_sealed FROM sessions WHERE id = $1", later)
         old = await connection.fetchval("SELECT details_sealed FROM sessions WHERE id = $1", made["session"])
-        assert sealed[1:5] != old[1:5]
+        assert encrypted[1:5] != old[1:5]
 
 
 @pytest.mark.parametrize("keys", [(OTHER,), (NEW,)])
@@ -185,7 +185,7 @@ async def test_without_the_key_nothing_opens_and_the_error_says_so(database_url,
             rows.destinations.one(house.tenant_id, made["destination"]),
             rows.tokens.read(DEFAULT_ACCOUNT),
         ):
-            with pytest.raises(SealError, match="ENCRYPTION_KEYS"):
+            with pytest.raises(DecryptionError, match="ENCRYPTION_KEYS"):
                 await call
 
 

@@ -27,12 +27,12 @@ from service.jobs.job_pool import JobPool
 from service.jobs.reencryption import UNREADABLE, VALUES, Reencryption
 from service.jobs.retention import Retention
 from service.jobs.sweep import Sweep
-from service.store.encryption import Keyring, MissingKeyError, SealError
+from service.store.encryption import DecryptionError, Keyring, MissingKeyError
 from service.store.migrate import _SCRIPTS, migrate, newest_revision
 from tests.e2e.rig import until
 from tests.store.house import new_tenant
 from tests.store.test_encryption import NEW, OLD, OTHER, settings_with
-from tests.store.test_resealing import OF, many_sessions, open_house, walk
+from tests.store.test_resealing import OF, many_sessions, open_house, reencrypt_all
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import make_lease
 
@@ -49,7 +49,7 @@ async def states(rows: Stores) -> dict[str, str]:
     return {key.key_id: key.state for key in await rows.keys.keys()}
 
 
-async def test_a_key_is_registered_when_it_seals_and_not_when_it_only_could(database_url):
+async def test_a_key_is_registered_when_it_encrypts_and_not_when_it_only_could(database_url):
     async with open_stores(settings_with(database_url, OLD, NEW)) as rows:
         await check_at_start(rows)
         assert await states(rows) == {OF[OLD]: "first", OF[NEW]: "unused"}
@@ -60,14 +60,14 @@ async def test_a_key_is_registered_when_it_seals_and_not_when_it_only_could(data
         assert await states(rows) == {OF[NEW]: "first", OF[OLD]: "old"}
 
 
-async def test_without_a_key_that_sealed_something_nothing_starts_and_it_is_said_why(
+async def test_without_a_key_that_encrypted_something_nothing_starts_and_it_is_said_why(
     database_url, connection
 ):
     async with open_house(database_url, connection, OLD) as house:
         await check_at_start(house.rows)
         await many_sessions(house, 3)
     async with open_stores(settings_with(database_url, NEW)) as rows:
-        with pytest.raises(SealError) as told:
+        with pytest.raises(DecryptionError) as told:
             await check_at_start(rows)
         # What nobody started registers nothing: the others are not to blame.
         assert await states(rows) == {OF[NEW]: "first", OF[OLD]: "missing"}
@@ -219,7 +219,7 @@ async def test_a_key_is_forgotten_only_when_nothing_is_under_it(database_url, co
             await rows.keys.forget("00000000", give_up=True)
         with pytest.raises(InvalidRequest, match="4 values are under"):
             await rows.keys.forget(OF[OLD], give_up=False)
-        await walk(rows)
+        await reencrypt_all(rows)
         forgotten = await rows.keys.forget(OF[OLD], give_up=False)
         assert (forgotten.key_id, forgotten.given_up) == (OF[OLD], 0)
         assert await states(rows) == {OF[NEW]: "first", OF[OLD]: "retired"}
@@ -242,12 +242,12 @@ async def test_one_value_in_any_column_keeps_a_key_from_being_forgotten(database
         await house.add_destination(headers={"x-key": "value"})
     async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
         await check_at_start(rows)
-        await walk(rows)
+        await reencrypt_all(rows)
         for table in ("sessions", "documents", "events", "idempotency_keys", "tenants", "vendor_tokens"):
             assert await connection.fetchval(f"SELECT count(*) FROM {table}") == (table == "tenants")
         # The walk is over; what came under the old key since then is seen by the count.
-        sealed = Keyring([OLD]).seal(b"{}", "x")
-        await connection.execute("UPDATE destinations SET headers_sealed = $1", sealed)
+        encrypted = Keyring([OLD]).encrypt(b"{}", "x")
+        await connection.execute("UPDATE destinations SET headers_sealed = $1", encrypted)
         with pytest.raises(InvalidRequest, match="1 values are under"):
             await rows.keys.forget(OF[OLD], give_up=False)
 
@@ -262,7 +262,7 @@ async def test_a_lost_key_can_be_given_up_so_that_the_rest_works_again(database_
         await house.rows.tokens.lease(DEFAULT_ACCOUNT, lease, seconds=30, generation=0)
         await house.rows.tokens.store(DEFAULT_ACCOUNT, lease, b"tokens")
     async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
-        with pytest.raises(SealError, match="about 3 values"):
+        with pytest.raises(DecryptionError, match="about 3 values"):
             await check_at_start(rows)
         assert (await rows.keys.forget(OF[OTHER], give_up=True)).given_up == 3
         # A login gets new ones: no call to EkaScribe waits for those that nobody can read.
@@ -291,7 +291,7 @@ async def test_what_is_told_at_the_start_is_projected_from_some_pages_of_a_large
         assert 30_000 < about < 120_000
 
 
-async def test_the_worker_walks_by_itself_and_shows_what_is_left(database_url, connection):
+async def test_the_worker_reencrypts_by_itself_and_shows_what_is_left(database_url, connection):
     async with open_house(database_url, connection, OTHER) as house:
         await many_sessions(house, 1)
         await connection.execute("UPDATE sessions SET id = 'ses_x'")  # does not open at its place any more
@@ -312,8 +312,8 @@ async def test_the_worker_walks_by_itself_and_shows_what_is_left(database_url, c
             shown.update(
                 {sample.labels["key"]: sample.value for each in VALUES.collect() for sample in each.samples}
             )
-            walks = await rows.reencryption.walks()
-            return len(walks) == 8 and all(each.finished_at for each in walks)
+            passes = await rows.reencryption.passes()
+            return len(passes) == 8 and all(each.finished_at for each in passes)
 
         await until(is_done)
         assert shown == {"first": 0, "old": 60, "missing": 1}  # at the start; a look a minute
@@ -347,11 +347,11 @@ async def test_a_database_of_the_version_before_is_brought_over_with_its_keys(em
     old, other = Keyring([OLD]), Keyring([OTHER])
     await connection.execute(
         "INSERT INTO server_secrets VALUES ('hash_key', $1), ('broken', ''), ('cut', '\\x01020304')",
-        old.seal(b"x", "y"),
+        old.encrypt(b"x", "y"),
     )
     await connection.execute(
         "INSERT INTO tenants (id, name, account_sealed) VALUES ('ten_1', 'a', $1), ('ten_2', 'b', NULL)",
-        other.seal(b"x", "y"),
+        other.encrypt(b"x", "y"),
     )
     await connection.execute(
         "INSERT INTO audit (tenant_id, actor, action, object_id) VALUES ('ten_1', 'cli', 'x', 'y')"

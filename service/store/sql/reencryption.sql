@@ -35,13 +35,13 @@ RETURNING table_name;
 -- This key is what values are brought under, whichever was made first after it.
 UPDATE encryption_keys SET heard_at = now() WHERE key_id = $1;
 
--- name: forget_walks
+-- name: forget_passes
 -- Every table is walked anew.
 DELETE FROM resealing;
 
--- name: walks
+-- name: passes
 -- How far each table is.
-SELECT table_name, key_id, resealed, left_over, unreadable, started_at, finished_at FROM resealing ORDER BY table_name;
+SELECT table_name, key_id, resealed AS reencrypted, left_over, unreadable, started_at, finished_at FROM resealing ORDER BY table_name;
 
 -- name: read_server_secrets
 -- The next secrets of the installation, those that are under another key.

@@ -1,4 +1,4 @@
--- name: owe
+-- name: schedule
 -- A Get Session call that will be made: at once, or after the wait if no webhook comes first.
 INSERT INTO fetches (tenant_id, session_id, template_id, next_at)
 SELECT $1, $2, template_id, now() + make_interval(secs => $4)

@@ -17,7 +17,7 @@ WHERE sessions.tenant_id = excluded.tenant_id AND sessions.status = 'failed'
   AND sessions.error_code = 'vendor_error' AND sessions.settled_at IS NULL AND sessions.erased_at IS NULL
 RETURNING id;
 
--- name: claim_owed_create
+-- name: claim_pending_create
 -- Takes over a create call whose caller gave up or died.
 UPDATE sessions SET owed_lease = $3, owed_next_at = now() + make_interval(secs => $4),
                     owed_attempts = owed_attempts + 1
@@ -46,13 +46,13 @@ UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, status 
 WHERE id = $1 AND owed_lease = $2 AND owed = 'create'
 RETURNING id;
 
--- name: postpone_owed
+-- name: reschedule_pending_call
 -- A vendor call that is still owed: when to look again.
 UPDATE sessions SET owed_lease = NULL, owed_next_at = now() + make_interval(secs => $3)
 WHERE id = $1 AND owed_lease = $2
 RETURNING id;
 
--- name: give_back_owed
+-- name: release_pending_call
 -- A vendor call that was not made after all, which counts for nothing: when to look again.
 UPDATE sessions SET owed_lease = NULL, owed_attempts = owed_attempts - 1,
                     owed_next_at = now() + make_interval(secs => $3)
@@ -86,13 +86,13 @@ UPDATE sessions SET status = 'processing', ended_at = now(), owed = 'end', owed_
                     owed_next_at = now() + make_interval(secs => $3)
 WHERE id = $1;
 
--- name: claim_owed_end
+-- name: claim_pending_end
 -- Takes over an end call whose caller gave up or died.
 UPDATE sessions SET owed_lease = $2, owed_next_at = now() + make_interval(secs => $3),
                     owed_attempts = owed_attempts + 1
 WHERE id = $1;
 
--- name: claim_owed
+-- name: claim_pending_calls
 -- Vendor calls that are owed and due, but of no account or `tenant:…` in $3, for the sweep.
 WITH due AS (
     SELECT id FROM sessions WHERE owed IS NOT NULL AND owed_next_at <= now()
