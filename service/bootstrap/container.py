@@ -57,27 +57,27 @@ class Stores(Struct, frozen=True, kw_only=True):
     database: Database
     keyring: Keyring
     hasher: Hasher
-    keys: EncryptionKeyRows
+    encryption_keys: EncryptionKeyRows
     reencryption: ReencryptionRows
     tenants: TenantRows
     api_keys: ApiKeyRows
-    accounts: VendorAccountRows
+    vendor_accounts: VendorAccountRows
     sessions: SessionRows
     streams: StreamRows
-    chunks: AudioRows
+    audio: AudioRows
     results: ResultRows
-    refreshing: ResultRefreshRows
+    result_refresh: ResultRefreshRows
     deliveries: DeliveryRows
-    breaker: CircuitBreakerRows
+    circuit_breakers: CircuitBreakerRows
     destinations: DestinationRows
     idempotency: IdempotencyRows
-    tokens: VendorTokenRows
+    vendor_tokens: VendorTokenRows
     leases: LeaseRows
-    webhooks: WebhookEventRows
-    changes: SessionUpdateRows
-    further: AdditionalDocumentRows
+    webhook_events: WebhookEventRows
+    session_updates: SessionUpdateRows
+    additional_documents: AdditionalDocumentRows
     ledger: LedgerRows
-    queues: QueueDepthRows
+    queue_depths: QueueDepthRows
     retention: RetentionRows
     audit: AuditRows
 
@@ -100,29 +100,29 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
             database=database,
             keyring=keyring,
             hasher=hasher,
-            keys=EncryptionKeyRows(database, keyring),
+            encryption_keys=EncryptionKeyRows(database, keyring),
             reencryption=ReencryptionRows(database, keyring),
             tenants=TenantRows(database, keyring),
             api_keys=ApiKeyRows(database, hasher),
-            accounts=VendorAccountRows(database, keyring),
+            vendor_accounts=VendorAccountRows(database, keyring),
             sessions=sessions,
             streams=StreamRows(database, keyring, hasher),
-            chunks=AudioRows(database),
+            audio=AudioRows(database),
             results=ResultRows(database, keyring),
-            refreshing=ResultRefreshRows(database),
+            result_refresh=ResultRefreshRows(database),
             deliveries=DeliveryRows(database, keyring),
-            breaker=CircuitBreakerRows(database),
+            circuit_breakers=CircuitBreakerRows(database),
             destinations=DestinationRows(
                 database, keyring, idempotency_keys, max_destinations=settings.max_destinations
             ),
             idempotency=IdempotencyRows(database, idempotency_keys, sessions),
-            tokens=VendorTokenRows(database, keyring),
+            vendor_tokens=VendorTokenRows(database, keyring),
             leases=LeaseRows(database),
-            webhooks=WebhookEventRows(database),
-            changes=SessionUpdateRows(database, keyring, sessions),
-            further=AdditionalDocumentRows(database),
+            webhook_events=WebhookEventRows(database),
+            session_updates=SessionUpdateRows(database, keyring, sessions),
+            additional_documents=AdditionalDocumentRows(database),
             ledger=LedgerRows(database),
-            queues=QueueDepthRows(database),
+            queue_depths=QueueDepthRows(database),
             retention=RetentionRows(database),
             audit=AuditRows(database),
         )
@@ -130,30 +130,30 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
         await database.close()
 
 
-async def ping_store(rows: Stores) -> str:
+async def ping_store(stores: Stores) -> str:
     """Return `ok`, or why the database takes no writes.
 
     Raises unless it answers, has our schema, and we have every key that encrypted anything in it.
     """
-    state = await rows.database.ping()
-    await rows.keys.check()
-    await rows.hasher.load()
+    state = await stores.database.ping()
+    await stores.encryption_keys.check()
+    await stores.hasher.load()
     return state
 
 
-async def ping_store_for_requests(rows: Stores) -> str:
+async def ping_store_for_requests(stores: Stores) -> str:
     """Ping the store, and register the first encryption key of a process that started without PostgreSQL.
 
     Readiness runs before the first request, so the key is registered before it encrypts anything. A database
     that takes no writes refuses the registration, too: then this process can still answer reads.
     """
-    state = await ping_store(rows)
+    state = await ping_store(stores)
     with suppress(StoreUnavailable):
-        await rows.keys.begin()
+        await stores.encryption_keys.begin()
     return state
 
 
-async def check_keys(rows: Stores, check: Callable[[], Awaitable[None]]) -> None:
+async def check_keys(stores: Stores, check: Callable[[], Awaitable[None]]) -> None:
     """Make one of the registry's checks.
 
     Raises MissingKeyError, with what cannot be read and what to do, when a key is missing that encrypted
@@ -162,29 +162,31 @@ async def check_keys(rows: Stores, check: Callable[[], Awaitable[None]]) -> None
     try:
         await check()
     except MissingKeyError as error:
-        raise await rows.keys.explained(error) from None
+        raise await stores.encryption_keys.explained(error) from None
 
 
-async def check_at_start(rows: Stores) -> None:
+async def check_at_start(stores: Stores) -> None:
     """Look at the store once before work begins; one that is away is waited for.
 
     Raises DecryptionError when the database was made with a key that we were not given: better now than at
     2 a.m.
     """
     try:
-        await rows.database.ping()
-        await check_keys(rows, rows.keys.begin)
-        await rows.hasher.load()
+        await stores.database.ping()
+        await check_keys(stores, stores.encryption_keys.begin)
+        await stores.hasher.load()
     except StoreUnavailable as error:
         log.warning("started_without_database", detail=error.detail)
 
 
-def make_destinations(settings: Settings, rows: Stores) -> Destinations:
+def make_destinations(settings: Settings, stores: Stores) -> Destinations:
     """Make what changes destinations: the service for EMRs and the command line for operators."""
-    return Destinations(store=rows.destinations, check=partial(check_call, limits=make_call_limits(settings)))
+    return Destinations(
+        store=stores.destinations, check=partial(check_call, limits=make_call_limits(settings))
+    )
 
 
-def make_accounts(settings: Settings, rows: Stores) -> Accounts:
+def make_accounts(settings: Settings, stores: Stores) -> Accounts:
     """Make what finds vendor accounts: the default one of the settings, or a tenant's own."""
     credentials = Credentials(
         token=settings.eka_token,
@@ -195,13 +197,13 @@ def make_accounts(settings: Settings, rows: Stores) -> Accounts:
         password=settings.eka_password,
     )
     default = VendorAccount(credentials=credentials, webhook_secrets=settings.webhook_secrets)
-    return Accounts(default=default, store=rows.accounts, time=time.monotonic)
+    return Accounts(default=default, store=stores.vendor_accounts, time=time.monotonic)
 
 
 @asynccontextmanager
 async def open_vendor(
     settings: Settings,
-    rows: Stores,
+    stores: Stores,
     accounts: Accounts,
     *,
     clock: CheckedClock | None = None,
@@ -216,7 +218,7 @@ async def open_vendor(
     ):
         tokens = TokenKeeper(
             http=http,
-            store=rows.tokens,
+            store=stores.vendor_tokens,
             clock=SystemClock(),
             base_url=settings.eka_base_url,
             credentials=accounts.credentials,
@@ -244,11 +246,11 @@ async def open_discovery(settings: Settings) -> AsyncIterator[Discovery]:
             await discovery.stop()
 
 
-def make_session_lifecycle(settings: Settings, rows: Stores, vendor: EkaClient) -> SessionLifecycle:
+def make_session_lifecycle(settings: Settings, stores: Stores, vendor: EkaClient) -> SessionLifecycle:
     """Make what creates and ends sessions: the service for EMRs, the worker for calls that are owed."""
     return SessionLifecycle(
-        store=rows.sessions,
-        streams=rows.streams,
+        store=stores.sessions,
+        streams=stores.streams,
         vendor=vendor,
         clock=SystemClock(),
         reconcile_after_seconds=settings.reconcile_after_seconds,

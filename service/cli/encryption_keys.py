@@ -22,8 +22,10 @@ def encryption() -> None:
 def encryption_status(*, as_json: bool) -> None:
     """Count the values under each key, exactly: every one is looked at, which takes minutes with millions."""
 
-    async def work(rows: Any) -> EncryptionStatus:
-        return EncryptionStatus(keys=await rows.keys.keys(), passes=await rows.reencryption.passes())
+    async def work(stores: Any) -> EncryptionStatus:
+        return EncryptionStatus(
+            keys=await stores.encryption_keys.keys(), passes=await stores.reencryption.passes()
+        )
 
     found = with_unchecked_stores(work)
     lines = [_key_line(key) for key in found.keys] + [_pass_line(table_pass) for table_pass in found.passes]
@@ -38,18 +40,18 @@ def encryption_rotate(*, as_json: bool) -> None:
     It may be stopped and started again. Exit status 1 if values do not open.
     """
 
-    async def work(rows: Any) -> list[ReencryptionPass]:
-        await rows.reencryption.restart()
+    async def work(stores: Any) -> list[ReencryptionPass]:
+        await stores.reencryption.restart()
         say_due = time.monotonic() + _SAY_AGAIN_SECONDS
         began = time.monotonic()
-        while await rows.reencryption.step():
+        while await stores.reencryption.step():
             await asyncio.sleep(time.monotonic() - began)
             began = time.monotonic()
             if began >= say_due and not as_json:
-                for table_pass in await rows.reencryption.passes():
+                for table_pass in await stores.reencryption.passes():
                     click.echo(_pass_line(table_pass), err=True)
                 say_due = began + _SAY_AGAIN_SECONDS
-        passes: list[ReencryptionPass] = await rows.reencryption.passes()
+        passes: list[ReencryptionPass] = await stores.reencryption.passes()
         return passes
 
     passes = with_encrypting_stores(work)
@@ -70,8 +72,8 @@ def encryption_rotate(*, as_json: bool) -> None:
 def encryption_forget(key_id: str, *, give_up: bool, as_json: bool) -> None:
     """Retire a key under which nothing is left, so that it may be dropped from ENCRYPTION_KEYS."""
 
-    async def work(rows: Any) -> Forgotten:
-        forgotten: Forgotten = await rows.keys.forget(key_id, give_up=give_up)
+    async def work(stores: Any) -> Forgotten:
+        forgotten: Forgotten = await stores.encryption_keys.forget(key_id, give_up=give_up)
         return forgotten
 
     found = with_unchecked_stores(work)

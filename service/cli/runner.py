@@ -51,11 +51,11 @@ async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
 def with_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
     """Run work that encrypts nothing; fails when a key that encrypted stored values is missing."""
 
-    async def checked(rows: "Stores") -> T:
+    async def checked(stores: "Stores") -> T:
         from service.bootstrap.container import check_keys  # noqa: PLC0415 - brings the HTTP client
 
-        await check_keys(rows, rows.keys.check)
-        return await work(rows)
+        await check_keys(stores, stores.encryption_keys.check)
+        return await work(stores)
 
     return with_unchecked_stores(checked)
 
@@ -63,11 +63,11 @@ def with_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
 def with_encrypting_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
     """Run work that encrypts: the key is registered first, which running processes can forbid."""
 
-    async def checked(rows: "Stores") -> T:
+    async def checked(stores: "Stores") -> T:
         from service.bootstrap.container import check_keys  # noqa: PLC0415 - brings the HTTP client
 
-        await check_keys(rows, rows.keys.begin_command)
-        return await work(rows)
+        await check_keys(stores, stores.encryption_keys.begin_command)
+        return await work(stores)
 
     return with_unchecked_stores(checked)
 
@@ -78,8 +78,8 @@ def with_unchecked_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
     from service.bootstrap.container import open_stores  # noqa: PLC0415 - brings the HTTP client
 
     async def opened() -> T:
-        async with open_stores(settings) as rows:
-            return await work(rows)
+        async with open_stores(settings) as stores:
+            return await work(stores)
 
     return run(opened)
 

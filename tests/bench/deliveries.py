@@ -124,11 +124,11 @@ async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
     connection = await asyncpg.connect(database_url)
     await connection.execute("DELETE FROM attempts; DELETE FROM deliveries; DELETE FROM events")
     settings = make_settings(database_url, "redis://unused")
-    async with open_stores(settings) as rows:
-        actor = Actor.operator(TenantId((await Tenants(rows.tenants).add("bench", TenantDefaults())).id))
-        destinations = make_destinations(settings, rows)
+    async with open_stores(settings) as stores:
+        actor = Actor.operator(TenantId((await Tenants(stores.tenants).add("bench", TenantDefaults())).id))
+        destinations = make_destinations(settings, stores)
         made = [(await destinations.add(actor, DestinationCreate(url=url))).id for url in urls]
-        encrypted = rows.keyring.encrypt_json(_BODY, event_aad(None))
+        encrypted = stores.keyring.encrypt_json(_BODY, event_aad(None))
     first = await connection.fetchval("SELECT coalesce(max(id), 0) + 1 FROM events")
     await connection.execute(
         "INSERT INTO events (id, actor.tenant_id, type, body_sealed) OVERRIDING SYSTEM VALUE "

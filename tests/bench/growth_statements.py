@@ -252,15 +252,15 @@ async def time_statements(
     """
     found = {}
     chosen = [(each, await sample(each)) for each in (small, large)]
-    cases = [calls(rows) for _, rows in chosen]
+    cases = [calls(stores) for _, stores in chosen]
     for of_small, of_large in zip(*cases, strict=True):
         name, case, _ = of_small
         statement = sql(name) if name != "nothing" else "SELECT 1"
         times: tuple[list[float], list[float]] = ([], [])
         for number in range(ROUNDS):
             turns = list(zip(chosen, (of_small[2], of_large[2]), times, strict=True))
-            for (connection, rows), arguments, taken in turns if number % 2 else turns[::-1]:
-                taken.append(await _undone(connection, statement, arguments(rows.sessions[number])))
+            for (connection, stores), arguments, taken in turns if number % 2 else turns[::-1]:
+                taken.append(await _undone(connection, statement, arguments(stores.sessions[number])))
             if sum(times[1]) > _LONGEST_MS and number >= 2:
                 break
         found[f"{name}{f' ({case})' if case else ''}"] = (

@@ -272,9 +272,9 @@ async def fill(
     settings = make_settings(
         rig.environment["EKABRIDGE_DATABASE_URL"], rig.environment["EKABRIDGE_REDIS_URL"]
     )
-    async with open_stores(settings) as rows:
-        encrypted = rows.keyring.encrypt(b"a" * TRANSCRIPT_BYTES, transcript_aad(session_id))
-        await rows.database.execute(
+    async with open_stores(settings) as stores:
+        encrypted = stores.keyring.encrypt(b"a" * TRANSCRIPT_BYTES, transcript_aad(session_id))
+        await stores.database.execute(
             "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, encrypted
         )
     memory = MemoryBudget(service)
