@@ -7,9 +7,8 @@ from asyncpg import Record
 
 from service.domain.ids import Account, Lease, SessionId, TemplateId, TenantId
 from service.domain.models import AdditionalDocumentState
-from service.store.database import Database, LentConnection
+from service.store.database import Database, LentConnection, storable
 from service.store.queries import sql
-from service.store.results import drop_additional_document, storable
 
 
 class AdditionalDocumentRows:
@@ -94,6 +93,15 @@ class AdditionalDocumentUnitRows:
             lease,
             lease_seconds,
         )
+
+
+async def drop_additional_document(connection: LentConnection, fetch_id: int, lease: Lease) -> None:
+    """End the fetch of an additional document that the vendor was never asked for.
+
+    Documents of the same template may exist from before: then the fetch's row stays, settled.
+    """
+    await connection.execute(sql("additional_documents.drop"), fetch_id, lease)
+    await connection.execute(sql("additional_documents.settle_unasked"), fetch_id, lease)
 
 
 def _state(session: Record, call: Record | None, known: frozenset[str]) -> AdditionalDocumentState:

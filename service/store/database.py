@@ -174,3 +174,8 @@ class Database:
         if row is not None and row["is_read_only"]:
             return READ_ONLY
         return self._troubles.latest() or "ok"
+
+
+def storable(text: str | None) -> str | None:
+    """Remove NUL characters. PostgreSQL refuses a text with one, and a result must not be lost for that."""
+    return text.replace("\0", "") if text else text

@@ -11,10 +11,11 @@ from service.domain.errors import NotFound
 from service.domain.ids import SessionId, TemplateId, TenantId
 from service.domain.models import SessionDetails
 from service.store.database import Database
+from service.store.documents import decrypt_data
 from service.store.encryption import Keyring
 from service.store.large_values import LargeValues, Reserve
 from service.store.queries import sql
-from service.store.results import decrypt_data, decrypt_details, decrypt_transcript
+from service.store.sessions import decrypt_details, decrypt_transcript
 
 # How we name files at the vendor, `audio_0.wav`; it lists them without their base (docs/vendor.md#end).
 _FILE_BASE = "audio_"

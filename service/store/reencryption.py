@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from schemas.encryption import ReencryptionPass
 from service.domain.ids import TenantId
-from service.store import destinations, results, sessions
+from service.store import destinations, documents, outbox, sessions
 from service.store.database import Database
 from service.store.encryption import DecryptionError, Keyring, head_of, key_id_of, secret_aad
 from service.store.idempotency import answer_aad
@@ -82,8 +82,8 @@ ENCRYPTED_TABLES = (
         columns=(
             ("details_sealed", sessions.details_aad),
             ("upload_url_sealed", sessions.upload_url_aad),
-            ("transcript_sealed", results.transcript_aad),
-            ("warnings_sealed", results.warnings_aad),
+            ("transcript_sealed", sessions.transcript_aad),
+            ("warnings_sealed", sessions.warnings_aad),
         ),
     ),
     EncryptedTable(
@@ -91,15 +91,15 @@ ENCRYPTED_TABLES = (
         read=sql("reencryption.read_documents"),
         write=sql("reencryption.write_documents"),
         columns=(
-            ("data_sealed", results.document_aad),
-            ("annotations_sealed", results.annotations_aad),
+            ("data_sealed", documents.document_aad),
+            ("annotations_sealed", documents.annotations_aad),
         ),
     ),
     EncryptedTable(
         name="events",
         read=sql("reencryption.read_events"),
         write=sql("reencryption.write_events"),
-        columns=(("body_sealed", results.event_aad),),
+        columns=(("body_sealed", outbox.event_aad),),
     ),
     EncryptedTable(
         name="idempotency_keys",

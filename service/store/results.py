@@ -1,59 +1,33 @@
-"""Rows of fetches, documents and the outbox: what is recorded together with a result."""
+"""Get Session calls, called fetches, and the transaction that records a result.
+
+A worker leases a fetch, calls the vendor without a transaction, and records the answer in one transaction:
+documents, statuses and deliveries. A worker that lost the lease records nothing.
+"""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
-import msgspec
 from asyncpg import Record
 
 from schemas.deliveries import Event
 from schemas.emr import SessionStatus, WarningInfo
-from service.domain.ids import (
-    Account,
-    DocumentId,
-    Lease,
-    SessionId,
-    TemplateId,
-    TenantId,
-    new_delivery_id,
-    new_document_id,
-)
-from service.domain.models import (
-    DocumentAnnotations,
-    FetchJob,
-    FetchState,
-    SessionDetails,
-    StoredDocument,
-    VendorDocument,
-    VendorResult,
-    Verdict,
-)
+from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
+from service.domain.models import FetchJob, FetchState, StoredDocument, VendorDocument, VendorResult, Verdict
 from service.domain.results.events import session_warnings
-from service.store.database import Database, LentConnection
+from service.store.additional_documents import drop_additional_document
+from service.store.database import Database, LentConnection, storable
+from service.store.documents import DocumentUnitRows
 from service.store.encryption import Keyring
 from service.store.metrics import END_TO_DOCUMENT, SETTLED
+from service.store.outbox import insert_event
 from service.store.queries import sql
-from service.store.sessions import details_aad
-
-
-def transcript_aad(session_id: str) -> str:
-    """Name the place for which a transcript is sealed."""
-    return f"session.transcript:{session_id}"
-
-
-def warnings_aad(session_id: str) -> str:
-    """Name the AAD under which a session's warnings are encrypted."""
-    return f"session.warnings:{session_id}"
-
-
-def annotations_aad(document_id: str) -> str:
-    """Name the AAD under which a document's warnings, reasons and FHIR resource are encrypted."""
-    return f"document.annotations:{document_id}"
-
-
-def document_aad(document_id: str) -> str:
-    """Name the place for which a document's data is sealed."""
-    return f"document.data:{document_id}"
+from service.store.sessions import (
+    decrypt_details,
+    decrypt_transcript,
+    decrypt_warnings,
+    transcript_aad,
+    warnings_aad,
+)
 
 
 class ResultRows:
@@ -141,6 +115,7 @@ class SettleRows:
         self._waits: list[float] = []
         self.session_id = SessionId(row["id"])
         self.tenant_id = TenantId(row["tenant_id"])
+        self._documents = DocumentUnitRows(connection, keyring, self.tenant_id, self.session_id)
         self.status: SessionStatus = row["status"]
         self.is_final: bool = row["is_final"]
         self.is_past: bool = row["is_past"]
@@ -232,61 +207,20 @@ class SettleRows:
         those that are not among them, and goes on counting their versions; with `unless_same` only where its
         content is another one. None: the answer gave any one of them, and only a failed one is replaced.
         """
-        template_id, upstream_id = storable(document.template_id), storable(document.upstream_id)
-        latest = await self._connection.fetchrow(
-            sql("documents.latest"), self.session_id, template_id, upstream_id
-        )
-        data = msgspec.json.encode(document.data)
-        status = "success" if document.status == "success" else "failed"
-        if self._is_same(latest, status, data, document.annotations):
-            return
-        if latest is None:
-            kept = None if listed is None else [storable(each) for each in listed]
-            latest = await self._connection.fetchrow(
-                sql("documents.replaced_version"), self.session_id, template_id, kept
-            )
-            if unless_same and self._is_same(latest, status, data, document.annotations):
-                return
-        document_id = new_document_id()
-        inserted = await self._connection.fetchrow(
-            sql("documents.insert"),
-            document_id,
-            self.tenant_id,
-            self.session_id,
-            template_id,
-            upstream_id,
-            latest["version"] + 1 if latest else 1,
-            storable(document.type),
-            status,
-            self._keyring.encrypt(data, document_aad(document_id)),
-            error_code,
-            latest["lineage"] if latest else None,
-            self._keyring.encrypt_json(document.annotations, annotations_aad(document_id))
-            if document.annotations != DocumentAnnotations()
-            else None,
-        )
-        # What is changed or asked for after the ending is no wait of the dictation.
-        is_awaited = latest is None and status == "success" and not self.is_final
-        if is_awaited and inserted is not None and inserted["since_end_seconds"] is not None:
-            self._waits.append(inserted["since_end_seconds"])
-
-    def _is_same(
-        self, row: Record | None, status: str, data: bytes, annotations: DocumentAnnotations
-    ) -> bool:
-        encrypted = row["data_sealed"] if row is not None else None
-        if row is None or encrypted is None or row["status"] != status:
-            return False
-        known = decrypt_annotations(self._keyring, row["id"], row["annotations_sealed"])
-        return self._keyring.decrypt(encrypted, document_aad(row["id"])) == data and known == annotations
+        since_end = await self._documents.add(document, error_code, listed=listed, unless_same=unless_same)
+        # A document that comes after the ending was changed or asked for later: the metric leaves it out.
+        if since_end is not None and not self.is_final:
+            self._waits.append(since_end)
 
     async def known_documents(self, template_id: TemplateId) -> frozenset[str]:
-        """The vendor's ids of the template's documents that are here."""
-        rows = await self._connection.fetch(sql("documents.known"), self.session_id, template_id)
-        return frozenset(row["upstream_id"] for row in rows)
+        """Return the vendor's ids of the template's documents that are stored."""
+        return await self._documents.known(template_id)
 
     async def mark_asked(self, job: FetchJob, document_id: str | None) -> None:
         """The vendor is known to make the further document."""
-        await self._connection.execute(sql("results.mark_asked"), job.id, job.lease, storable(document_id))
+        await self._connection.execute(
+            sql("additional_documents.mark_asked"), job.id, job.lease, storable(document_id)
+        )
 
     async def drop_additional_document(self, job: FetchJob) -> None:
         """The vendor was never asked for the further document."""
@@ -316,23 +250,8 @@ class SettleRows:
         return [(TemplateId(row["template_id"]), row["status"]) for row in rows]
 
     async def unreleased_documents(self) -> list[StoredDocument]:
-        """Documents of which no event was made yet."""
-        rows = await self._connection.fetch(sql("documents.unreleased"), self.session_id)
-        return [
-            StoredDocument(
-                id=DocumentId(row["id"]),
-                template_id=TemplateId(row["template_id"]),
-                upstream_id=row["upstream_id"],
-                version=row["version"],
-                type=row["type"],
-                status=row["status"],
-                data=decrypt_row_data(self._keyring, row),
-                error_code=row["error_code"],
-                replaces=DocumentId(row["replaces"]) if row["replaces"] else None,
-                annotations=decrypt_annotations(self._keyring, row["id"], row["annotations_sealed"]),
-            )
-            for row in rows
-        ]
+        """Return the documents without an event in the outbox."""
+        return await self._documents.unreleased()
 
     async def show_partial(self) -> None:
         """Some documents are here, others are still to come."""
@@ -354,89 +273,8 @@ class SettleRows:
         self, event: Event, document_id: DocumentId | None, template_id: TemplateId | None
     ) -> None:
         """Put the event and one delivery per matching destination into the outbox."""
-        row = await self._connection.fetchrow(
-            sql("deliveries.insert_event"),
-            self.tenant_id,
-            self.session_id,
-            document_id,
-            event.type,
-            template_id,
-            self._keyring.encrypt_json(event, event_aad(self.session_id)),
+        await insert_event(
+            self._connection, self._keyring, self.tenant_id, self.session_id, event, document_id, template_id
         )
-        if row is None:  # pragma: no cover - INSERT … RETURNING always returns its row
-            raise AssertionError("the new event returned no row")
-        destinations = await self._connection.fetch(
-            sql("deliveries.destinations_for"), self.tenant_id, event.type, template_id or None
-        )
-        if destinations:
-            await self._connection.executemany(
-                sql("deliveries.insert"),
-                [
-                    (
-                        new_delivery_id(),
-                        self.tenant_id,
-                        row["id"],
-                        self.session_id,
-                        document_id,
-                        destination["id"],
-                        event.type,
-                        destination["enabled"],
-                    )
-                    for destination in destinations
-                ],
-            )
         if document_id is not None:
-            await self._connection.execute(sql("documents.mark_released"), [document_id])
-
-
-async def drop_additional_document(connection: LentConnection, fetch_id: int, lease: Lease) -> None:
-    """Forget the call for a further document that the vendor was never asked for."""
-    await connection.execute(sql("results.drop_further"), fetch_id, lease)
-    await connection.execute(sql("results.settle_unasked"), fetch_id, lease)
-
-
-def storable(text: str | None) -> str | None:
-    """Take out NUL, which no text of PostgreSQL can hold: the vendor's must not cost a finished dictation."""
-    return text.replace("\0", "") if text else text
-
-
-def event_aad(session_id: str | None) -> str:
-    """Name the place for which an event's body is sealed."""
-    return f"event.body:{session_id or ''}"
-
-
-def decrypt_details(keyring: Keyring, session_id: str, encrypted: bytes | None) -> SessionDetails:
-    """Open a session's details."""
-    if encrypted is None:
-        return SessionDetails()
-    return keyring.decrypt_json(encrypted, details_aad(session_id), SessionDetails)
-
-
-def decrypt_transcript(keyring: Keyring, session_id: str, encrypted: bytes | None) -> str | None:
-    """Open a session's transcript."""
-    return None if encrypted is None else keyring.decrypt(encrypted, transcript_aad(session_id)).decode()
-
-
-def decrypt_warnings(keyring: Keyring, session_id: str, encrypted: bytes | None) -> list[WarningInfo]:
-    """Decrypt the warnings that the vendor's answers brought for a session."""
-    if encrypted is None:
-        return []
-    opened: list[WarningInfo] = keyring.decrypt_json(encrypted, warnings_aad(session_id), list[WarningInfo])
-    return opened
-
-
-def decrypt_annotations(keyring: Keyring, document_id: str, encrypted: bytes | None) -> DocumentAnnotations:
-    """Decrypt a document's warnings, reason and FHIR resource."""
-    if encrypted is None:
-        return DocumentAnnotations()
-    return keyring.decrypt_json(encrypted, annotations_aad(document_id), DocumentAnnotations)
-
-
-def decrypt_row_data(keyring: Keyring, row: Record) -> object:
-    """Open the data of a document's row."""
-    return decrypt_data(keyring, row["id"], row["data_sealed"])
-
-
-def decrypt_data(keyring: Keyring, document_id: str, encrypted: bytes | None) -> object:
-    """Decrypt a document's data."""
-    return msgspec.json.decode(keyring.decrypt(encrypted, document_aad(document_id))) if encrypted else None
+            await self._documents.mark_released(document_id)

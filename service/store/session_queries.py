@@ -21,18 +21,12 @@ from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId
 from service.domain.models import DocumentAnnotations, SessionDetails
 from service.domain.results.events import MESSAGES, document_error, session_warnings
 from service.store.database import Database
+from service.store.documents import decrypt_annotations, decrypt_data
 from service.store.encryption import Keyring
 from service.store.large_values import LargeValues, Reserve
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
-from service.store.results import (
-    decrypt_annotations,
-    decrypt_data,
-    decrypt_details,
-    decrypt_transcript,
-    decrypt_warnings,
-)
-from service.store.sessions import SessionRows
+from service.store.sessions import SessionRows, decrypt_details, decrypt_transcript, decrypt_warnings
 from service.store.streams import StreamRows
 from service.store.tolerant_decryption import UNREADABLE, RowDecryptor
 

@@ -13,8 +13,7 @@ from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
 from service.store.metrics import SETTLED
 from service.store.queries import sql
-from service.store.results import decrypt_details
-from service.store.sessions import SessionRows, details_aad
+from service.store.sessions import SessionRows, decrypt_details, details_aad
 
 
 class SessionUpdateRows:

@@ -6,11 +6,13 @@ from typing import Any
 
 from asyncpg import Record
 
+from schemas.emr import WarningInfo
 from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId
 from service.domain.models import (
     EndRecorded,
     EndState,
     PendingCall,
+    SessionDetails,
     SessionPlan,
     VendorEnd,
     VendorSession,
@@ -33,6 +35,16 @@ def upload_url_aad(session_id: str) -> str:
 def details_aad(session_id: str) -> str:
     """Name the place for which a session's details are sealed."""
     return f"session.details:{session_id}"
+
+
+def transcript_aad(session_id: str) -> str:
+    """Return the AAD that binds a transcript to its session."""
+    return f"session.transcript:{session_id}"
+
+
+def warnings_aad(session_id: str) -> str:
+    """Return the AAD that binds the vendor's warnings to their session."""
+    return f"session.warnings:{session_id}"
 
 
 class SessionRows:
@@ -269,3 +281,23 @@ def _heard(row: Record | None) -> bool | None:
     if row is None or row["has_audio"]:
         return row is not None
     return None if row["is_open"] else False
+
+
+def decrypt_details(keyring: Keyring, session_id: str, encrypted: bytes | None) -> SessionDetails:
+    """Decrypt a session's patient, reference and metadata; all are empty after an erasure."""
+    if encrypted is None:
+        return SessionDetails()
+    return keyring.decrypt_json(encrypted, details_aad(session_id), SessionDetails)
+
+
+def decrypt_transcript(keyring: Keyring, session_id: str, encrypted: bytes | None) -> str | None:
+    """Decrypt a session's transcript."""
+    return None if encrypted is None else keyring.decrypt(encrypted, transcript_aad(session_id)).decode()
+
+
+def decrypt_warnings(keyring: Keyring, session_id: str, encrypted: bytes | None) -> list[WarningInfo]:
+    """Decrypt the warnings that the vendor's answers brought for a session."""
+    if encrypted is None:
+        return []
+    warnings: list[WarningInfo] = keyring.decrypt_json(encrypted, warnings_aad(session_id), list[WarningInfo])
+    return warnings

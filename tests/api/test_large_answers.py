@@ -8,8 +8,9 @@ from prometheus_client import REGISTRY
 
 from service.bootstrap.container import open_stores
 from service.domain.ids import DocumentId, SessionId
-from service.store.results import document_aad, transcript_aad
+from service.store.documents import document_aad
 from service.store.session_queries import SessionQueries
+from service.store.sessions import transcript_aad
 from tests.api.asking import request_head, until, wire
 from tests.bridge import Bridge
 

@@ -17,7 +17,7 @@ from service.bootstrap.container import make_destinations, open_stores
 from service.domain.audit import Actor
 from service.domain.ids import TenantId
 from service.domain.tenants.changes import Tenants
-from service.store.results import event_aad
+from service.store.outbox import event_aad
 from tests.bench.installation import open_installation
 from tests.bench.peers import open_listening
 from tests.bridge import make_settings

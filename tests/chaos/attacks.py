@@ -25,7 +25,7 @@ import uvloop
 from service.bootstrap.container import open_stores
 from service.sandbox.embedded.api import start_embedded
 from service.store.migrate import migrate
-from service.store.results import transcript_aad
+from service.store.sessions import transcript_aad
 from tests.bridge import add_tenant, make_settings
 from tests.chaos.overload import REPORT, Caller, Tally, dictate, notify
 from tests.e2e.rig import Rig, Running, open_rig, until

@@ -67,7 +67,7 @@ class Watched:
 
 def watch(house: House) -> Watched:
     watched = Watched(house)
-    house.stores = msgspec.structs.replace(house.stores, webhooks=WebhookEventRows(watched))
+    house.stores = msgspec.structs.replace(house.stores, webhook_events=WebhookEventRows(watched))
     return watched
 
 

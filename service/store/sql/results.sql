@@ -126,22 +126,6 @@ DELETE FROM fetches WHERE id = $1 AND lease = $2 AND status = 'pending';
 -- The session ends now: looks whether it had ended by itself are over, and its results are owed anew.
 DELETE FROM fetches WHERE session_id = $1;
 
--- name: mark_asked
--- The vendor makes the further document: it is looked for at once.
-UPDATE fetches SET asked = 'asked', document_id = $3, lease = NULL, next_at = now()
-WHERE id = $1 AND lease = $2 AND status = 'pending';
-
--- name: drop_further
--- The vendor was never asked for a further document, of whose template there is none.
-DELETE FROM fetches f WHERE f.id = $1 AND f.lease = $2 AND f.status = 'pending'
-  AND NOT EXISTS (SELECT 1 FROM documents d WHERE d.session_id = f.session_id AND d.template_id = f.template_id);
-
--- name: settle_unasked
--- The vendor was never asked for a further document, but there are others of its template, and they stay.
-UPDATE fetches SET status = 'settled', outcome = 'not_asked', asked = 'asked', next_at = NULL, lease = NULL,
-                   settled_at = now()
-WHERE id = $1 AND lease = $2 AND status = 'pending';
-
 -- name: of_session
 -- Every call of a session and how it stands.
 SELECT template_id, status = 'settled' AS is_settled, last_error IS NOT NULL AS was_answered, attempts,
