@@ -1,4 +1,4 @@
-"""What both processes are made of, wired once: the rows, the vendor, the hasher."""
+"""Builds what service, worker and command line share: the stores and the vendor's client."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -52,7 +52,7 @@ log = structlog.get_logger()
 
 
 class Stores(Struct, frozen=True, kw_only=True):
-    """Every room of the store, over one pool."""
+    """The store's objects, one for each resource, over one connection pool."""
 
     database: Database
     keyring: Keyring
@@ -84,7 +84,7 @@ class Stores(Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    """Open the store; its connections are made when they are needed."""
+    """Open the stores; the pool connects on demand, so PostgreSQL may still be down."""
     database = Database(
         settings.database_url,
         size=settings.database_pool_size,
@@ -154,11 +154,7 @@ async def ping_store_for_requests(stores: Stores) -> str:
 
 
 async def check_keys(stores: Stores, check: Callable[[], Awaitable[None]]) -> None:
-    """Make one of the registry's checks.
-
-    Raises MissingKeyError, with what cannot be read and what to do, when a key is missing that encrypted
-    anything.
-    """
+    """Run a check of the key registry; raises MissingKeyError with the unreadable values and the remedy."""
     try:
         await check()
     except MissingKeyError as error:
@@ -166,10 +162,10 @@ async def check_keys(stores: Stores, check: Callable[[], Awaitable[None]]) -> No
 
 
 async def check_at_start(stores: Stores) -> None:
-    """Look at the store once before work begins; one that is away is waited for.
+    """Check the store and the keys before work begins; an unreachable store is no failure.
 
-    Raises DecryptionError when the database was made with a key that we were not given: better now than at
-    2 a.m.
+    Raises DecryptionError if values are encrypted with a key that we lack: a process that fails at its start
+    is noticed, one that fails at its first such value may fail at night.
     """
     try:
         await stores.database.ping()
@@ -180,14 +176,14 @@ async def check_at_start(stores: Stores) -> None:
 
 
 def make_destinations(settings: Settings, stores: Stores) -> Destinations:
-    """Make what changes destinations: the service for EMRs and the command line for operators."""
+    """Make the domain's changes of destinations, for the API and the command line."""
     return Destinations(
         store=stores.destinations, check=partial(check_call, limits=make_call_limits(settings))
     )
 
 
 def make_accounts(settings: Settings, stores: Stores) -> Accounts:
-    """Make what finds vendor accounts: the default one of the settings, or a tenant's own."""
+    """Make the lookup of vendor accounts: a tenant's own account, or the default of the settings."""
     credentials = Credentials(
         token=settings.eka_token,
         client_id=settings.eka_client_id,
@@ -208,7 +204,7 @@ async def open_vendor(
     *,
     clock: CheckedClock | None = None,
 ) -> AsyncIterator[EkaClient]:
-    """Open the vendor's client; the clock hears the answers' dates."""
+    """Open the vendor's client; `clock` compares itself with the dates of the vendor's answers."""
     async with (
         make_http_client(
             clock.observe_vendor_date if clock else None, max_result_bytes=settings.vendor_result_max_bytes
@@ -237,7 +233,7 @@ async def open_vendor(
 
 @asynccontextmanager
 async def open_discovery(settings: Settings) -> AsyncIterator[Discovery]:
-    """Open what knows the vendor's limits; it calls nobody before it is asked."""
+    """Open the discovery of the vendor's limits; its first use calls the vendor."""
     async with make_http_client() as http:
         discovery = Discovery(http=http, base_url=settings.eka_base_url, clock=SystemClock())
         try:
@@ -247,7 +243,7 @@ async def open_discovery(settings: Settings) -> AsyncIterator[Discovery]:
 
 
 def make_session_lifecycle(settings: Settings, stores: Stores, vendor: EkaClient) -> SessionLifecycle:
-    """Make what creates and ends sessions: the service for EMRs, the worker for calls that are owed."""
+    """Make the lifecycle of sessions: the service uses it for EMRs, the worker for pending calls."""
     return SessionLifecycle(
         store=stores.sessions,
         streams=stores.streams,
@@ -258,7 +254,7 @@ def make_session_lifecycle(settings: Settings, stores: Stores, vendor: EkaClient
 
 
 def make_call_limits(settings: Settings) -> CallLimits:
-    """Make the limits that a destination is checked against when it is registered or changed."""
+    """Make the limits that a new or changed destination must meet."""
     return CallLimits(
         allow_private=settings.allow_private_destinations,
         max_templates=settings.max_destination_templates,

@@ -9,12 +9,12 @@ import click
 from schemas.encryption import EncryptionKey, EncryptionStatus, Forgotten, ReencryptionPass
 from service.cli.runner import json_option, print_found, with_encrypting_stores, with_unchecked_stores
 
-_SAY_AGAIN_SECONDS = 5.0
+_PROGRESS_SECONDS = 5.0
 
 
 @click.group()
 def encryption() -> None:
-    """Encryption keys, by their ids, and the values that are under each."""
+    """Encryption keys, by their ids, and the values that each encrypts."""
 
 
 @encryption.command("status")
@@ -42,15 +42,15 @@ def encryption_rotate(*, as_json: bool) -> None:
 
     async def work(stores: Any) -> list[ReencryptionPass]:
         await stores.reencryption.restart()
-        say_due = time.monotonic() + _SAY_AGAIN_SECONDS
+        progress_due = time.monotonic() + _PROGRESS_SECONDS
         began = time.monotonic()
         while await stores.reencryption.step():
             await asyncio.sleep(time.monotonic() - began)
             began = time.monotonic()
-            if began >= say_due and not as_json:
+            if began >= progress_due and not as_json:
                 for table_pass in await stores.reencryption.passes():
                     click.echo(_pass_line(table_pass), err=True)
-                say_due = began + _SAY_AGAIN_SECONDS
+                progress_due = began + _PROGRESS_SECONDS
         passes: list[ReencryptionPass] = await stores.reencryption.passes()
         return passes
 

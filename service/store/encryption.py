@@ -1,4 +1,4 @@
-"""Encryption of what must not be readable in the database, and keyed hashes of what must be found in it.
+"""Encrypts values that the database must not reveal, and hashes with a key values that a query must find.
 
 An encrypted value is one byte of format, four bytes of key id, twelve bytes of nonce, then AES-256-GCM's
 ciphertext and tag. Its column and row are its AAD: a value that was moved to another row cannot be decrypted.
@@ -35,7 +35,7 @@ class DecryptionError(Exception):
 class MissingKeyError(DecryptionError, EncryptionKeyMissing):
     """Values are encrypted with keys that are not among ENCRYPTION_KEYS.
 
-    A process that has the keys can do what this one cannot: the same call, made again, may reach it.
+    A process with the keys can serve the call: a retry may reach one.
     """
 
     def __init__(self, key_ids: list[str], detail: str = "") -> None:

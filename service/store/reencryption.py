@@ -1,7 +1,8 @@
-"""Re-encryption: walks every table with encrypted columns and encrypts values of other keys with the first.
+"""Re-encryption: a pass over each table encrypts with the first key the values that are under other keys.
 
-A walk goes by primary key in small batches. Its cursor is a row, so that it continues after a crash, and only
-one of several walkers counts a batch. A value is replaced only where it is still the value that was read.
+A pass reads a table by primary key in small batches. Its cursor is a row, so that a pass continues after a
+crash, and of several workers only one counts a batch. A write replaces a value only if it is still the one
+that was read.
 """
 
 import asyncio
@@ -26,9 +27,9 @@ log = structlog.get_logger()
 
 # Documents can have megabytes, and a batch is held in memory.
 _BATCH = 50
-# A locked row is free a moment later; a row that stays locked is left to the next walk.
+# A locked row is usually free a moment later; the next pass takes care of a row that stays locked.
 _TRIES = 5
-# One value with an unknown key may be a damaged value.
+# A single value with an unknown key may be damaged, so an unknown key needs two to be believed.
 _ENOUGH_TO_BELIEVE = 2
 
 
@@ -121,7 +122,7 @@ class _Batch(Struct, kw_only=True):
 
 
 class ReencryptionRows:
-    """Walks the tables, one batch at a call."""
+    """Runs the passes, one batch per call."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
@@ -129,9 +130,10 @@ class ReencryptionRows:
         self._tried = ("", "", 0)
 
     async def step(self) -> bool:
-        """Do one batch of the walk that is due; false when no walk is due.
+        """Re-encrypt one batch of the pass that is due; false if none is due.
 
-        No walk is due while another key was made first after ours.
+        No pass is due for a key after a newer key became the first: two lists of keys would undo each other's
+        work.
         """
         names = list(_TABLES)
         row = await self._database.fetchrow(sql("reencryption.due"), self._keyring.first, names)
@@ -141,7 +143,7 @@ class ReencryptionRows:
         return True
 
     async def restart(self) -> None:
-        """Have every table walked to our first key from its start, whatever was done before."""
+        """Start a new pass over every table to our first key, and forget earlier passes."""
         async with self._database.transaction() as connection:
             await connection.execute(sql("reencryption.prefer"), self._keyring.first)
             await connection.execute(sql("reencryption.forget_passes"))
@@ -161,16 +163,17 @@ class ReencryptionRows:
         await self._database.execute(sql("reencryption.begin"), table.name, first)
         cursor = await self._database.fetchrow(sql("reencryption.cursor"), table.name, first)
         if cursor is None:
-            return  # another walker has just finished it
+            return  # another worker has just finished the pass
         after = cursor["after"]
         rows = await self._database.fetch(table.read, after, _BATCH, bytes.fromhex(first))
-        # Megabytes, perhaps: in a thread, so that the event loop serves requests meanwhile.
+        # A batch may have megabytes: in a thread it does not block the event loop.
         batch = await asyncio.to_thread(self._reencrypted, table, rows)
         await self._register(batch)
         async with self._database.transaction() as connection:
             done = await connection.fetch(table.write, *_columns(batch.changes)) if batch.changes else []
             left = set(batch.changes) - {row["id"] for row in done}
-            # Rows that are left are read again, a few times, and then by the next walk.
+            # The same batch is tried again for rows that were locked; after some tries the next pass takes
+            # them.
             is_done = self._count_try(table.name, after) or not left
             advanced = await connection.fetchrow(
                 sql("reencryption.advance"),
@@ -206,7 +209,7 @@ class ReencryptionRows:
     def _fresh(
         self, row: Record, column: str, aad_of: Callable[[str], str], batch: _Batch
     ) -> tuple[bytes | None, bytes | None]:
-        """Return the head of a value that is under another key, and the value under the first key."""
+        """Return the head of a value under another key, and the value encrypted with the first key."""
         encrypted = row[column]
         if encrypted is None:
             return None, None
@@ -223,7 +226,7 @@ class ReencryptionRows:
         return head_of(encrypted), fresh
 
     async def _register(self, batch: _Batch) -> None:
-        """Register the keys under which values were found, before the first value is replaced."""
+        """Register the keys of the values that were found, before any value is replaced."""
         believed = {key_id for key_id, count in batch.unknown.items() if count >= _ENOUGH_TO_BELIEVE}
         for key_id in sorted(batch.known | believed):
             await self._database.execute(sql("encryption_keys.discover"), key_id)

@@ -44,7 +44,7 @@ class ResultRows:
         lease_seconds: float,
         passed_over: Collection[Account] = (),
     ) -> list[FetchJob]:
-        """Lease Get Session calls that are due, but of no account that is passed over."""
+        """Lease fetches that are due, except those of the accounts and `tenant:…` in `passed_over`."""
         rows = await self._database.fetch(
             sql("results.claim"), session_id, limit, lease_seconds, list(passed_over)
         )
@@ -72,20 +72,20 @@ class ResultRows:
         ]
 
     async def release_fetch(self, job: FetchJob) -> None:
-        """Its worker stops: another one makes it at once."""
+        """Release a fetch because its worker stops: another worker makes it at once."""
         await self._database.execute(sql("results.release"), job.id, job.lease)
 
     async def give_back_fetch(self, job: FetchJob, seconds: float) -> None:
-        """It was not made, and counts for nothing: look again later."""
+        """Release a fetch that was not made; it counts as no attempt, and is due after these seconds."""
         await self._database.execute(sql("results.give_back"), job.id, job.lease, seconds)
 
     async def drop_fetch(self, job: FetchJob) -> None:
-        """It need not be made after all."""
+        """Delete a fetch that is not needed."""
         await self._database.execute(sql("results.drop"), job.id, job.lease)
 
     @asynccontextmanager
     async def settling(self, session_id: SessionId) -> AsyncIterator["SettleRows | None"]:
-        """Lock a session in order to record a result; None when it was cancelled or erased."""
+        """Lock a session in order to record a result; None if it was cancelled or erased."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(sql("sessions.lock"), session_id, None)
             is_open = row is not None and row["status"] != "cancelled" and not row["is_erased"]
@@ -95,12 +95,12 @@ class ResultRows:
             unit.count()
 
     async def past_sessions(self, limit: int) -> list[SessionId]:
-        """Sessions that were never ended and whose time is over."""
+        """Return sessions that have expired without an end."""
         rows = await self._database.fetch(sql("sessions.past"), limit)
         return [SessionId(row["id"]) for row in rows]
 
     async def warn_expiring(self, within_seconds: float) -> list[SessionId]:
-        """Mark and return sessions with audio that expire soon and were not ended; each one once."""
+        """Return sessions with audio that expire soon without an end; marks each, to return it only once."""
         rows = await self._database.fetch(sql("sessions.warn_expiring"), within_seconds)
         return [SessionId(row["id"]) for row in rows]
 
@@ -129,50 +129,50 @@ class SettleRows:
 
     @property
     def warnings(self) -> list[WarningInfo]:
-        """The session's warnings as they stand now."""
+        """The warnings of the session, with those of answers recorded in this transaction."""
         return session_warnings(self._vendor_warnings, self._audio_missing)
 
     def count(self) -> None:
-        """Count what was recorded, now that it is committed."""
+        """Add to the metrics; the caller does so only after the commit."""
         for status in self._endings:
             SETTLED.labels(status).inc()
         for seconds in self._waits:
             END_TO_DOCUMENT.observe(seconds)
 
     async def holds(self, job: FetchJob) -> bool:
-        """Whether the call's lease still stands; if so, it does until this unit ends."""
+        """Return whether the fetch's lease is still ours; if so, it stays ours until the transaction ends."""
         return await self._connection.fetchrow(sql("results.hold"), job.id, job.lease) is not None
 
     async def settle_fetch(self, job: FetchJob, outcome: str) -> bool:
-        """This call is done with; false when the lease was lost, and then nothing may be recorded."""
+        """Settle a fetch; false if the lease was lost, and then the caller may record nothing."""
         row = await self._connection.fetchrow(sql("results.settle"), job.id, job.lease, outcome)
         return row is not None
 
     async def settle_other_fetches(self, outcome: str) -> None:
-        """Calls that were still to be made are not."""
+        """Settle the fetches of the session that are still pending."""
         await self._connection.execute(sql("results.settle_rest"), self.session_id, outcome)
 
     async def settle_template(self, template_id: TemplateId, outcome: str) -> None:
-        """The call for a template need not be made any more; one that is under way records nothing."""
+        """Settle the fetch of a template; a worker in the middle of it has lost its lease."""
         await self._connection.execute(sql("results.settle_template"), self.session_id, template_id, outcome)
 
     async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
-        """Ask again later; `is_missing`: the vendor said that there is no such thing."""
+        """Make a fetch due again after these seconds; `is_missing`: the vendor answered that it has none."""
         await self._connection.execute(
             sql("results.postpone"), job.id, job.lease, seconds, reason, is_missing
         )
 
     async def record_verdict(self, template_id: TemplateId, verdict: Verdict | None) -> None:
-        """Remember what an answer said of a template's document, and since when; None forgets it."""
+        """Store an answer's verdict on a template's document and the time of its first; None deletes both."""
         await self._connection.execute(sql("results.record_verdict"), self.session_id, template_id, verdict)
 
     async def request_unfiltered(self, *, at_once: bool, restart_tries: bool = False) -> None:
-        """Have the unfiltered call made, unless it is waiting to be made; `at_once`: even then."""
+        """Make the unfiltered fetch due; one that waits already keeps its time unless `at_once` is set."""
         statement = sql("results.request_unfiltered")
         await self._connection.execute(statement, self.tenant_id, self.session_id, at_once, restart_tries)
 
     async def record_result(self, result: VendorResult) -> None:
-        """What the answer says of the session as a whole."""
+        """Record an answer's transcript, model, language and warnings; the first transcript stays."""
         transcript = result.transcript or None
         if self.transcript is None:
             self.transcript = transcript
@@ -201,12 +201,7 @@ class SettleRows:
         listed: frozenset[str] | None,
         unless_same: bool = False,
     ) -> None:
-        """A document, or a new version if it differs from the newest one.
-
-        `listed`: the ids under which the vendor has the template's documents now. A new id takes the place of
-        those that are not among them, and goes on counting their versions; with `unless_same` only where its
-        content is another one. None: the answer gave any one of them, and only a failed one is replaced.
-        """
+        """Add a document or a new version (DocumentUnitRows.add)."""
         since_end = await self._documents.add(document, error_code, listed=listed, unless_same=unless_same)
         # A document that comes after the ending was changed or asked for later: the metric leaves it out.
         if since_end is not None and not self.is_final:
@@ -217,17 +212,17 @@ class SettleRows:
         return await self._documents.known(template_id)
 
     async def mark_asked(self, job: FetchJob, document_id: str | None) -> None:
-        """The vendor is known to make the further document."""
+        """Record that the vendor makes the additional document."""
         await self._connection.execute(
             sql("additional_documents.mark_asked"), job.id, job.lease, storable(document_id)
         )
 
     async def drop_additional_document(self, job: FetchJob) -> None:
-        """The vendor was never asked for the further document."""
+        """End the fetch of an additional document that the vendor was never asked for."""
         await drop_additional_document(self._connection, job.id, job.lease)
 
     async def fetches(self) -> list[FetchState]:
-        """How all calls stand."""
+        """Return the state of every fetch."""
         rows = await self._connection.fetch(sql("results.of_session"), self.session_id)
         return [
             FetchState(
@@ -245,7 +240,7 @@ class SettleRows:
         ]
 
     async def document_statuses(self) -> list[tuple[TemplateId, str]]:
-        """How all documents stand."""
+        """Return the template and status of the newest version of each document."""
         rows = await self._connection.fetch(sql("sessions.document_summaries"), [self.session_id])
         return [(TemplateId(row["template_id"]), row["status"]) for row in rows]
 
@@ -254,14 +249,14 @@ class SettleRows:
         return await self._documents.unreleased()
 
     async def show_partial(self) -> None:
-        """Some documents are here, others are still to come."""
+        """Show the session as partial while more documents are expected."""
         await self._connection.execute(sql("sessions.show_partial"), self.session_id)
         self.status = "partial"
 
     async def settle_session(
         self, status: SessionStatus, *, error_code: str | None, error_message: str | None
     ) -> None:
-        """The session's ending; nothing more is owed to the vendor for it."""
+        """Give the session its final status, and end its pending call to the vendor."""
         await self._connection.execute(
             sql("sessions.settle"), self.session_id, status, error_code, error_message
         )

@@ -1,4 +1,4 @@
-"""Sessions and documents as the EMR sees them; reads only."""
+"""Reads sessions, timelines and documents for the EMR, decrypted."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -30,7 +30,7 @@ from service.store.sessions import SessionRows, decrypt_details, decrypt_transcr
 from service.store.streams import StreamRows
 from service.store.tolerant_decryption import UNREADABLE, RowDecryptor
 
-# A page's transcripts, as they are stored.
+# The stored transcripts of one page may have so many bytes together.
 _MAX_PAGE_BYTES = 4 * 1024 * 1024
 # Some 250 bytes each once they are encoded.
 _SMALL_PAGE, _LARGE_PAGE = 250, 500
@@ -41,7 +41,7 @@ _BYTES_OF_ENTRY = 400
 
 
 class SessionFilter(Struct, frozen=True, kw_only=True):
-    """Which sessions a list shall hold; None does not filter."""
+    """A filter of a list of sessions; a field that is None filters nothing."""
 
     status: str | None = None
     reference: str | None = None
@@ -61,7 +61,7 @@ class SessionQueries:
         public_url: str,
         reserve: Reserve | None = None,
     ) -> None:
-        """`reserve` takes the memory for large values before they are read."""
+        """`reserve` acquires memory for large values before they are read."""
         self._database = database
         self._reserve = reserve
         self._large = LargeValues(database, reserve)
@@ -82,7 +82,7 @@ class SessionQueries:
     async def page(
         self, tenant_id: TenantId, wanted: SessionFilter, after: PageAfter | None, limit: int
     ) -> Page[Session]:
-        """Return one page of a tenant's sessions, newest first; a shorter one where transcripts are long."""
+        """Return one page of a tenant's sessions, newest first; long transcripts make it shorter."""
         at, last = after or (None, None)
         rows = await self._database.fetch(
             sql("sessions.page"),
@@ -100,7 +100,7 @@ class SessionQueries:
         return page_of(rows[: shown + 1], shown, lambda row: sessions[row["id"]])
 
     async def timeline(self, tenant_id: TenantId, session_id: SessionId) -> list[TimelineEntry]:
-        """Return what happened to a session, in order. Raises NotFound or SessionErased."""
+        """Return the timeline of a session, oldest first. Raises NotFound or SessionErased."""
         await self.is_over(tenant_id, session_id)
         row = await self._database.fetchrow(sql("sessions.timeline_size"), session_id)
         if row is not None and self._reserve is not None and row["entries"] > _FEW_ENTRIES:
@@ -134,7 +134,7 @@ class SessionQueries:
         return [TimelineEntry(at=row["at"], type=row["type"], data=row["data"]) for row in rows]
 
     async def is_over(self, tenant_id: TenantId, session_id: SessionId) -> bool:
-        """Return whether nothing more will come of a session. Raises NotFound or SessionErased."""
+        """Return whether the session will change no more. Raises NotFound or SessionErased."""
         row = await self._database.fetchrow(sql("sessions.outlook"), tenant_id, session_id)
         if row is None:
             raise NotFound("no such session")
@@ -160,7 +160,7 @@ class SessionQueries:
         return [await self._document(row, data[row["id"]], reference, missing) for row in rows]
 
     async def document(self, tenant_id: TenantId, document_id: DocumentId) -> Document:
-        """Return one document, whichever version it is. Raises NotFound or SessionErased."""
+        """Return one document, in any version. Raises NotFound or SessionErased."""
         row = await self._database.fetchrow(sql("documents.one"), tenant_id, document_id)
         if row is None:
             raise NotFound("no such document")
@@ -196,7 +196,7 @@ class SessionQueries:
         ]
 
     async def _stream_url(self, row: Record) -> str | UnsetType:
-        """Return the capability to stream to a session; http becomes ws, https becomes wss."""
+        """Return the URL that lets its bearer stream to the session, with the scheme ws or wss."""
         if row["upload"] != "stream":
             return UNSET
         base = self._public_url.replace("http", "ws", 1)
@@ -295,7 +295,7 @@ class SessionQueries:
 
 
 def _fitting(rows: Sequence[Record]) -> int:
-    """Return how many of a page's rows are shown: as many as fit, and one at least."""
+    """Return how many rows fit on a page by the size of their transcripts; the first always fits."""
     size = 0
     for number, row in enumerate(rows):
         size += row["transcript_bytes"] or 0

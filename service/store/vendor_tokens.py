@@ -13,7 +13,7 @@ def tokens_aad(account: str) -> str:
 
 
 class VendorTokenRows:
-    """Vendor tokens, sealed, and the right to get new ones."""
+    """Encrypted vendor tokens, and the lease on the right to get new ones."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
@@ -32,12 +32,12 @@ class VendorTokenRows:
         )
 
     async def lease(self, account: Account, lease: Lease, *, seconds: float, generation: int) -> bool:
-        """Take the right to replace the tokens of that generation; false when somebody has it or did it."""
+        """Lease the right to replace tokens of a generation; false if another process holds or used it."""
         row = await self._database.fetchrow(sql("vendor_tokens.lease"), account, lease, seconds, generation)
         return row is not None
 
     async def store(self, account: Account, lease: Lease, tokens: bytes) -> bool:
-        """Store new tokens; false when the lease was lost meanwhile."""
+        """Store new tokens; false if the lease was lost, and then the tokens of its new holder stay."""
         row = await self._database.fetchrow(
             sql("vendor_tokens.store"),
             account,
@@ -47,5 +47,5 @@ class VendorTokenRows:
         return row is not None
 
     async def release(self, account: Account, lease: Lease) -> None:
-        """Give the right back."""
+        """Release the lease."""
         await self._database.execute(sql("vendor_tokens.release"), account, lease)

@@ -160,16 +160,16 @@ async def test_each_account_has_its_own_tokens(house):
 
 async def test_one_process_has_a_right_renews_it_and_loses_it_in_time(house):
     leases, mine, yours = house.stores.leases, make_lease(), make_lease()
-    taken = await asyncio.gather(*(leases.take("sweep", make_lease(), 15) for _ in range(6)))
+    taken = await asyncio.gather(*(leases.acquire("sweep", make_lease(), 15) for _ in range(6)))
     assert taken.count(True) == 1
     await house.connection.execute("DELETE FROM leases")
-    assert await leases.take("sweep", mine, 15)
-    assert not await leases.take("sweep", yours, 15)
-    assert await leases.take("other work", yours, 15)
-    assert await leases.take("sweep", mine, 15)
+    assert await leases.acquire("sweep", mine, 15)
+    assert not await leases.acquire("sweep", yours, 15)
+    assert await leases.acquire("other work", yours, 15)
+    assert await leases.acquire("sweep", mine, 15)
     await house.let_pass("leases", "until")
-    assert await leases.take("sweep", yours, 15)
-    assert not await leases.take("sweep", mine, 15)
+    assert await leases.acquire("sweep", yours, 15)
+    assert not await leases.acquire("sweep", mine, 15)
 
 
 # Webhooks.

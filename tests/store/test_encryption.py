@@ -78,7 +78,7 @@ async def fill(house: House) -> dict[str, str]:
     token_lease = make_lease()
     await stores.vendor_tokens.lease(DEFAULT_ACCOUNT, token_lease, seconds=30, generation=0)
     await stores.vendor_tokens.store(DEFAULT_ACCOUNT, token_lease, TOKENS.encode())
-    await stores.leases.take("sweep", make_lease(), 15)
+    await stores.leases.acquire("sweep", make_lease(), 15)
     await stores.encryption_keys.begin()
     await stores.reencryption.step()
     await house.connection.execute(
