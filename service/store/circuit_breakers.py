@@ -56,7 +56,7 @@ class CircuitBreakerRows:
         )
 
     async def count_contact(self, destination_id: DestinationId) -> bool:
-        """Reset the failures of a destination that answers and release its deliveries; true if open before."""
+        """Reset a destination's failures and release its deliveries; true if its breaker was open."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(sql("circuit_breakers.close"), destination_id)
             if row is None or not row["was_open"]:

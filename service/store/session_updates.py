@@ -101,7 +101,7 @@ class SessionUpdateUnitRows:
         )
 
     def details(self) -> SessionDetails:
-        """Decrypt the session's details on demand, since an erasure works without them. Raises DecryptionError."""
+        """Decrypt the session's details; raises DecryptionError, so an erasure does without them."""
         return decrypt_details(self._keyring, self._session_id, self._encrypted_details)
 
     async def lease_change(self, lease: Lease, lease_seconds: float) -> None:

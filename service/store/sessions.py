@@ -1,7 +1,7 @@
 """Sessions: their rows, their pending vendor calls, and the encryption of their details.
 
-A pending call is a call to the vendor that the row promises. Its caller holds a lease. After a crash the lease
-runs out, and the sweep finds the call again.
+A pending call is a call to the vendor that the row promises. Its caller holds a lease. After a crash the
+lease runs out, and the sweep finds the call again.
 """
 
 from collections.abc import AsyncIterator, Collection

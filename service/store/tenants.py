@@ -66,14 +66,14 @@ class TenantUnitRows(AuditedUnitRows):
         return tenant_of(row)
 
     async def lock_retention(self) -> Retention:
-        """Return for how long its content and rows are kept; its row is locked. Raises NotFound."""
+        """Return the retention of the tenant and lock its row. Raises NotFound."""
         row = await self._connection.fetchrow(sql("tenants.lock_retention"), self._tenant_id)
         if row is None:
             raise NotFound("no such tenant")
         return Retention(content_days=row["keep_content_days"], metadata_days=row["keep_metadata_days"])
 
     async def set_retention(self, retention: Retention) -> Tenant:
-        """Keep its content and rows for so long from now on."""
+        """Set the retention of the tenant's content and rows."""
         row = await self._connection.fetchrow(
             sql("tenants.set_retention"), self._tenant_id, retention.content_days, retention.metadata_days
         )
