@@ -17,7 +17,7 @@ from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
-from service.eka.http_exchange import make_http_client
+from service.eka.http_exchange import VendorHttp, make_http_client
 from service.eka.tokens import TokenKeeper
 from service.forwarding.destination_validation import CallLimits, check_call
 from service.forwarding.downloads import GuardedDownloads
@@ -85,55 +85,63 @@ class Stores(Struct, frozen=True, kw_only=True):
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     """Open the stores; the pool connects on demand, so PostgreSQL may still be down."""
-    database = Database(
-        settings.database_url,
-        size=settings.database_pool_size,
-        statement_cache_size=settings.database_statement_cache_size,
-    )
-    keyring = Keyring(settings.encryption_keys)
-    hasher = Hasher(database, keyring)
-    sessions = SessionRows(database, keyring, hasher)
-    idempotency_keys = IdempotencyKeys(keyring, hasher)
+    database = _make_database(settings)
     await database.open()
     try:
-        yield Stores(
-            database=database,
-            keyring=keyring,
-            hasher=hasher,
-            encryption_keys=EncryptionKeyRows(database, keyring),
-            reencryption=ReencryptionRows(database, keyring),
-            tenants=TenantRows(database, keyring),
-            api_keys=ApiKeyRows(database, hasher),
-            vendor_accounts=VendorAccountRows(database, keyring),
-            sessions=sessions,
-            streams=StreamRows(database, keyring, hasher),
-            audio=AudioRows(database),
-            results=ResultRows(database, keyring),
-            result_refresh=ResultRefreshRows(database),
-            deliveries=DeliveryRows(database, keyring),
-            circuit_breakers=CircuitBreakerRows(database),
-            destinations=DestinationRows(
-                database, keyring, idempotency_keys, max_destinations=settings.max_destinations
-            ),
-            idempotency=IdempotencyRows(database, idempotency_keys, sessions),
-            vendor_tokens=VendorTokenRows(database, keyring),
-            leases=LeaseRows(database),
-            webhook_events=WebhookEventRows(database),
-            session_updates=SessionUpdateRows(database, keyring, sessions),
-            additional_documents=AdditionalDocumentRows(database),
-            ledger=LedgerRows(database),
-            queue_depths=QueueDepthRows(database),
-            retention=RetentionRows(database),
-            audit=AuditRows(database),
-        )
+        yield _make_stores(settings, database)
     finally:
         await database.close()
 
 
-async def ping_store(stores: Stores) -> str:
-    """Return `ok`, or why the database takes no writes.
+def _make_database(settings: Settings) -> Database:
+    return Database(
+        settings.database_url,
+        size=settings.database_pool_size,
+        statement_cache_size=settings.database_statement_cache_size,
+    )
 
-    Raises unless it answers, has our schema, and we have every key that encrypted anything in it.
+
+def _make_stores(settings: Settings, database: Database) -> Stores:
+    keyring = Keyring(settings.encryption_keys)
+    hasher = Hasher(database, keyring)
+    sessions = SessionRows(database, keyring, hasher)
+    idempotency_keys = IdempotencyKeys(keyring, hasher)
+    return Stores(
+        database=database,
+        keyring=keyring,
+        hasher=hasher,
+        encryption_keys=EncryptionKeyRows(database, keyring),
+        reencryption=ReencryptionRows(database, keyring),
+        tenants=TenantRows(database, keyring),
+        api_keys=ApiKeyRows(database, hasher),
+        vendor_accounts=VendorAccountRows(database, keyring),
+        sessions=sessions,
+        streams=StreamRows(database, keyring, hasher),
+        audio=AudioRows(database),
+        results=ResultRows(database, keyring),
+        result_refresh=ResultRefreshRows(database),
+        deliveries=DeliveryRows(database, keyring),
+        circuit_breakers=CircuitBreakerRows(database),
+        destinations=DestinationRows(
+            database, keyring, idempotency_keys, max_destinations=settings.max_destinations
+        ),
+        idempotency=IdempotencyRows(database, idempotency_keys, sessions),
+        vendor_tokens=VendorTokenRows(database, keyring),
+        leases=LeaseRows(database),
+        webhook_events=WebhookEventRows(database),
+        session_updates=SessionUpdateRows(database, keyring, sessions),
+        additional_documents=AdditionalDocumentRows(database),
+        ledger=LedgerRows(database),
+        queue_depths=QueueDepthRows(database),
+        retention=RetentionRows(database),
+        audit=AuditRows(database),
+    )
+
+
+async def ping_store(stores: Stores) -> str:
+    """Return `ok`, or why the database accepts no writes.
+
+    Raises if it does not answer, lacks our schema, or holds values under a key that we lack.
     """
     state = await stores.database.ping()
     await stores.encryption_keys.check()
@@ -145,7 +153,7 @@ async def ping_store_for_requests(stores: Stores) -> str:
     """Ping the store, and register the first encryption key of a process that started without PostgreSQL.
 
     Readiness runs before the first request, so the key is registered before it encrypts anything. A database
-    that takes no writes refuses the registration, too: then this process can still answer reads.
+    that accepts no writes refuses the registration, too: then this process can still answer reads.
     """
     state = await ping_store(stores)
     with suppress(StoreUnavailable):
@@ -184,7 +192,14 @@ def make_destinations(settings: Settings, stores: Stores) -> Destinations:
 
 def make_accounts(settings: Settings, stores: Stores) -> Accounts:
     """Make the lookup of vendor accounts: a tenant's own account, or the default of the settings."""
-    credentials = Credentials(
+    default = VendorAccount(
+        credentials=_default_credentials(settings), webhook_secrets=settings.webhook_secrets
+    )
+    return Accounts(default=default, store=stores.vendor_accounts, time=time.monotonic)
+
+
+def _default_credentials(settings: Settings) -> Credentials:
+    return Credentials(
         token=settings.eka_token,
         client_id=settings.eka_client_id,
         client_secret=settings.eka_client_secret,
@@ -192,8 +207,6 @@ def make_accounts(settings: Settings, stores: Stores) -> Accounts:
         username=settings.eka_username,
         password=settings.eka_password,
     )
-    default = VendorAccount(credentials=credentials, webhook_secrets=settings.webhook_secrets)
-    return Accounts(default=default, store=stores.vendor_accounts, time=time.monotonic)
 
 
 @asynccontextmanager
@@ -212,23 +225,27 @@ async def open_vendor(
         AudioClient(settings.eka_base_url) as audio,
         GuardedDownloads(allow_private=settings.allow_private_destinations) as downloads,
     ):
-        tokens = TokenKeeper(
-            http=http,
-            store=stores.vendor_tokens,
-            clock=SystemClock(),
-            base_url=settings.eka_base_url,
-            credentials=accounts.credentials,
-        )
-        call_limiters = CallLimiters(max_calls=settings.eka_max_concurrency)
         yield EkaClient(
             http=http,
             audio=audio,
-            tokens=tokens,
-            call_limiters=call_limiters,
+            tokens=_make_token_keeper(settings, stores, accounts, http),
+            call_limiters=CallLimiters(max_calls=settings.eka_max_concurrency),
             downloads=downloads,
             base_url=settings.eka_base_url,
             max_result_bytes=settings.vendor_result_max_bytes,
         )
+
+
+def _make_token_keeper(
+    settings: Settings, stores: Stores, accounts: Accounts, http: VendorHttp
+) -> TokenKeeper:
+    return TokenKeeper(
+        http=http,
+        store=stores.vendor_tokens,
+        clock=SystemClock(),
+        base_url=settings.eka_base_url,
+        credentials=accounts.credentials,
+    )
 
 
 @asynccontextmanager

@@ -103,7 +103,7 @@ WITH RECURSIVE jumps AS (  -- destinations with waiting deliveries, found by jum
          ORDER BY d.type <> 'ping', coalesce(d.not_before > statement_timestamp(), false), d.next_at LIMIT 1)
     ) found
     ORDER BY r.is_silent, place, found.next_at LIMIT $2
-), sized AS (  -- large bodies in order; the size is NULL for a tenant that holds its quota of memory
+), sized AS (  -- large bodies in order, with NULL as the size for a tenant that holds its quota of memory
     SELECT c.id, body.size, sum(body.size) OVER (ORDER BY c.is_silent, c.place, c.next_at, c.id) AS total
     FROM chosen c, LATERAL (
         SELECT CASE WHEN octet_length(e.body_sealed) > 65536
@@ -218,8 +218,8 @@ WITH given AS MATERIALIZED (
     FROM held h WHERE h.turn = 'erased' AND a.delivery_id = h.id AND a.error_class = 'on_its_way'
 )
 SELECT d.id AS delivery_id, d.type, d.status, d.reason, h.duration_ms,
-       -- The first delivery of a dictation's document to a destination counts; a changed, requested or
-       -- repeated one does not.
+       -- The first delivery of a dictation's document to a destination counts, but no changed, requested or
+       -- repeated one.
        CASE WHEN d.status IN ('delivered', 'filed') AND t.status = 'success' AND t.version = 1
                  AND (s.settled_at IS NULL OR t.received_at <= s.settled_at)
                  AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.delivery_id = d.id AND a.error_class IS NULL)
