@@ -1,32 +1,32 @@
-"""What `ekabridge encryption` shows: keys by their ids, counts, never a key or a value."""
+"""The output of `ekabridge encryption`: ids of keys and counts, never a key or a value."""
 
 from datetime import datetime
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-# first: it encrypts. unused: in the list, has encrypted nothing yet. old: decrypts what it encrypted.
-# missing: it encrypted something, and is not in the list. retired: it was forgotten.
+# first: encrypts. unused: listed in ENCRYPTION_KEYS, has encrypted nothing. old: listed, and only decrypts.
+# missing: values are under it, but the list lacks it. retired: an operator has removed it for good.
 KeyState = Literal["first", "unused", "old", "missing", "retired"]
 
 
 class EncryptionKey(Struct, frozen=True, kw_only=True):
-    """A key that is in ENCRYPTION_KEYS or encrypted something once."""
+    """A key that is in ENCRYPTION_KEYS or has encrypted a value."""
 
     key_id: str
     state: KeyState
     first_seen_at: datetime | None
     retired_at: datetime | None
-    values: int  # that are under it
-    places: dict[str, int]  # the same by table and column
+    values: int  # encrypted with it
+    places: dict[str, int]  # the values by table and column
 
 
-class Walk(Struct, frozen=True, kw_only=True):
-    """How far the re-encryption of a table is."""
+class ReencryptionPass(Struct, frozen=True, kw_only=True):
+    """The progress of the re-encryption of one table."""
 
     table: str
     key_id: str
-    resealed: int
+    reencrypted: int = field(name="resealed")
     left_over: int
     unreadable: int
     started_at: datetime
@@ -34,14 +34,14 @@ class Walk(Struct, frozen=True, kw_only=True):
 
 
 class EncryptionStatus(Struct, frozen=True, kw_only=True):
-    """Every key, and the last walk over each table."""
+    """Every key, and the last pass over each table."""
 
     keys: list[EncryptionKey]
-    walks: list[Walk]
+    passes: list[ReencryptionPass] = field(name="walks")
 
 
 class Forgotten(Struct, frozen=True, kw_only=True):
-    """A key that was retired, and how many values were given up with it."""
+    """A retired key, and the number of values that became unreadable with it."""
 
     key_id: str
     retired_at: datetime

@@ -75,39 +75,39 @@ class WorkerProcess:
 
     async def _run(self, stack: AsyncExitStack) -> None:
         settings, clock = self._settings, CheckedClock()
-        rows = await stack.enter_async_context(open_stores(settings))
+        stores = await stack.enter_async_context(open_stores(settings))
         vendor = await stack.enter_async_context(
-            open_vendor(settings, rows, make_accounts(settings, rows), clock=clock)
+            open_vendor(settings, stores, make_accounts(settings, stores), clock=clock)
         )
         sender = _make_sender(settings, clock)
         stack.push_async_callback(sender.close)
         redis = open_redis(settings.redis_url)
         stack.push_async_callback(close_redis, redis)
-        clock_monitor = ClockMonitor(clock, rows.database.clock)
+        clock_monitor = ClockMonitor(clock, stores.database.clock)
         stack.push_async_callback(clock_monitor.stop)
 
-        fetcher = ResultFetcher(store=rows.results, vendor=vendor, clock=clock, count=count_fetch)
-        deliveries = make_delivery_pool(_make_forwarder(settings, rows, sender, clock))
+        fetcher = ResultFetcher(store=stores.results, vendor=vendor, clock=clock, count=count_fetch)
+        deliveries = make_delivery_pool(_make_forwarder(settings, stores, sender, clock))
         fetches = make_fetch_pool(fetcher, vendor, deliveries, max_concurrency=settings.eka_max_concurrency)
-        lifecycle = make_session_lifecycle(settings, rows, vendor)
-        pending_calls = make_pending_call_pool(lifecycle, vendor, rows.sessions)
+        lifecycle = make_session_lifecycle(settings, stores, vendor)
+        pending_calls = make_pending_call_pool(lifecycle, vendor, stores.sessions)
         sweep = Sweep(
-            leases=rows.leases,
-            idempotency=rows.idempotency,
+            leases=stores.leases,
+            idempotency=stores.idempotency,
             fetching=fetcher,
             fetches=fetches,
             deliveries=deliveries,
             pending_calls=pending_calls,
-            retention=Retention(rows.retention),
+            retention=Retention(stores.retention),
             interval_seconds=settings.sweep_interval_seconds,
-            check_keys=rows.keys.begin,
+            check_keys=stores.encryption_keys.begin,
         )
         health = WorkerHealth(
             readiness=Readiness(
-                ping_database=partial(ping_store, rows),
+                ping_database=partial(ping_store, stores),
                 ping_redis=partial(ping_redis, redis),
                 clock=clock,
-                was_reached=lambda: rows.database.was_reached,
+                was_reached=lambda: stores.database.was_reached,
             ),
             is_alive=sweep.is_alive,
             is_stopping=self._stopping.is_set,
@@ -118,10 +118,13 @@ class WorkerProcess:
         background = (
             sweep,
             WakeupListener(settings.redis_url, fetches.wake),
-            LedgerMonitor(leases=rows.leases, ledger=rows.ledger),
-            QueueMonitor(leases=rows.leases, queues=rows.queues),
+            LedgerMonitor(leases=stores.leases, ledger=stores.ledger),
+            QueueMonitor(leases=stores.leases, queues=stores.queue_depths),
             Reencryption(
-                leases=rows.leases, keys=rows.keys, reencryption=rows.reencryption, keyring=rows.keyring
+                leases=stores.leases,
+                keys=stores.encryption_keys,
+                reencryption=stores.reencryption,
+                keyring=stores.keyring,
             ),
         )
         await self._work(
@@ -159,16 +162,16 @@ def _make_sender(settings: Settings, clock: CheckedClock) -> HttpSender:
 
 
 def _make_forwarder(
-    settings: Settings, rows: Stores, sender: HttpSender, clock: CheckedClock
+    settings: Settings, stores: Stores, sender: HttpSender, clock: CheckedClock
 ) -> DeliveryForwarder:
     schedule = settings.forward_schedule_seconds
     return DeliveryForwarder(
-        store=rows.deliveries,
+        store=stores.deliveries,
         sender=sender,
         clock=clock,
         schedule_seconds=schedule,
         timeout_seconds=settings.forward_timeout_seconds,
         bodies=BodyBudget(),
         is_clock_off=lambda: clock.is_off,
-        breaker=CircuitBreaker(store=rows.breaker, schedule_total_seconds=sum(schedule)),
+        breaker=CircuitBreaker(store=stores.circuit_breakers, schedule_total_seconds=sum(schedule)),
     )

@@ -167,9 +167,9 @@ class RunningWorker:
 
 async def add_tenant(settings: Settings, name: str, role: Any, **defaults: Any) -> tuple[TenantId, str]:
     """Add a tenant with one key; return its id and the key."""
-    async with open_stores(settings) as rows:
-        tenant = await Tenants(rows.tenants).add(name, msgspec.convert(defaults, TenantDefaults))
-        key = await ApiKeys(rows.api_keys).add(TenantId(tenant.id), role)
+    async with open_stores(settings) as stores:
+        tenant = await Tenants(stores.tenants).add(name, msgspec.convert(defaults, TenantDefaults))
+        key = await ApiKeys(stores.api_keys).add(TenantId(tenant.id), role)
         return TenantId(tenant.id), str(key.key)
 
 
@@ -181,8 +181,8 @@ async def principal_of(api_keys: ApiKeyRows, key: str) -> Principal | None:
 
 async def add_key(settings: Settings, tenant_id: TenantId, role: Any) -> str:
     """Add a key to a tenant and return it."""
-    async with open_stores(settings) as rows:
-        return str((await ApiKeys(rows.api_keys).add(tenant_id, role)).key)
+    async with open_stores(settings) as stores:
+        return str((await ApiKeys(stores.api_keys).add(tenant_id, role)).key)
 
 
 def make_settings(database_url: str, redis_url: str, **changes: Any) -> Settings:

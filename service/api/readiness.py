@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from service.domain.clock import CheckedClock
 from service.domain.errors import StoreUnavailable
-from service.store.encryption import MissingKeyError, SealError
+from service.store.encryption import DecryptionError, MissingKeyError
 
 log = structlog.get_logger()
 
@@ -59,7 +59,7 @@ class Readiness:
             # Another process may have the encryption key that this one lacks, so traffic should go there.
             log.error("encryption_key_missing", key_ids=error.key_ids)
             database, has_keys = str(error), False
-        except SealError as error:
+        except DecryptionError as error:
             database, has_keys = str(error), False
         redis = "ok" if await self.ping_redis() else "unreachable"
         can_serve = self._was_reached() and has_keys and not is_stopping

@@ -1,4 +1,4 @@
-"""What both processes are made of, wired once: the rows, the vendor, the hasher."""
+"""Builds what service, worker and command line share: the stores and the vendor's client."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +17,7 @@ from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
-from service.eka.http_exchange import make_http_client
+from service.eka.http_exchange import VendorHttp, make_http_client
 from service.eka.tokens import TokenKeeper
 from service.forwarding.destination_validation import CallLimits, check_call
 from service.forwarding.downloads import GuardedDownloads
@@ -52,140 +52,154 @@ log = structlog.get_logger()
 
 
 class Stores(Struct, frozen=True, kw_only=True):
-    """Every room of the store, over one pool."""
+    """The store's objects, one for each resource, over one connection pool."""
 
     database: Database
     keyring: Keyring
     hasher: Hasher
-    keys: EncryptionKeyRows
+    encryption_keys: EncryptionKeyRows
     reencryption: ReencryptionRows
     tenants: TenantRows
     api_keys: ApiKeyRows
-    accounts: VendorAccountRows
+    vendor_accounts: VendorAccountRows
     sessions: SessionRows
     streams: StreamRows
-    chunks: AudioRows
+    audio: AudioRows
     results: ResultRows
-    refreshing: ResultRefreshRows
+    result_refresh: ResultRefreshRows
     deliveries: DeliveryRows
-    breaker: CircuitBreakerRows
+    circuit_breakers: CircuitBreakerRows
     destinations: DestinationRows
     idempotency: IdempotencyRows
-    tokens: VendorTokenRows
+    vendor_tokens: VendorTokenRows
     leases: LeaseRows
-    webhooks: WebhookEventRows
-    changes: SessionUpdateRows
-    further: AdditionalDocumentRows
+    webhook_events: WebhookEventRows
+    session_updates: SessionUpdateRows
+    additional_documents: AdditionalDocumentRows
     ledger: LedgerRows
-    queues: QueueDepthRows
+    queue_depths: QueueDepthRows
     retention: RetentionRows
     audit: AuditRows
 
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    """Open the store; its connections are made when they are needed."""
-    database = Database(
-        settings.database_url,
-        size=settings.database_pool_size,
-        statement_cache_size=settings.database_statement_cache_size,
-    )
-    keyring = Keyring(settings.encryption_keys)
-    hasher = Hasher(database, keyring)
-    sessions = SessionRows(database, keyring, hasher)
-    idempotency_keys = IdempotencyKeys(keyring, hasher)
+    """Open the stores; the pool connects on demand, so PostgreSQL may still be down."""
+    database = _make_database(settings)
     await database.open()
     try:
-        yield Stores(
-            database=database,
-            keyring=keyring,
-            hasher=hasher,
-            keys=EncryptionKeyRows(database, keyring),
-            reencryption=ReencryptionRows(database, keyring),
-            tenants=TenantRows(database, keyring),
-            api_keys=ApiKeyRows(database, hasher),
-            accounts=VendorAccountRows(database, keyring),
-            sessions=sessions,
-            streams=StreamRows(database, keyring, hasher),
-            chunks=AudioRows(database),
-            results=ResultRows(database, keyring),
-            refreshing=ResultRefreshRows(database),
-            deliveries=DeliveryRows(database, keyring),
-            breaker=CircuitBreakerRows(database),
-            destinations=DestinationRows(
-                database, keyring, idempotency_keys, max_destinations=settings.max_destinations
-            ),
-            idempotency=IdempotencyRows(database, idempotency_keys, sessions),
-            tokens=VendorTokenRows(database, keyring),
-            leases=LeaseRows(database),
-            webhooks=WebhookEventRows(database),
-            changes=SessionUpdateRows(database, keyring, sessions),
-            further=AdditionalDocumentRows(database),
-            ledger=LedgerRows(database),
-            queues=QueueDepthRows(database),
-            retention=RetentionRows(database),
-            audit=AuditRows(database),
-        )
+        yield _make_stores(settings, database)
     finally:
         await database.close()
 
 
-async def ping_store(rows: Stores) -> str:
-    """Return `ok`, or why the database takes no writes.
+def _make_database(settings: Settings) -> Database:
+    return Database(
+        settings.database_url,
+        size=settings.database_pool_size,
+        statement_cache_size=settings.database_statement_cache_size,
+    )
 
-    Raises unless it answers, has our schema, and we have every key that encrypted anything in it.
+
+def _make_stores(settings: Settings, database: Database) -> Stores:
+    keyring = Keyring(settings.encryption_keys)
+    hasher = Hasher(database, keyring)
+    sessions = SessionRows(database, keyring, hasher)
+    idempotency_keys = IdempotencyKeys(keyring, hasher)
+    return Stores(
+        database=database,
+        keyring=keyring,
+        hasher=hasher,
+        encryption_keys=EncryptionKeyRows(database, keyring),
+        reencryption=ReencryptionRows(database, keyring),
+        tenants=TenantRows(database, keyring),
+        api_keys=ApiKeyRows(database, hasher),
+        vendor_accounts=VendorAccountRows(database, keyring),
+        sessions=sessions,
+        streams=StreamRows(database, keyring, hasher),
+        audio=AudioRows(database),
+        results=ResultRows(database, keyring),
+        result_refresh=ResultRefreshRows(database),
+        deliveries=DeliveryRows(database, keyring),
+        circuit_breakers=CircuitBreakerRows(database),
+        destinations=DestinationRows(
+            database, keyring, idempotency_keys, max_destinations=settings.max_destinations
+        ),
+        idempotency=IdempotencyRows(database, idempotency_keys, sessions),
+        vendor_tokens=VendorTokenRows(database, keyring),
+        leases=LeaseRows(database),
+        webhook_events=WebhookEventRows(database),
+        session_updates=SessionUpdateRows(database, keyring, sessions),
+        additional_documents=AdditionalDocumentRows(database),
+        ledger=LedgerRows(database),
+        queue_depths=QueueDepthRows(database),
+        retention=RetentionRows(database),
+        audit=AuditRows(database),
+    )
+
+
+async def ping_store(stores: Stores) -> str:
+    """Return `ok`, or why the database accepts no writes.
+
+    Raises if it does not answer, lacks our schema, or holds values under a key that we lack.
     """
-    state = await rows.database.ping()
-    await rows.keys.check()
-    await rows.hasher.load()
+    state = await stores.database.ping()
+    await stores.encryption_keys.check()
+    await stores.hasher.load()
     return state
 
 
-async def ping_store_for_requests(rows: Stores) -> str:
+async def ping_store_for_requests(stores: Stores) -> str:
     """Ping the store, and register the first encryption key of a process that started without PostgreSQL.
 
     Readiness runs before the first request, so the key is registered before it encrypts anything. A database
-    that takes no writes refuses the registration, too: then this process can still answer reads.
+    that accepts no writes refuses the registration, too: then this process can still answer reads.
     """
-    state = await ping_store(rows)
+    state = await ping_store(stores)
     with suppress(StoreUnavailable):
-        await rows.keys.begin()
+        await stores.encryption_keys.begin()
     return state
 
 
-async def check_keys(rows: Stores, check: Callable[[], Awaitable[None]]) -> None:
-    """Make one of the registry's checks.
-
-    Raises MissingKeyError, with what cannot be read and what to do, when a key is missing that encrypted
-    anything.
-    """
+async def check_keys(stores: Stores, check: Callable[[], Awaitable[None]]) -> None:
+    """Run a check of the key registry; raises MissingKeyError with the unreadable values and the remedy."""
     try:
         await check()
     except MissingKeyError as error:
-        raise await rows.keys.explained(error) from None
+        raise await stores.encryption_keys.explained(error) from None
 
 
-async def check_at_start(rows: Stores) -> None:
-    """Look at the store once before work begins; one that is away is waited for.
+async def check_at_start(stores: Stores) -> None:
+    """Check the store and the keys before work begins; an unreachable store is no failure.
 
-    Raises SealError when the database was made with a key that we were not given: better now than at 2 a.m.
+    Raises DecryptionError if values are encrypted with a key that we lack: a process that fails at its start
+    is noticed, one that fails at its first such value may fail at night.
     """
     try:
-        await rows.database.ping()
-        await check_keys(rows, rows.keys.begin)
-        await rows.hasher.load()
+        await stores.database.ping()
+        await check_keys(stores, stores.encryption_keys.begin)
+        await stores.hasher.load()
     except StoreUnavailable as error:
         log.warning("started_without_database", detail=error.detail)
 
 
-def make_destinations(settings: Settings, rows: Stores) -> Destinations:
-    """Make what changes destinations: the service for EMRs and the command line for operators."""
-    return Destinations(store=rows.destinations, check=partial(check_call, limits=make_call_limits(settings)))
+def make_destinations(settings: Settings, stores: Stores) -> Destinations:
+    """Make the domain's changes of destinations, for the API and the command line."""
+    return Destinations(
+        store=stores.destinations, check=partial(check_call, limits=make_call_limits(settings))
+    )
 
 
-def make_accounts(settings: Settings, rows: Stores) -> Accounts:
-    """Make what finds vendor accounts: the default one of the settings, or a tenant's own."""
-    credentials = Credentials(
+def make_accounts(settings: Settings, stores: Stores) -> Accounts:
+    """Make the lookup of vendor accounts: a tenant's own account, or the default of the settings."""
+    default = VendorAccount(
+        credentials=_default_credentials(settings), webhook_secrets=settings.webhook_secrets
+    )
+    return Accounts(default=default, store=stores.vendor_accounts, time=time.monotonic)
+
+
+def _default_credentials(settings: Settings) -> Credentials:
+    return Credentials(
         token=settings.eka_token,
         client_id=settings.eka_client_id,
         client_secret=settings.eka_client_secret,
@@ -193,19 +207,17 @@ def make_accounts(settings: Settings, rows: Stores) -> Accounts:
         username=settings.eka_username,
         password=settings.eka_password,
     )
-    default = VendorAccount(credentials=credentials, webhook_secrets=settings.webhook_secrets)
-    return Accounts(default=default, store=rows.accounts, time=time.monotonic)
 
 
 @asynccontextmanager
 async def open_vendor(
     settings: Settings,
-    rows: Stores,
+    stores: Stores,
     accounts: Accounts,
     *,
     clock: CheckedClock | None = None,
 ) -> AsyncIterator[EkaClient]:
-    """Open the vendor's client; the clock hears the answers' dates."""
+    """Open the vendor's client; `clock` compares itself with the dates of the vendor's answers."""
     async with (
         make_http_client(
             clock.observe_vendor_date if clock else None, max_result_bytes=settings.vendor_result_max_bytes
@@ -213,28 +225,32 @@ async def open_vendor(
         AudioClient(settings.eka_base_url) as audio,
         GuardedDownloads(allow_private=settings.allow_private_destinations) as downloads,
     ):
-        tokens = TokenKeeper(
-            http=http,
-            store=rows.tokens,
-            clock=SystemClock(),
-            base_url=settings.eka_base_url,
-            credentials=accounts.credentials,
-        )
-        call_limiters = CallLimiters(max_calls=settings.eka_max_concurrency)
         yield EkaClient(
             http=http,
             audio=audio,
-            tokens=tokens,
-            call_limiters=call_limiters,
+            tokens=_make_token_keeper(settings, stores, accounts, http),
+            call_limiters=CallLimiters(max_calls=settings.eka_max_concurrency),
             downloads=downloads,
             base_url=settings.eka_base_url,
             max_result_bytes=settings.vendor_result_max_bytes,
         )
 
 
+def _make_token_keeper(
+    settings: Settings, stores: Stores, accounts: Accounts, http: VendorHttp
+) -> TokenKeeper:
+    return TokenKeeper(
+        http=http,
+        store=stores.vendor_tokens,
+        clock=SystemClock(),
+        base_url=settings.eka_base_url,
+        credentials=accounts.credentials,
+    )
+
+
 @asynccontextmanager
 async def open_discovery(settings: Settings) -> AsyncIterator[Discovery]:
-    """Open what knows the vendor's limits; it calls nobody before it is asked."""
+    """Open the discovery of the vendor's limits; its first use calls the vendor."""
     async with make_http_client() as http:
         discovery = Discovery(http=http, base_url=settings.eka_base_url, clock=SystemClock())
         try:
@@ -243,11 +259,11 @@ async def open_discovery(settings: Settings) -> AsyncIterator[Discovery]:
             await discovery.stop()
 
 
-def make_session_lifecycle(settings: Settings, rows: Stores, vendor: EkaClient) -> SessionLifecycle:
-    """Make what creates and ends sessions: the service for EMRs, the worker for calls that are owed."""
+def make_session_lifecycle(settings: Settings, stores: Stores, vendor: EkaClient) -> SessionLifecycle:
+    """Make the lifecycle of sessions: the service uses it for EMRs, the worker for pending calls."""
     return SessionLifecycle(
-        store=rows.sessions,
-        streams=rows.streams,
+        store=stores.sessions,
+        streams=stores.streams,
         vendor=vendor,
         clock=SystemClock(),
         reconcile_after_seconds=settings.reconcile_after_seconds,
@@ -255,7 +271,7 @@ def make_session_lifecycle(settings: Settings, rows: Stores, vendor: EkaClient) 
 
 
 def make_call_limits(settings: Settings) -> CallLimits:
-    """Make the limits that a destination is checked against when it is registered or changed."""
+    """Make the limits that a new or changed destination must meet."""
     return CallLimits(
         allow_private=settings.allow_private_destinations,
         max_templates=settings.max_destination_templates,

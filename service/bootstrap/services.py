@@ -74,43 +74,43 @@ async def open_services(
         stack.push_async_callback(asyncio.to_thread, stop_tracing)
         redis = open_redis(settings.redis_url)
         stack.push_async_callback(close_redis, redis)
-        rows = await stack.enter_async_context(open_stores(settings))
-        traces.set_reader(rows.sessions.traceparent)
+        stores = await stack.enter_async_context(open_stores(settings))
+        traces.set_reader(stores.sessions.traceparent)
         clock = CheckedClock()
-        accounts = make_accounts(settings, rows)
-        vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts, clock=clock))
+        accounts = make_accounts(settings, stores)
+        vendor = await stack.enter_async_context(open_vendor(settings, stores, accounts, clock=clock))
         discovery = await stack.enter_async_context(open_discovery(settings))
         wakeups = ArqWakeups(redis)
         stack.push_async_callback(wakeups.stop)
-        clock_monitor = ClockMonitor(clock, rows.database.clock)
+        clock_monitor = ClockMonitor(clock, stores.database.clock)
         stack.push_async_callback(clock_monitor.stop)
-        access = await _open_access(stack, settings, rows, unauthenticated_limits)
+        access = await _open_access(stack, settings, stores, unauthenticated_limits)
         services = Services(
             settings=settings,
             clock=clock,
             traces=traces,
             access=access,
-            sessions=_make_sessions(stack, settings, rows, vendor, discovery, wakeups),
-            audio=_make_audio(stack, settings, rows, vendor, access),
+            sessions=_make_sessions(stack, settings, stores, vendor, discovery, wakeups),
+            audio=_make_audio(stack, settings, stores, vendor, access),
             destinations=DestinationServices(
-                changes=make_destinations(settings, rows), queries=rows.destinations
+                changes=make_destinations(settings, stores), queries=stores.destinations
             ),
-            deliveries=DeliveryServices(changes=Deliveries(rows.deliveries), queries=rows.deliveries),
-            medscribe=_make_medscribe(stack, rows, vendor, discovery),
+            deliveries=DeliveryServices(changes=Deliveries(stores.deliveries), queries=stores.deliveries),
+            medscribe=_make_medscribe(stack, stores, vendor, discovery),
             webhooks=WebhookServices(
-                receiver=WebhookReceiver(store=rows.webhooks, wakeups=wakeups),
+                receiver=WebhookReceiver(store=stores.webhook_events, wakeups=wakeups),
                 secrets=accounts.webhook_secrets,
             ),
             operations=OperationServices(
-                ledger=rows.ledger,
-                audit=rows.audit,
+                ledger=stores.ledger,
+                audit=stores.audit,
                 readiness=Readiness(
-                    ping_database=partial(ping_store_for_requests, rows),
+                    ping_database=partial(ping_store_for_requests, stores),
                     ping_redis=partial(ping_redis, redis),
                     clock=clock,
-                    was_reached=lambda: rows.database.was_reached,
+                    was_reached=lambda: stores.database.was_reached,
                 ),
-                database_wait=rows.database.longest_wait,
+                database_wait=stores.database.longest_wait,
             ),
         )
         await wakeups.start()
@@ -119,18 +119,18 @@ async def open_services(
 
 
 async def _open_access(
-    stack: AsyncExitStack, settings: Settings, rows: Stores, unauthenticated_limits: UnauthenticatedLimits
+    stack: AsyncExitStack, settings: Settings, stores: Stores, unauthenticated_limits: UnauthenticatedLimits
 ) -> AccessServices:
     rate_limiter = None
     if settings.rate_limit_per_second:
         policy = RateLimitPolicy(per_second=settings.rate_limit_per_second, burst=settings.rate_limit_burst)
         rate_limiter = await stack.enter_async_context(open_rate_limiter(settings.redis_url, policy))
-    lookup = ApiKeyLookup(rows.api_keys)
+    lookup = ApiKeyLookup(stores.api_keys)
     stack.push_async_callback(lookup.stop)
-    revocations = RevocationPoller(rows.api_keys.active_keys)
+    revocations = RevocationPoller(stores.api_keys.active_keys)
     stack.push_async_callback(revocations.stop)
     return AccessServices(
-        api_keys=rows.api_keys,
+        api_keys=stores.api_keys,
         lookup=lookup,
         revocations=revocations,
         rate_limiter=rate_limiter,
@@ -141,75 +141,79 @@ async def _open_access(
 def _make_sessions(
     stack: AsyncExitStack,
     settings: Settings,
-    rows: Stores,
+    stores: Stores,
     vendor: EkaClient,
     discovery: Discovery,
     wakeups: ArqWakeups,
 ) -> SessionServices:
     clock = SystemClock()
-    lifecycle = make_session_lifecycle(settings, rows, vendor)
+    lifecycle = make_session_lifecycle(settings, stores, vendor)
     queries = SessionQueries(
-        rows.database,
-        rows.keyring,
-        rows.sessions,
-        rows.streams,
+        stores.database,
+        stores.keyring,
+        stores.sessions,
+        stores.streams,
         settings.public_url or "",
         reserve_response,
     )
-    change_poller = ChangePoller(rows.sessions.state_tokens)
+    change_poller = ChangePoller(stores.sessions.state_tokens)
     stack.push_async_callback(change_poller.stop)
-    timeline_poller = ChangePoller(rows.sessions.timeline_tokens)
+    timeline_poller = ChangePoller(stores.sessions.timeline_tokens)
     stack.push_async_callback(timeline_poller.stop)
     return SessionServices(
         creator=SessionCreator(
-            store=rows.sessions,
-            idempotency=rows.idempotency,
+            store=stores.sessions,
+            idempotency=stores.idempotency,
             life=lifecycle,
             limits=discovery,
             read=queries.session,
         ),
         lifecycle=lifecycle,
         updates=SessionUpdates(
-            store=rows.changes, sessions=rows.sessions, vendor=vendor, clock=clock, limits=discovery
+            store=stores.session_updates,
+            sessions=stores.sessions,
+            vendor=vendor,
+            clock=clock,
+            limits=discovery,
         ),
         queries=queries,
         additional_documents=AdditionalDocumentRequests(
-            store=rows.further,
-            idempotency=rows.idempotency,
+            store=stores.additional_documents,
+            idempotency=stores.idempotency,
             vendor=vendor,
             clock=clock,
             read=queries.session,
         ),
-        result_refresher=ResultRefresher(store=rows.refreshing, wakeups=wakeups),
+        result_refresher=ResultRefresher(store=stores.result_refresh, wakeups=wakeups),
         change_poller=change_poller,
         timeline_poller=timeline_poller,
-        read_audit=ReadAudit(store=rows.audit, clock=clock),
+        read_audit=ReadAudit(store=stores.audit, clock=clock),
     )
 
 
 def _make_audio(
-    stack: AsyncExitStack, settings: Settings, rows: Stores, vendor: EkaClient, access: AccessServices
+    stack: AsyncExitStack, settings: Settings, stores: Stores, vendor: EkaClient, access: AccessServices
 ) -> AudioServices:
     streams = Streams(
-        store=rows.streams,
+        store=stores.streams,
         vendor=EkaStreams(settings.eka_base_url, vendor.call_limiters, hosts=settings.eka_stream_hosts),
         admit=partial(count_handshake, access.rate_limiter),
         max_streams=settings.max_streams,
     )
     stack.push_async_callback(streams.stop)
     return AudioServices(
-        uploads=AudioUploads(store=rows.chunks, sessions=rows.sessions, vendor=vendor), streams=streams
+        uploads=AudioUploads(store=stores.audio, sessions=stores.sessions, vendor=vendor), streams=streams
     )
 
 
 def _make_medscribe(
-    stack: AsyncExitStack, rows: Stores, vendor: EkaClient, discovery: Discovery
+    stack: AsyncExitStack, stores: Stores, vendor: EkaClient, discovery: Discovery
 ) -> MedscribeServices:
     templates = Templates(source=EkaTemplates(vendor), time=time.monotonic)
     stack.push_async_callback(templates.stop)
     return MedscribeServices(
-        tokens=MedscribeTokens(rows.database, rows.hasher),
-        queries=MedscribeQueries(rows.database, rows.keyring, reserve_response),
+        tokens=MedscribeTokens(stores.database, stores.hasher),
+        queries=MedscribeQueries(stores.database, stores.keyring, reserve_response),
         login_failures=LocalRateLimiter(_LOGIN_FAILURES),
         discovery=discovery,
         templates=templates,

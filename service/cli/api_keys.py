@@ -21,7 +21,7 @@ def key() -> None:
 @json_option
 def key_add(tenant: str, role: Role, as_json: bool) -> None:
     """Add a key; it is shown this once."""
-    added = with_encrypting_stores(lambda rows: ApiKeys(rows.api_keys).add(TenantId(tenant), role))
+    added = with_encrypting_stores(lambda stores: ApiKeys(stores.api_keys).add(TenantId(tenant), role))
     print_secret(
         added,
         as_json=as_json,
@@ -35,7 +35,7 @@ def key_add(tenant: str, role: Role, as_json: bool) -> None:
 @json_option
 def key_list(tenant: str, as_json: bool) -> None:
     """List a tenant's keys, oldest first."""
-    found = with_stores(lambda rows: rows.api_keys.list_keys(TenantId(tenant)))
+    found = with_stores(lambda stores: stores.api_keys.list_keys(TenantId(tenant)))
     lines = [f"{item.id}  {item.role}{'  revoked' if item.revoked_at else ''}" for item in found]
     print_found(Page(items=found), as_json=as_json, text="\n".join(lines))
 
@@ -46,5 +46,5 @@ def key_list(tenant: str, as_json: bool) -> None:
 @json_option
 def key_revoke(tenant: str, key: str, as_json: bool) -> None:
     """Revoke a key by its id; it stops working at once, everywhere."""
-    revoked = with_stores(lambda rows: ApiKeys(rows.api_keys).revoke(TenantId(tenant), KeyId(key)))
+    revoked = with_stores(lambda stores: ApiKeys(stores.api_keys).revoke(TenantId(tenant), KeyId(key)))
     print_found(revoked, as_json=as_json, text=f"{revoked.id}  revoked")

@@ -41,12 +41,12 @@ def audit_list(
     """List a tenant's entries, newest first."""
     check_interval(since, before)
 
-    async def work(rows: "Stores") -> Page[AuditEntry]:
+    async def work(stores: "Stores") -> Page[AuditEntry]:
         from service.store.audit import AuditFilter  # noqa: PLC0415 - brings the database's driver
 
-        await rows.tenants.get(TenantId(tenant))
+        await stores.tenants.get(TenantId(tenant))
         wanted = AuditFilter(action=action, object_id=object_id, since=since, before=before)
-        return await rows.audit.page(TenantId(tenant), wanted, None, limit)
+        return await stores.audit.page(TenantId(tenant), wanted, None, limit)
 
     found = with_stores(work)
     lines = [f"{each.at.isoformat()}  {each.actor}  {each.action}  {each.object_id}" for each in found.items]

@@ -34,7 +34,7 @@ def delivery_list(
 ) -> None:
     """List a tenant's deliveries, newest first, up to 1,000."""
     found = with_stores(
-        lambda rows: rows.deliveries.page(
+        lambda stores: stores.deliveries.page(
             TenantId(tenant),
             status=status,
             destination_id=destination_id,
@@ -52,7 +52,7 @@ def delivery_list(
 @json_option
 def delivery_show(tenant: str, delivery: str, *, as_json: bool) -> None:
     """Show a delivery with each attempt at it."""
-    found = with_stores(lambda rows: rows.deliveries.one(TenantId(tenant), DeliveryId(delivery)))
+    found = with_stores(lambda stores: stores.deliveries.one(TenantId(tenant), DeliveryId(delivery)))
     attempts = found.attempts if isinstance(found.attempts, list) else []
     lines = [
         f"  {each.at.isoformat()}  {each.status_code or '-'}  {each.error_class or 'ok'}  "
@@ -69,7 +69,9 @@ def delivery_show(tenant: str, delivery: str, *, as_json: bool) -> None:
 def delivery_retry(tenant: str, delivery: str, *, as_json: bool) -> None:
     """Send a dead delivery again, under the same id."""
     retried = with_stores(
-        lambda rows: Deliveries(rows.deliveries).retry(Actor.operator(TenantId(tenant)), DeliveryId(delivery))
+        lambda stores: Deliveries(stores.deliveries).retry(
+            Actor.operator(TenantId(tenant)), DeliveryId(delivery)
+        )
     )
     print_found(retried, as_json=as_json, text=delivery_line(retried))
 

@@ -108,7 +108,7 @@ def destination_add(tenant: str, url: str, disabled: bool, as_json: bool, **opti
     fields = {"url": url, "enabled": not disabled} | _given(**options)
     request = _converted(fields, DestinationCreate)
     added = with_encrypting_stores(
-        lambda rows: _destinations(rows).add(Actor.operator(TenantId(tenant)), request)
+        lambda stores: _destinations(stores).add(Actor.operator(TenantId(tenant)), request)
     )
     _print_secret(added, as_json=as_json)
 
@@ -118,7 +118,7 @@ def destination_add(tenant: str, url: str, disabled: bool, as_json: bool, **opti
 @json_option
 def destination_list(tenant: str, as_json: bool) -> None:
     """List a tenant's destinations, newest first."""
-    found = with_stores(lambda rows: rows.destinations.page(TenantId(tenant), None, _MAX_LISTED))
+    found = with_stores(lambda stores: stores.destinations.page(TenantId(tenant), None, _MAX_LISTED))
     lines = [f"{item.id}  {item.url}{_state(item)}" for item in found.items]
     print_found(found, as_json=as_json, text="\n".join(lines))
 
@@ -164,7 +164,7 @@ def destination_rotate(tenant: str, destination: str, overlap_seconds: int, as_j
     """Replace the signing secret; the new one is shown this once, the old one signs too for a while."""
     request = _converted({"overlap_seconds": overlap_seconds}, SecretRotation)
     rotated = with_encrypting_stores(
-        lambda rows: _destinations(rows).rotate_secret(
+        lambda stores: _destinations(stores).rotate_secret(
             Actor.operator(TenantId(tenant)), DestinationId(destination), request.overlap_seconds
         )
     )
@@ -178,10 +178,10 @@ def destination_rotate(tenant: str, destination: str, overlap_seconds: int, as_j
 def destination_remove(tenant: str, destination: str, as_json: bool) -> None:
     """Take a destination out of use; what still waits for it is given up."""
 
-    async def work(rows: "Stores") -> Destination:
+    async def work(stores: "Stores") -> Destination:
         tenant_id, destination_id = TenantId(tenant), DestinationId(destination)
-        found = await rows.destinations.one(tenant_id, destination_id)
-        await _destinations(rows).remove(Actor.operator(tenant_id), destination_id)
+        found = await stores.destinations.one(tenant_id, destination_id)
+        await _destinations(stores).remove(Actor.operator(tenant_id), destination_id)
         return found
 
     removed = with_stores(work)
@@ -198,7 +198,7 @@ def destination_remove(tenant: str, destination: str, as_json: bool) -> None:
 def destination_recover(tenant: str, destination: str, since: datetime, *, as_json: bool) -> None:
     """Send again what died at a destination since then, and what it wants of then and never got."""
     found = with_stores(
-        lambda rows: Deliveries(rows.deliveries).recover(
+        lambda stores: Deliveries(stores.deliveries).recover(
             Actor.operator(TenantId(tenant)), DestinationId(destination), since
         )
     )
@@ -213,7 +213,7 @@ def destination_recover(tenant: str, destination: str, since: datetime, *, as_js
 def destination_test(tenant: str, destination: str, *, as_json: bool) -> None:
     """Send a ping to a destination; a worker makes the call."""
     ping = with_encrypting_stores(
-        lambda rows: Deliveries(rows.deliveries).test(
+        lambda stores: Deliveries(stores.deliveries).test(
             Actor.operator(TenantId(tenant)), DestinationId(destination), datetime.now(UTC)
         )
     )
@@ -222,7 +222,7 @@ def destination_test(tenant: str, destination: str, *, as_json: bool) -> None:
 
 def _change(tenant: str, destination: str, change: DestinationChange, said: str, *, as_json: bool) -> None:
     changed = with_encrypting_stores(
-        lambda rows: _destinations(rows).change(
+        lambda stores: _destinations(stores).change(
             Actor.operator(TenantId(tenant)), DestinationId(destination), change
         )
     )
@@ -235,10 +235,10 @@ def _print_secret(found: Destination, *, as_json: bool) -> None:
     print_secret(found, as_json=as_json, text=text, remedy=remedy)
 
 
-def _destinations(rows: "Stores") -> "Destinations":
+def _destinations(stores: "Stores") -> "Destinations":
     from service.bootstrap.container import make_destinations  # noqa: PLC0415 - brings the HTTP client
 
-    return make_destinations(settings_for(STORE), rows)
+    return make_destinations(settings_for(STORE), stores)
 
 
 def _given(*, headers: tuple[str, ...], **options: Any) -> dict[str, Any]:

@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
-from schemas.encryption import EncryptionKey, EncryptionStatus, Forgotten, Walk
+from schemas.encryption import EncryptionKey, EncryptionStatus, Forgotten, ReencryptionPass
 from service.cli.runner import json_option, print_found, with_encrypting_stores, with_unchecked_stores
 
-_SAY_AGAIN_SECONDS = 5.0
+_PROGRESS_SECONDS = 5.0
 
 
 @click.group()
 def encryption() -> None:
-    """Encryption keys, by their ids, and the values that are under each."""
+    """Encryption keys, by their ids, and the values that each encrypts."""
 
 
 @encryption.command("status")
@@ -22,11 +22,13 @@ def encryption() -> None:
 def encryption_status(*, as_json: bool) -> None:
     """Count the values under each key, exactly: every one is looked at, which takes minutes with millions."""
 
-    async def work(rows: Any) -> EncryptionStatus:
-        return EncryptionStatus(keys=await rows.keys.keys(), walks=await rows.reencryption.walks())
+    async def work(stores: Any) -> EncryptionStatus:
+        return EncryptionStatus(
+            keys=await stores.encryption_keys.keys(), passes=await stores.reencryption.passes()
+        )
 
     found = with_unchecked_stores(work)
-    lines = [_key_line(key) for key in found.keys] + [_walk_line(walk) for walk in found.walks]
+    lines = [_key_line(key) for key in found.keys] + [_pass_line(table_pass) for table_pass in found.passes]
     print_found(found, as_json=as_json, text="\n".join(lines))
 
 
@@ -38,24 +40,24 @@ def encryption_rotate(*, as_json: bool) -> None:
     It may be stopped and started again. Exit status 1 if values do not open.
     """
 
-    async def work(rows: Any) -> list[Walk]:
-        await rows.reencryption.walk_anew()
-        say_due = time.monotonic() + _SAY_AGAIN_SECONDS
+    async def work(stores: Any) -> list[ReencryptionPass]:
+        await stores.reencryption.restart()
+        progress_due = time.monotonic() + _PROGRESS_SECONDS
         began = time.monotonic()
-        while await rows.reencryption.step():
+        while await stores.reencryption.step():
             await asyncio.sleep(time.monotonic() - began)
             began = time.monotonic()
-            if began >= say_due and not as_json:
-                for walk in await rows.reencryption.walks():
-                    click.echo(_walk_line(walk), err=True)
-                say_due = began + _SAY_AGAIN_SECONDS
-        walks: list[Walk] = await rows.reencryption.walks()
-        return walks
+            if began >= progress_due and not as_json:
+                for table_pass in await stores.reencryption.passes():
+                    click.echo(_pass_line(table_pass), err=True)
+                progress_due = began + _PROGRESS_SECONDS
+        passes: list[ReencryptionPass] = await stores.reencryption.passes()
+        return passes
 
-    walks = with_encrypting_stores(work)
-    status = EncryptionStatus(keys=[], walks=walks)
-    print_found(status, as_json=as_json, text="\n".join(map(_walk_line, walks)))
-    if any(walk.unreadable or walk.left_over for walk in walks):
+    passes = with_encrypting_stores(work)
+    status = EncryptionStatus(keys=[], passes=passes)
+    print_found(status, as_json=as_json, text="\n".join(map(_pass_line, passes)))
+    if any(table_pass.unreadable or table_pass.left_over for table_pass in passes):
         raise SystemExit(1)
 
 
@@ -70,8 +72,8 @@ def encryption_rotate(*, as_json: bool) -> None:
 def encryption_forget(key_id: str, *, give_up: bool, as_json: bool) -> None:
     """Retire a key under which nothing is left, so that it may be dropped from ENCRYPTION_KEYS."""
 
-    async def work(rows: Any) -> Forgotten:
-        forgotten: Forgotten = await rows.keys.forget(key_id, give_up=give_up)
+    async def work(stores: Any) -> Forgotten:
+        forgotten: Forgotten = await stores.encryption_keys.forget(key_id, give_up=give_up)
         return forgotten
 
     found = with_unchecked_stores(work)
@@ -83,9 +85,9 @@ def _key_line(key: EncryptionKey) -> str:
     return f"{key.key_id}  {key.state:<8}{key.values:>12} values"
 
 
-def _walk_line(walk: Walk) -> str:
-    state = "done" if walk.finished_at else "under way"
+def _pass_line(table_pass: ReencryptionPass) -> str:
+    state = "done" if table_pass.finished_at else "under way"
     return (
-        f"{walk.table:<18}{state:<10}{walk.resealed:>12} re-encrypted{walk.unreadable:>9} unreadable"
-        f"{walk.left_over:>9} left over"
+        f"{table_pass.table:<18}{state:<10}{table_pass.reencrypted:>12} re-encrypted"
+        f"{table_pass.unreadable:>9} unreadable{table_pass.left_over:>9} left over"
     )

@@ -38,9 +38,9 @@ def ledger(
     """
     check_interval(since, before)
 
-    async def work(rows: "Stores") -> "Look":
-        tenant_id = None if tenant is None else TenantId((await rows.tenants.get(TenantId(tenant))).id)
-        return await rows.ledger.look(tenant_id, since, before, show)
+    async def work(stores: "Stores") -> "Look":
+        tenant_id = None if tenant is None else TenantId((await stores.tenants.get(TenantId(tenant))).id)
+        return await stores.ledger.look(tenant_id, since, before, show)
 
     look = with_stores(work)
     if show is not None:

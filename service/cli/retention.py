@@ -34,14 +34,14 @@ def tenant_retention(
     if clear and is_change:
         raise click.UsageError("--clear goes without days")
 
-    async def work(rows: "Stores") -> Tenant:
+    async def work(stores: "Stores") -> Tenant:
         if not (clear or is_change):
-            return await rows.tenants.get(TenantId(tenant))
+            return await stores.tenants.get(TenantId(tenant))
         change = RetentionChange(
             content_days=None if clear else UNSET if content_days is None else content_days,
             metadata_days=None if clear else UNSET if metadata_days is None else metadata_days,
         )
-        return await Tenants(rows.tenants).change_retention(TenantId(tenant), change)
+        return await Tenants(stores.tenants).change_retention(TenantId(tenant), change)
 
     found = with_stores(work)
     text = f"{found.id}  content {_days(found.keep_content_days)}, rows {_days(found.keep_metadata_days)}"

@@ -12,7 +12,7 @@ import msgspec
 from service.domain.errors import BridgeError
 from service.observability.logging import configure_logs
 from service.settings import STORE, Settings, SettingsError, load_settings
-from service.store.encryption import SealError
+from service.store.encryption import DecryptionError
 
 if TYPE_CHECKING:  # it brings the HTTP client, which a command that only prints its help does without
     from service.bootstrap.container import Stores
@@ -38,7 +38,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
     """Run a command's work; our own errors become one sentence and exit status 1."""
     try:
         return asyncio.run(_awaited(work))
-    except SealError as error:
+    except DecryptionError as error:
         raise click.ClickException(f"the encryption keys do not fit this database: {error}") from None
     except BridgeError as error:
         raise click.ClickException(f"{error.detail} ({error.code})") from None
@@ -51,11 +51,11 @@ async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
 def with_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
     """Run work that encrypts nothing; fails when a key that encrypted stored values is missing."""
 
-    async def checked(rows: "Stores") -> T:
+    async def checked(stores: "Stores") -> T:
         from service.bootstrap.container import check_keys  # noqa: PLC0415 - brings the HTTP client
 
-        await check_keys(rows, rows.keys.check)
-        return await work(rows)
+        await check_keys(stores, stores.encryption_keys.check)
+        return await work(stores)
 
     return with_unchecked_stores(checked)
 
@@ -63,11 +63,11 @@ def with_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
 def with_encrypting_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
     """Run work that encrypts: the key is registered first, which running processes can forbid."""
 
-    async def checked(rows: "Stores") -> T:
+    async def checked(stores: "Stores") -> T:
         from service.bootstrap.container import check_keys  # noqa: PLC0415 - brings the HTTP client
 
-        await check_keys(rows, rows.keys.begin_command)
-        return await work(rows)
+        await check_keys(stores, stores.encryption_keys.begin_command)
+        return await work(stores)
 
     return with_unchecked_stores(checked)
 
@@ -78,8 +78,8 @@ def with_unchecked_stores(work: Callable[["Stores"], Awaitable[T]]) -> T:
     from service.bootstrap.container import open_stores  # noqa: PLC0415 - brings the HTTP client
 
     async def opened() -> T:
-        async with open_stores(settings) as rows:
-            return await work(rows)
+        async with open_stores(settings) as stores:
+            return await work(stores)
 
     return run(opened)
 

@@ -51,14 +51,14 @@ def session_refresh(
     if (session is None) == (since is None):
         raise click.UsageError("name a SESSION, or a time with --since")
 
-    async def work(rows: "Stores") -> RefreshedSessions:
-        refreshing = ResultRefresher(store=rows.refreshing, wakeups=_WithoutNudges())
+    async def work(stores: "Stores") -> RefreshedSessions:
+        refreshing = ResultRefresher(store=stores.result_refresh, wakeups=_WithoutNudges())
         if since is not None:
-            found = await rows.refreshing.ended_badly(
+            found = await stores.result_refresh.ended_badly(
                 TenantId(tenant) if tenant else None, since, _MAX_SESSIONS
             )
         else:
-            owner = await rows.sessions.tenant_of(SessionId(session or ""))
+            owner = await stores.sessions.tenant_of(SessionId(session or ""))
             if owner is None:
                 raise NotFound("no such session")
             found = [(owner, SessionId(session or ""))]

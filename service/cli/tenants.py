@@ -38,7 +38,7 @@ def tenant_add(name: str, as_json: bool, **options: Any) -> None:
     except msgspec.ValidationError as error:
         raise click.UsageError(str(error)) from None
 
-    added = with_encrypting_stores(lambda rows: Tenants(rows.tenants).add(name, made, change))
+    added = with_encrypting_stores(lambda stores: Tenants(stores.tenants).add(name, made, change))
     print_found(added, as_json=as_json, text=f"{added.id}  {added.name}")
 
 
@@ -46,7 +46,7 @@ def tenant_add(name: str, as_json: bool, **options: Any) -> None:
 @json_option
 def tenant_list(as_json: bool) -> None:
     """List tenants, oldest first."""
-    found = with_stores(lambda rows: rows.tenants.list_tenants())
+    found = with_stores(lambda stores: stores.tenants.list_tenants())
     print_found(
         Page(items=found), as_json=as_json, text="\n".join(f"{item.id}  {item.name}" for item in found)
     )

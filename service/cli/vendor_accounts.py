@@ -119,12 +119,12 @@ def tenant_account(tenant: str, *, clear: bool, force: bool, as_json: bool, **gi
     if clear and change is not None:
         raise click.UsageError("--clear goes without an account, also in the environment")
 
-    async def work(rows: "Stores") -> Tenant:
-        tenant_id, accounts = TenantId(tenant), VendorAccounts(rows.accounts)
+    async def work(stores: "Stores") -> Tenant:
+        tenant_id, accounts = TenantId(tenant), VendorAccounts(stores.vendor_accounts)
         if clear:
             return await accounts.clear(tenant_id)
         if change is None:
-            return await rows.tenants.get(tenant_id)
+            return await stores.tenants.get(tenant_id)
         return await accounts.change(tenant_id, change, force=force)
 
     found = with_stores(work) if change is None else with_encrypting_stores(work)

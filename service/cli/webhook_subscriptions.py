@@ -113,22 +113,22 @@ async def _asked(
 
     account = DEFAULT_ACCOUNT if tenant is None else Account(tenant)
     async with AsyncExitStack() as stack:
-        rows = await stack.enter_async_context(open_stores(settings))
-        await check_keys(rows, rows.keys.begin_command)  # a login's tokens are encrypted
-        accounts = make_accounts(settings, rows)
+        stores = await stack.enter_async_context(open_stores(settings))
+        await check_keys(stores, stores.encryption_keys.begin_command)  # a login's tokens are encrypted
+        accounts = make_accounts(settings, stores)
         secrets = await accounts.webhook_secrets(account) if tenant != DEFAULT_ACCOUNT else None
         if secrets is None:
             raise NotFound(
                 "no such tenant with an EkaScribe account of its own; others share the default one"
             )
-        vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts))
+        vendor = await stack.enter_async_context(open_vendor(settings, stores, accounts))
         discovery = await stack.enter_async_context(open_discovery(settings))
         subscriptions = Subscriptions(client=vendor, limits=discovery.look)
         endpoint = webhook_endpoint(settings.public_url or "", account)
         call = partial(work, subscriptions, account, endpoint, secrets)
         if tenant is None or action is None:
             return await call()
-        return await change_subscription(rows.audit, TenantId(tenant), action, call)
+        return await change_subscription(stores.audit, TenantId(tenant), action, call)
 
 
 def _api_line(report: ApiReport) -> str:

@@ -43,7 +43,7 @@ from service.forwarding.ssrf_guard import (
     resolve,
 )
 from service.settings import SERVICE, Settings, SettingsError, load_settings
-from service.store.encryption import MissingKeyError, SealError
+from service.store.encryption import DecryptionError, MissingKeyError
 from service.store.migrate import newest_revision
 from service.store.tolerant_decryption import UNREADABLE
 
@@ -70,30 +70,30 @@ async def examine(environment: Mapping[str, str], report: Report) -> bool:
         return is_well
 
     async with AsyncExitStack() as stack:
-        rows = await stack.enter_async_context(open_stores(settings))
-        accounts = make_accounts(settings, rows)
-        vendor = await stack.enter_async_context(open_vendor(settings, rows, accounts))
+        stores = await stack.enter_async_context(open_stores(settings))
+        accounts = make_accounts(settings, stores)
+        vendor = await stack.enter_async_context(open_vendor(settings, stores, accounts))
         discovery = await stack.enter_async_context(open_discovery(settings))
         subscriptions = Subscriptions(client=vendor, limits=discovery.look)
-        has_store = await check("database", _database(rows))
+        has_store = await check("database", _database(stores))
         if has_store:
-            await check("database server", surroundings.server(rows.database, settings))
+            await check("database server", surroundings.server(stores.database, settings))
         await check("redis", surroundings.redis(settings))
         await check("temporary files", asyncio.to_thread(surroundings.temporary_files, settings))
         if settings.public_url is not None:
             await check("public URL", surroundings.check_public_url(settings.public_url))
         kind = await _server(settings, discovery, report)
         if has_store:
-            for name, account in await _accounts(rows, accounts):
+            for name, account in await _accounts(stores, accounts):
                 await check(f"vendor and its credentials{name}", _vendor(vendor, account))
                 secrets = await accounts.webhook_secrets(account)
                 work = _subscription(settings, subscriptions, account, kind, has_secrets=bool(secrets))
                 await check(f"webhook subscription{name}", work)
-            for tenant, destination in await _destinations(rows):
+            for tenant, destination in await _destinations(stores):
                 name = f"destination {destination.id} of {tenant.name}"
                 await check(name, _destination(settings, destination))
                 if destination.auth is not None and destination.auth.type == "oauth2":
-                    work = _token(settings, rows, TenantId(tenant.id), DestinationId(destination.id))
+                    work = _token(settings, stores, TenantId(tenant.id), DestinationId(destination.id))
                     await check(f"OAuth token of {name}", work)
     return all(results)
 
@@ -106,25 +106,25 @@ async def _found(work: Awaitable[Finding]) -> Finding:
         return f"no answer within {_CHECK_SECONDS:g} seconds"
     except BridgeError as error:
         return error.detail
-    except SealError as error:
+    except DecryptionError as error:
         return str(error)
 
 
-async def _database(rows: Stores) -> str | None:
+async def _database(stores: Stores) -> str | None:
     try:
-        await ping_store(rows)
+        await ping_store(stores)
     except MissingKeyError as error:
-        raise await rows.keys.explained(error) from None
-    found = await rows.database.revision()
+        raise await stores.encryption_keys.explained(error) from None
+    found = await stores.database.revision()
     wanted = newest_revision()
     return (
         None if found == wanted else f"its schema is {found}, this version wants {wanted}: ekabridge migrate"
     )
 
 
-async def _accounts(rows: Stores, accounts: Accounts) -> list[tuple[str, Account]]:
+async def _accounts(stores: Stores, accounts: Accounts) -> list[tuple[str, Account]]:
     """Return every account that is in use, with what tells its lines from the others'."""
-    tenants = await rows.tenants.list_tenants()
+    tenants = await stores.tenants.list_tenants()
     own = [(f" of {tenant.name}", Account(tenant.id)) for tenant in tenants if tenant.own_account]
     default = (await accounts.credentials(DEFAULT_ACCOUNT)).are_given
     return own if len(own) == len(tenants) > 0 and not default else [("", DEFAULT_ACCOUNT), *own]
@@ -185,10 +185,10 @@ async def _subscription(
     return "; ".join([problem, *whys, f"to mend it: ekabridge webhook register{tenant}"])
 
 
-async def _destinations(rows: Stores) -> list[tuple[Tenant, Destination]]:
+async def _destinations(stores: Stores) -> list[tuple[Tenant, Destination]]:
     found = []
-    for tenant in await rows.tenants.list_tenants():
-        page = await rows.destinations.page(TenantId(tenant.id), None, 1000)
+    for tenant in await stores.tenants.list_tenants():
+        page = await stores.destinations.page(TenantId(tenant.id), None, 1000)
         found += [(tenant, destination) for destination in page.items]
     return found
 
@@ -208,9 +208,9 @@ async def _destination(settings: Settings, destination: Destination) -> str | No
 
 
 async def _token(
-    settings: Settings, rows: Stores, tenant_id: TenantId, destination_id: DestinationId
+    settings: Settings, stores: Stores, tenant_id: TenantId, destination_id: DestinationId
 ) -> str | None:
-    auth = await rows.destinations.auth(tenant_id, destination_id)
+    auth = await stores.destinations.auth(tenant_id, destination_id)
     if not isinstance(auth, OAuth2):
         return None  # changed this moment
     backend = GuardedBackend(allow_private=settings.allow_private_destinations)

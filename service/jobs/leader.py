@@ -33,7 +33,7 @@ async def run_as_leader(
     while not stopping.is_set():
         began = time.monotonic()
         try:
-            if await leases.take(name, lease, 2 * wait):
+            if await leases.acquire(name, lease, 2 * wait):
                 await count()
             else:
                 hide()

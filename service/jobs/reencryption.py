@@ -72,7 +72,7 @@ class Reencryption:
     async def _has_lease(self) -> bool:
         if time.monotonic() < self._lease_due:
             return True
-        if not await self._leases.take("resealing", self._lease, _LEASE_SECONDS):
+        if not await self._leases.acquire("resealing", self._lease, _LEASE_SECONDS):
             return False
         self._lease_due = time.monotonic() + _LEASE_SECONDS / 3
         return True
@@ -91,7 +91,7 @@ class Reencryption:
             held[state] += counts.total()
         for state, values in held.items():
             VALUES.labels(state).set(values)
-        UNREADABLE.set(sum(walk.unreadable for walk in await self._reencryption.walks()))
+        UNREADABLE.set(sum(table_pass.unreadable for table_pass in await self._reencryption.passes()))
         self._show_due = time.monotonic() + _SHOW_SECONDS
 
 

@@ -85,7 +85,7 @@ class Sweep:
                 # Each worker claims for itself: rows that this one passes over, because its circuit breaker
                 # is open, are claimed by another.
                 await self._wake_all()
-                if await self._leases.take("sweep", self._lease, _LEASE_SECONDS):
+                if await self._leases.acquire("sweep", self._lease, _LEASE_SECONDS):
                     await self.once()
                     BEAT.set_to_current_time()
             except StoreUnavailable:

@@ -1,4 +1,4 @@
-"""Rows of documents that are asked for after their session had finished."""
+"""Fetches of documents that the EMR requests after its session has finished."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,9 +7,8 @@ from asyncpg import Record
 
 from service.domain.ids import Account, Lease, SessionId, TemplateId, TenantId
 from service.domain.models import AdditionalDocumentState
-from service.store.database import Database, LentConnection
+from service.store.database import Database, LentConnection, storable
 from service.store.queries import sql
-from service.store.results import drop_additional_document, storable
 
 
 class AdditionalDocumentRows:
@@ -41,7 +40,7 @@ class AdditionalDocumentRows:
         document_id: str | None,
         wait_seconds: float,
     ) -> None:
-        """The vendor makes it; look for it after the wait."""
+        """Record that the vendor makes the document; the fetch is due after the wait."""
         await self._database.execute(
             sql("additional_documents.record_asked"),
             session_id,
@@ -54,13 +53,13 @@ class AdditionalDocumentRows:
     async def leave(
         self, session_id: SessionId, template_id: TemplateId, lease: Lease, wait_seconds: float
     ) -> None:
-        """It is not known whether the vendor heard: the next caller, or later a worker, finds out."""
+        """Release a request with an unknown outcome: the next caller, or a worker after the wait, asks."""
         await self._database.execute(
             sql("additional_documents.leave"), session_id, template_id, lease, wait_seconds
         )
 
     async def withdraw(self, session_id: SessionId, template_id: TemplateId, lease: Lease) -> None:
-        """The vendor refused: there is nothing to wait for."""
+        """End a request that the vendor refused."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(sql("additional_documents.find"), session_id, template_id, lease)
             if row is not None:
@@ -85,7 +84,7 @@ class AdditionalDocumentUnitRows:
         self.state = state
 
     async def begin(self, lease: Lease, lease_seconds: float) -> None:
-        """The document is ours to ask for: its row is there before the call is made."""
+        """Insert the fetch before the vendor is called: a crash then leaves a row that a worker resolves."""
         await self._connection.execute(
             sql("additional_documents.begin"),
             self._tenant_id,
@@ -94,6 +93,15 @@ class AdditionalDocumentUnitRows:
             lease,
             lease_seconds,
         )
+
+
+async def drop_additional_document(connection: LentConnection, fetch_id: int, lease: Lease) -> None:
+    """End the fetch of an additional document that the vendor was never asked for.
+
+    Documents of the same template may exist from before: then the fetch's row stays, settled.
+    """
+    await connection.execute(sql("additional_documents.drop"), fetch_id, lease)
+    await connection.execute(sql("additional_documents.settle_unasked"), fetch_id, lease)
 
 
 def _state(session: Record, call: Record | None, known: frozenset[str]) -> AdditionalDocumentState:

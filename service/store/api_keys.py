@@ -1,4 +1,4 @@
-"""API keys: kept as keyed hashes, found by them, revoked at once on every pod."""
+"""API keys. The database stores only keyed hashes; a revocation counts at once on every pod."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -40,18 +40,18 @@ class ApiKeyRows:
         return [_api_key(row) for row in await self._database.fetch(sql("api_keys.list"), tenant_id)]
 
     async def hash_of(self, key: str) -> bytes | None:
-        """Return the keyed hash by which a key is found; None for what cannot be a key of ours."""
+        """Return the keyed hash that finds a key; None for a text that cannot be a key of ours."""
         if not key.startswith(_KEY_PREFIX) or not key.isascii():
             return None
         return await self._hasher.hash(_KEY_PURPOSE, key.encode())
 
     async def principals(self, hashes: list[bytes]) -> dict[bytes, Principal]:
-        """Return who these keys are, without those that are unknown or revoked."""
+        """Return the principals of these keys, without unknown and revoked ones."""
         rows = await self._database.fetch(sql("api_keys.principals_by_hash"), hashes)
         return {row["key_hash"]: principal_of(row) for row in rows}
 
     async def active_keys(self, key_ids: list[KeyId]) -> set[KeyId]:
-        """Return those of the keys that are there and were not revoked."""
+        """Return those of the keys that exist and are not revoked."""
         rows = await self._database.fetch(sql("api_keys.active"), key_ids)
         return {KeyId(row["id"]) for row in rows}
 
@@ -64,7 +64,7 @@ class ApiKeyUnitRows(AuditedUnitRows):
         self._hasher = hasher
 
     async def add(self, role: Role) -> ApiKey:
-        """Insert a key; `key` is in this answer and never readable again. Raises NotFound."""
+        """Insert a key; only this answer shows it. Raises NotFound."""
         key = _KEY_PREFIX + secrets.token_urlsafe(32)
         row = await self._connection.fetchrow(
             sql("api_keys.insert"),
@@ -86,7 +86,7 @@ class ApiKeyUnitRows(AuditedUnitRows):
 
 
 def principal_of(row: Record) -> Principal:
-    """Read who a key is from its row."""
+    """Read a principal from the row of its key."""
     return Principal(
         key_id=KeyId(row["key_id"]),
         tenant_id=TenantId(row["tenant_id"]),

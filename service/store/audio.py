@@ -1,4 +1,4 @@
-"""Rows of chunks. What many uploads ask at a time is one statement and one commit."""
+"""Chunks of audio. Concurrent uploads share one statement and one commit."""
 
 from collections.abc import Sequence
 
@@ -29,19 +29,19 @@ class AudioRows:
         )
 
     async def claim(self, chunk: ChunkPlan) -> ChunkClaim | None:
-        """Reserve its sequence; None when the tenant has no such session."""
+        """Lease a chunk's sequence number; None if the tenant has no such session."""
         return await self._claims(chunk)
 
     async def record(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
-        """The vendor has the bytes; false when the session takes no more audio."""
+        """Record that the vendor has the chunk; false if the session accepts no more audio."""
         return await self._records((session_id, sequence, sha256))
 
     async def release(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
-        """The vendor refused them."""
+        """Free the sequence number of a chunk that the vendor refused."""
         await self._database.execute(sql("audio.release"), session_id, sequence, lease)
 
     async def expire_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
-        """It is not known whether the vendor has them."""
+        """Expire the lease of a chunk with an unknown outcome: the next upload may send it again."""
         await self._database.execute(sql("audio.expire_lease"), session_id, sequence, lease)
 
     async def _claim_all(self, chunks: Sequence[ChunkPlan]) -> list[ChunkClaim | None]:

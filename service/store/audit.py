@@ -17,12 +17,12 @@ from service.store.database import Database, LentConnection
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
 
-# Ids count up from 1 in PostgreSQL's bigint.
+# PostgreSQL stores the ids as bigint.
 _GREATEST_ID = 2**63 - 1
 
 
 class AuditFilter(Struct, frozen=True, kw_only=True):
-    """Which entries a list shall hold; None does not filter. The interval is half-open."""
+    """A filter of a list of entries; a field that is None filters nothing. The interval is half-open."""
 
     action: str | None = None
     object_id: str | None = None
@@ -60,7 +60,7 @@ class AuditRows:
     async def insert_reads(
         self, tenant_id: TenantId, actor: KeyId, action: str, object_ids: Sequence[str]
     ) -> None:
-        """Record who read these objects."""
+        """Insert an entry for each object that the actor read."""
         await self._database.execute(sql("audit.insert_reads"), tenant_id, actor, action, list(object_ids))
 
     async def page(

@@ -1,4 +1,4 @@
-"""Rows of destinations that fail: the domain's CircuitBreakerStore over PostgreSQL."""
+"""The circuit breakers of destinations: an open breaker holds the calls to its destination back."""
 
 from service.domain.deliveries.circuit_breaker import CircuitBreakerRule, FailureCount
 from service.domain.ids import DestinationId
@@ -10,7 +10,7 @@ _ACTOR = "worker"
 
 
 class CircuitBreakerRows:
-    """Counts failures and opens and closes the breaker; each change of it is audited with it."""
+    """Counts failures, opens and closes breakers, and audits each change in its transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -23,7 +23,7 @@ class CircuitBreakerRows:
         *,
         took_long: bool = False,
     ) -> FailureCount | None:
-        """Count one more failure in a row; None when the destination is gone."""
+        """Count one more consecutive failure; None if the destination was removed."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
                 sql("circuit_breakers.count_failure"),
@@ -56,7 +56,7 @@ class CircuitBreakerRows:
         )
 
     async def count_contact(self, destination_id: DestinationId) -> bool:
-        """It answers: no failure counts any more, what the breaker held is due. True when it was open."""
+        """Reset a destination's failures and release its deliveries; true if its breaker was open."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(sql("circuit_breakers.close"), destination_id)
             if row is None or not row["was_open"]:
@@ -73,7 +73,7 @@ class CircuitBreakerRows:
         return True
 
     async def give_up(self, destination_id: DestinationId, seconds: float, error_class: str) -> int:
-        """End what is older than so many seconds and still waits; return how many that were."""
+        """End waiting deliveries that are older than `seconds`; return their number."""
         rows = await self._database.fetch(
             sql("circuit_breakers.give_up"), destination_id, seconds, error_class
         )

@@ -1,4 +1,4 @@
-"""The pool of PostgreSQL connections, and the one place where a driver's error becomes ours."""
+"""The pool of PostgreSQL connections; it translates the driver's errors to our own."""
 
 import asyncio
 import time
@@ -42,11 +42,11 @@ def _decode_jsonb(value: bytes) -> Any:
 
 
 async def _keep(_: "Connection[Record]") -> None:
-    """Spare the round trip that resets a connection: no state is ever set (docs/libraries.md#pool-reset)."""
+    """Save the round trip of a reset: we set no connection state (docs/libraries.md#pool-reset)."""
 
 
 class Database:
-    """A pool that connects when it must, so that a process can start before its database."""
+    """A pool that connects on demand, so that a process can start before its database."""
 
     def __init__(self, url: str, *, size: int, statement_cache_size: int) -> None:
         self._url = url
@@ -59,7 +59,7 @@ class Database:
         self.was_reached = False
 
     async def open(self) -> None:
-        """Make the pool; connects to nothing yet."""
+        """Make the pool, without a connection yet."""
         self._pool = await asyncpg.create_pool(
             self._url,
             min_size=0,
@@ -83,13 +83,13 @@ class Database:
             self._pool.terminate()
 
     def longest_wait(self) -> float:
-        """Return how many seconds somebody waited for a connection, at most, since this was last asked."""
+        """Return the longest wait for a connection in seconds since the last call."""
         longest, self._longest_wait_seconds = self._longest_wait_seconds, 0.0
         return longest
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[LentConnection]:
-        """Lend a connection; raises StoreUnavailable when there is none or it breaks."""
+        """Lend a connection; raises StoreUnavailable if none is free in time or the connection breaks."""
         if self._pool is None:
             raise StoreUnavailable("the database is not open")
         asked, is_lent = time.monotonic(), False
@@ -118,13 +118,13 @@ class Database:
         _USED.inc()
 
     async def _has_revision(self) -> bool:
-        """Return whether any migration was ever made."""
+        """Return whether the database was ever migrated."""
         row = await self.fetchrow(sql("database.has_revision"))
         return row is not None and bool(row["has_revision"])
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[LentConnection]:
-        """Lend a connection inside a transaction that commits when the block ends well."""
+        """Lend a connection inside a transaction, which commits if the block raises nothing."""
         async with self.connection() as connection, connection.transaction():
             yield connection
 
@@ -152,9 +152,9 @@ class Database:
         return row["version_num"] if row else None
 
     async def clock(self, steady: Callable[[], float]) -> tuple[float, float, float]:
-        """Return what the database's clock shows, and a steady clock right before and after.
+        """Return the database's time, and a steady clock right before and right after the question.
 
-        The wait for a connection does not count.
+        The wait for a connection lies before both.
         """
         async with self.connection() as connection:
             asked = steady()
@@ -165,12 +165,17 @@ class Database:
         return float(row["now"]), asked, answered
 
     async def ping(self) -> str:
-        """Return `ok`, or why nothing can be written although the database answers.
+        """Return `ok`, or why writes fail although the database answers reads.
 
-        Raises StoreUnavailable unless it answers and has our schema.
+        Raises StoreUnavailable if the database does not answer or lacks our schema.
         """
         row = await self.fetchrow(sql("database.ping"))
         self.was_reached = True
         if row is not None and row["is_read_only"]:
             return READ_ONLY
         return self._troubles.latest() or "ok"
+
+
+def storable(text: str | None) -> str | None:
+    """Remove NUL characters. PostgreSQL refuses a text with one, and a result must not be lost for that."""
+    return text.replace("\0", "") if text else text

@@ -1,7 +1,7 @@
-"""What PostgreSQL cannot do at the moment: read from its errors, counted, and remembered for a while.
+"""Classifies and counts the errors of PostgreSQL, and remembers for a while that writes fail.
 
-A full disk and a database that takes no writes answer every read as if nothing were wrong, so that health
-would call them well: what a write was told has to be remembered until the next look.
+A database with a full disk, or one that accepts no writes, still answers every read. A health check that
+reads would call it healthy, so the error of the last failed write is remembered until the next check.
 """
 
 import time
@@ -24,15 +24,15 @@ _REASONS: tuple[Reason, ...] = (
     "away", "full", "exhausted", "read_only", "interrupted", "broken", "unfit",
 )  # fmt: skip
 for _reason in _REASONS:
-    ERRORS.labels(_reason)  # from 0 on: a rate does not see the first of a series that begins with it
+    ERRORS.labels(_reason)  # a rate misses the first event of a series that does not begin with 0
 
 OLDER_SCHEMA = "the database's schema is older than this version: run `ekabridge migrate`"
 FULL = "the database's disk is full"
 READ_ONLY = "the database is read-only"
-# While there are writes, a trouble that lasts shows anew long before this.
+# A problem that lasts fails another write long before this, if there are writes at all.
 _REMEMBERED_SECONDS = 30.0
 
-# The first kind that fits decides: a narrower one stands before the kind that it is one of.
+# The first class that matches decides, so a subclass must precede its base class.
 _KINDS: tuple[tuple[type[BaseException], Reason, str], ...] = (
     (asyncpg.InvalidCatalogNameError, "unfit", "the database of DATABASE_URL does not exist"),
     (
@@ -50,7 +50,7 @@ _KINDS: tuple[tuple[type[BaseException], Reason, str], ...] = (
     (asyncpg.TransactionRollbackError, "interrupted", "the database gave a transaction up for another"),
     (asyncpg.LockNotAvailableError, "interrupted", "the database did not get a lock in time"),
     (asyncpg.QueryCanceledError, "interrupted", "the database stopped a statement that took too long"),
-    # Its disk fails, a file is damaged, or it met a bug of its own.
+    # PostgreSQL reports a failing disk, a damaged file or a bug of its own.
     (asyncpg.PostgresSystemError, "broken", "the database failed by itself"),
     (asyncpg.InternalServerError, "broken", "the database failed by itself"),
     (OSError, "away", "the database cannot be reached"),
@@ -63,7 +63,7 @@ _KINDS: tuple[tuple[type[BaseException], Reason, str], ...] = (
 
 
 def classify(error: BaseException) -> tuple[Reason, str] | None:
-    """Return why PostgreSQL did not do it, and the sentence that says so; None for a bug of ours."""
+    """Return the reason of an error and a sentence for people; None if the error is a bug of ours."""
     for kind, reason, detail in _KINDS:
         if isinstance(error, kind):
             return reason, f"{detail} ({type(error).__name__})" if reason == "away" else detail
@@ -71,23 +71,23 @@ def classify(error: BaseException) -> tuple[Reason, str] | None:
 
 
 def store_error(error: BaseException) -> BridgeError | None:
-    """Return our error for one of the driver's; None for a bug, which must be seen as one."""
+    """Translate an error of the driver; None for a bug of ours, which must reach the log as it is."""
     if isinstance(error, asyncpg.CharacterNotInRepertoireError):
-        # A NUL in a path or a query: PostgreSQL has no text that holds one.
+        # PostgreSQL has no text with a NUL; a path or a query of a client may have one.
         return InvalidRequest("a text holds a character that cannot be stored")
     found = classify(error)
     return None if found is None else StoreUnavailable(found[1])
 
 
 class DatabaseState:
-    """What was lately heard of one database, by this process."""
+    """Remembers, for one process, that the database lately refused a write."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._unwritable: tuple[float, str] | None = None
 
     def note(self, error: BaseException) -> None:
-        """Count an error of the driver's, and remember one that only those who write are told."""
+        """Count an error of the driver, and remember it if only writes fail with it."""
         found = classify(error)
         if found is None:
             return
@@ -97,7 +97,7 @@ class DatabaseState:
             self._unwritable = self._now(), detail
 
     def latest(self) -> str | None:
-        """Return why nothing can be written, None if no write was told so within the last half minute."""
+        """Return why writes fail; None if no write failed for it within the last half minute."""
         if self._unwritable is None or self._now() >= self._unwritable[0] + _REMEMBERED_SECONDS:
             return None
         return self._unwritable[1]

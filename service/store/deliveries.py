@@ -1,4 +1,4 @@
-"""Rows of deliveries and attempts."""
+"""Deliveries and their attempts: claims by workers, records of outcomes, and changes by people."""
 
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -28,28 +28,28 @@ from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, Tena
 from service.domain.models import Answer, CallFailure, DeliveryJob
 from service.store.audit import AuditedUnitRows
 from service.store.database import Database, LentConnection
-from service.store.destinations import open_auth, open_headers, open_secrets, open_url
-from service.store.encryption import Keyring, SealError
+from service.store.destinations import decrypt_auth, decrypt_headers, decrypt_secrets, decrypt_url
+from service.store.encryption import DecryptionError, Keyring
 from service.store.metrics import ATTEMPTS, count_attempt
+from service.store.outbox import event_aad
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
-from service.store.results import event_aad
 
 log = structlog.get_logger()
 
-# A delivery that is sent this soon after its claim is not looked at again: the claim was the look.
+# A delivery that is sent this soon after its claim needs no second check.
 _FRESH_SECONDS = 0.05
-# Tests that wait for one destination, which may let no more through than one in a hundred seconds.
+# A destination may have a rate of one call in a hundred seconds, and its waiting tests are limited.
 _MAX_PINGS = 10
 
 
 class DeliveryRows:
-    """The domain's DeliveryStore over PostgreSQL, and what the EMR may read of it."""
+    """The domain's DeliveryStore over PostgreSQL, and the deliveries as people and EMRs read them."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
         self._keyring = keyring
-        # A worker's calls end by the dozen: their rows are written together.
+        # Many calls of a worker end at the same time: one batch writes their rows.
         self._attempts = Batcher(self._write_attempts, unavailable=StoreUnavailable)
         self._looks = Batcher(self._look_again, unavailable=StoreUnavailable)
 
@@ -77,11 +77,11 @@ class DeliveryRows:
         max_body_bytes: int,
         takes_any: bool,
     ) -> list[DeliveryJob]:
-        """Lease deliveries that are due: so many at once for a destination, no faster than its rate.
+        """Lease due deliveries, within the limit of concurrent calls and the rate of each destination.
 
-        `passed_over` are tenants, groups of silent destinations (Patience.holder_of) and tenants' large
-        bodies (BodyBudget.crowded) that get none now. Large bodies have `max_body_bytes` together; with
-        `takes_any` one may be larger than that.
+        The claim skips what `passed_over` names: tenants, groups of silent destinations
+        (TimeoutPolicy.holder_of) and tenants' large bodies (BodyBudget). All large bodies together have at
+        most `max_body_bytes`; with `takes_any` a single one may be larger.
         """
         async with self._database.transaction() as connection:
             await connection.execute(sql("deliveries.claim_alone"))
@@ -96,41 +96,41 @@ class DeliveryRows:
                 max_body_bytes,
                 takes_any,
             )
-            # Before the commit: an erasure waits for it, so up to this moment there was none.
+            # The time is taken before the commit. An erasure waits for the commit, so none came earlier.
             claimed_at = time.monotonic()
         jobs = []
         for row in rows:
             if row["body_sealed"] is None:
-                # Nothing is left to send; the others that were claimed with it must not pay for that.
+                # Nothing is left to send; the other deliveries of the claim must not fail with it.
                 log.error("delivery_without_body", delivery_id=row["id"])
                 continue
             try:
                 jobs.append(self._job(row, claimed_at))
-            except SealError as error:
-                # It stays leased and is due again: the others must not wait for a key that may come back.
+            except DecryptionError as error:
+                # It stays leased and is due later: the others must not wait for a key that may come back.
                 log.error("delivery_cannot_be_opened", delivery_id=row["id"], detail=str(error))
         return jobs
 
     async def next_slot_seconds(self) -> float | None:
-        """Seconds until a rate lets go of what is due; None when nothing waits for one."""
+        """Return the seconds until a destination's rate permits its next call; None if none waits."""
         row = await self._database.fetchrow(sql("deliveries.next_slot"))
         return row["seconds"] if row else None
 
     async def may_leave(self, job: DeliveryJob) -> bool:
-        """Whether it is still to be sent: looked at again unless it was claimed this very moment.
+        """Return whether a delivery may still be sent; right after its claim without another query.
 
-        Deliveries that are about to leave at once are looked at together.
+        Deliveries that are about to be sent at the same time share one query.
         """
         if time.monotonic() - job.claimed_at < _FRESH_SECONDS:
             return True
         return await self._looks(job)
 
     async def withdraw_delivery(self, job: DeliveryJob) -> None:
-        """It did not leave after all: an erasure that counted it as on its way counts it no more."""
+        """Withdraw a delivery that was not sent, so that an erasure no longer counts it as in flight."""
         await self._database.execute(sql("deliveries.withdraw"), job.id, job.lease)
 
     async def release_delivery(self, job: DeliveryJob) -> None:
-        """Its worker stops before the answer came: another one sends it at once."""
+        """Release a delivery because its worker stops: another worker sends it at once."""
         await self._database.execute(sql("deliveries.release"), job.id, job.lease)
 
     async def record_attempt(
@@ -146,7 +146,7 @@ class DeliveryRows:
         record_id: str | None,
         pause_destination: bool,
     ) -> bool:
-        """Record one attempt and where the delivery stands now; false when the lease was lost."""
+        """Record one attempt and the delivery's new state; false if the lease was lost."""
         answer = outcome if isinstance(outcome, Answer) else None
         values = (
             job.id,
@@ -177,7 +177,7 @@ class DeliveryRows:
         self, destination_id: DestinationId, values: tuple[Any, ...], reason: str | None
     ) -> bool:
         async with self._database.transaction() as connection:
-            # Before the delivery, and not only to share it, as recording alone does.
+            # A pause needs the exclusive lock, and takes it before the delivery's lock: see the lock order.
             await connection.execute(sql("deliveries.lock_to_pause"), destination_id)
             columns = [[value] for value in values]
             row = await connection.fetchrow(sql("deliveries.record_attempts"), *columns)
@@ -231,7 +231,7 @@ class DeliveryRows:
             yield DeliveryUnitRows(connection, actor, self._keyring)
 
     async def probe_now(self, tenant_id: TenantId, destination_id: DestinationId) -> None:
-        """End the waits of a destination that is said to be mended; an open breaker lets one call try."""
+        """End the waits of a repaired destination; an open breaker lets one call through."""
         await self._database.execute(sql("circuit_breakers.probe_now"), tenant_id, destination_id)
 
     def _job(self, row: Record, claimed_at: float) -> DeliveryJob:
@@ -249,13 +249,13 @@ class DeliveryRows:
             failures=row["failures"],
             hangs=row["hangs"],
             is_probe=row["is_probe"] and row["type"] != "ping",
-            body=self._keyring.open(row["body_sealed"], event_aad(row["session_id"])),
-            url=open_url(self._keyring, destination_id, row["url_sealed"]),
-            headers=open_headers(self._keyring, destination_id, row["headers_sealed"]),
-            secrets=open_secrets(
+            body=self._keyring.decrypt(row["body_sealed"], event_aad(row["session_id"])),
+            url=decrypt_url(self._keyring, destination_id, row["url_sealed"]),
+            headers=decrypt_headers(self._keyring, destination_id, row["headers_sealed"]),
+            secrets=decrypt_secrets(
                 self._keyring, destination_id, row["secrets_sealed"], is_rotating=row["is_rotating"]
             ),
-            auth=open_auth(self._keyring, destination_id, row["auth_sealed"]),
+            auth=decrypt_auth(self._keyring, destination_id, row["auth_sealed"]),
             payload=row["payload"],
             format=row["format"],
             timeout_seconds=row["timeout_seconds"],
@@ -275,7 +275,7 @@ class DeliveryUnitRows(AuditedUnitRows):
 
         Raises NotFound, SessionErased, DeliverySuperseded or DeliverySettled.
         """
-        # Locked first: the answers to the next statements still hold when the row changes.
+        # The lock comes first: the answers to the next statements still hold when the row changes.
         delivery = await self._lock(delivery_id)
         row = await self._connection.fetchrow(sql("deliveries.retry"), self._tenant_id, delivery_id)
         if row is not None:
@@ -294,7 +294,7 @@ class DeliveryUnitRows(AuditedUnitRows):
             raise DeliverySettled(f"the delivery is {delivery['status']}; only a dead one can be retried")
 
     async def confirm(self, delivery_id: DeliveryId, record_id: str) -> None:
-        """Record under which id the EMR filed a delivery; whoever attempts it at this moment loses the lease.
+        """Record the id under which the EMR filed a delivery; a worker that sends it now loses the lease.
 
         Raises NotFound, SessionErased or DeliveryAlreadyFiled.
         """
@@ -308,9 +308,9 @@ class DeliveryUnitRows(AuditedUnitRows):
         await self._connection.execute(sql("deliveries.supersede"), delivery_id)
 
     async def ping(self, destination_id: DestinationId, delivery_id: DeliveryId, at: datetime) -> None:
-        """Put a test into the outbox of a destination.
+        """Insert a test delivery to a destination.
 
-        Raises NotFound, DestinationDisabled, or RateLimited when too many tests wait for it already.
+        Raises NotFound, DestinationDisabled, or RateLimited if too many tests wait for it already.
         """
         await self._hold_enabled(destination_id)
         row = await self._connection.fetchrow(
@@ -326,11 +326,11 @@ class DeliveryUnitRows(AuditedUnitRows):
             self._tenant_id,
             delivery_id,
             destination_id,
-            self._keyring.seal_json(body, event_aad(None)),
+            self._keyring.encrypt_json(body, event_aad(None)),
         )
 
     async def recover(self, destination_id: DestinationId, since: datetime) -> Recovered:
-        """Make due again what died at a destination since then, and what it wants and never got.
+        """Make dead deliveries since a time due again, and insert those that a destination never got.
 
         Raises NotFound or DestinationDisabled.
         """
@@ -348,7 +348,7 @@ class DeliveryUnitRows(AuditedUnitRows):
         return Recovered(recovered=dead["recovered"] if dead else 0, replayed=len(replayed))
 
     async def _lock(self, delivery_id: DeliveryId) -> Record:
-        """Lock a delivery after its destination, the order of every change. Raises NotFound."""
+        """Lock a delivery after its destination, the lock order of every change. Raises NotFound."""
         await self._connection.execute(sql("deliveries.hold_destination_of"), self._tenant_id, delivery_id)
         row = await self._connection.fetchrow(sql("deliveries.lock_delivery"), self._tenant_id, delivery_id)
         if row is None:

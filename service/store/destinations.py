@@ -1,4 +1,4 @@
-"""Rows of destinations: where a tenant's documents go, with all that a call there needs, encrypted."""
+"""Destinations: the URL, headers, credentials and secrets of a call to an EMR, encrypted."""
 
 import base64
 import secrets
@@ -34,7 +34,7 @@ from service.store.tolerant_decryption import UNREADABLE, RowDecryptor
 
 _MASK = "***"
 _TABLE = "destinations"
-# A key is reserved and its answer kept in one transaction: nobody ever sees this lease.
+# One transaction reserves a key and stores its answer, so no other call ever meets this lease.
 _LEASE_SECONDS = 60.0
 
 
@@ -58,30 +58,32 @@ def auth_aad(destination_id: str) -> str:
     return f"destination.auth:{destination_id}"
 
 
-def open_url(keyring: Keyring, destination_id: str, sealed: bytes) -> str:
-    """Open a destination's URL."""
-    return keyring.open(sealed, url_aad(destination_id)).decode()
+def decrypt_url(keyring: Keyring, destination_id: str, encrypted: bytes) -> str:
+    """Decrypt a destination's URL."""
+    return keyring.decrypt(encrypted, url_aad(destination_id)).decode()
 
 
-def open_headers(keyring: Keyring, destination_id: str, sealed: bytes | None) -> dict[str, str]:
-    """Open a destination's static headers."""
-    if sealed is None:
+def decrypt_headers(keyring: Keyring, destination_id: str, encrypted: bytes | None) -> dict[str, str]:
+    """Decrypt a destination's static headers."""
+    if encrypted is None:
         return {}
-    return keyring.open_json(sealed, headers_aad(destination_id), dict[str, str])
+    return keyring.decrypt_json(encrypted, headers_aad(destination_id), dict[str, str])
 
 
-def open_secrets(keyring: Keyring, destination_id: str, sealed: bytes, *, is_rotating: bool) -> list[str]:
-    """Open the secrets that sign now, the newest first; the one before it only while it is rotated out."""
-    found = keyring.open_json(sealed, secrets_aad(destination_id), list[str])
+def decrypt_secrets(
+    keyring: Keyring, destination_id: str, encrypted: bytes, *, is_rotating: bool
+) -> list[str]:
+    """Decrypt the secrets that sign now, newest first; during a rotation the previous one signs too."""
+    found = keyring.decrypt_json(encrypted, secrets_aad(destination_id), list[str])
     return found if is_rotating else found[:1]
 
 
-def open_auth(keyring: Keyring, destination_id: str, sealed: bytes | None) -> Auth | None:
-    """Open a destination's credentials."""
-    if sealed is None:
+def decrypt_auth(keyring: Keyring, destination_id: str, encrypted: bytes | None) -> Auth | None:
+    """Decrypt a destination's credentials."""
+    if encrypted is None:
         return None
     # msgspec reads the union by its tags; mypy has no type for "one of these types".
-    return keyring.open_json(sealed, auth_aad(destination_id), Auth)  # type: ignore[arg-type]
+    return keyring.decrypt_json(encrypted, auth_aad(destination_id), Auth)  # type: ignore[arg-type]
 
 
 def _new_secret() -> str:
@@ -109,7 +111,7 @@ class DestinationRows:
             )
 
     async def find_key(self, call: KeyedCall) -> Reservation | None:
-        """Return what the call's Idempotency-Key stands for; None when it was not used yet."""
+        """Return the earlier call with this Idempotency-Key; None if the key is new."""
         hashed = await self._keys.hashed(call)
         async with self._database.transaction() as connection:
             return await self._keys.find(connection, hashed)
@@ -127,12 +129,12 @@ class DestinationRows:
         return await _destination(self._database, self._keyring, row)
 
     async def auth(self, tenant_id: TenantId, destination_id: DestinationId) -> Auth | None:
-        """Return a destination's credentials, secrets and all: for the doctor, never for an answer.
+        """Return a destination's credentials with their secrets, for `ekabridge doctor`, never for an answer.
 
         Raises NotFound.
         """
         row = await self._one(tenant_id, destination_id)
-        return open_auth(self._keyring, destination_id, row["auth_sealed"])
+        return decrypt_auth(self._keyring, destination_id, row["auth_sealed"])
 
     async def _one(self, tenant_id: TenantId, destination_id: DestinationId) -> Record:
         row = await self._database.fetchrow(sql("destinations.one"), tenant_id, destination_id)
@@ -159,7 +161,7 @@ class DestinationUnitRows(AuditedUnitRows):
         self._max_destinations = max_destinations
 
     async def reserve_key(self, call: KeyedCall, destination_id: DestinationId) -> Reservation:
-        """Reserve the call's Idempotency-Key for a destination, or return what the key stands for already.
+        """Reserve the call's Idempotency-Key for a destination, or return the earlier call with that key.
 
         A second call with the key waits here until the first one's transaction ends.
         """
@@ -171,16 +173,16 @@ class DestinationUnitRows(AuditedUnitRows):
         return reserved
 
     async def keep_answer(self, call: KeyedCall, destination_id: DestinationId, answer: bytes) -> None:
-        """Keep the answer for repeats of the call."""
+        """Store the answer for repeats of the call."""
         await self._keys.finish(self._connection, await self._keys.hashed(call), destination_id, answer)
 
     async def add(self, destination_id: DestinationId, request: DestinationCreate) -> Destination:
-        """Insert a destination; `secret` is in this answer and never readable again.
+        """Insert a destination; only this answer shows its `secret`.
 
-        Raises NotFound, or TooManyDestinations when the tenant has as many as it may.
+        Raises NotFound, or TooManyDestinations if the tenant has reached its limit.
         """
         secret = _new_secret()
-        # Locked: two that are added at once must not both count themselves as the last that is allowed.
+        # The lock serialises additions: two at once would both count one destination below the limit.
         await self._connection.execute(sql("destinations.lock_tenant"), self._tenant_id)
         most = self._max_destinations
         count = await self._connection.fetchrow(sql("destinations.count"), self._tenant_id, most)
@@ -190,10 +192,10 @@ class DestinationUnitRows(AuditedUnitRows):
             sql("destinations.insert"),
             destination_id,
             self._tenant_id,
-            self._keyring.seal(request.url.encode(), url_aad(destination_id)),
+            self._keyring.encrypt(request.url.encode(), url_aad(destination_id)),
             request.events,
             request.templates,
-            self._keyring.seal_json([secret], secrets_aad(destination_id)),
+            self._keyring.encrypt_json([secret], secrets_aad(destination_id)),
             request.payload,
             request.format,
             self._encrypted(request.headers, headers_aad(destination_id)),
@@ -207,9 +209,9 @@ class DestinationUnitRows(AuditedUnitRows):
         return msgspec.structs.replace(await self._destination(row), secret=secret)
 
     async def change(self, destination_id: DestinationId, change: DestinationChange) -> Destination:
-        """Change a destination; its deliveries go out when it is turned on and wait when it is off.
+        """Change a destination; turning it on releases its deliveries, turning it off pauses them.
 
-        Raises NotFound, or InvalidRequest for a new host that would be shown the old one's secrets.
+        Raises NotFound, or InvalidRequest for a new host that would receive the old host's secrets.
         """
         if change.url:
             before = await self._connection.fetchrow(
@@ -224,7 +226,7 @@ class DestinationUnitRows(AuditedUnitRows):
             change.enabled,
             change.events,
             change.templates,
-            self._keyring.seal(change.url.encode(), url_aad(destination_id)) if change.url else None,
+            self._keyring.encrypt(change.url.encode(), url_aad(destination_id)) if change.url else None,
             change.payload,
             change.format,
             change.headers is not UNSET,
@@ -245,9 +247,9 @@ class DestinationUnitRows(AuditedUnitRows):
         return await self._destination(row)
 
     async def _check_new_host(self, before: Record, change: DestinationChange) -> None:
-        """Refuse to send headers or credentials, which are never shown, to another host than they are for.
+        """Refuse to send stored headers or credentials to another host: a new URL could steal them.
 
-        A host that cannot be read any more counts as another one.
+        A URL that nobody can decrypt any more counts as another host.
         """
         keeps = [
             name
@@ -258,7 +260,7 @@ class DestinationUnitRows(AuditedUnitRows):
             return
         shown = RowDecryptor(self._connection, _TABLE, before["id"])
         old = await shown.value(
-            "url_sealed", lambda: open_url(self._keyring, before["id"], before["url_sealed"]), ""
+            "url_sealed", lambda: decrypt_url(self._keyring, before["id"], before["url_sealed"]), ""
         )
         if urlsplit(old)[:2] != urlsplit(change.url or "")[:2]:
             raise InvalidRequest(
@@ -268,8 +270,8 @@ class DestinationUnitRows(AuditedUnitRows):
             )
 
     async def rotate_secret(self, destination_id: DestinationId, overlap_seconds: float) -> Destination:
-        """Make a new secret; the one before it signs too for so long, older ones no more. Raises NotFound."""
-        # Locked: of two rotations at once the second keeps what the first one made.
+        """Make a new secret; the previous one signs too until the rotation ends. Raises NotFound."""
+        # The lock serialises rotations: the second one keeps the secret of the first as its previous one.
         row = await self._connection.fetchrow(sql("destinations.hold"), self._tenant_id, destination_id)
         if row is None:
             raise NotFound("no such destination")
@@ -280,11 +282,11 @@ class DestinationUnitRows(AuditedUnitRows):
         changed = await self._connection.fetchrow(
             sql("destinations.rotate"),
             destination_id,
-            self._keyring.seal_json(kept, secrets_aad(destination_id)),
+            self._keyring.encrypt_json(kept, secrets_aad(destination_id)),
             float(overlap_seconds) if current else 0.0,
         )
         if changed is None:  # pragma: no cover - its row is locked
-            raise AssertionError("the destination went away under its lock")
+            raise AssertionError("the locked destination is gone")
         return msgspec.structs.replace(await self._destination(changed), secret=secret)
 
     async def remove(self, destination_id: DestinationId) -> None:
@@ -298,35 +300,35 @@ class DestinationUnitRows(AuditedUnitRows):
     def _encrypted(self, value: dict[str, str] | Auth | UnsetType | None, aad: str) -> bytes | None:
         if not value or isinstance(value, UnsetType):
             return None
-        return self._keyring.seal_json(value, aad)
+        return self._keyring.encrypt_json(value, aad)
 
     async def _destination(self, row: Record) -> Destination:
         return await _destination(self._connection, self._keyring, row)
 
 
 async def _secrets(keyring: Keyring, shown: RowDecryptor, row: Record) -> list[str]:
-    """Open the secret that signs; none when it cannot be read any more."""
+    """Decrypt the secrets that sign; an empty list if nobody can decrypt them any more."""
     return await shown.value(
         "secrets_sealed",
-        lambda: open_secrets(keyring, row["id"], row["secrets_sealed"], is_rotating=False),
+        lambda: decrypt_secrets(keyring, row["id"], row["secrets_sealed"], is_rotating=False),
         [],
     )
 
 
 async def _destination(database: Database | LentConnection, keyring: Keyring, row: Record) -> Destination:
-    """Read a row for an answer; a value that cannot be decrypted any more is empty until it is set again."""
+    """Read a row for an answer; a value that nobody can decrypt any more is empty until it is set again."""
     destination_id = row["id"]
     shown = RowDecryptor(database, _TABLE, destination_id)
-    url = await shown.value("url_sealed", lambda: open_url(keyring, destination_id, row["url_sealed"]), "")
+    url = await shown.value("url_sealed", lambda: decrypt_url(keyring, destination_id, row["url_sealed"]), "")
     headers: dict[str, str] = await shown.value(
         "headers_sealed",
-        lambda: open_headers(keyring, destination_id, row["headers_sealed"]),
+        lambda: decrypt_headers(keyring, destination_id, row["headers_sealed"]),
         {},
     )
     auth = await shown.value(
-        "auth_sealed", lambda: open_auth(keyring, destination_id, row["auth_sealed"]), None
+        "auth_sealed", lambda: decrypt_auth(keyring, destination_id, row["auth_sealed"]), None
     )
-    await _secrets(keyring, shown, row)  # nothing of it is shown but that it opens
+    await _secrets(keyring, shown, row)  # the answer only tells whether the secret is readable
     return Destination(
         id=destination_id,
         url=url,

@@ -1,4 +1,4 @@
-"""Encryption of what must not be readable in the database, and keyed hashes of what must be found in it.
+"""Encrypts values that the database must not reveal, and hashes with a key values that a query must find.
 
 An encrypted value is one byte of format, four bytes of key id, twelve bytes of nonce, then AES-256-GCM's
 ciphertext and tag. Its column and row are its AAD: a value that was moved to another row cannot be decrypted.
@@ -28,14 +28,14 @@ _HEAD = len(_FORMAT) + _KEY_ID_BYTES + _NONCE_BYTES
 _HASH_KEY = "hash_key"
 
 
-class SealError(Exception):
+class DecryptionError(Exception):
     """A value cannot be decrypted: its key is not among ENCRYPTION_KEYS, or the value was changed."""
 
 
-class MissingKeyError(SealError, EncryptionKeyMissing):
+class MissingKeyError(DecryptionError, EncryptionKeyMissing):
     """Values are encrypted with keys that are not among ENCRYPTION_KEYS.
 
-    A process that has the keys can do what this one cannot: the same call, made again, may reach it.
+    A process with the keys can serve the call: a retry may reach one.
     """
 
     def __init__(self, key_ids: list[str], detail: str = "") -> None:
@@ -59,7 +59,7 @@ class Keyring:
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         if not keys:
-            raise SealError("there is no encryption key")
+            raise DecryptionError("there is no encryption key")
         self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
         self._first = _key_id(keys[0])
 
@@ -73,42 +73,42 @@ class Keyring:
         """The ids of all keys, in their order."""
         return tuple(key_id.hex() for key_id in self._ciphers)
 
-    def seal(self, plain: bytes, aad: str) -> bytes:
+    def encrypt(self, plain: bytes, aad: str) -> bytes:
         """Encrypt bytes and bind them to an AAD such as `session.details:ses_…`."""
         nonce = os.urandom(_NONCE_BYTES)
         return _FORMAT + self._first + nonce + self._ciphers[self._first].encrypt(nonce, plain, aad.encode())
 
-    def open(self, sealed: bytes, aad: str) -> bytes:
-        """Decrypt a value of this AAD; raises MissingKeyError or, for a damaged value, SealError."""
-        cipher = self._ciphers.get(sealed[1 : 1 + _KEY_ID_BYTES])
-        if len(sealed) < _HEAD + _TAG_BYTES:
-            raise SealError(f"{aad}: the value was cut short")
-        if sealed[:1] != _FORMAT:
-            raise SealError(f"{aad}: the value is of an unknown form")
+    def decrypt(self, encrypted: bytes, aad: str) -> bytes:
+        """Decrypt a value of this AAD; raises MissingKeyError or, for a damaged value, DecryptionError."""
+        cipher = self._ciphers.get(encrypted[1 : 1 + _KEY_ID_BYTES])
+        if len(encrypted) < _HEAD + _TAG_BYTES:
+            raise DecryptionError(f"{aad}: the value was cut short")
+        if encrypted[:1] != _FORMAT:
+            raise DecryptionError(f"{aad}: the value is of an unknown form")
         if cipher is None:
-            raise MissingKeyError([key_id_of(sealed)])
+            raise MissingKeyError([key_id_of(encrypted)])
         try:
-            return cipher.decrypt(sealed[1 + _KEY_ID_BYTES : _HEAD], sealed[_HEAD:], aad.encode())
+            return cipher.decrypt(encrypted[1 + _KEY_ID_BYTES : _HEAD], encrypted[_HEAD:], aad.encode())
         except InvalidTag:
-            raise SealError(f"{aad}: the value was changed or moved") from None
+            raise DecryptionError(f"{aad}: the value was changed or moved") from None
 
-    def seal_json(self, value: Any, aad: str) -> bytes:
+    def encrypt_json(self, value: Any, aad: str) -> bytes:
         """Encrypt a value as JSON."""
-        return self.seal(msgspec.json.encode(value), aad)
+        return self.encrypt(msgspec.json.encode(value), aad)
 
-    def open_json(self, sealed: bytes, aad: str, kind: type[T]) -> T:
+    def decrypt_json(self, encrypted: bytes, aad: str, kind: type[T]) -> T:
         """Decrypt JSON into a type."""
-        return msgspec.json.decode(self.open(sealed, aad), type=kind)
+        return msgspec.json.decode(self.decrypt(encrypted, aad), type=kind)
 
 
-def key_id_of(sealed: bytes) -> str:
+def key_id_of(encrypted: bytes) -> str:
     """Return the id of the key that a value names; the value may be damaged."""
-    return sealed[1 : 1 + _KEY_ID_BYTES].hex()
+    return encrypted[1 : 1 + _KEY_ID_BYTES].hex()
 
 
-def head_of(sealed: bytes) -> bytes:
+def head_of(encrypted: bytes) -> bytes:
     """Return the head of an encrypted value, which is unique because the nonce is in it."""
-    return sealed[:_HEAD]
+    return encrypted[:_HEAD]
 
 
 class Hasher:
@@ -123,17 +123,17 @@ class Hasher:
         self._key: bytes | None = None
 
     async def load(self) -> None:
-        """Read or make the secret; raises StoreUnavailable, or SealError when its key is missing."""
+        """Read or make the secret; raises StoreUnavailable, or DecryptionError when its key is missing."""
         if self._key is not None:
             return
         row = await self._database.fetchrow(sql("encryption.server_secret"), _HASH_KEY)
         if row is None:
-            made = self._keyring.seal(os.urandom(32), secret_aad(_HASH_KEY))
+            made = self._keyring.encrypt(os.urandom(32), secret_aad(_HASH_KEY))
             await self._database.execute(sql("encryption.insert_server_secret"), _HASH_KEY, made)
             row = await self._database.fetchrow(sql("encryption.server_secret"), _HASH_KEY)
         if row is None:
             raise StoreUnavailable("the installation's secret could not be stored")
-        self._key = self._keyring.open(row["value_sealed"], secret_aad(_HASH_KEY))
+        self._key = self._keyring.decrypt(row["value_sealed"], secret_aad(_HASH_KEY))
 
     async def hash(self, purpose: str, value: bytes) -> bytes:
         """Return 32 bytes that equal values of one purpose share."""

@@ -1,4 +1,4 @@
-"""The keys that ever encrypted anything: a process that lacks one says so, and an unused one is retired."""
+"""The registry of encryption keys: a process learns from it that it lacks a key that values need."""
 
 from collections import Counter
 from typing import Any
@@ -9,7 +9,7 @@ from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring, MissingKeyError
 from service.store.queries import sql
 
-# Enough for "about"; at 8 KiB a page a look at each table costs a fraction of a second.
+# A sample of 1000 pages of 8 KiB per table takes a fraction of a second.
 _SAMPLED_PAGES = 1000.0
 _EVERY_PAGE = 1e15
 _COUNT_SECONDS = 3600.0
@@ -49,7 +49,7 @@ class EncryptionKeyRows:
             await self._register_first()
 
     async def about(self) -> dict[str, Counter[str]]:
-        """Return, by key, about how many values each column holds under it; quick at any size."""
+        """Estimate from a sample, by key, the number of values in each column; fast at any size."""
         async with self._database.connection() as connection:
             return await _counted(connection, _SAMPLED_PAGES)
 
@@ -62,7 +62,7 @@ class EncryptionKeyRows:
         return [self._shown(key_id, rows.get(key_id), counts.get(key_id, Counter())) for key_id in ids]
 
     async def explained(self, error: MissingKeyError) -> MissingKeyError:
-        """Return the error with what cannot be read without the keys, and what to do."""
+        """Add to the error the values that are unreadable without the keys, and the remedy."""
         try:
             about = await self.about()
         except StoreUnavailable:
@@ -77,9 +77,9 @@ class EncryptionKeyRows:
         return MissingKeyError(error.key_ids, detail)
 
     async def forget(self, key_id: str, *, give_up: bool) -> Forgotten:
-        """Retire a key under which nothing is left; with `give_up` a lost one, with all that it encrypted.
+        """Retire a key that encrypts no value; with `give_up` also a lost key, whose values stay unreadable.
 
-        Each tenant's trail gets an entry. Raises NotFound or InvalidRequest.
+        The audit trail of each tenant gets an entry. Raises NotFound or InvalidRequest.
         """
         if key_id == self._keyring.first:
             raise InvalidRequest(f"{key_id} is the first of ENCRYPTION_KEYS: it encrypts")

@@ -1,4 +1,4 @@
-"""Rows of Idempotency-Keys: each makes one session, destination or document of all repeats of a call."""
+"""Idempotency-Keys: all repeats of a call with one key make one session, destination or document."""
 
 from msgspec import Struct
 
@@ -12,17 +12,17 @@ from service.store.sessions import SessionRows
 
 # A repeat is recognised for a week: longer than any client's queue of unsent calls should live.
 IDEMPOTENCY_KEPT_SECONDS = 7 * 86_400.0
-# The route whose keys have been hashed without it since the first version.
+# Keys of this route are hashed without its name since the first version, which knew no other route.
 _FIRST_ROUTE = "createSession"
 
 
 def answer_aad(object_id: str) -> str:
-    """Return the AAD that binds the kept answer of a call to its session or destination."""
+    """Return the AAD that binds the stored answer of a call to its session or destination."""
     return f"idempotency.answer:{object_id}"
 
 
 class HashedCall(Struct, frozen=True, kw_only=True):
-    """A keyed call as its row knows it: the key and the request are kept as keyed hashes only."""
+    """A call with an Idempotency-Key, with keyed hashes of its key and request."""
 
     tenant_id: TenantId
     route: Route
@@ -38,11 +38,11 @@ class IdempotencyKeys:
         self._hasher = hasher
 
     async def load(self) -> None:
-        """Have the key of the hashes, as Hasher.load."""
+        """Load the hasher's secret before a transaction begins."""
         await self._hasher.load()
 
     async def hashed(self, call: KeyedCall) -> HashedCall:
-        """Hash a call's key and request. Keys of different routes never meet: their hashes differ."""
+        """Hash a call's key and request. The route is part of the hash, so routes share no keys."""
         route = "" if call.route == _FIRST_ROUTE else f"{call.route}\0"
         return HashedCall(
             tenant_id=call.tenant_id,
@@ -61,9 +61,9 @@ class IdempotencyKeys:
         lease: Lease,
         lease_seconds: float,
     ) -> Reservation:
-        """Reserve a key for a new session or destination, or return what the key stands for already.
+        """Reserve a key for a new session or destination, or return the earlier call with that key.
 
-        After `resumed` the key's row is locked, and the caller resumes it.
+        After `resumed` the key's row is locked, and the caller must resume it.
         """
         fresh = await connection.fetchrow(
             sql("idempotency.begin"),
@@ -77,11 +77,11 @@ class IdempotencyKeys:
         )
         if fresh is not None:
             return Reservation(kind="new", object_id=object_id)
-        # A row that went away between the two statements was forgotten, a week old, at this moment.
+        # The row can only be gone because it was deleted as too old between the two statements.
         return await self.find(connection, call) or Reservation(kind="running", object_id=object_id)
 
     async def find(self, connection: LentConnection, call: HashedCall) -> Reservation | None:
-        """Return what a key stands for, its row locked; None when it was not used yet."""
+        """Return the earlier call with a key, and lock its row; None if the key is new."""
         known = await connection.fetchrow(sql("idempotency.lock"), call.tenant_id, call.key_hash)
         if known is None:
             return None
@@ -91,7 +91,7 @@ class IdempotencyKeys:
         if known["request_hash"] != call.request_hash:
             return Reservation(kind="reused", object_id=found)
         if known["answer_sealed"] is not None:
-            answer = self._keyring.open(known["answer_sealed"], answer_aad(found))
+            answer = self._keyring.decrypt(known["answer_sealed"], answer_aad(found))
             return Reservation(kind="replayed", object_id=found, answer=answer)
         if not known["lease_is_over"]:
             return Reservation(kind="running", object_id=found)
@@ -105,7 +105,7 @@ class IdempotencyKeys:
         lease: Lease,
         lease_seconds: float,
     ) -> None:
-        """Start a call again whose first try did not end well."""
+        """Start a call again after its first try failed."""
         await connection.execute(
             sql("idempotency.resume"), call.tenant_id, call.key_hash, object_id, lease, lease_seconds
         )
@@ -113,12 +113,12 @@ class IdempotencyKeys:
     async def finish(
         self, connection: LentConnection, call: HashedCall, object_id: str, answer: bytes
     ) -> None:
-        """Keep the answer for repeats of the call, encrypted."""
-        sealed = self._keyring.seal(answer, answer_aad(object_id))
-        await connection.execute(sql("idempotency.finish"), call.tenant_id, call.key_hash, sealed)
+        """Store the answer for repeats of the call, encrypted."""
+        encrypted = self._keyring.encrypt(answer, answer_aad(object_id))
+        await connection.execute(sql("idempotency.finish"), call.tenant_id, call.key_hash, encrypted)
 
     async def erase_answers(self, connection: LentConnection, tenant_id: TenantId, object_id: str) -> None:
-        """Erase the kept answers about a session or destination; a repeat learns that it is gone."""
+        """Erase the stored answers about a session or destination; a repeat learns that it is gone."""
         await connection.execute(sql("erasure.idempotency"), object_id, tenant_id)
 
 
@@ -139,7 +139,7 @@ class IdempotencyRows:
         lease_seconds: float,
         life_seconds: float,
     ) -> Reservation:
-        """Reserve the key and insert the session together, or return what the key stands for already."""
+        """Reserve the key and insert the session together, or return the earlier call with the key."""
         hashed = await self._keys.hashed(call)
         session = await self._sessions.insert_arguments(
             plan, lease, lease_seconds=lease_seconds, life_seconds=life_seconds
@@ -153,7 +153,7 @@ class IdempotencyRows:
             state = await connection.fetchrow(
                 sql("idempotency.session_state"), call.tenant_id, reserved.object_id
             )
-            # A session that the vendor refused or never had is not revived: the call makes a new one.
+            # A session that the vendor refused or never had is dead: the call makes a new one.
             is_dead = state is None or state["status"] == "failed"
             session_id = plan.id if is_dead else SessionId(reserved.object_id)
             await self._keys.resume(connection, hashed, session_id, lease, lease_seconds)
@@ -166,7 +166,7 @@ class IdempotencyRows:
     async def reserve(
         self, call: KeyedCall, session_id: SessionId, lease: Lease, *, lease_seconds: float
     ) -> Reservation:
-        """Reserve the key for a call about a session, or return what the key stands for already."""
+        """Reserve the key for a call about a session, or return the earlier call with the key."""
         hashed = await self._keys.hashed(call)
         async with self._database.transaction() as connection:
             reserved = await self._keys.reserve(connection, hashed, session_id, lease, lease_seconds)
@@ -175,7 +175,7 @@ class IdempotencyRows:
             return reserved
 
     async def finish(self, call: KeyedCall, session_id: SessionId, answer: bytes) -> None:
-        """Keep the answer that every repeat will get."""
+        """Store the answer for every repeat."""
         hashed = await self._keys.hashed(call)
         async with self._database.connection() as connection:
             await self._keys.finish(connection, hashed, session_id, answer)
@@ -186,5 +186,5 @@ class IdempotencyRows:
         await self._database.execute(sql("idempotency.abandon"), call.tenant_id, hashed.key_hash, lease)
 
     async def forget_old(self) -> None:
-        """Delete keys beyond the time for which a repeat is recognised."""
+        """Delete keys that are too old to recognise a repeat."""
         await self._database.execute(sql("idempotency.forget"), IDEMPOTENCY_KEPT_SECONDS)

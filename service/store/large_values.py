@@ -1,4 +1,4 @@
-"""Large sealed values, read apart from their rows: only when there is memory for what shows them."""
+"""Reads large encrypted values apart from their rows, after memory for them was acquired."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -8,25 +8,25 @@ from service.domain.ids import TenantId
 from service.store.database import Database
 from service.store.queries import sql
 
-# Takes the memory for so many stored bytes. Raises Overloaded.
+# Acquires memory for a number of stored bytes. Raises Overloaded.
 Reserve = Callable[[int], Awaitable[None]]
-# As the statements have it: what all of one answer's values may have without being asked for apart.
+# The statements have the same limit: smaller values of an answer come with their rows.
 SMALL_BYTES = 65_536
 
 
 class LargeValues:
-    """Reads the values that a statement left out because they are large."""
+    """Reads the values that a statement omitted for their size."""
 
     def __init__(self, database: Database, reserve: Reserve | None = None) -> None:
         self._database = database
         self._reserve = reserve
 
     async def transcripts(self, tenant_id: TenantId, rows: Sequence[Record]) -> dict[str, bytes | None]:
-        """Return the transcripts of sessions by their ids, those that came with the rows too."""
+        """Return the transcripts of these sessions by id, from the rows or by a second query."""
         return await self._values("transcript", sql("sessions.transcripts"), tenant_id, rows)
 
     async def data(self, tenant_id: TenantId, rows: Sequence[Record]) -> dict[str, bytes | None]:
-        """Return the data of documents by their ids, those that came with the rows too."""
+        """Return the data of these documents by id, from the rows or by a second query."""
         return await self._values("data", sql("documents.data"), tenant_id, rows)
 
     async def _values(

@@ -1,4 +1,4 @@
-"""Named leases: work that one process does for all, such as the sweep."""
+"""Named leases: the process that holds one does the work for all, such as the sweep."""
 
 from service.domain.ids import Lease
 from service.store.database import Database
@@ -6,16 +6,16 @@ from service.store.queries import sql
 
 
 class LeaseRows:
-    """Named rights that one process has at a time."""
+    """Leases that one process holds at a time, by name."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def take(self, name: str, lease: Lease, seconds: float) -> bool:
-        """Take or renew a right; false while another process has it."""
+    async def acquire(self, name: str, lease: Lease, seconds: float) -> bool:
+        """Acquire or renew a lease; false while another process holds it."""
         row = await self._database.fetchrow(sql("leases.acquire"), name, lease, seconds)
         return row is not None
 
     async def release(self, name: str, lease: Lease) -> None:
-        """Give a right back, if it is ours."""
+        """Release a lease that we hold."""
         await self._database.execute(sql("leases.release"), name, lease)

@@ -1,7 +1,8 @@
-"""The ledger: how sessions stand that were ended or expired, counted from rows by one statement.
+"""The ledger: one statement counts from rows what became of the sessions that ended or expired.
 
-Of days that are long over only the number of sessions is kept (`fold`), and what of them is open is found by
-indexes: so a count costs what the last days and the open work cost, and not all the years.
+A day that is long over is folded: the database keeps its number of sessions per tenant, and indexes find
+those of its sessions that are still open. So the cost of a count follows the last days and the open work, not
+the years.
 """
 
 from datetime import date, datetime
@@ -17,7 +18,7 @@ _MAX_SHOWN = 1000
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """A ledger, and the sessions of the class that was asked for, oldest first: a thousand at most."""
+    """A ledger and at most a thousand sessions of one class, oldest first."""
 
     ledger: Ledger
     shown: list[SessionId]
@@ -32,7 +33,7 @@ class LedgerRows:
     async def count(
         self, tenant_id: TenantId | None, since: datetime | None = None, before: datetime | None = None
     ) -> Ledger:
-        """Count a tenant's sessions, or with None everybody's, whose end lies in [since, before)."""
+        """Count the sessions of a tenant, or of all with None, whose end lies in [since, before)."""
         return (await self.look(tenant_id, since, before, None)).ledger
 
     async def look(
@@ -50,10 +51,10 @@ class LedgerRows:
         return Look(ledger=ledger, shown=[SessionId(each) for each in row["shown"]])
 
     async def fold(self) -> bool:
-        """Count one more day that is over; false when there is none.
+        """Fold one more day that is over; false if there is none.
 
-        What of that day is not as it should be stays looked at, until it is. Days that cannot be over, since
-        the database's clock was wrong when they were counted, are forgotten first.
+        Counts still include the sessions of that day that are not settled. A wrong database clock may have
+        folded days that are not over: these are unfolded first.
         """
         async with self._database.transaction() as connection:
             await connection.execute(sql("ledger.hold"))
@@ -65,9 +66,9 @@ class LedgerRows:
         return row is not None
 
     async def recount(self) -> date | None:
-        """Count again the folded day that was counted longest ago; return it if its figures were wrong.
+        """Count the folded day again that was counted longest ago; return the day if its figures were wrong.
 
-        None ever should be: this finds it out, and mends it, whatever wrote into the database.
+        The figures should never be wrong. This repairs them after a mistake, whoever wrote to the database.
         """
         async with self._database.transaction() as connection:
             await connection.execute(sql("ledger.hold"))
@@ -80,5 +81,5 @@ class LedgerRows:
 
 
 async def _figures(connection: LentConnection, statement: str, day: date) -> dict[str, int]:
-    """Run a statement over a day and return how many sessions of each tenant it told of."""
+    """Run a statement over a day and return the sessions that it counted for each tenant."""
     return {row["tenant_id"]: row["ended"] for row in await connection.fetch(statement, day) if row["ended"]}

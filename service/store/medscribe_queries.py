@@ -1,4 +1,4 @@
-"""Sessions as clients of the protocol read them: a row, its files, and the documents that a filter leaves."""
+"""Reads sessions and documents for clients of the vendor's own protocol (/voice)."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,12 +11,13 @@ from service.domain.errors import NotFound
 from service.domain.ids import SessionId, TemplateId, TenantId
 from service.domain.models import SessionDetails
 from service.store.database import Database
+from service.store.documents import decrypt_data
 from service.store.encryption import Keyring
 from service.store.large_values import LargeValues, Reserve
 from service.store.queries import sql
-from service.store.results import open_details, open_sealed_data, open_transcript
+from service.store.sessions import decrypt_details, decrypt_transcript
 
-# How we name files at the vendor, `audio_0.wav`; it lists them without their base (docs/vendor.md#end).
+# We upload files as `audio_0.wav`; the vendor lists them without this prefix (docs/vendor.md#end).
 _FILE_BASE = "audio_"
 
 
@@ -32,7 +33,7 @@ class MedscribeDocument(Struct, frozen=True, kw_only=True):
 
 
 class MedscribeState(Struct, frozen=True, kw_only=True):
-    """A session's row, opened. `is_past`: nobody ended it and its time is over."""
+    """A session's row, decrypted. `is_past`: the session expired without an end."""
 
     id: SessionId
     status: str
@@ -53,12 +54,12 @@ class MedscribeState(Struct, frozen=True, kw_only=True):
 
     @property
     def is_over(self) -> bool:
-        """Whether the session has its ending."""
+        """Whether the session has ended, by a client or by its expiry."""
         return self.is_past or self.status not in {"created", "recording", "processing"}
 
 
 class MedscribeQueries:
-    """Reads for /voice/v1; nothing here calls the vendor."""
+    """Reads for /voice/v1 from our rows, without calling the vendor."""
 
     def __init__(self, database: Database, keyring: Keyring, reserve: Reserve | None = None) -> None:
         self._database = database
@@ -76,8 +77,8 @@ class MedscribeQueries:
             status=row["status"],
             upload=row["upload"],
             templates=row["templates"],
-            details=open_details(self._keyring, session_id, row["details_sealed"]),
-            transcript=open_transcript(self._keyring, session_id, transcripts[session_id]),
+            details=decrypt_details(self._keyring, session_id, row["details_sealed"]),
+            transcript=decrypt_transcript(self._keyring, session_id, transcripts[session_id]),
             model_used=row["model_used"],
             language_detected=row["language_detected"],
             error_code=row["error_code"],
@@ -104,7 +105,7 @@ class MedscribeQueries:
                 upstream_id=row["upstream_id"],
                 type=row["type"],
                 status=row["status"],
-                data=open_sealed_data(self._keyring, row["id"], data[row["id"]]),
+                data=decrypt_data(self._keyring, row["id"], data[row["id"]]),
                 error_code=row["error_code"],
             )
             for row in rows
@@ -113,7 +114,7 @@ class MedscribeQueries:
     async def is_pending(
         self, session_id: SessionId, template_id: TemplateId | None, upstream_id: str | None
     ) -> bool:
-        """Return whether a document of that template, or of that id, is still awaited."""
+        """Return whether a fetch may still bring a document of that template or id."""
         return (
             await self._database.fetchrow(sql("medscribe.pending"), session_id, template_id, upstream_id)
             is not None

@@ -1,7 +1,7 @@
-"""Signed tokens for clients of the protocol: no row, an end, and void when their key is revoked.
+"""Signed tokens for clients of the vendor's protocol (/voice). They need no row, and end with their key.
 
-A token is `ekt_<key id without its prefix>.<end in Unix seconds>.<keyed hash>`; the hash covers its scope,
-so that what lets a form be posted to one session opens nothing else.
+A token is `ekt_<key id without its prefix>.<end in Unix seconds>.<keyed hash>`. The hash covers the scope, so
+a token for the forms of one session authorises nothing else.
 """
 
 import base64
@@ -27,7 +27,7 @@ _TOKEN = re.compile(r"ekt_([0-9a-f]{24})\.([0-9]{1,12})\.([A-Za-z0-9_-]{43})")
 
 
 class SignedToken(Struct, frozen=True):
-    """A token whose signature is right: its key, and its end in Unix seconds. Neither was looked up yet."""
+    """A token with a valid signature: its key and its end in Unix seconds, both still to be checked."""
 
     key_id: KeyId
     expires: int
@@ -41,17 +41,17 @@ class MedscribeTokens:
         self._hasher = hasher
 
     async def issue_access(self, key_id: KeyId, *, seconds: float = ACCESS_SECONDS) -> str:
-        """Make the token that stands for a key under /voice/v1 for so many seconds."""
+        """Make a token that authenticates its key under /voice/v1 for so many seconds."""
         row = await self._database.fetchrow(sql("medscribe.token_expiry"), float(seconds))
         assert row is not None  # noqa: S101 - a SELECT without FROM has one row
         return await self._sign(key_id, row["expires"], "access")
 
     async def issue_form(self, key_id: KeyId, session_id: SessionId, expires_at: datetime) -> str:
-        """Make the token that lets forms be posted to one session until it expires."""
+        """Make a token that authorises forms for one session until the session expires."""
         return await self._sign(key_id, int(expires_at.timestamp()), f"form:{session_id}")
 
     async def read(self, token: str, scope: Literal["access"] | SessionId) -> SignedToken | None:
-        """Return what a token says if we signed it for that scope: `access`, or a session's forms."""
+        """Return the content of a token that we signed for this scope: `access`, or a session's forms."""
         parts = _TOKEN.fullmatch(token)
         if parts is None:
             return None
@@ -60,7 +60,7 @@ class MedscribeTokens:
         return SignedToken(key_id, expires) if hmac.compare_digest(token, expected) else None
 
     async def principal(self, token: SignedToken) -> Principal | None:
-        """Return who the token's key is, or None when the token is over or the key was revoked."""
+        """Return the principal of the token's key; None if the token has expired or the key was revoked."""
         row = await self._database.fetchrow(sql("api_keys.principal_by_id"), token.key_id, token.expires)
         return principal_of(row) if row else None
 

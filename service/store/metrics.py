@@ -1,12 +1,12 @@
-"""What is counted where it is recorded: sessions, documents and deliveries, by kind and never by whose.
+"""Metrics of sessions, documents and deliveries. No label names a tenant.
 
-Times between two steps are the database's, so that no clock of a pod has a part in them.
+The database measures the time between two steps, so that the clocks of different pods cannot distort it.
 """
 
 from asyncpg import Record
 from prometheus_client import Counter, Gauge, Histogram
 
-# From what a loopback takes to the hour after which somebody has long been told.
+# From the time of a loopback call to an hour; an alert fires long before that.
 _LIFE_BUCKETS = (0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 
 CONNECTIONS = Gauge(
@@ -23,7 +23,7 @@ DATABASE_WAIT = Histogram(
 SESSIONS = Counter("ekabridge_sessions", "Sessions that EkaScribe has created.", ("upload",))
 SETTLED = Counter("ekabridge_sessions_settled", "Sessions that got their ending.", ("status",))
 for _status in ("completed", "partial", "failed", "expired", "cancelled"):
-    SETTLED.labels(_status)  # from 0 on: a rate does not see the first of a series that begins with it
+    SETTLED.labels(_status)  # a rate misses the first event of a series that does not begin with 0
 AUDIO_INCOMPLETE = Counter(
     "ekabridge_audio_incomplete",
     "Sessions of which EkaScribe lists fewer audio files after the end than it had confirmed.",
@@ -54,22 +54,22 @@ DEAD = Counter(
 
 
 def count_attempt(row: Record) -> None:
-    """Count an attempt by where it left its delivery (deliveries.record_attempts)."""
+    """Count an attempt by the status of its delivery afterwards (deliveries.record_attempts)."""
     status = row["status"]
     if status == "dead" and row["reason"] == "session_erased":
-        # It had left when its session was erased; whatever came of it, nothing is missing at the destination.
+        # The attempt was under way during the erasure: with any outcome the destination misses nothing.
         ATTEMPTS.labels(row["type"], "erased").inc()
         return
     ATTEMPTS.labels(row["type"], "retry" if status == "pending" else status).inc()
     ATTEMPT_SECONDS.observe(row["duration_ms"] / 1000)
     if row["end_to_chart_seconds"] is not None:
         END_TO_CHART.observe(row["end_to_chart_seconds"])
-    # A newer version went out in its place: nothing is missing at the destination.
+    # A newer version replaces this one: the destination misses nothing.
     if status == "dead" and row["reason"] != "superseded":
         DEAD.labels(reason_class(row["reason"])).inc()
 
 
 def reason_class(reason: str | None) -> str:
-    """Name the class of a reason: destinations choose their statuses, and each would be its own series."""
+    """Return the class of a reason. Destinations choose their statuses, and each would be a series."""
     name = (reason or "unknown").partition(":")[0]
     return f"http_{name[5]}xx" if name.startswith("http_") else name

@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema; safe to run twice and from two pods at once."""
+"""Migrates a database to the newest schema; safe to run twice and from two pods at once."""
 
 import asyncio
 import time
@@ -20,19 +20,19 @@ from service.store.database_state import store_error
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 _LOOK_SECONDS = 1.0
-_LOCK = 0x656B61  # any number that nobody else locks; this one spells "eka"
+_LOCK = 0x656B61  # any number that no other program locks; this one spells "eka"
 
 
 async def migrate(database_url: str) -> str:
     """Apply every migration that is missing and return the revision that the database has now.
 
-    All of it is one transaction under an advisory lock of that transaction: a second caller waits for the
-    first, then finds nothing to do; a failure leaves the schema as it was. Raises StoreUnavailable, or
+    All migrations run in one transaction, which holds an advisory lock: a second caller waits for the first
+    and then finds nothing to do, and a failure leaves the schema as it was. Raises StoreUnavailable, or
     ValueError for a URL of another kind.
     """
     if not database_url.startswith(("postgresql://", "postgres://")):
         raise ValueError("DATABASE_URL must start with postgresql://")
-    # asyncpg reads its own URL: SQLAlchemy would hand it query parameters that it does not take that way.
+    # asyncpg must read the URL itself: SQLAlchemy passes query parameters on in a form that asyncpg rejects.
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(database_url), poolclass=NullPool
     )
@@ -60,10 +60,10 @@ def newest_revision() -> str:
 async def check_schema(
     database_url: str, statement_cache_size: int, wait_seconds: float, say: Callable[[str], None]
 ) -> str:
-    """Return the schema's revision once this version can run on it, looking every second.
+    """Wait until this version can run on the schema, with a look every second; return the schema's revision.
 
-    `say` is told why we wait, once for each reason; a database that is away is waited for too. Raises
-    StoreUnavailable with the last reason when the time is over.
+    An unreachable database is a reason to wait as well. `say` gets each reason once. Raises StoreUnavailable
+    with the last reason after `wait_seconds`.
     """
     database = Database(database_url, size=1, statement_cache_size=statement_cache_size)
     await database.open()
@@ -95,8 +95,8 @@ async def _wait_for_schema(database: Database, wait_seconds: float, say: Callabl
 def is_new_enough(revision: str) -> bool:
     """Return whether this version of the code can run on a schema of that revision.
 
-    One that the package does not know was made by a newer version, which keeps the schema usable for the
-    version before: so a rollback, and a pod of the old version that restarts during a roll-out, go on.
+    An unknown revision comes from a newer version. Each version keeps the schema usable for the version
+    before it, so a rollback works, and so does a pod of the old version that restarts during a roll-out.
     """
     known = {script.revision for script in ScriptDirectory(str(_SCRIPTS)).walk_revisions()}
     return revision == newest_revision() or revision not in known

@@ -1,4 +1,4 @@
-"""Keyset pages: a cursor names the last row that was seen, so that no page repeats or skips one."""
+"""Keyset pages: a cursor names the last row of a page, so that the next page repeats and skips no row."""
 
 import base64
 import binascii
@@ -24,7 +24,7 @@ def cursor_of(row: Record) -> str:
 
 
 def after_cursor(cursor: str | None) -> PageAfter | None:
-    """Return where a cursor continues. Raises InvalidRequest when it is none of ours."""
+    """Return the time and id after which a cursor continues. Raises InvalidRequest for a foreign cursor."""
     if cursor is None:
         return None
     try:
@@ -39,7 +39,7 @@ def after_cursor(cursor: str | None) -> PageAfter | None:
 
 
 def page_of(rows: Sequence[Record], limit: int, read: Callable[[Record], T]) -> Page[T]:
-    """Make a page of rows that were asked for with `limit + 1`, so that the next page is known to exist."""
+    """Make a page from at most `limit + 1` rows: one row too many proves that a next page exists."""
     shown = rows[:limit]
     return Page(
         items=[read(row) for row in shown], next_cursor=cursor_of(shown[-1]) if len(rows) > limit else None

@@ -13,10 +13,10 @@ def queries() -> dict[str, str]:
     for entry in sorted(files("service.store").joinpath("sql").iterdir(), key=lambda item: item.name):
         if not entry.name.endswith(".sql"):
             continue
-        room = entry.name.removesuffix(".sql")
+        file = entry.name.removesuffix(".sql")
         for part in entry.read_text(encoding="utf-8").split(_MARK)[1:]:
             name, _, statement = part.partition("\n")
-            found[f"{room}.{name.strip()}"] = statement.strip()
+            found[f"{file}.{name.strip()}"] = statement.strip()
     return found
 
 

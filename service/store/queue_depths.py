@@ -1,4 +1,4 @@
-"""How much is due, for how long, and how much is in somebody's hands."""
+"""Counts due rows and leases for metrics."""
 
 from msgspec import Struct
 
@@ -7,7 +7,7 @@ from service.store.queries import sql
 
 
 class Queue(Struct, frozen=True):
-    """Rows that are due; `oldest_seconds` is 0 when there is none."""
+    """The number of due rows; `oldest_seconds` is the age of the oldest, 0 if none is due."""
 
     name: str
     depth: int
@@ -15,13 +15,13 @@ class Queue(Struct, frozen=True):
 
 
 class QueueDepthRows:
-    """Counts by index, over all tenants."""
+    """Counts over all tenants, by indexes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def depths(self) -> list[Queue]:
-        """Return what is due now, by queue."""
+        """Return the depth of each queue."""
         rows = await self._database.fetch(sql("queue_depths.depths"))
         return [Queue(row["queue"], row["depth"], row["oldest_seconds"]) for row in rows]
 

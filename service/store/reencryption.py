@@ -1,7 +1,8 @@
-"""Re-encryption: walks every table with encrypted columns and encrypts values of other keys with the first.
+"""Re-encryption: a pass over each table encrypts with the first key the values that are under other keys.
 
-A walk goes by primary key in small batches. Its cursor is a row, so that it continues after a crash, and only
-one of several walkers counts a batch. A value is replaced only where it is still the value that was read.
+A pass reads a table by primary key in small batches. Its cursor is a row, so that a pass continues after a
+crash, and of several workers only one counts a batch. A write replaces a value only if it is still the one
+that was read.
 """
 
 import asyncio
@@ -12,11 +13,11 @@ import structlog
 from asyncpg import Record
 from msgspec import Struct
 
-from schemas.encryption import Walk
+from schemas.encryption import ReencryptionPass
 from service.domain.ids import TenantId
-from service.store import destinations, results, sessions
+from service.store import destinations, documents, outbox, sessions
 from service.store.database import Database
-from service.store.encryption import Keyring, SealError, head_of, key_id_of, secret_aad
+from service.store.encryption import DecryptionError, Keyring, head_of, key_id_of, secret_aad
 from service.store.idempotency import answer_aad
 from service.store.queries import sql
 from service.store.tenants import account_aad
@@ -26,13 +27,13 @@ log = structlog.get_logger()
 
 # Documents can have megabytes, and a batch is held in memory.
 _BATCH = 50
-# A locked row is free a moment later; a row that stays locked is left to the next walk.
+# A locked row is usually free a moment later; the next pass takes care of a row that stays locked.
 _TRIES = 5
-# One value with an unknown key may be a damaged value.
+# A single value with an unknown key may be damaged, so an unknown key needs two to be believed.
 _ENOUGH_TO_BELIEVE = 2
 
 
-class SealedTable(Struct, frozen=True, kw_only=True):
+class EncryptedTable(Struct, frozen=True, kw_only=True):
     """A table with encrypted columns: its statements, and the AAD of each column."""
 
     name: str
@@ -45,26 +46,26 @@ def _account_aad(tenant_id: str) -> str:
     return account_aad(TenantId(tenant_id))
 
 
-SEALED_TABLES = (
-    SealedTable(
+ENCRYPTED_TABLES = (
+    EncryptedTable(
         name="server_secrets",
         read=sql("reencryption.read_server_secrets"),
         write=sql("reencryption.write_server_secrets"),
         columns=(("value_sealed", secret_aad),),
     ),
-    SealedTable(
+    EncryptedTable(
         name="tenants",
         read=sql("reencryption.read_tenants"),
         write=sql("reencryption.write_tenants"),
         columns=(("account_sealed", _account_aad),),
     ),
-    SealedTable(
+    EncryptedTable(
         name="vendor_tokens",
         read=sql("reencryption.read_vendor_tokens"),
         write=sql("reencryption.write_vendor_tokens"),
         columns=(("tokens_sealed", tokens_aad),),
     ),
-    SealedTable(
+    EncryptedTable(
         name="destinations",
         read=sql("reencryption.read_destinations"),
         write=sql("reencryption.write_destinations"),
@@ -75,40 +76,40 @@ SEALED_TABLES = (
             ("auth_sealed", destinations.auth_aad),
         ),
     ),
-    SealedTable(
+    EncryptedTable(
         name="sessions",
         read=sql("reencryption.read_sessions"),
         write=sql("reencryption.write_sessions"),
         columns=(
             ("details_sealed", sessions.details_aad),
             ("upload_url_sealed", sessions.upload_url_aad),
-            ("transcript_sealed", results.transcript_aad),
-            ("warnings_sealed", results.warnings_aad),
+            ("transcript_sealed", sessions.transcript_aad),
+            ("warnings_sealed", sessions.warnings_aad),
         ),
     ),
-    SealedTable(
+    EncryptedTable(
         name="documents",
         read=sql("reencryption.read_documents"),
         write=sql("reencryption.write_documents"),
         columns=(
-            ("data_sealed", results.document_aad),
-            ("annotations_sealed", results.annotations_aad),
+            ("data_sealed", documents.document_aad),
+            ("annotations_sealed", documents.annotations_aad),
         ),
     ),
-    SealedTable(
+    EncryptedTable(
         name="events",
         read=sql("reencryption.read_events"),
         write=sql("reencryption.write_events"),
-        columns=(("body_sealed", results.event_aad),),
+        columns=(("body_sealed", outbox.event_aad),),
     ),
-    SealedTable(
+    EncryptedTable(
         name="idempotency_keys",
         read=sql("reencryption.read_idempotency_keys"),
         write=sql("reencryption.write_idempotency_keys"),
         columns=(("answer_sealed", answer_aad),),
     ),
 )
-_TABLES = {table.name: table for table in SEALED_TABLES}
+_TABLES = {table.name: table for table in ENCRYPTED_TABLES}
 
 
 class _Batch(Struct, kw_only=True):
@@ -121,7 +122,7 @@ class _Batch(Struct, kw_only=True):
 
 
 class ReencryptionRows:
-    """Walks the tables, one batch at a call."""
+    """Runs the passes, one batch per call."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
@@ -129,9 +130,10 @@ class ReencryptionRows:
         self._tried = ("", "", 0)
 
     async def step(self) -> bool:
-        """Do one batch of the walk that is due; false when no walk is due.
+        """Re-encrypt one batch of the pass that is due; false if none is due.
 
-        No walk is due while another key was made first after ours.
+        No pass is due for a key after a newer key became the first: two lists of keys would undo each other's
+        work.
         """
         names = list(_TABLES)
         row = await self._database.fetchrow(sql("reencryption.due"), self._keyring.first, names)
@@ -140,37 +142,38 @@ class ReencryptionRows:
         await self._batch(_TABLES[row["name"]])
         return True
 
-    async def walk_anew(self) -> None:
-        """Have every table walked to our first key from its start, whatever was done before."""
+    async def restart(self) -> None:
+        """Start a new pass over every table to our first key, and forget earlier passes."""
         async with self._database.transaction() as connection:
             await connection.execute(sql("reencryption.prefer"), self._keyring.first)
-            await connection.execute(sql("reencryption.forget_walks"))
+            await connection.execute(sql("reencryption.forget_passes"))
 
-    async def walks(self) -> list[Walk]:
+    async def passes(self) -> list[ReencryptionPass]:
         """Return the progress of each table."""
         return [
-            Walk(
+            ReencryptionPass(
                 table=row["table_name"],
-                **{name: row[name] for name in Walk.__struct_fields__ if name != "table"},
+                **{name: row[name] for name in ReencryptionPass.__struct_fields__ if name != "table"},
             )
-            for row in await self._database.fetch(sql("reencryption.walks"))
+            for row in await self._database.fetch(sql("reencryption.passes"))
         ]
 
-    async def _batch(self, table: SealedTable) -> None:
+    async def _batch(self, table: EncryptedTable) -> None:
         first = self._keyring.first
         await self._database.execute(sql("reencryption.begin"), table.name, first)
         cursor = await self._database.fetchrow(sql("reencryption.cursor"), table.name, first)
         if cursor is None:
-            return  # another walker has just finished it
+            return  # another worker has just finished the pass
         after = cursor["after"]
         rows = await self._database.fetch(table.read, after, _BATCH, bytes.fromhex(first))
-        # Megabytes, perhaps: in a thread, so that the event loop serves requests meanwhile.
+        # A batch may have megabytes: in a thread it does not block the event loop.
         batch = await asyncio.to_thread(self._reencrypted, table, rows)
         await self._register(batch)
         async with self._database.transaction() as connection:
             done = await connection.fetch(table.write, *_columns(batch.changes)) if batch.changes else []
             left = set(batch.changes) - {row["id"] for row in done}
-            # Rows that are left are read again, a few times, and then by the next walk.
+            # The same batch is tried again for rows that were locked; after some tries the next pass takes
+            # them.
             is_done = self._count_try(table.name, after) or not left
             advanced = await connection.fetchrow(
                 sql("reencryption.advance"),
@@ -193,7 +196,7 @@ class ReencryptionRows:
         self._tried = (name, after, tries)
         return tries >= _TRIES
 
-    def _reencrypted(self, table: SealedTable, rows: Sequence[Record]) -> _Batch:
+    def _reencrypted(self, table: EncryptedTable, rows: Sequence[Record]) -> _Batch:
         batch = _Batch(changes={}, unreadable={}, unknown=Counter(), known=set())
         for row in rows:
             fresh: list[bytes | None] = []
@@ -206,24 +209,24 @@ class ReencryptionRows:
     def _fresh(
         self, row: Record, column: str, aad_of: Callable[[str], str], batch: _Batch
     ) -> tuple[bytes | None, bytes | None]:
-        """Return the head of a value that is under another key, and the value under the first key."""
-        sealed = row[column]
-        if sealed is None:
+        """Return the head of a value under another key, and the value encrypted with the first key."""
+        encrypted = row[column]
+        if encrypted is None:
             return None, None
         aad = aad_of(row["owner"])
-        key_id = key_id_of(sealed)
+        key_id = key_id_of(encrypted)
         try:
-            fresh = self._keyring.seal(self._keyring.open(sealed, aad), aad)
-        except SealError:
+            fresh = self._keyring.encrypt(self._keyring.decrypt(encrypted, aad), aad)
+        except DecryptionError:
             batch.unreadable.setdefault(column, []).append(row["id"])
             if key_id not in self._keyring.key_ids:
                 batch.unknown[key_id] += 1
             return None, None
         batch.known.add(key_id)
-        return head_of(sealed), fresh
+        return head_of(encrypted), fresh
 
     async def _register(self, batch: _Batch) -> None:
-        """Register the keys under which values were found, before the first value is replaced."""
+        """Register the keys of the values that were found, before any value is replaced."""
         believed = {key_id for key_id, count in batch.unknown.items() if count >= _ENOUGH_TO_BELIEVE}
         for key_id in sorted(batch.known | believed):
             await self._database.execute(sql("encryption_keys.discover"), key_id)

@@ -1,4 +1,4 @@
-"""Rows of Get Session calls that are made once more."""
+"""Makes the fetches of a session due again, when a person or a waiting client asks for its result."""
 
 from datetime import datetime
 
@@ -17,9 +17,9 @@ class ResultRefreshRows:
     async def refresh(
         self, tenant_id: TenantId, session_id: SessionId, actor: str, seconds: float
     ) -> Refreshed | None:
-        """Make the unfiltered call due so many seconds after the last one, with its audit entry.
+        """Make the unfiltered fetch due, at least `seconds` after the last one, with its audit entry.
 
-        None when the tenant has no such session.
+        Returns None if the tenant has no such session.
         """
         row = await self._database.fetchrow(sql("results.refresh"), tenant_id, session_id, actor, seconds)
         if row is None:
@@ -27,12 +27,12 @@ class ResultRefreshRows:
         return Refreshed(status=row["status"], is_erased=row["is_erased"], is_requested=row["is_requested"])
 
     async def hurry(self, tenant_id: TenantId, session_id: SessionId, seconds: float) -> bool:
-        """Make the calls of an ended session due that were not made for so many seconds."""
+        """Make those fetches of an ended session due whose last call is at least `seconds` ago."""
         return bool(await self._database.fetch(sql("results.hurry"), tenant_id, session_id, seconds))
 
     async def ended_badly(
         self, tenant_id: TenantId | None, since: datetime, limit: int
     ) -> list[tuple[TenantId, SessionId]]:
-        """Sessions created since then that are partial, failed or expired, oldest first."""
+        """Return sessions created since then that are partial, failed or expired, oldest first."""
         rows = await self._database.fetch(sql("sessions.ended_badly"), tenant_id, since, limit)
         return [(TenantId(row["tenant_id"]), SessionId(row["id"])) for row in rows]

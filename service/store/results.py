@@ -1,59 +1,33 @@
-"""Rows of fetches, documents and the outbox: what is recorded together with a result."""
+"""Get Session calls, called fetches, and the transaction that records a result.
+
+A worker leases a fetch, calls the vendor without a transaction, and records the answer in one transaction:
+documents, statuses and deliveries. A worker that lost the lease records nothing.
+"""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
-import msgspec
 from asyncpg import Record
 
 from schemas.deliveries import Event
 from schemas.emr import SessionStatus, WarningInfo
-from service.domain.ids import (
-    Account,
-    DocumentId,
-    Lease,
-    SessionId,
-    TemplateId,
-    TenantId,
-    new_delivery_id,
-    new_document_id,
-)
-from service.domain.models import (
-    DocumentAnnotations,
-    FetchJob,
-    FetchState,
-    SessionDetails,
-    StoredDocument,
-    VendorDocument,
-    VendorResult,
-    Verdict,
-)
+from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
+from service.domain.models import FetchJob, FetchState, StoredDocument, VendorDocument, VendorResult, Verdict
 from service.domain.results.events import session_warnings
-from service.store.database import Database, LentConnection
+from service.store.additional_documents import drop_additional_document
+from service.store.database import Database, LentConnection, storable
+from service.store.documents import DocumentUnitRows
 from service.store.encryption import Keyring
 from service.store.metrics import END_TO_DOCUMENT, SETTLED
+from service.store.outbox import insert_event
 from service.store.queries import sql
-from service.store.sessions import details_aad
-
-
-def transcript_aad(session_id: str) -> str:
-    """Name the place for which a transcript is sealed."""
-    return f"session.transcript:{session_id}"
-
-
-def warnings_aad(session_id: str) -> str:
-    """Name the AAD under which a session's warnings are encrypted."""
-    return f"session.warnings:{session_id}"
-
-
-def annotations_aad(document_id: str) -> str:
-    """Name the AAD under which a document's warnings, reasons and FHIR resource are encrypted."""
-    return f"document.annotations:{document_id}"
-
-
-def document_aad(document_id: str) -> str:
-    """Name the place for which a document's data is sealed."""
-    return f"document.data:{document_id}"
+from service.store.sessions import (
+    decrypt_details,
+    decrypt_transcript,
+    decrypt_warnings,
+    transcript_aad,
+    warnings_aad,
+)
 
 
 class ResultRows:
@@ -70,7 +44,7 @@ class ResultRows:
         lease_seconds: float,
         passed_over: Collection[Account] = (),
     ) -> list[FetchJob]:
-        """Lease Get Session calls that are due, but of no account that is passed over."""
+        """Lease fetches that are due, except those of the accounts and `tenant:…` in `passed_over`."""
         rows = await self._database.fetch(
             sql("results.claim"), session_id, limit, lease_seconds, list(passed_over)
         )
@@ -98,20 +72,20 @@ class ResultRows:
         ]
 
     async def release_fetch(self, job: FetchJob) -> None:
-        """Its worker stops: another one makes it at once."""
+        """Release a fetch because its worker stops: another worker makes it at once."""
         await self._database.execute(sql("results.release"), job.id, job.lease)
 
     async def give_back_fetch(self, job: FetchJob, seconds: float) -> None:
-        """It was not made, and counts for nothing: look again later."""
+        """Release a fetch that was not made; it counts as no attempt, and is due after these seconds."""
         await self._database.execute(sql("results.give_back"), job.id, job.lease, seconds)
 
     async def drop_fetch(self, job: FetchJob) -> None:
-        """It need not be made after all."""
+        """Delete a fetch that is not needed."""
         await self._database.execute(sql("results.drop"), job.id, job.lease)
 
     @asynccontextmanager
     async def settling(self, session_id: SessionId) -> AsyncIterator["SettleRows | None"]:
-        """Lock a session in order to record a result; None when it was cancelled or erased."""
+        """Lock a session in order to record a result; None if it was cancelled or erased."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(sql("sessions.lock"), session_id, None)
             is_open = row is not None and row["status"] != "cancelled" and not row["is_erased"]
@@ -121,12 +95,12 @@ class ResultRows:
             unit.count()
 
     async def past_sessions(self, limit: int) -> list[SessionId]:
-        """Sessions that were never ended and whose time is over."""
+        """Return sessions that have expired without an end."""
         rows = await self._database.fetch(sql("sessions.past"), limit)
         return [SessionId(row["id"]) for row in rows]
 
     async def warn_expiring(self, within_seconds: float) -> list[SessionId]:
-        """Mark and return sessions with audio that expire soon and were not ended; each one once."""
+        """Return sessions with audio that expire soon without an end; marks each, to return it only once."""
         rows = await self._database.fetch(sql("sessions.warn_expiring"), within_seconds)
         return [SessionId(row["id"]) for row in rows]
 
@@ -141,63 +115,64 @@ class SettleRows:
         self._waits: list[float] = []
         self.session_id = SessionId(row["id"])
         self.tenant_id = TenantId(row["tenant_id"])
+        self._documents = DocumentUnitRows(connection, keyring, self.tenant_id, self.session_id)
         self.status: SessionStatus = row["status"]
         self.is_final: bool = row["is_final"]
         self.is_past: bool = row["is_past"]
         self.templates: list[str] = row["templates"]
-        self.details = open_details(keyring, self.session_id, row["details_sealed"])
-        self.transcript = open_transcript(keyring, self.session_id, row["transcript_sealed"])
+        self.details = decrypt_details(keyring, self.session_id, row["details_sealed"])
+        self.transcript = decrypt_transcript(keyring, self.session_id, row["transcript_sealed"])
         self.model_used: str | None = row["model_used"]
         self.language_detected: str | None = row["language_detected"]
-        self._vendor_warnings = open_warnings(keyring, self.session_id, row["warnings_sealed"])
+        self._vendor_warnings = decrypt_warnings(keyring, self.session_id, row["warnings_sealed"])
         self._audio_missing: list[int] | None = row["audio_missing"]
 
     @property
     def warnings(self) -> list[WarningInfo]:
-        """The session's warnings as they stand now."""
+        """The warnings of the session, with those of answers recorded in this transaction."""
         return session_warnings(self._vendor_warnings, self._audio_missing)
 
     def count(self) -> None:
-        """Count what was recorded, now that it is committed."""
+        """Add to the metrics; the caller does so only after the commit."""
         for status in self._endings:
             SETTLED.labels(status).inc()
         for seconds in self._waits:
             END_TO_DOCUMENT.observe(seconds)
 
     async def holds(self, job: FetchJob) -> bool:
-        """Whether the call's lease still stands; if so, it does until this unit ends."""
+        """Return whether the fetch's lease is still ours; if so, it stays ours until the transaction ends."""
         return await self._connection.fetchrow(sql("results.hold"), job.id, job.lease) is not None
 
     async def settle_fetch(self, job: FetchJob, outcome: str) -> bool:
-        """This call is done with; false when the lease was lost, and then nothing may be recorded."""
+        """Settle a fetch; false if the lease was lost, and then the caller may record nothing."""
         row = await self._connection.fetchrow(sql("results.settle"), job.id, job.lease, outcome)
         return row is not None
 
     async def settle_other_fetches(self, outcome: str) -> None:
-        """Calls that were still to be made are not."""
+        """Settle the fetches of the session that are still pending."""
         await self._connection.execute(sql("results.settle_rest"), self.session_id, outcome)
 
     async def settle_template(self, template_id: TemplateId, outcome: str) -> None:
-        """The call for a template need not be made any more; one that is under way records nothing."""
+        """Settle the fetch of a template; a worker in the middle of it has lost its lease."""
         await self._connection.execute(sql("results.settle_template"), self.session_id, template_id, outcome)
 
     async def postpone_fetch(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool) -> None:
-        """Ask again later; `is_missing`: the vendor said that there is no such thing."""
+        """Make a fetch due again after these seconds; `is_missing`: the vendor answered that it has none."""
         await self._connection.execute(
             sql("results.postpone"), job.id, job.lease, seconds, reason, is_missing
         )
 
     async def record_verdict(self, template_id: TemplateId, verdict: Verdict | None) -> None:
-        """Remember what an answer said of a template's document, and since when; None forgets it."""
+        """Store an answer's verdict on a template's document and the time of its first; None deletes both."""
         await self._connection.execute(sql("results.record_verdict"), self.session_id, template_id, verdict)
 
     async def request_unfiltered(self, *, at_once: bool, restart_tries: bool = False) -> None:
-        """Have the unfiltered call made, unless it is waiting to be made; `at_once`: even then."""
+        """Make the unfiltered fetch due; one that waits already keeps its time unless `at_once` is set."""
         statement = sql("results.request_unfiltered")
         await self._connection.execute(statement, self.tenant_id, self.session_id, at_once, restart_tries)
 
     async def record_result(self, result: VendorResult) -> None:
-        """What the answer says of the session as a whole."""
+        """Record an answer's transcript, model, language and warnings; the first transcript stays."""
         transcript = result.transcript or None
         if self.transcript is None:
             self.transcript = transcript
@@ -208,10 +183,12 @@ class SettleRows:
         await self._connection.execute(
             sql("sessions.record_result"),
             self.session_id,
-            self._keyring.seal(transcript.encode(), transcript_aad(self.session_id)) if transcript else None,
+            self._keyring.encrypt(transcript.encode(), transcript_aad(self.session_id))
+            if transcript
+            else None,
             storable(result.model_used),
             storable(result.language_detected),
-            self._keyring.seal_json(self._vendor_warnings, warnings_aad(self.session_id))
+            self._keyring.encrypt_json(self._vendor_warnings, warnings_aad(self.session_id))
             if len(self._vendor_warnings) > len(known)
             else None,
         )
@@ -224,74 +201,28 @@ class SettleRows:
         listed: frozenset[str] | None,
         unless_same: bool = False,
     ) -> None:
-        """A document, or a new version if it differs from the newest one.
-
-        `listed`: the ids under which the vendor has the template's documents now. A new id takes the place of
-        those that are not among them, and goes on counting their versions; with `unless_same` only where its
-        content is another one. None: the answer gave any one of them, and only a failed one is replaced.
-        """
-        template_id, upstream_id = storable(document.template_id), storable(document.upstream_id)
-        latest = await self._connection.fetchrow(
-            sql("documents.latest"), self.session_id, template_id, upstream_id
-        )
-        data = msgspec.json.encode(document.data)
-        status = "success" if document.status == "success" else "failed"
-        if self._is_same(latest, status, data, document.annotations):
-            return
-        if latest is None:
-            kept = None if listed is None else [storable(each) for each in listed]
-            latest = await self._connection.fetchrow(
-                sql("documents.replaced_version"), self.session_id, template_id, kept
-            )
-            if unless_same and self._is_same(latest, status, data, document.annotations):
-                return
-        document_id = new_document_id()
-        inserted = await self._connection.fetchrow(
-            sql("documents.insert"),
-            document_id,
-            self.tenant_id,
-            self.session_id,
-            template_id,
-            upstream_id,
-            latest["version"] + 1 if latest else 1,
-            storable(document.type),
-            status,
-            self._keyring.seal(data, document_aad(document_id)),
-            error_code,
-            latest["lineage"] if latest else None,
-            self._keyring.seal_json(document.annotations, annotations_aad(document_id))
-            if document.annotations != DocumentAnnotations()
-            else None,
-        )
-        # What is changed or asked for after the ending is no wait of the dictation.
-        is_awaited = latest is None and status == "success" and not self.is_final
-        if is_awaited and inserted is not None and inserted["since_end_seconds"] is not None:
-            self._waits.append(inserted["since_end_seconds"])
-
-    def _is_same(
-        self, row: Record | None, status: str, data: bytes, annotations: DocumentAnnotations
-    ) -> bool:
-        sealed = row["data_sealed"] if row is not None else None
-        if row is None or sealed is None or row["status"] != status:
-            return False
-        known = open_annotations(self._keyring, row["id"], row["annotations_sealed"])
-        return self._keyring.open(sealed, document_aad(row["id"])) == data and known == annotations
+        """Add a document or a new version (DocumentUnitRows.add)."""
+        since_end = await self._documents.add(document, error_code, listed=listed, unless_same=unless_same)
+        # A document that comes after the ending was changed or asked for later: the metric leaves it out.
+        if since_end is not None and not self.is_final:
+            self._waits.append(since_end)
 
     async def known_documents(self, template_id: TemplateId) -> frozenset[str]:
-        """The vendor's ids of the template's documents that are here."""
-        rows = await self._connection.fetch(sql("documents.known"), self.session_id, template_id)
-        return frozenset(row["upstream_id"] for row in rows)
+        """Return the vendor's ids of the template's documents that are stored."""
+        return await self._documents.known(template_id)
 
     async def mark_asked(self, job: FetchJob, document_id: str | None) -> None:
-        """The vendor is known to make the further document."""
-        await self._connection.execute(sql("results.mark_asked"), job.id, job.lease, storable(document_id))
+        """Record that the vendor makes the additional document."""
+        await self._connection.execute(
+            sql("additional_documents.mark_asked"), job.id, job.lease, storable(document_id)
+        )
 
     async def drop_additional_document(self, job: FetchJob) -> None:
-        """The vendor was never asked for the further document."""
+        """End the fetch of an additional document that the vendor was never asked for."""
         await drop_additional_document(self._connection, job.id, job.lease)
 
     async def fetches(self) -> list[FetchState]:
-        """How all calls stand."""
+        """Return the state of every fetch."""
         rows = await self._connection.fetch(sql("results.of_session"), self.session_id)
         return [
             FetchState(
@@ -309,38 +240,23 @@ class SettleRows:
         ]
 
     async def document_statuses(self) -> list[tuple[TemplateId, str]]:
-        """How all documents stand."""
+        """Return the template and status of the newest version of each document."""
         rows = await self._connection.fetch(sql("sessions.document_summaries"), [self.session_id])
         return [(TemplateId(row["template_id"]), row["status"]) for row in rows]
 
     async def unreleased_documents(self) -> list[StoredDocument]:
-        """Documents of which no event was made yet."""
-        rows = await self._connection.fetch(sql("documents.unreleased"), self.session_id)
-        return [
-            StoredDocument(
-                id=DocumentId(row["id"]),
-                template_id=TemplateId(row["template_id"]),
-                upstream_id=row["upstream_id"],
-                version=row["version"],
-                type=row["type"],
-                status=row["status"],
-                data=open_data(self._keyring, row),
-                error_code=row["error_code"],
-                replaces=DocumentId(row["replaces"]) if row["replaces"] else None,
-                annotations=open_annotations(self._keyring, row["id"], row["annotations_sealed"]),
-            )
-            for row in rows
-        ]
+        """Return the documents without an event in the outbox."""
+        return await self._documents.unreleased()
 
     async def show_partial(self) -> None:
-        """Some documents are here, others are still to come."""
+        """Show the session as partial while more documents are expected."""
         await self._connection.execute(sql("sessions.show_partial"), self.session_id)
         self.status = "partial"
 
     async def settle_session(
         self, status: SessionStatus, *, error_code: str | None, error_message: str | None
     ) -> None:
-        """The session's ending; nothing more is owed to the vendor for it."""
+        """Give the session its final status, and end its pending call to the vendor."""
         await self._connection.execute(
             sql("sessions.settle"), self.session_id, status, error_code, error_message
         )
@@ -352,89 +268,8 @@ class SettleRows:
         self, event: Event, document_id: DocumentId | None, template_id: TemplateId | None
     ) -> None:
         """Put the event and one delivery per matching destination into the outbox."""
-        row = await self._connection.fetchrow(
-            sql("deliveries.insert_event"),
-            self.tenant_id,
-            self.session_id,
-            document_id,
-            event.type,
-            template_id,
-            self._keyring.seal_json(event, event_aad(self.session_id)),
+        await insert_event(
+            self._connection, self._keyring, self.tenant_id, self.session_id, event, document_id, template_id
         )
-        if row is None:  # pragma: no cover - INSERT … RETURNING always returns its row
-            raise AssertionError("the new event returned no row")
-        destinations = await self._connection.fetch(
-            sql("deliveries.destinations_for"), self.tenant_id, event.type, template_id or None
-        )
-        if destinations:
-            await self._connection.executemany(
-                sql("deliveries.insert"),
-                [
-                    (
-                        new_delivery_id(),
-                        self.tenant_id,
-                        row["id"],
-                        self.session_id,
-                        document_id,
-                        destination["id"],
-                        event.type,
-                        destination["enabled"],
-                    )
-                    for destination in destinations
-                ],
-            )
         if document_id is not None:
-            await self._connection.execute(sql("documents.mark_released"), [document_id])
-
-
-async def drop_additional_document(connection: LentConnection, fetch_id: int, lease: Lease) -> None:
-    """Forget the call for a further document that the vendor was never asked for."""
-    await connection.execute(sql("results.drop_further"), fetch_id, lease)
-    await connection.execute(sql("results.settle_unasked"), fetch_id, lease)
-
-
-def storable(text: str | None) -> str | None:
-    """Take out NUL, which no text of PostgreSQL can hold: the vendor's must not cost a finished dictation."""
-    return text.replace("\0", "") if text else text
-
-
-def event_aad(session_id: str | None) -> str:
-    """Name the place for which an event's body is sealed."""
-    return f"event.body:{session_id or ''}"
-
-
-def open_details(keyring: Keyring, session_id: str, sealed: bytes | None) -> SessionDetails:
-    """Open a session's details."""
-    if sealed is None:
-        return SessionDetails()
-    return keyring.open_json(sealed, details_aad(session_id), SessionDetails)
-
-
-def open_transcript(keyring: Keyring, session_id: str, sealed: bytes | None) -> str | None:
-    """Open a session's transcript."""
-    return None if sealed is None else keyring.open(sealed, transcript_aad(session_id)).decode()
-
-
-def open_warnings(keyring: Keyring, session_id: str, sealed: bytes | None) -> list[WarningInfo]:
-    """Decrypt the warnings that the vendor's answers brought for a session."""
-    if sealed is None:
-        return []
-    opened: list[WarningInfo] = keyring.open_json(sealed, warnings_aad(session_id), list[WarningInfo])
-    return opened
-
-
-def open_annotations(keyring: Keyring, document_id: str, sealed: bytes | None) -> DocumentAnnotations:
-    """Decrypt a document's warnings, reason and FHIR resource."""
-    if sealed is None:
-        return DocumentAnnotations()
-    return keyring.open_json(sealed, annotations_aad(document_id), DocumentAnnotations)
-
-
-def open_data(keyring: Keyring, row: Record) -> object:
-    """Open the data of a document's row."""
-    return open_sealed_data(keyring, row["id"], row["data_sealed"])
-
-
-def open_sealed_data(keyring: Keyring, document_id: str, sealed: bytes | None) -> object:
-    """Decrypt a document's data."""
-    return msgspec.json.decode(keyring.open(sealed, document_aad(document_id))) if sealed else None
+            await self._documents.mark_released(document_id)

@@ -1,4 +1,4 @@
-"""Erases the content and deletes the rows of sessions that were kept as long as their tenant wants."""
+"""Erases the content and deletes the rows of sessions after the retention of their tenant."""
 
 from msgspec import Struct
 
@@ -12,29 +12,29 @@ ACTOR = "retention"
 
 
 class Kept(Struct, frozen=True):
-    """A session that was kept long enough."""
+    """A session beyond its tenant's retention."""
 
     session_id: SessionId
     tenant_id: TenantId
 
 
 class RetentionRows:
-    """Finds what was kept long enough, and takes it out; what is in flight, or waits, stays."""
+    """Finds sessions beyond their retention and removes them, unless a call or delivery is still pending."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def due(self, limit: int, *, rows: bool) -> list[Kept]:
-        """Return sessions whose content, or with `rows` whose rows, were kept long enough."""
+        """Return sessions whose content, or with `rows` whose rows, are beyond the retention."""
         found = await self._database.fetch(sql("retention.due"), limit, rows)
         return [Kept(SessionId(row["id"]), TenantId(row["tenant_id"])) for row in found]
 
     async def erase(self, kept: Kept) -> bool:
-        """Erase a session's content as DELETE does; false when somebody holds it, or it is not due now."""
+        """Erase a session's content; false if another transaction has locked it or it is no longer due."""
         return await self._take_out(kept, rows=False)
 
     async def delete(self, kept: Kept) -> bool:
-        """Delete every row of a session but its audit entries; false as `erase`."""
+        """Delete every row of a session except its audit entries; false as in `erase`."""
         return await self._take_out(kept, rows=True)
 
     async def _take_out(self, kept: Kept, *, rows: bool) -> bool:

@@ -1,4 +1,4 @@
-"""What PostgreSQL says of itself, for whoever sets it up."""
+"""Facts about the PostgreSQL server that `ekabridge doctor` checks."""
 
 from msgspec import Struct
 
@@ -7,7 +7,7 @@ from service.store.queries import sql
 
 
 class Server(Struct, frozen=True, kw_only=True):
-    """`connections`: what the server allows to users; `connections_of_role`: to ours, -1 for no limit."""
+    """`connections` is the limit for all users, `connections_of_role` the limit for ours, -1 for none."""
 
     version: int  # 180004 is 18.4
     now: float  # seconds since 1970
@@ -18,13 +18,13 @@ class Server(Struct, frozen=True, kw_only=True):
 
 
 async def look_at_server(database: Database) -> Server:
-    """Ask the server what it is."""
+    """Return the version, clock and limits of the server."""
     row = await database.fetchrow(sql("server_info.server"))
     if row is None:  # pragma: no cover - the statement always returns its row
-        raise AssertionError("the server told nothing of itself")
+        raise AssertionError("the statement returned no row")
     return Server(**dict(row))
 
 
 async def forbidden_tables(database: Database) -> list[str]:
-    """Return the tables that our user may not read and write as it must."""
+    """Return the tables on which our user lacks a privilege that it needs."""
     return [row["name"] for row in await database.fetch(sql("server_info.forbidden"))]

@@ -1,4 +1,4 @@
-"""Sessions and documents as the EMR sees them; reads only."""
+"""Reads sessions, timelines and documents for the EMR, decrypted."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -21,22 +21,16 @@ from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId
 from service.domain.models import DocumentAnnotations, SessionDetails
 from service.domain.results.events import MESSAGES, document_error, session_warnings
 from service.store.database import Database
+from service.store.documents import decrypt_annotations, decrypt_data
 from service.store.encryption import Keyring
 from service.store.large_values import LargeValues, Reserve
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
-from service.store.results import (
-    open_annotations,
-    open_details,
-    open_sealed_data,
-    open_transcript,
-    open_warnings,
-)
-from service.store.sessions import SessionRows
+from service.store.sessions import SessionRows, decrypt_details, decrypt_transcript, decrypt_warnings
 from service.store.streams import StreamRows
 from service.store.tolerant_decryption import UNREADABLE, RowDecryptor
 
-# A page's transcripts, as they are stored.
+# The stored transcripts of one page may have so many bytes together.
 _MAX_PAGE_BYTES = 4 * 1024 * 1024
 # Some 250 bytes each once they are encoded.
 _SMALL_PAGE, _LARGE_PAGE = 250, 500
@@ -47,7 +41,7 @@ _BYTES_OF_ENTRY = 400
 
 
 class SessionFilter(Struct, frozen=True, kw_only=True):
-    """Which sessions a list shall hold; None does not filter."""
+    """A filter of a list of sessions; a field that is None filters nothing."""
 
     status: str | None = None
     reference: str | None = None
@@ -67,7 +61,7 @@ class SessionQueries:
         public_url: str,
         reserve: Reserve | None = None,
     ) -> None:
-        """`reserve` takes the memory for large values before they are read."""
+        """`reserve` acquires memory for large values before they are read."""
         self._database = database
         self._reserve = reserve
         self._large = LargeValues(database, reserve)
@@ -88,7 +82,7 @@ class SessionQueries:
     async def page(
         self, tenant_id: TenantId, wanted: SessionFilter, after: PageAfter | None, limit: int
     ) -> Page[Session]:
-        """Return one page of a tenant's sessions, newest first; a shorter one where transcripts are long."""
+        """Return one page of a tenant's sessions, newest first; long transcripts make it shorter."""
         at, last = after or (None, None)
         rows = await self._database.fetch(
             sql("sessions.page"),
@@ -106,7 +100,7 @@ class SessionQueries:
         return page_of(rows[: shown + 1], shown, lambda row: sessions[row["id"]])
 
     async def timeline(self, tenant_id: TenantId, session_id: SessionId) -> list[TimelineEntry]:
-        """Return what happened to a session, in order. Raises NotFound or SessionErased."""
+        """Return the timeline of a session, oldest first. Raises NotFound or SessionErased."""
         await self.is_over(tenant_id, session_id)
         row = await self._database.fetchrow(sql("sessions.timeline_size"), session_id)
         if row is not None and self._reserve is not None and row["entries"] > _FEW_ENTRIES:
@@ -140,7 +134,7 @@ class SessionQueries:
         return [TimelineEntry(at=row["at"], type=row["type"], data=row["data"]) for row in rows]
 
     async def is_over(self, tenant_id: TenantId, session_id: SessionId) -> bool:
-        """Return whether nothing more will come of a session. Raises NotFound or SessionErased."""
+        """Return whether the session will change no more. Raises NotFound or SessionErased."""
         row = await self._database.fetchrow(sql("sessions.outlook"), tenant_id, session_id)
         if row is None:
             raise NotFound("no such session")
@@ -166,7 +160,7 @@ class SessionQueries:
         return [await self._document(row, data[row["id"]], reference, missing) for row in rows]
 
     async def document(self, tenant_id: TenantId, document_id: DocumentId) -> Document:
-        """Return one document, whichever version it is. Raises NotFound or SessionErased."""
+        """Return one document, in any version. Raises NotFound or SessionErased."""
         row = await self._database.fetchrow(sql("documents.one"), tenant_id, document_id)
         if row is None:
             raise NotFound("no such document")
@@ -202,7 +196,7 @@ class SessionQueries:
         ]
 
     async def _stream_url(self, row: Record) -> str | UnsetType:
-        """Return the capability to stream to a session; http becomes ws, https becomes wss."""
+        """Return the URL that lets its bearer stream to the session, with the scheme ws or wss."""
         if row["upload"] != "stream":
             return UNSET
         base = self._public_url.replace("http", "ws", 1)
@@ -211,7 +205,7 @@ class SessionQueries:
     async def _session(
         self,
         row: Record,
-        transcript_sealed: bytes | None,
+        encrypted_transcript: bytes | None,
         stream_url: str | UnsetType,
         documents: list[DocumentSummary],
         counts: DeliveryCounts,
@@ -220,12 +214,12 @@ class SessionQueries:
         details = await self._details(shown, row)
         transcript = await shown.value(
             "transcript_sealed",
-            lambda: open_transcript(self._keyring, row["id"], transcript_sealed),
+            lambda: decrypt_transcript(self._keyring, row["id"], encrypted_transcript),
             None,
         )
         warnings = await shown.value(
             "warnings_sealed",
-            lambda: open_warnings(self._keyring, row["id"], row["warnings_sealed"]),
+            lambda: decrypt_warnings(self._keyring, row["id"], row["warnings_sealed"]),
             list[WarningInfo](),
         )
         chunked = row["upload"] == "chunked"
@@ -261,24 +255,24 @@ class SessionQueries:
     async def _details(self, shown: RowDecryptor, row: Record) -> SessionDetails:
         return await shown.value(
             "details_sealed",
-            lambda: open_details(self._keyring, shown.id, row["details_sealed"]),
+            lambda: decrypt_details(self._keyring, shown.id, row["details_sealed"]),
             SessionDetails(),
         )
 
     async def _document(
         self,
         row: Record,
-        data_sealed: bytes | None,
+        encrypted_data: bytes | None,
         reference: str | None,
         audio_missing: list[int] | None,
     ) -> Document:
         shown = RowDecryptor(self._database, "documents", row["id"])
         data = await shown.value(
-            "data_sealed", lambda: open_sealed_data(self._keyring, row["id"], data_sealed), None
+            "data_sealed", lambda: decrypt_data(self._keyring, row["id"], encrypted_data), None
         )
         annotations = await shown.value(
             "annotations_sealed",
-            lambda: open_annotations(self._keyring, row["id"], row["annotations_sealed"]),
+            lambda: decrypt_annotations(self._keyring, row["id"], row["annotations_sealed"]),
             DocumentAnnotations(),
         )
         return Document(
@@ -301,7 +295,7 @@ class SessionQueries:
 
 
 def _fitting(rows: Sequence[Record]) -> int:
-    """Return how many of a page's rows are shown: as many as fit, and one at least."""
+    """Return how many rows fit on a page by the size of their transcripts; the first always fits."""
     size = 0
     for number, row in enumerate(rows):
         size += row["transcript_bytes"] or 0

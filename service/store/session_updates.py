@@ -1,4 +1,4 @@
-"""Rows of sessions that are changed, cancelled or erased by their owner."""
+"""Changes, cancels and erasures of sessions by their tenant, with the audit entry in the same transaction."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,8 +13,7 @@ from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
 from service.store.metrics import SETTLED
 from service.store.queries import sql
-from service.store.results import open_details
-from service.store.sessions import SessionRows, details_aad
+from service.store.sessions import SessionRows, decrypt_details, details_aad
 
 
 class SessionUpdateRows:
@@ -47,7 +46,7 @@ class SessionUpdateRows:
         change: SessionChange,
         details: SessionDetails,
     ) -> bool:
-        """The vendor has the change; false when the lease was lost or the session is over."""
+        """Record a change that the vendor accepted; false if the lease was lost or the session is over."""
         patient_hash = await self._sessions.patient_hash(
             principal.tenant_id, (details.patient or {}).get("id")
         )
@@ -60,7 +59,7 @@ class SessionUpdateRows:
                 change.languages,
                 change.mode,
                 change.model,
-                self._keyring.seal_json(details, details_aad(session_id)),
+                self._keyring.encrypt_json(details, details_aad(session_id)),
                 patient_hash,
             )
             if row is not None:
@@ -72,7 +71,7 @@ class SessionUpdateRows:
         return row is not None
 
     async def release_change(self, session_id: SessionId, lease: Lease) -> None:
-        """The vendor does not have it, or nobody knows: the session may be changed again."""
+        """Release the lease after a change that failed or has an unknown outcome."""
         await self._database.execute(sql("session_updates.release"), session_id, lease)
 
 
@@ -82,7 +81,7 @@ class SessionUpdateUnitRows:
     def __init__(self, connection: LentConnection, keyring: Keyring, row: Record) -> None:
         self._connection = connection
         self._keyring = keyring
-        self._details_sealed = row["details_sealed"]
+        self._encrypted_details = row["details_sealed"]
         self._session_id = SessionId(row["id"])
         self._tenant_id = TenantId(row["tenant_id"])
         self.is_cancelled = False
@@ -102,31 +101,34 @@ class SessionUpdateUnitRows:
         )
 
     def details(self) -> SessionDetails:
-        """Open what it is about; an erasure must not need that. Raises SealError."""
-        return open_details(self._keyring, self._session_id, self._details_sealed)
+        """Decrypt the session's details; raises DecryptionError, so an erasure does without them."""
+        return decrypt_details(self._keyring, self._session_id, self._encrypted_details)
 
     async def lease_change(self, lease: Lease, lease_seconds: float) -> None:
-        """Only we may change it now, and nobody may end it."""
+        """Lease the right to change the session; until it is released nobody else changes or ends it."""
         await self._connection.execute(sql("session_updates.lease"), self._session_id, lease, lease_seconds)
 
     async def cancel(self, lease: Lease | None, lease_seconds: float) -> None:
-        """Cancel it; the vendor is owed the call: ours, or with None due when the present is over."""
+        """Cancel the session, with a pending cancel call to the vendor.
+
+        The call is leased to us; with `lease` None it becomes due when the present pending call is over.
+        """
         await self._connection.execute(sql("session_updates.cancel"), self._session_id, lease, lease_seconds)
         await self._connection.execute(sql("results.settle_rest"), self._session_id, "cancelled")
         self.is_cancelled = True
 
     async def erase(self, actor: KeyId) -> SessionStatus:
-        """Take out everything that identifies anybody, everywhere; return the status that stays."""
+        """Erase all personal data of the session in every table; return the status that stays."""
         return await erase_rows(self._connection, self._tenant_id, self._session_id, actor)
 
 
 async def erase_rows(
     connection: LentConnection, tenant_id: TenantId, session_id: SessionId, actor: str
 ) -> SessionStatus:
-    """Take out everything that identifies anybody of a session whose row is held; return its status."""
+    """Erase all personal data of a session whose row the caller has locked; return its status."""
     await connection.execute(sql("erasure.hold_destinations"), session_id)
     row = await connection.fetchrow(sql("erasure.session"), session_id)
-    # Events before calls and deliveries before their attempts: the order in which everybody locks them.
+    # Every transaction locks rows in this order: another order could end in a deadlock.
     for statement in (
         sql("erasure.webhooks"),
         sql("erasure.fetches"),
@@ -146,7 +148,7 @@ async def erase_rows(
 
 
 async def count_rows(connection: LentConnection, session_id: SessionId) -> dict[str, Any]:
-    """Say how much there is of a session, and hash all ids, for the entry that stays of it."""
+    """Count a session's rows and hash its ids: the audit entry of an erasure keeps both."""
     row = await connection.fetchrow(sql("erasure.extent"), session_id)
     return dict(row) if row else {}
 
@@ -159,5 +161,5 @@ async def audit(
     object_id: str,
     facts: dict[str, Any],
 ) -> None:
-    """Record who did what, in the same transaction as the deed; the facts carry no content."""
+    """Insert an audit entry in the transaction of its change; `facts` must carry no content."""
     await connection.execute(sql("audit.insert"), tenant_id, actor, action, object_id, facts)

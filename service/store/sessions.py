@@ -1,4 +1,8 @@
-"""Rows of sessions."""
+"""Sessions: their rows, their pending vendor calls, and the encryption of their details.
+
+A pending call is a call to the vendor that the row promises. Its caller holds a lease. After a crash the
+lease runs out, and the sweep finds the call again.
+"""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -6,11 +10,13 @@ from typing import Any
 
 from asyncpg import Record
 
+from schemas.emr import WarningInfo
 from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId
 from service.domain.models import (
     EndRecorded,
     EndState,
     PendingCall,
+    SessionDetails,
     SessionPlan,
     VendorEnd,
     VendorSession,
@@ -26,13 +32,23 @@ _REFERENCE = "reference"
 
 
 def upload_url_aad(session_id: str) -> str:
-    """Name the place for which the vendor's upload URL is sealed."""
+    """Return the AAD that binds the vendor's upload URL to its session."""
     return f"session.upload_url:{session_id}"
 
 
 def details_aad(session_id: str) -> str:
-    """Name the place for which a session's details are sealed."""
+    """Return the AAD that binds a session's patient, reference and metadata to its id."""
     return f"session.details:{session_id}"
+
+
+def transcript_aad(session_id: str) -> str:
+    """Return the AAD that binds a transcript to its session."""
+    return f"session.transcript:{session_id}"
+
+
+def warnings_aad(session_id: str) -> str:
+    """Return the AAD that binds the vendor's warnings to their session."""
+    return f"session.warnings:{session_id}"
 
 
 class SessionRows:
@@ -46,7 +62,7 @@ class SessionRows:
     async def insert_session(
         self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
     ) -> bool:
-        """Insert the session, its create call owed; false when its id is taken."""
+        """Insert a session with its pending create call, leased to us; false if the id exists."""
         arguments = await self.insert_arguments(
             plan, lease, lease_seconds=lease_seconds, life_seconds=life_seconds
         )
@@ -55,7 +71,7 @@ class SessionRows:
     async def insert_arguments(
         self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
     ) -> list[Any]:
-        """Return what the insert statement takes, sealed and hashed."""
+        """Return the parameters of the insert statement, encrypted and hashed."""
         details = plan.details
         patient_id = (details.patient or {}).get("id")
         return [
@@ -68,7 +84,7 @@ class SessionRows:
             plan.templates,
             plan.languages,
             plan.transcript_language,
-            self._keyring.seal_json(details, details_aad(plan.id)),
+            self._keyring.encrypt_json(details, details_aad(plan.id)),
             await self.patient_hash(plan.tenant_id, patient_id),
             await self.reference_hash(plan.tenant_id, details.reference),
             life_seconds,
@@ -78,11 +94,11 @@ class SessionRows:
         ]
 
     async def patient_hash(self, tenant_id: TenantId, patient_id: str | None) -> bytes | None:
-        """Return the hash by which a tenant's patient is found."""
+        """Return the keyed hash that finds the sessions of a tenant's patient."""
         return await self._hash(_PATIENT_ID, tenant_id, patient_id)
 
     async def reference_hash(self, tenant_id: TenantId, reference: str | None) -> bytes | None:
-        """Return the hash by which a tenant's encounter is found."""
+        """Return the keyed hash that finds the session of a tenant's encounter."""
         return await self._hash(_REFERENCE, tenant_id, reference)
 
     async def _hash(self, purpose: str, tenant_id: TenantId, value: str | None) -> bytes | None:
@@ -93,20 +109,20 @@ class SessionRows:
     async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
     ) -> bool:
-        """Take over a create call that nobody is making."""
+        """Lease a pending create call if its lease is free or has run out."""
         row = await self._database.fetchrow(
-            sql("sessions.claim_owed_create"), tenant_id, session_id, lease, lease_seconds
+            sql("sessions.claim_pending_create"), tenant_id, session_id, lease, lease_seconds
         )
         return row is not None
 
     async def record_created(self, session_id: SessionId, lease: Lease, found: VendorSession) -> bool:
-        """The vendor has it; false when the lease was lost."""
+        """Record that the vendor has created the session; false if the lease was lost."""
         url = found.upload_url
         row = await self._database.fetchrow(
             sql("sessions.record_created"),
             session_id,
             lease,
-            self._keyring.seal(url.encode(), upload_url_aad(session_id)) if url else None,
+            self._keyring.encrypt(url.encode(), upload_url_aad(session_id)) if url else None,
             found.expires_at,
         )
         if row is not None:
@@ -114,7 +130,7 @@ class SessionRows:
         return await self._was_ours(session_id, row)
 
     async def _was_ours(self, session_id: SessionId, row: Record | None) -> bool:
-        """Return whether a call that is over was still owed; a cancel that waited for it is due now."""
+        """Return whether the lease still held; a cancel that waited for this call becomes due otherwise."""
         if row is None:
             await self._database.execute(sql("sessions.cancel_now"), session_id)
         return row is not None
@@ -126,17 +142,19 @@ class SessionRows:
     async def record_never_created(
         self, session_id: SessionId, lease: Lease, code: str, message: str
     ) -> None:
-        """The vendor does not have it: failed."""
+        """Fail the session, because the vendor does not have it."""
         await self._database.execute(sql("sessions.record_never_created"), session_id, lease, code, message)
 
     async def reschedule_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
-        """It is not known: look again later."""
-        row = await self._database.fetchrow(sql("sessions.postpone_owed"), session_id, lease, seconds)
+        """Release a call with an unknown outcome; the sweep looks again after these seconds."""
+        row = await self._database.fetchrow(
+            sql("sessions.reschedule_pending_call"), session_id, lease, seconds
+        )
         await self._was_ours(session_id, row)
 
     async def release_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
-        """It was not made, and counts for nothing: look again later."""
-        row = await self._database.fetchrow(sql("sessions.give_back_owed"), session_id, lease, seconds)
+        """Release a call that was not made; it counts as no attempt, and is due after these seconds."""
+        row = await self._database.fetchrow(sql("sessions.release_pending_call"), session_id, lease, seconds)
         await self._was_ours(session_id, row)
 
     @asynccontextmanager
@@ -161,7 +179,7 @@ class SessionRows:
     async def record_end_confirmed(
         self, session_id: SessionId, lease: Lease, confirmed: VendorEnd
     ) -> EndRecorded:
-        """The vendor knows of the end, and has said which files it holds."""
+        """Record that the vendor knows of the end, and compare its list of files with our chunks."""
         row = await self._database.fetchrow(
             sql("sessions.record_end_told"), session_id, lease, confirmed.files_received, confirmed.sequences
         )
@@ -173,8 +191,10 @@ class SessionRows:
     async def claim_pending_calls(
         self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
     ) -> list[PendingCall]:
-        """Lease owed calls that are due, but of no account or `tenant:…` that is passed over."""
-        rows = await self._database.fetch(sql("sessions.claim_owed"), limit, lease_seconds, list(passed_over))
+        """Lease pending calls that are due, except those of the accounts and `tenant:…` in `passed_over`."""
+        rows = await self._database.fetch(
+            sql("sessions.claim_pending_calls"), limit, lease_seconds, list(passed_over)
+        )
         return [
             PendingCall(
                 session_id=SessionId(row["id"]),
@@ -191,7 +211,7 @@ class SessionRows:
         ]
 
     async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:
-        """The vendor knows that it was cancelled, or need not know any more."""
+        """Settle a pending cancel: the vendor was told, or no longer needs to be told."""
         await self._database.execute(sql("sessions.record_cancel_told"), session_id, lease)
 
     async def state_tokens(self, session_ids: list[SessionId]) -> dict[SessionId, str]:
@@ -205,7 +225,7 @@ class SessionRows:
         return TenantId(row["tenant_id"]) if row else None
 
     async def traceparent(self, session_id: SessionId) -> str | None:
-        """Return the trace that a session belongs to; None when it has none, or there is no such session."""
+        """Return the traceparent of a session; None if the session has none or does not exist."""
         row = await self._database.fetchrow(sql("sessions.traceparent"), session_id)
         return row["traceparent"] if row else None
 
@@ -245,21 +265,43 @@ class EndRows:
         )
 
     async def begin(self, lease: Lease, *, lease_seconds: float, reconcile_seconds: float) -> None:
-        """End it: the end call is owed and ours, each template's result is owed after the wait."""
+        """End the session: lease its pending end call to us, and schedule a fetch for each template."""
         await self._connection.execute(sql("sessions.begin_end"), self._session_id, lease, lease_seconds)
         await self._connection.execute(sql("results.forget_probes"), self._session_id)
         templates: list[TemplateId] = [TemplateId(name) for name in self.state.templates] or [UNFILTERED]
         await self._connection.execute(
-            sql("results.owe"), self._tenant_id, self._session_id, templates, reconcile_seconds
+            sql("results.schedule"), self._tenant_id, self._session_id, templates, reconcile_seconds
         )
 
     async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:
-        """Make the end call that somebody else did not finish."""
-        await self._connection.execute(sql("sessions.claim_owed_end"), self._session_id, lease, lease_seconds)
+        """Lease a pending end call that its last caller did not finish."""
+        await self._connection.execute(
+            sql("sessions.claim_pending_end"), self._session_id, lease, lease_seconds
+        )
 
 
 def _heard(row: Record | None) -> bool | None:
-    """Return whether a stream brought audio; None for one that is open and has not brought any yet."""
+    """Return whether a stream has brought audio; None if it is open and has brought none yet."""
     if row is None or row["has_audio"]:
         return row is not None
     return None if row["is_open"] else False
+
+
+def decrypt_details(keyring: Keyring, session_id: str, encrypted: bytes | None) -> SessionDetails:
+    """Decrypt a session's patient, reference and metadata; all are empty after an erasure."""
+    if encrypted is None:
+        return SessionDetails()
+    return keyring.decrypt_json(encrypted, details_aad(session_id), SessionDetails)
+
+
+def decrypt_transcript(keyring: Keyring, session_id: str, encrypted: bytes | None) -> str | None:
+    """Decrypt a session's transcript."""
+    return None if encrypted is None else keyring.decrypt(encrypted, transcript_aad(session_id)).decode()
+
+
+def decrypt_warnings(keyring: Keyring, session_id: str, encrypted: bytes | None) -> list[WarningInfo]:
+    """Decrypt the warnings that the vendor's answers brought for a session."""
+    if encrypted is None:
+        return []
+    warnings: list[WarningInfo] = keyring.decrypt_json(encrypted, warnings_aad(session_id), list[WarningInfo])
+    return warnings

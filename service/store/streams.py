@@ -1,4 +1,4 @@
-"""Rows of live streams: who holds which, how far each has come, how each connection ended."""
+"""Live streams: the lease of the connection that holds each, its progress, and how it ended."""
 
 import base64
 import hmac
@@ -22,19 +22,19 @@ class StreamRows:
         self._hasher = hasher
 
     async def capability(self, session_id: str) -> str:
-        """Return what whoever streams to the session must show: derived, so that it is stored nowhere."""
+        """Return the secret that a streaming client must show. A keyed hash derives it: no row stores it."""
         hashed = await self._hasher.hash(_PURPOSE, session_id.encode())
         return base64.urlsafe_b64encode(hashed).decode().rstrip("=")
 
     async def find(self, session_id: SessionId, capability: str) -> StreamSession | None:
-        """Return the session that the capability opens; None for a wrong one as for an unknown session."""
+        """Return the session of a capability; None alike for a wrong capability and an unknown session."""
         expected = await self.capability(session_id)
         if not hmac.compare_digest(expected.encode(), capability.encode()):
             return None
         row = await self._database.fetchrow(sql("streams.find"), session_id)
         if row is None:
             return None
-        sealed = row["upload_url_sealed"]
+        encrypted = row["upload_url_sealed"]
         return StreamSession(
             id=session_id,
             tenant_id=row["tenant_id"],
@@ -44,25 +44,27 @@ class StreamRows:
             is_created=row["owed"] != "create",
             is_erased=row["is_erased"],
             is_past=row["is_past"],
-            vendor_url=self._keyring.open(sealed, upload_url_aad(session_id)).decode() if sealed else None,
+            vendor_url=self._keyring.decrypt(encrypted, upload_url_aad(session_id)).decode()
+            if encrypted
+            else None,
         )
 
     async def claim(self, session_id: SessionId, lease: Lease, lease_seconds: float) -> bool:
-        """Take the stream; false when another connection holds it or the session takes no more audio."""
+        """Lease the stream; false if another connection holds it or the session accepts no more audio."""
         row = await self._database.fetchrow(sql("streams.claim"), session_id, lease, lease_seconds)
         return row is not None
 
     async def ask_to_yield(self, session_id: SessionId, silent_seconds: float) -> bool:
-        """Ask the holder to let go; false when its client sent something within so many seconds."""
+        """Ask the holder to release the stream; false if its client sent anything within `silent_seconds`."""
         row = await self._database.fetchrow(sql("streams.ask_to_yield"), session_id, silent_seconds)
         return row is not None
 
     async def announce_end(self, session_id: SessionId, lease: Lease) -> None:
-        """Say that this connection is about to end."""
+        """Mark that this connection is about to end."""
         await self._database.execute(sql("streams.let_go"), session_id, lease)
 
     async def read_states(self, session_ids: list[SessionId]) -> list[StreamState]:
-        """Return how these streams and their sessions stand, in one statement for a whole process."""
+        """Return the state of these streams and their sessions, in one statement for a whole process."""
         rows = await self._database.fetch(sql("streams.look"), session_ids)
         return [
             StreamState(
@@ -76,7 +78,7 @@ class StreamRows:
         ]
 
     async def renew_leases(self, heartbeats: list[StreamHeartbeat], lease_seconds: float) -> None:
-        """Renew the leases of these streams and record how far each has come."""
+        """Renew the leases of these streams and record their progress."""
         await self._database.execute(
             sql("streams.beat"),
             [heartbeat.session_id for heartbeat in heartbeats],

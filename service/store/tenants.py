@@ -57,23 +57,23 @@ class TenantUnitRows(AuditedUnitRows):
 
     async def add(self, name: str, defaults: TenantDefaults, account: VendorAccount | None) -> Tenant:
         """Insert the tenant, with a vendor account of its own or sharing the default one."""
-        sealed = self._keyring.seal_json(account, account_aad(self._tenant_id)) if account else None
+        encrypted = self._keyring.encrypt_json(account, account_aad(self._tenant_id)) if account else None
         row = await self._connection.fetchrow(
-            sql("tenants.insert"), self._tenant_id, name, msgspec.to_builtins(defaults), sealed
+            sql("tenants.insert"), self._tenant_id, name, msgspec.to_builtins(defaults), encrypted
         )
         if row is None:  # pragma: no cover - INSERT … RETURNING always returns its row
             raise AssertionError("the new tenant returned no row")
         return tenant_of(row)
 
     async def lock_retention(self) -> Retention:
-        """Return for how long its content and rows are kept; its row is locked. Raises NotFound."""
+        """Return the retention of the tenant and lock its row. Raises NotFound."""
         row = await self._connection.fetchrow(sql("tenants.lock_retention"), self._tenant_id)
         if row is None:
             raise NotFound("no such tenant")
         return Retention(content_days=row["keep_content_days"], metadata_days=row["keep_metadata_days"])
 
     async def set_retention(self, retention: Retention) -> Tenant:
-        """Keep its content and rows for so long from now on."""
+        """Set the retention of the tenant's content and rows."""
         row = await self._connection.fetchrow(
             sql("tenants.set_retention"), self._tenant_id, retention.content_days, retention.metadata_days
         )

@@ -1,4 +1,4 @@
-"""Values of a row that is shown: one that nobody can decrypt any more must not cost the whole answer."""
+"""Decrypts a row for display. A value that nobody can decrypt any more must not fail the whole answer."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -6,18 +6,18 @@ from typing import TypeVar
 import structlog
 
 from service.store.database import Database, LentConnection
-from service.store.encryption import MissingKeyError, SealError
+from service.store.encryption import DecryptionError, MissingKeyError
 from service.store.queries import sql
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-# What the API calls it, where a row has a place to say so.
+# The API's error code for a row with such a value.
 UNREADABLE = "value_unreadable"
 
 
 class RowDecryptor:
-    """Opens the values of one row; `is_whole` says afterwards whether all of them could be."""
+    """Decrypts the values of one row; `is_whole` says afterwards whether it could decrypt all of them."""
 
     def __init__(self, database: Database | LentConnection, table: str, object_id: str) -> None:
         self._database = database
@@ -26,13 +26,13 @@ class RowDecryptor:
         self.is_whole = True
 
     async def value(self, column: str, read: Callable[[], T], empty: T) -> T:
-        """Read a value; log one that was damaged, or whose key was given up, and return `empty` for it.
+        """Return a decrypted value, or `empty`, with a log entry, if it is damaged or its key was retired.
 
-        Raises MissingKeyError when it is only here that the key is missing.
+        Raises MissingKeyError if the key is in use, and only this process lacks it.
         """
         try:
             return read()
-        except SealError as error:
+        except DecryptionError as error:
             if isinstance(error, MissingKeyError) and await self._is_held(error):
                 raise
             self.is_whole = False

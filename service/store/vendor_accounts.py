@@ -1,4 +1,4 @@
-"""Rows of tenants' own accounts at the vendor, encrypted."""
+"""Tenants' own accounts at the vendor, encrypted."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,16 +22,16 @@ class VendorAccountRows:
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
         self._keyring = keyring
-        # A webhook names any tenant without a key: lookups under way at once share one transaction.
+        # A webhook can name any tenant without a key, so concurrent lookups share one query.
         self._lookups = Batcher(self._find, unavailable=StoreUnavailable)
 
     async def _find(self, tenant_ids: Sequence[TenantId]) -> list[bytes | None]:
         rows = await self._database.fetch(sql("vendor_accounts.own"), list(set(tenant_ids)))
-        sealed = {row["id"]: row["account_sealed"] for row in rows}
-        return [sealed.get(tenant_id) for tenant_id in tenant_ids]
+        encrypted = {row["id"]: row["account_sealed"] for row in rows}
+        return [encrypted.get(tenant_id) for tenant_id in tenant_ids]
 
     async def own(self, tenant_id: TenantId) -> VendorAccount | None:
-        """Return a tenant's own account; None when it shares the default one, or is unknown."""
+        """Return a tenant's own account; None if it shares the default account or does not exist."""
         return _opened(self._keyring, tenant_id, await self._lookups(tenant_id))
 
     @asynccontextmanager
@@ -49,30 +49,30 @@ class VendorAccountUnitRows(AuditedUnitRows):
         self._keyring = keyring
 
     async def lock(self) -> VendorAccount | None:
-        """Return the tenant's own account; the tenant's row is locked. Raises NotFound."""
+        """Return the tenant's own account and lock the tenant's row. Raises NotFound."""
         row = await self._connection.fetchrow(sql("vendor_accounts.lock"), self._tenant_id)
         if row is None:
             raise NotFound("no such tenant")
         return _opened(self._keyring, self._tenant_id, row["account_sealed"])
 
     async def is_used(self) -> bool:
-        """Whether a session of the account is not done yet."""
+        """Return whether a session with the account is not finished."""
         row = await self._connection.fetchrow(sql("vendor_accounts.is_used"), self._tenant_id)
         return row is not None and bool(row["is_used"])
 
     async def set(self, account: VendorAccount | None) -> Tenant:
-        """Store another account, or with None share the default one; tokens of the old one are forgotten."""
-        sealed = None
+        """Store an account, or share the default one with None; forgets the tokens of the old account."""
+        encrypted = None
         if account is not None:
-            sealed = self._keyring.seal_json(account, account_aad(self._tenant_id))
-        row = await self._connection.fetchrow(sql("vendor_accounts.set"), self._tenant_id, sealed)
+            encrypted = self._keyring.encrypt_json(account, account_aad(self._tenant_id))
+        row = await self._connection.fetchrow(sql("vendor_accounts.set"), self._tenant_id, encrypted)
         if row is None:  # pragma: no cover - its row is locked
             raise NotFound("no such tenant")
         await self._connection.execute(sql("vendor_accounts.forget_tokens"), self._tenant_id)
         return tenant_of(row)
 
 
-def _opened(keyring: Keyring, tenant_id: TenantId, sealed: bytes | None) -> VendorAccount | None:
-    if sealed is None:
+def _opened(keyring: Keyring, tenant_id: TenantId, encrypted: bytes | None) -> VendorAccount | None:
+    if encrypted is None:
         return None
-    return keyring.open_json(sealed, account_aad(tenant_id), VendorAccount)
+    return keyring.decrypt_json(encrypted, account_aad(tenant_id), VendorAccount)

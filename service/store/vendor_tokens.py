@@ -13,7 +13,7 @@ def tokens_aad(account: str) -> str:
 
 
 class VendorTokenRows:
-    """Vendor tokens, sealed, and the right to get new ones."""
+    """Encrypted vendor tokens, and the lease on the right to get new ones."""
 
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
@@ -24,28 +24,28 @@ class VendorTokenRows:
         row = await self._database.fetchrow(sql("vendor_tokens.get"), account)
         if row is None:
             return TokenState(tokens=None, generation=0, is_leased=False)
-        sealed = row["tokens_sealed"]
+        encrypted = row["tokens_sealed"]
         return TokenState(
-            tokens=self._keyring.open(sealed, tokens_aad(account)) if sealed else None,
+            tokens=self._keyring.decrypt(encrypted, tokens_aad(account)) if encrypted else None,
             generation=row["generation"],
             is_leased=bool(row["is_leased"]),
         )
 
     async def lease(self, account: Account, lease: Lease, *, seconds: float, generation: int) -> bool:
-        """Take the right to replace the tokens of that generation; false when somebody has it or did it."""
+        """Lease the right to replace tokens of a generation; false if another process holds or used it."""
         row = await self._database.fetchrow(sql("vendor_tokens.lease"), account, lease, seconds, generation)
         return row is not None
 
     async def store(self, account: Account, lease: Lease, tokens: bytes) -> bool:
-        """Store new tokens; false when the lease was lost meanwhile."""
+        """Store new tokens; false if the lease was lost, and then the tokens of its new holder stay."""
         row = await self._database.fetchrow(
             sql("vendor_tokens.store"),
             account,
             lease,
-            self._keyring.seal(tokens, tokens_aad(account)),
+            self._keyring.encrypt(tokens, tokens_aad(account)),
         )
         return row is not None
 
     async def release(self, account: Account, lease: Lease) -> None:
-        """Give the right back."""
+        """Release the lease."""
         await self._database.execute(sql("vendor_tokens.release"), account, lease)

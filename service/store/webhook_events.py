@@ -1,4 +1,4 @@
-"""Webhook events of the vendor: each is recorded once, and makes the results of its session due."""
+"""Webhook events of the vendor: each is recorded once, and makes the fetches of its session due."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ _Event = tuple[Any, ...]
 
 
 class WebhookEventRows:
-    """What the vendor told us.
+    """Records webhook events.
 
-    An event that comes alone is written at once, by itself. What comes meanwhile is written together, in one
-    statement and one commit; each caller goes on after the commit of its own.
+    An event that arrives alone is written at once. Events that arrive during that write wait for it, and are
+    then written as one batch with one commit. Each caller returns only after its own event is committed.
     """
 
     def __init__(self, database: Database) -> None:
@@ -40,7 +40,7 @@ class WebhookEventRows:
         body_bytes: int,
         is_ending: bool,
     ) -> Received:
-        """Record an event and make its results due, in one statement: one round trip, one commit."""
+        """Record an event and make the fetches due, in one statement: one round trip, one commit."""
         event = (account, session_id, kind, shape, body_sha256, body_bytes, is_ending)
         if self._together.is_idle and not self._is_one_alone:
             self._is_one_alone = True
@@ -57,10 +57,11 @@ class WebhookEventRows:
         return Received(phase=row["phase"], is_first=row["is_first"], due=row["due"])
 
     async def _write(self, events: Sequence[_Event]) -> Sequence[Received | None]:
-        """Write a batch; None is one that must be received alone.
+        """Write a batch; the answer None asks the caller to write that event alone.
 
-        That is a second kind of event of one session, one whose session somebody holds, and each of a batch
-        that the database refuses for what is in it: which one was to blame shows then.
+        An event is left out of the batch if the batch has another kind of event of its session, or if another
+        transaction has locked its session. If the database refuses the batch for its content, every event is
+        written alone, so that only the bad one fails.
         """
         times = Counter(map(_telling, events))
         chosen: dict[str, _Event] = {}
@@ -90,5 +91,5 @@ class WebhookEventRows:
 
 
 def _telling(event: _Event) -> _Event:
-    """Return what makes two events the same: account, session, kind."""
+    """Return the key of an event: two events with the same account, session and kind are one."""
     return event[:3]

@@ -121,11 +121,11 @@ async def test_the_scheme_has_no_case(house: Bridge, scheme: str) -> None:
 
 
 async def test_a_revoked_key_opens_nothing_at_once(house: Bridge) -> None:
-    async with open_stores(house.settings) as rows:
-        key = await ApiKeys(rows.api_keys).add(house.tenant_id, "emr")
+    async with open_stores(house.settings) as stores:
+        key = await ApiKeys(stores.api_keys).add(house.tenant_id, "emr")
         client = await house.client(str(key.key))
         assert (await client.get("/v1/sessions")).status_code == 200
-        await ApiKeys(rows.api_keys).revoke(house.tenant_id, key.id)  # type: ignore[arg-type]
+        await ApiKeys(stores.api_keys).revoke(house.tenant_id, key.id)  # type: ignore[arg-type]
     problem(await client.get("/v1/sessions"), 401, "unauthenticated")
     assert (await house.api.get("/v1/sessions")).status_code == 200
 
@@ -160,8 +160,8 @@ async def test_for_another_tenant_it_does_not_exist(house: Bridge, method: str, 
 
 
 async def stranger_with_admin_key(house: Bridge) -> Any:
-    async with open_stores(house.settings) as rows:
-        tenant = await Tenants(rows.tenants).add("stranger", TenantDefaults())
+    async with open_stores(house.settings) as stores:
+        tenant = await Tenants(stores.tenants).add("stranger", TenantDefaults())
     return await house.client(await add_key(house.settings, tenant.id, "admin"))  # type: ignore[arg-type]
 
 

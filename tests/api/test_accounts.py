@@ -27,9 +27,9 @@ OTHER_TOKENS = {"hospital-token": "hospital", "clinic-token": "clinic"}
 class Two:
     """A bridge with two tenants: the first shares the default account, the second has its own."""
 
-    def __init__(self, bridge: Bridge, rows: Stores, tenant_id: TenantId, api: httpx2.AsyncClient) -> None:
+    def __init__(self, bridge: Bridge, stores: Stores, tenant_id: TenantId, api: httpx2.AsyncClient) -> None:
         self.bridge = bridge
-        self.rows = rows
+        self.stores = stores
         self.tenant_id = tenant_id
         self.api = api
 
@@ -82,19 +82,19 @@ def client_of(name: str) -> Credentials:
 async def open_two(database_url: str, redis_url: str, *secrets: str, **changes: Any) -> AsyncIterator[Two]:
     async with (
         open_bridge(database_url, redis_url, **changes) as bridge,
-        open_stores(bridge.settings) as rows,
+        open_stores(bridge.settings) as stores,
     ):
         await bridge.vendor_settings(
             clients=CLIENTS, static_tokens=["sandbox-token", *OTHER_TOKENS], token_accounts=OTHER_TOKENS,
             webhooks_enabled=False,
         )  # fmt: skip
         own = AccountChange(credentials=client_of("hospital"), webhook_secrets=secrets)
-        added = await Tenants(rows.tenants).add(
+        added = await Tenants(stores.tenants).add(
             "hospital", TenantDefaults(templates=["eka_emr_template"]), own
         )
         tenant_id = TenantId(added.id)
-        key = await ApiKeys(rows.api_keys).add(tenant_id, "emr")
-        yield Two(bridge, rows, tenant_id, await bridge.client(str(key.key)))
+        key = await ApiKeys(stores.api_keys).add(tenant_id, "emr")
+        yield Two(bridge, stores, tenant_id, await bridge.client(str(key.key)))
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ async def test_all_of_the_tenant_s_secrets_are_believed(two: Two) -> None:
     session_id = await two.bridge.dictate()
     tenant_id = two.bridge.tenant_id
     change = AccountChange(credentials=client_of("clinic"), webhook_secrets=("newer", "older"))
-    await VendorAccounts(two.rows.accounts).change(tenant_id, change, force=False)
+    await VendorAccounts(two.stores.vendor_accounts).change(tenant_id, change, force=False)
     for secret in ("newer", "older"):
         answer = await two.hook(v2_event(session_id), tenant_id, secret=secret)
         assert answer.status_code == 200
@@ -192,7 +192,7 @@ async def test_sessions_keep_the_account_that_they_began_with(two: Two) -> None:
     await two.bridge.start_worker()
     before = await two.bridge.create()
     tenant_id = two.bridge.tenant_id
-    await VendorAccounts(two.rows.accounts).change(
+    await VendorAccounts(two.stores.vendor_accounts).change(
         tenant_id,
         AccountChange(credentials=client_of("clinic"), webhook_secrets=("clinic-key",)),
         force=False,
@@ -205,13 +205,13 @@ async def test_sessions_keep_the_account_that_they_began_with(two: Two) -> None:
         assert (await two.bridge.put(session["id"], 0)).status_code == 200
         assert (await two.bridge.end(session["id"], chunks=1)).status_code == 202
     with pytest.raises(AccountInUse):
-        await VendorAccounts(two.rows.accounts).clear(tenant_id)
+        await VendorAccounts(two.stores.vendor_accounts).clear(tenant_id)
     assert (await hook(two.bridge, v2_event(before["id"]))).json() == {"status": "accepted"}
     answer = await two.hook(v2_event(after["id"]), tenant_id, secret="clinic-key")
     assert answer.json() == {"status": "accepted"}
     for session in (before, after):
         await two.bridge.reach(session["id"], "completed")
-    await VendorAccounts(two.rows.accounts).clear(tenant_id)
+    await VendorAccounts(two.stores.vendor_accounts).clear(tenant_id)
     again = await two.bridge.create()
     assert await two.at_vendor("sandbox-token", again["id"]) == 202
     # Kept secrets open the door for a while; an account that is gone has no session to act on.
@@ -222,7 +222,7 @@ async def test_credentials_that_the_vendor_took_back_are_replaced_without_a_rest
     await two.start()
     await two.bridge.vendor_settings(clients=CLIENTS | {"hospital": "rotated"})
     (await two.bridge.vendor.post("/_control/tokens/expire")).raise_for_status()
-    await VendorAccounts(two.rows.accounts).change(
+    await VendorAccounts(two.stores.vendor_accounts).change(
         two.tenant_id,
         AccountChange(credentials=Credentials(client_id="hospital", client_secret="rotated")),
         force=False,
@@ -232,7 +232,7 @@ async def test_credentials_that_the_vendor_took_back_are_replaced_without_a_rest
 
 
 async def test_an_account_without_good_credentials_fails_alone(two: Two) -> None:
-    await VendorAccounts(two.rows.accounts).change(
+    await VendorAccounts(two.stores.vendor_accounts).change(
         two.tenant_id,
         AccountChange(credentials=Credentials(client_id="hospital", client_secret="wrong-one")),
         force=False,

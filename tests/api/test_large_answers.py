@@ -8,8 +8,9 @@ from prometheus_client import REGISTRY
 
 from service.bootstrap.container import open_stores
 from service.domain.ids import DocumentId, SessionId
-from service.store.results import document_aad, transcript_aad
+from service.store.documents import document_aad
 from service.store.session_queries import SessionQueries
+from service.store.sessions import transcript_aad
 from tests.api.asking import request_head, until, wire
 from tests.bridge import Bridge
 
@@ -20,10 +21,10 @@ async def lengthen(house: Bridge, session_id: str, size: int) -> str:
     """Give a session a transcript of so many bytes, and return it."""
     transcript = f"{session_id} ".ljust(size, "य")[:size]
     transcript = transcript.encode()[:size].decode(errors="ignore")
-    async with open_stores(house.settings) as rows:
-        sealed = rows.keyring.seal(transcript.encode(), transcript_aad(session_id))
+    async with open_stores(house.settings) as stores:
+        encrypted = stores.keyring.encrypt(transcript.encode(), transcript_aad(session_id))
     await house.database.execute(
-        "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, sealed
+        "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, encrypted
     )
     return transcript
 
@@ -73,13 +74,13 @@ async def test_large_documents_are_whole_wherever_they_are_read(bridge: Bridge) 
     documents = (await bridge.api.get(f"/v1/sessions/{session_id}/documents")).json()["items"]
     for size in (40_000, 70_000, 3 * MEBIBYTE):  # two of 40,000 are large together, and not each by itself
         made: dict[str, Any] = {}
-        async with open_stores(bridge.settings) as rows:
+        async with open_stores(bridge.settings) as stores:
             for each in documents:
                 made[each["id"]] = {"text": each["id"].ljust(size)}
                 place = document_aad(DocumentId(each["id"]))
-                sealed = rows.keyring.seal(msgspec.json.encode(made[each["id"]]), place)
+                encrypted = stores.keyring.encrypt(msgspec.json.encode(made[each["id"]]), place)
                 await bridge.database.execute(
-                    "UPDATE documents SET data_sealed = $2 WHERE id = $1", each["id"], sealed
+                    "UPDATE documents SET data_sealed = $2 WHERE id = $1", each["id"], encrypted
                 )
         listed = (await bridge.api.get(f"/v1/sessions/{session_id}/documents")).json()["items"]
         assert {each["id"]: each["data"] for each in listed} == made
@@ -132,8 +133,10 @@ async def test_a_long_timeline_is_counted_before_it_is_read(house: Bridge) -> No
     async def reserve(size: int) -> None:
         reserved.append(size)
 
-    async with open_stores(house.settings) as rows:
-        queries = SessionQueries(rows.database, rows.keyring, rows.sessions, rows.streams, "", reserve)
+    async with open_stores(house.settings) as stores:
+        queries = SessionQueries(
+            stores.database, stores.keyring, stores.sessions, stores.streams, "", reserve
+        )
         await queries.timeline(house.tenant_id, SessionId(session_id))
         assert reserved == []
         await house.database.execute(

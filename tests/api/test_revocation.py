@@ -16,14 +16,14 @@ from tests.bridge import Bridge
 
 
 async def make_key(house: Bridge) -> tuple[KeyId, str]:
-    async with open_stores(house.settings) as rows:
-        key = await ApiKeys(rows.api_keys).add(house.tenant_id, "emr")
+    async with open_stores(house.settings) as stores:
+        key = await ApiKeys(stores.api_keys).add(house.tenant_id, "emr")
         return KeyId(key.id), str(key.key)
 
 
 async def revoke(house: Bridge, key_id: KeyId) -> None:
-    async with open_stores(house.settings) as rows:
-        await ApiKeys(rows.api_keys).revoke(house.tenant_id, key_id)
+    async with open_stores(house.settings) as stores:
+        await ApiKeys(stores.api_keys).revoke(house.tenant_id, key_id)
 
 
 async def test_the_next_call_on_every_pod_is_refused(house: Bridge) -> None:

@@ -446,8 +446,8 @@ async def test_without_the_right_capability_there_is_nothing(bridge):
 
 async def test_a_session_of_chunks_takes_no_stream_and_a_stream_takes_no_chunks(bridge):
     session = await bridge.create()
-    async with open_stores(bridge.settings) as rows:
-        capability = await rows.streams.capability(session["id"])
+    async with open_stores(bridge.settings) as stores:
+        capability = await stores.streams.capability(session["id"])
     url = f"{bridge.url.replace('http', 'ws')}/v1/stream/{session['id']}/{capability}"
     assert (await refusal(url))["code"] == "wrong_upload_type"
     streaming = await bridge.create(upload="stream")

@@ -21,26 +21,26 @@ OLD, NEW = Keyring([ENCRYPTION_KEY]), Keyring([bytes(range(100, 132))])
 DAMAGES = pytest.mark.parametrize("position", [-1, 2], ids=["value", "key id"])
 
 
-def flipped(sealed: bytes, position: int) -> bytes:
-    damaged = bytearray(sealed)
+def flipped(encrypted: bytes, position: int) -> bytes:
+    damaged = bytearray(encrypted)
     damaged[position] ^= 1
     return bytes(damaged)
 
 
 async def damage(house: Bridge, table: str, row_id: str, column: str, position: int = -1) -> None:
-    sealed = await house.database.fetchval(f"SELECT {column} FROM {table} WHERE id = $1", row_id)
+    encrypted = await house.database.fetchval(f"SELECT {column} FROM {table} WHERE id = $1", row_id)
     await house.database.execute(
-        f"UPDATE {table} SET {column} = $2 WHERE id = $1", row_id, flipped(sealed, position)
+        f"UPDATE {table} SET {column} = $2 WHERE id = $1", row_id, flipped(encrypted, position)
     )
 
 
 async def move(house: Bridge, keyring: Keyring, table: str, row_id: str, column: str, place: str) -> None:
     """Bring a value under a key that the running service lacks."""
-    sealed = await house.database.fetchval(f"SELECT {column} FROM {table} WHERE id = $1", row_id)
+    encrypted = await house.database.fetchval(f"SELECT {column} FROM {table} WHERE id = $1", row_id)
     await house.database.execute(
         f"UPDATE {table} SET {column} = $2 WHERE id = $1",
         row_id,
-        keyring.seal(OLD.open(sealed, place), place),
+        keyring.encrypt(OLD.decrypt(encrypted, place), place),
     )
 
 

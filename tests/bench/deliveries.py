@@ -17,7 +17,7 @@ from service.bootstrap.container import make_destinations, open_stores
 from service.domain.audit import Actor
 from service.domain.ids import TenantId
 from service.domain.tenants.changes import Tenants
-from service.store.results import event_aad
+from service.store.outbox import event_aad
 from tests.bench.installation import open_installation
 from tests.bench.peers import open_listening
 from tests.bridge import make_settings
@@ -124,18 +124,18 @@ async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
     connection = await asyncpg.connect(database_url)
     await connection.execute("DELETE FROM attempts; DELETE FROM deliveries; DELETE FROM events")
     settings = make_settings(database_url, "redis://unused")
-    async with open_stores(settings) as rows:
-        actor = Actor.operator(TenantId((await Tenants(rows.tenants).add("bench", TenantDefaults())).id))
-        destinations = make_destinations(settings, rows)
+    async with open_stores(settings) as stores:
+        actor = Actor.operator(TenantId((await Tenants(stores.tenants).add("bench", TenantDefaults())).id))
+        destinations = make_destinations(settings, stores)
         made = [(await destinations.add(actor, DestinationCreate(url=url))).id for url in urls]
-        sealed = rows.keyring.seal_json(_BODY, event_aad(None))
+        encrypted = stores.keyring.encrypt_json(_BODY, event_aad(None))
     first = await connection.fetchval("SELECT coalesce(max(id), 0) + 1 FROM events")
     await connection.execute(
         "INSERT INTO events (id, actor.tenant_id, type, body_sealed) OVERRIDING SYSTEM VALUE "
         "SELECT $1 + n, $2, 'document.ready', $3 FROM generate_series(0, $4::int - 1) n",
         first,
         actor.tenant_id,
-        sealed,
+        encrypted,
         deliveries,
     )
     # What happens next gets an id that is still free.

@@ -131,7 +131,7 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
         ("sessions.marks", "", summed),
         ("sessions.standings", "", summed),
         ("sessions.outlook", "", owned),
-        ("sessions.claim_owed", "", always(10, 60.0, [])),
+        ("sessions.claim_pending_calls", "", always(10, 60.0, [])),
         ("sessions.past", "", always(100)),
         ("sessions.warn_expiring", "", always(300.0)),
         ("audio.claim", "", chunk),
@@ -148,7 +148,7 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
             "unknown",
             lambda _: ["default", uuid4().hex, "completed", "v", _HASH, 9, True],
         ),
-        ("results.owe", "", lambda row: [t, row["id"], ["further"], 120.0]),
+        ("results.schedule", "", lambda row: [t, row["id"], ["further"], 120.0]),
         ("results.claim", "any", always(None, 10, 60.0, [])),
         ("results.claim", "busy accounts", always(None, 10, 60.0, ["ten_1"])),
         ("results.claim", "one", lambda row: [row["id"], 10, 60.0, []]),
@@ -252,15 +252,15 @@ async def time_statements(
     """
     found = {}
     chosen = [(each, await sample(each)) for each in (small, large)]
-    cases = [calls(rows) for _, rows in chosen]
+    cases = [calls(stores) for _, stores in chosen]
     for of_small, of_large in zip(*cases, strict=True):
         name, case, _ = of_small
         statement = sql(name) if name != "nothing" else "SELECT 1"
         times: tuple[list[float], list[float]] = ([], [])
         for number in range(ROUNDS):
             turns = list(zip(chosen, (of_small[2], of_large[2]), times, strict=True))
-            for (connection, rows), arguments, taken in turns if number % 2 else turns[::-1]:
-                taken.append(await _undone(connection, statement, arguments(rows.sessions[number])))
+            for (connection, stores), arguments, taken in turns if number % 2 else turns[::-1]:
+                taken.append(await _undone(connection, statement, arguments(stores.sessions[number])))
             if sum(times[1]) > _LONGEST_MS and number >= 2:
                 break
         found[f"{name}{f' ({case})' if case else ''}"] = (

@@ -104,8 +104,8 @@ async def test_nor_does_a_webhook_of_a_tenant_s_own_account_cost_more(
         own = AccountChange(
             credentials=Credentials(token="sandbox-token"), webhook_secrets=("hospital-signing-key",)
         )
-        async with open_stores(make_settings(database_url, redis_url)) as rows:
-            tenant = await Tenants(rows.tenants).add("hospital", TenantDefaults(), own)
+        async with open_stores(make_settings(database_url, redis_url)) as stores:
+            tenant = await Tenants(stores.tenants).add("hospital", TenantDefaults(), own)
 
         async def send(session_id: str) -> list[str]:
             answer = await bridge.vendor.post(

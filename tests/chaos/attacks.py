@@ -25,7 +25,7 @@ import uvloop
 from service.bootstrap.container import open_stores
 from service.sandbox.embedded.api import start_embedded
 from service.store.migrate import migrate
-from service.store.results import transcript_aad
+from service.store.sessions import transcript_aad
 from tests.bridge import add_tenant, make_settings
 from tests.chaos.overload import REPORT, Caller, Tally, dictate, notify
 from tests.e2e.rig import Rig, Running, open_rig, until
@@ -272,10 +272,10 @@ async def fill(
     settings = make_settings(
         rig.environment["EKABRIDGE_DATABASE_URL"], rig.environment["EKABRIDGE_REDIS_URL"]
     )
-    async with open_stores(settings) as rows:
-        sealed = rows.keyring.seal(b"a" * TRANSCRIPT_BYTES, transcript_aad(session_id))
-        await rows.database.execute(
-            "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, sealed
+    async with open_stores(settings) as stores:
+        encrypted = stores.keyring.encrypt(b"a" * TRANSCRIPT_BYTES, transcript_aad(session_id))
+        await stores.database.execute(
+            "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, encrypted
         )
     memory = MemoryBudget(service)
     before, told = memory.now(), dict[str, int]()

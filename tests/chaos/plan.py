@@ -17,7 +17,7 @@ POINTS = [
             "audio.claim",
             "vendor: upload",
             "audio.record",
-            "commit after results.owe",
+            "commit after results.schedule",
             "vendor: end",
             "sessions.record_end_told",
             "idempotency.finish",

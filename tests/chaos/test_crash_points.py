@@ -34,7 +34,7 @@ TELLING = (
     ("vendor: upload", "before"),
     ("vendor: upload", "after"),
     ("audio.record", "before"),
-    ("commit after results.owe", "after"),
+    ("commit after results.schedule", "after"),
     ("vendor: end", "after"),
     ("webhook_events.receive", "before"),
     ("results.claim", "after"),

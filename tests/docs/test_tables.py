@@ -16,7 +16,8 @@ from service.domain import errors
 from service.domain.errors import BridgeError
 from service.domain.results import events
 from service.eka.audio_formats import _TYPES, SUPPORTED, normalise_audio_format
-from service.settings import _PARSERS, Settings
+from service.settings import Settings
+from service.settings.parsers import PARSERS
 from tests.docs.pages import PAGES, ROOT, anchors, rows
 
 DOCS = ROOT / "docs"
@@ -54,7 +55,7 @@ def test_every_bad_ending_is_explained() -> None:
 def test_every_setting_and_its_default_stands_in_the_table() -> None:
     listed = {row[0]: row[1] for row in rows(DOCS / "configuration.md", "variable (after `EKABRIDGE_`)")}
     assert list(listed) == [name.upper() for name in Settings.__struct_fields__]
-    assert set(listed) == {name.upper() for name in _PARSERS}
+    assert set(listed) == {name.upper() for name in PARSERS}
     for name, default in listed.items():
         value = getattr(Settings(), name.lower())
         if value in (None, "", ()):
@@ -77,7 +78,7 @@ def test_the_allowed_values_are_those_that_are_accepted() -> None:
         if bounds is None:
             continue
         least, most = bounds.groups()
-        parse = _PARSERS[name.lower()]
+        parse = PARSERS[name.lower()]
         parse(least)
         parse(most)
         for beyond in (str(int(least) - 1) if least.isdigit() else "0.01", str(int(most) + 1)):

@@ -163,10 +163,10 @@ async def own_account(needles: Needles, rig: Rig, database_url: str) -> str:
         ),
         webhook_secrets=(needles.make("hook-secret"),),
     )
-    async with open_stores(make_settings(database_url, "redis://unused")) as rows:
+    async with open_stores(make_settings(database_url, "redis://unused")) as stores:
         defaults = TenantDefaults(templates=["eka_emr_template"])
-        tenant = await Tenants(rows.tenants).add("hospital", defaults, account)
-        return needles.keep(str((await ApiKeys(rows.api_keys).add(TenantId(tenant.id), "admin")).key))
+        tenant = await Tenants(stores.tenants).add("hospital", defaults, account)
+        return needles.keep(str((await ApiKeys(stores.api_keys).add(TenantId(tenant.id), "admin")).key))
 
 
 async def destinations(needles: Needles, rig: Rig, api: httpx2.AsyncClient, oauth: str) -> None:

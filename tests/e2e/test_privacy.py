@@ -117,7 +117,7 @@ async def _dump_database(database_url: str) -> str:
         await connection.close()
 
 
-async def test_the_answer_to_a_kept_key_is_sealed_too(rig: Rig, database_url: str) -> None:
+async def test_the_answer_to_a_kept_key_is_encrypted_too(rig: Rig, database_url: str) -> None:
     api = await rig.client(await rig.serve())
     fields = {"patient": {"id": PATIENT_ID, "name": PATIENT}}
     headers = {"idempotency-key": REFERENCE}

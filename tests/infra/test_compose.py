@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from service.cli.main import cli
-from service.settings import _PARSERS, PREFIX
+from service.settings import PREFIX
+from service.settings.parsers import PARSERS
 from tests.docs.pages import rows
 from tests.infra.custom_resources import RuleGroup
 from tests.infra.manifests import ROOT, overlay, pods
@@ -63,7 +64,7 @@ def test_what_compose_needs_is_explained_in_the_example() -> None:
     given = set(re.findall(r"^(\w+)=", (INFRA / "compose.env.example").read_text(), re.MULTILINE))
     text = (INFRA / "compose.yaml").read_text()
     assert set(re.findall(r"\$\{(\w+):\?", text)) <= given
-    known = {PREFIX + each.upper() for each in _PARSERS}
+    known = {PREFIX + each.upper() for each in PARSERS}
     names = given | {name for each in of_ours().values() for name in each["environment"]}
     assert {name for name in names if name.startswith(PREFIX)} <= known
 

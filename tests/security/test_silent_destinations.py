@@ -15,7 +15,7 @@ from service.bootstrap.container import make_destinations, open_stores
 from service.domain.audit import Actor
 from service.domain.ids import TenantId
 from service.domain.tenants.changes import Tenants
-from service.store.results import event_aad
+from service.store.outbox import event_aad
 from tests.api.asking import until
 from tests.bridge import Bridge
 
@@ -56,16 +56,16 @@ async def silent_server() -> AsyncIterator[SilentServer]:
 
 async def fill(bridge: Bridge, silent: SilentServer, tenants: int) -> None:
     """Let documents wait for 300 silent destinations of so many tenants."""
-    async with open_stores(bridge.settings) as rows:
-        names = [(await Tenants(rows.tenants).add(f"t{n}", TenantDefaults())).id for n in range(tenants)]
-        made, destinations = [], make_destinations(bridge.settings, rows)
+    async with open_stores(bridge.settings) as stores:
+        names = [(await Tenants(stores.tenants).add(f"t{n}", TenantDefaults())).id for n in range(tenants)]
+        made, destinations = [], make_destinations(bridge.settings, stores)
         for number in range(SILENT):
             request = DestinationCreate(url=f"{silent.url}/{number}", timeout_seconds=120)
             tenant_id = names[number % tenants]
             made.append(
                 (tenant_id, (await destinations.add(Actor.operator(TenantId(tenant_id)), request)).id)
             )
-        sealed = rows.keyring.seal_json({"type": "document.ready"}, event_aad(None))
+        encrypted = stores.keyring.encrypt_json({"type": "document.ready"}, event_aad(None))
     for tenant_id, destination_id in made:
         await bridge.database.execute(
             "WITH made AS (INSERT INTO events (tenant_id, type, body_sealed) "
@@ -73,7 +73,7 @@ async def fill(bridge: Bridge, silent: SilentServer, tenants: int) -> None:
             "INSERT INTO deliveries (id, tenant_id, event_id, destination_id, type, next_at) "
             "SELECT $4 || made.id, $1, made.id, $5, 'document.ready', now() FROM made",
             tenant_id,
-            sealed,
+            encrypted,
             EACH,
             f"msg_{token_hex(8)}",
             destination_id,

@@ -21,5 +21,5 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 async def house(database_url: str, connection: asyncpg.Connection) -> AsyncIterator[House]:
     """Every room of the store over a fresh database, with one tenant."""
-    async with open_stores(make_settings(database_url, "redis://unused")) as rows:
-        yield House(rows=rows, connection=connection, tenant_id=await new_tenant(rows))
+    async with open_stores(make_settings(database_url, "redis://unused")) as stores:
+        yield House(stores=stores, connection=connection, tenant_id=await new_tenant(stores))

@@ -59,15 +59,15 @@ async def accept_call(_: DestinationCreate | DestinationChange) -> None:
     """Check nothing of a destination: the store is asked with whatever a test gives it."""
 
 
-async def new_tenant(rows: Stores, name: str = "first") -> TenantId:
-    return TenantId((await Tenants(rows.tenants).add(name, TenantDefaults())).id)
+async def new_tenant(stores: Stores, name: str = "first") -> TenantId:
+    return TenantId((await Tenants(stores.tenants).add(name, TenantDefaults())).id)
 
 
 @dataclass
 class House:
     """What a test of the store works on."""
 
-    rows: Stores
+    stores: Stores
     connection: asyncpg.Connection
     tenant_id: TenantId
 
@@ -77,15 +77,15 @@ class House:
 
     @property
     def destinations(self) -> Destinations:
-        return Destinations(store=self.rows.destinations, check=accept_call)
+        return Destinations(store=self.stores.destinations, check=accept_call)
 
     @property
     def deliveries(self) -> Deliveries:
-        return Deliveries(self.rows.deliveries)
+        return Deliveries(self.stores.deliveries)
 
     @property
     def accounts(self) -> VendorAccounts:
-        return VendorAccounts(self.rows.accounts)
+        return VendorAccounts(self.stores.vendor_accounts)
 
     def plan(self, **fields: Any) -> SessionPlan:
         return make_plan(
@@ -95,7 +95,7 @@ class House:
     async def insert(self, lease: Lease | None = None, **fields: Any) -> SessionId:
         """A session whose create call is owed and leased."""
         plan = self.plan(**fields)
-        await self.rows.sessions.insert_session(
+        await self.stores.sessions.insert_session(
             plan, lease or make_lease(), lease_seconds=60, life_seconds=3600
         )
         return plan.id
@@ -105,7 +105,7 @@ class House:
         lease = make_lease()
         session_id = await self.insert(lease, **fields)
         made = VendorSession(upload_url="https://api.eka.care/upload/u-1", expires_at=None)
-        assert await self.rows.sessions.record_created(session_id, lease, made)
+        assert await self.stores.sessions.record_created(session_id, lease, made)
         return session_id
 
     async def claim_chunk(self, session_id: SessionId, sequence: int, audio: bytes, **fields: Any) -> Any:
@@ -118,16 +118,16 @@ class House:
             "lease_seconds": 60,
         }
         place = {"tenant_id": self.tenant_id, "session_id": session_id, "sequence": sequence}
-        return await self.rows.chunks.claim(ChunkPlan(**(place | values | fields)))
+        return await self.stores.audio.claim(ChunkPlan(**(place | values | fields)))
 
     async def store_chunk(self, session_id: SessionId, sequence: int, audio: bytes = b"audio") -> bool:
         await self.claim_chunk(session_id, sequence, audio)
         sha256 = hashlib.sha256(audio).hexdigest()
-        return await self.rows.chunks.record(session_id, sequence, sha256)
+        return await self.stores.audio.record(session_id, sequence, sha256)
 
     async def begin_end(self, session_id: SessionId, *, reconcile_seconds: float = 0) -> Lease:
         lease = make_lease()
-        async with self.rows.sessions.ending(self.tenant_id, session_id) as unit:
+        async with self.stores.sessions.ending(self.tenant_id, session_id) as unit:
             assert unit is not None
             await unit.begin(lease, lease_seconds=60, reconcile_seconds=reconcile_seconds)
         return lease
@@ -136,7 +136,7 @@ class House:
         """A session that was ended and of which the vendor was told; its results are due."""
         session_id = await self.create(templates=list(templates), **fields)
         lease = await self.begin_end(session_id, reconcile_seconds=reconcile_seconds)
-        recorded = await self.rows.sessions.record_end_confirmed(
+        recorded = await self.stores.sessions.record_end_confirmed(
             session_id, lease, VendorEnd(files_received=1)
         )
         assert recorded.was_ours
@@ -145,17 +145,17 @@ class House:
     async def claim_fetches(
         self, session_id: SessionId | None = None, limit: int = 50, lease_seconds: float = 60
     ) -> list[FetchJob]:
-        return await self.rows.results.claim_fetches(session_id, limit, lease_seconds)
+        return await self.stores.results.claim_fetches(session_id, limit, lease_seconds)
 
     async def fetch(self, job: FetchJob, result: VendorResult) -> bool:
         vendor = ScriptedVendor()
         vendor.answers = {UNFILTERED: [result], job.template_id: [result]}
-        fetching = ResultFetcher(store=self.rows.results, vendor=vendor, clock=TurnedClock())
+        fetching = ResultFetcher(store=self.stores.results, vendor=vendor, clock=TurnedClock())
         return await fetching.fetch(job)
 
     async def postpone(self, job: FetchJob, seconds: float, reason: str, *, is_missing: bool = False) -> None:
         """Have a call made again later, as an answer that settles nothing does."""
-        async with self.rows.results.settling(job.session_id) as unit:
+        async with self.stores.results.settling(job.session_id) as unit:
             assert unit is not None
             await unit.postpone_fetch(job, seconds, reason, is_missing=is_missing)
 
@@ -180,7 +180,7 @@ class House:
         max_body_bytes: int = 2**30,
         takes_any: bool = True,
     ) -> list[DeliveryJob]:
-        return await self.rows.deliveries.claim_deliveries(
+        return await self.stores.deliveries.claim_deliveries(
             session_id,
             limit,
             lease_seconds,
@@ -201,7 +201,7 @@ class House:
             "record_id": None,
             "pause_destination": False,
         }
-        return await self.rows.deliveries.record_attempt(
+        return await self.stores.deliveries.record_attempt(
             job, outcome or make_answer(200), **(values | fields)
         )
 
@@ -214,7 +214,7 @@ class House:
             "is_ending": kind in {"completed", "partial", "failed", "expired"},
         }
         account = fields.pop("account", DEFAULT_ACCOUNT)
-        return await self.rows.webhooks.receive(
+        return await self.stores.webhook_events.receive(
             account, session_id=session_id, kind=kind, **(values | fields)
         )
 

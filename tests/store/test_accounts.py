@@ -12,7 +12,7 @@ from service.domain.errors import AccountInUse, InvalidRequest, NotFound
 from service.domain.ids import Account, TenantId
 from service.domain.tenants.changes import Tenants
 from service.domain.vendor_accounts import AccountChange, Credentials, VendorAccount
-from service.store.encryption import SealError
+from service.store.encryption import DecryptionError
 from tests.bridge import principal_of
 from tests.store.house import House
 from tests.unit.makers import NOTE, make_lease
@@ -30,7 +30,7 @@ def change_to(**credentials: str) -> AccountChange:
 
 async def hospital(house: House) -> TenantId:
     """A tenant with an account of its own."""
-    return TenantId((await Tenants(house.rows.tenants).add("hospital", TenantDefaults(), OWN_CHANGE)).id)
+    return TenantId((await Tenants(house.stores.tenants).add("hospital", TenantDefaults(), OWN_CHANGE)).id)
 
 
 async def own_session(house: House, tenant_id: TenantId, **fields: object) -> str:
@@ -39,22 +39,22 @@ async def own_session(house: House, tenant_id: TenantId, **fields: object) -> st
 
 async def test_it_is_found_again_and_nobody_reads_it_in_the_database(house: House) -> None:
     tenant_id = await hospital(house)
-    assert await house.rows.accounts.own(tenant_id) == OWN
-    assert await house.rows.accounts.own(house.tenant_id) is None
-    assert await house.rows.accounts.own(UNKNOWN) is None
-    sealed = await house.connection.fetchval("SELECT account_sealed FROM tenants WHERE id = $1", tenant_id)
+    assert await house.stores.vendor_accounts.own(tenant_id) == OWN
+    assert await house.stores.vendor_accounts.own(house.tenant_id) is None
+    assert await house.stores.vendor_accounts.own(UNKNOWN) is None
+    encrypted = await house.connection.fetchval("SELECT account_sealed FROM tenants WHERE id = $1", tenant_id)
     for secret in (b"hush-hush", b"psst", b"hospital"):
-        assert secret not in sealed
+        assert secret not in encrypted
 
 
-async def test_a_user_s_login_is_sealed_as_well(house: House) -> None:
+async def test_a_user_s_login_is_encrypted_as_well(house: House) -> None:
     login = Credentials(username="ward seven", password="pässword one")
     tenant_id = house.tenant_id
     await house.accounts.change(tenant_id, AccountChange(credentials=login), force=False)
-    assert await house.rows.accounts.own(tenant_id) == VendorAccount(credentials=login)
-    sealed = await house.connection.fetchval("SELECT account_sealed FROM tenants WHERE id = $1", tenant_id)
+    assert await house.stores.vendor_accounts.own(tenant_id) == VendorAccount(credentials=login)
+    encrypted = await house.connection.fetchval("SELECT account_sealed FROM tenants WHERE id = $1", tenant_id)
     for secret in ("ward seven", "pässword", "ssword one"):
-        assert secret.encode() not in sealed
+        assert secret.encode() not in encrypted
 
 
 async def test_it_opens_for_its_own_tenant_only(house: House) -> None:
@@ -65,17 +65,17 @@ async def test_it_opens_for_its_own_tenant_only(house: House) -> None:
         tenant_id,
         house.tenant_id,
     )
-    with pytest.raises(SealError):
-        await house.rows.accounts.own(house.tenant_id)
+    with pytest.raises(DecryptionError):
+        await house.stores.vendor_accounts.own(house.tenant_id)
 
 
 async def test_tenants_say_whether_they_have_one_and_keys_whose_they_are(house: House) -> None:
     tenant_id = await hospital(house)
-    listed = {each.id: each.own_account for each in await house.rows.tenants.list_tenants()}
+    listed = {each.id: each.own_account for each in await house.stores.tenants.list_tenants()}
     assert listed == {house.tenant_id: False, tenant_id: True}
     for tenant, account in ((tenant_id, tenant_id), (house.tenant_id, "default")):
-        key = await ApiKeys(house.rows.api_keys).add(tenant, "emr")
-        principal = await principal_of(house.rows.api_keys, str(key.key))
+        key = await ApiKeys(house.stores.api_keys).add(tenant, "emr")
+        principal = await principal_of(house.stores.api_keys, str(key.key))
         assert principal is not None
         assert principal.account == account
 
@@ -83,16 +83,16 @@ async def test_tenants_say_whether_they_have_one_and_keys_whose_they_are(house: 
 async def test_a_change_leaves_the_rest_and_forgets_the_old_tokens(house: House) -> None:
     tenant_id = await hospital(house)
     account, lease = Account(tenant_id), make_lease()
-    await house.rows.tokens.lease(account, lease, seconds=30, generation=0)
-    await house.rows.tokens.store(account, lease, b"{}")
-    assert (await house.rows.tokens.read(account)).tokens == b"{}"
+    await house.stores.vendor_tokens.lease(account, lease, seconds=30, generation=0)
+    await house.stores.vendor_tokens.store(account, lease, b"{}")
+    assert (await house.stores.vendor_tokens.read(account)).tokens == b"{}"
 
     changed = await house.accounts.change(tenant_id, AccountChange(webhook_secrets=("new",)), force=False)
     assert changed.own_account
-    assert await house.rows.accounts.own(tenant_id) == VendorAccount(
+    assert await house.stores.vendor_accounts.own(tenant_id) == VendorAccount(
         credentials=OWN.credentials, webhook_secrets=("new",)
     )
-    state = await house.rows.tokens.read(account)
+    state = await house.stores.vendor_tokens.read(account)
     # The generation stays, so that no replica takes a new token for an older one.
     assert (state.tokens, state.generation) == (None, 1)
 
@@ -100,9 +100,11 @@ async def test_a_change_leaves_the_rest_and_forgets_the_old_tokens(house: House)
 async def test_a_tenant_gets_one_later_and_gives_it_back(house: House) -> None:
     tenant_id = house.tenant_id
     assert (await house.accounts.change(tenant_id, change_to(token="t"), force=False)).own_account
-    assert (await house.rows.accounts.own(tenant_id)) == VendorAccount(credentials=Credentials(token="t"))
+    assert (await house.stores.vendor_accounts.own(tenant_id)) == VendorAccount(
+        credentials=Credentials(token="t")
+    )
     assert not (await house.accounts.clear(tenant_id)).own_account
-    assert await house.rows.accounts.own(tenant_id) is None
+    assert await house.stores.vendor_accounts.own(tenant_id) is None
     assert not (await house.accounts.clear(tenant_id)).own_account
 
 
@@ -116,8 +118,8 @@ async def test_mistakes_change_nothing(house: House) -> None:
         await house.accounts.change(tenant_id, change_to(token="t", client_id="i"), force=False)
     with pytest.raises(InvalidRequest):
         await house.accounts.change(house.tenant_id, AccountChange(webhook_secrets=("s",)), force=False)
-    assert await house.rows.accounts.own(tenant_id) == OWN
-    assert await house.rows.accounts.own(house.tenant_id) is None
+    assert await house.stores.vendor_accounts.own(tenant_id) == OWN
+    assert await house.stores.vendor_accounts.own(house.tenant_id) is None
 
 
 @pytest.mark.parametrize("status", ["created", "recording", "processing"])
@@ -131,10 +133,10 @@ async def test_it_is_not_taken_away_from_a_session_that_runs(house: House, statu
     )
     with pytest.raises(AccountInUse):
         await house.accounts.clear(tenant_id)
-    assert await house.rows.accounts.own(tenant_id) == OWN
+    assert await house.stores.vendor_accounts.own(tenant_id) == OWN
     await house.connection.execute("UPDATE sessions SET status = 'completed' WHERE id = $1", session_id)
     await house.accounts.clear(tenant_id)
-    assert await house.rows.accounts.own(tenant_id) is None
+    assert await house.stores.vendor_accounts.own(tenant_id) is None
 
 
 async def test_nor_while_the_vendor_is_owed_a_call_or_a_document_is_awaited(house: House) -> None:
@@ -178,11 +180,11 @@ async def test_another_client_is_refused_while_sessions_run_and_a_new_secret_is_
     for other in (change_to(client_id="another", client_secret="s"), change_to(token="t")):
         with pytest.raises(AccountInUse):
             await house.accounts.change(tenant_id, other, force=False)
-        own = await house.rows.accounts.own(tenant_id)
+        own = await house.stores.vendor_accounts.own(tenant_id)
         assert own is not None
         assert own.credentials == rotated.credentials
     await house.accounts.change(tenant_id, change_to(token="t"), force=True)
-    assert (await house.rows.accounts.own(tenant_id)) == VendorAccount(
+    assert (await house.stores.vendor_accounts.own(tenant_id)) == VendorAccount(
         credentials=Credentials(token="t"), webhook_secrets=OWN.webhook_secrets
     )
 
@@ -201,7 +203,7 @@ async def test_another_user_is_refused_while_sessions_run_and_a_new_password_is_
     ):
         with pytest.raises(AccountInUse):
             await house.accounts.change(tenant_id, other, force=False)
-    own = await house.rows.accounts.own(tenant_id)
+    own = await house.stores.vendor_accounts.own(tenant_id)
     assert own is not None
     assert own.credentials == changed.credentials
     await house.accounts.change(tenant_id, change_to(username="ward", password="x"), force=True)

@@ -38,12 +38,12 @@ class Scene(Struct):
 
 
 CHANGES: dict[str, Callable[[Scene], Awaitable[object]]] = {
-    "Tenants.add": lambda s: Tenants(s.house.rows.tenants).add("other", TenantDefaults(), ACCOUNT),
-    "Tenants.change_retention": lambda s: Tenants(s.house.rows.tenants).change_retention(
+    "Tenants.add": lambda s: Tenants(s.house.stores.tenants).add("other", TenantDefaults(), ACCOUNT),
+    "Tenants.change_retention": lambda s: Tenants(s.house.stores.tenants).change_retention(
         s.house.tenant_id, RetentionChange(content_days=3)
     ),
-    "ApiKeys.add": lambda s: ApiKeys(s.house.rows.api_keys).add(s.house.tenant_id, "emr"),
-    "ApiKeys.revoke": lambda s: ApiKeys(s.house.rows.api_keys).revoke(s.house.tenant_id, s.key_id),
+    "ApiKeys.add": lambda s: ApiKeys(s.house.stores.api_keys).add(s.house.tenant_id, "emr"),
+    "ApiKeys.revoke": lambda s: ApiKeys(s.house.stores.api_keys).revoke(s.house.tenant_id, s.key_id),
     "VendorAccounts.change": lambda s: s.house.accounts.change(
         s.house.tenant_id, AccountChange(credentials=Credentials(token="other")), force=False
     ),
@@ -87,7 +87,7 @@ async def scene(house: House) -> Scene:
     await house.finish(NOTE)
     (job,) = await house.claim_deliveries()
     await house.record(job, make_answer(422), status="dead", reason="http_422")
-    key = await ApiKeys(house.rows.api_keys).add(house.tenant_id, "emr")
+    key = await ApiKeys(house.stores.api_keys).add(house.tenant_id, "emr")
     await house.accounts.change(house.tenant_id, ACCOUNT, force=False)
     return Scene(house, KeyId(key.id), destination, job)
 

@@ -52,7 +52,7 @@ class HeldSender:
 async def test_two_hundred_documents_of_eight_mebibytes_stay_within_the_budget(house: House) -> None:
     """A claim opened as many bodies as it found places: 256 of them would take 2 GiB."""
     other = House(
-        rows=house.rows, connection=house.connection, tenant_id=await new_tenant(house.rows, "other")
+        stores=house.stores, connection=house.connection, tenant_id=await new_tenant(house.stores, "other")
     )
     for each in (house, other):
         await add_destinations(each, 20)
@@ -60,13 +60,13 @@ async def test_two_hundred_documents_of_eight_mebibytes_stay_within_the_budget(h
             await finish(each, 8 * MEBIBYTE)
     sender, bodies = HeldSender(), BodyBudget()
     forwarding = DeliveryForwarder(
-        store=house.rows.deliveries,
+        store=house.stores.deliveries,
         sender=sender,
         clock=TurnedClock(),
         schedule_seconds=(60,),
         timeout_seconds=60,
         bodies=bodies,
-        breaker=CircuitBreaker(store=house.rows.breaker, schedule_total_seconds=60),
+        breaker=CircuitBreaker(store=house.stores.circuit_breakers, schedule_total_seconds=60),
     )
     lane = JobPool[DeliveryJob](
         "deliveries",
@@ -114,7 +114,7 @@ async def test_a_large_body_is_not_passed_by_smaller_large_ones(house: House) ->
 
 async def test_a_tenant_with_half_of_the_budget_leaves_the_rest_to_others(house: House) -> None:
     other = House(
-        rows=house.rows, connection=house.connection, tenant_id=await new_tenant(house.rows, "other")
+        stores=house.stores, connection=house.connection, tenant_id=await new_tenant(house.stores, "other")
     )
     bodies = BodyBudget(8 * LARGE)
     for each in (house, other):

@@ -17,7 +17,7 @@ RULE = CircuitBreakerRule(failures=3, seconds=60)
 
 async def fail(house, destination, times: int = 1, retry_after: float = 0.0) -> FailureCount:
     for _ in range(times):
-        count = await house.rows.breaker.count_failure(destination.id, RULE, retry_after)
+        count = await house.stores.circuit_breakers.count_failure(destination.id, RULE, retry_after)
     return count
 
 
@@ -44,12 +44,12 @@ async def audited(house) -> list[Any]:
 async def test_it_opens_after_enough_failures_over_enough_time_and_says_so_once(house):
     destination = await house.add_destination()
     assert not (await fail(house, destination, 9)).is_open  # many at once may be a hiccup
-    await house.rows.breaker.count_contact(destination.id)
+    await house.stores.circuit_breakers.count_contact(destination.id)
     count = await begin_failing(house, destination)
     assert (count.failures, count.is_open, count.has_just_opened) == (3, True, True)
     assert not (await fail(house, destination)).has_just_opened
     assert await audited(house) == [("worker", "destination.failing", destination.id)]
-    shown = await house.rows.destinations.one(house.tenant_id, destination.id)
+    shown = await house.stores.destinations.one(house.tenant_id, destination.id)
     assert (shown.enabled, shown.paused_reason) == (True, "failing")
 
 
@@ -69,10 +69,10 @@ async def test_while_it_is_open_nothing_goes_but_one_probe_at_a_time(house):
     assert await house.claim_deliveries() == []
     # It gets through: the rest is due at once, as many as one destination gets.
     await house.record(probe)
-    assert await house.rows.breaker.count_contact(destination.id)
+    assert await house.stores.circuit_breakers.count_contact(destination.id)
     assert len(await house.claim_deliveries()) == 5
     assert (await audited(house))[-1] == ("worker", "destination.answers_again", destination.id)
-    shown = await house.rows.destinations.one(house.tenant_id, destination.id)
+    shown = await house.stores.destinations.one(house.tenant_id, destination.id)
     assert (shown.enabled, shown.paused_reason) == (True, None)
 
 
@@ -86,7 +86,7 @@ async def test_a_probe_need_not_be_due_by_its_own_schedule_and_what_waited_is_du
     await house.connection.execute("UPDATE destinations SET probe_at = now()")
     (probe,) = await house.claim_deliveries()
     await house.record(probe)
-    await house.rows.breaker.count_contact(destination.id)
+    await house.stores.circuit_breakers.count_contact(destination.id)
     assert len(await house.claim_deliveries()) == 2
 
 
@@ -115,15 +115,15 @@ async def test_a_destination_is_not_called_before_its_retry_after_is_over(house)
     healthy = await house.add_destination("https://well.example/")
     await fail(house, destination, retry_after=120)
     await fail(house, destination)
-    await house.rows.breaker.count_contact(destination.id)  # of a call that had begun before
+    await house.stores.circuit_breakers.count_contact(destination.id)  # of a call that had begun before
     await house.finish(NOTE)
     assert [job.destination_id for job in await house.claim_deliveries()] == [healthy.id]
-    shown = await house.rows.destinations.one(house.tenant_id, destination.id)
+    shown = await house.stores.destinations.one(house.tenant_id, destination.id)
     assert (shown.enabled, shown.paused_reason) == (True, "retry_after")
     await house.let_pass("destinations", "retry_after_until")
     (job,) = await house.claim_deliveries()
     assert (job.destination_id, job.is_probe) == (destination.id, False)
-    shown = await house.rows.destinations.one(house.tenant_id, destination.id)
+    shown = await house.stores.destinations.one(house.tenant_id, destination.id)
     assert (shown.enabled, shown.paused_reason) == (True, None)
 
 
@@ -135,7 +135,7 @@ async def test_a_person_ends_the_wait_that_a_destination_asked_for(house, call):
     await house.record(job, make_answer(500), status="dead", reason="schedule_used_up: http_500")
     await house.finish(NOTE)
     await fail(house, destination, retry_after=120)
-    await house.rows.breaker.count_contact(destination.id)
+    await house.stores.circuit_breakers.count_contact(destination.id)
     assert await house.claim_deliveries() == []
     if call == "ping":
         await house.deliveries.test(house.actor, destination.id, datetime.now(UTC))
@@ -160,7 +160,7 @@ async def test_a_success_ends_the_wait_of_the_breaker_and_not_one_that_the_desti
     await house.record(hasty, make_answer(503), wait_seconds=4000.0, **failed)
     await begin_failing(house, destination)
     await house.record(probe)
-    await house.rows.breaker.count_contact(destination.id)
+    await house.stores.circuit_breakers.count_contact(destination.id)
     (job,) = await house.claim_deliveries()
     assert job.id == hasty.id
     wait = "SELECT extract(epoch FROM next_at - now())::float8 FROM deliveries WHERE id = $1"
@@ -246,7 +246,7 @@ async def test_what_is_older_than_the_whole_schedule_is_given_up_and_the_young_i
         "UPDATE deliveries SET created_at = now() - interval '4 days' "
         "WHERE id IN (SELECT id FROM deliveries LIMIT 2)"
     )
-    assert await house.rows.breaker.give_up(destination.id, 302_400, "connect") == 2
+    assert await house.stores.circuit_breakers.give_up(destination.id, 302_400, "connect") == 2
     rows = await house.connection.fetch("SELECT status, reason FROM deliveries ORDER BY status")
     assert [tuple(row) for row in rows] == [
         *[("dead", "schedule_used_up: connect")] * 2,
@@ -284,7 +284,7 @@ async def test_nothing_is_given_up_at_the_moment_it_opens(house):
     await house.connection.execute("UPDATE deliveries SET created_at = now() - interval '5 days'")
     await fail(house, destination, 2)
     await house.connection.execute("UPDATE destinations SET failing_since = now() - interval '5 days'")
-    breaker = CircuitBreaker(store=house.rows.breaker, schedule_total_seconds=86_400.0, rule=RULE)
+    breaker = CircuitBreaker(store=house.stores.circuit_breakers, schedule_total_seconds=86_400.0, rule=RULE)
     await breaker.failed(job, "http_503", None)
     assert await house.value("SELECT status FROM deliveries") == "pending"
     await breaker.failed(job, "http_503", None)
@@ -293,7 +293,9 @@ async def test_nothing_is_given_up_at_the_moment_it_opens(house):
 
 async def hang(house, destination, times: int = 1) -> None:
     for _ in range(times):
-        await house.rows.breaker.count_failure(destination.id, CircuitBreakerRule(), 0.0, took_long=True)
+        await house.stores.circuit_breakers.count_failure(
+            destination.id, CircuitBreakerRule(), 0.0, took_long=True
+        )
 
 
 async def test_a_destination_that_hung_gets_one_call_at_a_time_after_all_others_until_it_answers(house):
@@ -309,7 +311,7 @@ async def test_a_destination_that_hung_gets_one_call_at_a_time_after_all_others_
     assert (second.destination_id, second.hangs, second.is_probe) == (silent.id, 2, False)
     assert await house.claim_deliveries() == []
     await house.record(second)
-    await house.rows.breaker.count_contact(silent.id)
+    await house.stores.circuit_breakers.count_contact(silent.id)
     assert [job.hangs for job in await house.claim_deliveries()] == [0, 0, 0]
 
 
@@ -328,11 +330,11 @@ async def test_tenants_and_silent_destinations_are_passed_over_when_they_have_th
     await house.finish(NOTE)
 
     async def claimed(*passed_over: str) -> set[str]:
-        jobs = await house.rows.deliveries.claim_deliveries(
+        jobs = await house.stores.deliveries.claim_deliveries(
             None, 50, 60, passed_over, max_body_bytes=2**30, takes_any=True
         )
         for job in jobs:
-            await house.rows.deliveries.release_delivery(job)
+            await house.stores.deliveries.release_delivery(job)
         return {job.destination_id for job in jobs}
 
     assert await claimed("ten_of_others", "silent:ten_of_others") == {silent.id, healthy.id}

@@ -33,21 +33,21 @@ def done(template_id: Any) -> VendorResult:
 
 
 async def erase(house: House, session_id: Any) -> str:
-    async with house.rows.changes.locked(house.tenant_id, session_id, to_erase=True) as unit:
+    async with house.stores.session_updates.locked(house.tenant_id, session_id, to_erase=True) as unit:
         assert unit is not None
         return await unit.erase(ACTOR)
 
 
 async def change(house: House, session_id: Any, lease: Any, **fields: Any) -> bool:
     principal = make_principal()
-    return await house.rows.changes.record_change(
+    return await house.stores.session_updates.record_change(
         principal, session_id, lease, SessionChange(**fields), DETAILS
     )
 
 
 async def leased(house: House, session_id: Any, seconds: float = 60) -> Any:
     lease = make_lease()
-    async with house.rows.changes.locked(house.tenant_id, session_id) as unit:
+    async with house.stores.session_updates.locked(house.tenant_id, session_id) as unit:
         await unit.lease_change(lease, seconds)
     return lease
 
@@ -70,14 +70,14 @@ async def test_a_released_change_leaves_the_lease_of_another_alone(house):
     session_id = await house.create()
     old = await leased(house, session_id, 0)
     await leased(house, session_id)
-    await house.rows.changes.release_change(session_id, old)
-    async with house.rows.changes.locked(house.tenant_id, session_id) as unit:
+    await house.stores.session_updates.release_change(session_id, old)
+    async with house.stores.session_updates.locked(house.tenant_id, session_id) as unit:
         assert unit.state.is_changing
 
 
 async def test_another_tenant_locks_nothing(house):
     session_id = await house.create()
-    async with house.rows.changes.locked("ten_other", session_id, to_erase=True) as unit:
+    async with house.stores.session_updates.locked("ten_other", session_id, to_erase=True) as unit:
         assert unit is None
 
 
@@ -85,7 +85,7 @@ async def test_another_tenant_locks_nothing(house):
 async def test_a_cancelled_or_erased_session_records_no_result(house, to_erase):
     session_id = await house.end(NOTE, LETTER)
     one, two = await house.claim_fetches()
-    async with house.rows.changes.locked(house.tenant_id, session_id) as unit:
+    async with house.stores.session_updates.locked(house.tenant_id, session_id) as unit:
         await unit.cancel(make_lease(), 60)
         if to_erase:
             await unit.erase(ACTOR)
@@ -95,7 +95,7 @@ async def test_a_cancelled_or_erased_session_records_no_result(house, to_erase):
     assert await house.value("SELECT transcript_sealed FROM sessions") is None
     assert await house.value("SELECT count(*) FROM documents") == 0
     assert await house.value("SELECT count(*) FROM fetches WHERE status = 'pending'") == 0
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         assert unit is None
 
 
@@ -118,11 +118,11 @@ async def test_an_erasure_comes_wholly_after_a_change_of_the_destination(house):
 async def test_an_answer_that_is_kept_after_the_erasure_is_not_kept(house):
     plan, lease = house.plan(), make_lease()
     call = KeyedCall(tenant_id=house.tenant_id, route="createSession", key="k", request=b"body")
-    await house.rows.idempotency.reserve_session(call, plan, lease, lease_seconds=60, life_seconds=3600)
+    await house.stores.idempotency.reserve_session(call, plan, lease, lease_seconds=60, life_seconds=3600)
     await erase(house, plan.id)
-    await house.rows.idempotency.finish(call, plan.id, b"the patient")
+    await house.stores.idempotency.finish(call, plan.id, b"the patient")
     assert await house.value("SELECT answer_sealed FROM idempotency_keys") is None
-    again = await house.rows.idempotency.reserve_session(
+    again = await house.stores.idempotency.reserve_session(
         msgspec.structs.replace(call, request=b"other"),
         house.plan(),
         lease,
@@ -168,7 +168,7 @@ async def turn(house: House, destination_id: str, on: bool) -> None:
 
 async def test_a_webhook_that_waits_for_an_erasure_records_nothing(house):
     session_id = await house.end(NOTE)
-    async with house.rows.changes.locked(house.tenant_id, session_id, to_erase=True) as unit:
+    async with house.stores.session_updates.locked(house.tenant_id, session_id, to_erase=True) as unit:
         await unit.erase(ACTOR)
         hearing = asyncio.create_task(house.hear(session_id))
         done, _ = await asyncio.wait({hearing}, timeout=0.3)
@@ -226,9 +226,9 @@ async def summaries(house: House, session_id: Any) -> list[tuple[str, str, int]]
         "SELECT id, upstream_id, version FROM documents WHERE session_id = $1", session_id
     )
     known = {row["id"]: (row["upstream_id"], row["version"]) for row in rows}
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         statuses = await unit.document_statuses()
-    view = await house.rows.database.fetch(queries()["sessions.document_summaries"], [session_id])
+    view = await house.stores.database.fetch(queries()["sessions.document_summaries"], [session_id])
     assert len(statuses) == len(view)
     return sorted((row["template_id"], *known[row["id"]]) for row in view)
 
@@ -263,7 +263,7 @@ async def test_two_documents_of_one_template_are_two(house):
     changed = make_document(NOTE, upstream_id="a", data={"note": "changed"})
     await house.fetch(job, make_result("partial", changed, two))
     assert await summaries(house, session_id) == [(NOTE, "a", 2), (NOTE, "b", 1)]
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         both = frozenset({"a", "c"})
         await unit.add_document(make_document(NOTE, upstream_id="c"), None, listed=both)
     # The failed one is listed no more: what came in its place goes on counting its versions.
@@ -274,9 +274,9 @@ async def test_a_rerun_hides_what_it_replaces_and_a_failed_one_does_not(house):
     session_id = await house.finish(NOTE)
     for upstream_id, status in (("x", "success"), ("y", "failed")):
         lease = make_lease()
-        async with house.rows.further.opening(house.tenant_id, session_id, NOTE) as unit:
+        async with house.stores.additional_documents.opening(house.tenant_id, session_id, NOTE) as unit:
             await unit.begin(lease, 60)
-        await house.rows.further.record_asked(session_id, NOTE, lease, upstream_id, 0)
+        await house.stores.additional_documents.record_asked(session_id, NOTE, lease, upstream_id, 0)
         (job,) = await house.claim_fetches()
         assert (job.asked, job.document_id, job.attempts) == ("asked", upstream_id, 1)
         made = make_document(NOTE, upstream_id=upstream_id, status=status)
@@ -290,14 +290,18 @@ async def test_what_was_never_asked_for_leaves_no_row_or_the_old_one_settled(hou
     session_id = await house.finish(NOTE)
     for template_id, left in ((LETTER, None), (NOTE, "not_asked")):
         lease = make_lease()
-        async with house.rows.further.opening(house.tenant_id, session_id, template_id) as unit:
+        async with house.stores.additional_documents.opening(
+            house.tenant_id, session_id, template_id
+        ) as unit:
             assert unit.state.known == (frozenset() if left is None else {f"doc_of_{NOTE}"})
             await unit.begin(lease, 60)
-        async with house.rows.further.opening(house.tenant_id, session_id, template_id) as unit:
+        async with house.stores.additional_documents.opening(
+            house.tenant_id, session_id, template_id
+        ) as unit:
             assert (unit.state.is_pending, unit.state.is_asking, unit.state.is_unclear) == (True, True, False)
-        await house.rows.further.withdraw(session_id, template_id, make_lease())
+        await house.stores.additional_documents.withdraw(session_id, template_id, make_lease())
         assert await house.value("SELECT count(*) FROM fetches WHERE status = 'pending'") == 1
-        await house.rows.further.withdraw(session_id, template_id, lease)
+        await house.stores.additional_documents.withdraw(session_id, template_id, lease)
         outcome = "SELECT outcome FROM fetches WHERE template_id = $1"
         assert await house.value(outcome, template_id) == left
     assert await house.value("SELECT count(*) FROM fetches WHERE status = 'pending'") == 0
@@ -308,7 +312,7 @@ async def test_a_mark_changes_whenever_the_timeline_does_and_only_then(house):
     destination = await house.add_destination()
 
     async def mark() -> str:
-        return (await house.rows.sessions.timeline_tokens([session_id]))[session_id]
+        return (await house.stores.sessions.timeline_tokens([session_id]))[session_id]
 
     async def record(outcome: Any) -> None:
         (job,) = await house.claim_deliveries()

@@ -73,7 +73,7 @@ class Together:
 
     def __init__(self, house: House) -> None:
         self.house = house
-        self.watched = Watched(house.rows.database)
+        self.watched = Watched(house.stores.database)
         self.rows = AudioRows(self.watched)  # type: ignore[arg-type]
 
     async def _all(self, first: Any, others: list[Any]) -> list[Any]:
@@ -103,7 +103,7 @@ def together(house: House) -> Together:
 
 
 async def test_two_tenants_in_one_statement_never_see_each_other(house: House, together: Together) -> None:
-    other = await new_tenant(house.rows, "other")
+    other = await new_tenant(house.stores, "other")
     mine, theirs = await house.create(), await house.create(tenant_id=other)
     assert await house.store_chunk(mine, 5, b"mine")
     me = house.tenant_id
@@ -177,7 +177,7 @@ async def test_a_session_that_ends_meanwhile_takes_nothing_and_the_others_do(
     ending = asyncio.Event()
 
     async def end() -> None:
-        async with house.rows.sessions.ending(house.tenant_id, ended) as unit:
+        async with house.stores.sessions.ending(house.tenant_id, ended) as unit:
             assert unit is not None
             await unit.begin(make_lease(), lease_seconds=60, reconcile_seconds=60)
             ending.set()
@@ -226,7 +226,7 @@ async def test_batches_in_opposite_orders_never_wait_for_each_other_in_a_circle(
     sessions = [await house.create() for _ in range(count)]
     until = monotonic() + seconds
     async with open_stores(make_settings(database_url, "redis://unused")) as other:
-        watched = [Watched(rows.database) for rows in (house.rows, other) for _ in range(2)]
+        watched = [Watched(stores.database) for stores in (house.stores, other) for _ in range(2)]
 
         async def hammer(place: int) -> None:
             rows, sequence = AudioRows(watched[place]), 0  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ def call_of(house, key=KEY, body=BODY):
 
 
 async def reserve(house, plan=None, *, key=KEY, body=BODY, lease=None):
-    return await house.rows.idempotency.reserve_session(
+    return await house.stores.idempotency.reserve_session(
         call_of(house, key, body),
         plan or house.plan(),
         lease or make_lease(),
@@ -42,13 +42,13 @@ async def test_of_many_calls_with_one_key_exactly_one_makes_a_session(house):
 async def test_the_same_key_with_another_body_is_reused_at_every_moment(house):
     await reserve(house)
     assert (await reserve(house, body=b"{}")).kind == "reused"
-    await house.rows.idempotency.finish(call_of(house), house.plan().id, b"{}")
+    await house.stores.idempotency.finish(call_of(house), house.plan().id, b"{}")
     assert (await reserve(house, body=b"{}")).kind == "reused"
 
 
 async def test_a_finished_call_is_replayed_byte_by_byte(house):
     first = await reserve(house)
-    await house.rows.idempotency.finish(call_of(house), first.object_id, b'{"id": "x"}')
+    await house.stores.idempotency.finish(call_of(house), first.object_id, b'{"id": "x"}')
     again = await reserve(house)
     assert (again.kind, again.answer, again.object_id) == ("replayed", b'{"id": "x"}', first.object_id)
     assert await house.value("SELECT count(*) FROM sessions") == 1
@@ -57,9 +57,9 @@ async def test_a_finished_call_is_replayed_byte_by_byte(house):
 async def test_a_call_that_failed_may_be_made_again_at_once_and_one_that_died_after_its_lease(house):
     lease = make_lease()
     first = await reserve(house, lease=lease)
-    await house.rows.idempotency.abandon(call_of(house), make_lease())
+    await house.stores.idempotency.abandon(call_of(house), make_lease())
     assert (await reserve(house)).kind == "running"
-    await house.rows.idempotency.abandon(call_of(house), lease)
+    await house.stores.idempotency.abandon(call_of(house), lease)
     again = await reserve(house)
     assert (again.kind, again.object_id) == ("resumed", first.object_id)
     assert (await reserve(house)).kind == "running"
@@ -71,18 +71,18 @@ async def test_a_call_that_failed_may_be_made_again_at_once_and_one_that_died_af
 async def test_a_session_that_the_vendor_has_needs_only_its_answer(house):
     lease = make_lease()
     first = await reserve(house, lease=lease)
-    await house.rows.sessions.record_created(
+    await house.stores.sessions.record_created(
         first.object_id, lease, VendorSession(upload_url=None, expires_at=None)
     )
-    await house.rows.idempotency.abandon(call_of(house), lease)
+    await house.stores.idempotency.abandon(call_of(house), lease)
     assert (await reserve(house)).kind == "established"
 
 
 async def test_a_session_that_the_vendor_refused_is_not_brought_back(house):
     lease = make_lease()
     first = await reserve(house, lease=lease)
-    await house.rows.sessions.record_never_created(first.object_id, lease, "vendor_error", "no")
-    await house.rows.idempotency.abandon(call_of(house), lease)
+    await house.stores.sessions.record_never_created(first.object_id, lease, "vendor_error", "no")
+    await house.stores.idempotency.abandon(call_of(house), lease)
     again = await reserve(house)
     assert again.kind == "new"
     assert again.object_id != first.object_id
@@ -90,9 +90,9 @@ async def test_a_session_that_the_vendor_refused_is_not_brought_back(house):
 
 
 async def test_a_key_is_one_tenant_s_own(house):
-    other = await new_tenant(house.rows, "other")
+    other = await new_tenant(house.stores, "other")
     await reserve(house)
-    there = House(house.rows, house.connection, other)
+    there = House(house.stores, house.connection, other)
     assert (await reserve(there)).kind == "new"
 
 
@@ -100,7 +100,7 @@ async def test_keys_are_forgotten_after_a_week_and_not_before(house):
     await reserve(house, key="old")
     await house.connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '8 days'")
     await reserve(house, key="young")
-    await house.rows.idempotency.forget_old()
+    await house.stores.idempotency.forget_old()
     assert await house.value("SELECT count(*) FROM idempotency_keys") == 1
     assert (await reserve(house, key="old")).kind == "new"
     assert (await reserve(house, key="young")).kind == "running"
@@ -116,7 +116,7 @@ async def test_a_reservation_whose_session_cannot_be_inserted_reserves_nothing(h
 
 
 async def test_of_many_replicas_one_may_log_in_and_all_read_its_tokens(house):
-    tokens = house.rows.tokens
+    tokens = house.stores.vendor_tokens
     assert (await tokens.read(DEFAULT_ACCOUNT)).tokens is None
     leases = [make_lease() for _ in range(8)]
     taken = await asyncio.gather(
@@ -136,7 +136,7 @@ async def test_of_many_replicas_one_may_log_in_and_all_read_its_tokens(house):
 
 
 async def test_a_login_whose_replica_died_is_taken_over_after_its_lease(house):
-    tokens, dead, alive = house.rows.tokens, make_lease(), make_lease()
+    tokens, dead, alive = house.stores.vendor_tokens, make_lease(), make_lease()
     assert await tokens.lease(DEFAULT_ACCOUNT, dead, seconds=30, generation=0)
     await tokens.release(DEFAULT_ACCOUNT, alive)
     assert not await tokens.lease(DEFAULT_ACCOUNT, alive, seconds=30, generation=0)
@@ -149,27 +149,27 @@ async def test_a_login_whose_replica_died_is_taken_over_after_its_lease(house):
 
 async def test_each_account_has_its_own_tokens(house):
     lease = make_lease()
-    assert await house.rows.tokens.lease(DEFAULT_ACCOUNT, lease, seconds=30, generation=0)
-    assert await house.rows.tokens.lease(Account("ten_1"), make_lease(), seconds=30, generation=0)
-    await house.rows.tokens.store(DEFAULT_ACCOUNT, lease, b"ours")
-    assert (await house.rows.tokens.read(Account("ten_1"))).tokens is None
+    assert await house.stores.vendor_tokens.lease(DEFAULT_ACCOUNT, lease, seconds=30, generation=0)
+    assert await house.stores.vendor_tokens.lease(Account("ten_1"), make_lease(), seconds=30, generation=0)
+    await house.stores.vendor_tokens.store(DEFAULT_ACCOUNT, lease, b"ours")
+    assert (await house.stores.vendor_tokens.read(Account("ten_1"))).tokens is None
 
 
 # Named leases.
 
 
 async def test_one_process_has_a_right_renews_it_and_loses_it_in_time(house):
-    leases, mine, yours = house.rows.leases, make_lease(), make_lease()
-    taken = await asyncio.gather(*(leases.take("sweep", make_lease(), 15) for _ in range(6)))
+    leases, mine, yours = house.stores.leases, make_lease(), make_lease()
+    taken = await asyncio.gather(*(leases.acquire("sweep", make_lease(), 15) for _ in range(6)))
     assert taken.count(True) == 1
     await house.connection.execute("DELETE FROM leases")
-    assert await leases.take("sweep", mine, 15)
-    assert not await leases.take("sweep", yours, 15)
-    assert await leases.take("other work", yours, 15)
-    assert await leases.take("sweep", mine, 15)
+    assert await leases.acquire("sweep", mine, 15)
+    assert not await leases.acquire("sweep", yours, 15)
+    assert await leases.acquire("other work", yours, 15)
+    assert await leases.acquire("sweep", mine, 15)
     await house.let_pass("leases", "until")
-    assert await leases.take("sweep", yours, 15)
-    assert not await leases.take("sweep", mine, 15)
+    assert await leases.acquire("sweep", yours, 15)
+    assert not await leases.acquire("sweep", mine, 15)
 
 
 # Webhooks.

@@ -74,7 +74,7 @@ async def test_a_lost_lease_does_not_turn_the_destination_off_either(house):
     assert not await house.record(
         old, make_answer(401), status="paused", reason="unauthorized", pause_destination=True
     )
-    assert (await house.rows.destinations.one(house.tenant_id, destination.id)).enabled
+    assert (await house.stores.destinations.one(house.tenant_id, destination.id)).enabled
 
 
 async def test_an_attempt_is_recorded_as_it_was_and_the_next_one_is_due_after_the_wait(house):
@@ -92,7 +92,7 @@ async def test_an_attempt_is_recorded_as_it_was_and_the_next_one_is_due_after_th
         error_class="timeout",
     )
     assert await house.claim_deliveries() == []
-    delivery = await house.rows.deliveries.one(house.tenant_id, job.id)
+    delivery = await house.stores.deliveries.one(house.tenant_id, job.id)
     assert (delivery.status, delivery.reason) == ("pending", "timeout")
     assert [(each.status_code, each.error_class, each.duration_ms) for each in delivery.attempts] == [
         (None, "timeout", 1500)
@@ -106,7 +106,7 @@ async def test_an_event_goes_to_every_destination_that_wants_it_and_to_no_other_
     all_ = await house.add_destination()
     letters = await house.add_destination(templates=[LETTER])
     failures = await house.add_destination(events=["document.failed"])
-    other = await new_tenant(house.rows, "other")
+    other = await new_tenant(house.stores, "other")
     await house.destinations.add(Actor.operator(other), DestinationCreate(url="https://other.example/"))
     await house.finish(NOTE, LETTER)
     rows = await house.connection.fetch("SELECT destination_id, count(*) AS n FROM deliveries GROUP BY 1")
@@ -145,9 +145,9 @@ async def test_pausing_a_destination_pauses_what_waits_and_not_what_is_being_sen
         ("pending", None): 1,
     }
     assert await house.record(mine[1])  # the one under way was delivered after all
-    found = await house.rows.destinations.one(house.tenant_id, destination.id)
+    found = await house.stores.destinations.one(house.tenant_id, destination.id)
     assert (found.enabled, found.paused_reason) == (False, "unauthorized")
-    assert (await house.rows.destinations.one(house.tenant_id, other.id)).enabled
+    assert (await house.stores.destinations.one(house.tenant_id, other.id)).enabled
 
 
 async def test_what_happens_while_a_destination_is_off_waits_for_it(house):
@@ -205,10 +205,10 @@ async def test_removing_a_destination_gives_up_what_waits_for_it(house):
     await house.finish(NOTE)
     assert len(await statuses(house)) == 3
     with pytest.raises(NotFound):
-        await house.rows.destinations.one(house.tenant_id, destination.id)
+        await house.stores.destinations.one(house.tenant_id, destination.id)
     with pytest.raises(NotFound):
         await house.destinations.remove(house.actor, destination.id)
-    assert (await house.rows.destinations.page(house.tenant_id, None, 10)).items == []
+    assert (await house.stores.destinations.page(house.tenant_id, None, 10)).items == []
 
 
 async def test_a_destination_removed_while_documents_arrive_leaves_nothing_due(house):
@@ -247,11 +247,11 @@ async def test_another_tenant_s_deliveries_and_destinations_are_none(house):
     destination = await house.add_destination()
     await house.finish(NOTE)
     (job,) = await house.claim_deliveries()
-    other = await new_tenant(house.rows, "other")
+    other = await new_tenant(house.stores, "other")
     for call in (
-        house.rows.deliveries.one(other, job.id),
+        house.stores.deliveries.one(other, job.id),
         house.deliveries.retry(Actor.operator(other), job.id),
-        house.rows.destinations.one(other, destination.id),
+        house.stores.destinations.one(other, destination.id),
         house.destinations.remove(Actor.operator(other), destination.id),
         house.destinations.add(
             Actor.operator(TenantId("ten_none")), DestinationCreate(url="https://emr.example")
@@ -259,11 +259,11 @@ async def test_another_tenant_s_deliveries_and_destinations_are_none(house):
     ):
         with pytest.raises(NotFound):
             await call
-    page = await house.rows.deliveries.page(
+    page = await house.stores.deliveries.page(
         other, status=None, destination_id=None, session_id=None, after=None, limit=5
     )
     assert page.items == []
-    assert (await house.rows.destinations.page(other, None, 10)).items == []
+    assert (await house.stores.destinations.page(other, None, 10)).items == []
 
 
 async def test_deliveries_are_listed_by_what_is_asked(house):
@@ -273,7 +273,7 @@ async def test_deliveries_are_listed_by_what_is_asked(house):
 
     async def count(**wanted) -> int:
         values = {"status": None, "destination_id": None, "session_id": None, "after": None, "limit": 10}
-        return len((await house.rows.deliveries.page(house.tenant_id, **(values | wanted))).items)
+        return len((await house.stores.deliveries.page(house.tenant_id, **(values | wanted))).items)
 
     assert await count() == 4
     assert await count(session_id=one) == 2
@@ -285,7 +285,7 @@ async def test_deliveries_are_listed_by_what_is_asked(house):
 async def test_a_secret_is_shown_once(house):
     destination = await house.add_destination()
     assert destination.secret.startswith("whsec_")
-    shown = await house.rows.destinations.one(house.tenant_id, destination.id)
+    shown = await house.stores.destinations.one(house.tenant_id, destination.id)
     assert not isinstance(shown.secret, str)
 
 
@@ -314,7 +314,7 @@ async def test_an_operator_s_pause_and_a_change_of_filters_keep_the_rest_as_it_w
     assert await house.claim_deliveries() == []
     with pytest.raises(NotFound):
         await change(
-            Actor.operator(await new_tenant(house.rows, "other")),
+            Actor.operator(await new_tenant(house.stores, "other")),
             destination.id,
             DestinationChange(enabled=True),
         )

@@ -100,11 +100,11 @@ async def test_two_rotations_at_once_come_one_after_the_other(house):
 
 async def test_what_is_not_there_or_another_tenants_is_not_rotated(house):
     made = await house.add_destination()
-    stranger = await new_tenant(house.rows, "other")
+    stranger = await new_tenant(house.stores, "other")
     with pytest.raises(NotFound):
         await house.destinations.rotate_secret(Actor.operator(stranger), made.id, 60)
     with pytest.raises(NotFound):
-        await house.rows.destinations.auth(stranger, made.id)
+        await house.stores.destinations.auth(stranger, made.id)
     await house.destinations.remove(house.actor, made.id)
     with pytest.raises(NotFound):
         await house.destinations.rotate_secret(house.actor, made.id, 60)
@@ -133,7 +133,7 @@ async def test_the_event_of_a_new_version_names_the_one_before_it(house):
     rows = await house.connection.fetch("SELECT body_sealed, session_id FROM events ORDER BY id")
     place = f"event.body:{session_id}"
     told = [
-        msgspec.json.decode(house.rows.keyring.open(row["body_sealed"], place))["data"]["document"]
+        msgspec.json.decode(house.stores.keyring.decrypt(row["body_sealed"], place))["data"]["document"]
         for row in rows
     ]
     assert [each.get("replaces") for each in told] == [None, ids[0]]

@@ -15,7 +15,7 @@ from service.domain.idempotency import KeyedCall
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.models import DocumentAnnotations, SessionDetails
 from service.settings import Settings
-from service.store.encryption import SealError
+from service.store.encryption import DecryptionError
 from service.store.session_queries import SessionFilter, SessionQueries
 from tests.bridge import make_settings, principal_of
 from tests.store.house import House, new_tenant
@@ -53,13 +53,13 @@ def keyed(house: House) -> KeyedCall:
 
 async def fill(house: House) -> dict[str, str]:
     """One row at least in every table, from code that holds recognisable secrets."""
-    rows = house.rows
+    stores = house.stores
     destination = await house.add_destination(f"https://emr.example/hooks?token={URL_TOKEN}")
-    key = await ApiKeys(rows.api_keys).add(house.tenant_id, "admin")
+    key = await ApiKeys(stores.api_keys).add(house.tenant_id, "admin")
     lease, plan = make_lease(), house.plan(details=DETAILS)
     call = keyed(house)
-    await rows.idempotency.reserve_session(call, plan, lease, lease_seconds=60, life_seconds=3600)
-    await rows.idempotency.finish(call, plan.id, NAME.encode())
+    await stores.idempotency.reserve_session(call, plan, lease, lease_seconds=60, life_seconds=3600)
+    await stores.idempotency.finish(call, plan.id, NAME.encode())
     session_id = await house.end(NOTE, details=DETAILS)
     (job,) = await house.claim_fetches()
     warning = WarningInfo(code="vendor_warning", message=WARNING)
@@ -74,25 +74,25 @@ async def fill(house: House) -> dict[str, str]:
     open_ = await house.create(details=DETAILS)
     await house.store_chunk(open_, 0, NAME.encode())
     streamed, stream_lease = await house.create(upload="stream", details=DETAILS), make_lease()
-    assert await rows.streams.claim(streamed, stream_lease, 60)
+    assert await stores.streams.claim(streamed, stream_lease, 60)
     token_lease = make_lease()
-    await rows.tokens.lease(DEFAULT_ACCOUNT, token_lease, seconds=30, generation=0)
-    await rows.tokens.store(DEFAULT_ACCOUNT, token_lease, TOKENS.encode())
-    await rows.leases.take("sweep", make_lease(), 15)
-    await rows.keys.begin()
-    await rows.reencryption.step()
+    await stores.vendor_tokens.lease(DEFAULT_ACCOUNT, token_lease, seconds=30, generation=0)
+    await stores.vendor_tokens.store(DEFAULT_ACCOUNT, token_lease, TOKENS.encode())
+    await stores.leases.acquire("sweep", make_lease(), 15)
+    await stores.encryption_keys.begin()
+    await stores.reencryption.step()
     await house.connection.execute(
         "UPDATE sessions SET ended_at = now() - interval '3 days' WHERE ended_at IS NOT NULL"
     )
     await house.connection.execute("UPDATE sessions SET settled_at = NULL WHERE ended_at IS NOT NULL")
-    assert await rows.ledger.fold()
+    assert await stores.ledger.fold()
     return {
         "session": session_id,
         "open": open_,
         "key": str(key.key),
         "secret": str(destination.secret),
         "destination": destination.id,
-        "capability": await rows.streams.capability(streamed),
+        "capability": await stores.streams.capability(streamed),
     }
 
 
@@ -132,60 +132,62 @@ async def test_no_column_of_any_table_holds_a_secret_in_clear(house):
     ] == []
 
 
-def views_of(rows: Stores) -> SessionQueries:
-    return SessionQueries(rows.database, rows.keyring, rows.sessions, rows.streams, "https://bridge.example")
+def views_of(stores: Stores) -> SessionQueries:
+    return SessionQueries(
+        stores.database, stores.keyring, stores.sessions, stores.streams, "https://bridge.example"
+    )
 
 
-async def ids_found(rows: Stores, tenant_id, **wanted: str) -> set[str]:
-    page = await views_of(rows).page(tenant_id, SessionFilter(**wanted), None, 10)
+async def ids_found(stores: Stores, tenant_id, **wanted: str) -> set[str]:
+    page = await views_of(stores).page(tenant_id, SessionFilter(**wanted), None, 10)
     return {session.id for session in page.items}
 
 
 async def test_everything_is_found_and_opens_after_the_keys_were_rotated(database_url, connection):
-    async with open_stores(settings_with(database_url, OLD)) as rows:
-        house = House(rows=rows, connection=connection, tenant_id=await new_tenant(rows))
+    async with open_stores(settings_with(database_url, OLD)) as stores:
+        house = House(stores=stores, connection=connection, tenant_id=await new_tenant(stores))
         made = await fill(house)
-    async with open_stores(settings_with(database_url, NEW, OLD)) as rows:
-        await ping_store(rows)
-        house = House(rows=rows, connection=connection, tenant_id=house.tenant_id)
+    async with open_stores(settings_with(database_url, NEW, OLD)) as stores:
+        await ping_store(stores)
+        house = House(stores=stores, connection=connection, tenant_id=house.tenant_id)
         later = await house.create(details=DETAILS)
         # Equality is asked for by keyed hashes, which the rotation must not change.
         for wanted in ({"patient_id": PATIENT}, {"reference": REFERENCE}):
-            found = await ids_found(rows, house.tenant_id, **wanted)
+            found = await ids_found(stores, house.tenant_id, **wanted)
             assert {made["session"], made["open"], later} <= found
-        session = await views_of(rows).session(house.tenant_id, made["session"])
+        session = await views_of(stores).session(house.tenant_id, made["session"])
         assert session.patient == {"id": PATIENT, "name": NAME}
         assert session.transcript == TRANSCRIPT
-        (document,) = await views_of(rows).documents(house.tenant_id, made["session"], None)
+        (document,) = await views_of(stores).documents(house.tenant_id, made["session"], None)
         assert document.data == {"assessment": DOCUMENT}
-        assert (await principal_of(rows.api_keys, made["key"])).tenant_id == house.tenant_id
-        assert URL_TOKEN in (await rows.destinations.one(house.tenant_id, made["destination"])).url
-        assert (await rows.tokens.read(DEFAULT_ACCOUNT)).tokens == TOKENS.encode()
-        again = await rows.idempotency.reserve_session(
+        assert (await principal_of(stores.api_keys, made["key"])).tenant_id == house.tenant_id
+        assert URL_TOKEN in (await stores.destinations.one(house.tenant_id, made["destination"])).url
+        assert (await stores.vendor_tokens.read(DEFAULT_ACCOUNT)).tokens == TOKENS.encode()
+        again = await stores.idempotency.reserve_session(
             keyed(house), house.plan(), make_lease(), lease_seconds=60, life_seconds=3600
         )
         assert (again.kind, again.answer) == ("replayed", NAME.encode())
         # What is written now is under the first key alone.
-        sealed = await connection.fetchval("SELECT details_sealed FROM sessions WHERE id = $1", later)
+        encrypted = await connection.fetchval("SELECT details_sealed FROM sessions WHERE id = $1", later)
         old = await connection.fetchval("SELECT details_sealed FROM sessions WHERE id = $1", made["session"])
-        assert sealed[1:5] != old[1:5]
+        assert encrypted[1:5] != old[1:5]
 
 
 @pytest.mark.parametrize("keys", [(OTHER,), (NEW,)])
 async def test_without_the_key_nothing_opens_and_the_error_says_so(database_url, connection, keys):
-    async with open_stores(settings_with(database_url, OLD)) as rows:
-        house = House(rows=rows, connection=connection, tenant_id=await new_tenant(rows))
+    async with open_stores(settings_with(database_url, OLD)) as stores:
+        house = House(stores=stores, connection=connection, tenant_id=await new_tenant(stores))
         made = await fill(house)
-    async with open_stores(settings_with(database_url, *keys)) as rows:
+    async with open_stores(settings_with(database_url, *keys)) as stores:
         for call in (
-            ping_store(rows),
-            rows.hasher.hash("x", b"y"),
-            principal_of(rows.api_keys, made["key"]),
-            views_of(rows).session(house.tenant_id, made["session"]),
-            rows.destinations.one(house.tenant_id, made["destination"]),
-            rows.tokens.read(DEFAULT_ACCOUNT),
+            ping_store(stores),
+            stores.hasher.hash("x", b"y"),
+            principal_of(stores.api_keys, made["key"]),
+            views_of(stores).session(house.tenant_id, made["session"]),
+            stores.destinations.one(house.tenant_id, made["destination"]),
+            stores.vendor_tokens.read(DEFAULT_ACCOUNT),
         ):
-            with pytest.raises(SealError, match="ENCRYPTION_KEYS"):
+            with pytest.raises(DecryptionError, match="ENCRYPTION_KEYS"):
                 await call
 
 
@@ -198,7 +200,7 @@ async def test_a_value_that_was_moved_to_another_row_does_not_open(house):
         one,
         other,
     )
-    shown = await views_of(house.rows).session(house.tenant_id, other)
+    shown = await views_of(house.stores).session(house.tenant_id, other)
     assert (shown.patient, shown.reference, shown.metadata) == (None, None, {})
     assert shown.error is not None
     assert shown.error.code == "value_unreadable"
@@ -209,20 +211,20 @@ async def test_the_installation_s_secret_is_one_however_many_processes_make_it(d
         open_stores(settings_with(database_url, OLD)) as one,
         open_stores(settings_with(database_url, OLD)) as other,
     ):
-        hashes = [await rows.hasher.hash("purpose", b"value") for rows in (one, other)]
+        hashes = [await stores.hasher.hash("purpose", b"value") for stores in (one, other)]
         assert hashes[0] == hashes[1]
         assert await one.hasher.hash("another", b"value") != hashes[0]
     assert await connection.fetchval("SELECT count(*) FROM server_secrets") == 1
 
 
 async def test_the_same_patient_of_two_tenants_has_two_hashes(house):
-    other = await new_tenant(house.rows, "other")
+    other = await new_tenant(house.stores, "other")
     await house.create(details=DETAILS)
     await house.insert(details=DETAILS, tenant_id=other)
     assert await house.value("SELECT count(DISTINCT patient_id_hash) FROM sessions") == 2
     assert await house.value("SELECT count(DISTINCT reference_hash) FROM sessions") == 2
-    assert await ids_found(house.rows, other, patient_id=PATIENT) != await ids_found(
-        house.rows, house.tenant_id, patient_id=PATIENT
+    assert await ids_found(house.stores, other, patient_id=PATIENT) != await ids_found(
+        house.stores, house.tenant_id, patient_id=PATIENT
     )
 
 
@@ -230,22 +232,22 @@ async def test_the_same_patient_of_two_tenants_has_two_hashes(house):
 
 
 async def test_a_key_is_known_until_it_is_revoked(house):
-    key = await ApiKeys(house.rows.api_keys).add(house.tenant_id, "emr")
-    principal = await principal_of(house.rows.api_keys, str(key.key))
+    key = await ApiKeys(house.stores.api_keys).add(house.tenant_id, "emr")
+    principal = await principal_of(house.stores.api_keys, str(key.key))
     assert (principal.key_id, principal.tenant_id, principal.role, principal.account) == (
         key.id,
         house.tenant_id,
         "emr",
         DEFAULT_ACCOUNT,
     )
-    revoked = await ApiKeys(house.rows.api_keys).revoke(house.tenant_id, key.id)
-    assert await principal_of(house.rows.api_keys, str(key.key)) is None
-    again = await ApiKeys(house.rows.api_keys).revoke(house.tenant_id, key.id)
+    revoked = await ApiKeys(house.stores.api_keys).revoke(house.tenant_id, key.id)
+    assert await principal_of(house.stores.api_keys, str(key.key)) is None
+    again = await ApiKeys(house.stores.api_keys).revoke(house.tenant_id, key.id)
     assert again.revoked_at == revoked.revoked_at
-    assert [each.id for each in await house.rows.api_keys.list_keys(house.tenant_id)] == [key.id]
+    assert [each.id for each in await house.stores.api_keys.list_keys(house.tenant_id)] == [key.id]
 
 
 @pytest.mark.parametrize("key", ["", "ekb_", "ekb_unknown", "Bearer x", "ekb_é", "ekb_\0", "' OR 1=1 --"])
 async def test_an_unknown_key_is_nobody(house, key):
-    await ApiKeys(house.rows.api_keys).add(house.tenant_id, "emr")
-    assert await principal_of(house.rows.api_keys, key) is None
+    await ApiKeys(house.stores.api_keys).add(house.tenant_id, "emr")
+    assert await principal_of(house.stores.api_keys, key) is None

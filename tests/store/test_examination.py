@@ -10,7 +10,7 @@ from tests.store.house import House
 
 
 async def test_a_user_that_lacks_a_right_is_told_by_the_table_s_name(house: House) -> None:
-    assert await forbidden_tables(house.rows.database) == []
+    assert await forbidden_tables(house.stores.database) == []
     role = f"limited_{secrets.token_hex(4)}"
     run = house.connection.execute
     await run(f"CREATE ROLE {role}")
@@ -28,7 +28,7 @@ async def test_a_user_that_lacks_a_right_is_told_by_the_table_s_name(house: Hous
 
 
 async def test_the_server_tells_its_version_and_its_room(house: House) -> None:
-    server = await look_at_server(house.rows.database)
+    server = await look_at_server(house.stores.database)
     assert server.version >= 140_000
     assert server.connections > 0
     assert not server.is_standby

@@ -81,7 +81,7 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("deliveries.attempts", ["m1"], {"attempts_by_delivery"}),
     ("deliveries.destinations_for", ["t1", "document.ready", "a"], {"destinations_by_tenant"}),
     ("destinations.list", ["t1", None, None, 11], {"destinations_by_tenant"}),
-    ("sessions.claim_owed", [10, 60.0, ["a"]], {"sessions_owed", "chunks_pkey"}),
+    ("sessions.claim_pending_calls", [10, 60.0, ["a"]], {"sessions_owed", "chunks_pkey"}),
     ("sessions.past", [10], {"sessions_unended"}),
     ("sessions.warn_expiring", [300.0], {"sessions_unended"}),
     ("sessions.page", ["t1", None, None, None, None, None, None, 11], {"sessions_listed"}),

@@ -20,7 +20,7 @@ SOAP = TemplateId("soap")
 
 async def ledger(house: House) -> tuple[int, int, int, int, int]:
     """Ended, delivered, in flight, dead, lost."""
-    found = await house.rows.ledger.count(house.tenant_id)
+    found = await house.stores.ledger.count(house.tenant_id)
     assert found.ended == found.delivered + found.in_flight + found.dead
     assert found.lost <= found.in_flight
     return found.ended, found.delivered, found.in_flight, found.dead, found.lost
@@ -42,7 +42,7 @@ async def expire(house: House) -> SessionId:
     """A session that nobody ended."""
     session_id = await house.create()
     await house.connection.execute("UPDATE sessions SET expires_at = now() - interval '1 second'")
-    fetching = ResultFetcher(store=house.rows.results, vendor=ScriptedVendor(), clock=TurnedClock())
+    fetching = ResultFetcher(store=house.stores.results, vendor=ScriptedVendor(), clock=TurnedClock())
     await fetching.expire(session_id)
     return session_id
 
@@ -64,7 +64,7 @@ async def test_from_its_end_to_its_documents_acceptance_it_is_in_flight(house):
     session_id = await house.create(templates=[NOTE, SOAP])
     lease = await house.begin_end(session_id)
     assert await ledger(house) == IN_FLIGHT  # the end call is owed
-    await house.rows.sessions.record_end_confirmed(session_id, lease, VendorEnd(files_received=1))
+    await house.stores.sessions.record_end_confirmed(session_id, lease, VendorEnd(files_received=1))
     assert await ledger(house) == IN_FLIGHT  # its results are
     first, second = await house.claim_fetches(session_id)
     assert await ledger(house) == IN_FLIGHT  # they are asked for
@@ -140,14 +140,14 @@ async def test_what_expired_unended_counts_by_the_moment_of_its_expiry(house):
     await settle(house)
     assert await ledger(house) == DELIVERED
     now = datetime.now(UTC)
-    count = house.rows.ledger.count
+    count = house.stores.ledger.count
     assert (await count(house.tenant_id, now - timedelta(minutes=1), now)).ended == 1
     assert (await count(house.tenant_id, now, None)).ended == 0
 
 
 async def test_a_session_cancelled_after_its_end_has_its_ending(house):
     session_id = await house.end(NOTE)
-    async with house.rows.changes.locked(house.tenant_id, session_id) as unit:
+    async with house.stores.session_updates.locked(house.tenant_id, session_id) as unit:
         await unit.cancel(make_lease(), 60)
     assert await house.value("SELECT owed FROM sessions") == "cancel"
     assert await ledger(house) == DELIVERED
@@ -161,7 +161,7 @@ async def test_a_session_cancelled_with_a_document_that_waited_has_its_ending(ho
         house.tenant_id,
         session_id,
     )
-    async with house.rows.changes.locked(house.tenant_id, session_id) as unit:
+    async with house.stores.session_updates.locked(house.tenant_id, session_id) as unit:
         await unit.cancel(make_lease(), 60)
     assert await ledger(house) == DELIVERED
 
@@ -173,7 +173,7 @@ async def test_an_erased_session_is_closed_and_stays_counted(house, stage):
     if stage == "delivered":
         await settle(house)
     principal = make_principal()
-    async with house.rows.changes.locked(house.tenant_id, session_id, to_erase=True) as unit:
+    async with house.stores.session_updates.locked(house.tenant_id, session_id, to_erase=True) as unit:
         await unit.erase(principal.key_id)
     assert await ledger(house) == DELIVERED
 
@@ -182,7 +182,7 @@ async def test_an_erased_session_of_which_a_delivery_had_died_stays_dead(house):
     await house.add_destination()
     session_id = await house.finish(NOTE)
     await settle(house, "dead", reason="http_422")
-    async with house.rows.changes.locked(house.tenant_id, session_id, to_erase=True) as unit:
+    async with house.stores.session_updates.locked(house.tenant_id, session_id, to_erase=True) as unit:
         await unit.erase(make_principal().key_id)
     assert await ledger(house) == DEAD
 
@@ -223,7 +223,7 @@ async def test_each_way_to_be_lost_is_found(house, way):
     assert await ledger(house) == IN_FLIGHT
     await change(house, damage)
     assert await ledger(house) == LOST
-    look = await house.rows.ledger.look(house.tenant_id, None, None, "lost")
+    look = await house.stores.ledger.look(house.tenant_id, None, None, "lost")
     assert look.shown == [session_id]
 
 
@@ -245,7 +245,7 @@ async def test_the_interval_is_half_open_on_the_moment_of_ending(house):
         "WHERE n.id = s.id",
         start,
     )
-    count = house.rows.ledger.count
+    count = house.stores.ledger.count
     assert (await count(house.tenant_id, start, start + 3 * hour)).ended == 3
     assert (await count(house.tenant_id, start, start + 2 * hour)).ended == 2
     assert (await count(house.tenant_id, start + hour, start + 2 * hour)).ended == 1
@@ -255,14 +255,16 @@ async def test_the_interval_is_half_open_on_the_moment_of_ending(house):
 
 async def test_tenants_are_counted_apart_and_together(house):
     await house.finish(NOTE)
-    stranger = await new_tenant(house.rows, "second")
-    assert (await house.rows.ledger.count(stranger)).ended == 0
+    stranger = await new_tenant(house.stores, "second")
+    assert (await house.stores.ledger.count(stranger)).ended == 0
     home, house.tenant_id = house.tenant_id, stranger
     await house.end(NOTE)
     assert await ledger(house) == IN_FLIGHT
     house.tenant_id = home
     assert await ledger(house) == DELIVERED
-    assert (await house.rows.ledger.count(None)) == Ledger(ended=2, delivered=1, in_flight=1, dead=0, lost=0)
+    assert (await house.stores.ledger.count(None)) == Ledger(
+        ended=2, delivered=1, in_flight=1, dead=0, lost=0
+    )
 
 
 async def test_it_names_the_sessions_of_a_class_oldest_first(house):
@@ -270,7 +272,7 @@ async def test_it_names_the_sessions_of_a_class_oldest_first(house):
     dead = [await house.finish(NOTE) for _ in range(2)]
     await settle(house, "dead", reason="http_422")
     flying = await house.end(NOTE)
-    look = house.rows.ledger.look
+    look = house.stores.ledger.look
     assert (await look(house.tenant_id, None, None, "dead")).shown == dead
     assert (await look(house.tenant_id, None, None, "in_flight")).shown == [flying]
     assert (await look(house.tenant_id, None, None, "lost")).shown == []

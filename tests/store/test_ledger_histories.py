@@ -83,7 +83,7 @@ class History:
                 "UPDATE sessions SET expires_at = now() WHERE id = $1", session_id
             )
             vendor = ScriptedVendor()
-            fetching = ResultFetcher(store=self.house.rows.results, vendor=vendor, clock=TurnedClock())
+            fetching = ResultFetcher(store=self.house.stores.results, vendor=vendor, clock=TurnedClock())
             await fetching.expire(session_id)
         else:
             session_id = await self.house.end(*self.random.sample([NOTE, LETTER], self.random.randint(0, 2)))
@@ -125,10 +125,10 @@ class History:
 
     async def fold(self) -> None:
         for _ in range(self.random.randint(1, 5)):
-            await self.house.rows.ledger.fold()
+            await self.house.stores.ledger.fold()
 
     async def recount(self) -> None:
-        assert await self.house.rows.ledger.recount() is None
+        assert await self.house.stores.ledger.recount() is None
 
     async def add_version(self) -> None:
         session_id = await self.one_of(
@@ -143,7 +143,7 @@ class History:
             "SELECT id FROM sessions WHERE tenant_id = $1 AND settled_at IS NULL ORDER BY created_at"
         )
         if session_id is not None:
-            async with self.house.rows.changes.locked(self.house.tenant_id, session_id) as unit:
+            async with self.house.stores.session_updates.locked(self.house.tenant_id, session_id) as unit:
                 assert unit is not None
                 await unit.cancel(make_lease(), 60)
 
@@ -151,7 +151,7 @@ class History:
         session_id = await self.session()
         if session_id is not None:
             tenant_id = self.house.tenant_id
-            async with self.house.rows.changes.locked(tenant_id, session_id, to_erase=True) as unit:
+            async with self.house.stores.session_updates.locked(tenant_id, session_id, to_erase=True) as unit:
                 assert unit is not None
                 await unit.erase(KeyId("key_1"))
 
@@ -169,18 +169,20 @@ class History:
         if session_id is None:
             return
         lease = make_lease()
-        async with self.house.rows.further.opening(self.house.tenant_id, session_id, LETTER) as unit:
+        async with self.house.stores.additional_documents.opening(
+            self.house.tenant_id, session_id, LETTER
+        ) as unit:
             assert unit is not None
             if unit.state.is_pending:
                 return
             await unit.begin(lease, 60)
-        await self.house.rows.further.record_asked(session_id, LETTER, lease, None, 0)
+        await self.house.stores.additional_documents.record_asked(session_id, LETTER, lease, None, 0)
 
     async def retain(self) -> None:
         content = self.random.randint(3, 8)
         change = RetentionChange(content_days=content, metadata_days=content + self.random.randint(0, 3))
-        await Tenants(self.house.rows.tenants).change_retention(self.house.tenant_id, change)
-        await Retention(self.house.rows.retention).run()
+        await Tenants(self.house.stores.tenants).change_retention(self.house.tenant_id, change)
+        await Retention(self.house.stores.retention).run()
 
     async def recover(self) -> None:
         destination = await self.destination()
@@ -218,7 +220,7 @@ class History:
             return
         await self.house.connection.execute(self.random.choice(DAMAGES), session_id)
         for _ in range(await self.house.value("SELECT count(*) FROM ledger_days WHERE tenant_id = ''")):
-            await self.house.rows.ledger.recount()
+            await self.house.stores.ledger.recount()
 
 
 def some_bounds(random: Random) -> list[datetime | None]:
@@ -230,7 +232,7 @@ def some_bounds(random: Random) -> list[datetime | None]:
 @pytest.mark.parametrize("seed", range(6))
 async def test_it_is_the_count_of_all_rows_whatever_happened(house, seed):
     random = Random(seed)
-    tenants = [house.tenant_id, await new_tenant(house.rows, "second")]
+    tenants = [house.tenant_id, await new_tenant(house.stores, "second")]
     for tenant in tenants:
         house.tenant_id = tenant
         await house.add_destination()

@@ -126,10 +126,10 @@ async def build(connection: asyncpg.Connection, tenant: TenantId, number: int, s
 )
 @given(states=st.lists(STATES, min_size=1, max_size=6))
 async def test_the_equation_and_the_classes_hold_whatever_the_rows_are(house, states):
-    tenant = await new_tenant(house.rows, "drawn")
+    tenant = await new_tenant(house.stores, "drawn")
     for number, state in enumerate(states):
         await build(house.connection, tenant, number, state)
-    found = await house.rows.ledger.count(tenant)
+    found = await house.stores.ledger.count(tenant)
     expected = [as_the_page_says(state) for state in states]
     assert found.ended == found.delivered + found.in_flight + found.dead
     assert found == Ledger(
@@ -140,7 +140,7 @@ async def test_the_equation_and_the_classes_hold_whatever_the_rows_are(house, st
         lost=expected.count("lost"),
     )
     await age_and_fold(house, tenant)
-    assert await house.rows.ledger.count(tenant) == found
+    assert await house.stores.ledger.count(tenant) == found
 
 
 async def age_and_fold(house: House, tenant: TenantId) -> None:
@@ -156,7 +156,7 @@ async def age_and_fold(house: House, tenant: TenantId) -> None:
     await house.connection.execute(
         "UPDATE documents SET received_at = received_at - interval '5 days' WHERE tenant_id = $1", tenant
     )
-    while await house.rows.ledger.fold():
+    while await house.stores.ledger.fold():
         pass
 
 
@@ -190,18 +190,18 @@ SMALL_TABLES = {"destinations", "tenants", "ledger_days", "ledger_suspects"}
 
 async def test_a_hundred_thousand_sessions_are_counted_by_their_indexes(house):
     await house.connection.execute(HUNDRED_THOUSAND)
-    found = await house.rows.ledger.count(TenantId("big1"))
+    found = await house.stores.ledger.count(TenantId("big1"))
     assert (found.ended, found.delivered + found.dead, found.lost) == (10_000, 10_000, 0)
     now = datetime.now(UTC)
     hour = [TenantId("big1"), now - timedelta(hours=2), now - timedelta(hours=1), None, 10]
     used, scanned = await plan_of(house, "ledger.count", hour)
     assert used >= {"sessions_with_ending", "documents_by_session", "events_by_document"}
     assert scanned <= SMALL_TABLES
-    together = await house.rows.ledger.count(None)
-    while await house.rows.ledger.fold():
+    together = await house.stores.ledger.count(None)
+    while await house.stores.ledger.fold():
         pass
-    assert await house.rows.ledger.count(None) == together
-    assert await house.rows.ledger.count(TenantId("big1")) == found
+    assert await house.stores.ledger.count(None) == together
+    assert await house.stores.ledger.count(TenantId("big1")) == found
     _, scanned = await plan_of(house, "ledger.count", [None, None, None, None, 10])
     assert scanned <= SMALL_TABLES
     _, scanned = await plan_of(house, "ledger.fold", [now.date()])

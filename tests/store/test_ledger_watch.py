@@ -19,7 +19,7 @@ def shown(standing: str) -> float | None:
 
 
 def watch(house: House) -> LedgerMonitor:
-    return LedgerMonitor(leases=house.rows.leases, ledger=house.rows.ledger, interval_seconds=0.05)
+    return LedgerMonitor(leases=house.stores.leases, ledger=house.stores.ledger, interval_seconds=0.05)
 
 
 async def renewals(house: House, number: int) -> None:

@@ -42,9 +42,9 @@ async def test_an_empty_database_is_brought_to_the_newest_schema(empty_database_
 
 
 async def test_a_database_that_is_older_is_told_from_one_without_a_schema(empty_database_url):
-    async with open_stores(make_settings(empty_database_url, "redis://unused")) as rows:
+    async with open_stores(make_settings(empty_database_url, "redis://unused")) as stores:
         with pytest.raises(StoreUnavailable, match="no schema"):
-            await ping_store(rows)
+            await ping_store(stores)
         connection = await asyncpg.connect(empty_database_url)
         for script in sorted((_SCRIPTS / "versions").glob("000[123]_*.sql")):
             await connection.execute(script.read_text())
@@ -52,9 +52,9 @@ async def test_a_database_that_is_older_is_told_from_one_without_a_schema(empty_
         await connection.execute("INSERT INTO alembic_version VALUES ('0003')")
         await connection.close()
         with pytest.raises(StoreUnavailable, match="older than this version: run `ekabridge migrate`"):
-            await ping_store(rows)
+            await ping_store(stores)
         await migrate(empty_database_url)
-        await ping_store(rows)
+        await ping_store(stores)
 
 
 async def test_migrating_twice_changes_nothing(empty_database_url):
@@ -97,9 +97,9 @@ async def test_a_url_of_another_kind_is_refused_by_name(url):
 
 
 async def test_a_database_without_our_schema_is_not_ready_and_says_what_to_do(empty_database_url):
-    async with open_stores(make_settings(empty_database_url, "redis://unused")) as rows:
+    async with open_stores(make_settings(empty_database_url, "redis://unused")) as stores:
         with pytest.raises(StoreUnavailable, match="ekabridge migrate"):
-            await ping_store(rows)
+            await ping_store(stores)
 
 
 async def test_a_database_that_is_away_is_told_as_such():
@@ -114,12 +114,12 @@ async def test_a_database_that_is_away_is_told_as_such():
 
 async def test_a_connection_that_was_cut_is_told_as_away_and_the_next_one_works(house):
     with pytest.raises(StoreUnavailable):  # noqa: PT012 - the block is what is interrupted
-        async with house.rows.database.transaction() as connection:
+        async with house.stores.database.transaction() as connection:
             pid = await connection.fetchval("SELECT pg_backend_pid()")
             await house.connection.execute("SELECT pg_terminate_backend($1, 5000)", pid)
             await connection.fetchval("SELECT 1")
-    await house.rows.database.ping()
-    assert await house.rows.database.revision() == newest_revision()
+    await house.stores.database.ping()
+    assert await house.stores.database.revision() == newest_revision()
 
 
 async def at_revision(url: str, revision: str) -> None:

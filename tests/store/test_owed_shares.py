@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 async def test_one_tenant_s_owed_calls_leave_places_to_another_tenant_of_the_account(house: House) -> None:
     """Whoever cancels many sessions while EkaScribe hangs held every place of the account."""
     other = House(
-        rows=house.rows, connection=house.connection, tenant_id=await new_tenant(house.rows, "other")
+        stores=house.stores, connection=house.connection, tenant_id=await new_tenant(house.stores, "other")
     )
     for _ in range(20):
         await house.insert()
@@ -32,7 +32,7 @@ async def test_one_tenant_s_owed_calls_leave_places_to_another_tenant_of_the_acc
 
     async def claim(_: SessionId | None, limit: int, at_quota: Collection[str]) -> list[PendingCall]:
         passed_over = [Account(holder) for holder in at_quota]
-        return await house.rows.sessions.claim_pending_calls(limit, 60, passed_over)
+        return await house.stores.sessions.claim_pending_calls(limit, 60, passed_over)
 
     async def run(call: PendingCall) -> None:
         running[call.tenant_id] += 1

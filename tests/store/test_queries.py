@@ -21,7 +21,7 @@ USES = {
 
 async def test_every_query_is_prepared_against_the_newest_schema(house):
     wrong = {}
-    async with house.rows.database.connection() as connection:
+    async with house.stores.database.connection() as connection:
         for name, statement in queries().items():
             numbers = {int(number) for number in re.findall(r"\$(\d+)", statement)}
             try:

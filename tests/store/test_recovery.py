@@ -39,7 +39,7 @@ async def recover(house, destination, since: datetime = AN_HOUR_AGO) -> tuple[in
 
 
 async def erase(house, session_id) -> None:
-    async with house.rows.changes.locked(house.tenant_id, session_id) as unit:
+    async with house.stores.session_updates.locked(house.tenant_id, session_id) as unit:
         await unit.erase(KeyId("key_1"))
 
 
@@ -97,7 +97,7 @@ async def test_an_older_version_is_not_recovered_after_a_newer_one(house):
     (second,) = await house.claim_deliveries()
     await house.record(second)
     assert await recover(house, destination) == (0, 0)
-    found = await house.rows.deliveries.one(house.tenant_id, DeliveryId(first))
+    found = await house.stores.deliveries.one(house.tenant_id, DeliveryId(first))
     assert (found.status, found.reason) == ("dead", "superseded")
 
 
@@ -122,7 +122,7 @@ async def test_an_erased_session_is_neither_recovered_nor_replayed(house):
 
 async def test_another_tenant_s_events_stay_there(house):
     await house.finish(NOTE)
-    other = await new_tenant(house.rows, "other")
+    other = await new_tenant(house.stores, "other")
     destination = await house.add_destination()
     with pytest.raises(NotFound):
         await house.deliveries.recover(Actor.operator(other), destination.id, AN_HOUR_AGO)
@@ -211,7 +211,7 @@ async def test_of_two_words_at_once_one_is_taken(house):
     assert sum(isinstance(each, DeliveryAlreadyFiled) for each in answers) == 5
     with pytest.raises(NotFound):
         await house.deliveries.confirm(
-            Actor.operator(await new_tenant(house.rows, "other")), job.id, "NOTE-1"
+            Actor.operator(await new_tenant(house.stores, "other")), job.id, "NOTE-1"
         )
 
 

@@ -36,9 +36,9 @@ async def test_a_claim_can_be_for_one_session(house):
 async def test_accounts_can_be_passed_over(house):
     session_id = await house.end(NOTE)
     account = Account(await house.value("SELECT account FROM sessions WHERE id = $1", session_id))
-    assert await house.rows.results.claim_fetches(None, 10, 60, [account]) == []
-    assert await house.rows.results.claim_fetches(session_id, 10, 60, {account, Account("x")}) == []
-    assert len(await house.rows.results.claim_fetches(None, 10, 60, [Account("x")])) == 1
+    assert await house.stores.results.claim_fetches(None, 10, 60, [account]) == []
+    assert await house.stores.results.claim_fetches(session_id, 10, 60, {account, Account("x")}) == []
+    assert len(await house.stores.results.claim_fetches(None, 10, 60, [Account("x")])) == 1
 
 
 async def test_a_call_that_was_not_made_counts_for_nothing(house):
@@ -46,11 +46,11 @@ async def test_a_call_that_was_not_made_counts_for_nothing(house):
     (old,) = await house.claim_fetches()
     await house.postpone(old, 0, "no", is_missing=True)
     (job,) = await house.claim_fetches()
-    await house.rows.results.give_back_fetch(old, 300)  # not its lease any more
-    await house.rows.results.give_back_fetch(job, 0)
+    await house.stores.results.give_back_fetch(old, 300)  # not its lease any more
+    await house.stores.results.give_back_fetch(job, 0)
     (again,) = await house.claim_fetches()
     assert (job.attempts, again.attempts, again.missing) == (2, 2, 1)
-    await house.rows.results.give_back_fetch(again, 300)
+    await house.stores.results.give_back_fetch(again, 300)
     assert await house.claim_fetches() == []
 
 
@@ -173,7 +173,7 @@ async def test_what_is_recorded_together_is_kept_together_or_not_at_all(house):
         pass
 
     with pytest.raises(Interrupted):  # noqa: PT012 - the block is what is interrupted
-        async with house.rows.results.settling(session_id) as unit:
+        async with house.stores.results.settling(session_id) as unit:
             assert await unit.settle_fetch(job, "completed")
             await unit.record_result(done())
             await unit.add_document(make_document(NOTE), None, listed=frozenset({f"doc_of_{NOTE}"}))
@@ -186,7 +186,7 @@ async def test_what_is_recorded_together_is_kept_together_or_not_at_all(house):
 
 async def test_a_document_is_stored_again_only_when_it_differs(house):
     session_id = await house.finish(NOTE)
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         await unit.add_document(make_document(NOTE), None, listed=frozenset({f"doc_of_{NOTE}"}))
         both = frozenset({f"doc_of_{NOTE}", "another"})
         await unit.add_document(make_document(NOTE, data={"note": "changed"}), None, listed=both)
@@ -206,16 +206,16 @@ async def test_a_document_is_stored_again_only_when_it_differs(house):
 
 async def test_the_first_transcript_stays(house):
     session_id = await house.finish(NOTE, transcript="first")
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         assert unit.transcript == "first"
         await unit.record_result(make_result("completed", transcript="second"))
         assert unit.transcript == "first"
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         assert unit.transcript == "first"
 
 
 async def test_a_session_that_does_not_exist_cannot_be_settled(house):
-    async with house.rows.results.settling("ses_unknown") as unit:
+    async with house.stores.results.settling("ses_unknown") as unit:
         assert unit is None
 
 
@@ -233,7 +233,7 @@ async def test_a_verdict_stands_from_when_it_was_first_said_and_another_one_anew
     session_id = await house.end(NOTE)
     for verdict, seconds in (("empty", 0), ("empty", 70), ("absent", 0), (None, None)):
         await house.let_pass("fetches")
-        async with house.rows.results.settling(session_id) as unit:
+        async with house.stores.results.settling(session_id) as unit:
             await unit.record_verdict(NOTE, verdict)
         (job,) = await house.claim_fetches()
         assert job.verdict == verdict
@@ -246,19 +246,19 @@ async def test_a_verdict_stands_from_when_it_was_first_said_and_another_one_anew
 
 async def test_the_unfiltered_call_is_requested_once_and_hurried_only_when_told(house):
     session_id = await house.end(NOTE)
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         await unit.request_unfiltered(at_once=False)
     first, second = sorted(await house.claim_fetches(), key=lambda job: job.template_id)
     assert (first.template_id, second.template_id) == (UNFILTERED, NOTE)
     await house.postpone(first, 300, "processing")
     for at_once, restart_tries, attempts in ((False, False, []), (True, False, [2]), (True, True, [1])):
-        async with house.rows.results.settling(session_id) as unit:
+        async with house.stores.results.settling(session_id) as unit:
             await unit.request_unfiltered(at_once=at_once, restart_tries=restart_tries)
         claimed = await house.claim_fetches()
         assert [job.attempts for job in claimed] == attempts
         for job in claimed:
             await house.postpone(job, 300, "processing")
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         await unit.settle_template(UNFILTERED, "completed")
         await unit.request_unfiltered(at_once=False)
     (again,) = await house.claim_fetches()
@@ -279,20 +279,20 @@ async def test_warnings_of_several_answers_are_kept_once_each(house):
     session_id = await house.end(NOTE)
     one, two = (WarningInfo(code="processing_error", message=each) for each in ("one", "two"))
     for warnings in ([one], [one, two], []):
-        async with house.rows.results.settling(session_id) as unit:
+        async with house.stores.results.settling(session_id) as unit:
             await unit.record_result(make_result("partial", warnings=warnings))
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         assert unit.warnings == [one, two]
 
 
 async def test_a_session_that_expired_unended_and_gets_documents_stays_where_the_ledger_counted_it(house):
     session_id = await house.create()
     await house.connection.execute("UPDATE sessions SET expires_at = now()")
-    await ResultFetcher(store=house.rows.results, vendor=ScriptedVendor(), clock=TurnedClock()).expire(
+    await ResultFetcher(store=house.stores.results, vendor=ScriptedVendor(), clock=TurnedClock()).expire(
         session_id
     )
     await house.let_pass("sessions", "settled_at", 3600)
     expired_at = await house.value("SELECT settled_at FROM sessions")
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         await unit.settle_session("completed", error_code=None, error_message=None)
     assert await house.value("SELECT ended_at FROM sessions") == expired_at

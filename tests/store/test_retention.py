@@ -29,7 +29,7 @@ TABLES = (
 
 async def keep(house: House, content: Any = UNSET, metadata: Any = UNSET) -> None:
     change = RetentionChange(content_days=content, metadata_days=metadata)
-    await Tenants(house.rows.tenants).change_retention(house.tenant_id, change)
+    await Tenants(house.stores.tenants).change_retention(house.tenant_id, change)
 
 
 async def age(house: House, session_id: SessionId, days: float) -> None:
@@ -44,14 +44,14 @@ async def age(house: House, session_id: SessionId, days: float) -> None:
 
 
 async def run(house: House) -> None:
-    await Retention(house.rows.retention).run()
+    await Retention(house.stores.retention).run()
 
 
 async def delivered(house: House, status: str = "delivered", **fields: Any) -> SessionId:
     session_id = await house.create(templates=[NOTE])
     await house.store_chunk(session_id, 0)
     lease = await house.begin_end(session_id)
-    await house.rows.sessions.record_end_confirmed(session_id, lease, VendorEnd(files_received=1))
+    await house.stores.sessions.record_end_confirmed(session_id, lease, VendorEnd(files_received=1))
     await house.hear(session_id)
     await finish(house, session_id)
     for job in await house.claim_deliveries(session_id):
@@ -173,7 +173,7 @@ async def processing(house: House) -> SessionId:
 
 async def cancel_owed(house: House) -> SessionId:
     session_id = await house.end(NOTE)
-    async with house.rows.changes.locked(house.tenant_id, session_id) as unit:
+    async with house.stores.session_updates.locked(house.tenant_id, session_id) as unit:
         await unit.cancel(make_lease(), 60)
     return session_id
 
@@ -186,7 +186,7 @@ async def test_what_is_in_flight_or_waits_stays_however_old_it_is(house, state):
     session_id = await state(house)
     await age(house, session_id, 400)
     for rows in (False, True):  # nor does it stand in the way of others
-        assert await house.rows.retention.due(10, rows=rows) == []
+        assert await house.stores.retention.due(10, rows=rows) == []
     await run(house)
     assert await house.value("SELECT count(*) FROM sessions WHERE erased_at IS NULL") == 1
     assert await trail(house, "session.erased") == []
@@ -209,7 +209,7 @@ async def test_a_session_that_never_came_to_be_goes_too(house):
     await keep(house, content=1)
     lease = make_lease()
     session_id = await house.insert(lease)
-    await house.rows.sessions.record_never_created(session_id, lease, "vendor_error", "no")
+    await house.stores.sessions.record_never_created(session_id, lease, "vendor_error", "no")
     await age(house, session_id, 2)
     await run(house)
     assert await is_erased(house, session_id)
@@ -218,7 +218,7 @@ async def test_a_session_that_never_came_to_be_goes_too(house):
 async def test_each_tenant_has_days_of_its_own(house):
     await keep(house, content=1)
     mine = await delivered(house)
-    mine_id, house.tenant_id = house.tenant_id, await new_tenant(house.rows, "second")
+    mine_id, house.tenant_id = house.tenant_id, await new_tenant(house.stores, "second")
     theirs = await delivered(house)
     for session_id in (mine, theirs):
         await age(house, session_id, 1000)
@@ -244,17 +244,17 @@ async def test_a_delivery_that_was_sent_again_meanwhile_keeps_its_session(house)
     await keep(house, content=1)
     session_id = await delivered(house, "dead", reason="http_422")
     await age(house, session_id, 2)
-    (found,) = await house.rows.retention.due(10, rows=False)
+    (found,) = await house.stores.retention.due(10, rows=False)
     # Held by a retry that is not committed yet: the look at the session alone cannot see it.
     retry = house.connection.transaction()
     await retry.start()
     await house.connection.execute(
         "UPDATE deliveries SET status = 'pending', next_at = now(), settled_at = NULL"
     )
-    erasing = asyncio.create_task(house.rows.retention.erase(found))
+    erasing = asyncio.create_task(house.stores.retention.erase(found))
 
     async def is_waiting() -> bool:
-        row = await house.rows.database.fetchrow(
+        row = await house.stores.database.fetchrow(
             "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         )
         return row is not None or erasing.done()
@@ -269,7 +269,7 @@ async def test_more_than_a_batch_goes_in_several_and_then_there_is_a_pause(house
     await keep(house, content=1)
     for _ in range(25):
         await age(house, await house.finish(), 2)
-    retention = Retention(house.rows.retention)
+    retention = Retention(house.stores.retention)
     left = "SELECT count(*) FROM sessions WHERE erased_at IS NULL"
     await retention.run()
     assert await house.value(left) == 5
@@ -285,15 +285,15 @@ async def test_what_is_erased_is_not_erased_again(house):
     session_id = await delivered(house)
     await age(house, session_id, 2)
     kept = Kept(session_id, house.tenant_id)
-    assert await house.rows.retention.erase(kept)
-    assert not await house.rows.retention.erase(kept)
+    assert await house.stores.retention.erase(kept)
+    assert not await house.stores.retention.erase(kept)
     assert len(await trail(house, "session.erased")) == 1
 
 
 async def test_what_was_erased_by_its_owner_goes_with_its_rows(house):
     await keep(house, metadata=1)
     session_id = await delivered(house)
-    async with house.rows.changes.locked(house.tenant_id, session_id, to_erase=True) as unit:
+    async with house.stores.session_updates.locked(house.tenant_id, session_id, to_erase=True) as unit:
         await unit.erase(make_principal().key_id)
     await age(house, session_id, 2)
     await run(house)
@@ -301,7 +301,7 @@ async def test_what_was_erased_by_its_owner_goes_with_its_rows(house):
 
 
 async def test_days_are_changed_one_at_a_time_and_told_in_the_trail(house):
-    change = Tenants(house.rows.tenants).change_retention
+    change = Tenants(house.stores.tenants).change_retention
     tenant = await change(house.tenant_id, RetentionChange(content_days=30))
     assert (tenant.keep_content_days, tenant.keep_metadata_days) == (30, None)
     tenant = await change(house.tenant_id, RetentionChange(metadata_days=365))

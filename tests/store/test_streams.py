@@ -12,7 +12,7 @@ def ended(frames: int = 0, size: int = 0, cause: str = "client_closed") -> Strea
 
 
 async def test_only_the_capability_of_the_very_session_opens_it(house: House) -> None:
-    rows = house.rows.streams
+    rows = house.stores.streams
     mine, other = await house.create(upload="stream"), await house.create(upload="stream")
     capability = await rows.capability(mine)
     assert len(capability) >= 40
@@ -26,7 +26,7 @@ async def test_only_the_capability_of_the_very_session_opens_it(house: House) ->
 
 
 async def test_one_holds_a_stream_until_it_is_released_or_its_lease_is_over(house: House) -> None:
-    rows, session_id = house.rows.streams, await house.create(upload="stream")
+    rows, session_id = house.stores.streams, await house.create(upload="stream")
     first, second, third = make_lease(), make_lease(), make_lease()
     assert await rows.claim(session_id, first, 60)
     assert not await rows.claim(session_id, second, 60)
@@ -42,7 +42,7 @@ async def test_one_holds_a_stream_until_it_is_released_or_its_lease_is_over(hous
 
 
 async def test_no_stream_of_a_session_that_takes_no_audio(house: House) -> None:
-    rows = house.rows.streams
+    rows = house.stores.streams
     chunked, owed = await house.create(), await house.insert(upload="stream")
     over, past = await house.create(upload="stream"), await house.create(upload="stream")
     await house.begin_end(over)
@@ -52,7 +52,7 @@ async def test_no_stream_of_a_session_that_takes_no_audio(house: House) -> None:
 
 
 async def test_a_holder_is_asked_to_yield_only_when_its_client_is_silent(house: House) -> None:
-    rows, session_id, lease = house.rows.streams, await house.create(upload="stream"), make_lease()
+    rows, session_id, lease = house.stores.streams, await house.create(upload="stream"), make_lease()
     await rows.claim(session_id, lease, 60)
     assert not await rows.ask_to_yield(session_id, 5)
     await house.connection.execute("UPDATE streams SET heard_at = now() - interval '6 seconds'")
@@ -64,7 +64,7 @@ async def test_a_holder_is_asked_to_yield_only_when_its_client_is_silent(house: 
 
 
 async def test_hearing_the_client_keeps_the_stream(house: House) -> None:
-    rows, session_id, lease = house.rows.streams, await house.create(upload="stream"), make_lease()
+    rows, session_id, lease = house.stores.streams, await house.create(upload="stream"), make_lease()
     await rows.claim(session_id, lease, 60)
     await house.connection.execute("UPDATE streams SET heard_at = now() - interval '6 seconds'")
     beat = StreamHeartbeat(session_id=session_id, lease=lease, was_active=True, frames=1, bytes=2)
@@ -75,7 +75,7 @@ async def test_hearing_the_client_keeps_the_stream(house: House) -> None:
 
 
 async def test_beats_renew_the_lease_and_tell_that_there_is_audio(house: House) -> None:
-    rows, lease = house.rows.streams, make_lease()
+    rows, lease = house.stores.streams, make_lease()
     session_id, quiet = await house.create(upload="stream"), await house.create(upload="stream")
     await rows.claim(session_id, lease, 1)
     await rows.claim(quiet, make_lease(), 1)
@@ -90,7 +90,7 @@ async def test_beats_renew_the_lease_and_tell_that_there_is_audio(house: House) 
 
 
 async def test_a_beat_of_a_lost_lease_renews_nothing(house: House) -> None:
-    rows, session_id, lost = house.rows.streams, await house.create(upload="stream"), make_lease()
+    rows, session_id, lost = house.stores.streams, await house.create(upload="stream"), make_lease()
     await rows.claim(session_id, make_lease(), 1)
     beat = StreamHeartbeat(session_id=session_id, lease=lost, was_active=True, frames=3, bytes=9)
     await rows.renew_leases([beat], 600)
@@ -98,13 +98,13 @@ async def test_a_beat_of_a_lost_lease_renews_nothing(house: House) -> None:
 
 
 async def has_audio(house: House, session_id: str) -> bool | None:
-    async with house.rows.sessions.ending(house.tenant_id, session_id) as unit:  # type: ignore[arg-type]
+    async with house.stores.sessions.ending(house.tenant_id, session_id) as unit:  # type: ignore[arg-type]
         assert unit is not None
         return unit.state.has_stream_audio
 
 
 async def test_whether_there_was_audio(house: House) -> None:
-    rows, session_id = house.rows.streams, await house.create(upload="stream")
+    rows, session_id = house.stores.streams, await house.create(upload="stream")
     assert await has_audio(house, session_id) is False
     lease = make_lease()
     await rows.claim(session_id, lease, 60)
@@ -121,7 +121,7 @@ async def test_whether_there_was_audio(house: House) -> None:
 
 
 async def test_the_timeline_tells_of_each_connection(house: House) -> None:
-    rows, session_id, lease = house.rows.streams, await house.create(upload="stream"), make_lease()
+    rows, session_id, lease = house.stores.streams, await house.create(upload="stream"), make_lease()
     await rows.claim(session_id, lease, 60)
     await rows.release(session_id, lease, ended(frames=2, size=6400, cause="vendor_lost"))
     types = await house.connection.fetch(
@@ -131,7 +131,7 @@ async def test_the_timeline_tells_of_each_connection(house: House) -> None:
 
 
 async def test_another_tenants_stream_is_another_capability(house: House) -> None:
-    other = await new_tenant(house.rows, "other")
+    other = await new_tenant(house.stores, "other")
     mine = await house.create(upload="stream")
     theirs = await house.create(upload="stream", tenant_id=other)
-    assert await house.rows.streams.capability(mine) != await house.rows.streams.capability(theirs)
+    assert await house.stores.streams.capability(mine) != await house.stores.streams.capability(theirs)

@@ -100,7 +100,7 @@ async def test_an_older_version_is_not_sent_after_a_newer_one(house):
     assert (await house.deliveries.retry(house.actor, first.id)).status == "pending"
     assert await house.claim_deliveries() == []
     await house.record(second)
-    found = await house.rows.deliveries.one(house.tenant_id, first.id)
+    found = await house.stores.deliveries.one(house.tenant_id, first.id)
     assert (found.status, found.reason) == ("dead", "superseded")
     with pytest.raises(DeliverySuperseded):
         await house.deliveries.retry(house.actor, first.id)
@@ -115,7 +115,7 @@ async def test_an_older_version_on_its_way_when_a_newer_one_is_confirmed_is_not_
     second = await house.value("SELECT id FROM deliveries WHERE version = 2")
     await house.deliveries.confirm(house.actor, second, "NOTE-2")
     await house.record(first, make_answer(500), status="pending", wait_seconds=0, reason="http_500")
-    found = await house.rows.deliveries.one(house.tenant_id, first.id)
+    found = await house.stores.deliveries.one(house.tenant_id, first.id)
     assert (found.status, found.reason) == ("dead", "superseded")
 
 
@@ -124,7 +124,7 @@ async def test_a_rate_holds_over_all_workers(house):
     await fill(house, 4)
     claims = await asyncio.gather(*(house.claim_deliveries() for _ in range(4)))
     assert sum(len(claim) for claim in claims) == 1
-    wait = await house.rows.deliveries.next_slot_seconds()
+    wait = await house.stores.deliveries.next_slot_seconds()
     assert wait is not None
     assert 0.3 < wait <= 0.5
     # A long silence earns no burst.
@@ -133,7 +133,7 @@ async def test_a_rate_holds_over_all_workers(house):
     change = DestinationChange(rate_per_second=None)
     await house.destinations.change(house.actor, made.id, change)
     assert len(await house.claim_deliveries()) == 2
-    assert await house.rows.deliveries.next_slot_seconds() is None
+    assert await house.stores.deliveries.next_slot_seconds() is None
 
 
 async def test_a_high_rate_gives_as_many_as_fit_into_the_time_between_two_looks(house):
@@ -160,7 +160,7 @@ async def test_two_documents_of_one_template_are_two_lineages(house: House) -> N
     by_id = {await house.value(upstream, job.id): job for job in (first, second)}
     await house.record(by_id["a"])
     await house.record(by_id["b"], make_answer(503), status="pending", wait_seconds=3600.0)
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         assert unit is not None
         newer = make_document(NOTE, upstream_id="a", data={"note": "second"})
         await unit.add_document(newer, None, listed=frozenset({"a", "b"}))

@@ -48,7 +48,7 @@ class Watched:
     """The database, and how it was asked: each event alone, or several together."""
 
     def __init__(self, house: House) -> None:
-        self._database = house.rows.database
+        self._database = house.stores.database
         self.asked: list[str] = []
         self.failures: list[Exception] = []
 
@@ -67,7 +67,7 @@ class Watched:
 
 def watch(house: House) -> Watched:
     watched = Watched(house)
-    house.rows = msgspec.structs.replace(house.rows, webhooks=WebhookEventRows(watched))
+    house.stores = msgspec.structs.replace(house.stores, webhook_events=WebhookEventRows(watched))
     return watched
 
 

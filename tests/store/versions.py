@@ -15,7 +15,7 @@ from tests.unit.makers import NOTE, TurnedClock, make_document
 async def add_version(house: House, session_id: SessionId, template_id: TemplateId = NOTE) -> None:
     """Another version of a document, and its event."""
     document = make_document(template_id, data={"note": token_hex(4)})
-    async with house.rows.results.settling(session_id) as unit:
+    async with house.stores.results.settling(session_id) as unit:
         assert unit is not None
         await unit.add_document(document, None, listed=frozenset({document.upstream_id}))
         assert await release(unit, TurnedClock())

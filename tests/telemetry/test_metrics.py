@@ -151,7 +151,7 @@ async def test_queues_and_leases_are_counted_by_whoever_has_the_turn(house: Hous
     )
     await execute(leased)
     stopping = asyncio.Event()
-    watch = QueueMonitor(leases=house.rows.leases, queues=house.rows.queues, interval_seconds=0.05)
+    watch = QueueMonitor(leases=house.stores.leases, queues=house.stores.queue_depths, interval_seconds=0.05)
     watching = asyncio.create_task(watch.run(stopping))
 
     async def is_counted() -> bool:
@@ -173,7 +173,7 @@ async def test_what_an_open_breaker_holds_back_is_no_worker_s_to_do(house: House
     await add_delivery(house, destination_id)
 
     async def depths() -> dict[str, int]:
-        return {queue.name: queue.depth for queue in await house.rows.queues.depths()}
+        return {queue.name: queue.depth for queue in await house.stores.queue_depths.depths()}
 
     assert (await depths())["deliveries"] == 1
     await house.connection.execute("UPDATE destinations SET probe_at = now() + interval '1 minute'")

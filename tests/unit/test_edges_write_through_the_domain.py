@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2] / "service"
 EDGES = ("api", "cli", "console")
 WRITES = re.compile(r"\b(INSERT INTO|UPDATE\s+\w+(\s+\w+)?\s+SET|DELETE FROM)\b")
 # The names by which routes and commands know the store's objects.
-HOLDERS = {"rows": Stores} | {
+HOLDERS = {"stores": Stores} | {
     f"services.{group}": kind
     for group, kind in get_type_hints(Services).items()
     if kind.__module__ == Services.__module__
@@ -26,10 +26,10 @@ HOLDERS = {"rows": Stores} | {
 _KEYS = "encryption keys belong to no tenant and have no audit trail"
 # A call of an edge that writes without the domain → why.
 ALLOWED = {
-    "rows.keys.begin_command": _KEYS,
-    "rows.keys.forget": _KEYS,
-    "rows.reencryption.walk_anew": _KEYS,
-    "rows.reencryption.step": _KEYS,
+    "stores.encryption_keys.begin_command": _KEYS,
+    "stores.encryption_keys.forget": _KEYS,
+    "stores.reencryption.restart": _KEYS,
+    "stores.reencryption.step": _KEYS,
 }
 
 
@@ -91,7 +91,7 @@ def edge_sources() -> dict[str, str]:
 
 
 def store_kind(holder: str, field: str) -> str | None:
-    """The store's class that a field of `rows` or `services` holds; None for all others."""
+    """The store's class that a field of `stores` or `services` holds; None for all others."""
     kind = get_type_hints(HOLDERS[holder]).get(field)
     return kind.__name__ if getattr(kind, "__module__", "").startswith("service.store.") else None
 
@@ -131,18 +131,18 @@ def test_no_edge_writes_past_the_domain() -> None:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("await rows.destinations.changing(actor)", {"rows.destinations.changing"}),
+        ("await stores.destinations.changing(actor)", {"stores.destinations.changing"}),
         (
             "await services.destinations.queries.changing(a)",
             {"services.destinations.queries.changing"},
         ),
         ("await self.services.operations.audit.insert_reads(a)", {"services.operations.audit.insert_reads"}),
-        ("await rows.audit.changing(actor)", {"rows.audit.changing"}),
-        ("await rows.deliveries.probe_now(a, b)", {"rows.deliveries.probe_now"}),
-        ("store = rows.tenants", {"rows.tenants under another name"}),
+        ("await stores.audit.changing(actor)", {"stores.audit.changing"}),
+        ("await stores.deliveries.probe_now(a, b)", {"stores.deliveries.probe_now"}),
+        ("store = stores.tenants", {"stores.tenants under another name"}),
         ("from service.store.session_updates import audit", {"import audit"}),
-        ("await rows.tenants.list_tenants()", set()),
-        ("await Tenants(rows.tenants).add(name)", set()),
+        ("await stores.tenants.list_tenants()", set()),
+        ("await Tenants(stores.tenants).add(name)", set()),
         ("await services.destinations.changes.remove(actor, id)", set()),
     ],
 )

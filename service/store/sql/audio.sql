@@ -1,5 +1,5 @@
 -- name: claim
--- Reserves sequences, each once, if their sessions take audio; these are locked in order, against deadlocks.
+-- Leases sequence numbers, each once, if their sessions accept audio; sessions are locked in order against deadlocks.
 WITH asked AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::integer[], $4::bytea[], $5::bigint[], $6::text[], $7::text[],
                          $8::uuid[], $9::float8[])
@@ -32,7 +32,7 @@ LEFT JOIN claimed n ON n.session_id = a.session_id AND n.sequence = a.sequence
 LEFT JOIN chunks c ON c.session_id = a.session_id AND c.sequence = a.sequence;
 
 -- name: record
--- The vendor has the bytes; each counts only while its session still takes audio.
+-- Records chunks that the vendor has; a chunk counts only while its session accepts audio.
 WITH asked AS (
     SELECT * FROM unnest($1::text[], $2::integer[], $3::bytea[])
         WITH ORDINALITY AS asked (session_id, sequence, sha256, place)
@@ -50,13 +50,13 @@ WHERE chunks.session_id = asked.session_id AND chunks.sequence = asked.sequence 
 RETURNING asked.place;
 
 -- name: release
--- The vendor refused the bytes: the sequence is free again.
+-- Frees the sequence number of a chunk that the vendor refused.
 DELETE FROM chunks WHERE session_id = $1 AND sequence = $2 AND lease = $3 AND status = 'sending';
 
 -- name: expire_lease
--- It is not known whether the vendor has the bytes: whoever comes next may send again.
+-- Expires the lease of a chunk with an unknown outcome: the next upload may send it again.
 UPDATE chunks SET lease_until = now() WHERE session_id = $1 AND sequence = $2 AND lease = $3;
 
 -- name: stored_sequences
--- The sequences that are safely at the vendor.
+-- Lists the sequence numbers that the vendor has.
 SELECT sequence FROM chunks WHERE session_id = $1 AND status = 'stored' ORDER BY sequence;

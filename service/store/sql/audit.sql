@@ -1,9 +1,9 @@
 -- name: insert_reads
--- One entry for each object that was read.
+-- Inserts one entry for each object that was read.
 INSERT INTO audit (tenant_id, actor, action, object_id) SELECT $1, $2, $3, unnest($4::text[]);
 
 -- name: page
--- One page of a tenant's entries, newest first, from where the last page ended.
+-- Returns one page of a tenant's entries, newest first.
 SELECT id, at, at AS created_at, actor, action, object_id, facts FROM audit
 WHERE tenant_id = $1
   AND ($2::text IS NULL OR action = $2)
@@ -15,5 +15,5 @@ ORDER BY at DESC, id DESC
 LIMIT $8;
 
 -- name: insert
--- One entry of a change; its facts hold no content.
+-- Inserts one entry of a change; its facts hold no content.
 INSERT INTO audit (tenant_id, actor, action, object_id, facts) VALUES ($1, $2, $3, $4, $5);

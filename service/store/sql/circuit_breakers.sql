@@ -1,8 +1,8 @@
 -- name: count_failure
--- One more call in a row that did not get through; after enough of them over enough time the breaker opens.
+-- Counts one more consecutive failure; the breaker opens after enough of them over enough time.
 WITH held AS (
     SELECT id, tenant_id, probe_at, failures + 1 AS failures, coalesce(failing_since, now()) AS since,
-           -- A failure that asks for no wait, or for a shorter one, does not shorten what was asked for before.
+           -- A shorter Retry-After, or none, does not shorten an earlier one.
            greatest(retry_after_until, CASE WHEN $6::float8 > 0 THEN now() + make_interval(secs => $6) END) AS until
     FROM destinations WHERE id = $1 AND removed_at IS NULL FOR UPDATE
 )
@@ -19,7 +19,7 @@ RETURNING t.tenant_id, t.failures, t.probe_at IS NOT NULL AS is_open, held.probe
           extract(epoch FROM now() - held.since)::float8 AS failing_seconds;
 
 -- name: give_up
--- Deliveries that are older than the whole schedule, at a destination that has failed for as long.
+-- Ends deliveries that are older than the whole schedule, at a destination that has failed as long.
 UPDATE deliveries
 SET status = 'dead', next_at = NULL, lease = NULL, reason = 'schedule_used_up: ' || $3, settled_at = now()
 WHERE destination_id = $1 AND status = 'pending' AND lease IS NULL
@@ -27,7 +27,7 @@ WHERE destination_id = $1 AND status = 'pending' AND lease IS NULL
 RETURNING id;
 
 -- name: close
--- It answers: no failure counts any more. Tells whether the breaker was open.
+-- Resets the failures of a destination that answers, and returns whether its breaker was open.
 WITH held AS (
     SELECT id, probe_at FROM destinations WHERE id = $1 AND failures > 0 FOR UPDATE
 )
@@ -36,14 +36,14 @@ FROM held WHERE t.id = held.id
 RETURNING t.tenant_id, held.probe_at IS NOT NULL AS was_open;
 
 -- name: release
--- A destination answers again: its deliveries are due now, one that Retry-After told to wait when that is over.
+-- Makes the deliveries of a destination due; one with a Retry-After is due when that has passed.
 UPDATE deliveries d SET next_at = greatest(now() + placed.place * interval '1 microsecond', d.not_before)
 FROM (SELECT id, row_number() OVER (ORDER BY next_at) AS place
       FROM deliveries WHERE destination_id = $1 AND status = 'pending' AND lease IS NULL) placed
 WHERE d.id = placed.id AND d.status = 'pending' AND d.lease IS NULL;
 
 -- name: probe_now
--- Somebody says that it is mended: no Retry-After holds, an open breaker lets one try, and time counts from here.
+-- Ends the Retry-After of a repaired destination; an open breaker lets one call through, and failing time restarts.
 UPDATE destinations SET retry_after_until = NULL,
                         probe_at = CASE WHEN probe_at IS NOT NULL THEN now() END,
                         failures = CASE WHEN probe_at IS NULL THEN 0 ELSE failures END,

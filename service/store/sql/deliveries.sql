@@ -1,11 +1,11 @@
 -- name: insert_event
--- An event as it will be sent, encrypted; it never changes.
+-- Inserts an event as it will be sent, encrypted; it never changes.
 INSERT INTO events (tenant_id, session_id, document_id, type, template_id, body_sealed)
 VALUES ($1, $2, $3, $4, $5, $6)
 RETURNING id;
 
 -- name: destinations_for
--- The tenant's destinations that want this event; one that is off gets it when it is on again.
+-- Lists the tenant's destinations for an event; one that is off gets it when it is on again.
 SELECT id, enabled FROM destinations
 WHERE tenant_id = $1 AND removed_at IS NULL
   AND (cardinality(events) = 0 OR $2 = ANY(events))
@@ -13,7 +13,7 @@ WHERE tenant_id = $1 AND removed_at IS NULL
 FOR SHARE;
 
 -- name: insert
--- One delivery per destination: the outbox.
+-- Inserts one delivery for each destination: the outbox.
 INSERT INTO deliveries (id, tenant_id, event_id, session_id, document_id, destination_id, type, status, next_at,
                         reason, lineage, version)
 VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN 'pending' ELSE 'paused' END,
@@ -21,12 +21,12 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN 'pending' ELSE 'paused' EN
         (SELECT coalesce(lineage, id) FROM documents WHERE id = $5), (SELECT version FROM documents WHERE id = $5));
 
 -- name: claim_alone
--- One claim at a time over all workers, so that each sees what the others have in flight.
+-- Lets only one worker claim at a time, so that each sees the deliveries that the others have in flight.
 SELECT pg_advisory_xact_lock(4711001);
 
 -- name: claim
--- Leases what is due, of one session or of any, fairly over the destinations, with all that a call needs.
-WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to the next along the index
+-- Leases due deliveries, of one session or of any, fairly over destinations, with all that a call needs.
+WITH RECURSIVE jumps AS (  -- destinations with waiting deliveries, found by jumps along the index
     (SELECT destination_id FROM deliveries
      WHERE status = 'pending' AND $1::text IS NULL ORDER BY destination_id LIMIT 1)
     UNION ALL
@@ -38,9 +38,9 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
     SELECT destination_id AS id FROM jumps WHERE destination_id IS NOT NULL
     UNION
     SELECT destination_id FROM deliveries WHERE session_id = $1 AND status = 'pending'
-), metered AS MATERIALIZED (  -- with a rate or an open breaker: what is begun is written down in their rows
+), metered AS MATERIALIZED (  -- destinations with a rate or an open breaker: the claim writes to their rows
     SELECT t.id, t.failures, t.hangs, t.timeout_seconds, t.rate_per_second AS rate, t.probe_at,
-           -- A look that comes a little late loses no slot, and a long silence earns none.
+           -- A sweep that comes a little late loses no slot, and a long silence earns none.
            CASE WHEN t.next_slot_at > statement_timestamp() - interval '50 milliseconds' THEN t.next_slot_at
                 ELSE statement_timestamp() END AS slot
     FROM destinations t JOIN wanted USING (id)
@@ -65,7 +65,7 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
       AND (t.retry_after_until IS NULL OR t.retry_after_until <= statement_timestamp())
       AND t.tenant_id <> ALL($6::text[])
       AND (t.hangs = 0 OR NOT ARRAY['silent', 'silent:' || t.tenant_id] && $6)
-), rooms AS (  -- one that keeps failing, or hangs, is asked one at a time even before its breaker opens
+), rooms AS (  -- a destination that keeps failing, or hangs, gets one call at a time even before its breaker opens
     SELECT g.id, g.lease, g.rate, g.slot, g.is_open, g.is_probing, g.hangs > 0 AS is_silent, flying.number AS flying,
            least(g.slots, CASE WHEN g.failures >= $5::integer OR g.hangs > 0 THEN 1 ELSE $4::integer END - flying.number)::integer AS room
     FROM gates g, LATERAL (
@@ -75,15 +75,15 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
           AND f.next_at <= statement_timestamp() + make_interval(secs => g.lease)
     ) flying
 ), chosen AS (
-    -- Who has no call on its way comes before who has, or many whose calls hang would take every place that is free.
+    -- Destinations without a call in flight come first: many hanging calls would use up every free permit otherwise.
     SELECT found.id, found.event_id, found.tenant_id, found.next_at, r.is_silent,
            r.flying + row_number() OVER (PARTITION BY r.id ORDER BY found.next_at) AS place
     FROM rooms r, LATERAL (
         (SELECT d.id, d.event_id, d.tenant_id, d.next_at FROM deliveries d
          WHERE NOT r.is_open AND d.destination_id = r.id AND d.status = 'pending'
            AND d.next_at <= statement_timestamp() AND ($1 IS NULL OR d.session_id = $1)
-           -- An older version goes first, and none overtakes a newer one on its way: a scalar, so that each
-           -- row is looked up in the index of versions.
+           -- An older version goes first, and never overtakes a newer one in flight. A scalar, so that
+           -- each row costs one lookup in the index of versions.
            AND (d.lineage IS NULL OR (
                SELECT true FROM deliveries o
                WHERE o.destination_id = d.destination_id AND o.lineage = d.lineage AND o.version <> d.version AND o.status = 'pending'
@@ -99,11 +99,11 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
                WHERE o.destination_id = d.destination_id AND o.lineage = d.lineage AND o.version <> d.version AND o.status = 'pending'
                  AND (o.version < d.version OR (o.lease IS NOT NULL AND o.next_at > statement_timestamp()))
                LIMIT 1) IS NULL)
-         -- One that was told to wait is tried out of turn only when a person ended the destination's wait.
+         -- A delivery with a Retry-After is due early only if a person ended the destination's wait.
          ORDER BY d.type <> 'ping', coalesce(d.not_before > statement_timestamp(), false), d.next_at LIMIT 1)
     ) found
     ORDER BY r.is_silent, place, found.next_at LIMIT $2
-), sized AS (  -- large bodies in their order, but none of a tenant that holds its share: its size is NULL
+), sized AS (  -- large bodies in order, with NULL as the size for a tenant that holds its quota of memory
     SELECT c.id, body.size, sum(body.size) OVER (ORDER BY c.is_silent, c.place, c.next_at, c.id) AS total
     FROM chosen c, LATERAL (
         SELECT CASE WHEN octet_length(e.body_sealed) > 65536
@@ -111,7 +111,7 @@ WITH RECURSIVE jumps AS (  -- destinations that something waits for: from one to
                     ELSE 0 END AS size
         FROM events e WHERE e.id = c.event_id
     ) body
-), locked AS (  -- a large one that finds no room waits, and so do all large ones behind it, or it would never go
+), locked AS (  -- a large body without memory waits, and so do all large ones behind it: it would starve otherwise
     SELECT d.id FROM deliveries d
     WHERE d.id = ANY(ARRAY(SELECT id FROM sized WHERE size = 0 OR size > 0 AND (total <= $7::bigint OR total = size AND $8::boolean)))
       AND d.status = 'pending' FOR UPDATE SKIP LOCKED
@@ -136,16 +136,16 @@ FROM leased d JOIN events e ON e.id = d.event_id JOIN destinations t ON t.id = d
 LEFT JOIN sessions s ON s.id = d.session_id;
 
 -- name: release
--- The worker stops before the answer came: another one sends it at once, under the same id.
+-- Releases a delivery whose worker stops: another worker sends it at once, under the same id.
 UPDATE deliveries SET lease = NULL, next_at = now() WHERE id = $1 AND lease = $2 AND status = 'pending';
 
 -- name: may_leave
--- Which of these leased deliveries are still to be sent: none was erased, confirmed or taken over meanwhile.
+-- Returns which leased deliveries may still be sent: none was erased, confirmed or leased to another worker.
 SELECT d.id FROM unnest($1::text[], $2::uuid[]) AS g (id, lease) JOIN deliveries d ON d.id = g.id
 WHERE d.lease = g.lease AND d.status = 'pending';
 
 -- name: withdraw
--- Its session was erased before it left: it counts as no attempt.
+-- Withdraws a delivery that had not left when its session was erased; it counts as no attempt.
 WITH back AS (
     UPDATE deliveries SET lease = NULL, attempts = attempts - 1 WHERE id = $1 AND lease = $2 AND status = 'dead'
     RETURNING id
@@ -163,11 +163,11 @@ WHERE t.next_slot_at > clock_timestamp() - interval '50 milliseconds' AND t.enab
 ORDER BY t.next_slot_at LIMIT 1;
 
 -- name: lock_to_pause
--- Holds a destination that may be turned off.
+-- Locks a destination that may be turned off.
 SELECT enabled FROM destinations WHERE id = $1 FOR UPDATE;
 
 -- name: record_attempts
--- Calls and how they went, and where their deliveries stand now; each is fenced by its lease.
+-- Records attempts and the new state of their deliveries; each needs its lease.
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::integer[], $5::float8[], $6::text[], $7::text[],
                          $8::float8[], $9::integer[], $10::text[], $11::integer[], $12::bigint[], $13::bytea[],
@@ -175,10 +175,10 @@ WITH given AS MATERIALIZED (
         AS g (id, lease, status, spent, wait, reason, record_id, ago, status_code, error_class, duration_ms,
               size, sha256, destination_id, retry_after)
 ), destination AS MATERIALIZED (
-    -- First of all, so that turning one on or off at this moment comes wholly before or after.
+    -- This lock comes first, so that turning a destination on or off happens wholly before or after.
     SELECT t.id, t.enabled FROM destinations t WHERE t.id = ANY($14) ORDER BY t.id FOR SHARE
-), held AS (  -- sent again: not while it is off, and not after a newer version
-    SELECT g.*, CASE WHEN d.status = 'dead' THEN 'erased'  -- the one way to die and to keep the lease
+), held AS (  -- a retry is due unless the destination is off or a newer version was delivered
+    SELECT g.*, CASE WHEN d.status = 'dead' THEN 'erased'  -- only an erasure makes a delivery dead and keeps its lease
                      WHEN g.status <> 'pending' THEN g.status
                      WHEN EXISTS (SELECT 1 FROM deliveries n
                                   WHERE n.destination_id = d.destination_id AND n.lineage = d.lineage AND n.version > d.version
@@ -200,7 +200,7 @@ WITH given AS MATERIALIZED (
                           WHEN h.turn IN ('delivered', 'filed', 'dead', 'superseded') THEN now() END
     FROM held h WHERE d.id = h.id
     RETURNING d.id, d.type, d.status, d.reason, d.session_id, d.document_id, d.destination_id, d.lineage, d.version
-), overtaken AS (  -- older versions that were put back into the queue meanwhile
+), overtaken AS (  -- older versions that were made due again in the meantime
     UPDATE deliveries o
     SET status = 'dead', next_at = NULL, lease = NULL, reason = 'superseded', settled_at = now()
     FROM delivery d
@@ -211,15 +211,15 @@ WITH given AS MATERIALIZED (
     INSERT INTO attempts (delivery_id, at, status_code, error_class, duration_ms, response_bytes, response_sha256)
     SELECT h.id, now() - make_interval(secs => h.ago), h.status_code, h.error_class, h.duration_ms, h.size, h.sha256
     FROM held h JOIN delivery USING (id) WHERE h.turn <> 'erased'
-), told AS (  -- the erasure has written it down already, as one that was on its way
+), told AS (  -- the erasure has recorded this delivery already, as one in flight
     UPDATE attempts a
     SET at = now() - make_interval(secs => h.ago), status_code = h.status_code, error_class = h.error_class,
         duration_ms = h.duration_ms
     FROM held h WHERE h.turn = 'erased' AND a.delivery_id = h.id AND a.error_class = 'on_its_way'
 )
 SELECT d.id AS delivery_id, d.type, d.status, d.reason, h.duration_ms,
-       -- The first that a destination hears of a dictation's document, and not what was changed, asked for or
-       -- sent again later.
+       -- The first delivery of a dictation's document to a destination counts, but no changed, requested or
+       -- repeated one.
        CASE WHEN d.status IN ('delivered', 'filed') AND t.status = 'success' AND t.version = 1
                  AND (s.settled_at IS NULL OR t.received_at <= s.settled_at)
                  AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.delivery_id = d.id AND a.error_class IS NULL)
@@ -228,7 +228,7 @@ FROM delivery d JOIN held h USING (id)
 LEFT JOIN sessions s ON s.id = d.session_id LEFT JOIN documents t ON t.id = d.document_id;
 
 -- name: pause_destination
--- The destination is off until somebody turns it on; what waits for it waits.
+-- Turns a destination off until a person turns it on; its deliveries wait.
 UPDATE destinations SET enabled = false, paused_reason = $2 WHERE id = $1 AND enabled;
 
 -- name: pause_deliveries
@@ -237,7 +237,7 @@ UPDATE deliveries SET status = 'paused', next_at = NULL, reason = $2
 WHERE destination_id = $1 AND status = 'pending' AND lease IS NULL;
 
 -- name: page
--- One page of a tenant's deliveries, newest first.
+-- Returns one page of a tenant's deliveries, newest first.
 SELECT * FROM deliveries
 WHERE tenant_id = $1
   AND ($2::text IS NULL OR status = $2)
@@ -248,15 +248,15 @@ ORDER BY created_at DESC, id DESC
 LIMIT $7;
 
 -- name: one
--- One delivery.
+-- Returns one delivery.
 SELECT * FROM deliveries WHERE tenant_id = $1 AND id = $2;
 
 -- name: attempts
--- The attempts at one delivery, in order.
+-- Lists the attempts of one delivery, in order.
 SELECT at, status_code, error_class, duration_ms FROM attempts WHERE delivery_id = $1 ORDER BY id;
 
 -- name: retry
--- A dead delivery is due again, with the same id and a fresh schedule.
+-- Makes a dead delivery due again, with the same id and a new schedule.
 UPDATE deliveries SET status = 'pending', next_at = now(), not_before = NULL, lease = NULL, scheduled = 0,
                       reason = NULL, settled_at = NULL
 WHERE tenant_id = $1 AND id = $2 AND status = 'dead'
@@ -268,21 +268,21 @@ WHERE tenant_id = $1 AND id = $2 AND status = 'dead'
 RETURNING id, destination_id;
 
 -- name: resume
--- Paused deliveries of a destination that is on again are due now, or after its Retry-After; their schedules go on.
+-- Makes paused deliveries due, or after the destination's Retry-After; their schedules go on.
 UPDATE deliveries SET status = 'pending', next_at = greatest(now(), not_before), reason = NULL
 WHERE destination_id = $1 AND status = 'paused';
 
 -- name: hold_destination
--- A destination that stays on or off while deliveries to it are made.
+-- Locks a destination that is on, so that it stays on while deliveries to it are made.
 SELECT enabled FROM destinations WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL FOR SHARE;
 
 -- name: has_too_many_pings
--- Whether so many tests of a destination wait already; a slow one would keep any number of them.
+-- Checks whether that many tests of a destination wait already: a slow destination would collect any number.
 SELECT count(*) >= $2 AS has_too_many
 FROM (SELECT 1 FROM deliveries WHERE destination_id = $1 AND status = 'pending' AND type = 'ping' LIMIT $2) waiting;
 
 -- name: add_ping
--- A test of a destination and its delivery; no session, no document.
+-- Inserts a test of a destination and its delivery, without session or document.
 WITH event AS (
     INSERT INTO events (tenant_id, type, body_sealed) VALUES ($1, 'ping', $4) RETURNING id
 )
@@ -290,7 +290,7 @@ INSERT INTO deliveries (id, tenant_id, event_id, destination_id, type, next_at)
 SELECT $2, $1, event.id, $3, 'ping', now() FROM event;
 
 -- name: recover_dead
--- Dead deliveries of a destination since then are due again, oldest first; older versions than a delivered one stay dead.
+-- Makes dead deliveries since a time due again, oldest first; versions older than a delivered one stay dead.
 WITH dead AS MATERIALIZED (
     SELECT d.id, d.created_at, d.lineage, d.version
     FROM deliveries d JOIN events e ON e.id = d.event_id
@@ -315,7 +315,7 @@ WITH dead AS MATERIALIZED (
 SELECT count(*) AS recovered FROM moved WHERE status = 'pending';
 
 -- name: never_attempted
--- Events since then that a destination wants and never got, in order; their sessions cannot be erased meanwhile.
+-- Lists events since a time that a destination never got, in order; locks their sessions against erasure.
 SELECT e.id
 FROM events e
 JOIN sessions s ON s.id = e.session_id
@@ -332,7 +332,7 @@ ORDER BY e.id
 FOR KEY SHARE OF s;
 
 -- name: replay
--- Deliveries of such events, due in their order; what somebody else made meanwhile is left alone.
+-- Inserts deliveries of such events, due in order; deliveries that exist already stay as they are.
 INSERT INTO deliveries (id, tenant_id, event_id, session_id, document_id, lineage, version, destination_id,
                         type, next_at)
 SELECT n.id, e.tenant_id, e.id, e.session_id, e.document_id, coalesce(doc.lineage, doc.id), doc.version, $1, e.type,
@@ -344,17 +344,17 @@ ON CONFLICT (event_id, destination_id) DO NOTHING
 RETURNING id;
 
 -- name: hold_destination_of
--- The destination of a delivery, before the delivery itself, as everybody does who changes deliveries.
+-- Locks the destination of a delivery before the delivery itself, the lock order of every change.
 SELECT t.id FROM destinations t JOIN deliveries d ON d.destination_id = t.id
 WHERE d.tenant_id = $1 AND d.id = $2
 FOR SHARE OF t;
 
 -- name: lock_delivery
--- A delivery that is about to be confirmed.
+-- Locks a delivery before its confirmation.
 SELECT status, record_id FROM deliveries WHERE tenant_id = $1 AND id = $2 FOR UPDATE;
 
 -- name: confirm
--- The EMR has filed it; whoever attempts it at this moment has lost the lease. No row when it was erased.
+-- Records that the EMR filed a delivery; a worker in the middle of an attempt loses its lease. No row if erased.
 UPDATE deliveries d
 SET status = 'filed', record_id = $2, confirmed_at = now(), next_at = NULL, lease = NULL, reason = NULL,
     settled_at = CASE WHEN status = 'delivered' THEN settled_at ELSE now() END
@@ -362,14 +362,14 @@ WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM sessions s WHERE s.id = d.session_id
 RETURNING id;
 
 -- name: supersede
--- Older versions that still wait for the same destination are not sent any more; whoever sends one loses the lease.
+-- Ends waiting deliveries of older versions to the same destination; a worker that sends one loses its lease.
 UPDATE deliveries o
 SET status = 'dead', next_at = NULL, lease = NULL, reason = 'superseded', settled_at = now()
 FROM deliveries d
 WHERE d.id = $1 AND o.destination_id = d.destination_id AND o.lineage = d.lineage AND o.version < d.version AND o.status IN ('pending', 'paused');
 
 -- name: obstacle
--- Why a delivery is not sent again: a newer version of its document was delivered, or its session was erased.
+-- Returns why a delivery is not sent again: a newer version was delivered, or its session was erased.
 SELECT EXISTS (SELECT 1 FROM deliveries n
                WHERE n.destination_id = d.destination_id AND n.lineage = d.lineage AND n.version > d.version
                  AND n.status IN ('delivered', 'filed')) AS is_superseded,

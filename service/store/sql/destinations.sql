@@ -1,15 +1,15 @@
 -- name: lock_tenant
--- Lets one destination at a time be added to a tenant.
+-- Locks a tenant, so that only one destination at a time is added to it.
 SELECT id FROM tenants WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: count
--- How many destinations a tenant has; the look ends when that is enough to know.
+-- Counts the destinations of a tenant, up to the limit.
 SELECT count(*) AS number FROM (
     SELECT 1 FROM destinations WHERE tenant_id = $1 AND removed_at IS NULL LIMIT $2
 ) found;
 
 -- name: insert
--- A new destination of an existing tenant; no row when there is no such tenant.
+-- Inserts a destination of an existing tenant; no row if there is no such tenant.
 INSERT INTO destinations (id, tenant_id, url_sealed, events, templates, secrets_sealed, payload, format,
                           headers_sealed, auth_sealed, timeout_seconds, rate_per_second, enabled, paused_reason)
 SELECT $1, id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, CASE WHEN NOT $13 THEN 'disabled' END
@@ -17,7 +17,7 @@ FROM tenants WHERE id = $2
 RETURNING *, false AS is_told_to_wait;
 
 -- name: list
--- A tenant's destinations, newest first.
+-- Returns one page of a tenant's destinations, newest first.
 SELECT *, coalesce(retry_after_until > now(), false) AS is_told_to_wait FROM destinations
 WHERE tenant_id = $1 AND removed_at IS NULL
   AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3))
@@ -25,12 +25,12 @@ ORDER BY created_at DESC, id DESC
 LIMIT $4;
 
 -- name: one
--- One destination.
+-- Returns one destination.
 SELECT *, coalesce(retry_after_until > now(), false) AS is_told_to_wait
 FROM destinations WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL;
 
 -- name: change
--- Changes what is given; turning it on forgets why it was off.
+-- Changes the given fields; turning a destination on clears the reason why it was off.
 UPDATE destinations
 SET enabled = coalesce($3, enabled), events = coalesce($4, events), templates = coalesce($5, templates),
     url_sealed = coalesce($6, url_sealed), payload = coalesce($7, payload), format = coalesce($8, format),
@@ -49,22 +49,22 @@ WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL
 RETURNING *, coalesce(retry_after_until > now(), false) AS is_told_to_wait;
 
 -- name: hold
--- Holds one destination while its secret is replaced.
+-- Locks one destination while its secret is replaced.
 SELECT * FROM destinations WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL FOR UPDATE;
 
 -- name: rotate
--- A new secret, and until when the one before it signs, too.
+-- Stores a new secret, and until when the previous secret signs too.
 UPDATE destinations
 SET secrets_sealed = $2, previous_until = CASE WHEN $3 > 0 THEN now() + make_interval(secs => $3) END
 WHERE id = $1
 RETURNING *, coalesce(retry_after_until > now(), false) AS is_told_to_wait;
 
 -- name: remove
--- Takes a destination out of use; its past deliveries stay.
+-- Removes a destination; its past deliveries stay.
 UPDATE destinations SET removed_at = now(), enabled = false WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL
 RETURNING id;
 
 -- name: give_up_deliveries
--- Nothing will be sent any more to a destination that was removed.
+-- Ends the waiting deliveries of a removed destination.
 UPDATE deliveries SET status = 'dead', next_at = NULL, lease = NULL, reason = 'destination_removed', settled_at = now()
 WHERE destination_id = $1 AND status IN ('pending', 'paused');

@@ -1,11 +1,11 @@
 -- name: latest
--- The newest version of one document, sealed.
+-- Reads the newest version of one document, encrypted.
 SELECT id, version, coalesce(lineage, id) AS lineage, status, data_sealed, annotations_sealed FROM documents
 WHERE session_id = $1 AND template_id = $2 AND upstream_id = $3
 ORDER BY version DESC LIMIT 1;
 
 -- name: insert
--- A document, or a new version of one.
+-- Inserts a document or a new version.
 INSERT INTO documents (id, tenant_id, session_id, template_id, upstream_id, version, type, status, data_sealed,
                        error_code, lineage, annotations_sealed)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11, $1), $12)
@@ -13,18 +13,18 @@ RETURNING (SELECT extract(epoch FROM clock_timestamp() - s.ended_at)::float8 FRO
           AS since_end_seconds;
 
 -- name: replaced_version
--- The newest version of a template's documents that the vendor does not list any more, or without a list of a failed one.
+-- Reads the newest version that a new document may replace: one that is not in $3, or with NULL a failed one.
 SELECT id, version, coalesce(lineage, id) AS lineage, status, data_sealed, annotations_sealed FROM documents
 WHERE session_id = $1 AND template_id = $2
   AND CASE WHEN $3::text[] IS NULL THEN status = 'failed' ELSE NOT upstream_id = ANY($3) END
 ORDER BY version DESC, received_at DESC LIMIT 1;
 
 -- name: known
--- The vendor's ids of a template's documents.
+-- Lists the vendor's ids of a template's documents.
 SELECT DISTINCT upstream_id FROM documents WHERE session_id = $1 AND template_id = $2;
 
 -- name: unreleased
--- Documents of which no event was made yet, each with the one whose next version it is.
+-- Lists documents without an event, each with the version before it.
 SELECT d.id, d.template_id, d.upstream_id, d.version, d.type, d.status, d.data_sealed, d.error_code,
        d.annotations_sealed,
        (SELECT b.id FROM documents b
@@ -33,11 +33,11 @@ SELECT d.id, d.template_id, d.upstream_id, d.version, d.type, d.status, d.data_s
 FROM documents d WHERE d.session_id = $1 AND d.released_at IS NULL ORDER BY d.received_at, d.id;
 
 -- name: mark_released
--- Their events are in the outbox.
+-- Records that the events of these documents are in the outbox.
 UPDATE documents SET released_at = now() WHERE id = ANY($1);
 
 -- name: of_session
--- The newest version of each document of a session, without those that another one took the place of; large data is left out.
+-- Lists the newest version of each document of a session, without replaced documents and without large data.
 SELECT d.id, d.session_id, d.template_id, d.upstream_id, d.version, d.type, d.status, d.error_code, d.annotations_sealed,
        d.received_at, octet_length(d.data_sealed) AS data_bytes,
        CASE WHEN sum(octet_length(d.data_sealed)) OVER () <= 65536 THEN d.data_sealed END AS data_sealed
@@ -46,7 +46,7 @@ FROM (SELECT DISTINCT ON (template_id, upstream_id) *
       WHERE tenant_id = $1 AND session_id = $2 AND ($3::text IS NULL OR template_id = $3)
       ORDER BY template_id, upstream_id, version DESC) d
 WHERE NOT EXISTS (
-    -- As sessions.document_summaries has it.
+    -- The same condition as in sessions.document_summaries.
     SELECT 1 FROM documents e
     WHERE e.session_id = d.session_id AND e.template_id = d.template_id AND e.upstream_id <> d.upstream_id
       AND e.version > d.version AND (e.status = 'success' OR d.status = 'failed')
@@ -59,11 +59,11 @@ WHERE NOT EXISTS (
 ORDER BY d.template_id, d.upstream_id;
 
 -- name: data
--- The data of these documents, sealed.
+-- Reads the data of these documents, encrypted.
 SELECT id, data_sealed FROM documents WHERE tenant_id = $1 AND id = ANY($2);
 
 -- name: one
--- One document, any version, with its session's sealed details and what its audio lacks at the vendor.
+-- Reads one document in any version, with its session's encrypted details and missing audio.
 SELECT d.id, d.session_id, d.template_id, d.upstream_id, d.version, d.type, d.status, d.error_code, d.annotations_sealed,
        d.received_at, octet_length(d.data_sealed) AS data_bytes,
        CASE WHEN octet_length(d.data_sealed) <= 65536 THEN d.data_sealed END AS data_sealed,
@@ -71,5 +71,5 @@ SELECT d.id, d.session_id, d.template_id, d.upstream_id, d.version, d.type, d.st
 WHERE d.tenant_id = $1 AND d.id = $2;
 
 -- name: session_details
--- The sealed details of a session, and what its audio lacks at the vendor.
+-- Reads the encrypted details of a session and its missing audio.
 SELECT details_sealed, audio_missing, erased_at IS NOT NULL AS is_erased FROM sessions WHERE tenant_id = $1 AND id = $2;

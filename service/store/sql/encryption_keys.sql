@@ -1,40 +1,40 @@
 -- name: registered
--- Every key that ever encrypted anything, oldest first.
+-- Lists every key that ever encrypted a value, oldest first.
 SELECT key_id, first_seen_at, retired_at FROM encryption_keys ORDER BY first_seen_at, key_id;
 
 -- name: register
--- A key that encrypts from now on, also one that was retired.
+-- Registers a key that encrypts from now on, even if it was retired.
 INSERT INTO encryption_keys (key_id) VALUES ($1)
 -- `heard_at` stays: a process with an old list must not turn the re-encryption back.
 ON CONFLICT (key_id) DO UPDATE SET retired_at = NULL;
 
 -- name: is_held
--- Whether a key encrypted something that was not given up: some process has it.
+-- Checks whether a key is registered and not retired: then another process may have it.
 SELECT 1 FROM encryption_keys WHERE key_id = $1 AND retired_at IS NULL;
 
 -- name: discover
--- A key under which values were found; values are not moved to it.
+-- Registers a key that values were found under, without making it the newest first key.
 INSERT INTO encryption_keys (key_id, heard_at) VALUES ($1, '-infinity') ON CONFLICT (key_id) DO NOTHING;
 
 -- name: hold
--- One key, held until the transaction ends: of two processes that retire it only one counts and records it.
+-- Locks a key: of two processes that retire it only one counts and audits.
 SELECT key_id FROM encryption_keys WHERE key_id = $1 FOR UPDATE;
 
 -- name: retire
--- Nothing is encrypted with the key any more; a process that does registers it again.
+-- Retires a key; a process that still encrypts with it registers it again.
 UPDATE encryption_keys SET retired_at = now() WHERE key_id = $1 RETURNING retired_at;
 
 -- name: forget_tokens
--- Vendor tokens under a key that was given up: nobody can decrypt them, and a login gets new ones.
+-- Forgets vendor tokens under a retired key: they are unreadable, and a login gets new ones.
 UPDATE vendor_tokens SET tokens_sealed = NULL WHERE substring(tokens_sealed FROM 2 FOR 4) = decode($1, 'hex');
 
 -- name: audit_retired
--- An entry for each tenant: each one's values were under it.
+-- Inserts an audit entry for each tenant, since values of each were under the key.
 INSERT INTO audit (tenant_id, actor, action, object_id, facts)
 SELECT id, 'cli', 'encryption_key.retired', $1, $2 FROM tenants;
 
 -- name: count
--- Sealed values by column and key, projected from so many pages of each table: exact where it has no more.
+-- Counts encrypted values by column and key from a sample of pages; exact for a table with fewer pages.
 WITH found (place, value, percent) AS (
     SELECT 'server_secrets.value_sealed', value_sealed, 100.0 FROM server_secrets
     UNION ALL

@@ -1,19 +1,19 @@
 -- name: connections
--- How much was streamed and when. Before and after the session is locked: an open stream locks it in this order.
+-- Deletes the session's stream connections, before and after the session is locked: an open stream locks in this order.
 DELETE FROM stream_connections c USING sessions s
 WHERE c.session_id = $1 AND s.id = c.session_id AND s.tenant_id = $2;
 
 -- name: hold_destinations
--- Before their deliveries, as everybody does who changes deliveries.
+-- Locks the destinations before their deliveries, the lock order of every change.
 SELECT id FROM destinations WHERE id IN (SELECT destination_id FROM deliveries WHERE session_id = $1)
 ORDER BY id FOR SHARE;
 
 -- name: webhooks
--- What the vendor told of the session, hashes of its words included.
+-- Erases the webhook events of the session, hashes of their bodies included.
 DELETE FROM webhook_events WHERE session_id = $1;
 
 -- name: session
--- Everything that identifies anybody; the row stays, so that the id is known as erased.
+-- Erases all personal data of the session; the row stays, so that its id is known as erased.
 UPDATE sessions
 SET erased_at = now(), settled_at = coalesce(settled_at, now()), details_sealed = NULL, patient_id_hash = NULL,
     reference_hash = NULL, upload_url_sealed = NULL, transcript_sealed = NULL, warnings_sealed = NULL,
@@ -22,28 +22,28 @@ WHERE id = $1
 RETURNING status;
 
 -- name: chunks
--- What audio there was: sizes, hashes, names, times.
+-- Erases sizes, hashes, names and times of the audio.
 DELETE FROM chunks WHERE session_id = $1;
 
 -- name: fetches
--- Calls that were made or still to be made: whoever makes one now has lost its lease.
+-- Deletes the fetches: a worker in the middle of one loses its lease.
 DELETE FROM fetches WHERE session_id = $1;
 
 -- name: documents
--- Documents keep their rows, so that their ids are known as erased.
+-- Erases documents; their rows stay, so that their ids are known as erased.
 UPDATE documents SET data_sealed = NULL, annotations_sealed = NULL, type = NULL, upstream_id = id, released_at = coalesce(released_at, now())
 WHERE session_id = $1;
 
 -- name: events
--- What was told to the EMR, or was to be.
+-- Erases the events for the EMR, sent or not.
 UPDATE events SET body_sealed = NULL WHERE session_id = $1;
 
 -- name: deliveries
--- That something was sent stays known; what was still to be sent is not.
+-- Ends waiting deliveries; the record of sent ones stays.
 WITH held AS (
     SELECT id, status = 'pending' AND lease IS NOT NULL AS is_under_way FROM deliveries
     WHERE session_id = $1 ORDER BY id FOR UPDATE
-), told AS (  -- An attempt under way may have left: its worker, which keeps its lease, says how it ended, or withdraws it.
+), told AS (  -- An attempt in flight may have left: its worker keeps the lease and records the outcome.
     INSERT INTO attempts (delivery_id, at, error_class, duration_ms)
     SELECT id, now(), 'on_its_way', 0 FROM held WHERE is_under_way
 )
@@ -56,17 +56,17 @@ SET record_id = NULL, lease = CASE WHEN h.is_under_way THEN lease END, next_at =
 FROM held h WHERE d.id = h.id;
 
 -- name: attempts
--- Hashes and sizes of what the EMR's side answered.
+-- Erases hashes and sizes of the destinations' answers.
 UPDATE attempts a SET response_sha256 = NULL, response_bytes = NULL
 FROM deliveries d WHERE d.session_id = $1 AND a.delivery_id = d.id;
 
 -- name: idempotency
--- The kept answers; the keys stay, so that a repeat learns that the session was erased.
+-- Erases the kept answers; the keys stay, so that a repeat learns of the erasure.
 UPDATE idempotency_keys SET answer_sealed = NULL, request_hash = '', lease = NULL, lease_until = NULL
 WHERE tenant_id = $2 AND session_id = $1;
 
 -- name: extent
--- How many rows the trail's entry speaks of, and one hash of all their ids, sorted by their bytes, a line each.
+-- Counts the session's rows and hashes their ids (sorted by bytes, one a line) for the audit entry.
 SELECT count(*) FILTER (WHERE kind = 'document') AS documents,
        count(*) FILTER (WHERE kind = 'delivery') AS deliveries,
        encode(sha256(convert_to(string_agg(id, E'\n' ORDER BY id COLLATE "C"), 'UTF8')), 'hex') AS sha256

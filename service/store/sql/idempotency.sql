@@ -20,20 +20,20 @@ FOR UPDATE OF i;
 SELECT status, owed FROM sessions WHERE tenant_id = $1 AND id = $2;
 
 -- name: resume
--- A call whose first try did not end well starts again, for this session.
+-- Starts a call again whose first try failed, for this session.
 UPDATE idempotency_keys SET session_id = $3, lease = $4, lease_until = now() + make_interval(secs => $5)
 WHERE tenant_id = $1 AND key_hash = $2;
 
 -- name: finish
--- The answer that every repeat will get; a session that was erased meanwhile took the lease away.
+-- Stores the answer for every repeat; an erasure in the meantime has ended the lease.
 UPDATE idempotency_keys SET answer_sealed = $3, lease = NULL, lease_until = NULL
 WHERE tenant_id = $1 AND key_hash = $2 AND lease IS NOT NULL;
 
 -- name: abandon
--- The call failed: the same key may try again at once.
+-- Ends the lease of a failed call: the same key may try again at once.
 UPDATE idempotency_keys SET lease = NULL, lease_until = now()
 WHERE tenant_id = $1 AND key_hash = $2 AND lease = $3;
 
 -- name: forget
--- Keys older than the time for which a repeat is recognised.
+-- Deletes keys older than the time for which a repeat is recognised.
 DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1);

@@ -1,6 +1,6 @@
 -- name: count
--- How sessions stand that were ended or expired, and which stand as asked for: one statement, one snapshot.
-WITH folded AS MATERIALIZED (  -- days that are over were counted once (ledger.fold), by whatever clock
+-- Counts the sessions that ended or expired by class, and lists those of one class, from one snapshot.
+WITH folded AS MATERIALIZED (  -- days that ledger.fold has counted
     SELECT coalesce(min(day), 'infinity') AS since, coalesce(max(day) + 1, '-infinity') AS until FROM ledger_days
     WHERE tenant_id = '' AND day < (now() AT TIME ZONE 'UTC' - interval '1 hour')::date
 ), asked AS MATERIALIZED (
@@ -8,7 +8,7 @@ WITH folded AS MATERIALIZED (  -- days that are over were counted once (ledger.f
                AS first,
            least(until, coalesce(($3::timestamptz AT TIME ZONE 'UTC')::date, 'infinity')) AS over
     FROM folded
-), days AS MATERIALIZED (  -- the whole ones among those that are asked for
+), days AS MATERIALIZED (  -- the whole folded days in the interval
     SELECT CASE WHEN first < over THEN first ELSE 'infinity' END AS first,
            CASE WHEN first < over THEN over ELSE 'infinity' END AS over
     FROM asked
@@ -16,7 +16,7 @@ WITH folded AS MATERIALIZED (  -- days that are over were counted once (ledger.f
     SELECT first::timestamp AT TIME ZONE 'UTC' AS first, over::timestamp AT TIME ZONE 'UTC' AS over,
            CASE WHEN isfinite(until) THEN until::timestamp AT TIME ZONE 'UTC' ELSE 'infinity' END AS until
     FROM days, folded
-), picked AS MATERIALIZED (  -- each session of the other days, and what is open or dead, of whatever day
+), picked AS MATERIALIZED (  -- the sessions of all other days, and open or dead ones of any day
     SELECT near.id FROM tenants t, span, LATERAL (
         SELECT s.id FROM sessions s
         WHERE s.tenant_id = t.id AND (s.ended_at IS NOT NULL OR s.status = 'expired')
@@ -46,7 +46,7 @@ WITH folded AS MATERIALIZED (  -- days that are over were counted once (ledger.f
       AND ($1 IS NULL OR tenant_id = $1)
     UNION
     SELECT session_id FROM ledger_suspects
-), facts AS MATERIALIZED (  -- scalars and limits, so that each is looked up, however many there are in all
+), facts AS MATERIALIZED (  -- scalars and limits force one index lookup per session, however many rows the tables have
     SELECT s.id, coalesce(s.ended_at, s.settled_at) AS at, s.settled_at IS NULL AS lacks_ending,
            coalesce(coalesce(s.ended_at, s.settled_at) >= span.first AND coalesce(s.ended_at, s.settled_at) < span.over,
                     false) AS is_folded,
@@ -70,7 +70,7 @@ WITH folded AS MATERIALIZED (  -- days that are over were counted once (ledger.f
                         false) AS is_dead,
                coalesce(bool_or(d.status = 'pending'), false) AS has_pending,
                coalesce(bool_or(d.status = 'paused'), false) AS has_paused,
-               -- Nobody will send these, and nobody can: their destination is gone, or is on and waits for nobody.
+               -- These deliveries can never be sent: their destination was removed, or is on and yet they wait.
                coalesce(bool_or(d.status IN ('pending', 'paused') AND t.removed_at IS NOT NULL
                                 OR d.status = 'paused' AND t.enabled), false) AS has_stranded
         FROM deliveries d JOIN destinations t ON t.id = d.destination_id WHERE d.session_id = s.id
@@ -102,16 +102,16 @@ WITH folded AS MATERIALIZED (  -- days that are over were counted once (ledger.f
 SELECT ended::bigint, (ended - in_flight - dead)::bigint AS delivered, in_flight, dead, lost, shown FROM total;
 
 -- name: hold
--- One process folds at a time, and nobody deletes a session meanwhile, until the transaction ends.
+-- Lets one process fold at a time; no session is deleted until the transaction ends.
 SELECT pg_advisory_xact_lock(4711002);
 
 -- name: days_to_come
--- Days that were folded though they are not over: by a clock that has been put back since.
+-- Lists days that were folded before they were over, by a clock that was wrong.
 SELECT day FROM ledger_days
 WHERE tenant_id = '' AND day >= (now() AT TIME ZONE 'UTC' - interval '1 hour')::date;
 
 -- name: next_day
--- The day after the last that was folded, or the first of all: over for an hour, and no transaction is left of it.
+-- Returns the next day to fold: it is over for an hour, and no transaction from it is still open.
 SELECT day FROM (
     SELECT coalesce((SELECT max(day) + 1 FROM ledger_days WHERE tenant_id = ''), (
         SELECT (min(coalesce(s.ended_at, s.settled_at)) AT TIME ZONE 'UTC')::date
@@ -123,24 +123,24 @@ SELECT day FROM (
         ) s)) AS day
 ) next
 WHERE day < (now() AT TIME ZONE 'UTC' - interval '1 hour')::date
-  -- What such a transaction writes bears the time of its beginning, however late it commits.
+  -- A transaction's rows carry the time of its beginning, however late it commits.
   AND NOT EXISTS (SELECT FROM pg_stat_activity
                   WHERE datname = current_database() AND xact_start < (day + 1)::timestamp AT TIME ZONE 'UTC');
 
 -- name: oldest_count
--- The folded day that was counted longest ago.
+-- Returns the folded day that was counted longest ago.
 SELECT day FROM ledger_days
 WHERE tenant_id = '' AND day < (now() AT TIME ZONE 'UTC' - interval '1 hour')::date
 ORDER BY counted_at, day LIMIT 1;
 
 -- name: unfold
--- Forgets what was counted of a day.
+-- Unfolds a day.
 DELETE FROM ledger_days d USING (SELECT id FROM tenants UNION ALL SELECT '') t
 WHERE d.tenant_id = t.id AND d.day = $1
 RETURNING d.tenant_id, d.ended;
 
 -- name: fold
--- Counts a day; of its sessions, of its documents' and of those before: which are to be looked at further.
+-- Folds a day: stores its counts, and marks its sessions and documents that are still open.
 WITH bounds AS MATERIALIZED (
     SELECT $1::date::timestamp AT TIME ZONE 'UTC' AS since, ($1::date + 1)::timestamp AT TIME ZONE 'UTC' AS before
 ), ended AS MATERIALIZED (

@@ -1,5 +1,5 @@
 -- name: session
--- One session as clients of the protocol see it, with the names of its files in order; an erased one is gone.
+-- Reads one session for the vendor's own protocol, with its file names in order; no row for an erased one.
 SELECT s.id, s.status, s.upload, s.templates, s.details_sealed, s.model_used,
        octet_length(s.transcript_sealed) AS transcript_bytes,
        CASE WHEN octet_length(s.transcript_sealed) <= 65536 THEN s.transcript_sealed END AS transcript_sealed,
@@ -10,12 +10,12 @@ SELECT s.id, s.status, s.upload, s.templates, s.details_sealed, s.model_used,
 FROM sessions s WHERE s.tenant_id = $1 AND s.id = $2 AND s.erased_at IS NULL;
 
 -- name: pending
--- Whether a document of this template, or with this id of the vendor's, is still awaited.
+-- Checks whether a fetch may still bring a document of this template or vendor id.
 SELECT 1 FROM fetches
 WHERE session_id = $1 AND status = 'pending'
   AND ($2::text IS NULL OR template_id = $2) AND ($3::text IS NULL OR document_id = $3)
 LIMIT 1;
 
 -- name: token_expiry
--- When a token of so many seconds ends, in Unix seconds by the database's clock, which all pods share.
+-- Returns when a token ends, in Unix seconds of the database's clock, which all pods share.
 SELECT extract(epoch FROM now() + make_interval(secs => $1))::bigint AS expires;

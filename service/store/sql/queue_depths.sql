@@ -1,6 +1,6 @@
 -- name: depths
--- What is due now and since when.
-WITH due AS (  -- what a destination's open breaker or its Retry-After holds back is due, too, but no worker's to do
+-- Counts due rows by queue, with the age of the oldest.
+WITH due AS (  -- deliveries that an open breaker or a Retry-After holds back count as due, too
     SELECT 'fetches' AS queue, next_at FROM fetches WHERE status = 'pending' AND next_at <= now()
     UNION ALL
     SELECT CASE WHEN t.probe_at IS NULL AND (t.retry_after_until IS NULL OR t.retry_after_until <= now())
@@ -20,7 +20,7 @@ LEFT JOIN due ON due.queue = q.queue
 GROUP BY q.queue;
 
 -- name: leases
--- Work that somebody does this moment: each lease ends within so long, so that few rows are looked at.
+-- Counts leases in force; the limit of two minutes keeps the scan short.
 SELECT (SELECT count(*) FROM fetches WHERE status = 'pending' AND lease IS NOT NULL
         AND next_at > now() AND next_at <= now() + interval '1 minute') AS fetches,
        (SELECT count(*) FROM deliveries WHERE status = 'pending' AND lease IS NOT NULL

@@ -1,5 +1,5 @@
 -- name: due
--- The next table to walk to a key, unless another key was made first after it: two lists never undo each other's work.
+-- Returns the next table for a pass to a key, unless a newer first key exists: two lists must not undo each other.
 SELECT t.name
 FROM unnest($2::text[]) WITH ORDINALITY AS t (name, place)
 JOIN encryption_keys own ON own.key_id = $1
@@ -7,12 +7,12 @@ LEFT JOIN resealing r ON r.table_name = t.name
 WHERE NOT EXISTS (SELECT 1 FROM encryption_keys k WHERE k.retired_at IS NULL AND k.heard_at > own.heard_at)
   AND (r.table_name IS NULL OR r.key_id <> $1 OR r.finished_at IS NULL
        OR (r.left_over > 0 AND r.finished_at < now() - interval '10 seconds')
-       -- Once more after a day, for what a process with the old list encrypted behind the first walk.
+       -- One more pass after a day re-encrypts what a process with the old list encrypted behind the first pass.
        OR now() > own.heard_at + interval '1 day' AND r.started_at < own.heard_at + interval '1 day')
 ORDER BY t.place LIMIT 1;
 
 -- name: begin
--- Starts a walk, unless one to the same key is under way.
+-- Starts a pass, unless one to the same key is under way.
 INSERT INTO resealing (table_name, key_id) VALUES ($1, $2)
 ON CONFLICT (table_name) DO UPDATE
 SET key_id = excluded.key_id, after = '', resealed = 0, left_over = 0, unreadable = 0, started_at = now(),
@@ -20,11 +20,11 @@ SET key_id = excluded.key_id, after = '', resealed = 0, left_over = 0, unreadabl
 WHERE resealing.key_id <> excluded.key_id OR resealing.finished_at IS NOT NULL;
 
 -- name: cursor
--- The last row that a walk under way has looked at.
+-- Reads the cursor of a pass under way.
 SELECT after FROM resealing WHERE table_name = $1 AND key_id = $2 AND finished_at IS NULL;
 
 -- name: advance
--- A batch is done; no row when another process did it meanwhile.
+-- Advances a pass by one batch; no row if another worker has done it.
 UPDATE resealing
 SET after = $4, resealed = resealed + $5, left_over = left_over + $6, unreadable = unreadable + $7,
     finished_at = CASE WHEN $8 THEN now() END
@@ -32,25 +32,25 @@ WHERE table_name = $1 AND key_id = $2 AND after = $3 AND finished_at IS NULL
 RETURNING table_name;
 
 -- name: prefer
--- This key is what values are brought under, whichever was made first after it.
+-- Makes this key the newest first key.
 UPDATE encryption_keys SET heard_at = now() WHERE key_id = $1;
 
--- name: forget_walks
--- Every table is walked anew.
+-- name: forget_passes
+-- Deletes all passes, so that each table gets a new one.
 DELETE FROM resealing;
 
--- name: walks
--- How far each table is.
-SELECT table_name, key_id, resealed, left_over, unreadable, started_at, finished_at FROM resealing ORDER BY table_name;
+-- name: passes
+-- Lists the progress of each table.
+SELECT table_name, key_id, resealed AS reencrypted, left_over, unreadable, started_at, finished_at FROM resealing ORDER BY table_name;
 
 -- name: read_server_secrets
--- The next secrets of the installation, those that are under another key.
+-- Reads the next secrets of the installation, with values under another key.
 SELECT name AS id, name AS owner,
        CASE WHEN substring(value_sealed FROM 2 FOR 4) <> $3 THEN value_sealed END AS value_sealed
 FROM server_secrets WHERE name > $1 ORDER BY name LIMIT $2;
 
 -- name: write_server_secrets
--- The same under the first key, where they are still those that were read and nobody holds them.
+-- Replaces values that are still those that were read, in rows that are not locked.
 WITH held AS (
     SELECT t.name, n.* FROM unnest($1::text[], $2::bytea[], $3::bytea[]) n (id, head, fresh)
     JOIN server_secrets t ON t.name = n.id
@@ -61,13 +61,13 @@ WHERE t.name = held.name AND substring(t.value_sealed FROM 1 FOR 17) = held.head
 RETURNING held.id;
 
 -- name: read_tenants
--- The next tenants, with accounts that are under another key.
+-- Reads the next tenants, with accounts under another key.
 SELECT id, id AS owner,
        CASE WHEN substring(account_sealed FROM 2 FOR 4) <> $3 THEN account_sealed END AS account_sealed
 FROM tenants WHERE id > $1 ORDER BY id LIMIT $2;
 
 -- name: write_tenants
--- The same under the first key, where they are still those that were read and nobody holds them.
+-- Replaces values that are still those that were read, in rows that are not locked.
 WITH held AS (
     SELECT n.* FROM unnest($1::text[], $2::bytea[], $3::bytea[]) n (id, head, fresh)
     JOIN tenants t ON t.id = n.id
@@ -78,13 +78,13 @@ WHERE t.id = held.id AND substring(t.account_sealed FROM 1 FOR 17) = held.head
 RETURNING held.id;
 
 -- name: read_vendor_tokens
--- The next vendor tokens, those that are under another key.
+-- Reads the next vendor tokens, with values under another key.
 SELECT account AS id, account AS owner,
        CASE WHEN substring(tokens_sealed FROM 2 FOR 4) <> $3 THEN tokens_sealed END AS tokens_sealed
 FROM vendor_tokens WHERE account > $1 ORDER BY account LIMIT $2;
 
 -- name: write_vendor_tokens
--- The same under the first key, where they are still those that were read and nobody holds them.
+-- Replaces values that are still those that were read, in rows that are not locked.
 WITH held AS (
     SELECT n.* FROM unnest($1::text[], $2::bytea[], $3::bytea[]) n (id, head, fresh)
     JOIN vendor_tokens t ON t.account = n.id
@@ -95,7 +95,7 @@ WHERE t.account = held.id AND substring(t.tokens_sealed FROM 1 FOR 17) = held.he
 RETURNING held.id;
 
 -- name: read_destinations
--- The next destinations, with what of them is under another key.
+-- Reads the next destinations, with values under another key.
 SELECT id, id AS owner,
        CASE WHEN substring(url_sealed FROM 2 FOR 4) <> $3 THEN url_sealed END AS url_sealed,
        CASE WHEN substring(headers_sealed FROM 2 FOR 4) <> $3 THEN headers_sealed END AS headers_sealed,
@@ -104,7 +104,7 @@ SELECT id, id AS owner,
 FROM destinations WHERE id > $1 ORDER BY id LIMIT $2;
 
 -- name: write_destinations
--- The same under the first key, where they are still those that were read and nobody holds them.
+-- Replaces values that are still those that were read, in rows that are not locked.
 WITH held AS (
     SELECT n.* FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[],
                            $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[])
@@ -124,7 +124,7 @@ FROM held WHERE t.id = held.id
 RETURNING held.id;
 
 -- name: read_sessions
--- The next sessions, with what of them is under another key.
+-- Reads the next sessions, with values under another key.
 SELECT id, id AS owner,
        CASE WHEN substring(details_sealed FROM 2 FOR 4) <> $3 THEN details_sealed END AS details_sealed,
        CASE WHEN substring(upload_url_sealed FROM 2 FOR 4) <> $3 THEN upload_url_sealed END AS upload_url_sealed,
@@ -133,7 +133,7 @@ SELECT id, id AS owner,
 FROM sessions WHERE id > $1 ORDER BY id LIMIT $2;
 
 -- name: write_sessions
--- The same under the first key, where they are still those that were read and nobody holds them.
+-- Replaces values that are still those that were read, in rows that are not locked.
 WITH held AS (
     SELECT n.* FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[],
                            $8::bytea[], $9::bytea[])
@@ -154,13 +154,13 @@ FROM held WHERE t.id = held.id
 RETURNING held.id;
 
 -- name: read_documents
--- The next documents, with data that is under another key.
+-- Reads the next documents, with values under another key.
 SELECT id, id AS owner, CASE WHEN substring(data_sealed FROM 2 FOR 4) <> $3 THEN data_sealed END AS data_sealed,
        CASE WHEN substring(annotations_sealed FROM 2 FOR 4) <> $3 THEN annotations_sealed END AS annotations_sealed
 FROM documents WHERE id > $1 ORDER BY id LIMIT $2;
 
 -- name: write_documents
--- The same under the first key, where they are still those that were read and nobody holds them.
+-- Replaces values that are still those that were read, in rows that are not locked.
 WITH held AS (
     SELECT n.* FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[])
         n (id, data_head, data, annotations_head, annotations)
@@ -176,13 +176,13 @@ FROM held WHERE t.id = held.id
 RETURNING held.id;
 
 -- name: read_events
--- The next events, with bodies that are under another key.
+-- Reads the next events, with bodies under another key.
 SELECT id::text, session_id AS owner,
        CASE WHEN substring(body_sealed FROM 2 FOR 4) <> $3 THEN body_sealed END AS body_sealed
 FROM events e WHERE e.id > ('0' || $1)::bigint ORDER BY e.id LIMIT $2;
 
 -- name: write_events
--- The same under the first key, where they are still those that were read and nobody holds them.
+-- Replaces values that are still those that were read, in rows that are not locked.
 WITH held AS (
     SELECT n.*, t.id AS event_id FROM unnest($1::text[], $2::bytea[], $3::bytea[]) n (id, head, fresh)
     JOIN events t ON t.id = n.id::bigint
@@ -193,7 +193,7 @@ WHERE t.id = held.event_id AND substring(t.body_sealed FROM 1 FOR 17) = held.hea
 RETURNING held.id;
 
 -- name: read_idempotency_keys
--- The next kept answers, those that are under another key. A tenant's id has no space.
+-- Reads the next kept answers, with values under another key; a tenant's id has no space.
 SELECT tenant_id || ' ' || encode(key_hash, 'hex') AS id, session_id AS owner,
        CASE WHEN substring(answer_sealed FROM 2 FOR 4) <> $3 THEN answer_sealed END AS answer_sealed
 FROM idempotency_keys
@@ -201,7 +201,7 @@ WHERE (tenant_id, key_hash) > (split_part($1, ' ', 1), decode(split_part($1, ' '
 ORDER BY tenant_id, key_hash LIMIT $2;
 
 -- name: write_idempotency_keys
--- The same under the first key, where they are still those that were read and nobody holds them.
+-- Replaces values that are still those that were read, in rows that are not locked.
 WITH held AS (
     SELECT n.*, t.tenant_id, t.key_hash FROM unnest($1::text[], $2::bytea[], $3::bytea[]) n (id, head, fresh)
     JOIN idempotency_keys t

@@ -1,12 +1,12 @@
--- name: owe
--- A Get Session call that will be made: at once, or after the wait if no webhook comes first.
+-- name: schedule
+-- Schedules a fetch at once, or after the wait if no webhook arrives before.
 INSERT INTO fetches (tenant_id, session_id, template_id, next_at)
 SELECT $1, $2, template_id, now() + make_interval(secs => $4)
 FROM unnest($3::text[]) AS template_id
 ON CONFLICT (session_id, template_id) DO NOTHING;
 
 -- name: claim
--- Leases calls that are due, or whose lease ran out, of one session or of any, but of no account or `tenant:…` in $4.
+-- Leases due fetches, of one session or of any, except those of the accounts and `tenant:…` in $4.
 WITH due AS (
     SELECT id FROM fetches f
     WHERE status = 'pending' AND next_at <= now() AND ($1::text IS NULL OR session_id = $1)
@@ -28,25 +28,25 @@ RETURNING f.id, f.lease, f.tenant_id, f.session_id, f.template_id, f.attempts, f
                     AND w.kind IN ('completed', 'partial')) AS was_announced;
 
 -- name: postpone
--- Not this time: when to ask again; at once if a webhook came while we asked.
+-- Makes a fetch due again later; at once if a webhook arrived during the call.
 UPDATE fetches SET lease = NULL, last_error = $4, missing = CASE WHEN $5 THEN missing + 1 ELSE 0 END,
                    next_at = CASE WHEN hinted THEN now() ELSE now() + make_interval(secs => $3) END
 WHERE id = $1 AND lease = $2 AND status = 'pending'
 RETURNING id;
 
 -- name: settle_template
--- A template's call need not be made any more; one that is under way has lost its lease.
+-- Settles the fetch of a template; a worker in the middle of it loses its lease.
 UPDATE fetches SET status = 'settled', outcome = $3, next_at = NULL, lease = NULL, settled_at = now()
 WHERE session_id = $1 AND template_id = $2 AND status = 'pending' AND asked IS NULL;
 
 -- name: record_verdict
--- What an answer says of a template's document; the time counts from when it first said so.
+-- Stores the verdict on a template's document, with the time of its first.
 UPDATE fetches
 SET verdict = $3, verdict_since = CASE WHEN verdict = $3 THEN verdict_since WHEN $3 IS NOT NULL THEN now() END
 WHERE session_id = $1 AND template_id = $2;
 
 -- name: request_unfiltered
--- The unfiltered call: a new one, one that was settled, or ($3) at once one that waits for its time; $4: its tries start anew.
+-- Makes the unfiltered fetch due: new, settled or, with $3, waiting; $4 restarts its count of tries.
 INSERT INTO fetches (tenant_id, session_id, template_id, next_at) VALUES ($1, $2, '', now())
 ON CONFLICT (session_id, template_id) DO UPDATE
 SET status = 'pending', outcome = NULL, settled_at = NULL,
@@ -57,7 +57,7 @@ SET status = 'pending', outcome = NULL, settled_at = NULL,
 WHERE fetches.asked IS NULL AND ($3 OR fetches.status = 'settled');
 
 -- name: hurry
--- A client waits for an ended session: its calls are due, unless they were made less than so many seconds ago.
+-- Makes the fetches of an ended session due, except those called within the last $3 seconds.
 UPDATE fetches f SET next_at = now()
 FROM sessions s
 WHERE s.id = $2 AND s.tenant_id = $1 AND s.status IN ('processing', 'partial') AND s.settled_at IS NULL
@@ -67,7 +67,7 @@ WHERE s.id = $2 AND s.tenant_id = $1 AND s.status IN ('processing', 'partial') A
 RETURNING f.id;
 
 -- name: refresh
--- Has the vendor asked again about a session that was ended, not sooner than so many seconds after its last call.
+-- Makes the unfiltered fetch of an ended session due, at least $4 seconds after the last call.
 WITH named AS (
     SELECT id, tenant_id, status, erased_at IS NOT NULL AS is_erased,
            erased_at IS NULL AND owed IS NULL
@@ -95,55 +95,39 @@ WITH named AS (
 SELECT status, is_erased, is_over OR is_ended AS is_requested FROM named;
 
 -- name: release
--- The worker stops before the answer came: another one asks at once.
+-- Releases a fetch whose worker stops: another worker makes it at once.
 UPDATE fetches SET lease = NULL, next_at = now() WHERE id = $1 AND lease = $2 AND status = 'pending';
 
 -- name: give_back
--- The call was not made, and counts for nothing: when to look again.
+-- Releases a fetch that was not made; it counts as no attempt.
 UPDATE fetches SET lease = NULL, attempts = attempts - 1, next_at = now() + make_interval(secs => $3)
 WHERE id = $1 AND lease = $2 AND status = 'pending';
 
 -- name: settle
--- The call is done with; fenced by the lease, so that a worker that lost it records nothing.
+-- Settles a fetch; no row if the lease was lost, and then the worker may record nothing.
 UPDATE fetches SET status = 'settled', outcome = $3, next_at = NULL, lease = NULL, settled_at = now()
 WHERE id = $1 AND lease = $2 AND status = 'pending'
 RETURNING id;
 
 -- name: settle_rest
--- The session is over: calls that were still to be made are not, but for those of further documents.
+-- Settles the pending fetches of a session that is over, except those of additional documents.
 UPDATE fetches SET status = 'settled', outcome = $2, next_at = NULL, lease = NULL, settled_at = now()
 WHERE session_id = $1 AND status = 'pending' AND asked IS NULL;
 
 -- name: hold
--- A call whose lease still stands, held until the transaction ends.
+-- Locks a fetch whose lease is still ours.
 SELECT 1 FROM fetches WHERE id = $1 AND lease = $2 AND status = 'pending' FOR UPDATE;
 
 -- name: drop
--- A call that need not be made after all, and leaves no trace.
+-- Deletes a fetch that is not needed.
 DELETE FROM fetches WHERE id = $1 AND lease = $2 AND status = 'pending';
 
 -- name: forget_probes
--- The session ends now: looks whether it had ended by itself are over, and its results are owed anew.
+-- Deletes fetches from before the session's end, which only checked for an end; new ones follow.
 DELETE FROM fetches WHERE session_id = $1;
 
--- name: mark_asked
--- The vendor makes the further document: it is looked for at once.
-UPDATE fetches SET asked = 'asked', document_id = $3, lease = NULL, next_at = now()
-WHERE id = $1 AND lease = $2 AND status = 'pending';
-
--- name: drop_further
--- The vendor was never asked for a further document, of whose template there is none.
-DELETE FROM fetches f WHERE f.id = $1 AND f.lease = $2 AND f.status = 'pending'
-  AND NOT EXISTS (SELECT 1 FROM documents d WHERE d.session_id = f.session_id AND d.template_id = f.template_id);
-
--- name: settle_unasked
--- The vendor was never asked for a further document, but there are others of its template, and they stay.
-UPDATE fetches SET status = 'settled', outcome = 'not_asked', asked = 'asked', next_at = NULL, lease = NULL,
-                   settled_at = now()
-WHERE id = $1 AND lease = $2 AND status = 'pending';
-
 -- name: of_session
--- Every call of a session and how it stands.
+-- Lists every fetch of a session with its state.
 SELECT template_id, status = 'settled' AS is_settled, last_error IS NOT NULL AS was_answered, attempts,
        asked IS NOT NULL AS is_further, last_error AS reason, outcome, verdict,
        extract(epoch FROM now() - verdict_since)::float8 AS verdict_seconds

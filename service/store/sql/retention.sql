@@ -1,5 +1,5 @@
 -- name: due
--- Sessions whose content ($2 false) or rows ($2 true) were kept long enough, and of which nothing is open.
+-- Lists sessions whose content ($2 false) or rows ($2 true) were kept long enough, with nothing open.
 SELECT s.id, s.tenant_id
 FROM (SELECT id, now() - make_interval(days => CASE WHEN $2 THEN keep_metadata_days ELSE keep_content_days END) AS past
       FROM tenants) t, LATERAL (
@@ -7,7 +7,7 @@ FROM (SELECT id, now() - make_interval(days => CASE WHEN $2 THEN keep_metadata_d
     UNION ALL
     SELECT * FROM sessions WHERE $2 AND tenant_id = t.id AND created_at < t.past AND erased_at IS NOT NULL
 ) s
--- Settled after it was created: this is what the index can find.
+-- The index finds sessions by their creation, which is never later than their settled time.
 WHERE t.past IS NOT NULL AND coalesce(s.settled_at, s.created_at) < t.past
   AND s.owed IS NULL AND (s.settled_at IS NOT NULL OR s.status = 'failed')
   AND (SELECT true FROM fetches f WHERE f.session_id = s.id AND f.status = 'pending' LIMIT 1) IS NULL
@@ -17,7 +17,7 @@ WHERE t.past IS NOT NULL AND coalesce(s.settled_at, s.created_at) < t.past
 LIMIT $1;
 
 -- name: hold
--- The same asked of one session ($1), which is held until the transaction ends; no row when somebody else holds it.
+-- Checks the same for one session ($1) and locks it; no row if another transaction has locked it.
 SELECT s.id
 FROM tenants t JOIN sessions s ON s.tenant_id = t.id
 WHERE s.id = $1
@@ -32,13 +32,13 @@ WHERE s.id = $1
 FOR UPDATE OF s SKIP LOCKED;
 
 -- name: hold_deliveries
--- After their destinations: a retry at this moment comes wholly before, and then they stay, or after.
+-- Locks the deliveries after their destinations: a retry at this moment happens wholly before or after.
 SELECT status IN ('pending', 'paused') AS is_open FROM deliveries WHERE session_id = $1 ORDER BY id FOR UPDATE;
 
 -- name: forget_keys
--- Keys of a session that is deleted: a repeat of its create call makes a new session.
+-- Deletes the keys of a deleted session: a repeat of its create call makes a new session.
 DELETE FROM idempotency_keys WHERE tenant_id = $2 AND session_id = $1;
 
 -- name: delete
--- A session and every row of it; its audit entries stay.
+-- Deletes a session with all its rows, except its audit entries.
 DELETE FROM sessions WHERE id = $1;

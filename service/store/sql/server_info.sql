@@ -1,5 +1,5 @@
 -- name: server
--- What the server is, and what it gives us.
+-- Reads version, clock and limits of the server.
 SELECT current_setting('server_version_num')::integer AS version,
        extract(epoch FROM clock_timestamp())::float8 AS now,
        current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
@@ -9,7 +9,7 @@ SELECT current_setting('server_version_num')::integer AS version,
        pg_is_in_recovery() AS is_standby;
 
 -- name: forbidden
--- Tables that our user may not use as it must; the trail of audit only grows, and the revision is only read.
+-- Lists tables without a needed privilege; the audit table only grows, and the revision is only read.
 SELECT c.relname AS name
 FROM pg_class c
 WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace

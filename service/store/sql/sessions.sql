@@ -1,5 +1,5 @@
 -- name: insert
--- A new session, its create call owed and leased to us; of taken ids only one that the vendor refused is replaced.
+-- Inserts a session with its pending create call leased; replaces an existing id only if the vendor refused it.
 INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages,
                       transcript_language, details_sealed, patient_id_hash, reference_hash, expires_at,
                       owed, owed_next_at, owed_lease, owed_attempts, traceparent)
@@ -17,50 +17,50 @@ WHERE sessions.tenant_id = excluded.tenant_id AND sessions.status = 'failed'
   AND sessions.error_code = 'vendor_error' AND sessions.settled_at IS NULL AND sessions.erased_at IS NULL
 RETURNING id;
 
--- name: claim_owed_create
--- Takes over a create call whose caller gave up or died.
+-- name: claim_pending_create
+-- Leases a pending create call whose caller gave up or died.
 UPDATE sessions SET owed_lease = $3, owed_next_at = now() + make_interval(secs => $4),
                     owed_attempts = owed_attempts + 1
 WHERE tenant_id = $1 AND id = $2 AND owed = 'create' AND (owed_lease IS NULL OR owed_next_at <= now())
 RETURNING id;
 
 -- name: record_created
--- The vendor has the session; an end that lies in the past already is a clock's mistake, and ours stays.
+-- Records that the vendor has the session; an expiry in the past is a clock error, and ours stays.
 UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, upload_url_sealed = $3,
                     expires_at = CASE WHEN $4::timestamptz > now() THEN $4 ELSE expires_at END
 WHERE id = $1 AND owed_lease = $2
 RETURNING id, upload;
 
 -- name: cancel_now
--- The call that a cancelled session was waiting for is over: the vendor is told of the cancel now.
+-- Makes the pending cancel of a session due, because the call before it is over.
 UPDATE sessions SET owed_next_at = now() WHERE id = $1 AND owed = 'cancel' AND owed_lease IS NULL;
 
 -- name: is_cancelled
--- Whether a session was cancelled, or erased while it ran.
+-- Checks whether a session was cancelled, or erased before its end.
 SELECT 1 FROM sessions WHERE id = $1 AND status = 'cancelled';
 
 -- name: record_never_created
--- The vendor does not have the session and will not.
+-- Fails a session that the vendor does not have and will not get.
 UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, status = 'failed',
                     error_code = $3, error_message = $4
 WHERE id = $1 AND owed_lease = $2 AND owed = 'create'
 RETURNING id;
 
--- name: postpone_owed
--- A vendor call that is still owed: when to look again.
+-- name: reschedule_pending_call
+-- Releases a pending call with an unknown outcome, and sets when to look again.
 UPDATE sessions SET owed_lease = NULL, owed_next_at = now() + make_interval(secs => $3)
 WHERE id = $1 AND owed_lease = $2
 RETURNING id;
 
--- name: give_back_owed
--- A vendor call that was not made after all, which counts for nothing: when to look again.
+-- name: release_pending_call
+-- Releases a pending call that was not made; it counts as no attempt.
 UPDATE sessions SET owed_lease = NULL, owed_attempts = owed_attempts - 1,
                     owed_next_at = now() + make_interval(secs => $3)
 WHERE id = $1 AND owed_lease = $2
 RETURNING id;
 
 -- name: record_end_told
--- The vendor knows of the end; what its list lacks of our chunks is kept, {} when only its count is too low.
+-- Records that the vendor knows of the end, with the chunks its list lacks; {} if only its count is too low.
 UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3,
     audio_missing = (
         SELECT CASE WHEN $4::integer[] IS NOT NULL THEN array_agg(c.sequence ORDER BY c.sequence)
@@ -71,7 +71,7 @@ WHERE id = $1 AND owed_lease = $2 AND owed = 'end'
 RETURNING id, audio_missing;
 
 -- name: lock
--- A session's row, held until the transaction ends; the tenant is checked where there is one.
+-- Locks a session's row; checks the tenant if one is given.
 SELECT id, tenant_id, account, status, upload, templates, details_sealed, transcript_sealed, warnings_sealed,
        audio_missing, model_used, language_detected, owed, owed_lease,
        owed_next_at <= now() AS owed_due, ended_at, expires_at <= now() AS is_past, model, languages,
@@ -81,19 +81,19 @@ FROM sessions WHERE id = $1 AND ($2::text IS NULL OR tenant_id = $2)
 FOR UPDATE;
 
 -- name: begin_end
--- The one transition that ends a session; the end call is owed and leased to us.
+-- Ends a session: the only statement that does, with the pending end call leased to us.
 UPDATE sessions SET status = 'processing', ended_at = now(), owed = 'end', owed_lease = $2, owed_attempts = 1,
                     owed_next_at = now() + make_interval(secs => $3)
 WHERE id = $1;
 
--- name: claim_owed_end
--- Takes over an end call whose caller gave up or died.
+-- name: claim_pending_end
+-- Leases a pending end call whose caller gave up or died.
 UPDATE sessions SET owed_lease = $2, owed_next_at = now() + make_interval(secs => $3),
                     owed_attempts = owed_attempts + 1
 WHERE id = $1;
 
--- name: claim_owed
--- Vendor calls that are owed and due, but of no account or `tenant:…` in $3, for the sweep.
+-- name: claim_pending_calls
+-- Leases due pending calls, except those of the accounts and `tenant:…` in $3.
 WITH due AS (
     SELECT id FROM sessions WHERE owed IS NOT NULL AND owed_next_at <= now()
       AND account <> ALL($3::text[]) AND 'tenant:' || tenant_id <> ALL($3)
@@ -106,36 +106,36 @@ RETURNING s.id, s.tenant_id, s.account, s.owed, s.owed_lease, s.owed_attempts, s
           (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks;
 
 -- name: settle
--- A session's final status; one that had expired unended stays under that time in the ledger.
+-- Sets a session's final status; one that expired without an end keeps that time in the ledger.
 UPDATE sessions SET status = $2, owed = NULL, owed_next_at = NULL, owed_lease = NULL, error_code = $3, error_message = $4,
                     ended_at = coalesce(ended_at, settled_at), settled_at = now()
 WHERE id = $1;
 
 -- name: record_result
--- The answer's statements about the session as a whole; the first transcript stays.
+-- Records an answer's facts about the whole session; the first transcript stays.
 UPDATE sessions SET transcript_sealed = coalesce(transcript_sealed, $2), model_used = coalesce($3, model_used),
                     language_detected = coalesce($4, language_detected), warnings_sealed = coalesce($5, warnings_sealed)
 WHERE id = $1;
 
 -- name: past
--- Sessions that were never ended and whose time is over.
+-- Lists sessions that have expired without an end.
 SELECT id FROM sessions
 WHERE status IN ('created', 'recording') AND expires_at <= now() AND owed IS NULL
 ORDER BY expires_at LIMIT $1;
 
 -- name: ended_badly
--- Sessions of one tenant or of all, created since then, of which the vendor may have more than is here.
+-- Lists sessions since a time, of one tenant or of all, that ended badly and may have more at the vendor.
 SELECT id, tenant_id FROM sessions
 WHERE ($1::text IS NULL OR tenant_id = $1) AND created_at >= $2 AND status IN ('partial', 'failed', 'expired')
   AND erased_at IS NULL AND owed IS NULL AND (settled_at IS NOT NULL OR status = 'failed')
 ORDER BY created_at LIMIT $3;
 
 -- name: tenant_of
--- The tenant that a session belongs to.
+-- Reads the tenant of a session.
 SELECT tenant_id FROM sessions WHERE id = $1;
 
 -- name: warn_expiring
--- Sessions that hold audio, were not ended and soon expire: each is told of once.
+-- Marks and returns sessions with audio that expire soon without an end, each once.
 UPDATE sessions SET expiry_warned_at = now()
 WHERE id IN (SELECT id FROM sessions
              WHERE status = 'recording' AND expires_at <= now() + make_interval(secs => $1)
@@ -144,21 +144,21 @@ WHERE id IN (SELECT id FROM sessions
 RETURNING id, tenant_id, expires_at;
 
 -- name: record_cancel_told
--- The vendor knows that the session was cancelled, or need not know.
+-- Settles a pending cancel: the vendor was told, or no longer needs to be told.
 UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL
 WHERE id = $1 AND owed_lease = $2 AND owed = 'cancel';
 
 -- name: show_partial
--- Some documents are here, others are still to come: not an ending yet.
+-- Shows a session as partial while more documents are expected.
 UPDATE sessions SET status = 'partial' WHERE id = $1 AND status = 'processing';
 
 -- name: standings
--- How each session stands that somebody waits for: its status, or that it is partial for now.
+-- Reads the status of each session, or that it is partial for now.
 SELECT id, CASE WHEN status = 'partial' AND settled_at IS NULL THEN 'incomplete' ELSE status END AS standing
 FROM sessions WHERE id = ANY($1);
 
 -- name: marks
--- For each of these sessions a word that is another one whenever its timeline is, or whether more is to come.
+-- Returns for each session a token that changes whenever its timeline changes or becomes complete.
 SELECT s.id, concat_ws('.', s.xmin,
        (SELECT concat_ws('.', count(*), max(c.stored_at)) FROM chunks c WHERE c.session_id = s.id),
        (SELECT count(*) FROM webhook_events w WHERE w.session_id = s.id),
@@ -170,11 +170,11 @@ SELECT s.id, concat_ws('.', s.xmin,
 FROM sessions s WHERE s.id = ANY($1);
 
 -- name: traceparent
--- The trace that a session belongs to.
+-- Reads the traceparent of a session.
 SELECT traceparent FROM sessions WHERE id = $1;
 
 -- name: outlook
--- Whether a session was erased, and whether anything may still come of it.
+-- Checks whether a session was erased, and whether it may still change.
 SELECT s.erased_at IS NOT NULL AS is_erased,
        (s.settled_at IS NOT NULL OR s.status = 'failed')
        AND NOT EXISTS (SELECT 1 FROM fetches f WHERE f.session_id = s.id AND f.status = 'pending')
@@ -182,7 +182,7 @@ SELECT s.erased_at IS NOT NULL AS is_erased,
 FROM sessions s WHERE s.tenant_id = $1 AND s.id = $2;
 
 -- name: view
--- One session as the EMR sees it; a long transcript is left out, and only its size told.
+-- Reads one session for the EMR; of a long transcript only the size.
 SELECT s.id, s.status, s.upload, s.templates, s.mode, s.model, s.languages, s.transcript_language, s.details_sealed,
        s.warnings_sealed, s.audio_missing, s.model_used, s.language_detected, s.error_code, s.error_message,
        s.created_at, s.expires_at, s.ended_at, s.settled_at, s.erased_at,
@@ -192,7 +192,7 @@ SELECT s.id, s.status, s.upload, s.templates, s.mode, s.model, s.languages, s.tr
 FROM sessions s WHERE s.tenant_id = $1 AND s.id = $2;
 
 -- name: page
--- One page of a tenant's sessions, newest first, from where the last page ended; of transcripts only the sizes.
+-- Reads one page of a tenant's sessions, newest first; of transcripts only the sizes.
 SELECT s.id, s.status, s.upload, s.templates, s.mode, s.model, s.languages, s.transcript_language, s.details_sealed,
        s.warnings_sealed, s.audio_missing, s.model_used, s.language_detected, s.error_code, s.error_message,
        s.created_at, s.expires_at, s.ended_at, s.settled_at, s.erased_at,
@@ -210,17 +210,17 @@ ORDER BY s.created_at DESC, s.id DESC
 LIMIT $8;
 
 -- name: transcripts
--- The transcripts of these sessions, sealed.
+-- Reads the transcripts of these sessions, encrypted.
 SELECT id, transcript_sealed FROM sessions WHERE tenant_id = $1 AND id = ANY($2);
 
 -- name: document_summaries
--- The newest version of each document of these sessions, without those that another one took the place of.
+-- Lists the newest version of each document of these sessions, without replaced documents.
 SELECT d.id, d.session_id, d.template_id, d.status, d.type, d.received_at
 FROM (SELECT DISTINCT ON (session_id, template_id, upstream_id) *
       FROM documents WHERE session_id = ANY($1)
       ORDER BY session_id, template_id, upstream_id, version DESC) d
 WHERE NOT EXISTS (
-    -- One that began later under another id, after a re-run, or after this one had failed.
+    -- A replacement began later under another id, after a re-run or a failure of this document.
     SELECT 1 FROM documents e
     WHERE e.session_id = d.session_id AND e.template_id = d.template_id AND e.upstream_id <> d.upstream_id
       AND e.version > d.version AND (e.status = 'success' OR d.status = 'failed')
@@ -233,7 +233,7 @@ WHERE NOT EXISTS (
 ORDER BY d.session_id, d.template_id, d.upstream_id;
 
 -- name: delivery_counts
--- How many deliveries of these sessions stand where.
+-- Counts the deliveries of these sessions by status.
 SELECT session_id,
        count(*) FILTER (WHERE status IN ('pending', 'paused')) AS pending,
        count(*) FILTER (WHERE status IN ('delivered', 'filed')) AS delivered,
@@ -242,12 +242,12 @@ FROM deliveries WHERE session_id = ANY($1)
 GROUP BY session_id;
 
 -- name: timeline_size
--- About how many entries a timeline has: chunks and attempts are all that can be very many.
+-- Estimates the size of a timeline; only chunks and attempts can be very many.
 SELECT (SELECT count(*) FROM chunks WHERE session_id = $1 AND status = 'stored')
        + (SELECT coalesce(sum(attempts), 0) FROM deliveries WHERE session_id = $1) AS entries;
 
 -- name: timeline
--- What happened to a session and when, from the rows themselves.
+-- Assembles the timeline of a session from its rows.
 SELECT created_at AS at, 'session.created' AS type,
        jsonb_build_object('upload', upload, 'templates', to_jsonb(templates)) AS data
 FROM sessions WHERE id = $1

@@ -1,11 +1,11 @@
 -- name: find
--- A session as whoever shows its stream's address finds it.
+-- Reads the session of a stream's address.
 SELECT id, tenant_id, account, status, upload, owed, erased_at IS NOT NULL AS is_erased, expires_at <= now() AS is_past,
        upload_url_sealed
 FROM sessions WHERE id = $1;
 
 -- name: claim
--- Takes the stream of a session that still takes audio, unless another connection holds it.
+-- Leases the stream of a session that accepts audio, unless another connection holds it.
 WITH session AS (
     SELECT id FROM sessions
     WHERE id = $1 AND upload = 'stream' AND status IN ('created', 'recording') AND owed IS NULL AND expires_at > now()
@@ -21,23 +21,23 @@ WITH session AS (
 INSERT INTO stream_connections (lease, session_id) SELECT lease, session_id FROM taken RETURNING lease;
 
 -- name: ask_to_yield
--- Another connection wants the stream: no row if its holder is alive, that is, sent something of late.
+-- Asks the holder to release the stream; no row if its client sent anything lately.
 UPDATE streams SET is_yielding = true
 WHERE session_id = $1
   AND (is_yielding OR lease IS NULL OR lease_until <= now() OR heard_at <= now() - make_interval(secs => $2))
 RETURNING session_id;
 
 -- name: let_go
--- The holder flushes its last frames: whoever comes now waits for it.
+-- Marks that the holder flushes its last frames: a new connection waits for it.
 UPDATE streams SET is_yielding = true WHERE session_id = $1 AND lease = $2;
 
 -- name: look
--- Of the streams that a process holds: which were asked for by others, and how their sessions stand.
+-- Returns for a process's streams whether another connection asked for them, and their sessions' state.
 SELECT t.session_id, t.lease, t.is_yielding, s.status, s.erased_at IS NOT NULL AS is_erased
 FROM streams t JOIN sessions s ON s.id = t.session_id WHERE t.session_id = ANY($1);
 
 -- name: beat
--- Renews the leases of a process's streams and tells how far each has come.
+-- Renews the leases of a process's streams and records their progress.
 WITH beats AS (
     SELECT * FROM unnest($1::text[], $2::uuid[], $3::boolean[], $4::bigint[], $5::bigint[])
         AS beat (session_id, lease, was_heard, frames, bytes)
@@ -53,7 +53,7 @@ UPDATE stream_connections c SET frames = beats.frames, bytes = beats.bytes
 FROM beats WHERE c.lease = beats.lease AND c.closed_at IS NULL;
 
 -- name: release
--- A connection has ended; the stream is free for the next one.
+-- Records the end of a connection and frees the stream.
 WITH begun AS (
     UPDATE sessions SET status = 'recording' WHERE id = $1 AND status = 'created' AND $6::bigint > 0
 ), freed AS (
@@ -63,11 +63,11 @@ UPDATE stream_connections SET closed_at = now(), cause = $3, code = $4, frames =
 WHERE lease = $2 AND closed_at IS NULL;
 
 -- name: is_open
--- Whether a client is connected to a session's stream, or its last frames are still being flushed.
+-- Checks whether a connection holds a session's stream, or still flushes its last frames.
 SELECT 1 FROM streams WHERE session_id = $1 AND lease_until > now();
 
 -- name: has_audio
--- Whether audio came, or may have through a connection that was cut with its process; and whether one is open.
+-- Checks whether a stream brought audio, or may have before its process died, and whether it is open.
 SELECT bool_or(c.bytes > 0 OR (c.closed_at IS NULL AND h.lease IS NULL)) AS has_audio,
        bool_or(h.lease IS NOT NULL) AS is_open
 FROM stream_connections c

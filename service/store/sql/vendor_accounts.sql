@@ -1,13 +1,13 @@
 -- name: own
--- The vendor accounts of these tenants, sealed; none of one that shares the default one, or is unknown.
+-- Reads the vendor accounts of these tenants, encrypted; no row for a tenant that shares the default.
 SELECT id, account_sealed FROM tenants WHERE id = ANY($1) AND account_sealed IS NOT NULL;
 
 -- name: lock
--- The same, held until the transaction ends; a session that is being inserted is waited for.
+-- Reads and locks the same; waits for a session that is being inserted.
 SELECT account_sealed FROM tenants WHERE id = $1 FOR UPDATE;
 
 -- name: is_used
--- Whether a session is not done yet with the tenant's own account.
+-- Checks whether a session with the tenant's own account is not finished.
 SELECT EXISTS (SELECT 1 FROM sessions WHERE tenant_id = $1 AND account = $1 AND erased_at IS NULL
                AND status IN ('created', 'recording', 'processing'))
        OR EXISTS (SELECT 1 FROM sessions WHERE tenant_id = $1 AND account = $1 AND owed IS NOT NULL)
@@ -15,11 +15,11 @@ SELECT EXISTS (SELECT 1 FROM sessions WHERE tenant_id = $1 AND account = $1 AND 
                   WHERE f.status = 'pending' AND f.tenant_id = $1 AND s.account = $1) AS is_used;
 
 -- name: set
--- Another account for a tenant; NULL: it shares the default one.
+-- Sets the account of a tenant; NULL shares the default account.
 UPDATE tenants SET account_sealed = $2 WHERE id = $1
 RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, keep_content_days, keep_metadata_days,
           created_at;
 
 -- name: forget_tokens
--- Tokens of credentials that are not used any more; their generation stays, so that it only ever grows.
+-- Forgets tokens of replaced credentials; the generation stays, so that it only grows.
 UPDATE vendor_tokens SET tokens_sealed = NULL WHERE account = $1;

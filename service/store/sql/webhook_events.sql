@@ -1,6 +1,6 @@
 -- name: receive
--- Records an event and makes the session's results due, in one statement and so in one commit.
-WITH named AS (  -- held, so that an erasure or an ending at this moment comes wholly before or after
+-- Records an event and makes the session's fetches due, in one statement and one commit.
+WITH named AS (  -- the lock makes an erasure or an end at this moment happen wholly before or after
     SELECT id, tenant_id, status, templates, owed, erased_at, settled_at, account = $1 AS is_ours,
            CASE WHEN account <> $1 OR erased_at IS NOT NULL THEN 'unknown'
                 WHEN ended_at IS NULL THEN 'early' ELSE 'ended' END AS phase
@@ -17,7 +17,7 @@ WITH named AS (  -- held, so that an erasure or an ending at this moment comes w
     FROM recorded r
     WHERE $7 AND r.is_first AND r.phase = 'ended' AND f.session_id = $2 AND f.status = 'pending'
     RETURNING f.id
-), asked AS (  -- without a filter: over although nobody ended it, or more than a bad ending brought
+), asked AS (  -- the unfiltered fetch: for a session that ended by itself, or one that ended badly and may get more
     INSERT INTO fetches (tenant_id, session_id, template_id, next_at)
     SELECT n.tenant_id, n.id, '', now() FROM named n, recorded r
     WHERE ($3 IN ('expired', 'failed') AND r.is_first AND r.phase = 'early'
@@ -41,12 +41,12 @@ SELECT coalesce((SELECT phase FROM recorded), 'unknown') AS phase,
        (SELECT count(*) FROM hurried) + (SELECT count(*) FROM asked) AS due;
 
 -- name: receive_many
--- Does the same for events of different sessions; of those that somebody holds it returns, and does, nothing.
-WITH told AS MATERIALIZED (  -- `times`: how often the very same came, which is one first and its repeats
+-- Does the same for events of different sessions; skips sessions that another transaction has locked.
+WITH told AS MATERIALIZED (  -- `times` is the number of equal events: one first and its repeats
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::boolean[],
                          $8::integer[])
         AS t (account, session_id, kind, shape, body_sha256, body_bytes, is_ending, times)
-), named AS MATERIALIZED (  -- one session's erasure must not keep the others' events waiting
+), named AS MATERIALIZED (  -- skips locked sessions: one erasure must not delay the events of other sessions
     SELECT s.id, s.tenant_id, s.status, s.templates, s.owed, s.erased_at, s.settled_at,
            CASE WHEN s.account <> t.account OR s.erased_at IS NOT NULL THEN 'unknown'
                 WHEN s.ended_at IS NULL THEN 'early' ELSE 'ended' END AS phase
@@ -68,7 +68,7 @@ WITH told AS MATERIALIZED (  -- `times`: how often the very same came, which is 
 ), noted AS MATERIALIZED (
     SELECT t.*, r.session_id IS NOT NULL AS is_recorded, coalesce(r.repeats = t.times - 1, false) AS is_first
     FROM taken t LEFT JOIN recorded r ON r.session_id = t.session_id
-), held AS (  -- sorted, and after all events: batches of several processes never wait for each other in a circle
+), held AS (  -- sorted, and locked after all events, so that batches of several processes cannot deadlock
     SELECT f.id
     FROM noted n JOIN fetches f ON f.session_id = n.session_id
     WHERE n.is_first AND n.phase = 'ended' AND n.is_ending AND f.status = 'pending'
@@ -79,7 +79,7 @@ WITH told AS MATERIALIZED (  -- `times`: how often the very same came, which is 
     SET next_at = CASE WHEN f.lease IS NULL THEN now() ELSE f.next_at END, hinted = f.lease IS NOT NULL
     FROM held h WHERE f.id = h.id
     RETURNING f.session_id
-), asked AS (  -- without a filter, as in `receive`, after the held rows, for the order's sake
+), asked AS (  -- the unfiltered fetch as in `receive`, after the locked rows to keep the lock order
     INSERT INTO fetches (tenant_id, session_id, template_id, next_at)
     SELECT n.tenant_id, n.session_id, '', now() FROM noted n
     WHERE ((n.kind IN ('expired', 'failed') AND n.is_first AND n.phase = 'early'

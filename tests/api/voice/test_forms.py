@@ -78,9 +78,9 @@ async def test_it_is_too_old_when_the_session_is(house: Bridge, browser: Browser
 
 async def test_it_is_void_with_its_key(house: Bridge, browser: BrowserClient) -> None:
     session = await browser.create()
-    async with open_stores(house.settings) as rows:
-        for key in await rows.api_keys.list_keys(house.tenant_id):
-            await ApiKeys(rows.api_keys).revoke(house.tenant_id, KeyId(key.id))
+    async with open_stores(house.settings) as stores:
+        for key in await stores.api_keys.list_keys(house.tenant_id):
+            await ApiKeys(stores.api_keys).revoke(house.tenant_id, KeyId(key.id))
     await browser.post_form(session["upload_url"], "1.mp3", MP3, 403)
 
 

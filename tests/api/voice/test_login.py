@@ -21,8 +21,8 @@ async def ask(house: Bridge, headers: dict[str, str]) -> object:
 
 
 async def key_id(house: Bridge) -> KeyId:
-    async with open_stores(house.settings) as rows:
-        return KeyId((await rows.api_keys.list_keys(house.tenant_id))[0].id)
+    async with open_stores(house.settings) as stores:
+        return KeyId((await stores.api_keys.list_keys(house.tenant_id))[0].id)
 
 
 async def test_a_tenant_and_its_key_get_a_token_of_half_an_hour(house: Bridge) -> None:
@@ -89,8 +89,10 @@ async def test_without_any_it_is_403_as_at_the_vendor(house: Bridge) -> None:
 
 
 async def test_an_old_token_is_401_and_a_client_logs_in_again(house: Bridge) -> None:
-    async with open_stores(house.settings) as rows:
-        old = await MedscribeTokens(rows.database, rows.hasher).issue_access(await key_id(house), seconds=-1)
+    async with open_stores(house.settings) as stores:
+        old = await MedscribeTokens(stores.database, stores.hasher).issue_access(
+            await key_id(house), seconds=-1
+        )
     answer = await ask(house, {"authorization": f"Bearer {old}"})
     envelope(answer, 401, "token_expired")
     assert answer.json()["detail"] == "token_expired"
@@ -119,17 +121,17 @@ async def test_a_forged_token_is_401(house: Bridge) -> None:
 async def test_a_token_ends_with_its_key(house: Bridge) -> None:
     key = await add_key(house.settings, house.tenant_id, "emr")
     token = (await login(house, key)).json()["access_token"]
-    async with open_stores(house.settings) as rows:
-        keys = await rows.api_keys.list_keys(house.tenant_id)
-        await ApiKeys(rows.api_keys).revoke(house.tenant_id, KeyId(keys[-1].id))
+    async with open_stores(house.settings) as stores:
+        keys = await stores.api_keys.list_keys(house.tenant_id)
+        await ApiKeys(stores.api_keys).revoke(house.tenant_id, KeyId(keys[-1].id))
     envelope(await ask(house, {"authorization": f"Bearer {token}"}), 401, "token_expired")
     assert (await login(house, key)).status_code == 401
 
 
 async def test_what_opens_a_form_opens_nothing_else(house: Bridge) -> None:
     session = await house.create()
-    async with open_stores(house.settings) as rows:
-        tokens = MedscribeTokens(rows.database, rows.hasher)
+    async with open_stores(house.settings) as stores:
+        tokens = MedscribeTokens(stores.database, stores.hasher)
         (row,) = await house.database.fetch("SELECT expires_at FROM sessions WHERE id = $1", session["id"])
         form = await tokens.issue_form(await key_id(house), SessionId(session["id"]), row["expires_at"])
         assert await tokens.read(form, SessionId(session["id"])) is not None
