@@ -1,4 +1,4 @@
-"""What grows without end is found by indexes, and the ledger's old days are counted once."""
+"""Growth: indexes for what grows without end; the ledger's finished days are counted once and kept.
 
 from pathlib import Path
 
