@@ -1,99 +1,63 @@
-"""The events that ekabridge posts to an EMR's own endpoint (contract, "For the EMR's own endpoint")."""
+"""Deliveries and their attempts under /v1/deliveries."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import Meta, Struct
 
-from schemas.emr import ErrorInfo, EventType, WarningInfo
+from schemas.events import EventType
+
+DeliveryStatus = Literal["pending", "delivered", "filed", "dead", "paused"]
 
 
-class EventDocument(Struct, kw_only=True, frozen=True):
-    """The document inside an event; `replaces` is the id of its version before this one."""
+class Attempt(Struct, kw_only=True, frozen=True):
+    """One call to a destination, and its outcome."""
+
+    at: datetime
+    status_code: int | None
+    error_class: str | None
+    duration_ms: int
+
+
+class Delivery(Struct, kw_only=True, frozen=True):
+    """One event for one destination; `id` is the `webhook-id` header that the EMR receives."""
 
     id: str
-    template_id: str
-    type: str | None
-    status: Literal["success", "failed"]
-    data: Any
-    version: int
-    replaces: str | UnsetType = UNSET
-    error: ErrorInfo | UnsetType = UNSET
-    warnings: list[WarningInfo] = field(default_factory=list)
-    fhir: Any = UNSET
-
-
-class EventPatient(Struct, kw_only=True, frozen=True):
-    """The patient of a note: only the EMR's own id, since the EMR knows the rest."""
-
-    id: str | None
-
-
-class EventData(Struct, kw_only=True, frozen=True):
-    """The session of an event, and the document or error that it ended with."""
-
-    session_id: str
-    reference: str | None
-    patient: EventPatient | None
-    metadata: dict[str, Any]
-    session_status: str
-    transcript: str | None
-    model_used: str | None = None
-    language_detected: str | None = None
-    document: EventDocument | UnsetType = UNSET
-    error: ErrorInfo | UnsetType = UNSET
-    warnings: list[WarningInfo] = field(default_factory=list)
-
-
-class PingData(Struct, kw_only=True, frozen=True):
-    """The destination that a ping tests."""
-
+    session_id: str | None
+    document_id: str | None
     destination_id: str
-
-
-class Ping(Struct, kw_only=True, frozen=True):
-    """A test of a destination, without a session or a document."""
-
-    type: Literal["ping"]
-    timestamp: datetime
-    data: PingData
-
-
-class Event(Struct, kw_only=True, frozen=True):
-    """One event; its bytes are stored when it happens, and every attempt sends the same bytes."""
-
     type: EventType
-    timestamp: datetime
-    data: EventData
+    status: DeliveryStatus
+    attempts: int | list[Attempt]
+    next_attempt_at: datetime | None
+    reason: str | None
+    record_id: str | None
+    created_at: datetime
 
 
-class ReferenceDocument(Struct, kw_only=True, frozen=True):
-    """A document without its content."""
+class DeliveryConfirm(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The EMR's confirmation that it filed a delivery, with its own id of the note."""
 
-    id: str
-    template_id: str
-    type: str | None
-    status: Literal["success", "failed"]
-    version: int
-    replaces: str | UnsetType = UNSET
-
-
-class ReferenceData(Struct, kw_only=True, frozen=True):
-    """The ids of a session and its document, and the URL where an API key reads the content.
-
-    It carries no patient, reference or metadata, because each of these may identify a patient.
-    """
-
-    session_id: str
-    session_status: str
-    document: ReferenceDocument | UnsetType = UNSET
-    document_url: str | UnsetType = UNSET
-    error: ErrorInfo | UnsetType = UNSET
+    record_id: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9._:-]{1,128}$(?!\n)",
+            description="The EMR's own id of the note: letters, digits and `._:-`; nothing of the patient's",
+            examples=["NOTE-4711"],
+        ),
+    ]
 
 
-class ReferenceEvent(Struct, kw_only=True, frozen=True):
-    """An event for a destination with `payload: reference`."""
+class RecoverRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The time from which deliveries to a destination shall be recovered."""
 
-    type: EventType
-    timestamp: datetime
-    data: ReferenceData
+    since: Annotated[
+        datetime, Meta(tz=True, description="With a time zone", examples=["2026-11-20T00:00:00Z"])
+    ]
+
+
+class Recovered(Struct, kw_only=True, frozen=True):
+    """The number of dead deliveries that are due again, and of deliveries made for events never sent."""
+
+    recovered: int
+    replayed: int

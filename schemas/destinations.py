@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from schemas.emr import TemplateName
+from schemas.templates import TemplateName
 
 DestinationEvent = Literal["document.ready", "document.failed", "session.failed", "session.expired"]
 Payload = Literal["full", "reference"]

@@ -1,7 +1,6 @@
 """The ledger: counts of sessions by what became of them; and the entries of the audit trail."""
 
-from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
 
@@ -20,14 +19,3 @@ class Ledger(Struct, kw_only=True, frozen=True):
     in_flight: int
     dead: int
     lost: int
-
-
-class AuditEntry(Struct, kw_only=True, frozen=True):
-    """A deed or a read by an actor; `facts` carries counts, names and hashes, never content."""
-
-    id: str
-    at: datetime
-    actor: str
-    action: str
-    object_id: str
-    facts: dict[str, Any]

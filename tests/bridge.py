@@ -13,7 +13,7 @@ import asyncpg
 import httpx2
 import msgspec
 
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.app import create_app
 from service.bootstrap.container import open_stores
 from service.domain.api_keys.changes import ApiKeys

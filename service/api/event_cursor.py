@@ -18,7 +18,7 @@ from bisect import bisect_right
 from collections.abc import AsyncIterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from schemas.emr import TimelineEntry
+from schemas.sessions import TimelineEntry
 
 _CURSOR = re.compile(r"((?:[0-9]{1,6}-[0-9]{1,6})(?:_[0-9]{1,6}-[0-9]{1,6})*)?\.((?:[A-Za-z0-9_-]{6})*)")
 _COARSE_CURSOR = re.compile(r"~([0-9]{1,17})\.([0-9a-f]{16})\.([0-9a-f]{16})")

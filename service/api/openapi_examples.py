@@ -7,21 +7,14 @@ import msgspec
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
+from schemas.audio import ChunkStored
+from schemas.audit import AuditEntry
+from schemas.deliveries import Attempt, Delivery, Recovered
 from schemas.destinations import AuthShown, Destination
-from schemas.emr import (
-    Attempt,
-    ChunkStored,
-    Delivery,
-    DeliveryCounts,
-    Document,
-    DocumentSummary,
-    Page,
-    Recovered,
-    Session,
-    SessionErasure,
-    TimelineEntry,
-)
-from schemas.ledger import AuditEntry, Ledger
+from schemas.ledger import Ledger
+from schemas.pages import Page
+from schemas.results import Document, DocumentSummary
+from schemas.sessions import DeliveryCounts, Session, SessionErasure, TimelineEntry
 
 _SESSION_ID = "ses_5f2c1b7a9d3e4c6081f2a3b4"
 _DOCUMENT_ID = "doc_0a1b2c3d4e5f60718293a4b5"

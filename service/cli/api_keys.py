@@ -4,7 +4,8 @@ from typing import get_args
 
 import click
 
-from schemas.emr import Page, Role
+from schemas.api_keys import Role
+from schemas.pages import Page
 from service.cli.runner import json_option, print_found, print_secret, with_encrypting_stores, with_stores
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import KeyId, TenantId

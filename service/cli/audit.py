@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from schemas.emr import Page
-from schemas.ledger import AuditEntry
+from schemas.audit import AuditEntry
+from schemas.pages import Page
 from service.cli.options import check_interval, from_option, to_option
 from service.cli.runner import json_option, print_found, with_stores
 from service.domain.ids import TenantId

@@ -4,7 +4,7 @@ from typing import get_args
 
 import click
 
-from schemas.emr import Delivery, DeliveryStatus
+from schemas.deliveries import Delivery, DeliveryStatus
 from service.cli.runner import json_option, print_found, with_stores
 from service.domain.audit import Actor
 from service.domain.deliveries.recovery import Deliveries

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from schemas.encryption import EncryptionKey, EncryptionStatus, Forgotten, ReencryptionPass
+from schemas.encryption_keys import EncryptionKey, EncryptionStatus, Forgotten, ReencryptionPass
 from service.cli.runner import json_option, print_found, with_encrypting_stores, with_unchecked_stores
 
 _PROGRESS_SECONDS = 5.0

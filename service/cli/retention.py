@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import UNSET
 
-from schemas.emr import Tenant
+from schemas.tenants import Tenant
 from service.cli.runner import json_option, print_found, with_stores
 from service.domain.ids import TenantId
 from service.domain.tenants.changes import RetentionChange, Tenants

@@ -5,7 +5,9 @@ from typing import Any, get_args
 import click
 import msgspec
 
-from schemas.emr import Mode, Model, Page, TenantDefaults
+from schemas.pages import Page
+from schemas.sessions import Mode, Model
+from schemas.tenants import TenantDefaults
 from service.cli.retention import tenant_retention
 from service.cli.runner import json_option, print_found, with_encrypting_stores, with_stores
 from service.cli.vendor_accounts import account_change, account_options, tenant_account

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from schemas.emr import Tenant
+from schemas.tenants import Tenant
 from service.cli.runner import json_option, print_found, with_encrypting_stores, with_stores
 from service.domain.ids import TenantId
 from service.domain.vendor_account_changes import VendorAccounts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from schemas.subscriptions import ApiReport, Subscription, SubscriptionReport
+from schemas.webhook_subscriptions import ApiReport, Subscription, SubscriptionReport
 from service.cli.runner import json_option, print_found, run, settings_for
 from service.domain.errors import InvalidRequest, NotFound
 from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId

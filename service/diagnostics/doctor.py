@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 from schemas.destinations import Destination, OAuth2
-from schemas.emr import Tenant
+from schemas.tenants import Tenant
 from service.bootstrap.container import (
     Stores,
     make_accounts,

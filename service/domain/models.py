@@ -5,9 +5,12 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, field
 
+from schemas.api_keys import Role
 from schemas.destinations import Auth, Format, Payload
-from schemas.emr import Mode, Model, Role, SessionStatus, TenantDefaults, Upload, WarningInfo
-from schemas.voice import UploadType
+from schemas.medscribe import UploadType
+from schemas.results import WarningInfo
+from schemas.sessions import Mode, Model, SessionStatus, Upload
+from schemas.tenants import TenantDefaults
 from service.concurrency.memory_budget import MemoryReservation
 from service.domain.ids import (
     Account,

@@ -5,8 +5,9 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 
-from schemas.deliveries import Event
-from schemas.emr import SessionChange, SessionStatus, WarningInfo
+from schemas.events import Event
+from schemas.results import WarningInfo
+from schemas.sessions import SessionChange, SessionStatus
 from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
 from service.domain.models import (
     AudioFormat,

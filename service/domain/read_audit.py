@@ -9,7 +9,8 @@ import msgspec
 import structlog
 from msgspec import UNSET, Struct
 
-from schemas.emr import Document, Session
+from schemas.results import Document
+from schemas.sessions import Session
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import KeyId, TenantId
 from service.domain.models import Principal

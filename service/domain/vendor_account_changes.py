@@ -3,7 +3,7 @@
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from schemas.emr import Tenant
+from schemas.tenants import Tenant
 from service.domain.audit import Actor, AuditedUnit
 from service.domain.errors import AccountInUse
 from service.domain.ids import TenantId

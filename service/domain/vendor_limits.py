@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from schemas.voice import UploadType
+from schemas.medscribe import UploadType
 from service.domain.errors import InvalidRequest, UploadNotSupported
 
 UPLOAD_METHODS: tuple[UploadType, ...] = ("chunked", "single", "stream")

@@ -22,7 +22,7 @@ from schemas.eka import (
     SessionCreated,
     SessionEnded,
 )
-from schemas.emr import SessionChange
+from schemas.sessions import SessionChange
 from service.domain.errors import (
     ENDED_AT_VENDOR,
     VendorError,

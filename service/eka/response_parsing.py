@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET
 
 from schemas.eka import SessionFacts
-from schemas.emr import WarningInfo
+from schemas.results import WarningInfo
 from service.domain.ids import TemplateId
 from service.domain.models import (
     DocumentAnnotations,

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import msgspec
 from msgspec import Struct
 
-from schemas.subscriptions import ApiName, ApiReport, Outcome, Subscription, SubscriptionReport
+from schemas.webhook_subscriptions import ApiName, ApiReport, Outcome, Subscription, SubscriptionReport
 from service.domain.errors import VendorError, VendorFailure
 from service.domain.ids import DEFAULT_ACCOUNT, Account
 from service.domain.vendor_limits import Limits

@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from schemas.deliveries import Event, EventData, EventDocument
+from schemas.events import Event, EventData, EventDocument
 from schemas.fhir import (
     Attachment,
     Bundle,

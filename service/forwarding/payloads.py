@@ -9,9 +9,8 @@ from typing import assert_never
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from schemas.deliveries import Event, EventData, ReferenceData, ReferenceDocument, ReferenceEvent
 from schemas.destinations import Format, Payload
-from schemas.emr import EventType
+from schemas.events import Event, EventData, EventType, ReferenceData, ReferenceDocument, ReferenceEvent
 from service.forwarding.fhir import FhirSystems, make_bundle, make_ping
 
 _JSON = "application/json"

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import msgspec
 from asyncpg import Record
 
-from schemas.emr import ApiKey, Role, TenantDefaults
+from schemas.api_keys import ApiKey, Role
+from schemas.tenants import TenantDefaults
 from service.domain.audit import Actor
 from service.domain.errors import NotFound
 from service.domain.ids import DEFAULT_ACCOUNT, Account, KeyId, TenantId, new_key_id

@@ -8,8 +8,8 @@ from typing import Any
 from asyncpg import Record
 from msgspec import Struct
 
-from schemas.emr import Page
-from schemas.ledger import AuditEntry
+from schemas.audit import AuditEntry
+from schemas.pages import Page
 from service.domain.audit import Actor
 from service.domain.errors import InvalidRequest
 from service.domain.ids import KeyId, TenantId

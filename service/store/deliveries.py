@@ -9,8 +9,9 @@ from typing import Any
 import structlog
 from asyncpg import Record
 
-from schemas.deliveries import Ping, PingData
-from schemas.emr import Attempt, Delivery, Page, Recovered
+from schemas.deliveries import Attempt, Delivery, Recovered
+from schemas.events import Ping, PingData
+from schemas.pages import Page
 from service.concurrency.batching import Batcher
 from service.domain.audit import Actor
 from service.domain.deliveries.circuit_breaker import AT_ONCE, CAREFUL_AFTER

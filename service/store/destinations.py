@@ -19,7 +19,7 @@ from schemas.destinations import (
     DestinationCreate,
     MutualTls,
 )
-from schemas.emr import Page
+from schemas.pages import Page
 from service.domain.audit import Actor
 from service.domain.errors import InvalidRequest, NotFound, TooManyDestinations
 from service.domain.idempotency import KeyedCall, Reservation

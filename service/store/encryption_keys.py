@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from schemas.encryption import EncryptionKey, Forgotten, KeyState
+from schemas.encryption_keys import EncryptionKey, Forgotten, KeyState
 from service.domain.errors import InvalidRequest, NotFound, StoreUnavailable
 from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring, MissingKeyError

@@ -4,7 +4,7 @@ The transaction is that of the result itself, so no result is stored without its
 exists without its result.
 """
 
-from schemas.deliveries import Event
+from schemas.events import Event
 from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId, new_delivery_id
 from service.store.database import LentConnection
 from service.store.encryption import Keyring

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from asyncpg import Record
 
-from schemas.emr import Page
+from schemas.pages import Page
 from service.domain.errors import InvalidRequest
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import structlog
 from asyncpg import Record
 from msgspec import Struct
 
-from schemas.encryption import ReencryptionPass
+from schemas.encryption_keys import ReencryptionPass
 from service.domain.ids import TenantId
 from service.store import destinations, documents, outbox, sessions
 from service.store.database import Database

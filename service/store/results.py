@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 
 from asyncpg import Record
 
-from schemas.deliveries import Event
-from schemas.emr import SessionStatus, WarningInfo
+from schemas.events import Event
+from schemas.results import WarningInfo
+from schemas.sessions import SessionStatus
 from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
 from service.domain.models import FetchJob, FetchState, StoredDocument, VendorDocument, VendorResult, Verdict
 from service.domain.results.events import session_warnings

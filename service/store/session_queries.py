@@ -6,16 +6,9 @@ from datetime import datetime
 from asyncpg import Record
 from msgspec import UNSET, Struct, UnsetType
 
-from schemas.emr import (
-    DeliveryCounts,
-    Document,
-    DocumentSummary,
-    ErrorInfo,
-    Page,
-    Session,
-    TimelineEntry,
-    WarningInfo,
-)
+from schemas.pages import Page
+from schemas.results import Document, DocumentSummary, ErrorInfo, WarningInfo
+from schemas.sessions import DeliveryCounts, Session, TimelineEntry
 from service.domain.errors import NotFound, SessionErased
 from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId
 from service.domain.models import DocumentAnnotations, SessionDetails

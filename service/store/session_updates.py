@@ -6,7 +6,7 @@ from typing import Any
 
 from asyncpg import Record
 
-from schemas.emr import SessionChange, SessionStatus
+from schemas.sessions import SessionChange, SessionStatus
 from service.domain.ids import Account, KeyId, Lease, SessionId, TenantId
 from service.domain.models import ChangeState, Principal, SessionDetails
 from service.store.database import Database, LentConnection

@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncpg import Record
 
-from schemas.emr import WarningInfo
+from schemas.results import WarningInfo
 from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId
 from service.domain.models import (
     EndRecorded,

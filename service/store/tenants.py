@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import msgspec
 from asyncpg import Record
 
-from schemas.emr import Tenant, TenantDefaults
+from schemas.tenants import Tenant, TenantDefaults
 from service.domain.audit import Actor
 from service.domain.errors import NotFound
 from service.domain.ids import TenantId

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from schemas.emr import Tenant
+from schemas.tenants import Tenant
 from service.concurrency.batching import Batcher
 from service.domain.audit import Actor
 from service.domain.errors import NotFound, StoreUnavailable

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.bootstrap.container import open_stores
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.tenants.changes import Tenants

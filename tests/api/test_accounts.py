@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.bootstrap.container import Stores, open_stores
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.errors import AccountInUse

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas.destinations import DestinationCreate
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.bootstrap.container import make_destinations, open_stores
 from service.domain.audit import Actor
 from service.domain.ids import TenantId

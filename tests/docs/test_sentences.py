@@ -1,4 +1,4 @@
-"""Docstrings and comments keep to the rules of docs/glossary.md: the field's words, and subjects that are named."""
+"""Docstrings and comments use the field's words, and their sentences name a subject (docs/glossary.md)."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.emr import SessionStatus
 from schemas.problems import STATUS_OF_CODE
+from schemas.sessions import SessionStatus
 from service.domain import errors
 from service.domain.errors import BridgeError
 from service.domain.results import events

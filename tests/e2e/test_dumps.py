@@ -16,7 +16,7 @@ import pytest
 from redis.asyncio import Redis
 from websockets.asyncio.client import connect
 
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.bootstrap.container import open_stores
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import TenantId

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.emr import SessionChange
+from schemas.sessions import SessionChange
 from service.domain.deliveries.attempts import judge
 from service.domain.errors import DestinationForbidden, VendorError
 from service.domain.ids import DEFAULT_ACCOUNT, DeliveryId, SessionId, TemplateId

@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from schemas.destinations import DestinationCreate
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.bootstrap.container import make_destinations, open_stores
 from service.domain.audit import Actor
 from service.domain.ids import TenantId

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from schemas.destinations import DestinationChange, DestinationCreate
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.bootstrap.container import Stores
 from service.domain.audit import Actor
 from service.domain.deliveries.recovery import Deliveries

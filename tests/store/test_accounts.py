@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.errors import AccountInUse, InvalidRequest, NotFound
 from service.domain.ids import Account, TenantId

@@ -12,7 +12,7 @@ import pytest
 from msgspec import Struct
 
 from schemas.destinations import DestinationChange, DestinationCreate
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.deliveries.recovery import Deliveries
 from service.domain.destinations.changes import Destinations

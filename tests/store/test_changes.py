@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from schemas.destinations import DestinationChange
-from schemas.emr import SessionChange
+from schemas.sessions import SessionChange
 from service.domain.idempotency import KeyedCall
 from service.domain.ids import DEFAULT_ACCOUNT, KeyId
 from service.domain.models import VendorResult

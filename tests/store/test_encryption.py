@@ -8,7 +8,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from schemas.emr import WarningInfo
+from schemas.results import WarningInfo
 from service.bootstrap.container import Stores, open_stores, ping_store
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.idempotency import KeyedCall

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas.destinations import OAuth2
-from schemas.encryption import ReencryptionPass
+from schemas.encryption_keys import ReencryptionPass
 from service.bootstrap.container import Stores, open_stores, ping_store
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.store.encryption import DecryptionError, Keyring, head_of

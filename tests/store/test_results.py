@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from schemas.emr import WarningInfo
+from schemas.results import WarningInfo
 from service.domain.ids import UNFILTERED, Account
 from service.domain.models import VendorResult
 from service.domain.results.fetching import ResultFetcher

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from schemas.deliveries import Event
-from schemas.emr import SessionChange, WarningInfo
+from schemas.events import Event
+from schemas.results import WarningInfo
+from schemas.sessions import SessionChange
 from service.domain.errors import VendorError
 from service.domain.ids import (
     UNFILTERED,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.domain.ids import (
     DEFAULT_ACCOUNT,
     UNFILTERED,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.revocation import RevocationPoller
 from service.domain.errors import RateLimited, StoreUnavailable

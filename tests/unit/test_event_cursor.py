@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.emr import TimelineEntry
+from schemas.sessions import TimelineEntry
 from service.api.event_cursor import EventCursor
 from tests.unit.makers import START
 

@@ -13,8 +13,8 @@ from fhir.resources.R4B.bundle import Bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.deliveries import Event, EventData, EventDocument, EventPatient
-from schemas.emr import ErrorInfo
+from schemas.events import Event, EventData, EventDocument, EventPatient
+from schemas.results import ErrorInfo
 from service.forwarding.fhir import FhirSystems
 from service.forwarding.payloads import PayloadRenderer, RenderedPayload
 

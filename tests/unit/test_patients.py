@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas.eka import SessionCreated
-from schemas.emr import SessionChange
+from schemas.sessions import SessionChange
 from service.domain.errors import VendorRefused
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account
 from service.domain.models import SessionDetails

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from schemas.emr import SessionEnd
+from schemas.sessions import SessionEnd
 from service.domain.errors import (
     AudioIncomplete,
     AudioMissing,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from schemas.emr import TenantDefaults
+from schemas.tenants import TenantDefaults
 from service.domain.errors import VendorFailure, VendorRefused, VendorUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT, Account, KeyId, TenantId
 from service.domain.models import Principal

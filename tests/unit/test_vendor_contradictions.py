@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from schemas.emr import WarningInfo
+from schemas.results import WarningInfo
 from service.domain.errors import VendorRefused
 from service.domain.ids import UNFILTERED, TemplateId
 from service.domain.models import DocumentAnnotations, VendorResult

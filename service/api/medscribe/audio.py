@@ -11,7 +11,7 @@ from litestar import Request, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from schemas.voice import AudioUploaded
+from schemas.medscribe import AudioUploaded
 from service.api.dependencies import Services
 from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.upload_parser import Upload, read_upload

@@ -5,7 +5,7 @@ from typing import Any
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from schemas.voice import SUPPORTED_VERSIONS
+from schemas.medscribe import SUPPORTED_VERSIONS
 from service.api.authentication import (
     admit_principal,
     bearer_token_of,

@@ -7,7 +7,7 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from msgspec import UNSET
 
-from schemas.voice import (
+from schemas.medscribe import (
     Discovery,
     DiscoveryAuthentication,
     DiscoveryCapabilities,

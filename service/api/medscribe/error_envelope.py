@@ -11,8 +11,8 @@ from litestar import Request, Response
 from litestar.types import ExceptionHandlersMap
 from msgspec import UNSET
 
+from schemas.medscribe import LoginRefused, VoiceError, VoiceErrorAnswer
 from schemas.problems import Problem
-from schemas.voice import LoginRefused, VoiceError, VoiceErrorAnswer
 from service.domain.errors import BridgeError, CallerMistake, NotFound, SessionErased, VendorRefused
 
 LOGIN_PREFIX = "/connect-auth/"

@@ -11,7 +11,7 @@ from litestar import Request, Response, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from schemas.voice import FormUpload, UploadData
+from schemas.medscribe import FormUpload, UploadData
 from service.api.authentication import admit_principal
 from service.api.dependencies import Services
 from service.api.medscribe.audio import store_file

@@ -5,7 +5,7 @@ from typing import Any
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
 
-from schemas.voice import LoggedIn, Login, LoginRefused
+from schemas.medscribe import LoggedIn, Login, LoginRefused
 from service.api.authentication import admit_principal, principal_of_key
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, read_json

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msgspec import UNSET, UnsetType
 
-from schemas.voice import FormUpload, ProcessingError, TemplateResult, VoiceError, VoiceSession
+from schemas.medscribe import FormUpload, ProcessingError, TemplateResult, VoiceError, VoiceSession
 from service.domain.results.events import document_error
 from service.store.medscribe_queries import MedscribeDocument, MedscribeState
 

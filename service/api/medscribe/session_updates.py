@@ -7,8 +7,8 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, RawBody
 from msgspec import UNSET
 
-from schemas.emr import SessionChange
-from schemas.voice import PatchVoiceSession, TemplateAsked, VoiceSessionPatched
+from schemas.medscribe import PatchVoiceSession, TemplateAsked, VoiceSessionPatched
+from schemas.sessions import SessionChange
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, read_json
 from service.api.medscribe.error_envelope import as_medscribe_error

@@ -7,8 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, RawBody
 from msgspec import UNSET
 
-from schemas.emr import SessionCreate, SessionEnd
-from schemas.voice import (
+from schemas.medscribe import (
     CreateVoiceSession,
     EndVoiceSession,
     FormUpload,
@@ -16,6 +15,7 @@ from schemas.voice import (
     VoiceSessionCreated,
     VoiceSessionEnded,
 )
+from schemas.sessions import SessionCreate, SessionEnd
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, read_json
 from service.api.medscribe.error_envelope import as_medscribe_error

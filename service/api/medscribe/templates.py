@@ -3,7 +3,7 @@
 from litestar import get
 from litestar.di import NamedDependency
 
-from schemas.voice import VoiceTemplate, VoiceTemplates
+from schemas.medscribe import VoiceTemplate, VoiceTemplates
 from service.api.dependencies import Services
 from service.api.request_classes import REQUEST_CLASS
 from service.domain.models import Principal

@@ -14,7 +14,7 @@ from typing import Any
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from schemas.voice import PROTOCOL_VERSION
+from schemas.medscribe import PROTOCOL_VERSION
 from service.api.medscribe.error_envelope import VERSION_HEADER, is_medscribe_path
 from service.api.rate_limit import FIELDS
 

@@ -13,7 +13,7 @@ from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.params import FromPath, PathParameter
 from prometheus_client import Counter
 
-from schemas.emr import ChunkStored
+from schemas.audio import ChunkStored
 from service.api import openapi_examples as examples
 from service.api.authentication import provide_principal, provide_services
 from service.api.dependencies import Services

@@ -4,8 +4,8 @@ from litestar import Router, get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery
 
-from schemas.emr import Page
-from schemas.ledger import AuditEntry
+from schemas.audit import AuditEntry
+from schemas.pages import Page
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.openapi_examples import answer

@@ -4,7 +4,8 @@ from litestar import Router, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, RawBody
 
-from schemas.emr import Delivery, DeliveryConfirm, DeliveryStatus, Page
+from schemas.deliveries import Delivery, DeliveryConfirm, DeliveryStatus
+from schemas.pages import Page
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json

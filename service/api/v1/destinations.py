@@ -6,8 +6,9 @@ from litestar import Response, Router, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, RawBody
 
+from schemas.deliveries import Delivery, Recovered, RecoverRequest
 from schemas.destinations import Destination, DestinationChange, DestinationCreate, SecretRotation
-from schemas.emr import Delivery, Page, Recovered, RecoverRequest
+from schemas.pages import Page
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.idempotency import IdempotencyKey, keyed_response

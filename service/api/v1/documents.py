@@ -6,7 +6,8 @@ from litestar import Response, Router, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, RawBody
 
-from schemas.emr import Document, DocumentRequest, Page
+from schemas.pages import Page
+from schemas.results import Document, DocumentRequest
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.idempotency import IdempotencyKey, keyed_response

@@ -14,7 +14,7 @@ from litestar.openapi.spec import Example
 from litestar.params import HeaderParameter
 from litestar.response import Stream
 
-from schemas.emr import TimelineEntry
+from schemas.sessions import TimelineEntry
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.event_cursor import EventCursor

@@ -4,7 +4,7 @@ from litestar import Router, delete, patch, post
 from litestar.di import NamedDependency
 from litestar.params import RawBody
 
-from schemas.emr import Session, SessionChange, SessionErasure
+from schemas.sessions import Session, SessionChange, SessionErasure
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json

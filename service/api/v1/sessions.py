@@ -8,7 +8,8 @@ from litestar import Request, Response, Router, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromQuery, PathParameter, QueryParameter, RawBody
 
-from schemas.emr import Page, Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
+from schemas.pages import Page
+from schemas.sessions import Session, SessionCreate, SessionEnd, SessionStatus, TimelineEntry
 from service.api import openapi_examples as examples
 from service.api.authentication import check_not_revoked
 from service.api.dependencies import Services

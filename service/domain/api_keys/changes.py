@@ -3,7 +3,7 @@
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from schemas.emr import ApiKey, Role
+from schemas.api_keys import ApiKey, Role
 from service.domain.audit import Actor, AuditedUnit
 from service.domain.ids import KeyId, TenantId
 

@@ -6,7 +6,8 @@ Clients may repeat an upload of the same bytes as often as they like.
 import asyncio
 from uuid import uuid4
 
-from schemas.emr import ChunkStored, Upload
+from schemas.audio import ChunkStored
+from schemas.sessions import Upload
 from service.domain.errors import (
     ENDED_AT_VENDOR,
     AudioEmpty,

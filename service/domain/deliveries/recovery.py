@@ -4,7 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 
-from schemas.emr import Delivery, Recovered
+from schemas.deliveries import Delivery, Recovered
 from service.domain.audit import Actor, AuditedUnit
 from service.domain.ids import DeliveryId, DestinationId, TenantId, new_delivery_id
 

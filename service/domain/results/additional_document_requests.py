@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import msgspec
 
-from schemas.emr import Session
+from schemas.sessions import Session
 from service.domain.errors import (
     BridgeError,
     InvalidRequest,

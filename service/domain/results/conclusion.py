@@ -1,6 +1,7 @@
 """Decides which documents go out and a session's final status, from the states of its Get Session calls."""
 
-from schemas.emr import EventType, SessionStatus
+from schemas.events import EventType
+from schemas.sessions import SessionStatus
 from service.domain.ids import UNFILTERED, TemplateId
 from service.domain.models import FetchState
 from service.domain.ports import Clock, SettleUnit

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from msgspec import UNSET
 
-from schemas.deliveries import Event, EventData, EventDocument, EventPatient
-from schemas.emr import ErrorInfo, EventType, SessionStatus, WarningInfo
+from schemas.events import Event, EventData, EventDocument, EventPatient, EventType
+from schemas.results import ErrorInfo, WarningInfo
+from schemas.sessions import SessionStatus
 from service.domain.ids import TemplateId
 from service.domain.models import StoredDocument, VendorDocument
 from service.domain.ports import Clock, SettleUnit

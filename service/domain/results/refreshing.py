@@ -5,7 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from schemas.emr import SessionStatus
+from schemas.sessions import SessionStatus
 from service.domain.errors import NotFound, SessionErased, SessionNotFinished
 from service.domain.ids import SessionId, TenantId
 from service.domain.ports import Wakeups

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from schemas.emr import Session
+from schemas.sessions import Session
 from service.domain.errors import StoreUnavailable, TooManyWatchers
 from service.domain.ids import SessionId, TenantId
 

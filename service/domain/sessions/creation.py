@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import msgspec
 
-from schemas.emr import Session, SessionCreate
+from schemas.sessions import Session, SessionCreate
 from service.domain.errors import (
     BridgeError,
     IdempotencyInProgress,

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import structlog
 
-from schemas.emr import SessionCreate, SessionEnd
+from schemas.sessions import SessionCreate, SessionEnd
 from service.domain import retry_schedule as schedule
 from service.domain.errors import (
     AudioIncomplete,

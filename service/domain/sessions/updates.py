@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from schemas.emr import SessionChange, SessionStatus
+from schemas.sessions import SessionChange, SessionStatus
 from service.domain.errors import (
     ENDED_AT_VENDOR,
     InvalidRequest,

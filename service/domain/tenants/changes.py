@@ -5,7 +5,7 @@ from typing import Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
-from schemas.emr import Tenant, TenantDefaults
+from schemas.tenants import Tenant, TenantDefaults
 from service.domain.audit import Actor, AuditedUnit
 from service.domain.errors import InvalidRequest
 from service.domain.ids import TenantId, new_tenant_id

@@ -1,4 +1,4 @@
-"""Growth: indexes for what grows without end; the ledger's finished days are counted once and kept.
+"""Growth: indexes for what grows without end; the ledger's finished days are counted once and kept."""
 
 from pathlib import Path
 

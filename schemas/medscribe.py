@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
-from schemas.emr import Language, Languages, Mode, Model, TemplateName
+from schemas.sessions import Language, Languages, Mode, Model
+from schemas.templates import TemplateName
 
 PROTOCOL_VERSION = "0.1"
 SUPPORTED_VERSIONS = (PROTOCOL_VERSION,)
