@@ -17,8 +17,8 @@ from schemas.tenants import TenantDefaults
 from service.app import create_app
 from service.bootstrap.container import open_stores
 from service.domain.api_keys.changes import ApiKeys
+from service.domain.api_keys.models import Principal
 from service.domain.ids import TenantId
-from service.domain.models import Principal
 from service.domain.tenants.changes import Tenants
 from service.http_server.graceful_shutdown import PROTOCOLS
 from service.http_server.server import listen

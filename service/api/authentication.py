@@ -13,8 +13,8 @@ from service.api.dependencies import Services
 from service.api.field_errors import unknown_parameter
 from service.api.middleware.admission_control import acquire_permit
 from service.api.rate_limit import count_call
+from service.domain.api_keys.models import Principal
 from service.domain.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
-from service.domain.models import Principal
 from service.domain.vendor_calls import CALLING_TENANT
 
 _BEARER_SCHEME = "bearer "

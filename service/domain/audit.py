@@ -7,8 +7,8 @@ from typing import Any, Protocol, Self
 
 from msgspec import Struct
 
+from service.domain.api_keys.models import Principal
 from service.domain.ids import TenantId
-from service.domain.models import Principal
 
 _OPERATOR = "cli"
 

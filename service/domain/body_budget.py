@@ -7,8 +7,8 @@ documents of 8 MiB each. Small bodies do not count; the number of concurrent del
 from collections import Counter
 
 from service.concurrency.memory_budget import DELIVERIES_BYTES
+from service.domain.deliveries.models import DeliveryJob
 from service.domain.ids import TenantId
-from service.domain.models import DeliveryJob
 
 # The SQL statement deliveries.claim uses the same number.
 SMALL_BYTES = 65_536

@@ -11,6 +11,24 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Time and randomness, so that a test can control both."""
+
+    def now(self) -> datetime:
+        """Return the time in UTC."""
+        ...
+
+    def jitter(self) -> float:
+        """Return a random number from 0 to 1."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
 
 # A process counts as one with a wrong clock from this difference on.
 OFF_SECONDS = 5.0

@@ -11,10 +11,10 @@ from msgspec import UNSET, Struct
 
 from schemas.results import Document
 from schemas.sessions import Session
+from service.domain.api_keys.models import Principal
+from service.domain.clock import Clock
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import KeyId, TenantId
-from service.domain.models import Principal
-from service.domain.ports import Clock
 
 log = structlog.get_logger()
 

@@ -8,9 +8,9 @@ from typing import Protocol
 import structlog
 from msgspec import Struct
 
+from service.domain.api_keys.models import Principal
 from service.domain.errors import VendorError, VendorTimeout
 from service.domain.ids import Account
-from service.domain.models import Principal
 
 log = structlog.get_logger()
 

@@ -9,7 +9,36 @@ import msgspec
 from msgspec import Struct
 
 from service.domain.errors import InvalidRequest, VendorRefused
-from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
+from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease, TenantId
+
+
+class TokenState(Struct, frozen=True, kw_only=True):
+    """An account's tokens as all replicas see them; `generation` grows with each login or refresh."""
+
+    tokens: bytes | None
+    generation: int
+    is_leased: bool
+
+
+class TokenStore(Protocol):
+    """Vendor tokens that all replicas share, and the right to get new ones."""
+
+    async def read(self, account: Account) -> TokenState:
+        """Return the tokens of an account."""
+        ...
+
+    async def lease(self, account: Account, lease: Lease, *, seconds: float, generation: int) -> bool:
+        """Acquire the lease to replace the tokens of a generation; False if held or replaced already."""
+        ...
+
+    async def store(self, account: Account, lease: Lease, tokens: bytes) -> bool:
+        """Store new tokens; False when the lease was lost meanwhile."""
+        ...
+
+    async def release(self, account: Account, lease: Lease) -> None:
+        """Release the lease."""
+        ...
+
 
 # A change counts within this time in every process; a renewal of tokens looks at once.
 KEPT_SECONDS = 30.0

@@ -5,9 +5,10 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 from service.domain import retry_schedule as schedule
+from service.domain.clock import Clock
 from service.domain.errors import LONGEST_WAIT_SECONDS, SessionEnded, VendorCallHeldBack, VendorUnreachable
 from service.domain.ids import Lease, SessionId, TenantId
-from service.domain.ports import Clock, SessionStore
+from service.domain.sessions.ports import SessionStore
 
 T = TypeVar("T")
 # The tenant for which the current task calls the vendor; None for calls that serve no single tenant.

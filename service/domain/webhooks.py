@@ -4,10 +4,19 @@ import hashlib
 from typing import Literal, Protocol
 
 import structlog
+from msgspec import Struct
 
 from service.domain.ids import Account, SessionId
-from service.domain.models import Received
-from service.domain.ports import Wakeups
+from service.domain.wakeups import Wakeups
+
+
+class Received(Struct, frozen=True, kw_only=True):
+    """The outcome of a webhook: its session's phase, whether it was new, how many fetches it made due."""
+
+    phase: Literal["unknown", "early", "ended"]
+    is_first: bool
+    due: int
+
 
 log = structlog.get_logger()
 

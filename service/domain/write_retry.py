@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from service.domain.clock import Clock
 from service.domain.errors import StoreUnavailable
-from service.domain.ports import Clock
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import msgspec
 
 from schemas.eka import AudioStored
 from service.domain.errors import VendorFailure
-from service.domain.models import VendorEnd
+from service.domain.sessions.models import VendorEnd
 from service.eka.http_exchange import VendorAnswer
 
 T = TypeVar("T")

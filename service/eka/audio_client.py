@@ -15,8 +15,8 @@ from aiohttp.connector import Connection
 from msgspec import Struct
 from yarl import URL
 
+from service.domain.audio.models import Audio
 from service.domain.errors import VendorTimeout, VendorUnavailable, VendorUnreachable
-from service.domain.ports import Audio
 from service.eka.http_exchange import (
     SMALL_ANSWER_BYTES,
     TIMEOUT,

@@ -8,7 +8,7 @@ replaced by the one in the vendor's list: that of its discovery document, or the
 import re
 from collections.abc import Iterable
 
-from service.domain.models import AudioFormat
+from service.domain.audio.models import AudioFormat
 
 SUPPORTED = (
     "audio/webm;codecs=opus",

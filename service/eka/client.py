@@ -23,6 +23,7 @@ from schemas.eka import (
     SessionEnded,
 )
 from schemas.sessions import SessionChange
+from service.domain.audio.models import Audio, AudioFormat
 from service.domain.errors import (
     ENDED_AT_VENDOR,
     VendorError,
@@ -31,14 +32,8 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import UNFILTERED, Account, SessionId, TemplateId
-from service.domain.models import (
-    AudioFormat,
-    SessionPlan,
-    VendorEnd,
-    VendorResult,
-    VendorSession,
-)
-from service.domain.ports import Audio
+from service.domain.results.models import VendorResult
+from service.domain.sessions.models import SessionPlan, VendorEnd, VendorSession
 from service.eka.acknowledgements import check_stored, decode, read_files
 from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters, Kind

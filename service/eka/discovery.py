@@ -14,8 +14,8 @@ import httpx2
 import msgspec
 import structlog
 
+from service.domain.clock import Clock
 from service.domain.errors import VendorError, VendorFailure
-from service.domain.ports import Clock
 from service.domain.vendor_limits import UPLOAD_METHODS, Limits, ModelLimits
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
 from service.eka.http_exchange import VendorAnswer, check, exchange

@@ -14,7 +14,7 @@ import structlog
 
 from service.concurrency.memory_budget import MemoryReservation
 from service.domain.errors import VendorUnreachable
-from service.domain.models import VendorDocument, VendorResult
+from service.domain.results.models import VendorDocument, VendorResult
 from service.eka.http_exchange import NoRoomError, VendorHttp, exchange, reserve, shrink
 from service.eka.lenient_json import decode_object
 from service.eka.response_parsing import is_empty

@@ -14,7 +14,7 @@ from msgspec import UNSET
 from schemas.eka import SessionFacts
 from schemas.results import WarningInfo
 from service.domain.ids import TemplateId
-from service.domain.models import (
+from service.domain.results.models import (
     DocumentAnnotations,
     VendorDocument,
     VendorDocumentStatus,

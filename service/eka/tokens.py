@@ -18,10 +18,10 @@ import structlog
 from msgspec import Struct
 
 from schemas.eka import Tokens
+from service.domain.clock import Clock
 from service.domain.errors import VendorError, VendorFailure, VendorRefused, VendorTimeout, VendorUnreachable
 from service.domain.ids import Account, Lease
-from service.domain.ports import Clock, TokenStore
-from service.domain.vendor_accounts import Credentials, Secret
+from service.domain.vendor_accounts import Credentials, Secret, TokenStore
 from service.eka.http_exchange import VendorAnswer, check, exchange
 from service.eka.metrics import Operation
 

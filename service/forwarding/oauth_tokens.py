@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from schemas.destinations import OAuth2
+from service.domain.clock import Clock
 from service.domain.ids import DestinationId
-from service.domain.ports import Clock
 from service.forwarding.name_resolution import NameUnresolvedError
 from service.http_client.response_limits import ContentEncodingError, content_pieces
 

@@ -15,9 +15,9 @@ from msgspec import Struct
 from standardwebhooks import Webhook
 
 from schemas.destinations import MutualTls, OAuth2
+from service.domain.clock import Clock
+from service.domain.deliveries.models import Answer, CallFailure, DeliveryJob
 from service.domain.ids import DeliveryId, DestinationId
-from service.domain.models import Answer, CallFailure, DeliveryJob
-from service.domain.ports import Clock
 from service.domain.retry_schedule import read_retry_after
 from service.forwarding.client_certificates import ClientCertificates
 from service.forwarding.fhir import FhirSystems

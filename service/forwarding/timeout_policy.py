@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import structlog
 
+from service.domain.deliveries.models import DeliveryJob
 from service.domain.ids import DestinationId
-from service.domain.models import DeliveryJob
 
 log = structlog.get_logger()
 

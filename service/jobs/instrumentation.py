@@ -5,8 +5,10 @@ from typing import get_args
 
 from prometheus_client import Counter
 
-from service.domain.models import DeliveryJob, FetchJob, PendingCall
+from service.domain.deliveries.models import DeliveryJob
+from service.domain.results.models import FetchJob
 from service.domain.results.recording import FetchOutcome
+from service.domain.sessions.models import PendingCall
 from service.observability.tracing import Attributes, note, span_of
 
 FETCHES = Counter("ekabridge_fetches", "Get Session calls that were due, by what came of them.", ("outcome",))

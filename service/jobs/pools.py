@@ -10,11 +10,13 @@ from typing import Any
 import structlog
 
 from service.domain.deliveries.attempts import DeliveryForwarder
+from service.domain.deliveries.models import DeliveryJob
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import UNFILTERED, Account, SessionId
-from service.domain.models import DeliveryJob, FetchJob, PendingCall
 from service.domain.results.fetching import ResultFetcher
+from service.domain.results.models import FetchJob
 from service.domain.sessions.lifecycle import PENDING_CALL_LEASE_SECONDS, SessionLifecycle
+from service.domain.sessions.models import PendingCall
 from service.eka.client import EkaClient
 from service.forwarding.timeout_policy import silent_holders, silent_holders_of_tenant
 from service.jobs.instrumentation import traced_call, traced_delivery, traced_fetch

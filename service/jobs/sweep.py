@@ -14,10 +14,12 @@ from uuid import uuid4
 import structlog
 from prometheus_client import Gauge
 
+from service.domain.deliveries.models import DeliveryJob
 from service.domain.errors import EncryptionKeyMissing, StoreUnavailable
 from service.domain.ids import Lease
-from service.domain.models import DeliveryJob, FetchJob, PendingCall
 from service.domain.results.fetching import ResultFetcher
+from service.domain.results.models import FetchJob
+from service.domain.sessions.models import PendingCall
 from service.jobs.job_pool import JobPool
 from service.jobs.retention import Retention
 from service.observability.logging import failure

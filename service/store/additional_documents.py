@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from asyncpg import Record
 
 from service.domain.ids import Account, Lease, SessionId, TemplateId, TenantId
-from service.domain.models import AdditionalDocumentState
+from service.domain.results.models import AdditionalDocumentState
 from service.store.database import Database, LentConnection, storable
 from service.store.queries import sql
 

@@ -9,10 +9,10 @@ from asyncpg import Record
 
 from schemas.api_keys import ApiKey, Role
 from schemas.tenants import TenantDefaults
+from service.domain.api_keys.models import Principal
 from service.domain.audit import Actor
 from service.domain.errors import NotFound
 from service.domain.ids import DEFAULT_ACCOUNT, Account, KeyId, TenantId, new_key_id
-from service.domain.models import Principal
 from service.store.audit import AuditedUnitRows
 from service.store.database import Database, LentConnection
 from service.store.encryption import Hasher

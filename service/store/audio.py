@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from asyncpg import Record
 
 from service.concurrency.batching import Batcher
+from service.domain.audio.models import ChunkClaim, ChunkPlan
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import Account, Lease, SessionId
-from service.domain.models import ChunkClaim, ChunkPlan
 from service.store.database import Database
 from service.store.queries import sql
 

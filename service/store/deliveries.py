@@ -15,6 +15,7 @@ from schemas.pages import Page
 from service.concurrency.batching import Batcher
 from service.domain.audit import Actor
 from service.domain.deliveries.circuit_breaker import AT_ONCE, CAREFUL_AFTER
+from service.domain.deliveries.models import Answer, CallFailure, DeliveryJob
 from service.domain.errors import (
     DeliveryAlreadyFiled,
     DeliverySettled,
@@ -26,7 +27,6 @@ from service.domain.errors import (
     StoreUnavailable,
 )
 from service.domain.ids import DeliveryId, DestinationId, Lease, SessionId, TenantId, new_delivery_id
-from service.domain.models import Answer, CallFailure, DeliveryJob
 from service.store.audit import AuditedUnitRows
 from service.store.database import Database, LentConnection
 from service.store.destinations import decrypt_auth, decrypt_headers, decrypt_secrets, decrypt_url

@@ -4,7 +4,7 @@ import msgspec
 from asyncpg import Record
 
 from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId, new_document_id
-from service.domain.models import DocumentAnnotations, StoredDocument, VendorDocument
+from service.domain.results.models import DocumentAnnotations, StoredDocument, VendorDocument
 from service.store.database import LentConnection, storable
 from service.store.encryption import Keyring
 from service.store.queries import sql

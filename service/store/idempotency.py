@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from service.domain.idempotency import KeyedCall, Reservation, Route
 from service.domain.ids import Lease, SessionId, TenantId
-from service.domain.models import SessionPlan
+from service.domain.sessions.models import SessionPlan
 from service.store.database import Database, LentConnection
 from service.store.encryption import Hasher, Keyring
 from service.store.queries import sql

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from service.domain.errors import NotFound
 from service.domain.ids import SessionId, TemplateId, TenantId
-from service.domain.models import SessionDetails
+from service.domain.sessions.models import SessionDetails
 from service.store.database import Database
 from service.store.documents import decrypt_data
 from service.store.encryption import Keyring

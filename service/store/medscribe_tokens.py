@@ -12,8 +12,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from service.domain.api_keys.models import Principal
 from service.domain.ids import KeyId, SessionId
-from service.domain.models import Principal
 from service.store.api_keys import principal_of
 from service.store.database import Database
 from service.store.encryption import Hasher

@@ -13,8 +13,15 @@ from schemas.events import Event
 from schemas.results import WarningInfo
 from schemas.sessions import SessionStatus
 from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
-from service.domain.models import FetchJob, FetchState, StoredDocument, VendorDocument, VendorResult, Verdict
 from service.domain.results.events import session_warnings
+from service.domain.results.models import (
+    FetchJob,
+    FetchState,
+    StoredDocument,
+    VendorDocument,
+    VendorResult,
+    Verdict,
+)
 from service.store.additional_documents import drop_additional_document
 from service.store.database import Database, LentConnection, storable
 from service.store.documents import DocumentUnitRows

@@ -11,8 +11,9 @@ from schemas.results import Document, DocumentSummary, ErrorInfo, WarningInfo
 from schemas.sessions import DeliveryCounts, Session, TimelineEntry
 from service.domain.errors import NotFound, SessionErased
 from service.domain.ids import DocumentId, SessionId, TemplateId, TenantId
-from service.domain.models import DocumentAnnotations, SessionDetails
 from service.domain.results.events import MESSAGES, document_error, session_warnings
+from service.domain.results.models import DocumentAnnotations
+from service.domain.sessions.models import SessionDetails
 from service.store.database import Database
 from service.store.documents import decrypt_annotations, decrypt_data
 from service.store.encryption import Keyring

@@ -7,8 +7,9 @@ from typing import Any
 from asyncpg import Record
 
 from schemas.sessions import SessionChange, SessionStatus
+from service.domain.api_keys.models import Principal
 from service.domain.ids import Account, KeyId, Lease, SessionId, TenantId
-from service.domain.models import ChangeState, Principal, SessionDetails
+from service.domain.sessions.models import ChangeState, SessionDetails
 from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
 from service.store.metrics import SETTLED

@@ -12,7 +12,7 @@ from asyncpg import Record
 
 from schemas.results import WarningInfo
 from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId
-from service.domain.models import (
+from service.domain.sessions.models import (
     EndRecorded,
     EndState,
     PendingCall,

@@ -4,7 +4,7 @@ import base64
 import hmac
 
 from service.domain.ids import Account, Lease, SessionId
-from service.domain.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
+from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.store.database import Database
 from service.store.encryption import Hasher, Keyring
 from service.store.queries import sql

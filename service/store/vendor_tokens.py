@@ -1,7 +1,7 @@
 """Access tokens of vendor accounts, encrypted, and the lease on the right to renew them."""
 
 from service.domain.ids import Account, Lease
-from service.domain.models import TokenState
+from service.domain.vendor_accounts import TokenState
 from service.store.database import Database
 from service.store.encryption import Keyring
 from service.store.queries import sql

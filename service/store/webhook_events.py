@@ -9,7 +9,7 @@ from asyncpg import PostgresError
 from service.concurrency.batching import Batcher
 from service.domain.errors import BridgeError, StoreUnavailable
 from service.domain.ids import Account
-from service.domain.models import Received
+from service.domain.webhooks import Received
 from service.store.database import Database
 from service.store.queries import sql
 

@@ -13,9 +13,9 @@ import pytest
 
 from service.domain.clock import SystemClock
 from service.domain.deliveries.attempts import judge
+from service.domain.deliveries.models import Answer, CallFailure, DeliveryJob
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import DeliveryId, DestinationId, Lease, TenantId
-from service.domain.models import Answer, CallFailure, DeliveryJob
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
 from tests.unit.makers import wanted

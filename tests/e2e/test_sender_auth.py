@@ -16,8 +16,8 @@ from litestar import Litestar, Request, Response, post
 from schemas.destinations import MutualTls, OAuth2
 from service.domain.clock import SystemClock
 from service.domain.deliveries.attempts import judge
+from service.domain.deliveries.models import Answer, CallFailure, DeliveryJob
 from service.domain.ids import DestinationId
-from service.domain.models import Answer, CallFailure, DeliveryJob
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
 from service.sandbox.serving import serve_app

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from schemas.sessions import SessionChange
 from service.domain.deliveries.attempts import judge
+from service.domain.deliveries.models import Answer
 from service.domain.errors import DestinationForbidden, VendorError
 from service.domain.ids import DEFAULT_ACCOUNT, DeliveryId, SessionId, TemplateId
-from service.domain.models import Answer
 from service.domain.retry_schedule import read_retry_after
 from service.domain.streams.relay import ClientGone, Relay, VendorGone
 from service.eka.audio_client import AudioClient

@@ -11,8 +11,8 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from service.domain.api_keys.models import Principal
 from service.domain.ids import TenantId
-from service.domain.models import Principal
 from service.store.queries import queries
 
 ROOT = Path(__file__).parents[2]

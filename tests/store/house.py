@@ -11,7 +11,9 @@ import asyncpg
 from schemas.destinations import DestinationChange, DestinationCreate
 from schemas.tenants import TenantDefaults
 from service.bootstrap.container import Stores
+from service.domain.audio.models import ChunkPlan
 from service.domain.audit import Actor
+from service.domain.deliveries.models import Answer, CallFailure, DeliveryJob
 from service.domain.deliveries.recovery import Deliveries
 from service.domain.destinations.changes import Destinations
 from service.domain.ids import (
@@ -23,22 +25,12 @@ from service.domain.ids import (
     TenantId,
     new_session_id,
 )
-from service.domain.models import (
-    Answer,
-    CallFailure,
-    ChunkPlan,
-    DeliveryJob,
-    FetchJob,
-    Received,
-    SessionDetails,
-    SessionPlan,
-    VendorEnd,
-    VendorResult,
-    VendorSession,
-)
 from service.domain.results.fetching import ResultFetcher
+from service.domain.results.models import FetchJob, VendorResult
+from service.domain.sessions.models import SessionDetails, SessionPlan, VendorEnd, VendorSession
 from service.domain.tenants.changes import Tenants
 from service.domain.vendor_account_changes import VendorAccounts
+from service.domain.webhooks import Received
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import (
     NOTE,

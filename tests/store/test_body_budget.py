@@ -9,7 +9,7 @@ from service.concurrency.memory_budget import DELIVERIES_BYTES
 from service.domain.body_budget import BodyBudget
 from service.domain.deliveries.attempts import DeliveryForwarder
 from service.domain.deliveries.circuit_breaker import CircuitBreaker
-from service.domain.models import Answer, DeliveryJob
+from service.domain.deliveries.models import Answer, DeliveryJob
 from service.jobs.job_pool import JobPool
 from tests.e2e.rig import until
 from tests.store.house import House, new_tenant

@@ -12,7 +12,7 @@ from schemas.destinations import DestinationChange
 from schemas.sessions import SessionChange
 from service.domain.idempotency import KeyedCall
 from service.domain.ids import DEFAULT_ACCOUNT, KeyId
-from service.domain.models import VendorResult
+from service.domain.results.models import VendorResult
 from service.store.queries import queries
 from tests.store.house import DETAILS, House
 from tests.unit.makers import (

@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 
 from service.bootstrap.container import open_stores
+from service.domain.audio.models import ChunkClaim, ChunkPlan
 from service.domain.errors import InvalidRequest
 from service.domain.ids import SessionId, TenantId
-from service.domain.models import ChunkClaim, ChunkPlan
 from service.store.audio import AudioRows
 from tests.bridge import make_settings
 from tests.store.house import House, new_tenant

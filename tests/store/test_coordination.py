@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.idempotency import KeyedCall
 from service.domain.ids import DEFAULT_ACCOUNT, Account
-from service.domain.models import VendorSession
+from service.domain.sessions.models import VendorSession
 from tests.store.house import House, new_tenant
 from tests.unit.makers import NOTE, make_lease, make_plan
 

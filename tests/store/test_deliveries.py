@@ -6,9 +6,9 @@ import pytest
 
 from schemas.destinations import DestinationChange, DestinationCreate
 from service.domain.audit import Actor
+from service.domain.deliveries.models import CallFailure
 from service.domain.errors import DeliverySettled, NotFound
 from service.domain.ids import TenantId
-from service.domain.models import CallFailure
 from tests.store.house import new_tenant
 from tests.unit.makers import LETTER, NOTE, make_answer, make_document, make_result
 

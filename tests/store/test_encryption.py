@@ -13,7 +13,8 @@ from service.bootstrap.container import Stores, open_stores, ping_store
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.idempotency import KeyedCall
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.domain.models import DocumentAnnotations, SessionDetails
+from service.domain.results.models import DocumentAnnotations
+from service.domain.sessions.models import SessionDetails
 from service.settings import Settings
 from service.store.encryption import DecryptionError
 from service.store.session_queries import SessionFilter, SessionQueries

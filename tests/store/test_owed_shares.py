@@ -14,7 +14,7 @@ from tests.e2e.rig import until
 from tests.store.house import House, new_tenant
 
 if TYPE_CHECKING:
-    from service.domain.models import PendingCall
+    from service.domain.sessions.models import PendingCall
 
 
 async def test_one_tenant_s_owed_calls_leave_places_to_another_tenant_of_the_account(house: House) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from schemas.results import WarningInfo
 from service.domain.ids import UNFILTERED, Account
-from service.domain.models import VendorResult
 from service.domain.results.fetching import ResultFetcher
+from service.domain.results.models import VendorResult
 from tests.unit.fakes import ScriptedVendor
 from tests.unit.makers import LETTER, NOTE, TurnedClock, make_document, make_result
 

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from service.domain.errors import InvalidRequest, NotFound
 from service.domain.ids import SessionId, TenantId
-from service.domain.models import VendorEnd
+from service.domain.sessions.models import VendorEnd
 from service.domain.tenants.changes import RetentionChange, Tenants
 from service.jobs.retention import Retention
 from service.store.retention import Kept

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from service.domain.ids import Account, SessionId, TenantId
-from service.domain.models import EndRecorded, VendorEnd, VendorSession
+from service.domain.sessions.models import EndRecorded, VendorEnd, VendorSession
 from service.store.metrics import AUDIO_INCOMPLETE
 from service.store.paging import after_cursor
 from service.store.session_queries import SessionFilter, SessionQueries

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.domain.models import StreamEnd, StreamHeartbeat
+from service.domain.streams.models import StreamEnd, StreamHeartbeat
 from tests.store.house import House, new_tenant
 from tests.unit.makers import make_lease
 

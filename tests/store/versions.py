@@ -5,8 +5,8 @@ from __future__ import annotations
 from secrets import token_hex
 from typing import Any
 
+from service.domain.deliveries.models import DeliveryJob
 from service.domain.ids import SessionId, TemplateId
-from service.domain.models import DeliveryJob
 from service.domain.results.events import release
 from tests.store.house import House
 from tests.unit.makers import NOTE, TurnedClock, make_document

@@ -14,6 +14,7 @@ import msgspec
 from schemas.events import Event
 from schemas.results import WarningInfo
 from schemas.sessions import SessionChange
+from service.domain.audio.models import AudioFormat
 from service.domain.errors import VendorError
 from service.domain.ids import (
     UNFILTERED,
@@ -24,22 +25,17 @@ from service.domain.ids import (
     TemplateId,
     TenantId,
 )
-from service.domain.models import (
-    AudioFormat,
+from service.domain.results.models import FetchJob, FetchState, StoredDocument, VendorDocument, VendorResult
+from service.domain.sessions.models import (
     EndRecorded,
     EndState,
-    FetchJob,
-    FetchState,
     PendingCall,
     SessionDetails,
     SessionPlan,
-    StoredDocument,
-    TokenState,
-    VendorDocument,
     VendorEnd,
-    VendorResult,
     VendorSession,
 )
+from service.domain.vendor_accounts import TokenState
 from service.eka.http_exchange import SMALL_ANSWER_BYTES
 from tests.unit.makers import SESSION, TENANT, make_fetch_job, make_lease
 

@@ -8,6 +8,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from schemas.tenants import TenantDefaults
+from service.domain.api_keys.models import Principal
+from service.domain.deliveries.models import Answer, DeliveryJob
 from service.domain.ids import (
     DEFAULT_ACCOUNT,
     UNFILTERED,
@@ -19,17 +21,8 @@ from service.domain.ids import (
     TemplateId,
     TenantId,
 )
-from service.domain.models import (
-    Answer,
-    DeliveryJob,
-    DocumentAnnotations,
-    FetchJob,
-    Principal,
-    SessionDetails,
-    SessionPlan,
-    VendorDocument,
-    VendorResult,
-)
+from service.domain.results.models import DocumentAnnotations, FetchJob, VendorDocument, VendorResult
+from service.domain.sessions.models import SessionDetails, SessionPlan
 
 SESSION = SessionId("ses_0123456789abcdef01234567")
 TENANT = TenantId("ten_0123456789abcdef01234567")

@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.errors import VendorFailure
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED
-from service.domain.models import VendorEnd
+from service.domain.sessions.models import VendorEnd
 from service.eka.acknowledgements import check_stored, read_files
 from service.eka.http_exchange import VendorAnswer
 from tests.unit.calls_to_eka import ScriptedEka

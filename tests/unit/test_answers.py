@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.models import VendorDocument
+from service.domain.results.models import VendorDocument
 from service.eka.fields import UNKNOWN, read_time
 from service.eka.response_parsing import read_error_code, read_session
 

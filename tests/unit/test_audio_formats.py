@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.domain.audio.models import AudioFormat
 from service.domain.audio.uploads import chunk_file_name
-from service.domain.models import AudioFormat
 from service.domain.sessions.lifecycle import missing_sequences
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
 

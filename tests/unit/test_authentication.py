@@ -11,10 +11,10 @@ import pytest
 
 from schemas.tenants import TenantDefaults
 from service.domain.api_keys.lookup import ApiKeyLookup
+from service.domain.api_keys.models import Principal
 from service.domain.api_keys.revocation import RevocationPoller
 from service.domain.errors import RateLimited, StoreUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT, KeyId, TenantId
-from service.domain.models import Principal
 from tests.unit.makers import TENANT
 
 WHO = Principal(

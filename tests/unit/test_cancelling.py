@@ -15,8 +15,8 @@ from service.domain.errors import (
     VendorUnavailable,
 )
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.domain.models import PendingCall
 from service.domain.sessions.cancellation import SessionCanceller
+from service.domain.sessions.models import PendingCall
 from tests.unit.fakes import MemorySessions, ScriptedVendor
 from tests.unit.makers import SESSION, TENANT, TurnedClock, make_lease
 from tests.unit.test_session_life import make_life

@@ -18,8 +18,8 @@ from service.domain.errors import (
     VendorUnavailable,
 )
 from service.domain.ids import UNFILTERED, TemplateId
-from service.domain.models import VendorResult
 from service.domain.results.fetching import ResultFetcher
+from service.domain.results.models import VendorResult
 from tests.unit.fakes import MemoryResults, ScriptedVendor
 from tests.unit.makers import LETTER, NOTE, SESSION, START, TurnedClock, make_document, make_result
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from service.domain.body_budget import BodyBudget
 from service.domain.deliveries.attempts import DeliveryForwarder, judge
 from service.domain.deliveries.circuit_breaker import CircuitBreaker, FailureCount
+from service.domain.deliveries.models import Answer, CallFailure, DeliveryJob
 from service.domain.ids import DeliveryId, DestinationId, SessionId
-from service.domain.models import Answer, CallFailure, DeliveryJob
 from tests.unit.makers import TurnedClock, make_answer, make_delivery_job
 
 ID = DeliveryId("msg_0123456789abcdef01234567")

@@ -18,10 +18,10 @@ from service.domain.errors import (
     VendorUnavailable,
 )
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, TemplateId
-from service.domain.models import AdditionalDocumentState
 from service.domain.results.additional_document_requests import AdditionalDocumentRequests
 from service.domain.results.additional_documents import MAX_TRIES
 from service.domain.results.fetching import ResultFetcher
+from service.domain.results.models import AdditionalDocumentState
 from tests.unit.fakes import MemoryResults, Owed, ScriptedVendor
 from tests.unit.makers import (
     LETTER,

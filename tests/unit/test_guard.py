@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.domain.clock import SystemClock
+from service.domain.deliveries.models import Answer, CallFailure
 from service.domain.errors import DestinationForbidden
-from service.domain.models import Answer, CallFailure
 from service.forwarding.name_resolution import NameUnresolvedError
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import (

@@ -11,7 +11,7 @@ from schemas.eka import SessionCreated
 from schemas.sessions import SessionChange
 from service.domain.errors import VendorRefused
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account
-from service.domain.models import SessionDetails
+from service.domain.sessions.models import SessionDetails
 from service.eka.metrics import PATIENTS_DROPPED
 from service.eka.patient_fields import PatientFields, carries_patient
 from tests.unit.calls_to_eka import ScriptedEka

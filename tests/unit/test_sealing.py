@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.models import SessionDetails
+from service.domain.sessions.models import SessionDetails
 from service.store.encryption import DecryptionError, Keyring
 
 NEW, OLD, OTHER = bytes(range(32)), bytes(range(1, 33)), bytes(range(2, 34))

@@ -30,8 +30,9 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account, SessionId, TemplateId
-from service.domain.models import EndState, PendingCall, SessionPlan, VendorEnd, VendorResult, VendorSession
+from service.domain.results.models import VendorResult
 from service.domain.sessions.lifecycle import SessionLifecycle
+from service.domain.sessions.models import EndState, PendingCall, SessionPlan, VendorEnd, VendorSession
 from tests.unit.fakes import MemorySessions, ScriptedVendor
 from tests.unit.makers import SESSION, TENANT, TurnedClock, make_lease, make_plan, make_principal, make_result
 

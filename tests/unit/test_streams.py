@@ -25,8 +25,8 @@ from service.domain.errors import (
     WrongUpload,
 )
 from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease, SessionId, TenantId
-from service.domain.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.lifecycle import Streams
+from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.relay import ClientGone
 from tests.unit.makers import SESSION, TENANT
 from tests.unit.test_relay import Side

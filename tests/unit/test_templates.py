@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from schemas.tenants import TenantDefaults
+from service.domain.api_keys.models import Principal
 from service.domain.errors import VendorFailure, VendorRefused, VendorUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT, Account, KeyId, TenantId
-from service.domain.models import Principal
 from service.domain.templates import Templates, VendorTemplate
 from service.eka.http_exchange import VendorAnswer
 from service.eka.templates import EkaTemplates, read_templates

@@ -9,8 +9,8 @@ import pytest
 from schemas.results import WarningInfo
 from service.domain.errors import VendorRefused
 from service.domain.ids import UNFILTERED, TemplateId
-from service.domain.models import DocumentAnnotations, VendorResult
 from service.domain.results.fetching import ResultFetcher
+from service.domain.results.models import DocumentAnnotations, VendorResult
 from tests.unit.fakes import MemoryResults, ScriptedVendor
 from tests.unit.makers import LETTER, NOTE, SESSION, TurnedClock, make_document, make_result
 

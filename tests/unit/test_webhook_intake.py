@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from service.domain.ids import DEFAULT_ACCOUNT, Account, SessionId
-from service.domain.models import Received
-from service.domain.webhooks import WebhookReceiver
+from service.domain.webhooks import Received, WebhookReceiver
 from service.eka.webhook_events import parse_event
 
 COMPLETED = b'{"event": "session.completed", "session_id": "ses_0123456789abcdef"}'

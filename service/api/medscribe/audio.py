@@ -17,9 +17,10 @@ from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.upload_parser import Upload, read_upload
 from service.api.request_classes import REQUEST_CLASS
 from service.api.v1.audio import MAX_SEQUENCE, check_whole_and_plain, store_chunk
+from service.domain.api_keys.models import Principal
+from service.domain.audio.models import AudioFormat
 from service.domain.errors import AudioFormatInvalid, InvalidRequest, SessionEnded
 from service.domain.ids import SessionId
-from service.domain.models import AudioFormat, Principal
 from service.eka.audio_formats import EXTENSIONS, normalise_audio_format
 
 # `<base>_<number>.<extension>` (docs/vendor.md#upload), or `<number>.<extension>`, as the TypeScript client

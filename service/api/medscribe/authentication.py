@@ -14,8 +14,8 @@ from service.api.authentication import (
 )
 from service.api.dependencies import Services
 from service.api.medscribe.error_envelope import VERSION_HEADER, as_medscribe_error
+from service.domain.api_keys.models import Principal
 from service.domain.errors import InvalidRequest, Unauthenticated
-from service.domain.models import Principal
 
 _TOKEN_PREFIX = "ekt_"  # noqa: S105 - a prefix, not a secret
 _KEY_SCHEME = "x-api-key "

@@ -18,9 +18,9 @@ from service.api.medscribe.audio import store_file
 from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.upload_parser import read_upload
 from service.api.request_classes import REQUEST_CLASS
+from service.domain.api_keys.models import Principal
 from service.domain.errors import Forbidden
 from service.domain.ids import SessionId
-from service.domain.models import Principal
 from service.store.medscribe_queries import MedscribeState
 
 _TOKEN_FIELD = "x-scribe-token"  # noqa: S105 - the name of a field, not a secret

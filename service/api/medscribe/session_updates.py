@@ -13,9 +13,9 @@ from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, read_json
 from service.api.medscribe.error_envelope import as_medscribe_error
 from service.api.medscribe.sessions import to_patient
+from service.domain.api_keys.models import Principal
 from service.domain.errors import InvalidRequest, SessionEnded
 from service.domain.ids import SessionId, TemplateId
-from service.domain.models import Principal
 
 
 @patch("/sessions/{session_id:str}", status_code=200, request_max_body_size=MAX_JSON_BYTES)

@@ -27,10 +27,11 @@ from service.api.medscribe.session_responses import (
     to_patient_details,
     to_response,
 )
+from service.domain.api_keys.models import Principal
 from service.domain.errors import AudioIncomplete, InvalidRequest, NotFound
 from service.domain.ids import SessionId, TemplateId
-from service.domain.models import Principal, ProtocolWords
 from service.domain.read_audit import has_patient_data
+from service.domain.sessions.models import ProtocolWords
 from service.store.medscribe_queries import MedscribeState
 
 

@@ -6,7 +6,7 @@ from litestar.di import NamedDependency
 from schemas.medscribe import VoiceTemplate, VoiceTemplates
 from service.api.dependencies import Services
 from service.api.request_classes import REQUEST_CLASS
-from service.domain.models import Principal
+from service.domain.api_keys.models import Principal
 
 
 # This route calls EkaScribe, so it counts as a call: a hanging EkaScribe must not use up the limit of reads.

@@ -21,6 +21,8 @@ from service.api.openapi_examples import answer
 from service.api.problems import documented
 from service.api.request_classes import REQUEST_CLASS
 from service.api.upload_buffer import buffer_body
+from service.domain.api_keys.models import Principal
+from service.domain.audio.models import Audio, AudioFormat
 from service.domain.errors import (
     AudioFormatInvalid,
     BridgeError,
@@ -29,8 +31,6 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import SessionId
-from service.domain.models import AudioFormat, Principal
-from service.domain.ports import Audio
 from service.domain.vendor_limits import Limits
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
 

@@ -12,7 +12,7 @@ from service.api.openapi_examples import answer
 from service.api.problems import documented
 from service.api.timestamps import From, To, interval
 from service.api.v1.sessions import Cursor, Limit
-from service.domain.models import Principal
+from service.domain.api_keys.models import Principal
 from service.store.audit import AuditFilter
 from service.store.paging import after_cursor
 

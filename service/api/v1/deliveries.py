@@ -12,9 +12,9 @@ from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
 from service.api.problems import documented
 from service.api.v1.sessions import Cursor, Limit
+from service.domain.api_keys.models import Principal
 from service.domain.audit import Actor
 from service.domain.ids import DeliveryId
-from service.domain.models import Principal
 from service.store.paging import after_cursor
 
 

@@ -17,9 +17,9 @@ from service.api.openapi_examples import answer
 from service.api.problems import documented
 from service.api.timestamps import utc
 from service.api.v1.sessions import Cursor, Limit
+from service.domain.api_keys.models import Principal
 from service.domain.audit import Actor
 from service.domain.ids import DestinationId
-from service.domain.models import Principal
 from service.store.paging import after_cursor
 
 

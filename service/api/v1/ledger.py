@@ -9,7 +9,7 @@ from service.api.dependencies import Services
 from service.api.openapi_examples import answer
 from service.api.problems import documented
 from service.api.timestamps import From, To, interval
-from service.domain.models import Principal
+from service.domain.api_keys.models import Principal
 
 
 @get(

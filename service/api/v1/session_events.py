@@ -21,9 +21,9 @@ from service.api.event_cursor import EventCursor
 from service.api.problems import documented
 from service.api.request_classes import REQUEST_CLASS
 from service.api.v1.sessions import SessionPath
+from service.domain.api_keys.models import Principal
 from service.domain.errors import SessionErased, StoreUnavailable
 from service.domain.ids import SessionId
-from service.domain.models import Principal
 from service.domain.sessions.change_polling import ChangePoller
 from service.http_server import on_shutdown
 

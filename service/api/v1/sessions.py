@@ -19,9 +19,9 @@ from service.api.openapi_examples import answer
 from service.api.problems import documented
 from service.api.request_classes import WAIT_PARAMETER
 from service.api.timestamps import MOMENT, read_moment
+from service.domain.api_keys.models import Principal
 from service.domain.errors import ClientDisconnected
 from service.domain.ids import SessionId
-from service.domain.models import Principal
 from service.domain.sessions.change_polling import is_final, state_token
 from service.http_server import on_shutdown
 from service.store.paging import after_cursor

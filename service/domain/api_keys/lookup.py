@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from service.concurrency.batching import Batcher
+from service.domain.api_keys.models import Principal
 from service.domain.errors import RateLimited, StoreUnavailable
-from service.domain.models import Principal
 
 _PAUSE_SECONDS = 0.02
 _MAX_WAITING = 1000

@@ -4,10 +4,13 @@ Clients may repeat an upload of the same bytes as often as they like.
 """
 
 import asyncio
+from typing import Protocol
 from uuid import uuid4
 
 from schemas.audio import ChunkStored
 from schemas.sessions import Upload
+from service.domain.api_keys.models import Principal
+from service.domain.audio.models import Audio, AudioFormat, ChunkClaim, ChunkPlan
 from service.domain.errors import (
     ENDED_AT_VENDOR,
     AudioEmpty,
@@ -23,9 +26,30 @@ from service.domain.errors import (
     WrongUpload,
 )
 from service.domain.ids import Lease, SessionId
-from service.domain.models import AudioFormat, ChunkClaim, ChunkPlan, Principal
-from service.domain.ports import Audio, AudioStore, SessionStore, Vendor
+from service.domain.sessions.ports import SessionStore
+from service.domain.vendor import Vendor
 from service.domain.vendor_calls import check_still_wanted
+
+
+class AudioStore(Protocol):
+    """Rows of chunks."""
+
+    async def claim(self, chunk: ChunkPlan) -> ChunkClaim | None:
+        """Reserve the chunk's sequence; None when the tenant has no such session."""
+        ...
+
+    async def record(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
+        """Record that the vendor has the bytes; False when the session accepts no more audio."""
+        ...
+
+    async def release(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        """Free the sequence after the vendor refused the bytes."""
+        ...
+
+    async def expire_lease(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
+        """End the lease but keep the sequence reserved: the vendor may have the bytes."""
+        ...
+
 
 _UPLOAD_DEADLINE_SECONDS = 50.0
 _LEASE_SECONDS = 60.0

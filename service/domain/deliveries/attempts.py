@@ -16,10 +16,10 @@ from msgspec import Struct
 
 from service.domain import retry_schedule as schedule
 from service.domain.body_budget import BodyBudget
+from service.domain.clock import Clock
 from service.domain.deliveries.circuit_breaker import CircuitBreaker
+from service.domain.deliveries.models import Answer, CallFailure, DeliveryJob
 from service.domain.ids import DeliveryId, SessionId
-from service.domain.models import Answer, CallFailure, DeliveryJob
-from service.domain.ports import Clock
 from service.domain.write_retry import write_until_stored
 
 log = structlog.get_logger()

@@ -12,8 +12,8 @@ from typing import Protocol
 import structlog
 from msgspec import Struct
 
+from service.domain.deliveries.models import DeliveryJob
 from service.domain.ids import DestinationId
-from service.domain.models import DeliveryJob
 
 log = structlog.get_logger()
 

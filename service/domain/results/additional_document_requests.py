@@ -15,6 +15,8 @@ from uuid import uuid4
 import msgspec
 
 from schemas.sessions import Session
+from service.domain.api_keys.models import Principal
+from service.domain.clock import Clock
 from service.domain.errors import (
     BridgeError,
     InvalidRequest,
@@ -26,10 +28,10 @@ from service.domain.errors import (
 )
 from service.domain.idempotency import KeyedAnswer, KeyedCall, Reservation, check_reservation, keyed_call
 from service.domain.ids import Lease, SessionId, TemplateId, TenantId
-from service.domain.models import AdditionalDocumentState, Principal
-from service.domain.ports import Clock, Vendor
 from service.domain.results.additional_documents import Made, find_made
+from service.domain.results.models import AdditionalDocumentState
 from service.domain.sessions.lifecycle import CALL_DEADLINE_SECONDS
+from service.domain.vendor import Vendor
 from service.domain.vendor_calls import call_once_or_probe
 
 # Longer than the deadline of the vendor's call, so that a lease expires only after its holder has stopped.

@@ -7,10 +7,10 @@ import msgspec
 from msgspec import Struct
 
 from service.domain.ids import TemplateId
-from service.domain.models import DocumentAnnotations, FetchJob, VendorDocument, VendorResult
-from service.domain.ports import SettleUnit
 from service.domain.results import verdicts
 from service.domain.results.events import missing_document
+from service.domain.results.models import DocumentAnnotations, FetchJob, VendorDocument, VendorResult
+from service.domain.results.ports import SettleUnit
 
 # By the schedules, more than three hours while the vendor works, and more than a day while it is away.
 MAX_TRIES = 400

@@ -2,10 +2,11 @@
 
 from schemas.events import EventType
 from schemas.sessions import SessionStatus
+from service.domain.clock import Clock
 from service.domain.ids import UNFILTERED, TemplateId
-from service.domain.models import FetchState
-from service.domain.ports import Clock, SettleUnit
 from service.domain.results.events import emit_ending, missing_document, release, settle
+from service.domain.results.models import FetchState
+from service.domain.results.ports import SettleUnit
 from service.domain.results.verdicts import OVER
 
 # Documents wait for the transcript, and a session waits for the unfiltered answer, but not during an outage.

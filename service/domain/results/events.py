@@ -7,9 +7,10 @@ from msgspec import UNSET
 from schemas.events import Event, EventData, EventDocument, EventPatient, EventType
 from schemas.results import ErrorInfo, WarningInfo
 from schemas.sessions import SessionStatus
+from service.domain.clock import Clock
 from service.domain.ids import TemplateId
-from service.domain.models import StoredDocument, VendorDocument
-from service.domain.ports import Clock, SettleUnit
+from service.domain.results.models import StoredDocument, VendorDocument
+from service.domain.results.ports import SettleUnit
 
 MESSAGES = {
     "vendor_failed": "EkaScribe could not process this session",

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from service.domain import retry_schedule as schedule
+from service.domain.clock import Clock
 from service.domain.errors import (
     EncryptionKeyMissing,
     StoreUnavailable,
@@ -22,10 +23,10 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import UNFILTERED, Account, SessionId
-from service.domain.models import FetchJob, VendorResult
-from service.domain.ports import Clock, ResultStore, Vendor
 from service.domain.results import additional_documents, conclusion
 from service.domain.results.events import emit_ending, release, settle
+from service.domain.results.models import FetchJob, VendorResult
+from service.domain.results.ports import ResultStore
 from service.domain.results.recording import (
     GIVE_UP_AFTER_TRIES,
     Fetched,
@@ -33,6 +34,7 @@ from service.domain.results.recording import (
     give_up,
     record_answer,
 )
+from service.domain.vendor import Vendor
 from service.domain.vendor_calls import CALLING_TENANT
 from service.domain.write_retry import write_until_stored
 

@@ -12,8 +12,12 @@ import msgspec
 from msgspec import Struct
 
 from service.domain import retry_schedule as schedule
+from service.domain.clock import Clock
 from service.domain.ids import UNFILTERED, TemplateId
-from service.domain.models import (
+from service.domain.results import verdicts
+from service.domain.results.conclusion import close, conclude
+from service.domain.results.events import missing_document, settle
+from service.domain.results.models import (
     DocumentAnnotations,
     FetchJob,
     FetchState,
@@ -21,10 +25,7 @@ from service.domain.models import (
     VendorResult,
     Verdict,
 )
-from service.domain.ports import Clock, SettleUnit
-from service.domain.results import verdicts
-from service.domain.results.conclusion import close, conclude
-from service.domain.results.events import missing_document, settle
+from service.domain.results.ports import SettleUnit
 from service.domain.results.verdicts import is_good, judge_filtered, judge_unfiltered, seconds_left
 
 # The vendor keeps audio for 24 h (docs/vendor.md#audio-24-hours), so it cannot make a document later.

@@ -8,7 +8,7 @@ from msgspec import Struct
 from schemas.sessions import SessionStatus
 from service.domain.errors import NotFound, SessionErased, SessionNotFinished
 from service.domain.ids import SessionId, TenantId
-from service.domain.ports import Wakeups
+from service.domain.wakeups import Wakeups
 
 # An official client polls each second (docs/vendor.md#client-polling), and any caller may refresh in a loop,
 # so at most one call per session goes to the vendor in this time.

@@ -10,7 +10,7 @@ before an event reports it to the EMR.
 from collections.abc import Sequence
 from typing import assert_never
 
-from service.domain.models import VendorDocument, VendorDocumentStatus, VendorState, Verdict
+from service.domain.results.models import VendorDocument, VendorDocumentStatus, VendorState, Verdict
 
 OVER: frozenset[VendorState] = frozenset({"completed", "partial"})
 

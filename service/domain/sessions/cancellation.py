@@ -7,9 +7,11 @@ import asyncio
 
 import structlog
 
+from service.domain.clock import Clock
 from service.domain.errors import VendorCallHeldBack, VendorError, VendorRefused
-from service.domain.models import PendingCall
-from service.domain.ports import Clock, SessionStore, Vendor
+from service.domain.sessions.models import PendingCall
+from service.domain.sessions.ports import SessionStore
+from service.domain.vendor import Vendor
 from service.domain.vendor_calls import reschedule
 
 log = structlog.get_logger()

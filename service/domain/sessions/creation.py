@@ -8,6 +8,7 @@ from uuid import uuid4
 import msgspec
 
 from schemas.sessions import Session, SessionCreate
+from service.domain.api_keys.models import Principal
 from service.domain.errors import (
     BridgeError,
     IdempotencyInProgress,
@@ -23,14 +24,15 @@ from service.domain.idempotency import (
     keyed_call,
 )
 from service.domain.ids import Lease, SessionId, TenantId, new_session_id
-from service.domain.models import Principal, ProtocolWords, SessionPlan
-from service.domain.ports import SessionStore, VendorLimits
 from service.domain.sessions.lifecycle import (
     PENDING_CALL_LEASE_SECONDS,
     SESSION_LIFE_SECONDS,
     SessionLifecycle,
     plan_session,
 )
+from service.domain.sessions.models import ProtocolWords, SessionPlan
+from service.domain.sessions.ports import SessionStore
+from service.domain.vendor import VendorLimits
 from service.domain.vendor_limits import check_limits, check_upload
 
 _MAX_OBJECT_BYTES = 4096

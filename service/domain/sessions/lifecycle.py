@@ -13,6 +13,8 @@ import structlog
 
 from schemas.sessions import SessionCreate, SessionEnd
 from service.domain import retry_schedule as schedule
+from service.domain.api_keys.models import Principal
+from service.domain.clock import Clock
 from service.domain.errors import (
     AudioIncomplete,
     AudioMissing,
@@ -31,17 +33,17 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import UNFILTERED, Lease, SessionId
-from service.domain.models import (
+from service.domain.sessions.cancellation import SessionCanceller
+from service.domain.sessions.models import (
     EndState,
     PendingCall,
-    Principal,
     SessionDetails,
     SessionPlan,
     VendorEnd,
     VendorSession,
 )
-from service.domain.ports import Clock, EndUnit, SessionStore, Vendor
-from service.domain.sessions.cancellation import SessionCanceller
+from service.domain.sessions.ports import EndUnit, SessionStore
+from service.domain.vendor import Vendor
 from service.domain.vendor_calls import CALLING_TENANT, call_once_or_probe, check_still_wanted, reschedule
 
 log = structlog.get_logger()

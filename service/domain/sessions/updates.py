@@ -8,6 +8,8 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from schemas.sessions import SessionChange, SessionStatus
+from service.domain.api_keys.models import Principal
+from service.domain.clock import Clock
 from service.domain.errors import (
     ENDED_AT_VENDOR,
     InvalidRequest,
@@ -21,11 +23,12 @@ from service.domain.errors import (
     VendorTimeout,
 )
 from service.domain.ids import KeyId, Lease, SessionId, TenantId
-from service.domain.models import ChangeState, PendingCall, Principal, SessionDetails
-from service.domain.ports import Clock, SessionStore, Vendor, VendorLimits
 from service.domain.sessions.cancellation import SessionCanceller
 from service.domain.sessions.creation import check_fields
 from service.domain.sessions.lifecycle import CALL_DEADLINE_SECONDS, PENDING_CALL_LEASE_SECONDS
+from service.domain.sessions.models import ChangeState, PendingCall, SessionDetails
+from service.domain.sessions.ports import SessionStore
+from service.domain.vendor import Vendor, VendorLimits
 from service.domain.vendor_calls import call_with_retry, check_still_wanted
 from service.domain.vendor_limits import Limits, check_limits
 

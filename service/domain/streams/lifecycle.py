@@ -24,8 +24,8 @@ from service.domain.errors import (
     VendorFailure,
 )
 from service.domain.ids import Account, Lease, SessionId, TenantId
-from service.domain.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.sessions.change_polling import tenant_quota
+from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.relay import SESSION_OVER, TAKEN_OVER, Client, CloseReason, Relay, VendorStream
 
 log = structlog.get_logger()

@@ -1,0 +1,17 @@
+"""The principal that an API key stands for."""
+
+from msgspec import Struct
+
+from schemas.api_keys import Role
+from schemas.tenants import TenantDefaults
+from service.domain.ids import Account, KeyId, TenantId
+
+
+class Principal(Struct, frozen=True, kw_only=True):
+    """The authenticated caller: its API key, its tenant, and the defaults for the tenant's sessions."""
+
+    key_id: KeyId
+    tenant_id: TenantId
+    role: Role
+    defaults: TenantDefaults
+    account: Account

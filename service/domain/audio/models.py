@@ -1,0 +1,64 @@
+"""Values of audio uploads."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from msgspec import Struct
+
+from schemas.sessions import Upload
+from service.domain.ids import Account, Lease, SessionId, TenantId
+
+
+class Audio(Protocol):
+    """A chunk's buffered bytes, which can be read more than once."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the bytes, hexadecimal."""
+        ...
+
+    def read(self) -> AsyncIterator[bytes]:
+        """Read the bytes from the start, in pieces."""
+        ...
+
+
+class AudioFormat(Struct, frozen=True):
+    """An audio format in the vendor's spelling, with its file extension."""
+
+    media_type: str
+    extension: str
+
+
+class ChunkPlan(Struct, frozen=True, kw_only=True):
+    """A chunk to send to the vendor; `sha256` is hexadecimal."""
+
+    tenant_id: TenantId
+    session_id: SessionId
+    sequence: int
+    sha256: str
+    size: int
+    content_type: str
+    file_name: str
+    lease: Lease
+    lease_seconds: float
+
+
+class ChunkClaim(Struct, frozen=True, kw_only=True):
+    """The outcome of a try to reserve a sequence: its lease, or None, and the chunk stored there before."""
+
+    account: Account
+    session_status: str
+    upload: Upload
+    is_created: bool
+    is_past: bool
+    is_erased: bool
+    lease: Lease | None
+    stored_sha256: str | None
+    stored_bytes: int | None
+    stored_file_name: str | None
+    is_stored: bool

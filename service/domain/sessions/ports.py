@@ -1,0 +1,89 @@
+"""The ports to the stored sessions."""
+
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.sessions.models import (
+    EndRecorded,
+    EndState,
+    PendingCall,
+    SessionPlan,
+    VendorEnd,
+    VendorSession,
+)
+
+
+class SessionStore(Protocol):
+    """Rows of sessions."""
+
+    async def insert_session(
+        self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
+    ) -> bool:
+        """Insert the session with its create call pending; False when the id exists already."""
+        ...
+
+    async def claim_pending_create(
+        self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
+    ) -> bool:
+        """Lease a pending create call; False if another caller holds it."""
+        ...
+
+    async def record_created(self, session_id: SessionId, lease: Lease, found: VendorSession) -> bool:
+        """Record that the vendor has the session; False when the lease was lost."""
+        ...
+
+    async def record_never_created(
+        self, session_id: SessionId, lease: Lease, code: str, message: str
+    ) -> None:
+        """Fail the session, because the vendor does not have it."""
+        ...
+
+    async def is_cancelled(self, session_id: SessionId) -> bool:
+        """Return whether the session was cancelled, or erased while it ran."""
+        ...
+
+    async def reschedule_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+        """Release a call with an unclear outcome, and make it due after so many seconds."""
+        ...
+
+    async def release_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
+        """Make a call that was not sent due after so many seconds, without counting a try."""
+        ...
+
+    def ending(
+        self, tenant_id: TenantId, session_id: SessionId
+    ) -> AbstractAsyncContextManager["EndUnit | None"]:
+        """Lock a session in order to end it; None when the tenant has no such session."""
+        ...
+
+    async def record_end_confirmed(
+        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd
+    ) -> EndRecorded:
+        """Record that the vendor confirmed the end, and the files that it holds."""
+        ...
+
+    async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:
+        """Record that no cancel call is pending: the vendor confirmed it, or needs none any more."""
+        ...
+
+    async def claim_pending_calls(
+        self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()
+    ) -> list[PendingCall]:
+        """Lease pending calls that are due; skip the accounts and `tenant:…` names in `passed_over`."""
+        ...
+
+
+class EndUnit(Protocol):
+    """A session's locked row, for checking and ending it in one transaction."""
+
+    state: EndState
+
+    async def begin(self, lease: Lease, *, lease_seconds: float, reconcile_seconds: float) -> None:
+        """End the session: lease its end call, and schedule a fetch of each result after the wait."""
+        ...
+
+    async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:
+        """Lease an end call that another caller did not finish."""
+        ...

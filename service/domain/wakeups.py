@@ -1,0 +1,13 @@
+"""The port by which a change wakes the workers; a wake-up may be lost, and the sweep finds the row."""
+
+from typing import Protocol
+
+from service.domain.ids import SessionId
+
+
+class Wakeups(Protocol):
+    """Wakes a worker; if a wake-up gets lost, the sweep finds the due rows."""
+
+    def results_due(self, session_id: SessionId) -> None:
+        """Wake a worker to fetch results of this session."""
+        ...
