@@ -106,13 +106,13 @@ image-test: $(STAMP) ## build the image with Docker, and start it
 	$(BIN)/python -m pytest -m docker tests/infra/test_image.py
 
 bench: $(STAMP) | build/peers/.installed ## measure beside others, and write docs/benchmarks.md; nginx, if there is one
-	$(BIN)/python -m tests.bench.report
+	$(BIN)/python -m tests.tools.bench.report
 
 # ROWS=… another number of sessions; ten million take some 30 GB of disk and half an hour.
 ROWS ?= 10000000
 
 growth: $(STAMP) ## measure every call and statement at ten thousand and at ten million sessions; write docs/growth.md
-	$(BIN)/python -m tests.bench.growth $(ROWS)
+	$(BIN)/python -m tests.tools.bench.growth $(ROWS)
 
 # SEED=… SEEDS=… MINUTES=… DICTATIONS=… CHARACTER=… as docs/reliability.md says; WRITE=1 puts the figures into
 # that page.
@@ -124,33 +124,40 @@ CHARACTER ?= hosted
 WRITE ?=
 
 overload: $(STAMP) ## offer twice what is sustained, and write docs/capacity.md
-	$(BIN)/python -m tests.chaos.overload
+	$(BIN)/python -m tests.tools.chaos.overload
 
 attacks: $(STAMP) ## attack a process as strangers and as readers who do not read, and write docs/capacity.md
-	$(BIN)/python -m tests.chaos.attacks
+	$(BIN)/python -m tests.tools.chaos.attacks
 
 chaos: $(STAMP) ## kill -9 at every crash point, then seeded runs that break everything
-	$(BIN)/python -m tests.chaos.main_job --points --seed $(SEED) --seeds $(SEEDS) --minutes $(MINUTES) \
+	$(BIN)/python -m tests.tools.chaos.main_job --points --seed $(SEED) --seeds $(SEEDS) --minutes $(MINUTES) \
 	  --dictations $(DICTATIONS) --character $(CHARACTER) $(if $(WRITE),--write)
 
 # RUNS=… another number of dictations of each scenario; SEED=… other moments of chance.
 RUNS ?= 50
 
 outcomes: $(STAMP) ## every outcome that EkaScribe's servers have, RUNS times each; write docs/outcomes.md
-	$(BIN)/python -m tests.e2e.outcomes --runs $(RUNS) --seed $(SEED)
+	$(BIN)/python -m tests.tools.outcomes.report --runs $(RUNS) --seed $(SEED)
 
 fuzz: $(STAMP) ## the security tests with fifty times the examples, other ones each time; half an hour
 	$(BIN)/python -m pytest tests/security --hypothesis-profile=long --timeout=0
 
 sizing: $(STAMP) ## measure what a dictation costs, and write docs/sizing.md
-	$(BIN)/python -m tests.bench.sizing
+	$(BIN)/python -m tests.tools.bench.sizing
 
 dashboards: $(STAMP) | build/plot/.installed ## write the dashboards, show them a load run, draw docs/pictures; needs prometheus
-	$(BIN)/python -m tests.observability.boards
-	$(BIN)/python -m tests.observability.load
-	build/plot/bin/python tests/observability/draw.py
+	$(BIN)/python -m tests.tools.dashboards.boards
+	$(BIN)/python -m tests.tools.dashboards.load
+	build/plot/bin/python tests/tools/dashboards/draw.py
 
-unit store api e2e: $(STAMP) ## the tests of one folder
+# Tests that start no server of ours.
+UNIT := tests/concurrency tests/diagnostics tests/domain tests/eka tests/forwarding tests/http_client tests/redis \
+  tests/observability/test_logging.py tests/test_settings.py
+
+unit: $(STAMP) ## the tests that need no server
+	$(BIN)/python -m pytest -n 2 $(UNIT)
+
+store api e2e: $(STAMP) ## the tests of one folder
 	$(BIN)/python -m pytest tests/$@
 
 # requirements.lock is what production installs, -build.lock what makes the wheel and the image's SBOM, -dev.lock both and the tools.

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 
@@ -22,8 +23,17 @@ from service.sandbox.embedded.api import (
     start_embedded,
 )
 from service.store.migrate import migrate
-from tests.bridge import Bridge, open_bridge
+from tests.support.bridge import Bridge, open_bridge
 
+# Two shared cores: an example that took long says nothing about the code.
+hypothesis.settings.register_profile(
+    "default-of-ours",
+    deadline=None,
+    max_examples=80,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    print_blob=True,
+)
+hypothesis.settings.load_profile("default-of-ours")
 _embedded = pytest.StashKey[Embedded]()
 
 

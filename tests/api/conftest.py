@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from service.sandbox.embedded.api import EmbeddedUrls
-from tests.bridge import Bridge, add_key, add_tenant, open_bridge
 from tests.conftest import with_path
+from tests.support.bridge import Bridge, add_key, add_tenant, open_bridge
 
 
 @pytest.fixture(scope="session")

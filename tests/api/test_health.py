@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tests.api.asking import hook, v2_event
-from tests.bridge import Bridge, free_port, open_bridge
+from tests.support.api_calls import hook, v2_event
+from tests.support.bridge import Bridge, free_port, open_bridge
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
@@ -48,7 +48,7 @@ async def test_metrics_count_by_route_and_carry_no_id(house: Bridge) -> None:
 async def test_a_database_without_a_schema_is_not_ready(empty_database_url: str, house: Bridge) -> None:
     from service.app import create_app  # noqa: PLC0415 - this test alone starts a service on nothing
     from service.sandbox.serving import serve_app  # noqa: PLC0415
-    from tests.bridge import make_settings  # noqa: PLC0415
+    from tests.support.bridge import make_settings  # noqa: PLC0415
 
     settings = make_settings(empty_database_url, house.settings.redis_url, eka_base_url=house.vendor_url)
     async with serve_app(create_app(settings)) as url:

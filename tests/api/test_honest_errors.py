@@ -13,8 +13,8 @@ import httpx2
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.api.asking import hook, problem, until, v2_event
-from tests.bridge import Bridge, random_bytes
+from tests.support.api_calls import hook, problem, until, v2_event
+from tests.support.bridge import Bridge, random_bytes
 
 MEBIBYTE = 1024 * 1024
 TRIGGER = """

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.bridge import Bridge
+from tests.support.bridge import Bridge
 
 NOTE = "a_template"
 DEEP = '{"k":' * 1000 + '"bottom"' + "}" * 1000

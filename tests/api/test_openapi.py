@@ -11,7 +11,7 @@ import pytest
 
 from schemas.problems import STATUS_OF_CODE, Problem
 from schemas.sessions import SessionCreate
-from tests.bridge import Bridge
+from tests.support.bridge import Bridge
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 EXPECTED = {

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from schemas.problems import STATUS_OF_CODE, TITLES
-from tests.api.asking import CallLimiter, hook, problem, request_head, v2_event, wire
-from tests.bridge import Bridge, open_bridge
+from tests.support.api_calls import CallLimiter, hook, problem, request_head, v2_event, wire
+from tests.support.bridge import Bridge, open_bridge
 
 
 @pytest.mark.parametrize(

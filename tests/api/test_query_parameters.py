@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.api.asking import problem
-from tests.bridge import Bridge
-from tests.security.routes import routes
+from tests.support.api_calls import problem
+from tests.support.bridge import Bridge
+from tests.support.routes import routes
 
 SAMPLE = {
     "session_id": "ses_nope_nope_nope",

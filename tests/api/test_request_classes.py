@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.api.asking import request_head, until, wire
-from tests.bridge import Bridge
+from tests.support.api_calls import request_head, until, wire
+from tests.support.bridge import Bridge
 
 KINDS = ("reads", "calls", "uploads", "webhooks", "waits", "strangers")
 

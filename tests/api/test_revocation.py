@@ -8,11 +8,11 @@ from typing import Any
 from service.bootstrap.container import open_stores
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import KeyId
-from tests.api.asking import problem
-from tests.api.test_events_stream import follow
-from tests.api.test_rates import app_of, client
-from tests.api.voice.clients import envelope, login
-from tests.bridge import Bridge
+from tests.api.test_rate_limit import app_of, client
+from tests.api.v1.test_session_events import follow
+from tests.support.api_calls import problem
+from tests.support.bridge import Bridge
+from tests.support.medscribe_clients import envelope, login
 
 
 async def make_key(house: Bridge) -> tuple[KeyId, str]:

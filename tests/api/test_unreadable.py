@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 from service.store.destinations import url_aad
 from service.store.encryption import Keyring
 from service.store.sessions import details_aad
-from tests.api.asking import invalid, problem
-from tests.api.voice.clients import envelope
-from tests.bridge import ENCRYPTION_KEY, Bridge, open_bridge
+from tests.support.api_calls import invalid, problem
+from tests.support.bridge import ENCRYPTION_KEY, Bridge, open_bridge
+from tests.support.medscribe_clients import envelope
 
 FIELDS: dict[str, Any] = {"patient": {"id": "PAT-1", "name": "Asha Rao"}, "reference": "ENC-1"}
 OLD, NEW = Keyring([ENCRYPTION_KEY]), Keyring([bytes(range(100, 132))])

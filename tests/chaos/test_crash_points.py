@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.emr_client import TEMPLATES, Dictation, EmrClient, GaveUp, new_dictation
-from tests.chaos.hospital import Hospital, open_hospital
-from tests.chaos.oracle import judge
-from tests.chaos.plan import POINTS
-from tests.chaos.points import Point
-from tests.chaos.servers import chaos_servers
+from tests.tools.chaos.emr_client import TEMPLATES, Dictation, EmrClient, GaveUp, new_dictation
+from tests.tools.chaos.hospital import Hospital, open_hospital
+from tests.tools.chaos.oracle import judge
+from tests.tools.chaos.plan import POINTS
+from tests.tools.chaos.points import Point
+from tests.tools.chaos.servers import chaos_servers
 
 IS_WHOLE = os.environ.get("CHAOS") == "whole"
 CHARACTER: Any = os.environ.get("CHARACTER") or "hosted"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.sandbox.vendor.characters import CharacterName
-from tests.chaos.run import complaint, run_seed
+from tests.tools.chaos.run import complaint, run_seed
 
 log = logging.getLogger(__name__)
 # Of each character: a seed, and for how many seconds things go wrong. July and August are shorter: what they

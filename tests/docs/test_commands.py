@@ -18,8 +18,8 @@ import click
 import pytest
 
 from service.cli.main import cli
-from tests.bridge import Bridge
-from tests.docs.pages import PAGES, ROOT, blocks
+from tests.support.bridge import Bridge
+from tests.support.pages import PAGES, ROOT, blocks
 
 DOCS = ROOT / "docs"
 KEY = re.compile(r"^Bearer ")

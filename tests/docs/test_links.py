@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, anchors, blocks, links
+from tests.support.pages import PAGES, ROOT, anchors, blocks, links
 
 LANGUAGES = {"sh", "console", "python", "js", "json", "sql", "mermaid", "go", "java", "ruby", "promql"}
 DIAGRAMS = ("sequenceDiagram", "flowchart ", "stateDiagram-v2")

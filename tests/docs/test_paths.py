@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT
+from tests.support.pages import ROOT
 
 # The pages that send a reader into the code. `README.md` links files, which test_links.py checks.
 MAPS = [ROOT / "docs/architecture.md", ROOT / "docs/glossary.md"]

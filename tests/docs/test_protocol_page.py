@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from service.api.medscribe.error_envelope import MEDSCRIBE_ERRORS
-from tests.docs.pages import ROOT, rows
+from tests.support.pages import ROOT, rows
 
 
 def test_every_code_of_the_protocol_and_its_status_stands_in_the_table() -> None:

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from tests.bridge import Bridge
-from tests.docs.pages import ROOT, blocks
 from tests.docs.test_commands import python_of
+from tests.support.bridge import Bridge
+from tests.support.pages import ROOT, blocks
 
 PAGE = ROOT / "docs" / "receiving.md"
 RUN = """

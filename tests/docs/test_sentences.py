@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT
+from tests.support.pages import ROOT
 
 FILES = sorted(path for room in ("service", "schemas") for path in (ROOT / room).rglob("*.py"))
 # A sentence that opens so names neither who acts nor what it acts on.

@@ -18,7 +18,7 @@ from service.domain.results import events
 from service.eka.audio_formats import _TYPES, SUPPORTED, normalise_audio_format
 from service.settings import Settings
 from service.settings.parsers import PARSERS
-from tests.docs.pages import PAGES, ROOT, anchors, rows
+from tests.support.pages import PAGES, ROOT, anchors, rows
 
 DOCS = ROOT / "docs"
 

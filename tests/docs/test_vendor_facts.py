@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, anchors, links
+from tests.support.pages import PAGES, ROOT, anchors, links
 
 VENDOR, LIBRARIES = ROOT / "docs/vendor.md", ROOT / "docs/libraries.md"
 CODE = ("service", "schemas", "tests")

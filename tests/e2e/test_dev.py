@@ -20,8 +20,8 @@ import pytest
 
 from service.sandbox.demo import split_recording
 from service.sandbox.stack import free_port
-from tests.e2e.rig import dictate, until
-from tests.e2e.test_cli import bare_environment, in_a_new_interpreter
+from tests.cli.test_cli import bare_environment, in_a_new_interpreter
+from tests.support.rig import dictate, until
 
 
 @dataclass

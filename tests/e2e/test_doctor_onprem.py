@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.rig import Rig, open_rig
-from tests.e2e.test_cli import ekabridge
-from tests.unit.onprem_peer import JULYS_TOKEN, LOGIN, USERS, OnPrem, open_onprem
+from tests.cli.test_cli import ekabridge
+from tests.support.onprem_peer import JULYS_TOKEN, LOGIN, USERS, OnPrem, open_onprem
+from tests.support.rig import Rig, open_rig
 
 SERVER = "EkaScribe's server"
 LAB = {"EKA_USERNAME": "lab", "EKA_PASSWORD": USERS["lab"]}

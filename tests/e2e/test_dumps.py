@@ -23,10 +23,10 @@ from service.domain.ids import TenantId
 from service.domain.tenants.changes import Tenants
 from service.domain.vendor_accounts import AccountChange, Credentials
 from service.sandbox.serving import serve_app
-from tests.bridge import ENCRYPTION_KEY, WEBHOOK_SECRET, encoded_key, make_settings
-from tests.e2e.rig import Rig, Running, open_rig, until
 from tests.e2e.test_privacy import _dump_database
 from tests.e2e.test_sender_auth import Login
+from tests.support.bridge import ENCRYPTION_KEY, WEBHOOK_SECRET, encoded_key, make_settings
+from tests.support.rig import Rig, Running, open_rig, until
 
 AUDIO = {"headers": {"content-type": "audio/wav"}}
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.bridge import add_tenant, make_settings
-from tests.e2e.rig import Rig, dictate, open_rig, until
+from tests.support.bridge import add_tenant, make_settings
+from tests.support.rig import Rig, dictate, open_rig, until
 
 SESSIONS = 60
 SECONDS = 2.0

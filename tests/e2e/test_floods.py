@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.api.asking import wire
-from tests.chaos.attacks import EndlessVendor, attacking, fill, work
-from tests.chaos.overload import Caller, Tally
-from tests.e2e.rig import Rig, open_rig, until
+from tests.support.api_calls import wire
+from tests.support.rig import Rig, open_rig, until
+from tests.tools.chaos.attacks import EndlessVendor, attacking, fill, work
+from tests.tools.chaos.overload import Caller, Tally
 
 UPLOADS = 64
 UPLOAD_BYTES = 4_000_000

@@ -11,9 +11,9 @@ import httpx2
 import pytest
 
 from service.store.encryption import Keyring
-from tests.bridge import ENCRYPTION_KEY, encoded_key
-from tests.e2e.rig import Rig, Running, dictate, open_rig, until
-from tests.e2e.test_cli import ekabridge
+from tests.cli.test_cli import ekabridge
+from tests.support.bridge import ENCRYPTION_KEY, encoded_key
+from tests.support.rig import Rig, Running, dictate, open_rig, until
 
 NEW_KEY = bytes(range(100, 132))
 OLD, NEW = encoded_key(), encoded_key(NEW_KEY)

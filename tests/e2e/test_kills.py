@@ -12,7 +12,7 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from tests.e2e.rig import Rig, dictate, open_rig, until
+from tests.support.rig import Rig, dictate, open_rig, until
 
 
 @pytest.fixture

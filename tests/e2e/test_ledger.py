@@ -12,8 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from service.domain.ids import TenantId
-from tests.e2e.rig import Rig, dictate, open_rig, until
-from tests.e2e.test_cli import ekabridge
+from tests.cli.test_cli import ekabridge
+from tests.support.rig import Rig, dictate, open_rig, until
 
 _DICTATIONS = 12
 

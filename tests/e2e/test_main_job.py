@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from service.sandbox.vendor.characters import CharacterName
-from tests.bridge import Bridge, open_bridge
-from tests.characters import CHARACTERS
+from tests.support.bridge import Bridge, open_bridge
+from tests.support.characters import CHARACTERS
 
 
 @pytest.fixture(params=CHARACTERS)

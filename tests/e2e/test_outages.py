@@ -10,7 +10,7 @@ import pytest
 
 from service.sandbox.embedded.api import Embedded, start_embedded
 from service.store.migrate import migrate
-from tests.e2e.rig import Rig, Running, dictate, open_rig, until
+from tests.support.rig import Rig, Running, dictate, open_rig, until
 
 
 class Database:

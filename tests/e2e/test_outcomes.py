@@ -4,10 +4,10 @@ import asyncpg
 import pytest
 
 from service.sandbox.vendor.characters import CharacterName
-from tests.characters import CHARACTERS
-from tests.e2e.outcome_cases import SCENARIOS
-from tests.e2e.outcome_run import OutcomeRun, report
-from tests.e2e.rig import open_rig
+from tests.support.characters import CHARACTERS
+from tests.support.rig import open_rig
+from tests.tools.outcomes.cases import SCENARIOS
+from tests.tools.outcomes.run import OutcomeRun, report
 
 # So many of each scenario as it has variants.
 RUNS = max(map(len, SCENARIOS.values()))

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from redis.asyncio import Redis
 
-from tests.e2e.rig import Rig, dictate, open_rig, until
+from tests.support.rig import Rig, dictate, open_rig, until
 
 PATIENT = "Zaphrandine Quillibrand"
 PATIENT_ID = "PAT-7731-QXZ"

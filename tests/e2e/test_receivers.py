@@ -13,7 +13,7 @@ from litestar import Litestar, Request, Response, post
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from service.sandbox.serving import serve_app
-from tests.bridge import Bridge
+from tests.support.bridge import Bridge
 
 
 @dataclass

@@ -15,8 +15,8 @@ import httpx2
 import pytest
 
 from service.sandbox.vendor.app import Endpoint
-from tests.bridge import WEBHOOK_SECRET, free_port
-from tests.e2e.rig import START_SECONDS, Rig, Running, open_rig, until
+from tests.support.bridge import WEBHOOK_SECRET, free_port
+from tests.support.rig import START_SECONDS, Rig, Running, open_rig, until
 
 EMRS = 12
 ROLLS = 2

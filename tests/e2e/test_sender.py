@@ -18,7 +18,7 @@ from service.domain.errors import StoreUnavailable
 from service.domain.ids import DeliveryId, DestinationId, Lease, TenantId
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
-from tests.unit.makers import wanted
+from tests.support.makers import wanted
 
 STALLS = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{"
 BREAKS = b"HTTP/1.1 201 Created\r\ncontent-length: 10\r\n\r\n{"

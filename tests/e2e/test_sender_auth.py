@@ -21,8 +21,8 @@ from service.domain.ids import DestinationId
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
 from service.sandbox.serving import serve_app
-from tests.certificates import Authority, make_authority
-from tests.unit.makers import TurnedClock, make_delivery_job, wanted
+from tests.support.certificates import Authority, make_authority
+from tests.support.makers import TurnedClock, make_delivery_job, wanted
 
 
 @dataclass

@@ -20,8 +20,8 @@ from websockets.asyncio.client import connect
 from service.app import create_app
 from service.http_server.graceful_shutdown import PROTOCOLS
 from service.http_server.server import Server, listen
-from tests.bridge import make_settings
-from tests.e2e.rig import Rig, Running, dictate, open_rig, until
+from tests.support.bridge import make_settings
+from tests.support.rig import Rig, Running, dictate, open_rig, until
 
 # The shortest stop in which everything still has its turn: work is given up after 3 of them.
 SOON = {"shutdown_seconds": "4"}

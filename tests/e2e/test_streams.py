@@ -17,7 +17,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.e2e.rig import Rig, Running, open_rig, until
+from tests.support.rig import Rig, Running, open_rig, until
 
 FRAME_BYTES = 3200
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.bridge import WEBHOOK_SECRET
-from tests.chaos.clocks import Clocks
-from tests.e2e.rig import Rig, Running, dictate, open_rig, until
+from tests.support.bridge import WEBHOOK_SECRET
+from tests.support.rig import Rig, Running, dictate, open_rig, until
+from tests.tools.chaos.clocks import Clocks
 
 OFF_SECONDS = 600.0
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import yaml
 
-from tests.infra.manifests import K8S, ROOT
+from tests.support.manifests import K8S, ROOT
 
 SOURCES = ROOT / "infra/prometheus/rules"
 MADE = K8S / "components/monitoring/rules.yaml"

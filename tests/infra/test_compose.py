@@ -16,10 +16,10 @@ import yaml
 from service.cli.main import cli
 from service.settings import PREFIX
 from service.settings.parsers import PARSERS
-from tests.docs.pages import rows
-from tests.infra.custom_resources import RuleGroup
-from tests.infra.manifests import ROOT, overlay, pods
 from tests.infra.prometheus_rule import MADE, SOURCES, prometheus_rule
+from tests.support.custom_resources import RuleGroup
+from tests.support.manifests import ROOT, overlay, pods
+from tests.support.pages import rows
 
 INFRA = ROOT / "infra"
 

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 import yaml
 
-from tests.infra.custom_resources import check_custom, is_custom
-from tests.infra.manifests import (
+from tests.support.custom_resources import check_custom, is_custom
+from tests.support.manifests import (
     COMPONENTS,
     K8S,
     OVERLAYS,

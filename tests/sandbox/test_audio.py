@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from service.sandbox.vendor.audio_formats import pcm_seconds, wav_seconds, webm_seconds
-from tests.sandbox.sounds import wav, webm
+from tests.support.sounds import wav, webm
 
 
 @pytest.mark.parametrize("declared", [None, 0, 0xFFFFFFFF])

@@ -9,7 +9,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
 from tests.sandbox.conftest import CREATE, TOKEN
-from tests.sandbox.sounds import wav
+from tests.support.sounds import wav
 
 PATH = "/voice/v1/sessions"
 NAMED = {**CREATE, "session_id": "ses_0123456789abcdef"}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.sandbox.conftest import Bench
-from tests.sandbox.sounds import wav
 from tests.sandbox.test_outcomes import dictate, only, until
 from tests.sandbox.test_webhooks import signature_fits
+from tests.support.sounds import wav
 
 SECRET = "s3cret"
 LOGIN, REFRESH = "/connect-auth/v1/login", "/connect-auth/v1/refresh"

@@ -16,7 +16,7 @@ from service.sandbox.vendor.characters import CHARACTERS
 from service.sandbox.vendor.processing import PREFIXES
 from service.sandbox.vendor.settings import Outcome
 from tests.sandbox.conftest import Bench
-from tests.sandbox.sounds import wav
+from tests.support.sounds import wav
 
 GOOD = "a_note"
 CODE = "llm_structring_failure"

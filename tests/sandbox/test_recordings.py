@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 # Their steps are registered as they are imported.
-import tests.sandbox.replay_changes
-import tests.sandbox.replay_logins
-import tests.sandbox.replay_others  # noqa: F401
+import tests.support.replay_changes
+import tests.support.replay_logins
+import tests.support.replay_others  # noqa: F401
 from tests.sandbox.conftest import Bench
-from tests.sandbox.recordings import AUGUST, EXCHANGES, JULY, group_of
-from tests.sandbox.replay_steps import STEPS, TEMPLATES
-from tests.sandbox.replaying import Conversation
+from tests.support.recordings import AUGUST, EXCHANGES, JULY, group_of
+from tests.support.replay_steps import STEPS, TEMPLATES
+from tests.support.replaying import Conversation
 
 _STREAM = "an event stream of the vendor's web client, which no caller of ours uses"
 UNANSWERED: dict[tuple[str, str], str] = {

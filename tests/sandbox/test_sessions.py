@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from tests.sandbox.sounds import wav, webm
+from tests.support.sounds import wav, webm
 
 SEED_BODY = {
     "session_mode": "dictation",

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.asking import until
-from tests.bridge import Bridge, RunningWorker
+from tests.support.api_calls import until
+from tests.support.bridge import Bridge, RunningWorker
 
 FIELDS = {"patient": {"id": "PAT-1", "name": "MARK-patient"}, "reference": "MARK-reference"}
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from service.domain.errors import InvalidRequest
 from service.eka.audio_formats import SUPPORTED, normalise_audio_format
 from service.store.paging import after_cursor
-from tests.api.voice.clients import login
-from tests.bridge import Bridge
-from tests.security.examples import share
-from tests.security.routes import routes
+from tests.support.bridge import Bridge
+from tests.support.examples import share
+from tests.support.medscribe_clients import login
+from tests.support.routes import routes
 
 # What a path's segment may look like on the wire: any bytes percent-encoded, dots, slashes, NUL, long ones.
 segments = (

@@ -35,9 +35,9 @@ from service.forwarding.ssrf_guard import (
     check_destination,
     is_public,
 )
-from tests.security.examples import json_values, share
-from tests.unit.fakes import MemoryDownloads
-from tests.unit.test_relay import Side
+from tests.domain.streams.test_relay import Side
+from tests.support.examples import json_values, share
+from tests.support.fakes import MemoryDownloads
 
 BASE = "https://eka.example"
 SESSION = SessionId("ses_x")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from service.eka.webhook_events import KNOWN, UNRECOGNISED, parse_event
 from service.eka.webhook_signature import is_signed
-from tests.api.asking import mac
-from tests.security.examples import json_values
+from tests.support.api_calls import mac
+from tests.support.examples import json_values
 
 SECRET = "the vendor's key"
 NOW = 1_790_000_000

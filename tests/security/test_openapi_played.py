@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import WEBHOOK_SECRET, Bridge
-from tests.security.examples import IS_LONG
+from tests.support.bridge import WEBHOOK_SECRET, Bridge
+from tests.support.examples import IS_LONG
 
 ROOT = Path(__file__).parents[2]
 CONFIG = Path(__file__).with_name("schemathesis.toml")

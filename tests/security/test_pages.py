@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.bridge import Bridge
-from tests.security.routes import routes
+from tests.support.bridge import Bridge
+from tests.support.routes import routes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PAGES = ["/schema/swagger", "/schema"]

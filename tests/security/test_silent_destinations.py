@@ -16,8 +16,8 @@ from service.domain.audit import Actor
 from service.domain.ids import TenantId
 from service.domain.tenants.changes import Tenants
 from service.store.outbox import event_aad
-from tests.api.asking import until
-from tests.bridge import Bridge
+from tests.support.api_calls import until
+from tests.support.bridge import Bridge
 
 SILENT = 300
 EACH = 10  # documents that wait for each of them

@@ -19,11 +19,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from service.sandbox.embedded.api import EmbeddedUrls
-from tests.api.voice.clients import form
-from tests.bridge import Bridge, add_key, add_tenant, open_bridge
 from tests.conftest import with_path
-from tests.e2e.rig import until
-from tests.security.routes import Route, routes
+from tests.support.bridge import Bridge, add_key, add_tenant, open_bridge
+from tests.support.medscribe_clients import form
+from tests.support.rig import until
+from tests.support.routes import Route, routes
 
 _WAV = {"content": b"RIFF", "headers": {"content-type": "audio/wav"}}
 _FORM_BODY, _FORM_TYPE = form({}, "audio_0.wav", b"RIFF")
@@ -82,7 +82,7 @@ ELSEWHERE: dict[Route, str] = {
     ("POST", "/v1/destinations"): "test_what_is_made_is_its_maker_s",
     ("POST", "/voice/v1/sessions"): "test_an_id_that_is_taken_is_refused_and_nothing_of_it_told",
     ("POST", "/voice/v1/uploads/{session_id}"): "test_a_form_s_field_opens_its_own_session_only",
-    ("GET", "/voice/v1/templates"): "tests/unit/test_templates.py::test_each_account_has_its_own_list",
+    ("GET", "/voice/v1/templates"): "tests/domain/test_templates.py::test_each_account_has_its_own_list",
     ("POST", "/connect-auth/v1/account/login"): "test_a_login_needs_the_tenant_s_own_key",
     ("WS", "/v1/stream/{session_id}/{capability}"): "test_a_stream_s_address_opens_its_own_session_only",
     ("POST", "/webhooks/eka"): "tests/security/test_replay.py",

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from tests.security.routes import routes
 from tests.security.scan import ROOT
+from tests.support.routes import routes
 
 PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 ROWS = [line for line in PAGE.splitlines() if line.startswith("|") and line.count("|") == 5]

@@ -6,8 +6,8 @@ import asyncpg
 import pytest
 
 from service.bootstrap.container import open_stores
-from tests.bridge import make_settings
-from tests.store.house import House, new_tenant
+from tests.support.bridge import make_settings
+from tests.support.store_house import House, new_tenant
 
 
 @pytest.fixture

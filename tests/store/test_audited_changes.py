@@ -20,8 +20,8 @@ from service.domain.ids import KeyId
 from service.domain.tenants.changes import RetentionChange, Tenants
 from service.domain.vendor_account_changes import VendorAccounts
 from service.domain.vendor_accounts import AccountChange, Credentials
-from tests.store.house import House
-from tests.unit.makers import NOTE, make_answer
+from tests.support.makers import NOTE, make_answer
+from tests.support.store_house import House
 
 REQUEST = DestinationCreate(url="https://emr.example/other")
 ACCOUNT = AccountChange(credentials=Credentials(token="t"))

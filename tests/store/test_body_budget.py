@@ -11,9 +11,9 @@ from service.domain.deliveries.attempts import DeliveryForwarder
 from service.domain.deliveries.circuit_breaker import CircuitBreaker
 from service.domain.deliveries.models import Answer, DeliveryJob
 from service.jobs.job_pool import JobPool
-from tests.e2e.rig import until
-from tests.store.house import House, new_tenant
-from tests.unit.makers import NOTE, TurnedClock, make_answer, make_document, make_result
+from tests.support.makers import NOTE, TurnedClock, make_answer, make_document, make_result
+from tests.support.rig import until
+from tests.support.store_house import House, new_tenant
 
 LARGE = 200_000
 MEBIBYTE = 1024 * 1024

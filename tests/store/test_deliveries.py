@@ -9,8 +9,8 @@ from service.domain.audit import Actor
 from service.domain.deliveries.models import CallFailure
 from service.domain.errors import DeliverySettled, NotFound
 from service.domain.ids import TenantId
-from tests.store.house import new_tenant
-from tests.unit.makers import LETTER, NOTE, make_answer, make_document, make_result
+from tests.support.makers import LETTER, NOTE, make_answer, make_document, make_result
+from tests.support.store_house import new_tenant
 
 
 async def statuses(house) -> list[str]:

@@ -10,8 +10,8 @@ import pytest
 from schemas.destinations import DestinationChange, MutualTls, OAuth2
 from service.domain.audit import Actor
 from service.domain.errors import NotFound
-from tests.store.house import new_tenant
-from tests.unit.makers import NOTE, make_document, make_result
+from tests.support.makers import NOTE, make_document, make_result
+from tests.support.store_house import new_tenant
 
 AUTH = OAuth2(token_url="https://login.example/token", client_id="bridge", client_secret="hunter2")
 

@@ -18,9 +18,9 @@ from service.domain.sessions.models import SessionDetails
 from service.settings import Settings
 from service.store.encryption import DecryptionError
 from service.store.session_queries import SessionFilter, SessionQueries
-from tests.bridge import make_settings, principal_of
-from tests.store.house import House, new_tenant
-from tests.unit.makers import NOTE, make_answer, make_document, make_lease, make_result
+from tests.support.bridge import make_settings, principal_of
+from tests.support.makers import NOTE, make_answer, make_document, make_lease, make_result
+from tests.support.store_house import House, new_tenant
 
 OLD, NEW, OTHER = bytes(range(32)), bytes(range(1, 33)), bytes(range(2, 34))
 NAME, PATIENT, REFERENCE = "Zanzibara Quillfeather", "PAT-Zx81Qq", "ENC-Vv77Ww"

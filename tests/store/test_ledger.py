@@ -11,9 +11,9 @@ from schemas.ledger import Ledger
 from service.domain.ids import SessionId, TemplateId
 from service.domain.results.fetching import ResultFetcher
 from service.domain.sessions.models import VendorEnd
-from tests.store.house import House, new_tenant
-from tests.unit.fakes import ScriptedVendor
-from tests.unit.makers import NOTE, TurnedClock, make_document, make_lease, make_principal, make_result
+from tests.support.fakes import ScriptedVendor
+from tests.support.makers import NOTE, TurnedClock, make_document, make_lease, make_principal, make_result
+from tests.support.store_house import House, new_tenant
 
 SOAP = TemplateId("soap")
 

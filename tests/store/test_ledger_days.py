@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 
 from schemas.ledger import Ledger
 from service.jobs.monitors.ledger import LedgerMonitor
-from tests.e2e.rig import until
-from tests.store.house import House, new_tenant
-from tests.unit.makers import NOTE
+from tests.support.makers import NOTE
+from tests.support.rig import until
+from tests.support.store_house import House, new_tenant
 
 MIDNIGHT = datetime(2026, 1, 5, tzinfo=UTC)
 

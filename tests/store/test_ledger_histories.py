@@ -15,11 +15,11 @@ from service.domain.ids import DeliveryId, DestinationId, KeyId, SessionId, Tena
 from service.domain.results.fetching import ResultFetcher
 from service.domain.tenants.changes import RetentionChange, Tenants
 from service.jobs.retention import Retention
-from tests.store.house import House, new_tenant
-from tests.store.plain_ledger import compare
-from tests.store.versions import add_version
-from tests.unit.fakes import ScriptedVendor
-from tests.unit.makers import LETTER, NOTE, TurnedClock, make_document, make_lease, make_result
+from tests.support.fakes import ScriptedVendor
+from tests.support.makers import LETTER, NOTE, TurnedClock, make_document, make_lease, make_result
+from tests.support.plain_ledger import compare
+from tests.support.schema_versions import add_version
+from tests.support.store_house import House, new_tenant
 
 MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 # What no code of ours does: only a day that is counted anew tells of it.

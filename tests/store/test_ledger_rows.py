@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from schemas.ledger import Ledger
 from service.domain.ids import TenantId
 from service.store.queries import sql
-from tests.store.house import House, new_tenant
 from tests.store.test_indexes import walk
+from tests.support.store_house import House, new_tenant
 
 
 def as_the_page_says(state: dict[str, Any]) -> str | None:

@@ -9,9 +9,9 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from service.jobs.monitors.ledger import LedgerMonitor
-from tests.e2e.rig import until
-from tests.store.house import House
-from tests.unit.makers import NOTE
+from tests.support.makers import NOTE
+from tests.support.rig import until
+from tests.support.store_house import House
 
 
 def shown(standing: str) -> float | None:

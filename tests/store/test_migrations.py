@@ -9,7 +9,7 @@ from service.bootstrap.container import open_stores, ping_store
 from service.domain.errors import StoreUnavailable
 from service.store.database import Database
 from service.store.migrate import _SCRIPTS, check_schema, migrate, newest_revision
-from tests.bridge import make_settings
+from tests.support.bridge import make_settings
 
 
 async def tables_of(url: str) -> dict[str, str]:

@@ -8,8 +8,8 @@ from schemas.results import WarningInfo
 from service.domain.ids import UNFILTERED, Account
 from service.domain.results.fetching import ResultFetcher
 from service.domain.results.models import VendorResult
-from tests.unit.fakes import ScriptedVendor
-from tests.unit.makers import LETTER, NOTE, TurnedClock, make_document, make_result
+from tests.support.fakes import ScriptedVendor
+from tests.support.makers import LETTER, NOTE, TurnedClock, make_document, make_result
 
 
 def done(template_id=NOTE, transcript="words", **fields) -> VendorResult:

@@ -17,9 +17,9 @@ from service.domain.sessions.models import VendorEnd
 from service.domain.tenants.changes import RetentionChange, Tenants
 from service.jobs.retention import Retention
 from service.store.retention import Kept
-from tests.e2e.rig import until
-from tests.store.house import House, new_tenant
-from tests.unit.makers import NOTE, make_document, make_lease, make_principal, make_result
+from tests.support.makers import NOTE, make_document, make_lease, make_principal, make_result
+from tests.support.rig import until
+from tests.support.store_house import House, new_tenant
 
 TABLES = (
     *("sessions", "chunks", "fetches", "documents", "events", "deliveries", "attempts", "webhook_events"),

@@ -12,8 +12,8 @@ from service.domain.sessions.models import EndRecorded, VendorEnd, VendorSession
 from service.store.metrics import AUDIO_INCOMPLETE
 from service.store.paging import after_cursor
 from service.store.session_queries import SessionFilter, SessionQueries
-from tests.store.house import DETAILS, new_tenant
-from tests.unit.makers import NOTE, make_lease
+from tests.support.makers import NOTE, make_lease
+from tests.support.store_house import DETAILS, new_tenant
 
 MADE = VendorSession(upload_url=None, expires_at=None)
 

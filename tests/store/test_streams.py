@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from service.domain.streams.models import StreamEnd, StreamHeartbeat
-from tests.store.house import House, new_tenant
-from tests.unit.makers import make_lease
+from tests.support.makers import make_lease
+from tests.support.store_house import House, new_tenant
 
 
 def ended(frames: int = 0, size: int = 0, cause: str = "client_closed") -> StreamEnd:

@@ -9,9 +9,9 @@ import pytest
 from schemas.destinations import DestinationChange
 from service.domain.errors import DeliverySuperseded
 from service.domain.results.events import release
-from tests.store.house import House
-from tests.store.versions import add_version, of_versions, versions_of
-from tests.unit.makers import LETTER, NOTE, TurnedClock, make_answer, make_document, make_result
+from tests.support.makers import LETTER, NOTE, TurnedClock, make_answer, make_document, make_result
+from tests.support.schema_versions import add_version, of_versions, versions_of
+from tests.support.store_house import House
 
 
 async def fill(house: House, count: int) -> None:

@@ -13,9 +13,9 @@ import pytest
 from service.domain.errors import InvalidRequest, StoreUnavailable
 from service.domain.ids import Account
 from service.store.webhook_events import WebhookEventRows
-from tests.store.house import House
-from tests.store.test_changes import erase, partial
-from tests.unit.makers import LETTER, NOTE
+from tests.store.test_session_updates import erase, partial
+from tests.support.makers import LETTER, NOTE
+from tests.support.store_house import House
 
 TOLD = [
     ("ended", "completed"),
