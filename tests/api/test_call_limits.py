@@ -6,9 +6,9 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from tests.api.v1.test_vendor_accounts import Two, open_two
 from tests.support.api_calls import call_arrived, clear_faults, problem, until
 from tests.support.bridge import Bridge
+from tests.support.two_accounts import Two, open_two
 
 # A Retry-After counts from when we read it, the journal from when the vendor got the call: no earlier, then.
 _CLOCK_SECONDS = 0.05

@@ -1,7 +1,5 @@
 """The rate limit per key: over all processes together, with and without Redis, told in every response."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import math
@@ -14,22 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import msgspec
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from service.api.dependencies import Services
-from service.app import create_app
 from service.domain.token_bucket import RateLimitPolicy, RateLimitState
-from service.http_server.graceful_shutdown import PROTOCOLS
 from service.redis.rate_limiter import AWAY, SharedRateLimiter
-from service.sandbox.serving import serve_app
 from service.sandbox.stack import free_port
 from tests.support.api_calls import hook, key_of, problem, until, v2_event
 from tests.support.bridge import Bridge
+from tests.support.limited_app import app_of, client
 from tests.support.medscribe_clients import envelope, login
 
 FIELDS = {"ratelimit-policy", "ratelimit", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"}
@@ -331,27 +325,6 @@ async def test_calls_of_the_time_in_which_redis_hung_are_not_added_up(own_redis:
         assert pod.count("key").remaining == 79
 
 
-# Whole applications.
-
-
-@asynccontextmanager
-async def app_of(house: Bridge, **settings: Any) -> AsyncIterator[tuple[Services, str]]:
-    """Another pod."""
-    app: Any = create_app(msgspec.structs.replace(house.settings, **settings))
-    async with serve_app(app, **PROTOCOLS) as url:
-        while not hasattr(app, "state"):
-            app = app._app
-        yield app.state.services, url
-
-
-@contextlib.asynccontextmanager
-async def client(url: str, key: str) -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(
-        base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30, trust_env=False
-    ) as made:
-        yield made
-
-
 def limited(answer: httpx2.Response) -> None:
     problem(answer, 429, "rate_limited")
     assert int(answer.headers["retry-after"]) >= 1
@@ -464,9 +437,6 @@ async def test_opening_streams_counts_for_their_tenant(house: Bridge) -> None:
         with pytest.raises(InvalidStatus) as caught:
             await connect(guess, compression=None, proxy=None)
         assert caught.value.response.status_code == 404  # a guess counts for nobody
-
-
-# Guessing.
 
 
 async def test_failed_logins_are_limited_and_the_right_secret_never_is(house: Bridge) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 from service.bootstrap.container import open_stores
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import KeyId
-from tests.api.test_rate_limit import app_of, client
-from tests.api.v1.test_session_events import follow
 from tests.support.api_calls import problem
 from tests.support.bridge import Bridge
+from tests.support.event_stream import follow
+from tests.support.limited_app import app_of, client
 from tests.support.medscribe_clients import envelope, login
 
 

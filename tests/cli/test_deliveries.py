@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_cli import ekabridge
+from tests.support.commands import ekabridge
 from tests.support.rig import Rig, dictate, open_rig, until
 
 

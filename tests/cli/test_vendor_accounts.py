@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.cli.test_cli import bare_environment, ekabridge
+from tests.support.commands import bare_environment, ekabridge
 from tests.support.rig import Rig, open_rig
 
 CONNECT = "/notification/v1/connect/webhook/subscriptions"

@@ -5,8 +5,6 @@ program. Only the addresses and the key come from outside. What stands in a bloc
 machines and is not run.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 import shutil
@@ -19,10 +17,15 @@ import pytest
 
 from service.cli.main import cli
 from tests.support.bridge import Bridge
+from tests.support.page_commands import python_of
 from tests.support.pages import PAGES, ROOT, blocks
 
 DOCS = ROOT / "docs"
+
+
 KEY = re.compile(r"^Bearer ")
+
+
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
@@ -30,10 +33,6 @@ def shell_of(page: Path) -> str:
     """A page's `sh` blocks as one script: `make` is left out, and so are addresses that the test gives."""
     text = "".join(block.text for block in blocks(page) if block.language == "sh")
     return re.sub(r"^(make .*|export (URL|KEY|VENDOR|TENANT)=.*)$", "", text, flags=re.MULTILINE)
-
-
-def python_of(page: Path) -> str:
-    return "\n\n".join(block.text for block in blocks(page) if block.language == "python")
 
 
 async def run(*command: str, **environment: str) -> str:

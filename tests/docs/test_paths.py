@@ -50,3 +50,12 @@ def test_the_table_of_changes_has_fifteen_rows_that_name_a_path() -> None:
         cells = row.strip("|").split(" | ")
         assert len(cells) == 3, row
         assert _PATH.search(cells[1]), f"no path to go to: {row}"
+
+
+def test_no_test_imports_another() -> None:
+    imported = re.compile(r"^(?:from|import) tests\.[\w.]*\btest_\w+", re.MULTILINE)
+    found = {
+        str(path.relative_to(ROOT)): imported.findall(path.read_text(encoding="utf-8"))
+        for path in (ROOT / "tests").rglob("*.py")
+    }
+    assert not {path: lines for path, lines in found.items() if lines}

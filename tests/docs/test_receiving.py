@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from tests.docs.test_commands import python_of
 from tests.support.bridge import Bridge
+from tests.support.page_commands import python_of
 from tests.support.pages import ROOT, blocks
 
 PAGE = ROOT / "docs" / "receiving.md"

@@ -20,7 +20,7 @@ import pytest
 
 from service.sandbox.demo import split_recording
 from service.sandbox.stack import free_port
-from tests.cli.test_cli import bare_environment, in_a_new_interpreter
+from tests.support.commands import bare_environment, in_a_new_interpreter
 from tests.support.rig import dictate, until
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_cli import ekabridge
+from tests.support.commands import ekabridge
 from tests.support.onprem_peer import JULYS_TOKEN, LOGIN, USERS, OnPrem, open_onprem
 from tests.support.rig import Rig, open_rig
 

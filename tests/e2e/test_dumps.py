@@ -23,9 +23,9 @@ from service.domain.ids import TenantId
 from service.domain.tenants.changes import Tenants
 from service.domain.vendor_accounts import AccountChange, Credentials
 from service.sandbox.serving import serve_app
-from tests.e2e.test_privacy import _dump_database
-from tests.e2e.test_sender_auth import Login
 from tests.support.bridge import ENCRYPTION_KEY, WEBHOOK_SECRET, encoded_key, make_settings
+from tests.support.dumps import _dump_database
+from tests.support.oauth_server import Login
 from tests.support.rig import Rig, Running, open_rig, until
 
 AUDIO = {"headers": {"content-type": "audio/wav"}}

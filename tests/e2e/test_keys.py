@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from service.store.encryption import Keyring
-from tests.cli.test_cli import ekabridge
 from tests.support.bridge import ENCRYPTION_KEY, encoded_key
+from tests.support.commands import ekabridge
 from tests.support.rig import Rig, Running, dictate, open_rig, until
 
 NEW_KEY = bytes(range(100, 132))

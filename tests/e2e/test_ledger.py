@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.domain.ids import TenantId
-from tests.cli.test_cli import ekabridge
+from tests.support.commands import ekabridge
 from tests.support.rig import Rig, dictate, open_rig, until
 
 _DICTATIONS = 12

@@ -9,13 +9,24 @@ import httpx2
 import pytest
 from redis.asyncio import Redis
 
+from tests.support.dumps import _dump_database
 from tests.support.rig import Rig, dictate, open_rig, until
 
 PATIENT = "Zaphrandine Quillibrand"
+
+
 PATIENT_ID = "PAT-7731-QXZ"
+
+
 REFERENCE = "ENC-5519-QXZ"
+
+
 WARD = "ward-eleven-QXZ"
+
+
 SPOKEN = "Received 2 audio files"
+
+
 NOTED = "Acute bronchitis"
 
 
@@ -98,23 +109,6 @@ async def _dump_redis(redis_url: str) -> str:
         keys = await redis.keys("*")
         dumped = [str(key) + str(await redis.dump(key)) for key in keys]
     return "".join(dumped)
-
-
-async def _dump_database(database_url: str) -> str:
-    connection = await asyncpg.connect(database_url)
-    try:
-        names = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        dumped = []
-        for name in names:
-            rows = await connection.fetch(f'SELECT * FROM "{name["tablename"]}"')
-            for row in rows:
-                dumped += [
-                    value.decode("latin-1") if isinstance(value, bytes) else str(value)
-                    for value in row.values()
-                ]
-        return "\n".join(dumped)
-    finally:
-        await connection.close()
 
 
 async def test_the_answer_to_a_kept_key_is_encrypted_too(rig: Rig, database_url: str) -> None:

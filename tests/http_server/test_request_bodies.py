@@ -15,8 +15,8 @@ from uvicorn.server import ServerState
 
 from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
 from service.sandbox.serving import serve_app
-from tests.http_server.test_http_limits import CHUNKED, GET, POST, Echo, refuses, serving, until_inside
 from tests.support.api_calls import wire
+from tests.support.limited_server import CHUNKED, GET, POST, Echo, refuses, serving, until_inside
 
 EVIL = b"GET /evil HTTP/1.1\r\nHost: test\r\n\r\n"
 EARLY = POST.replace(b"/x", b"/early")

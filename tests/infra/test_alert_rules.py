@@ -1,37 +1,19 @@
 """Each alert fires where it should and nowhere else, and the runbook knows it."""
 
-from __future__ import annotations
-
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.support.pages import blocks
+from tests.support.promtool import RUNBOOK, needs_promtool, parses, promtool
 from tests.tools.dashboards.figures import PROMETHEUS, ROOT, Rule, known, mistakes, rules
 
-RUNBOOK = ROOT / "docs/runbook.md"
 RULES = rules()
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)"
-)
+
+
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-
-
-def promtool(*arguments: str | Path) -> None:
-    said = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False, timeout=60)
-    assert said.returncode == 0, said.stdout + said.stderr
-
-
-def parses(queries: list[str], folder: Path) -> None:
-    """Have promtool read queries, as if they were rules."""
-    recorded = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
-    path = folder / "queries.yaml"
-    path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": recorded}]}))
-    promtool("check", "rules", path)
 
 
 @needs_promtool

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.test_alert_rules import needs_promtool, parses
+from tests.support.promtool import needs_promtool, parses
 from tests.tools.dashboards.boards import BOARDS, FOLDER, written
 from tests.tools.dashboards.figures import ROOT, known, mistakes
 from tests.tools.dashboards.grafana import Board

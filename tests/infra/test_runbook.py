@@ -10,9 +10,9 @@ import shlex
 import sys
 from typing import Any
 
-from tests.infra.test_alert_rules import RUNBOOK
 from tests.support.bridge import WEBHOOK_SECRET, Bridge, encoded_key
 from tests.support.pages import blocks
+from tests.support.promtool import RUNBOOK
 from tests.support.rig import until
 
 COMMANDS = sorted(

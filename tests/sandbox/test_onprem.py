@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.sandbox.conftest import Bench
-from tests.sandbox.test_outcomes import dictate, only, until
-from tests.sandbox.test_webhooks import signature_fits
 from tests.support.sounds import wav
+from tests.support.stand_in_outcomes import dictate, only, until
+from tests.support.stand_in_webhooks import signature_fits
 
 SECRET = "s3cret"
 LOGIN, REFRESH = "/connect-auth/v1/login", "/connect-auth/v1/refresh"

@@ -1,9 +1,13 @@
 """A filtered and an unfiltered Get Session of each outcome, in each character.
 
+@pytest.fixture(params=list(CHARACTERS))
+async def house(bench: Bench, request: pytest.FixtureRequest) -> Bench:
+    await bench.settle(character=request.param, long_poll_seconds=0)
+    return bench
+
+
 See docs/vendor.md#filtered-document and docs/vendor.md#partial-success.
 """
-
-from __future__ import annotations
 
 import re
 from pathlib import Path
@@ -17,32 +21,12 @@ from service.sandbox.vendor.processing import PREFIXES
 from service.sandbox.vendor.settings import Outcome
 from tests.sandbox.conftest import Bench
 from tests.support.sounds import wav
+from tests.support.stand_in_outcomes import dictate, only, until
 
 GOOD = "a_note"
+
+
 CODE = "llm_structring_failure"
-
-
-@pytest.fixture(params=list(CHARACTERS))
-async def house(bench: Bench, request: pytest.FixtureRequest) -> Bench:
-    await bench.settle(character=request.param, long_poll_seconds=0)
-    return bench
-
-
-async def dictate(house: Bench, *templates: str, **settings: Any) -> str:
-    session_id = (await house.create(templates=list(templates)))["session_id"]
-    await house.upload(session_id, "audio_0.wav", wav(1))
-    if settings:
-        await house.settle(**settings)
-    await house.end(session_id)
-    return session_id
-
-
-async def until(house: Bench, session_id: str, status: int, **query: str) -> dict[str, Any]:
-    await house.settle(long_poll_seconds=3)
-    answer = await house.get(session_id, **query)
-    assert answer.status_code == status, answer.text
-    await house.settle(long_poll_seconds=0)
-    return answer.json()
 
 
 async def ask(house: Bench, session_id: str, **query: str) -> tuple[int, str]:
@@ -52,12 +36,6 @@ async def ask(house: Bench, session_id: str, **query: str) -> tuple[int, str]:
 
 def entries(body: dict[str, Any]) -> list[tuple[str, str, Any]]:
     return [(name, each["status"], each["data"]) for item in body["templates"] for name, each in item.items()]
-
-
-def only(body: dict[str, Any]) -> dict[str, Any]:
-    (item,) = body["templates"]
-    (entry,) = item.values()
-    return entry
 
 
 async def test_one_good_one_failing(house: Bench):

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac
@@ -8,14 +6,12 @@ import time
 
 import pytest
 
+from tests.support.stand_in_webhooks import signature_fits
+
 SUBSCRIPTIONS = "/notification/v1/connect/webhook/subscriptions"
+
+
 WEBHOOKS = "/voice/v1/webhooks"
-
-
-def signature_fits(entry, secret, signed):
-    parts = dict(part.split("=") for part in entry.split(","))
-    mac = hmac.new(secret.encode(), f"{parts['t']}.".encode() + signed, hashlib.sha256)
-    return hmac.compare_digest(mac.hexdigest(), parts["v1"])
 
 
 async def finish_one(bench, **fields):

@@ -35,9 +35,9 @@ from service.forwarding.ssrf_guard import (
     check_destination,
     is_public,
 )
-from tests.domain.streams.test_relay import Side
 from tests.support.examples import json_values, share
 from tests.support.fakes import MemoryDownloads
+from tests.support.stream_sides import Side
 
 BASE = "https://eka.example"
 SESSION = SessionId("ses_x")

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from tests.api.v1.test_vendor_accounts import OWN_SECRET, Two, open_two
 from tests.support.api_calls import problem, signature, v2_event
 from tests.support.bridge import WEBHOOK_SECRET
+from tests.support.two_accounts import OWN_SECRET, Two, open_two
 
 TIMES = 100
 

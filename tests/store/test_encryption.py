@@ -1,39 +1,38 @@
 """What must not be read in the database cannot be read in it, and survives the rotation of its keys."""
 
-from __future__ import annotations
-
 import base64
 
 import asyncpg
 import msgspec
 import pytest
 
-from schemas.results import WarningInfo
 from service.bootstrap.container import Stores, open_stores, ping_store
 from service.domain.api_keys.changes import ApiKeys
-from service.domain.idempotency import KeyedCall
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.domain.results.models import DocumentAnnotations
-from service.domain.sessions.models import SessionDetails
-from service.settings import Settings
 from service.store.encryption import DecryptionError
 from service.store.session_queries import SessionFilter, SessionQueries
-from tests.support.bridge import make_settings, principal_of
-from tests.support.makers import NOTE, make_answer, make_document, make_lease, make_result
-from tests.support.store_house import House, new_tenant
-
-OLD, NEW, OTHER = bytes(range(32)), bytes(range(1, 33)), bytes(range(2, 34))
-NAME, PATIENT, REFERENCE = "Zanzibara Quillfeather", "PAT-Zx81Qq", "ENC-Vv77Ww"
-TRANSCRIPT, DOCUMENT, METADATA = "chest-pain-Kk42 since Tuesday", "bronchitis-Jj19", "ward-Hh23"
-WARNING = "could-not-hear-Ww31"
-URL_TOKEN, KEY, TOKENS = "urltoken-Pp55", "idempotency-Gg66", "vendortoken-Dd77"
-DETAILS = SessionDetails(
-    patient={"id": PATIENT, "name": NAME}, reference=REFERENCE, metadata={"ward": METADATA}
+from tests.support.bridge import principal_of
+from tests.support.encrypted_rows import (
+    DETAILS,
+    DOCUMENT,
+    KEY,
+    METADATA,
+    NAME,
+    NEW,
+    OLD,
+    OTHER,
+    PATIENT,
+    REFERENCE,
+    TOKENS,
+    TRANSCRIPT,
+    URL_TOKEN,
+    WARNING,
+    fill,
+    keyed,
+    settings_with,
 )
-
-
-def settings_with(url: str, *keys: bytes) -> Settings:
-    return make_settings(url, "redis://unused", encryption_keys=keys)
+from tests.support.makers import make_lease
+from tests.support.store_house import House, new_tenant
 
 
 async def dump(connection: asyncpg.Connection) -> str:
@@ -46,55 +45,6 @@ async def dump(connection: asyncpg.Connection) -> str:
                 value.decode("latin-1") if isinstance(value, bytes) else str(value) for value in row.values()
             ]
     return "\n".join(found)
-
-
-def keyed(house: House) -> KeyedCall:
-    return KeyedCall(tenant_id=house.tenant_id, route="createSession", key=KEY, request=PATIENT.encode())
-
-
-async def fill(house: House) -> dict[str, str]:
-    """One row at least in every table, from code that holds recognisable secrets."""
-    stores = house.stores
-    destination = await house.add_destination(f"https://emr.example/hooks?token={URL_TOKEN}")
-    key = await ApiKeys(stores.api_keys).add(house.tenant_id, "admin")
-    lease, plan = make_lease(), house.plan(details=DETAILS)
-    call = keyed(house)
-    await stores.idempotency.reserve_session(call, plan, lease, lease_seconds=60, life_seconds=3600)
-    await stores.idempotency.finish(call, plan.id, NAME.encode())
-    session_id = await house.end(NOTE, details=DETAILS)
-    (job,) = await house.claim_fetches()
-    warning = WarningInfo(code="vendor_warning", message=WARNING)
-    document = make_document(
-        NOTE, data={"assessment": DOCUMENT}, annotations=DocumentAnnotations(warnings=[warning])
-    )
-    result = make_result("completed", document, transcript=TRANSCRIPT, warnings=[warning])
-    await house.fetch(job, result)
-    await house.hear(session_id)
-    (delivery,) = await house.claim_deliveries()
-    await house.record(delivery, make_answer(200, NAME.encode()))
-    open_ = await house.create(details=DETAILS)
-    await house.store_chunk(open_, 0, NAME.encode())
-    streamed, stream_lease = await house.create(upload="stream", details=DETAILS), make_lease()
-    assert await stores.streams.claim(streamed, stream_lease, 60)
-    token_lease = make_lease()
-    await stores.vendor_tokens.lease(DEFAULT_ACCOUNT, token_lease, seconds=30, generation=0)
-    await stores.vendor_tokens.store(DEFAULT_ACCOUNT, token_lease, TOKENS.encode())
-    await stores.leases.acquire("sweep", make_lease(), 15)
-    await stores.encryption_keys.begin()
-    await stores.reencryption.step()
-    await house.connection.execute(
-        "UPDATE sessions SET ended_at = now() - interval '3 days' WHERE ended_at IS NOT NULL"
-    )
-    await house.connection.execute("UPDATE sessions SET settled_at = NULL WHERE ended_at IS NOT NULL")
-    assert await stores.ledger.fold()
-    return {
-        "session": session_id,
-        "open": open_,
-        "key": str(key.key),
-        "secret": str(destination.secret),
-        "destination": destination.id,
-        "capability": await stores.streams.capability(streamed),
-    }
 
 
 async def test_no_column_of_any_table_holds_a_secret_in_clear(house):
@@ -227,9 +177,6 @@ async def test_the_same_patient_of_two_tenants_has_two_hashes(house):
     assert await ids_found(house.stores, other, patient_id=PATIENT) != await ids_found(
         house.stores, house.tenant_id, patient_id=PATIENT
     )
-
-
-# API keys.
 
 
 async def test_a_key_is_known_until_it_is_revoked(house):

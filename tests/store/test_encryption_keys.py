@@ -29,10 +29,10 @@ from service.jobs.retention import Retention
 from service.jobs.sweep import Sweep
 from service.store.encryption import DecryptionError, Keyring, MissingKeyError
 from service.store.migrate import _SCRIPTS, migrate, newest_revision
-from tests.store.test_encryption import NEW, OLD, OTHER, settings_with
-from tests.store.test_reencryption import OF, many_sessions, open_house, reencrypt_all
+from tests.support.encrypted_rows import NEW, OLD, OTHER, settings_with
 from tests.support.fakes import ScriptedVendor
 from tests.support.makers import make_lease
+from tests.support.reencryption import OF, many_sessions, open_house, reencrypt_all
 from tests.support.rig import until
 from tests.support.store_house import new_tenant
 

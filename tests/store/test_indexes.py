@@ -1,7 +1,5 @@
 """What runs often uses the index that was made for it."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -11,9 +9,13 @@ import asyncpg
 import pytest
 
 from service.store.queries import sql
+from tests.support.plans import walk
 
 NOW = datetime.now(UTC)
+
+
 H = b"\1" * 32
+
 
 FILL = """
 INSERT INTO tenants (id, name) SELECT 't' || n, 'x' FROM generate_series(1, 20) n;
@@ -57,6 +59,7 @@ FROM generate_series(1, 2000) n;
 ANALYZE;
 SET enable_seqscan = off;
 """
+
 
 QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("api_keys.principals_by_hash", [[H]], {"api_keys_key_hash_key"}),
@@ -142,12 +145,9 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("idempotency.lock", ["t1", H], {"idempotency_keys_pkey"}),
 ]
 
+
 # Small tables that a statement goes through as a whole, because it is about each of their rows.
 SCANNED = {"retention.due": {"tenants"}}
-
-
-def walk(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    return [plan, *(node for inner in plan.get("Plans", []) for node in walk(inner))]
 
 
 @pytest.fixture

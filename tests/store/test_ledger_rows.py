@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.ledger import Ledger
 from service.domain.ids import TenantId
 from service.store.queries import sql
-from tests.store.test_indexes import walk
+from tests.support.plans import walk
 from tests.support.store_house import House, new_tenant
 
 

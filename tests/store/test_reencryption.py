@@ -1,10 +1,6 @@
 """A new key: every value is brought under it, each at its place, and nothing else changes or is lost."""
 
-from __future__ import annotations
-
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -12,13 +8,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas.destinations import OAuth2
-from schemas.encryption_keys import ReencryptionPass
-from service.bootstrap.container import Stores, open_stores, ping_store
+from service.bootstrap.container import open_stores, ping_store
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.store.encryption import DecryptionError, Keyring, head_of
 from service.store.reencryption import ENCRYPTED_TABLES, EncryptedTable
-from tests.store.test_encryption import DETAILS, NEW, OLD, OTHER, TOKENS, fill, settings_with
-from tests.support.store_house import House, new_tenant
+from tests.support.encrypted_rows import DETAILS, NEW, OLD, OTHER, TOKENS, fill, settings_with
+from tests.support.reencryption import OF, many_sessions, open_house, reencrypt_all
+from tests.support.store_house import House
 
 # Every column of bytes that is not sealed, and what it holds.
 NOT_ENCRYPTED = {
@@ -31,24 +27,9 @@ NOT_ENCRYPTED = {
     "sessions.reference_hash": "a keyed hash",
     "webhook_events.body_sha256": "a hash of a webhook",
 }
+
+
 ENCRYPTED = {f"{table.name}.{column}" for table in ENCRYPTED_TABLES for column, _ in table.columns}
-OF = {NEW: Keyring([NEW]).first, OLD: Keyring([OLD]).first, OTHER: Keyring([OTHER]).first}
-
-
-@asynccontextmanager
-async def open_house(
-    url: str, connection: asyncpg.Connection, *keys: bytes, tenant: Any = None
-) -> AsyncIterator[House]:
-    async with open_stores(settings_with(url, *keys)) as stores:
-        yield House(stores=stores, connection=connection, tenant_id=tenant or await new_tenant(stores))
-
-
-async def reencrypt_all(stores: Stores) -> list[ReencryptionPass]:
-    await stores.encryption_keys.begin()
-    async with asyncio.timeout(30):
-        while await stores.reencryption.step():
-            pass
-    return await stores.reencryption.passes()
 
 
 async def values_of(connection: asyncpg.Connection, table: EncryptedTable) -> dict[tuple[str, str], bytes]:
@@ -142,20 +123,6 @@ async def test_a_value_that_was_changed_since_it_was_read_is_not_overwritten(dat
         arrays += [[stale[column]] * len(read), [b"overwritten"] * len(read)]
     await connection.fetch(table.write, *arrays)
     assert await values_of(connection, table) == before
-
-
-async def many_sessions(house: House, count: int) -> None:
-    await house.connection.execute(
-        "INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages, "
-        "expires_at, details_sealed) SELECT x.id, $1, 'default', 'created', 'chunked', 'dictation', 'pro', "
-        "'{}', '{}', now(), x.sealed FROM unnest($2::text[], $3::bytea[]) AS x (id, sealed)",
-        house.tenant_id,
-        [f"ses_{number:024}" for number in range(count)],
-        [
-            house.stores.keyring.encrypt_json(DETAILS, f"session.details:ses_{number:024}")
-            for number in range(count)
-        ],
-    )
 
 
 async def under(connection: asyncpg.Connection, key: bytes) -> int:

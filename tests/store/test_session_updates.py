@@ -1,7 +1,5 @@
 """Changes, cancels and erasures against everything that happens to a session at the same moment."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 from schemas.destinations import DestinationChange
 from schemas.sessions import SessionChange
 from service.domain.idempotency import KeyedCall
-from service.domain.ids import DEFAULT_ACCOUNT, KeyId
+from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.results.models import VendorResult
 from service.store.queries import queries
 from tests.support.makers import (
@@ -23,19 +21,12 @@ from tests.support.makers import (
     make_principal,
     make_result,
 )
+from tests.support.sessions_in_store import ACTOR, erase, partial
 from tests.support.store_house import DETAILS, House
-
-ACTOR = KeyId("key_1")
 
 
 def done(template_id: Any) -> VendorResult:
     return make_result("completed", make_document(template_id))
-
-
-async def erase(house: House, session_id: Any) -> str:
-    async with house.stores.session_updates.locked(house.tenant_id, session_id, to_erase=True) as unit:
-        assert unit is not None
-        return await unit.erase(ACTOR)
 
 
 async def change(house: House, session_id: Any, lease: Any, **fields: Any) -> bool:
@@ -196,20 +187,6 @@ async def test_no_other_word_before_the_end_makes_anything_due(house, kind):
     session_id = await house.create(templates=[NOTE])
     assert (await house.hear(session_id, kind)).due == 0
     assert await house.value("SELECT count(*) FROM fetches") == 0
-
-
-async def partial(house: House, **letter: Any) -> Any:
-    session_id = await house.end(NOTE, LETTER)
-    failed = make_document(LETTER, **({"status": "failed", "data": None} | letter))
-    for job in await house.claim_fetches(session_id):
-        document = failed if job.template_id == LETTER else make_document(NOTE)
-        await house.fetch(job, make_result("partial", document, transcript="words"))
-    (job,) = await house.claim_fetches(session_id)
-    assert job.template_id == ""
-    await house.fetch(job, make_result("partial", make_document(NOTE), failed, transcript="words"))
-    await house.let_pass("fetches", "called_at", 60)
-    assert await house.value("SELECT status FROM sessions WHERE id = $1", session_id) == "partial"
-    return session_id
 
 
 async def test_a_completion_after_a_bad_ending_has_the_vendor_asked_once_without_a_filter(house):

@@ -13,8 +13,8 @@ import pytest
 from service.domain.errors import InvalidRequest, StoreUnavailable
 from service.domain.ids import Account
 from service.store.webhook_events import WebhookEventRows
-from tests.store.test_session_updates import erase, partial
 from tests.support.makers import LETTER, NOTE
+from tests.support.sessions_in_store import erase, partial
 from tests.support.store_house import House
 
 TOLD = [

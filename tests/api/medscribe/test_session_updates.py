@@ -7,10 +7,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.api.medscribe.test_sessions import begin, end, finished, get
 from tests.support.api_calls import expire
 from tests.support.bridge import Bridge
 from tests.support.medscribe_clients import browser_client, envelope
+from tests.support.medscribe_sessions import begin, end, finished, get
 
 DONE = {"status": "success", "message": "Session updated successfully"}
 

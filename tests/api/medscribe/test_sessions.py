@@ -1,14 +1,9 @@
 """Get Session in every state: status code, shape, filters; from our own store and never with a null."""
 
-from __future__ import annotations
-
-from typing import Any
-
-import httpx2
-
 from tests.support.api_calls import expire
 from tests.support.bridge import Bridge
-from tests.support.medscribe_clients import SECONDS, envelope, no_nulls, python_client
+from tests.support.medscribe_clients import SECONDS, envelope, python_client
+from tests.support.medscribe_sessions import begin, end, finished, get
 
 ALWAYS = {
     "session_id",
@@ -20,37 +15,9 @@ ALWAYS = {
     "audio_files",
     "additional_data",
 }
+
+
 RESULT = ALWAYS | {"completed_at", "model_used", "language_detected", "transcript", "templates"}
-
-
-async def begin(bridge: Bridge, **fields: Any) -> str:
-    body = {"upload_type": "chunked", "communication_protocol": "http"} | fields
-    session: str = (await bridge.api.post("/voice/v1/sessions", json=body)).json()["session_id"]
-    url = f"/voice/v1/sessions/{session}/audio/audio_0.wav"
-    assert (await bridge.api.post(url, content=b"RIFF dictation")).status_code == 200
-    return session
-
-
-async def end(bridge: Bridge, session: str) -> None:
-    answer = await bridge.api.post(f"/voice/v1/sessions/{session}/end", json={"audio_files_sent": 1})
-    assert answer.status_code == 202, answer.text
-
-
-async def get(bridge: Bridge, session: str, **params: str) -> httpx2.Response:
-    answer = await bridge.api.get(f"/voice/v1/sessions/{session}", params=params)
-    assert no_nulls(answer.json()), answer.text
-    assert answer.headers["cache-control"] == "no-store"
-    return answer
-
-
-async def finished(bridge: Bridge, outcome: str, **fields: Any) -> str:
-    """Bring a session to its ending at the vendor, and wait until it is ours."""
-    await bridge.start_worker()
-    session = await begin(bridge, **fields)
-    await bridge.vendor_settings(outcomes={session: outcome}, webhook_all_outcomes=True)
-    await end(bridge, session)
-    await bridge.reach(session, "completed", "partial", "failed", "expired")
-    return session
 
 
 async def test_before_the_end_it_is_initialized(house: Bridge) -> None:

@@ -23,7 +23,6 @@ from service.domain.errors import BodyTimeout
 from service.http_server.graceful_shutdown import PROTOCOLS
 from service.http_server.rlimits import allow_open_files
 from service.sandbox.serving import serve_app
-from tests.api.middleware.test_response_memory import lengthen
 from tests.support.api_calls import (
     call_arrived,
     chunk_head,
@@ -36,6 +35,7 @@ from tests.support.api_calls import (
     wire,
 )
 from tests.support.bridge import Bridge, open_bridge, random_bytes
+from tests.support.long_transcripts import lengthen
 from tests.support.routes import application
 
 MEBIBYTE = 1024 * 1024

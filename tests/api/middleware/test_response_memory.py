@@ -10,23 +10,11 @@ from service.bootstrap.container import open_stores
 from service.domain.ids import DocumentId, SessionId
 from service.store.documents import document_aad
 from service.store.session_queries import SessionQueries
-from service.store.sessions import transcript_aad
 from tests.support.api_calls import request_head, until, wire
 from tests.support.bridge import Bridge
+from tests.support.long_transcripts import lengthen
 
 MEBIBYTE = 1024 * 1024
-
-
-async def lengthen(house: Bridge, session_id: str, size: int) -> str:
-    """Give a session a transcript of so many bytes, and return it."""
-    transcript = f"{session_id} ".ljust(size, "य")[:size]
-    transcript = transcript.encode()[:size].decode(errors="ignore")
-    async with open_stores(house.settings) as stores:
-        encrypted = stores.keyring.encrypt(transcript.encode(), transcript_aad(session_id))
-    await house.database.execute(
-        "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, encrypted
-    )
-    return transcript
 
 
 async def test_pages_of_long_transcripts_are_short_and_hold_each_session_once(house: Bridge) -> None:

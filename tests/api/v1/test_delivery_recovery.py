@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.v1.test_deliveries import behave, listed, settled
 from tests.support.api_calls import invalid, problem, until
 from tests.support.bridge import Bridge
+from tests.support.received import behave, listed, settled
 
 LONG_AGO = "2020-01-01T00:00:00Z"
 

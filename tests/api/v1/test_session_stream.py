@@ -1,7 +1,5 @@
 """Live streams: frames both ways, and every way in which a stream begins and ends."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import contextlib
@@ -12,8 +10,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from service.app import create_app
 from service.bootstrap.container import open_stores
@@ -22,24 +20,8 @@ from service.http_server.graceful_shutdown import PROTOCOLS
 from service.sandbox.serving import serve_app
 from tests.support.api_calls import CallLimiter
 from tests.support.bridge import open_bridge
+from tests.support.live_streams import FRAME, arrived, opened, refusal
 from tests.support.rig import until
-
-FRAME = bytes(range(256)) * 12 + bytes(128)  # 3,200 bytes: 100 ms of PCM
-
-
-def opened(session: dict[str, Any], **options: Any) -> connect:
-    return connect(session["stream_url"], **({"compression": None, "proxy": None} | options))
-
-
-async def refusal(url: str) -> dict[str, Any]:
-    """Try to open a stream that must be refused; return the problem."""
-    with pytest.raises(InvalidStatus) as caught:
-        await connect(url, compression=None, proxy=None)
-    response = caught.value.response
-    assert response.headers["content-type"] == "application/problem+json"
-    problem = json.loads(response.body)
-    assert problem["status"] == response.status_code
-    return problem
 
 
 async def closing(stream: ClientConnection, seconds: float = 15) -> tuple[int, str]:
@@ -48,16 +30,6 @@ async def closing(stream: ClientConnection, seconds: float = 15) -> tuple[int, s
         await stream.wait_closed()
     assert stream.close_code not in {None, 1006}, "the connection broke without a close frame"
     return stream.close_code, stream.close_reason or ""
-
-
-async def arrived(bridge: Any, session: dict[str, Any], frames: int) -> dict[str, Any]:
-    """Wait until the vendor has so many frames."""
-
-    async def has_come() -> dict[str, Any] | None:
-        seen = (await bridge.seen(session["id"]))["stream"]
-        return seen if seen["frames"] >= frames else None
-
-    return await until(has_come)
 
 
 async def from_vendor(bridge: Any, session: dict[str, Any], **frame: Any) -> None:

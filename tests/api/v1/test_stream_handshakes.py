@@ -13,8 +13,8 @@ from websockets.exceptions import InvalidStatus
 
 from service.api.middleware.unauthenticated_limits import MAX_HANDSHAKES, HandshakeLimit
 from service.domain.errors import Overloaded
-from tests.api.v1.test_session_stream import FRAME, arrived, opened, refusal
 from tests.support.bridge import Bridge
+from tests.support.live_streams import FRAME, arrived, opened, refusal
 from tests.support.rig import until
 
 BEYOND = 30

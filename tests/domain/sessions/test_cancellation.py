@@ -17,8 +17,8 @@ from service.domain.errors import (
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.sessions.cancellation import SessionCanceller
 from service.domain.sessions.models import PendingCall
-from tests.domain.sessions.test_lifecycle import make_life
 from tests.support.fakes import MemorySessions, ScriptedVendor
+from tests.support.lifecycles import make_life
 from tests.support.makers import SESSION, TENANT, TurnedClock, make_lease
 
 AWAY = [

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.domain.sessions.test_lifecycle import make_life
 from tests.support.fakes import MemorySessions
+from tests.support.lifecycles import make_life
 from tests.support.makers import SESSION, TurnedClock, make_lease, make_plan
 from tests.support.vendor_calls import ScriptedEka
 

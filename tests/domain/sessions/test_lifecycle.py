@@ -3,8 +3,6 @@
 See docs/vendor.md#create-twice and docs/vendor.md#end-twice.
 """
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 
@@ -31,9 +29,9 @@ from service.domain.errors import (
 )
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account, SessionId, TemplateId
 from service.domain.results.models import VendorResult
-from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.sessions.models import EndState, PendingCall, SessionPlan, VendorEnd, VendorSession
 from tests.support.fakes import MemorySessions, ScriptedVendor
+from tests.support.lifecycles import Connections, make_life
 from tests.support.makers import (
     SESSION,
     TENANT,
@@ -45,10 +43,20 @@ from tests.support.makers import (
 )
 
 MADE = VendorSession(upload_url="https://api.eka.care/u", expires_at=None)
+
+
 LOST = VendorTimeout("no answer", sent=True)
+
+
 BROKEN = VendorFailure("500", sent=True)
+
+
 UNSENT = VendorUnavailable("refused", sent=False)
+
+
 REFUSED = VendorRefused("no", status=400, vendor_code="bad_request")
+
+
 OPEN, MISSING, PROCESSING = (
     make_result("open", upload_url="u"),
     make_result("missing"),
@@ -73,30 +81,6 @@ class Desk:
 
     async def end(self, **request: Any) -> None:
         await self.life.end(make_principal(), SESSION, SessionEnd(**request))
-
-
-class Connections:
-    """How often a stream is still found open; -1 is for ever."""
-
-    def __init__(self, open_looks: int = 0) -> None:
-        self.open_looks = open_looks
-        self.looks = 0
-
-    async def is_open(self, session_id: SessionId) -> bool:
-        self.looks += 1
-        return self.open_looks < 0 or self.looks <= self.open_looks
-
-
-def make_life(
-    store: MemorySessions, vendor: Any, clock: TurnedClock, streams: Connections | None = None
-) -> SessionLifecycle:
-    return SessionLifecycle(
-        store=store,
-        streams=streams or Connections(),
-        vendor=vendor,
-        clock=clock,
-        reconcile_after_seconds=120,
-    )
 
 
 def creating(*creates: Any, asks: tuple[Any, ...] = (MISSING,)) -> Desk:
@@ -325,9 +309,6 @@ def test_no_vendor_gets_a_second_end_whatever_is_lost(data, runs):
         assert vendor.ends == 1
 
 
-# Ending.
-
-
 def ended_state(**fields: Any) -> EndState:
     values: dict[str, Any] = {
         "account": DEFAULT_ACCOUNT,
@@ -462,9 +443,6 @@ async def test_a_failed_end_leaves_the_session_ended_and_the_debt_in_its_row(fai
     with pytest.raises(type(failure)):
         await desk.end()
     assert desk.store.recorded == ["end_begun", "postponed"]
-
-
-# Debts that their callers left behind.
 
 
 def make_owed(call: Any, **fields: Any) -> PendingCall:

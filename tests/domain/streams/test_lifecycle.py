@@ -28,8 +28,8 @@ from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease, SessionId, Tenan
 from service.domain.streams.lifecycle import Streams
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.relay import ClientGone
-from tests.domain.streams.test_relay import Side
 from tests.support.makers import SESSION, TENANT
+from tests.support.stream_sides import Side
 
 KEY = "capability"
 

@@ -1,55 +1,11 @@
 """The relay by itself: in which order both sides are closed, and that its counts are exact."""
 
-from __future__ import annotations
-
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from service.domain.streams.relay import ClientGone, CloseReason, Frame, Relay, Restarting, VendorGone
-
-
-class Side:
-    """One side in memory: frames to hand out, frames that were taken, and what it was told at the end."""
-
-    def __init__(self, name: str, log: list[str]) -> None:
-        self.name = name
-        self.log = log
-        self.coming: asyncio.Queue[Frame | Exception] = asyncio.Queue()
-        self.taken: list[Frame] = []
-        self.may_take = asyncio.Event()
-        self.may_take.set()
-        self.closed: tuple[Any, ...] | None = None
-        self.take: Callable[[bytes], bool] = lambda _: False
-        self.when_closed: Callable[[], None] = lambda: None
-
-    def give_frames(self, take: Callable[[bytes], bool]) -> None:
-        self.take = take
-
-    def send_now(self, frame: bytes) -> bool:
-        if self.may_take.is_set():
-            self.taken.append(frame)
-        return self.may_take.is_set()
-
-    async def receive(self) -> Frame:
-        frame = await self.coming.get()
-        if isinstance(frame, Exception):
-            raise frame
-        return frame
-
-    async def send(self, frame: Frame) -> None:
-        await self.may_take.wait()
-        self.taken.append(frame)
-
-    def abort(self) -> None:
-        self.log.append(f"{self.name} aborted")
-
-    async def close(self, code: int, *more: Any, **_: Any) -> None:
-        self.log.append(f"{self.name} closed")
-        self.when_closed()
-        self.closed = (code, *more)
+from tests.support.stream_sides import Side
 
 
 class Pair:

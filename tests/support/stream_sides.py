@@ -1,0 +1,48 @@
+"""One side of a relayed stream."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from service.domain.streams.relay import Frame
+
+
+class Side:
+    """One side in memory: frames to hand out, frames that were taken, and what it was told at the end."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name = name
+        self.log = log
+        self.coming: asyncio.Queue[Frame | Exception] = asyncio.Queue()
+        self.taken: list[Frame] = []
+        self.may_take = asyncio.Event()
+        self.may_take.set()
+        self.closed: tuple[Any, ...] | None = None
+        self.take: Callable[[bytes], bool] = lambda _: False
+        self.when_closed: Callable[[], None] = lambda: None
+
+    def give_frames(self, take: Callable[[bytes], bool]) -> None:
+        self.take = take
+
+    def send_now(self, frame: bytes) -> bool:
+        if self.may_take.is_set():
+            self.taken.append(frame)
+        return self.may_take.is_set()
+
+    async def receive(self) -> Frame:
+        frame = await self.coming.get()
+        if isinstance(frame, Exception):
+            raise frame
+        return frame
+
+    async def send(self, frame: Frame) -> None:
+        await self.may_take.wait()
+        self.taken.append(frame)
+
+    def abort(self) -> None:
+        self.log.append(f"{self.name} aborted")
+
+    async def close(self, code: int, *more: Any, **_: Any) -> None:
+        self.log.append(f"{self.name} closed")
+        self.when_closed()
+        self.closed = (code, *more)
