@@ -23,7 +23,7 @@ from service.api.request_classes import REQUEST_CLASS
 from service.api.v1.sessions import SessionPath
 from service.domain.api_keys.models import Principal
 from service.domain.errors import SessionErased, StoreUnavailable
-from service.domain.ids import SessionId
+from service.domain.ids import SessionId, TenantId
 from service.domain.sessions.change_polling import ChangePoller
 from service.http_server import on_shutdown
 
@@ -86,11 +86,13 @@ async def follow_events(
     queries = services.sessions.queries
     is_over = await queries.is_over(principal.tenant_id, SessionId(session_id))
     cursor = EventCursor()
-    if last_event_id is not None:
-        cursor = await EventCursor.resume(last_event_id, _pages(services, SessionId(session_id)))
-        if is_over and not await _has_more(services, SessionId(session_id), cursor):
-            return Response(None, status_code=204)
-    services.sessions.timeline_poller.check_capacity(principal.tenant_id)
+    # The permit bounds how many streams of a tenant resume at once: each reads the whole timeline.
+    with services.sessions.timeline_poller.permit(principal.tenant_id):
+        if last_event_id is not None:
+            pages = _pages(services, principal.tenant_id, SessionId(session_id))
+            cursor = await EventCursor.resume(last_event_id, pages)
+            if is_over and not await _has_more(services, principal.tenant_id, SessionId(session_id), cursor):
+                return Response(None, status_code=204)
     on_shutdown(request.scope, services.sessions.timeline_poller.close)
     return Stream(
         _follow(services, principal, SessionId(session_id), cursor),
@@ -99,19 +101,23 @@ async def follow_events(
     )
 
 
-async def _pages(services: Services, session_id: SessionId) -> AsyncGenerator[list[TimelineEntry], None]:
+async def _pages(
+    services: Services, tenant_id: TenantId, session_id: SessionId
+) -> AsyncGenerator[list[TimelineEntry], None]:
     """Read a timeline for a consumer that waits for nothing between the pages."""
     pages = services.sessions.queries.entry_pages(session_id)
     while True:
-        async with services.sessions.timeline_poller.reading:
+        async with services.sessions.timeline_poller.reading(tenant_id):
             page = await anext(pages, None)
             if page is None:
                 return
             yield page
 
 
-async def _has_more(services: Services, session_id: SessionId, cursor: EventCursor) -> bool:
-    async with aclosing(_pages(services, session_id)) as pages:
+async def _has_more(
+    services: Services, tenant_id: TenantId, session_id: SessionId, cursor: EventCursor
+) -> bool:
+    async with aclosing(_pages(services, tenant_id, session_id)) as pages:
         async for page in pages:
             if not all(cursor.has(entry) for entry in page):
                 return True
@@ -119,13 +125,13 @@ async def _has_more(services: Services, session_id: SessionId, cursor: EventCurs
 
 
 async def _next_events(
-    poller: ChangePoller, pages: AsyncIterator[list[TimelineEntry]], cursor: EventCursor
+    poller: ChangePoller, tenant_id: TenantId, pages: AsyncIterator[list[TimelineEntry]], cursor: EventCursor
 ) -> bytes | None:
     """Encode the new entries of the next page; None after the last one.
 
     A client that reads slowly keeps the bytes of one page in memory, and no more.
     """
-    async with poller.reading:
+    async with poller.reading(tenant_id):
         page = await anext(pages, None)
         if page is None:
             return None
@@ -148,7 +154,7 @@ async def _follow(
                 # an entry that was written between the two reads.
                 is_over = await queries.is_over(principal.tenant_id, session_id)
                 pages = queries.entry_pages(session_id, in_small_pages=cursor.is_empty)
-                while (events := await _next_events(poller, pages, cursor)) is not None:
+                while (events := await _next_events(poller, principal.tenant_id, pages, cursor)) is not None:
                     if events:
                         yield events
             except SessionErased:

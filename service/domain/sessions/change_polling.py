@@ -6,12 +6,13 @@ One task polls the database for all waiters of a process, so that many waiters c
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import structlog
 
 from schemas.sessions import Session
+from service.concurrency.fair_semaphore import FairSemaphore
 from service.domain.errors import StoreUnavailable, TooManyWatchers
 from service.domain.ids import SessionId, TenantId
 
@@ -73,8 +74,8 @@ class ChangePoller:
         self._task: asyncio.Task[None] | None = None
         self.is_closing = False
         # Held while a page of a timeline is read and encoded, so that many streams at once leave the event
-        # loop and the database to other calls.
-        self.reading = asyncio.Semaphore(_MAX_READING)
+        # loop and the database to other calls. Tenants take turns: one tenant's streams delay no other's.
+        self._reading = FairSemaphore(_MAX_READING)
 
     @property
     def waiting(self) -> int:
@@ -102,6 +103,10 @@ class ChangePoller:
             self._permits[tenant_id] -= 1
             if not self._permits[tenant_id]:
                 del self._permits[tenant_id]
+
+    def reading(self, tenant_id: TenantId) -> AbstractAsyncContextManager[None]:
+        """Hold the permit to read and encode one page of a timeline."""
+        return self._reading.permit(tenant_id)
 
     async def changed(self, session_id: SessionId, token: str, timeout_seconds: float) -> str | None:
         """Return the session's new token, or None after the timeout or when the process is closing."""
