@@ -1,11 +1,5 @@
 """A filtered and an unfiltered Get Session of each outcome, in each character.
 
-@pytest.fixture(params=list(CHARACTERS))
-async def house(bench: Bench, request: pytest.FixtureRequest) -> Bench:
-    await bench.settle(character=request.param, long_poll_seconds=0)
-    return bench
-
-
 See docs/vendor.md#filtered-document and docs/vendor.md#partial-success.
 """
 
@@ -27,6 +21,12 @@ GOOD = "a_note"
 
 
 CODE = "llm_structring_failure"
+
+
+@pytest.fixture(params=list(CHARACTERS))
+async def house(bench: Bench, request: pytest.FixtureRequest) -> Bench:
+    await bench.settle(character=request.param, long_poll_seconds=0)
+    return bench
 
 
 async def ask(house: Bench, session_id: str, **query: str) -> tuple[int, str]:

@@ -66,7 +66,7 @@ class Peer:
         return sum(
             each.get_write_buffer_size()
             for each in gc.get_objects()
-            if isinstance(each, asyncio.Transport)
+            if issubclass(type(each), asyncio.Transport)  # a weak proxy of something gone has no class to ask
             and (each.get_extra_info("peername") or ("", 0))[1] == self.port
         )
 
