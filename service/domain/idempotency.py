@@ -35,9 +35,10 @@ class Reservation(Struct, frozen=True, kw_only=True):
     """The outcome of reserving an Idempotency-Key for a call, and the session or destination it is about.
 
     `new`: the call runs now; `resumed`: it runs now, and an earlier try of `since` may have reached the
-    vendor; `established`: the vendor has that earlier session, only the answer was lost; `replayed`: `answer`
-    is the first call's; `reused`: the request differs; `running`: the first call is still under way;
-    `erased`: the session was erased or the destination removed, and the answer with it.
+    vendor; `established`: the vendor has that earlier session, only the answer was lost; `replayed`: the
+    first call was answered, with `answer` if that is stored; `reused`: the request differs; `running`: the
+    first call is still under way; `erased`: the session was erased or the destination removed, and the answer
+    with it.
     """
 
     kind: Literal["new", "resumed", "established", "replayed", "reused", "running", "erased"]

@@ -25,20 +25,22 @@ async def call_once_or_probe(
     *,
     maybe_sent: bool,
     clock: Clock,
-    before_repeat: BeforeRepeat | None = None,
+    before_repeat: BeforeRepeat,
 ) -> T:
     """Make a call that must not take effect twice: after a try without an answer, probe before repeating it.
 
-    `probe` returns the result of the call if it took effect, else None. Raises VendorError.
+    `probe` returns the result of the call if it took effect, else None. `before_repeat` raises when the call
+    must not be made again; the session may also be erased while the probe runs. Raises VendorError.
     """
     for attempt in range(1, _TRIES + 1):
+        is_repeat = attempt > 1 or maybe_sent
         try:
             if maybe_sent:
                 found = await probe()
                 if found is not None:
                     return found
                 maybe_sent = False
-            if attempt > 1 and before_repeat is not None:
+            if is_repeat:
                 await before_repeat()
             try:
                 return await call()

@@ -90,8 +90,9 @@ class IdempotencyKeys:
             return Reservation(kind="erased", object_id=found)
         if known["request_hash"] != call.request_hash:
             return Reservation(kind="reused", object_id=found)
-        if known["answer_sealed"] is not None:
-            answer = self._keyring.decrypt(known["answer_sealed"], answer_aad(found))
+        if known["is_answered"]:
+            encrypted = known["answer_sealed"]
+            answer = None if encrypted is None else self._keyring.decrypt(encrypted, answer_aad(found))
             return Reservation(kind="replayed", object_id=found, answer=answer)
         if not known["lease_is_over"]:
             return Reservation(kind="running", object_id=found)

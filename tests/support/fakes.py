@@ -126,6 +126,7 @@ class MemorySessions:
         self.missing: list[int] | None = None
         self.postponed_seconds: list[float] = []
         self.has_lease = True
+        self.was_cancelled = False
 
     async def insert_session(
         self, plan: SessionPlan, lease: Lease, *, lease_seconds: float, life_seconds: float
@@ -151,7 +152,7 @@ class MemorySessions:
         self.error_code = code
 
     async def is_cancelled(self, session_id: SessionId) -> bool:
-        return False
+        return self.was_cancelled
 
     async def reschedule_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> None:
         self.recorded.append("postponed")

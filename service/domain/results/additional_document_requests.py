@@ -94,7 +94,7 @@ class DocumentKeyStore(Protocol):
         ...
 
     async def finish(self, call: KeyedCall, session_id: SessionId, answer: bytes) -> None:
-        """Keep the answer that every repeat will get."""
+        """Record that the call was answered: a repeat then calls nobody."""
         ...
 
     async def abandon(self, call: KeyedCall, lease: Lease) -> None:
@@ -123,9 +123,11 @@ class AdditionalDocumentRequests:
     async def request(
         self, principal: Principal, session_id: SessionId, template_id: TemplateId, key: str | None
     ) -> KeyedAnswer:
-        """Request a document as `ask` does, or return the answer of the first call with this Idempotency-Key.
+        """Request a document as `ask` does; a repeat of the call with its Idempotency-Key requests nothing.
 
-        The answer is the current session. Raises as `ask`, IdempotencyKeyReused or IdempotencyInProgress.
+        The answer is always the current session. A stored copy would hold its transcript once more for each
+        key, and the API would read the copy without a reservation of memory. Raises as `ask`,
+        IdempotencyKeyReused or IdempotencyInProgress.
         """
         if key is None:
             await self.ask(principal, session_id, template_id)
@@ -138,21 +140,20 @@ class AdditionalDocumentRequests:
         if reserved.kind == "erased":
             raise SessionErased("the session of this Idempotency-Key was erased")
         check_reservation(reserved)
-        if reserved.answer is not None:
-            return KeyedAnswer(reserved.answer, is_replayed=True)
+        if reserved.kind == "replayed":
+            return KeyedAnswer(await self._answer(principal, session_id), is_replayed=True)
         try:
             await self.ask(principal, session_id, template_id, since=reserved.since)
-            answer = await self._answer(principal, session_id)
-            await self._idempotency.finish(call, session_id, answer)
+            await self._idempotency.finish(call, session_id, msgspec.json.encode({"id": session_id}))
         except (BridgeError, asyncio.CancelledError):
             await asyncio.shield(self._idempotency.abandon(call, lease))
             raise
-        return KeyedAnswer(answer, is_replayed=False)
+        return KeyedAnswer(await self._answer(principal, session_id), is_replayed=False)
 
     async def _check_exists(
         self, principal: Principal, session_id: SessionId, template_id: TemplateId
     ) -> None:
-        """Refuse to reserve a key for another tenant's session: its erasure would not find the key's row."""
+        """Refuse an erased session, or another tenant's, whose erasure would not find the row of a key."""
         async with self._store.opening(principal.tenant_id, session_id, template_id) as unit:
             if unit is None:
                 raise NotFound("no such session")
@@ -189,10 +190,15 @@ class AdditionalDocumentRequests:
             if since is not None and state.asked_until is not None and state.asked_until >= since:
                 return state.document_id
             await unit.begin(lease, _LEASE_SECONDS)
-        return await self._ask_vendor(state, session_id, template_id, lease)
+        return await self._ask_vendor(principal, state, session_id, template_id, lease)
 
     async def _ask_vendor(
-        self, state: AdditionalDocumentState, session_id: SessionId, template_id: TemplateId, lease: Lease
+        self,
+        principal: Principal,
+        state: AdditionalDocumentState,
+        session_id: SessionId,
+        template_id: TemplateId,
+        lease: Lease,
     ) -> str | None:
         async def call() -> Made:
             return Made(await self._vendor.make_document(state.account, session_id, template_id))
@@ -203,7 +209,13 @@ class AdditionalDocumentRequests:
 
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                made = await call_once_or_probe(call, look, maybe_sent=state.is_unclear, clock=self._clock)
+                made = await call_once_or_probe(
+                    call,
+                    look,
+                    maybe_sent=state.is_unclear,
+                    clock=self._clock,
+                    before_repeat=lambda: self._check_exists(principal, session_id, template_id),
+                )
         except VendorRefused:
             await self._store.withdraw(session_id, template_id, lease)
             raise

@@ -250,6 +250,10 @@ class SessionLifecycle:
         except TimeoutError:
             await self._reschedule(pending.session_id, pending.lease, pending.attempts)
             raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
+        except SessionEnded:
+            # Cancelled or erased meanwhile: the lease belongs to no call any more, and the cancel is due now.
+            await self._reschedule(pending.session_id, pending.lease, pending.attempts)
+            return
         except VendorError as error:
             await self._reschedule(pending.session_id, pending.lease, pending.attempts, error)
             raise
@@ -292,6 +296,7 @@ class SessionLifecycle:
             probe,
             maybe_sent=maybe_sent,
             clock=self._clock,
+            before_repeat=lambda: check_still_wanted(self._store, pending.session_id),
         )
 
     async def process_pending_call(self, pending: PendingCall) -> None:

@@ -6,8 +6,10 @@ ON CONFLICT (tenant_id, key_hash) DO NOTHING
 RETURNING session_id;
 
 -- name: lock
--- Reads a key that was used before and locks its row until the transaction ends.
-SELECT i.request_hash, i.session_id, i.answer_sealed, i.created_at, i.lease_until <= now() AS lease_is_over,
+-- Reads a key and locks its row; a repeat of makeDocument shows the present session, and reads no stored answer.
+SELECT i.request_hash, i.session_id, i.created_at, i.lease_until <= now() AS lease_is_over,
+       CASE WHEN i.route IS DISTINCT FROM 'makeDocument' THEN i.answer_sealed END AS answer_sealed,
+       i.answer_sealed IS NOT NULL AS is_answered,
        s.erased_at IS NOT NULL OR d.removed_at IS NOT NULL AS is_erased
 FROM idempotency_keys i
 LEFT JOIN sessions s ON s.id = i.session_id AND i.route IS DISTINCT FROM 'createDestination'

@@ -317,3 +317,23 @@ async def test_no_retry_sends_what_was_erased(house: Bridge, call: str) -> None:
     # The erasure tells EkaScribe of the cancel, by a PATCH without anything of the patient.
     assert await house.calls(pattern, method) == before + 1 + (call == "change")
     assert "Quillibrand-Newname" not in (await house.vendor.get(f"/_control/sessions/{session_id}")).text
+
+
+async def test_no_retry_of_an_end_reaches_an_erased_session(house: Bridge) -> None:
+    session_id = (await house.create(**FIELDS))["id"]
+    await house.put(session_id, 0)
+    await house.fault(f"{session_id}/end", method="POST", status=503, headers={"retry-after": "1"}, body={})
+    ending = asyncio.create_task(house.api.post(f"/v1/sessions/{session_id}/end", json={"chunks": 1}))
+
+    async def was_sent() -> bool:
+        return await house.calls(f"{session_id}/end", "POST") == 1
+
+    await until(was_sent)
+    await erase(house, session_id)
+    problem(await ending, 410, "session_erased")
+    assert await house.calls(f"{session_id}/end", "POST") == 1
+    # The end is over, so the cancel that waited for it is due at once.
+    row = await house.database.fetchrow(
+        "SELECT owed, owed_lease, owed_next_at <= now() AS is_due FROM sessions WHERE id = $1", session_id
+    )
+    assert tuple(row) == ("cancel", None, True)

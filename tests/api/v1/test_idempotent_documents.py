@@ -1,13 +1,23 @@
 """Idempotency-Key at POST /v1/sessions/{id}/documents: a lost answer makes no second document."""
 
 import asyncio
+import json
 from typing import Any
 
 import httpx2
 import pytest
+from msgspec.structs import replace
 
+from service.bootstrap.container import open_stores
+from service.domain.ids import SessionId, TemplateId
+from service.domain.results.additional_document_requests import AdditionalDocumentRequests
+from service.store.idempotency import answer_aad
+from service.store.session_queries import SessionQueries
 from tests.support.api_calls import clear_faults, invalid, problem, until
 from tests.support.bridge import Bridge
+from tests.support.fakes import ScriptedVendor
+from tests.support.long_transcripts import lengthen
+from tests.support.makers import TurnedClock, make_principal
 
 NOTE, OTHER = "eka_emr_template", "clinical_notes_template"
 PROCESS = "/process/template/"
@@ -57,7 +67,7 @@ async def kept(house: Bridge, session_id: str) -> Any:
     return await house.database.fetchrow(query, session_id)
 
 
-async def test_the_same_call_gets_the_same_answer_and_asks_once(house: Bridge) -> None:
+async def test_a_repeat_is_answered_and_asks_once(house: Bridge) -> None:
     session_id = await completed(house, patient={"id": "PAT-1", "name": "Asha Rao"})
     first = await ask(house, session_id, "k")
     assert first.status_code == 202, first.text
@@ -65,13 +75,77 @@ async def test_the_same_call_gets_the_same_answer_and_asks_once(house: Bridge) -
     assert "idempotency-replayed" not in first.headers
     await settle(house, session_id, "success")
     again = await ask(house, session_id, "k")
-    assert (again.status_code, again.content) == (202, first.content)
+    assert (again.status_code, again.json()) == (202, await house.session(session_id))
     assert again.headers["idempotency-replayed"] == "true"
     assert await asked(house, session_id) == 1
-    assert b"Asha" not in (await kept(house, session_id))["answer_sealed"]
     # Without the key, or with another one, it is a new document.
     assert (await ask(house, session_id, "k2")).status_code == 202
     assert await asked(house, session_id) == 2
+
+
+async def test_a_key_keeps_no_copy_of_the_session(house: Bridge) -> None:
+    session_id = await completed(house, patient={"id": "PAT-1", "name": "Asha Rao"})
+    transcript = await lengthen(house, session_id, 300_000)
+    assert (await ask(house, session_id, "k")).json()["transcript"] == transcript
+    encrypted = (await kept(house, session_id))["answer_sealed"]
+    assert len(encrypted) < 200
+    async with open_stores(house.settings) as stores:
+        assert json.loads(stores.keyring.decrypt(encrypted, answer_aad(session_id))) == {"id": session_id}
+    # A repeat shows the session as it is now.
+    changed = await lengthen(house, session_id, 200_000)
+    assert (await ask(house, session_id, "k")).json()["transcript"] == changed
+
+
+async def test_a_repeat_reserves_memory_for_the_transcript_and_for_nothing_else(house: Bridge) -> None:
+    session_id = await completed(house)
+    await lengthen(house, session_id, 300_000)
+    await ask(house, session_id, "k")
+    # An earlier version stored the whole session with each key. Such a copy is not even decrypted.
+    await house.database.execute(
+        "UPDATE idempotency_keys SET answer_sealed = $2 WHERE session_id = $1", session_id, bytes(300_000)
+    )
+    reserved: list[int] = []
+
+    async def reserve(size: int) -> None:
+        reserved.append(size)
+
+    async with open_stores(house.settings) as stores:
+        queries = SessionQueries(
+            stores.database, stores.keyring, stores.sessions, stores.streams, "", reserve
+        )
+        requests = AdditionalDocumentRequests(
+            store=stores.additional_documents,
+            idempotency=stores.idempotency,
+            vendor=ScriptedVendor(),
+            clock=TurnedClock(),
+            read=queries.session,
+        )
+        principal = replace(make_principal(), tenant_id=house.tenant_id)
+        again = await requests.request(principal, SessionId(session_id), TemplateId(OTHER), "k")
+    assert again.is_replayed
+    assert [300_000 <= size < 301_000 for size in reserved] == [True]
+
+
+@pytest.mark.parametrize("fault", [503, 500])
+async def test_no_retry_asks_for_a_document_of_an_erased_session(house: Bridge, fault: int) -> None:
+    """After a 503 the call is repeated, after a 500 a GET looks first; the erasure comes before either."""
+    session_id = await completed(house)
+    if fault == 503:
+        await house.fault(PROCESS, method="POST", status=503, headers={"retry-after": "1"}, body={}, times=1)
+    else:
+        await house.fault(PROCESS, method="POST", status=500, body={}, times=1)
+        await house.fault(f"{session_id}[?]", method="GET", delay_seconds=1.0, times=1)
+    asking = asyncio.create_task(ask(house, session_id, "k"))
+
+    async def was_sent() -> bool:
+        looks = await house.calls(f"{session_id}[?]", "GET")
+        return await asked(house, session_id) == 1 and (fault == 503 or looks == 1)
+
+    await until(was_sent)
+    assert (await house.api.delete(f"/v1/sessions/{session_id}")).status_code == 202
+    problem(await asking, 410, "session_erased")
+    assert await asked(house, session_id) == 1
+    problem(await ask(house, session_id, "k"), 410, "session_erased")
 
 
 async def test_another_template_or_session_is_refused(house: Bridge) -> None:

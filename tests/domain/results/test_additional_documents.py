@@ -74,6 +74,7 @@ class MemoryFurther:
 
     def __init__(self, found: AdditionalDocumentState | None) -> None:
         self.state = found
+        self.is_erased_after_begin = False
         self.recorded: list[Any] = []
 
     @asynccontextmanager
@@ -82,6 +83,8 @@ class MemoryFurther:
 
     async def begin(self, lease: Any, lease_seconds: float) -> None:
         self.recorded.append("begun")
+        if self.is_erased_after_begin:
+            self.state = state(is_erased=True)
 
     async def record_asked(self, *values: Any) -> None:
         self.recorded.append(("asked", values[3]))
@@ -174,6 +177,22 @@ async def test_a_vendor_that_is_away_leaves_it_to_be_found_out(error):
     with pytest.raises(type(error)):
         await desk.ask()
     assert desk.store.recorded == ["begun", "left"]
+
+
+@pytest.mark.parametrize(
+    ("found", "made", "calls"),
+    [
+        (state(), (UNSENT, "doc_x"), ["make"]),
+        (state(), (TIMEOUT, "doc_x"), ["make", "ask"]),
+        (state(is_pending=True, is_unclear=True), ("doc_x",), ["ask"]),
+    ],
+)
+async def test_nothing_is_asked_for_again_once_the_session_was_erased(found, made, calls):
+    desk = Asking(found, *made)
+    desk.store.is_erased_after_begin = True
+    with pytest.raises(SessionErased):
+        await desk.ask()
+    assert (desk.vendor.calls, desk.store.recorded) == (calls, ["begun", "left"])
 
 
 async def test_a_refusal_is_told_and_nothing_is_awaited():

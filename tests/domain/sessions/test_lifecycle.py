@@ -445,6 +445,21 @@ async def test_a_failed_end_leaves_the_session_ended_and_the_debt_in_its_row(fai
     assert desk.store.recorded == ["end_begun", "postponed"]
 
 
+@pytest.mark.parametrize(("first", "calls"), [(UNSENT, ["end"]), (LOST, ["end", "ask"])])
+async def test_an_end_is_not_repeated_once_the_session_was_cancelled_and_its_lease_is_released(first, calls):
+    desk = ending(first, VendorEnd(files_received=3), asks=(OPEN,))
+    desk.store.was_cancelled = True
+    await desk.end()
+    assert (desk.vendor.calls, desk.store.recorded) == (calls, ["end_begun", "postponed"])
+
+
+async def test_an_abandoned_end_is_not_made_when_the_session_was_cancelled_while_it_was_looked_for():
+    desk = ending(asks=(OPEN,))
+    desk.store.was_cancelled = True
+    await desk.life.process_pending_call(make_owed("end"))
+    assert (desk.vendor.calls, desk.store.recorded) == (["ask"], ["postponed"])
+
+
 def make_owed(call: Any, **fields: Any) -> PendingCall:
     values: dict[str, Any] = {
         "session_id": SESSION,
