@@ -36,7 +36,7 @@ class Reservation(Struct, frozen=True, kw_only=True):
 
     `new`: the call runs now; `resumed`: it runs now, and an earlier try of `since` may have reached the
     vendor; `established`: the vendor has that earlier session, only the answer was lost; `replayed`: the
-    first call was answered, with `answer` if that is stored; `reused`: the request differs; `running`: the
+    first call was answered, with `answer` if that is readable; `reused`: the request differs; `running`: the
     first call is still under way; `erased`: the session was erased or the destination removed, and the answer
     with it.
     """

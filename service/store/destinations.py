@@ -136,6 +136,12 @@ class DestinationRows:
         row = await self._one(tenant_id, destination_id)
         return decrypt_auth(self._keyring, destination_id, row["auth_sealed"])
 
+    async def signs_with(self, tenant_id: TenantId, destination_id: DestinationId, secret: str) -> bool:
+        """Return whether a secret still signs the destination's calls. Raises NotFound."""
+        row = await self._one(tenant_id, destination_id)
+        shown = RowDecryptor(self._database, _TABLE, destination_id)
+        return secret in await _secrets(self._keyring, shown, row, is_rotating=row["is_rotating"])
+
     async def _one(self, tenant_id: TenantId, destination_id: DestinationId) -> Record:
         row = await self._database.fetchrow(sql("destinations.one"), tenant_id, destination_id)
         if row is None:
@@ -306,11 +312,13 @@ class DestinationUnitRows(AuditedUnitRows):
         return await _destination(self._connection, self._keyring, row)
 
 
-async def _secrets(keyring: Keyring, shown: RowDecryptor, row: Record) -> list[str]:
+async def _secrets(
+    keyring: Keyring, shown: RowDecryptor, row: Record, *, is_rotating: bool = False
+) -> list[str]:
     """Decrypt the secrets that sign; an empty list if nobody can decrypt them any more."""
     return await shown.value(
         "secrets_sealed",
-        lambda: decrypt_secrets(keyring, row["id"], row["secrets_sealed"], is_rotating=False),
+        lambda: decrypt_secrets(keyring, row["id"], row["secrets_sealed"], is_rotating=is_rotating),
         [],
     )
 

@@ -9,6 +9,7 @@ from service.store.database import Database, LentConnection
 from service.store.encryption import Hasher, Keyring
 from service.store.queries import sql
 from service.store.sessions import SessionRows
+from service.store.tolerant_decryption import RowDecryptor
 
 # A repeat is recognised for a week: longer than any client's queue of unsent calls should live.
 IDEMPOTENCY_KEPT_SECONDS = 7 * 86_400.0
@@ -91,12 +92,22 @@ class IdempotencyKeys:
         if known["request_hash"] != call.request_hash:
             return Reservation(kind="reused", object_id=found)
         if known["is_answered"]:
-            encrypted = known["answer_sealed"]
-            answer = None if encrypted is None else self._keyring.decrypt(encrypted, answer_aad(found))
+            answer = await self._answer(connection, found, known["answer_sealed"])
             return Reservation(kind="replayed", object_id=found, answer=answer)
         if not known["lease_is_over"]:
             return Reservation(kind="running", object_id=found)
         return Reservation(kind="resumed", object_id=found, since=known["created_at"])
+
+    async def _answer(
+        self, connection: LentConnection, object_id: str, encrypted: bytes | None
+    ) -> bytes | None:
+        """Decrypt a stored answer; None if there is none, or if nobody can decrypt it any more."""
+        if encrypted is None:
+            return None
+        shown = RowDecryptor(connection, "idempotency_keys", object_id)
+        return await shown.value(
+            "answer_sealed", lambda: self._keyring.decrypt(encrypted, answer_aad(object_id)), None
+        )
 
     async def resume(
         self,

@@ -155,3 +155,25 @@ async def test_what_is_under_a_key_that_only_others_have_is_not_called_damaged(
         assert (await house.session(session_id))["error"]["code"] == "value_unreadable"
         assert (await house.api.get("/v1/sessions")).status_code == 200
         assert (await house.api.get("/v1/destinations")).json()["items"][0]["url"] == ""
+
+
+@DAMAGES
+@pytest.mark.parametrize("path", ["/v1/sessions", "/v1/destinations"])
+async def test_instead_of_a_damaged_kept_answer_a_repeat_shows_the_object_as_it_is(
+    house: Bridge, path: str, position: int
+) -> None:
+    body = {"url": "https://emr.example/hooks"} if path == "/v1/destinations" else FIELDS
+    headers = {"Idempotency-Key": "k"}
+    first = (await house.api.post(path, json=body, headers=headers)).json()
+    query = "SELECT answer_sealed FROM idempotency_keys WHERE session_id = $1"
+    encrypted = await house.database.fetchval(query, first["id"])
+    update = "UPDATE idempotency_keys SET answer_sealed = $2 WHERE session_id = $1"
+    await house.database.execute(update, first["id"], flipped(encrypted, position))
+    with capture_logs() as logs:
+        again = await house.api.post(path, json=body, headers=headers)
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
+    assert again.json() == (await house.api.get(f"{path}/{first['id']}")).json()
+    told = [each for each in logs if each["event"] == "value_unreadable"]
+    assert [(each["column"], each["row"]) for each in told] == [
+        ("idempotency_keys.answer_sealed", first["id"])
+    ]

@@ -1,7 +1,7 @@
 """Changes of destinations: add, change, rotate the secret, remove."""
 
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -9,7 +9,7 @@ from schemas.destinations import Destination, DestinationChange, DestinationCrea
 from service.domain.audit import Actor, AuditedUnit
 from service.domain.errors import NotFound
 from service.domain.idempotency import KeyedAnswer, KeyedCall, Reservation, check_reservation, keyed_call
-from service.domain.ids import DestinationId, new_destination_id
+from service.domain.ids import DestinationId, TenantId, new_destination_id
 
 
 class CheckCall(Protocol):
@@ -64,6 +64,14 @@ class DestinationStore(Protocol):
         """Open a transaction for an actor in the destinations of its tenant."""
         ...
 
+    async def one(self, tenant_id: TenantId, destination_id: DestinationId) -> Destination:
+        """Return a destination, without its secret. Raises NotFound."""
+        ...
+
+    async def signs_with(self, tenant_id: TenantId, destination_id: DestinationId, secret: str) -> bool:
+        """Return whether a secret still signs the destination's calls. Raises NotFound."""
+        ...
+
     async def find_key(self, call: KeyedCall) -> Reservation | None:
         """Return what the call's Idempotency-Key stands for; None when it was not used yet."""
         ...
@@ -89,24 +97,40 @@ class Destinations:
         """Add a destination, or give the answer that the Idempotency-Key was given before.
 
         The key's row, the destination, the answer and the audit entry commit together: a repeat never makes
-        a second destination, and never misses the secret. Raises as `add`, or IdempotencyKeyReused.
+        a second destination, and never misses the secret while that signs. Raises as `add`, or
+        IdempotencyKeyReused.
         """
         if key is None:
             return KeyedAnswer(msgspec.json.encode(await self.add(actor, request)), is_replayed=False)
         call = keyed_call(actor.tenant_id, "createDestination", key, request)
         # Before the checks: names of hosts may resolve differently by now, which must not fail a repeat.
-        known = await self._store.find_key(call)
-        if known is not None and (kept := _kept_answer(known)) is not None:
-            return kept
-        await self._check(request)
-        destination_id = new_destination_id()
-        async with self._store.changing(actor) as unit:
-            kept = _kept_answer(await unit.reserve_key(call, destination_id))
-            if kept is not None:
-                return kept
-            answer = msgspec.json.encode(await _add(unit, destination_id, request))
-            await unit.keep_answer(call, destination_id, answer)
-        return KeyedAnswer(answer, is_replayed=False)
+        reserved = await self._store.find_key(call)
+        if reserved is None or _must_run(reserved):
+            await self._check(request)
+            destination_id = new_destination_id()
+            async with self._store.changing(actor) as unit:
+                reserved = await unit.reserve_key(call, destination_id)
+                if _must_run(reserved):
+                    answer = msgspec.json.encode(await _add(unit, destination_id, request))
+                    await unit.keep_answer(call, destination_id, answer)
+                    return KeyedAnswer(answer, is_replayed=False)
+        return KeyedAnswer(await self._replay(actor.tenant_id, reserved), is_replayed=True)
+
+    async def _replay(self, tenant_id: TenantId, reserved: Reservation) -> bytes:
+        """Return the first call's answer, without its secret if a rotation has ended that secret.
+
+        An answer that nobody can decrypt any more is replaced by the destination as it is now.
+        """
+        if reserved.kind == "erased":
+            raise NotFound("the destination of this Idempotency-Key was removed")
+        check_reservation(reserved)
+        destination_id = DestinationId(reserved.object_id)
+        if reserved.answer is None:
+            return msgspec.json.encode(await self._store.one(tenant_id, destination_id))
+        shown: dict[str, Any] = msgspec.json.decode(reserved.answer)
+        if await self._store.signs_with(tenant_id, destination_id, shown.pop("secret", "")):
+            return reserved.answer
+        return msgspec.json.encode(shown)
 
     async def change(
         self, actor: Actor, destination_id: DestinationId, change: DestinationChange
@@ -145,10 +169,5 @@ async def _add(
     return added
 
 
-def _kept_answer(reservation: Reservation) -> KeyedAnswer | None:
-    if reservation.kind == "erased":
-        raise NotFound("the destination of this Idempotency-Key was removed")
-    check_reservation(reservation)
-    if reservation.answer is None:
-        return None
-    return KeyedAnswer(reservation.answer, is_replayed=True)
+def _must_run(reservation: Reservation) -> bool:
+    return reservation.kind in {"new", "resumed"}

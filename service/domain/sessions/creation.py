@@ -157,9 +157,11 @@ class SessionCreator:
         if reserved.kind == "erased":
             raise SessionErased("the session of this Idempotency-Key was erased")
         check_reservation(reserved)
-        if reserved.answer is not None:
-            return KeyedAnswer(reserved.answer, is_replayed=True)
         session_id = SessionId(reserved.object_id)
+        if reserved.kind == "replayed":
+            # The present session stands in for an answer that nobody can decrypt any more.
+            body = reserved.answer or await self._answer(principal, session_id)
+            return KeyedAnswer(body, is_replayed=True)
         try:
             await self._create_at_vendor(principal, plan, lease, reserved)
             body = await self._answer(principal, session_id)

@@ -26,7 +26,8 @@ LIMIT $4;
 
 -- name: one
 -- Returns one destination.
-SELECT *, coalesce(retry_after_until > now(), false) AS is_told_to_wait
+SELECT *, coalesce(retry_after_until > now(), false) AS is_told_to_wait,
+       coalesce(previous_until > now(), false) AS is_rotating
 FROM destinations WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL;
 
 -- name: change

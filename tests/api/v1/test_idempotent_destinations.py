@@ -10,6 +10,13 @@ from tests.support.api_calls import invalid, problem
 from tests.support.bridge import Bridge
 
 URL = "https://emr.example/hooks"
+AUTH = {
+    "type": "oauth2",
+    "token_url": "https://emr.example/token",
+    "client_id": "c",
+    "client_secret": "s",
+    "scope": "notes",
+}
 
 
 async def add(house: Bridge, key: str | None, url: str = URL, **fields: Any) -> httpx2.Response:
@@ -54,6 +61,24 @@ async def test_the_answer_stays_the_same_when_the_destination_changes(house: Bri
     assert (await house.api.patch(path, json={"enabled": False})).status_code == 200
     assert (await house.api.post(f"{path}/rotate-secret", json={})).status_code == 200
     assert (await add(house, "k")).content == first.content
+
+
+@pytest.mark.parametrize("overlaps", [[0], [3600, 3600], [3600, "over"]])
+async def test_a_repeat_shows_no_secret_that_signs_no_more(house: Bridge, overlaps: list[Any]) -> None:
+    first = await add(house, "k", headers={"X-Ward": "7"}, auth=AUTH)
+    destination_id = first.json()["id"]
+    for overlap in overlaps:
+        if overlap == "over":
+            await house.database.execute(
+                "UPDATE destinations SET previous_until = now() WHERE id = $1", destination_id
+            )
+            continue
+        assert (await add(house, "k", headers={"X-Ward": "7"}, auth=AUTH)).content == first.content
+        path = f"/v1/destinations/{destination_id}/rotate-secret"
+        assert (await house.api.post(path, json={"overlap_seconds": overlap})).status_code == 200
+    again = await add(house, "k", headers={"X-Ward": "7"}, auth=AUTH)
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
+    assert again.json() == {name: value for name, value in first.json().items() if name != "secret"}
 
 
 @pytest.mark.parametrize("other", [{"url": f"{URL}/2"}, {"enabled": False}, {"events": ["document.ready"]}])
