@@ -1,4 +1,4 @@
-"""Limits each account's calls to the vendor: so many at once, and none while its circuit breaker is open.
+"""Limits each account's calls to the vendor: so many at once, and none while the circuit breaker is open.
 
 A call first passes the circuit breaker (circuit_breaker.py) and then acquires a permit. Uploads have permits
 of their own, as many as all other calls together, so that slow uploads delay no session's end and slow
@@ -42,23 +42,24 @@ class _Permits(Struct, kw_only=True):
 
     size: int
     in_use: int = 0
-    queue: deque[asyncio.Future[bool]] = field(default_factory=deque)
+    queue: deque[tuple[TenantId | None, asyncio.Future[bool]]] = field(default_factory=deque)
 
     def release(self) -> None:
         """Give a permit back, to the call that has waited longest."""
         while self.queue:
-            waiting = self.queue.popleft()
+            _, waiting = self.queue.popleft()
             if not waiting.done():
                 waiting.set_result(True)
                 return
         self.in_use -= 1
 
-    def reject_all(self) -> None:
-        """Fail every call that waits: the circuit breaker opened."""
-        for waiting in self.queue:
-            if not waiting.done():
+    def reject(self, is_held_back: Callable[[TenantId | None], bool]) -> None:
+        """Fail every call that waits and that the circuit breaker, which opened, would not let through."""
+        kept = [each for each in self.queue if not is_held_back(each[0])]
+        for tenant, waiting in self.queue:
+            if is_held_back(tenant) and not waiting.done():
                 waiting.set_result(False)
-        self.queue.clear()
+        self.queue = deque(kept)
 
 
 class CallPermit:
@@ -99,7 +100,7 @@ class _AccountLimiter:
     async def permit(self, kind: Kind, operation: Operation, session: str) -> AsyncIterator[CallPermit]:
         tenant = CALLING_TENANT.get()
         self._check_breaker(operation, tenant)
-        await self._acquire(kind, operation)
+        await self._acquire(kind, operation, tenant)
         try:
             # The breaker may have opened while this call waited, or another call may be the probe.
             self._check_breaker(operation, tenant)
@@ -115,12 +116,14 @@ class _AccountLimiter:
                 self.breaker.record_failure(self._now(), began, session, error.retry_after_seconds, tenant)
                 raise
             except VendorRefused:
-                self.breaker.record_answer(self._now())  # the login was refused, which is an answer as well
+                # The login was refused, which is an answer as well.
+                self.breaker.record_answer(self._now(), tenant)
                 raise
             else:
                 self._record(permit, began, session, tenant)
             finally:
-                self._report_state(operation)
+                self._reject_held_back(tenant)
+                self._report_state(operation, tenant)
         finally:
             self._permits[kind].release()
 
@@ -131,20 +134,23 @@ class _AccountLimiter:
         elif permit.status is not None and permit.status >= _SERVER_ERRORS:
             self.breaker.record_failure(now, began, session, retry_after, tenant)
         else:
-            self.breaker.record_answer(now)
+            self.breaker.record_answer(now, tenant)
 
     def _check_breaker(self, operation: Operation, tenant: TenantId | None) -> None:
         wait = self.breaker.wait_seconds(self._now(), tenant)
         if wait:
-            raise self._held_back(operation, wait)
-        self._report_state(operation)
+            raise self._held_back(operation, tenant, wait)
+        self._report_state(operation, tenant)
 
-    def _held_back(self, operation: Operation, wait_seconds: float) -> VendorCallHeldBack:
+    def _held_back(
+        self, operation: Operation, tenant: TenantId | None, wait_seconds: float
+    ) -> VendorCallHeldBack:
         CALLS.labels(operation, "gate_closed").inc()
-        reason = "EkaScribe is not reachable" if self.breaker.is_down else "EkaScribe limits our calls"
+        is_down = self.breaker.is_down_for(tenant)
+        reason = "EkaScribe is not reachable" if is_down else "EkaScribe limits our calls"
         return VendorCallHeldBack(f"{reason}; it is tried again soon", retry_after_seconds=wait_seconds)
 
-    async def _acquire(self, kind: Kind, operation: Operation) -> None:
+    async def _acquire(self, kind: Kind, operation: Operation, tenant: TenantId | None) -> None:
         permits = self._permits[kind]
         if permits.in_use < permits.size:
             permits.in_use += 1
@@ -152,20 +158,21 @@ class _AccountLimiter:
         if len(permits.queue) >= _QUEUE_FACTOR * permits.size:
             raise self._queue_full(operation)
         waiting: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        permits.queue.append(waiting)
+        permits.queue.append((tenant, waiting))
         try:
             async with asyncio.timeout(self._max_queue_seconds):
                 has_permit = await waiting
         except BaseException as error:
             if waiting.done() and not waiting.cancelled() and waiting.result():
                 permits.release()  # the permit came at the moment at which this call gave up
-            elif waiting in permits.queue:
-                permits.queue.remove(waiting)
+            elif (tenant, waiting) in permits.queue:
+                permits.queue.remove((tenant, waiting))
             if isinstance(error, TimeoutError):
                 raise self._queue_full(operation) from None
             raise
         if not has_permit:
-            raise self._held_back(operation, self.breaker.wait_seconds(self._now()) or _TRY_AGAIN_SECONDS)
+            wait = self.breaker.wait_seconds(self._now(), tenant)
+            raise self._held_back(operation, tenant, wait or _TRY_AGAIN_SECONDS)
 
     def _queue_full(self, operation: Operation) -> VendorCallHeldBack:
         CALLS.labels(operation, "line_full").inc()
@@ -173,8 +180,15 @@ class _AccountLimiter:
             "too many calls to EkaScribe are under way", retry_after_seconds=_TRY_AGAIN_SECONDS
         )
 
-    def _report_state(self, operation: Operation) -> None:
-        """Log and count once that the breaker opened or closed, and reject the queue when it opened."""
+    def _reject_held_back(self, tenant: TenantId | None) -> None:
+        """Reject the waiting calls that the breaker holds back, if it does so for the tenant of this call."""
+        now = self._now()
+        if self.breaker.wait_seconds(now, tenant):
+            for permits in self._permits.values():
+                permits.reject(lambda each: self.breaker.wait_seconds(now, each) > 0)
+
+    def _report_state(self, operation: Operation, tenant: TenantId | None) -> None:
+        """Log and count once that the breaker opened or closed, for any tenant or the whole account."""
         now = self._now()
         is_open = self.breaker.is_open(now)
         if is_open == self._is_reported_open:
@@ -187,15 +201,12 @@ class _AccountLimiter:
         if not is_open:
             log.info("vendor_gate_opened", account=self._account)
             return
-        if self.breaker.down_tenant is None:
-            for permits in self._permits.values():
-                permits.reject_all()
         log.warning(
             "vendor_gate_closed",
             account=self._account,
-            cause="down" if self.breaker.is_down else "limited",
+            cause="down" if self.breaker.is_down_for(tenant) else "limited",
             operation=operation,
-            wait_seconds=round(self.breaker.wait_seconds(now, self.breaker.down_tenant), 3),
+            wait_seconds=round(self.breaker.wait_seconds(now, tenant), 3),
         )
 
 
@@ -237,13 +248,15 @@ class CallLimiters:
         return limiter.permit(kind, operation, session)
 
     def held_back_accounts(self) -> list[Account]:
-        """Return the accounts for which no call may be made now; `tenant:…` is one tenant of an account."""
-        now = self._now()
-        return [
-            account if (tenant := each.breaker.down_tenant) is None else Account(f"tenant:{tenant}")
-            for account, each in self._limiters.items()
-            if each.breaker.wait_seconds(now, each.breaker.down_tenant)
-        ]
+        """Return the accounts for which no call may be made now; `tenant:…` is one tenant of an account.
+
+        An account that is open as a whole is passed over only until tenants may probe it. Were it passed over
+        until the vendor answers, then no worker would make the call that learns of the answer.
+        """
+        now, breakers = self._now(), {account: each.breaker for account, each in self._limiters.items()}
+        accounts = [account for account, breaker in breakers.items() if breaker.wait_seconds(now)]
+        tenants = {each for breaker in breakers.values() for each in breaker.held_back_tenants(now)}
+        return accounts + [Account(f"tenant:{each}") for each in sorted(tenants)]
 
     def _count_open(self, label: str) -> int:
         now = self._now()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -11,8 +13,9 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from service.domain.errors import VendorCallHeldBack, VendorLimited, VendorRefused, VendorTimeout
-from service.domain.ids import DEFAULT_ACCOUNT, Account
+from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
 from service.domain.vendor_accounts import Credentials
+from service.domain.vendor_calls import CALLING_TENANT
 from service.eka.audio_client import AudioClient
 from service.eka.audio_formats import normalise_audio_format
 from service.eka.call_limiter import CallLimiters
@@ -22,6 +25,7 @@ from service.eka.tokens import TokenKeeper
 from tests.support.fakes import MemoryDownloads, MemoryTokens, allow_repeat
 from tests.support.makers import SESSION, TurnedClock
 
+MALLORY, HOSPITAL, THIRD = TenantId("ten_mallory"), TenantId("ten_hospital"), TenantId("ten_third")
 OWN = Account("ten_0123456789abcdef01234567")
 BASE = "https://eka.example"
 RULE = CircuitBreakerRule(failures=3, sessions=2)
@@ -53,17 +57,26 @@ class House:
         session: str = "s",
         *,
         account: Account = DEFAULT_ACCOUNT,
+        tenant: TenantId | None = None,
         kind: Any = "other",
         status: int = 200,
         asked: float | None = None,
         error: Exception | None = None,
     ) -> None:
-        async with self.call_limiters.permit(account, kind, "get", session) as permit:
-            if error is not None:
-                raise error
-            permit.record_answer(status, asked)
+        with calling(tenant):
+            async with self.call_limiters.permit(account, kind, "get", session) as permit:
+                if error is not None:
+                    raise error
+                permit.record_answer(status, asked)
 
-    async def hang(self, name: str, *, account: Account = DEFAULT_ACCOUNT, kind: Any = "other") -> None:
+    async def hang(
+        self,
+        name: str,
+        *,
+        account: Account = DEFAULT_ACCOUNT,
+        kind: Any = "other",
+        tenant: TenantId | None = None,
+    ) -> None:
         """Start a call, which is under way, or in the line, when this returns."""
 
         async def run() -> None:
@@ -72,13 +85,16 @@ class House:
                 await self.under_way[name].wait()
                 permit.record_answer(200)
 
-        self.calls.append(asyncio.create_task(run()))
+        with calling(tenant):
+            self.calls.append(asyncio.create_task(run()))
         await settle()
 
-    async def fail(self, *sessions: str, account: Account = DEFAULT_ACCOUNT) -> None:
+    async def fail(
+        self, *sessions: str, account: Account = DEFAULT_ACCOUNT, tenant: TenantId | None = None
+    ) -> None:
         for session in sessions:
             with pytest.raises(VendorTimeout):
-                await self.call(session, account=account, error=VendorTimeout("no", sent=True))
+                await self.call(session, account=account, tenant=tenant, error=VendorTimeout("no", sent=True))
 
     async def refused(self, **call: Any) -> float:
         with pytest.raises(VendorCallHeldBack) as closed:
@@ -91,6 +107,15 @@ class House:
         for call in self.calls:
             call.cancel()
         await asyncio.gather(*self.calls, return_exceptions=True)
+
+
+@contextmanager
+def calling(tenant: TenantId | None) -> Iterator[None]:
+    token = CALLING_TENANT.set(tenant)
+    try:
+        yield
+    finally:
+        CALLING_TENANT.reset(token)
 
 
 async def settle() -> None:
@@ -267,6 +292,56 @@ async def test_a_limit_holds_back_this_account_alone_for_as_long_as_it_says(by_l
     house.at += 9
     assert house.call_limiters.held_back_accounts() == []
     await house.call()
+
+
+async def test_workers_pass_over_a_tenant_whose_breaker_is_open_and_the_account_until_it_is_probed():
+    house = House()
+    await house.call("h", tenant=HOSPITAL)
+    await house.fail("a", "b", "c", tenant=MALLORY)
+    assert house.call_limiters.held_back_accounts() == [Account(f"tenant:{MALLORY}")]
+    await house.refused(tenant=MALLORY)
+    house.at += 61
+    await house.fail("a", tenant=MALLORY)  # its probe
+    await house.fail("t", "u", tenant=THIRD)
+    assert house.call_limiters.held_back_accounts() == [DEFAULT_ACCOUNT, Account(f"tenant:{MALLORY}")]
+    assert await house.refused(tenant=HOSPITAL) <= 1
+    house.at += 1.5
+    assert house.call_limiters.held_back_accounts() == [Account(f"tenant:{MALLORY}")]
+    await house.call("h", tenant=HOSPITAL)
+    assert house.call_limiters.held_back_accounts() == []
+
+
+async def test_of_the_calls_that_wait_only_those_of_the_tenant_whose_breaker_opens_are_rejected():
+    house = House(max_calls=1)
+    await house.call("h", tenant=HOSPITAL)
+    await house.hang("running", tenant=HOSPITAL)
+    await house.hang("mallory", tenant=MALLORY)
+    await house.hang("hospital", tenant=HOSPITAL)
+    for session in "abc":
+        with pytest.raises(VendorTimeout):
+            await house.call(session, kind="upload", tenant=MALLORY, error=VendorTimeout("no", sent=True))
+    await settle()
+    assert isinstance(house.calls[1].exception(), VendorCallHeldBack)
+    assert not house.calls[2].done()
+    house.under_way["running"].set()
+    await settle()
+    assert "hospital" in house.under_way
+    await house.end()
+
+
+@pytest.mark.parametrize("by_login", [False, True])
+async def test_a_limit_of_one_tenant_holds_back_its_own_calls_alone(by_login):
+    house = House()
+    for name in "abc":
+        if by_login:
+            limited = VendorLimited("no", sent=False, retry_after_seconds=9.0)
+            with pytest.raises(VendorLimited):
+                await house.call(name, tenant=MALLORY, error=limited)
+        else:
+            await house.call(name, tenant=MALLORY, status=429, asked=9.0)
+    assert await house.refused(tenant=MALLORY) == 9.0
+    assert house.call_limiters.held_back_accounts() == [Account(f"tenant:{MALLORY}")]
+    await house.call(tenant=HOSPITAL)
 
 
 async def test_how_many_circuits_are_open_is_shown_by_kind_of_account_under_both_names():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec import structs
 
 from service.domain.ids import TenantId
 from service.eka.circuit_breaker import CircuitBreaker, CircuitBreakerRule
@@ -237,29 +240,121 @@ TestAnyTraffic.settings = settings(max_examples=60, stateful_step_count=60, dead
 
 def fail_of(breaker: CircuitBreaker, at: float, tenant: TenantId, *sessions: str) -> None:
     for session in sessions:
+        breaker.record_start(at, tenant)
         breaker.record_failure(at, at, session, None, tenant)
 
 
+def call_always(breaker: CircuitBreaker, seconds: int, *tenants: TenantId) -> Iterator[float]:
+    """Let every call of these tenants fail, from 0 on; each calls four times a second when it may.
+
+    Yields the time after each round of calls.
+    """
+    for quarter in range(4 * seconds):
+        at = quarter / 4
+        for tenant in tenants:
+            if breaker.wait_seconds(at, tenant) == 0:
+                fail_of(breaker, at, tenant, f"{tenant}-{quarter % 8}")
+        yield at
+
+
 MALLORY, HOSPITAL, THIRD = TenantId("ten_mallory"), TenantId("ten_hospital"), TenantId("ten_third")
+FOURTH = TenantId("ten_fourth")
 
 
 def test_one_tenant_s_failures_hold_up_no_other_tenant_of_the_account():
     breaker = CircuitBreaker(RULE)
+    breaker.record_answer(0.5, HOSPITAL)
     fail_of(breaker, 1.0, MALLORY, "a", "b", "c", "d")
     assert breaker.wait_seconds(1.0, MALLORY) == 1.0
     assert breaker.wait_seconds(1.0, HOSPITAL) == 0
     breaker.record_start(1.0, HOSPITAL)
     assert breaker.wait_seconds(1.0, MALLORY) == 1.0  # another tenant's call is no probe
-    breaker.record_answer(1.1)
-    assert breaker.wait_seconds(1.1, MALLORY) == 0
+    breaker.record_answer(1.1, HOSPITAL)
+    assert breaker.wait_seconds(1.1, MALLORY) == pytest.approx(0.9)  # nor does its answer end the failures
+    breaker.record_answer(1.2, MALLORY)
+    assert breaker.wait_seconds(1.2, MALLORY) == 0
 
 
-def test_failures_of_a_second_tenant_hold_up_all():
+def test_one_failure_of_another_tenant_gives_a_failing_tenant_none_of_its_probes():
+    breaker, held_back, at = CircuitBreaker(RULE), 0, 1.0
+    breaker.record_answer(0.0, HOSPITAL)
+    fail_of(breaker, at, MALLORY, "a", "b", "c", "d")
+    fail_of(breaker, 65.0, HOSPITAL, "flake")
+    for quarter in range(4 * 66, 4 * 600):
+        at = quarter / 4
+        if breaker.wait_seconds(at, MALLORY) == 0:
+            fail_of(breaker, at, MALLORY, f"m{quarter % 8}")
+        if quarter % 20 == 0:
+            held_back += breaker.wait_seconds(at, HOSPITAL) > 0
+            breaker.record_start(at, HOSPITAL)
+            breaker.record_answer(at + 0.01, HOSPITAL)
+    assert held_back == 0
+
+
+@pytest.mark.parametrize("failing", [(MALLORY, THIRD), (MALLORY, THIRD, FOURTH)])
+def test_tenants_that_fail_hold_up_no_tenant_that_was_answered_within_the_window(failing):
     breaker = CircuitBreaker(RULE)
-    fail_of(breaker, 1.0, MALLORY, "a", "b", "c", "d")
-    fail_of(breaker, 1.2, HOSPITAL, "e")
-    assert breaker.wait_seconds(1.2, THIRD) > 0
+    breaker.record_answer(0.0, HOSPITAL)
+    for at in call_always(breaker, 59, *failing):
+        assert breaker.wait_seconds(at, HOSPITAL) == 0
+    for tenant in failing:
+        assert breaker.wait_seconds(59.0, tenant) > 0
+
+
+def test_the_account_is_open_as_a_whole_when_all_or_three_tenants_fail_and_none_is_answered():
     mixed = CircuitBreaker(RULE)
     fail_of(mixed, 1.0, MALLORY, "a", "b", "c")
     fail_of(mixed, 1.0, HOSPITAL, "e")
     assert mixed.wait_seconds(1.0, THIRD) == 1.0
+    breaker = CircuitBreaker(RULE)
+    breaker.record_start(0.0, FOURTH)  # it called lately, and its call has not failed
+    fail_of(breaker, 1.0, MALLORY, "a", "b", "c")
+    fail_of(breaker, 1.0, HOSPITAL, "e")
+    assert breaker.wait_seconds(1.0, FOURTH) == 0
+    fail_of(breaker, 1.0, THIRD, "f")
+    assert breaker.wait_seconds(1.0, FOURTH) == 1.0
+
+
+def test_in_an_account_that_is_open_each_tenant_has_probes_of_its_own_and_any_answer_closes_it():
+    breaker = CircuitBreaker(RULE)
+    list(call_always(breaker, 20, MALLORY, THIRD, FOURTH))
+    assert breaker.wait_seconds(20.0, HOSPITAL) == 0
+    breaker.record_start(20.0, HOSPITAL)
+    assert breaker.wait_seconds(20.0, HOSPITAL) == 2.0  # its next probe
+    breaker.record_answer(20.5, HOSPITAL)
+    assert [breaker.wait_seconds(20.5, each) for each in (HOSPITAL, MALLORY, THIRD, FOURTH)] == [0] * 4
+    assert not breaker.is_open(20.5)
+
+
+def test_a_vendor_that_is_down_gets_one_call_a_pause_of_each_further_tenant():
+    breaker = CircuitBreaker(RULE)
+    list(call_always(breaker, 2, MALLORY, THIRD, FOURTH))
+    probes = []
+    for at in range(2, 64):
+        if breaker.wait_seconds(at, HOSPITAL) == 0:
+            probes.append(at)
+            fail_of(breaker, at, HOSPITAL, f"h{at}")
+    assert probes == [2, 4, 8, 16, 32, 62]
+
+
+def test_a_limit_of_one_tenant_s_sessions_binds_no_other_tenant():
+    breaker = CircuitBreaker(RULE)
+    for session in "ab":
+        breaker.record_limit(1.0, 1.0, session, 30.0, MALLORY)
+    assert (breaker.wait_seconds(1.0, MALLORY), breaker.wait_seconds(1.0, HOSPITAL)) == (30.0, 0)
+    breaker.record_limit(1.0, 1.0, "c", 30.0, HOSPITAL)
+    breaker.record_answer(1.5, THIRD)
+    assert breaker.wait_seconds(2.0, HOSPITAL) == 0
+    breaker.record_limit(2.0, 2.0, "d", 30.0, HOSPITAL)
+    assert breaker.wait_seconds(2.0, HOSPITAL) == 30.0  # its second in a row
+
+
+def test_the_breaker_remembers_so_many_tenants_and_forgets_the_one_that_called_least_lately():
+    breaker = CircuitBreaker(structs.replace(RULE, max_tenants=2))
+    breaker.record_answer(0.0, MALLORY)
+    breaker.record_answer(0.0, HOSPITAL)
+    fail_of(breaker, 1.0, MALLORY, "a", "b", "c", "d")
+    breaker.record_answer(1.0, THIRD)
+    assert breaker.wait_seconds(1.0, MALLORY) > 0
+    breaker.record_answer(1.0, FOURTH)
+    assert (breaker.wait_seconds(1.0, MALLORY), breaker.is_open(1.0)) == (0, False)

@@ -27,6 +27,7 @@ from service.domain.ids import Account, Lease, SessionId, TenantId
 from service.domain.sessions.change_polling import tenant_quota
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.relay import SESSION_OVER, TAKEN_OVER, Client, CloseReason, Relay, VendorStream
+from service.domain.vendor_calls import CALLING_TENANT
 
 log = structlog.get_logger()
 
@@ -165,6 +166,7 @@ class Streams:
         if session is None:
             raise NotFound("no such stream")
         on_known()
+        CALLING_TENANT.set(session.tenant_id)
         await self._admit(session.tenant_id)
         _check_accepts_stream(session)
         if session.vendor_url is None:

@@ -28,6 +28,7 @@ from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease, SessionId, Tenan
 from service.domain.streams.lifecycle import Streams
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.relay import ClientGone
+from service.domain.vendor_calls import CALLING_TENANT
 from tests.support.makers import SESSION, TENANT
 from tests.support.stream_sides import Side
 
@@ -105,11 +106,13 @@ class House:
         self.client, self.vendor = Side("client", self.log), Side("vendor", self.log)
         self.refuses: Exception | None = None
         self.admitted: list[str] = []
+        self.called_for: list[TenantId | None] = []
         self.is_too_much = False
         self.streams = Streams(store=self.store, vendor=self, admit=self.admit)
 
     async def open(self, account: Account, session_id: SessionId, url: str) -> Any:
         assert url == "wss://vendor/stream"
+        self.called_for.append(CALLING_TENANT.get())
         if self.refuses is not None:
             raise self.refuses
         return self.vendor
@@ -179,6 +182,7 @@ async def test_a_vendor_that_cannot_be_reached_frees_the_stream() -> None:
         await house.run()
     assert house.store.holder is None
     assert [end.cause for end in house.store.ends] == ["vendor_unreachable"]
+    assert house.called_for == [TENANT]  # the circuit breaker counts the failure for this tenant
 
 
 async def test_a_live_client_keeps_others_out_and_a_silent_one_gives_way() -> None:
