@@ -12,9 +12,10 @@ IdempotencyKey = Annotated[
     str | None,
     HeaderParameter(
         name="Idempotency-Key",
-        description="Up to 255 printable characters without spaces, of your own making. The same key with "
-        "the same body gets the same answer, for a week; make one per dictation, destination or document "
-        "and reuse it when you repeat the call.",
+        description="Up to 255 printable characters without spaces, of your own making. For a week, the same "
+        "key with the same body does nothing twice: a repeated create gets the same answer, a repeated "
+        "destination its secret only while that signs, a repeated document its session as it is now. Make "
+        "one key per dictation, destination or document, and reuse it when you repeat the call.",
     ),
 ]
 
