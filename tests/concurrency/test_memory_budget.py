@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.api.middleware.admission_control import DiskBudget, Permit, RequestClass
+from service.api.middleware.admission_control import DiskBudget, Permit
+from service.api.middleware.request_class import RequestClass
 from service.concurrency.memory_budget import MemoryBudget
 
 PATIENT = 3600.0
@@ -120,8 +121,8 @@ async def test_two_that_go_away_at_once_leave_no_count_behind(*, is_granted: boo
 
 async def test_a_permit_gives_back_all_that_it_was_granted() -> None:
     memory, disk = MemoryBudget(100, patience_seconds=0.0, cooldown_seconds=0.0), DiskBudget(1000)
-    first = Permit(RequestClass("uploads", 4, max_per_tenant=3), disk, memory)
-    second = Permit(RequestClass("uploads", 4, max_per_tenant=3), disk, memory)
+    first = Permit(RequestClass("uploads", 4, max_per_holder=3), disk, memory)
+    second = Permit(RequestClass("uploads", 4, max_per_holder=3), disk, memory)
     assert await first.reserve_memory(60)
     assert await first.reserve_memory(30)
     assert not await second.reserve_memory(60)

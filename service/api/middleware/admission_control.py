@@ -11,10 +11,8 @@ body, such as logins, wait under the limits of unauthenticated_limits.py until t
 """
 
 import errno
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from random import randint
 from typing import Any
 
 import structlog
@@ -27,15 +25,14 @@ from service.api.middleware.error_response import send_problem
 from service.api.middleware.load_monitor import (
     BUFFER_BYTES,
     BUFFER_LIMIT_BYTES,
-    IN_WORK,
-    REFUSED,
     WEBHOOKS,
     LoadMonitor,
 )
+from service.api.middleware.request_class import RequestClass
 from service.api.middleware.request_context import RESPONSE_READY
 from service.api.middleware.response_memory import ResponseMemory, ResponsePermit, begin_response
 from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
-from service.api.request_classes import RequestClassName, class_of
+from service.api.request_classes import class_of
 from service.concurrency.memory_budget import UPLOADS_BYTES, MemoryBudget
 from service.domain.errors import BridgeError, CallerMistake, Overloaded
 from service.domain.ids import TenantId
@@ -47,8 +44,6 @@ log = structlog.get_logger()
 
 # A webhook takes about a quarter of the work of a call, so that many more may be in work.
 _WEBHOOKS_FACTOR = 4
-# A process that falls behind still admits so many requests of a class.
-_MIN_REQUESTS = 16
 # A body for which no memory is free waits so long, unread: usually another body is finished within that time,
 # and a body on disk costs several times as much CPU. After a wait without success, bodies go to the disk at
 # once for `_NO_WAIT_SECONDS`, because the clients that hold the memory are slow.
@@ -61,73 +56,6 @@ _TIMED_ELSEWHERE = frozenset({"uploads", "webhooks"})
 _VENDOR_OWNER = "vendor"
 _PERMIT = "ekabridge.permit"
 HandlerOf = Callable[[Any], BaseRouteHandler | None]
-
-# A random delay spreads the retries of refused clients.
-_RETRY_AFTER_SECONDS = (1, 4)
-
-
-class RequestClass:
-    """Counts the requests of one class and refuses those beyond its limits."""
-
-    def __init__(
-        self,
-        name: RequestClassName,
-        max_requests: int,
-        *,
-        max_per_tenant: int,
-        load_monitor: LoadMonitor | None = None,
-    ) -> None:
-        """`load_monitor` lowers the limit while the process falls behind; None keeps the limit constant."""
-        self.name = name
-        self.max_requests = max_requests
-        self.max_per_tenant = max_per_tenant
-        self.in_use = 0
-        self.in_use_by_tenant: Counter[TenantId] = Counter()
-        self._load_monitor = load_monitor
-        self._gauge = IN_WORK.labels(name)
-
-    def check(self) -> None:
-        """Raise Overloaded if the class is full at this moment."""
-        max_requests = self.max_requests
-        if self._load_monitor is not None:
-            reduced = int(max_requests * self._load_monitor.capacity_factor)
-            max_requests = max(min(max_requests, _MIN_REQUESTS), reduced)
-        if self.in_use >= max_requests:
-            raise self.refusal("places")
-
-    def acquire(self, tenant: TenantId | None) -> None:
-        """Count a request of a tenant; None is EkaScribe. Raises Overloaded at a limit."""
-        self.check()
-        if tenant is not None:
-            if self.in_use_by_tenant[tenant] >= self.max_per_tenant:
-                raise self.refusal("share")
-            self.in_use_by_tenant[tenant] += 1
-        self.in_use += 1
-        self._gauge.inc()
-
-    def release(self, tenant: TenantId | None) -> None:
-        """Count a request as finished."""
-        self.in_use -= 1
-        self._gauge.dec()
-        if tenant is not None:
-            self.in_use_by_tenant[tenant] -= 1
-            if not self.in_use_by_tenant[tenant]:
-                del self.in_use_by_tenant[tenant]
-
-    def refusal(self, reason: str) -> Overloaded:
-        """Count a refusal and return the error to raise."""
-        REFUSED.labels(self.name, reason).inc()
-        delay = randint(*_RETRY_AFTER_SECONDS)  # noqa: S311 - spreads retries, keeps no secret
-        return Overloaded(_DETAILS[reason], retry_after_seconds=delay)
-
-
-_DETAILS = {
-    "places": "more is in work here than can be answered in time",
-    "share": "more of your calls are in work here than one customer's share",
-    "connections": "more of your connections are open here than one customer's share",
-    "spool": "more audio is on its way here than can be kept",
-    "folder": "the folder for audio on its way is full or cannot be used",
-}
 
 
 class Permit:
@@ -307,7 +235,7 @@ class AdmissionControl:
         return 0
 
 
-def _make_classes(settings: Settings, load_monitor: LoadMonitor) -> dict[RequestClassName, RequestClass]:
+def _make_classes(settings: Settings, load_monitor: LoadMonitor) -> dict[str, RequestClass]:
     """Make the classes with their limits.
 
     A process that falls behind admits fewer reads and calls, but not fewer of the others: a client would send
@@ -319,14 +247,14 @@ def _make_classes(settings: Settings, load_monitor: LoadMonitor) -> dict[Request
     max_waits = 2 * MAX_WAITERS + max_requests
     classes = (
         RequestClass(
-            "reads", max_requests, max_per_tenant=tenant_quota(max_requests), load_monitor=load_monitor
+            "reads", max_requests, max_per_holder=tenant_quota(max_requests), load_monitor=load_monitor
         ),
         RequestClass(
-            "calls", max_requests, max_per_tenant=tenant_quota(max_requests), load_monitor=load_monitor
+            "calls", max_requests, max_per_holder=tenant_quota(max_requests), load_monitor=load_monitor
         ),
-        RequestClass("uploads", max_uploads, max_per_tenant=tenant_quota(max_uploads)),
-        RequestClass("webhooks", max_webhooks, max_per_tenant=max_webhooks),
-        RequestClass("waits", max_waits, max_per_tenant=tenant_quota(max_waits)),
+        RequestClass("uploads", max_uploads, max_per_holder=tenant_quota(max_uploads)),
+        RequestClass("webhooks", max_webhooks, max_per_holder=max_webhooks),
+        RequestClass("waits", max_waits, max_per_holder=tenant_quota(max_waits)),
     )
     return {request_class.name: request_class for request_class in classes}
 

@@ -10,11 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from random import randint
 
-from service.api.middleware.load_monitor import REFUSED
+from service.api.middleware.request_class import refusal
 from service.concurrency.memory_budget import CLIENT_ANSWERS_BYTES
-from service.domain.errors import Overloaded
 from service.domain.ids import TenantId
 from service.domain.sessions.change_polling import tenant_quota
 
@@ -88,11 +86,8 @@ class ResponseMemory:
         while not self._fits(permit, size):
             now = loop.time()
             if now >= deadline:
-                REFUSED.labels("answers", "memory").inc()
-                raise Overloaded(
-                    "more large answers are read here than there is memory for",
-                    retry_after_seconds=randint(*_RETRY_AFTER_SECONDS),  # noqa: S311 - spreads retries, keeps no secret
-                )
+                detail = "more large answers are read here than there is memory for"
+                raise refusal("answers", "memory", detail, _RETRY_AFTER_SECONDS)
             self._disconnect_slow(now)
             self._freed.clear()
             with suppress(TimeoutError):

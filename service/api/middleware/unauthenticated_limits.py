@@ -9,8 +9,6 @@ likely an attack.
 
 import asyncio
 import ipaddress
-from collections import Counter
-from random import randint
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,17 +16,17 @@ from litestar import Request
 from litestar.types import Receive
 from msgspec import Struct
 
-from service.api.middleware.load_monitor import GIVEN_UP, IN_WORK, REFUSED
-from service.domain.errors import BodyTimeout, BodyTooLarge, ClientDisconnected, Overloaded
+from service.api.middleware.load_monitor import GIVEN_UP, IN_WORK
+from service.api.middleware.request_class import RequestClass
+from service.domain.errors import BodyTimeout, BodyTooLarge, ClientDisconnected
 
 # One timer for each pool checks all its requests; a timer for each request would cost more.
 _CHECK_SECONDS = 0.05
 _MAX_BYTES = 65_536
 _MAX_ADDRESS_CHARACTERS = 64
-# After a restart of a process, the clients of all its streams reconnect at once, so the limit is high. A
-# random delay spreads the retries of refused clients.
+# After a restart of a process, the clients of all its streams reconnect at once, so the limit is high.
 MAX_HANDSHAKES = 256
-_RETRY_AFTER_SECONDS = (1, 4)
+_TOO_MANY_HANDSHAKES = "more streams are being opened here than can be answered in time"
 _LOGIN_PATH = "/connect-auth/v1/account/login"
 _READ_BEFORE_ROUTING = (_LOGIN_PATH, "/webhooks/eka")
 _TENANT_WEBHOOKS_PATH = "/webhooks/eka/{tenant}"
@@ -113,7 +111,7 @@ class UnauthenticatedPool:
     def __init__(self, limit: UnauthenticatedLimit, *, address_header: str | None) -> None:
         """`address_header` is the header in which a trusted proxy names the client's address, or None."""
         self.limit = limit
-        self._address_header = address_header.lower().encode() if address_header else None
+        self._address_header = _encoded(address_header)
         self._waits: dict[UnauthenticatedWait, None] = {}
         self._waits_by_address: dict[str, dict[UnauthenticatedWait, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -167,7 +165,7 @@ class UnauthenticatedPool:
     def wait(self, scope: Any) -> UnauthenticatedWait:
         """Begin the wait of a request; if pool or address are at their limit, end their oldest wait."""
         loop = asyncio.get_running_loop()
-        address = None if self._address_header is None else _address_of(scope, self._address_header)
+        address = _address_of(scope, self._address_header)
         if len(self._waits) >= self.limit.max_requests:
             self._give_up(next(iter(self._waits)), "places")
         wait = UnauthenticatedWait(self, address, loop.time())
@@ -229,10 +227,10 @@ class UnauthenticatedPool:
 class HandshakePermit:
     """The permit of one handshake while its capability is looked up, as a context manager."""
 
-    __slots__ = ("_address", "_is_released", "_limit")
+    __slots__ = ("_address", "_is_released", "_requests")
 
-    def __init__(self, limit: "HandshakeLimit", address: str | None) -> None:
-        self._limit = limit
+    def __init__(self, requests: RequestClass, address: str | None) -> None:
+        self._requests = requests
         self._address = address
         self._is_released = False
 
@@ -246,7 +244,7 @@ class HandshakePermit:
         """Release the permit: the capability is verified, or the handshake is over. May be called twice."""
         if not self._is_released:
             self._is_released = True
-            self._limit.release(self._address)
+            self._requests.release(self._address)
 
 
 class HandshakeLimit:
@@ -257,41 +255,19 @@ class HandshakeLimit:
     """
 
     def __init__(self, *, max_handshakes: int, max_per_address: int, address_header: str | None) -> None:
-        self._max_handshakes = max_handshakes
-        self._max_per_address = max_per_address
-        self._address_header = address_header.lower().encode() if address_header else None
-        self._in_use = 0
-        self._in_use_by_address: Counter[str] = Counter()
+        self._address_header = _encoded(address_header)
+        self._requests = RequestClass(
+            "handshakes",
+            max_handshakes,
+            max_per_holder=max_per_address,
+            details=dict.fromkeys(("places", "share"), _TOO_MANY_HANDSHAKES),
+        )
 
     def acquire(self, scope: Any) -> HandshakePermit:
         """Return a permit for a handshake. Raises Overloaded."""
-        address = None if self._address_header is None else _address_of(scope, self._address_header)
-        if self._in_use >= self._max_handshakes:
-            raise _refusal("places")
-        if address is not None:
-            if self._in_use_by_address[address] >= self._max_per_address:
-                raise _refusal("share")
-            self._in_use_by_address[address] += 1
-        self._in_use += 1
-        IN_WORK.labels("handshakes").inc()
-        return HandshakePermit(self, address)
-
-    def release(self, address: str | None) -> None:
-        """Count a handshake as finished."""
-        self._in_use -= 1
-        IN_WORK.labels("handshakes").dec()
-        if address is not None:
-            self._in_use_by_address[address] -= 1
-            if not self._in_use_by_address[address]:
-                del self._in_use_by_address[address]
-
-
-def _refusal(reason: str) -> Overloaded:
-    REFUSED.labels("handshakes", reason).inc()
-    return Overloaded(
-        "more streams are being opened here than can be answered in time",
-        retry_after_seconds=randint(*_RETRY_AFTER_SECONDS),  # noqa: S311 - spreads retries, keeps no secret
-    )
+        address = _address_of(scope, self._address_header)
+        self._requests.acquire(address)
+        return HandshakePermit(self._requests, address)
 
 
 class UnauthenticatedLimits:
@@ -327,8 +303,17 @@ class UnauthenticatedLimits:
         return self.logins if path == _LOGIN_PATH else self.webhooks
 
 
-def _address_of(scope: Any, header: bytes) -> str | None:
-    """Return the client's address: the last one in the header, as the client may forge the others."""
+def _encoded(address_header: str | None) -> bytes | None:
+    return address_header.lower().encode() if address_header else None
+
+
+def _address_of(scope: Any, header: bytes | None) -> str | None:
+    """Return the client's address: the last one in the header, as the client may forge the others.
+
+    None without a header that a trusted proxy sets.
+    """
+    if header is None:
+        return None
     for name, value in reversed(scope["headers"]):
         if name == header:
             address: str = value.decode("latin-1").rpartition(",")[2].strip()
