@@ -143,10 +143,15 @@ async def ping_store(stores: Stores) -> str:
 
     Raises if it does not answer, lacks our schema, or holds values under a key that we lack.
     """
-    state = await stores.database.ping()
-    await stores.encryption_keys.check()
-    await stores.hasher.load()
+    state, _ = await _ping_store(stores)
     return state
+
+
+async def _ping_store(stores: Stores) -> tuple[str, bool]:
+    state = await stores.database.ping()
+    is_registered = await stores.encryption_keys.check()
+    await stores.hasher.load()
+    return state, is_registered
 
 
 async def ping_store_for_requests(stores: Stores) -> str:
@@ -155,13 +160,14 @@ async def ping_store_for_requests(stores: Stores) -> str:
     Readiness runs before the first request, so the key is registered before it encrypts anything. A database
     that accepts no writes refuses the registration, too: then this process can still answer reads.
     """
-    state = await ping_store(stores)
-    with suppress(StoreUnavailable):
-        await stores.encryption_keys.begin()
+    state, is_registered = await _ping_store(stores)
+    if not is_registered:
+        with suppress(StoreUnavailable):
+            await stores.encryption_keys.register_first()
     return state
 
 
-async def check_keys(stores: Stores, check: Callable[[], Awaitable[None]]) -> None:
+async def check_keys(stores: Stores, check: Callable[[], Awaitable[object]]) -> None:
     """Run a check of the key registry; raises MissingKeyError with the unreadable values and the remedy."""
     try:
         await check()

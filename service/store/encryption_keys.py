@@ -22,17 +22,20 @@ class EncryptionKeyRows:
         self._database = database
         self._keyring = keyring
 
-    async def check(self) -> None:
-        """Raise MissingKeyError unless we have every key that encrypted anything and is not retired."""
-        await self._registered()
+    async def check(self) -> bool:
+        """Return whether our first key is registered.
+
+        Raises MissingKeyError unless we have every key that encrypted anything and is not retired.
+        """
+        return self._keyring.first in await self._registered()
 
     async def begin(self) -> None:
         """Check, and register our first key, which encrypts from now on. Raises MissingKeyError.
 
         A process that lacks a key registers none: its list is the wrong one.
         """
-        if self._keyring.first not in await self._registered():
-            await self._register_first()
+        if not await self.check():
+            await self.register_first()
 
     async def begin_command(self) -> None:
         """Check, and register our first key if it is the only one. Raises MissingKeyError or InvalidRequest.
@@ -46,7 +49,7 @@ class EncryptionKeyRows:
                 f"{' and '.join(registered)} does: start serve and worker with this list first, or use theirs"
             )
         if not registered:
-            await self._register_first()
+            await self.register_first()
 
     async def about(self) -> dict[str, Counter[str]]:
         """Estimate from a sample, by key, the number of values in each column; fast at any size."""
@@ -104,7 +107,8 @@ class EncryptionKeyRows:
             raise MissingKeyError(missing)
         return registered
 
-    async def _register_first(self) -> None:
+    async def register_first(self) -> None:
+        """Register our first key; `check` has said that it is not registered."""
         await self._database.execute(sql("encryption_keys.register"), self._keyring.first)
 
     def _shown(self, key_id: str, row: Any, counts: Counter[str]) -> EncryptionKey:
