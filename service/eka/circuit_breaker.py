@@ -61,7 +61,7 @@ class _FailureRow:
     def tenants(self) -> set[TenantId | None]:
         return {tenant for *_, tenant in self._failures}
 
-    def add(self, now: float, session: str, tenant: TenantId | None) -> bool:
+    def add(self, now: float, session: str, tenant: TenantId | None = None) -> bool:
         """Add a failure, and return whether those of the last minute are enough to open a breaker."""
         self._failures.append((now, session, tenant))
         while self._failures[0][0] < now - self._rule.within_seconds:
@@ -128,7 +128,6 @@ class _TenantBreaker:
         began: float,
         session: str,
         retry_after_seconds: float | None,
-        tenant: TenantId | None,
     ) -> None:
         asked = self._rule.bounded(retry_after_seconds)
         if self.is_down:
@@ -136,7 +135,7 @@ class _TenantBreaker:
             return
         if began <= self._answered_at:
             return  # another call was answered since, so this failure says nothing about the present
-        if self._failures.add(now, session, tenant):
+        if self._failures.add(now, session):
             self.open(now + max(self._rule.min_pause_seconds, asked))
 
 
@@ -220,7 +219,7 @@ class CircuitBreaker:
         tenant: TenantId | None = None,
     ) -> None:
         """Record a call that got no answer, or a 5xx; `began` is the time at which it was made."""
-        self._breaker_of(tenant).record_failure(now, began, session, retry_after_seconds, tenant)
+        self._breaker_of(tenant).record_failure(now, began, session, retry_after_seconds)
         self._note_state(now, tenant)
         if self._opened_at is not None:
             return
