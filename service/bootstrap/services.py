@@ -164,7 +164,7 @@ def _make_sessions(
         creator=SessionCreator(
             store=stores.sessions,
             idempotency=stores.idempotency,
-            life=lifecycle,
+            lifecycle=lifecycle,
             limits=discovery,
             read=queries.session,
         ),

@@ -14,7 +14,7 @@ import threading
 STOP_SECONDS = 35.0
 
 
-def start_on_leash(
+def start_guarded(
     command: list[str], environment: dict[str, str], log: int | None
 ) -> subprocess.Popen[bytes]:
     """Start a command that ends with this process; `log` takes its standard error, None shares ours."""
@@ -29,19 +29,19 @@ def start_on_leash(
     )
 
 
-def let_go(leash: subprocess.Popen[bytes]) -> int:
+def stop_guarded(guard: subprocess.Popen[bytes]) -> int:
     """Stop the command, wait until it is gone, and return its status."""
-    if leash.stdin:
+    if guard.stdin:
         with contextlib.suppress(BrokenPipeError):
-            leash.stdin.close()
-    return leash.wait(STOP_SECONDS + 5)
+            guard.stdin.close()
+    return guard.wait(STOP_SECONDS + 5)
 
 
 def main() -> int:
     """Run the command until it ends or standard input does."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)  # noqa: S603 - given by start_on_leash
+    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)  # noqa: S603 - given by start_guarded
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
 
     def follow_the_pipe() -> None:

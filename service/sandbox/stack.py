@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx2
 
-from service.sandbox.child_process import let_go, start_on_leash
+from service.sandbox.child_process import start_guarded, stop_guarded
 from service.sandbox.embedded.api import Embedded, start_embedded
 
 START_SECONDS = 60.0
@@ -98,11 +98,11 @@ def running_stack(
         finally:
             for name in ("serve", "worker", "sandbox"):
                 if name in stack.children:
-                    let_go(stack.children[name])
+                    stop_guarded(stack.children[name])
 
 
 def _start(stack: Stack, name: str, arguments: list[str], log: int | None) -> None:
-    stack.children[name] = start_on_leash([*_CLI, *arguments], stack.environment, log)
+    stack.children[name] = start_guarded([*_CLI, *arguments], stack.environment, log)
 
 
 def _wait_for(stack: Stack, name: str, url: str) -> None:

@@ -54,7 +54,7 @@ class Database:
         self._statement_cache_size = statement_cache_size
         self._pool: asyncpg.Pool[Record] | None = None
         self._longest_wait_seconds = 0.0
-        self._troubles = DatabaseState()
+        self._state = DatabaseState()
         # Whether a statement on our tables succeeded since the process started.
         self.was_reached = False
 
@@ -99,7 +99,7 @@ class Database:
                 self._lend(time.monotonic() - asked)
                 yield connection
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-            self._troubles.note(error)
+            self._state.note(error)
             is_older = isinstance(error, asyncpg.UndefinedTableError) and await self._has_revision()
             ours = StoreUnavailable(OLDER_SCHEMA) if is_older else store_error(error)
             if ours is None:
@@ -173,7 +173,7 @@ class Database:
         self.was_reached = True
         if row is not None and row["is_read_only"]:
             return READ_ONLY
-        return self._troubles.latest() or "ok"
+        return self._state.latest() or "ok"
 
 
 def storable(text: str | None) -> str | None:

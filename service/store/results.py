@@ -238,7 +238,7 @@ class SettleRows:
                 is_settled=row["is_settled"],
                 was_answered=row["was_answered"],
                 attempts=row["attempts"],
-                is_further=row["is_further"],
+                is_additional=row["is_additional"],
                 reason=row["reason"],
                 outcome=row["outcome"],
                 verdict=row["verdict"],

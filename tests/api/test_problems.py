@@ -6,7 +6,7 @@ import re
 import pytest
 
 from schemas.problems import STATUS_OF_CODE, TITLES
-from tests.support.api_calls import CallLimiter, hook, problem, request_head, v2_event, wire
+from tests.support.api_calls import DatabaseGate, hook, problem, request_head, v2_event, wire
 from tests.support.bridge import Bridge, open_bridge
 
 
@@ -126,7 +126,7 @@ async def test_calls_may_be_pipelined(house: Bridge) -> None:
 async def test_without_the_database_everything_says_so_and_comes_back(
     database_url: str, redis_url: str
 ) -> None:
-    gate = CallLimiter(database_url)
+    gate = DatabaseGate(database_url)
     await gate.open()
     try:
         async with open_bridge(gate.url, redis_url) as bridge:

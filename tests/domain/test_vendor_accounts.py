@@ -25,7 +25,7 @@ OWN = VendorAccount(
 HOSPITAL = Account(TENANT)
 
 
-class Stores:
+class OwnAccounts:
     """The domain's AccountStore, which counts."""
 
     def __init__(self, **own: VendorAccount) -> None:
@@ -46,7 +46,7 @@ class Watch:
 
 
 async def test_the_default_account_is_nobody_s_question():
-    rows = Stores()
+    rows = OwnAccounts()
     accounts = Accounts(default=DEFAULT, store=rows, time=Watch())
     assert await accounts.find(DEFAULT_ACCOUNT, fresh=True) == DEFAULT
     assert await accounts.webhook_secrets(DEFAULT_ACCOUNT) == ("default",)
@@ -54,7 +54,7 @@ async def test_the_default_account_is_nobody_s_question():
 
 
 async def test_a_tenant_s_account_is_kept_for_a_while_and_then_asked_for_again():
-    rows, watch = Stores(**{TENANT: OWN}), Watch()
+    rows, watch = OwnAccounts(**{TENANT: OWN}), Watch()
     accounts = Accounts(default=DEFAULT, store=rows, time=watch)
     for _ in range(3):
         assert await accounts.webhook_secrets(HOSPITAL) == ("one", "two")
@@ -68,7 +68,7 @@ async def test_a_tenant_s_account_is_kept_for_a_while_and_then_asked_for_again()
 
 
 async def test_whoever_asks_afresh_sees_a_change_at_once_and_so_does_everybody_after():
-    rows = Stores(**{TENANT: OWN})
+    rows = OwnAccounts(**{TENANT: OWN})
     accounts = Accounts(default=DEFAULT, store=rows, time=Watch())
     await accounts.find(HOSPITAL)
     rows.own_accounts[TENANT] = VendorAccount(credentials=Credentials(token="new"))
@@ -77,7 +77,7 @@ async def test_whoever_asks_afresh_sees_a_change_at_once_and_so_does_everybody_a
 
 
 async def test_an_account_that_was_just_given_works_at_once():
-    rows = Stores()
+    rows = OwnAccounts()
     accounts = Accounts(default=DEFAULT, store=rows, time=Watch())
     assert await accounts.webhook_secrets(HOSPITAL) is None
     with pytest.raises(VendorRefused):
@@ -88,7 +88,7 @@ async def test_an_account_that_was_just_given_works_at_once():
 
 @pytest.mark.parametrize("name", ["", "ten_", "default ", "../x", "ten_" + "g" * 23, "ten_" + "é" * 24, "\0"])
 async def test_what_cannot_be_a_tenant_is_not_asked_for(name: str):
-    rows = Stores()
+    rows = OwnAccounts()
     assert await Accounts(default=DEFAULT, store=rows, time=Watch()).find(Account(name)) is None
     assert rows.asked == []
 

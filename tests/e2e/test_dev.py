@@ -89,7 +89,7 @@ async def test_dev_runs_a_dictation_and_leaves_nothing_behind(dev: Dev, number: 
 
         await until(is_completed)
     family = dev.family()
-    assert len(family) >= 8  # three of ours, each with its leash, the guardian, PostgreSQL, Valkey
+    assert len(family) >= 8  # three of ours, each with its guard, the guardian, PostgreSQL, Valkey
     dev.process.send_signal(number)
     status = await asyncio.wait_for(dev.process.wait(), 40)
     assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)

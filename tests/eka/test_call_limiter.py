@@ -14,21 +14,16 @@ from structlog.testing import capture_logs
 
 from service.domain.errors import VendorCallHeldBack, VendorLimited, VendorRefused, VendorTimeout
 from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
-from service.domain.vendor_accounts import Credentials
 from service.domain.vendor_calls import CALLING_TENANT
-from service.eka.audio_client import AudioClient
 from service.eka.audio_formats import normalise_audio_format
 from service.eka.call_limiter import CallLimiters
-from service.eka.circuit_breaker import CircuitBreakerRule
-from service.eka.client import EkaClient
-from service.eka.tokens import TokenKeeper
-from tests.support.fakes import MemoryDownloads, MemoryTokens, allow_repeat
-from tests.support.makers import SESSION, TurnedClock
+from tests.support.fakes import allow_repeat
+from tests.support.makers import SESSION
+from tests.support.vendor_calls import open_client
 
+RULE = CircuitBreakerRule(failures=3, sessions=2)
 MALLORY, HOSPITAL, THIRD = TenantId("ten_mallory"), TenantId("ten_hospital"), TenantId("ten_third")
 OWN = Account("ten_0123456789abcdef01234567")
-BASE = "https://eka.example"
-RULE = CircuitBreakerRule(failures=3, sessions=2)
 
 
 class Sound:
@@ -360,24 +355,10 @@ async def test_an_upload_that_is_held_back_is_told_at_once_and_not_tried_again()
     for name in "abc":
         await house.call(name, status=429, asked=1.0)
 
-    async def credentials(account: Account, *, fresh: bool = False) -> Credentials:
-        return Credentials(token="static")
-
     async def fail(_: httpx2.Request) -> httpx2.Response:
         raise AssertionError("nothing is sent")
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(fail)) as http, AudioClient(BASE) as audio:
-        tokens = TokenKeeper(
-            http=http, store=MemoryTokens(), clock=TurnedClock(), base_url=BASE, credentials=credentials
-        )
-        client = EkaClient(
-            http=http,
-            audio=audio,
-            tokens=tokens,
-            call_limiters=house.call_limiters,
-            downloads=MemoryDownloads(),
-            base_url=BASE,
-        )
+    async with open_client(fail, call_limiters=house.call_limiters) as client:
         audio_format = normalise_audio_format("audio/wav")
         with pytest.raises(VendorCallHeldBack) as closed:
             await client.upload_audio(

@@ -12,16 +12,12 @@ import msgspec
 import pytest
 
 from service.domain.ids import DEFAULT_ACCOUNT, Account
-from service.domain.vendor_accounts import Credentials
 from service.domain.vendor_limits import Limits
-from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters
-from service.eka.client import EkaClient
 from service.eka.discovery import SEED_LIMITS
-from service.eka.tokens import TokenKeeper
 from service.eka.webhook_subscriptions import CONNECT_PATH, Subscriptions, webhook_endpoint
-from tests.support.fakes import MemoryDownloads, MemoryTokens
-from tests.support.makers import TENANT, TurnedClock
+from tests.support.makers import TENANT
+from tests.support.vendor_calls import open_client
 
 BASE = "https://eka.example"
 PROTOCOL_PATH = "/voice/v1/webhooks"
@@ -86,25 +82,10 @@ class Garbled(Vendor):
 async def subscriptions(
     vendor: Vendor, webhooks_url: str | None = BASE + PROTOCOL_PATH
 ) -> AsyncIterator[Subscriptions]:
-    async def credentials(_: Account, *, fresh: bool = False) -> Credentials:
-        return Credentials(token="token")
-
     async def limits() -> Limits:
         return msgspec.structs.replace(SEED_LIMITS, webhooks_url=webhooks_url)
 
-    transport = httpx2.MockTransport(vendor.take)
-    async with httpx2.AsyncClient(transport=transport) as http, AudioClient(BASE) as audio:
-        tokens = TokenKeeper(
-            http=http, store=MemoryTokens(), clock=TurnedClock(), base_url=BASE, credentials=credentials
-        )
-        client = EkaClient(
-            http=http,
-            audio=audio,
-            tokens=tokens,
-            call_limiters=CallLimiters(max_calls=8),
-            downloads=MemoryDownloads(),
-            base_url=BASE,
-        )
+    async with open_client(vendor.take, call_limiters=CallLimiters(max_calls=8), token="token") as client:
         yield Subscriptions(client=client, limits=limits)
 
 

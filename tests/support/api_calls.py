@@ -240,7 +240,7 @@ def v2_event(session_id: str, event: str = "v2rx.completed") -> dict[str, Any]:
     return {"event": event, "data": {"transaction_id": session_id, "status": "completed"}, "timestamp": "x"}
 
 
-class CallLimiter:
+class DatabaseGate:
     """A TCP door before PostgreSQL that can be shut: the database is then away, as in a failover."""
 
     def __init__(self, database_url: str) -> None:

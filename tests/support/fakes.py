@@ -437,7 +437,7 @@ class MemorySettle:
                 is_settled=row.outcome is not None,
                 was_answered=row.last_error is not None,
                 attempts=row.attempts,
-                is_further=row.asked is not None,
+                is_additional=row.asked is not None,
                 reason=row.last_error,
                 outcome=row.outcome,
                 verdict=row.verdict,

@@ -20,11 +20,51 @@ from tests.support.fakes import MemoryDownloads, MemoryTokens
 from tests.support.makers import TurnedClock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from service.concurrency.memory_budget import MemoryBudget
 
 BASE = "https://eka.example"
+
+
+@asynccontextmanager
+async def open_client(
+    answer: Callable[[httpx2.Request], Any],
+    *,
+    call_limiters: CallLimiters,
+    base_url: str = BASE,
+    token: str = "static",
+    memory: MemoryBudget | None = None,
+    downloads: MemoryDownloads | None = None,
+) -> AsyncIterator[EkaClient]:
+    """A client whose calls `answer` gets, but for audio, which goes over real connections to `base_url`."""
+
+    async def credentials(account: Account, *, fresh: bool = False) -> Credentials:
+        return Credentials(token=token)
+
+    async with AsyncExitStack() as stack:
+        script = httpx2.MockTransport(answer)
+        http = httpx2.AsyncClient(transport=script)
+        if memory is not None:
+            http = VendorHttp(memory, max_answer_bytes=10_000_000)
+            http._transport = script
+        await stack.enter_async_context(http)
+        audio = await stack.enter_async_context(AudioClient(base_url))
+        tokens = TokenKeeper(
+            http=http,
+            store=MemoryTokens(),
+            clock=TurnedClock(),
+            base_url=base_url,
+            credentials=credentials,
+        )
+        yield EkaClient(
+            http=http,
+            audio=audio,
+            tokens=tokens,
+            call_limiters=call_limiters,
+            downloads=downloads or MemoryDownloads(),
+            base_url=base_url,
+        )
 
 
 @dataclass
@@ -62,29 +102,11 @@ class ScriptedEka:
         With `memory` its large answers are counted.
         """
 
-        async def credentials(account: Account, *, fresh: bool = False) -> Credentials:
-            return Credentials(token="static")
-
-        async with AsyncExitStack() as stack:
-            script = httpx2.MockTransport(self.take)
-            http = httpx2.AsyncClient(transport=script)
-            if memory is not None:
-                http = VendorHttp(memory, max_answer_bytes=10_000_000)
-                http._transport = script
-            await stack.enter_async_context(http)
-            audio = await stack.enter_async_context(AudioClient(base_url))
-            tokens = TokenKeeper(
-                http=http,
-                store=MemoryTokens(),
-                clock=TurnedClock(),
-                base_url=base_url,
-                credentials=credentials,
-            )
-            yield EkaClient(
-                http=http,
-                audio=audio,
-                tokens=tokens,
-                call_limiters=CallLimiters(max_calls=2),
-                downloads=self.downloads,
-                base_url=base_url,
-            )
+        async with open_client(
+            self.take,
+            call_limiters=CallLimiters(max_calls=2),
+            base_url=base_url,
+            memory=memory,
+            downloads=self.downloads,
+        ) as client:
+            yield client

@@ -257,11 +257,11 @@ class DeliveryForwarder:
             return "paused", None, verdict.error_class
         if verdict.kind == "dead":
             return "dead", None, verdict.error_class
-        takes_no_place = job.is_probe or verdict.is_ours
+        is_unscheduled = job.is_probe or verdict.is_ours
         wait = schedule.forward_wait(
             self._schedule_seconds,
-            # A probe is made out of turn: it takes no place, and is not the last one.
-            min(job.scheduled + 1, len(self._schedule_seconds)) if takes_no_place else job.scheduled + 1,
+            # A probe is no attempt of the schedule: it uses none of its attempts up, and is never the last.
+            min(job.scheduled + 1, len(self._schedule_seconds)) if is_unscheduled else job.scheduled + 1,
             retry_after_seconds=verdict.retry_after_seconds,
             jitter=self._clock.jitter(),
         )

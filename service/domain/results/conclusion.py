@@ -32,7 +32,7 @@ async def conclude(unit: SettleUnit, clock: Clock, *, is_new: bool = False) -> b
         return await release(unit, clock)
     if unit.status not in {"processing", "partial", "completed"}:
         return False
-    fetches = [fetch for fetch in await unit.fetches() if not fetch.is_further]
+    fetches = [fetch for fetch in await unit.fetches() if not fetch.is_additional]
     unfiltered = next((fetch for fetch in fetches if fetch.template_id == UNFILTERED), None)
     templates = [fetch for fetch in fetches if fetch.template_id != UNFILTERED]
     if unfiltered is None and not unit.transcript:

@@ -125,7 +125,7 @@ class FetchState(Struct, frozen=True, kw_only=True):
     is_settled: bool
     was_answered: bool
     attempts: int
-    is_further: bool = False
+    is_additional: bool = False
     reason: str | None = None  # of the last answer that did not settle it
     outcome: str | None = None
     verdict: Verdict | None = None

@@ -219,7 +219,7 @@ async def _record_templates(unit: SettleUnit, job: FetchJob, result: VendorResul
         return await _record_template(unit, own, result.documents, result)
     waits = []
     for fetch in await unit.fetches():
-        if fetch.is_further or fetch.template_id == UNFILTERED:
+        if fetch.is_additional or fetch.template_id == UNFILTERED:
             continue
         documents = _of_template(result, fetch.template_id)
         if fetch.is_settled:
@@ -308,7 +308,7 @@ async def _close(
     if result is not None:
         await unit.record_result(result)
     fetches = [
-        each for each in await unit.fetches() if each.template_id != UNFILTERED and not each.is_further
+        each for each in await unit.fetches() if each.template_id != UNFILTERED and not each.is_additional
     ]
     if fetches and all(each.is_settled for each in fetches):
         # This call was for the transcript only, so the documents determine the status.

@@ -55,7 +55,7 @@ class ResultRefresher:
 
     def __init__(self, *, store: RefreshStore, wakeups: Wakeups) -> None:
         self._store = store
-        self._nudges = wakeups
+        self._wakeups = wakeups
 
     async def refresh(self, tenant_id: TenantId, session_id: SessionId, actor: str) -> None:
         """Schedule a new fetch of the results. Raises NotFound, SessionErased or SessionNotFinished."""
@@ -66,9 +66,9 @@ class ResultRefresher:
             raise SessionErased("the session was erased")
         if not found.is_requested:
             raise SessionNotFinished(f"the session is {found.status}; only an ended one has results")
-        self._nudges.results_due(session_id)
+        self._wakeups.results_due(session_id)
 
     async def hurry(self, tenant_id: TenantId, session_id: SessionId) -> None:
         """Make the fetches of an ended session due now, because a caller waits for its results."""
         if await self._store.hurry(tenant_id, session_id, _MIN_SECONDS_BETWEEN_CALLS):
-            self._nudges.results_due(session_id)
+            self._wakeups.results_due(session_id)

@@ -71,13 +71,13 @@ class SessionCreator:
         *,
         store: SessionStore,
         idempotency: IdempotencyStore,
-        life: SessionLifecycle,
+        lifecycle: SessionLifecycle,
         limits: VendorLimits,
         read: Callable[[TenantId, SessionId], Awaitable[Session]],
     ) -> None:
         self._store = store
         self._idempotency = idempotency
-        self._lifecycle = life
+        self._lifecycle = lifecycle
         self._limits = limits
         self._read = read
 

@@ -129,6 +129,6 @@ DELETE FROM fetches WHERE session_id = $1;
 -- name: of_session
 -- Lists every fetch of a session with its state.
 SELECT template_id, status = 'settled' AS is_settled, last_error IS NOT NULL AS was_answered, attempts,
-       asked IS NOT NULL AS is_further, last_error AS reason, outcome, verdict,
+       asked IS NOT NULL AS is_additional, last_error AS reason, outcome, verdict,
        extract(epoch FROM now() - verdict_since)::float8 AS verdict_seconds
 FROM fetches WHERE session_id = $1;

@@ -153,7 +153,7 @@ WHERE id = $1 AND owed_lease = $2 AND owed = 'cancel';
 UPDATE sessions SET status = 'partial' WHERE id = $1 AND status = 'processing';
 
 -- name: standings
--- Reads the status of each session, or that it is partial for now.
+-- Reads the status of each session; `incomplete` for a partial one that waits for more documents.
 SELECT id, CASE WHEN status = 'partial' AND settled_at IS NULL THEN 'incomplete' ELSE status END AS standing
 FROM sessions WHERE id = ANY($1);
 

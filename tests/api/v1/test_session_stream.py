@@ -18,7 +18,7 @@ from service.bootstrap.container import open_stores
 from service.domain.ids import new_session_id
 from service.http_server.graceful_shutdown import PROTOCOLS
 from service.sandbox.serving import serve_app
-from tests.support.api_calls import CallLimiter
+from tests.support.api_calls import DatabaseGate
 from tests.support.bridge import open_bridge
 from tests.support.live_streams import FRAME, arrived, opened, refusal
 from tests.support.rig import until
@@ -482,7 +482,7 @@ async def test_a_slow_vendor_slows_the_client_and_nothing_piles_up_in_between(br
 
 
 async def test_audio_goes_on_while_the_database_is_away(database_url, redis_url):
-    gate = CallLimiter(database_url)
+    gate = DatabaseGate(database_url)
     await gate.open()
     async with open_bridge(gate.url, redis_url) as bridge:
         session = await bridge.create(upload="stream")

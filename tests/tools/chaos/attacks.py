@@ -29,6 +29,7 @@ from service.store.sessions import transcript_aad
 from tests.support.bridge import add_tenant, make_settings
 from tests.support.rig import Rig, Running, open_rig, until
 from tests.tools.chaos.overload import REPORT, Caller, Tally, dictate, notify
+from tests.tools.chaos.resident_memory import ResidentMemory
 
 STRANGERS = 2000
 DRIP_SECONDS = 1.0
@@ -240,22 +241,6 @@ async def _for_ever(writer: asyncio.StreamWriter, number: int) -> None:
         await writer.drain()
 
 
-class MemoryBudget:
-    """The resident memory of a process, in MB, and its peak."""
-
-    def __init__(self, service: Running) -> None:
-        self._process = psutil.Process(service.process.pid)
-        self.peak = self.now()
-
-    def now(self) -> float:
-        return float(self._process.memory_info().rss) / 1e6
-
-    async def watch(self) -> None:
-        while True:
-            self.peak = max(self.peak, self.now())
-            await asyncio.sleep(0.02)
-
-
 async def fill(
     rig: Rig,
     service: Running,
@@ -265,7 +250,7 @@ async def fill(
     endless: int,
     uploads: int,
     seconds: float = ATTACK_SECONDS / 2,
-) -> tuple[float, MemoryBudget, dict[str, int]]:
+) -> tuple[float, ResidentMemory, dict[str, int]]:
     """Have readers that hardly read, answers without end, and uploads that stop before their end, at once."""
     api = await rig.client(service)
     session_id = (await api.post("/v1/sessions", json={})).json()["id"]
@@ -277,7 +262,7 @@ async def fill(
         await stores.database.execute(
             "UPDATE sessions SET transcript_sealed = $2 WHERE id = $1", session_id, encrypted
         )
-    memory = MemoryBudget(service)
+    memory = ResidentMemory(service, look_seconds=0.02)
     before, told = memory.now(), dict[str, int]()
     port = urlsplit(service.url).port or 0
     bearer = f"Host: test\r\nAuthorization: Bearer {rig.key}\r\n"

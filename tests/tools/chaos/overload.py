@@ -29,6 +29,7 @@ from service.store.migrate import migrate
 from tests.support.api_calls import signature, v2_event
 from tests.support.bridge import add_tenant, make_settings
 from tests.support.rig import Rig, Running, open_rig, until
+from tests.tools.chaos.resident_memory import ResidentMemory
 
 TENANTS = 8
 CLIENTS = 48
@@ -210,22 +211,6 @@ async def recovered(caller: Caller, key: str, usual: float) -> float:
     return monotonic() - started
 
 
-class MemoryBudget:
-    """The resident memory of a process, in MB, looked at ten times a second."""
-
-    def __init__(self, service: Running) -> None:
-        self._process = psutil.Process(service.process.pid)
-        self.peak = self.now()
-
-    def now(self) -> float:
-        return float(self._process.memory_info().rss) / 1e6
-
-    async def watch(self) -> None:
-        while True:
-            self.peak = max(self.peak, self.now())
-            await asyncio.sleep(0.1)
-
-
 async def measure(rig: Rig, keys: list[str]) -> str:
     """Find what is sustained, offer twice that, and return the page's table."""
     port = free_port()
@@ -245,7 +230,7 @@ async def measure(rig: Rig, keys: list[str]) -> str:
         await dictate(calm, keys[0])
         usual.append(monotonic() - began)
     rate = await sustained(calm, keys)
-    memory = MemoryBudget(service)
+    memory = ResidentMemory(service, look_seconds=0.1)
     before, watching = memory.now(), asyncio.create_task(memory.watch())
     crowd = Caller(own_port, Tally())
     done = await offer(crowd, keys, TIMES * rate)
