@@ -17,6 +17,7 @@ from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
 from service.domain.vendor_calls import CALLING_TENANT
 from service.eka.audio_formats import normalise_audio_format
 from service.eka.call_limiter import CallLimiters
+from service.eka.circuit_breaker import CircuitBreakerRule
 from tests.support.fakes import allow_repeat
 from tests.support.makers import SESSION
 from tests.support.vendor_calls import open_client
