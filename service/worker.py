@@ -14,7 +14,7 @@ from service.api.readiness import Readiness
 from service.bootstrap.container import (
     Stores,
     make_accounts,
-    make_session_lifecycle,
+    make_pending_calls,
     open_stores,
     open_vendor,
     ping_store,
@@ -89,8 +89,9 @@ class WorkerProcess:
         fetcher = ResultFetcher(store=stores.results, vendor=vendor, clock=clock, count=count_fetch)
         deliveries = make_delivery_pool(_make_forwarder(settings, stores, sender, clock))
         fetches = make_fetch_pool(fetcher, vendor, deliveries, max_concurrency=settings.eka_max_concurrency)
-        lifecycle = make_session_lifecycle(settings, stores, vendor)
-        pending_calls = make_pending_call_pool(lifecycle, vendor, stores.sessions)
+        pending_calls = make_pending_call_pool(
+            make_pending_calls(settings, stores, vendor, fetcher), vendor, stores.sessions
+        )
         sweep = Sweep(
             leases=stores.leases,
             idempotency=stores.idempotency,

@@ -103,6 +103,7 @@ CHUNK = ChunkStored(
     bytes=160_044,
     sha256="918c4f183ceeee8ac0f215cc9374863e7394ca38d0c7424e1bc96a47b9ba0d39",
     file_name="audio_0.wav",
+    state="stored",
 )
 DOCUMENT = Document(
     id=_DOCUMENT_ID,

@@ -8,10 +8,13 @@ from functools import partial
 import structlog
 from msgspec import Struct
 
+from service.domain.audio.handover import AudioHandover
 from service.domain.clock import CheckedClock, SystemClock
 from service.domain.destinations.changes import Destinations
 from service.domain.errors import StoreUnavailable
+from service.domain.results.fetching import ResultFetcher
 from service.domain.sessions.lifecycle import SessionLifecycle
+from service.domain.sessions.pending_calls import PendingCalls
 from service.domain.vendor_accounts import Accounts, Credentials, VendorAccount
 from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters
@@ -117,7 +120,7 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
         vendor_accounts=VendorAccountRows(database, keyring),
         sessions=sessions,
         streams=StreamRows(database, keyring, hasher),
-        audio=AudioRows(database),
+        audio=AudioRows(database, keyring, max_held_bytes=settings.held_audio_max_bytes),
         results=ResultRows(database, keyring),
         result_refresh=ResultRefreshRows(database),
         deliveries=DeliveryRows(database, keyring),
@@ -273,6 +276,20 @@ def make_session_lifecycle(settings: Settings, stores: Stores, vendor: EkaClient
         vendor=vendor,
         clock=SystemClock(),
         reconcile_after_seconds=settings.reconcile_after_seconds,
+    )
+
+
+def make_pending_calls(
+    settings: Settings, stores: Stores, vendor: EkaClient, fetcher: ResultFetcher
+) -> PendingCalls:
+    """Make what the worker needs for the vendor calls that no caller finished."""
+    return PendingCalls(
+        store=stores.sessions,
+        lifecycle=make_session_lifecycle(settings, stores, vendor),
+        vendor=vendor,
+        handover=AudioHandover(store=stores.audio, vendor=vendor),
+        fail=fetcher.fail,
+        clock=SystemClock(),
     )
 
 

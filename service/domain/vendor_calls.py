@@ -1,5 +1,6 @@
 """Retries of vendor calls, among them calls that must not take effect twice."""
 
+import math
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TypeVar
@@ -97,8 +98,10 @@ async def reschedule(
     lease: Lease,
     attempts: int,
     error: BaseException | None = None,
+    *,
+    max_seconds: float = math.inf,
 ) -> None:
-    """Leave a pending call to the sweep, with a longer wait after each try.
+    """Leave a pending call to the sweep, with a longer wait after each try, up to `max_seconds`.
 
     A call that an open circuit breaker held back does not count as a try.
     """
@@ -106,5 +109,7 @@ async def reschedule(
         wait = schedule.held_back_wait(error.retry_after_seconds, jitter=clock.jitter())
         await store.release_pending_call(session_id, lease, wait)
         return
-    wait = schedule.error_wait(attempts + 2, retry_after_seconds=None, jitter=clock.jitter())
+    wait = schedule.error_wait(
+        attempts + 2, retry_after_seconds=None, jitter=clock.jitter(), max_seconds=max_seconds
+    )
     await store.reschedule_pending_call(session_id, lease, wait)

@@ -15,8 +15,9 @@ from service.domain.errors import StoreUnavailable
 from service.domain.ids import UNFILTERED, Account, SessionId
 from service.domain.results.fetching import ResultFetcher
 from service.domain.results.models import FetchJob
-from service.domain.sessions.lifecycle import PENDING_CALL_LEASE_SECONDS, SessionLifecycle
+from service.domain.sessions.lifecycle import PENDING_CALL_LEASE_SECONDS
 from service.domain.sessions.models import PendingCall
+from service.domain.sessions.pending_calls import PendingCalls
 from service.eka.client import EkaClient
 from service.forwarding.timeout_policy import silent_holders, silent_holders_of_tenant
 from service.jobs.instrumentation import traced_call, traced_delivery, traced_fetch
@@ -90,21 +91,28 @@ def make_fetch_pool(
 
 
 def make_pending_call_pool(
-    lifecycle: SessionLifecycle, vendor: EkaClient, sessions: SessionRows
+    pending_calls: PendingCalls, vendor: EkaClient, sessions: SessionRows
 ) -> JobPool[PendingCall]:
     """Return the pool of calls whose outcome at the vendor is unknown, or that were never made."""
+
+    async def run(job: PendingCall) -> None:
+        await pending_calls.process(job)
+        if job.held_seconds is not None:
+            # The next call of this session may be due: the handover after the create, the end after it.
+            await pool.wake(None)
 
     async def claim(_: SessionId | None, limit: int, at_quota: Collection[str]) -> list[PendingCall]:
         passed_over = _passed_over(vendor, at_quota)
         return await sessions.claim_pending_calls(limit, PENDING_CALL_LEASE_SECONDS, passed_over)
 
-    return JobPool(
+    pool = JobPool[PendingCall](
         "owed",
         size=_MAX_PENDING_CALLS,
         claim=claim,
-        run=traced_call(lifecycle.process_pending_call),
+        run=traced_call(run),
         quotas=account_quotas(_MAX_PENDING_CALLS_OF_ACCOUNT),
     )
+    return pool
 
 
 def account_quotas(max_jobs: int) -> list[HolderQuota[Any]]:

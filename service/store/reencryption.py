@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from schemas.encryption_keys import ReencryptionPass
 from service.domain.ids import TenantId
-from service.store import destinations, documents, outbox, sessions
+from service.store import audio, destinations, documents, outbox, sessions
 from service.store.database import Database
 from service.store.encryption import DecryptionError, Keyring, head_of, key_id_of, secret_aad
 from service.store.idempotency import answer_aad
@@ -101,6 +101,12 @@ ENCRYPTED_TABLES = (
         read=sql("reencryption.read_events"),
         write=sql("reencryption.write_events"),
         columns=(("body_sealed", outbox.event_aad),),
+    ),
+    EncryptedTable(
+        name="audio_blocks",
+        read=sql("reencryption.read_audio_blocks"),
+        write=sql("reencryption.write_audio_blocks"),
+        columns=(("data_sealed", audio.block_aad),),
     ),
     EncryptedTable(
         name="idempotency_keys",

@@ -133,6 +133,7 @@ async def erase_rows(
     for statement in (
         sql("erasure.webhooks"),
         sql("erasure.fetches"),
+        sql("erasure.audio_blocks"),
         sql("erasure.chunks"),
         sql("erasure.documents"),
         sql("erasure.deliveries"),

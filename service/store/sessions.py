@@ -139,6 +139,34 @@ class SessionRows:
         """Return whether the session was cancelled, or erased while it ran."""
         return await self._database.fetchrow(sql("sessions.is_cancelled"), session_id) is not None
 
+    async def hold_create(self, session_id: SessionId, lease: Lease, seconds: float) -> bool:
+        """Hold a create call that the vendor did not answer; false if the lease was lost."""
+        row = await self._database.fetchrow(sql("sessions.hold_create"), session_id, lease, seconds)
+        return await self._was_ours(session_id, row)
+
+    async def read_plan(self, session_id: SessionId, lease: Lease) -> SessionPlan | None:
+        """Return the plan of a held create call; None if the lease was lost."""
+        row = await self._database.fetchrow(sql("sessions.plan"), session_id, lease)
+        if row is None:
+            return None
+        return SessionPlan(
+            id=session_id,
+            tenant_id=TenantId(row["tenant_id"]),
+            account=Account(row["account"]),
+            upload=row["upload"],
+            mode=row["mode"],
+            model=row["model"],
+            templates=row["templates"],
+            languages=row["languages"],
+            transcript_language=row["transcript_language"],
+            details=decrypt_details(self._keyring, session_id, row["details_sealed"]),
+        )
+
+    async def renew_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> bool:
+        """Renew the lease of a pending call; false if it was lost."""
+        row = await self._database.fetchrow(sql("sessions.renew_pending_call"), session_id, lease, seconds)
+        return row is not None
+
     async def record_never_created(
         self, session_id: SessionId, lease: Lease, code: str, message: str
     ) -> None:
@@ -165,7 +193,7 @@ class SessionRows:
             if row is None:
                 yield None
                 return
-            sequences = await connection.fetch(sql("audio.stored_sequences"), session_id)
+            sequences = await connection.fetch(sql("audio.sequences"), session_id)
             heard = None
             if row["upload"] == "stream":
                 heard = await connection.fetchrow(sql("streams.has_audio"), session_id)
@@ -177,11 +205,16 @@ class SessionRows:
             )
 
     async def record_end_confirmed(
-        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd
+        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd, *, reconcile_seconds: float
     ) -> EndRecorded:
         """Record that the vendor knows of the end, and compare its list of files with our chunks."""
         row = await self._database.fetchrow(
-            sql("sessions.record_end_told"), session_id, lease, confirmed.files_received, confirmed.sequences
+            sql("sessions.record_end_told"),
+            session_id,
+            lease,
+            confirmed.files_received,
+            confirmed.sequences,
+            reconcile_seconds,
         )
         missing = row["audio_missing"] if row is not None else None
         if missing is not None:
@@ -205,6 +238,7 @@ class SessionRows:
                 attempts=row["owed_attempts"],
                 upload=row["upload"],
                 chunks=row["chunks"],
+                held_seconds=row["held_seconds"],
                 traceparent=row["traceparent"],
             )
             for row in rows
@@ -256,6 +290,7 @@ class EndRows:
             templates=row["templates"],
             pending_call=row["owed"],
             pending_call_is_free=row["owed_lease"] is None or bool(row["owed_due"]),
+            is_held=row["is_held"],
             is_past=row["is_past"],
             sequences=sequences,
             has_stream_audio=has_stream_audio,
@@ -267,6 +302,14 @@ class EndRows:
     async def begin(self, lease: Lease, *, lease_seconds: float, reconcile_seconds: float) -> None:
         """End the session: lease its pending end call to us, and schedule a fetch for each template."""
         await self._connection.execute(sql("sessions.begin_end"), self._session_id, lease, lease_seconds)
+        await self._schedule_fetches(reconcile_seconds)
+
+    async def begin_held(self, *, reconcile_seconds: float) -> None:
+        """End the session here: its pending calls go on, and the end call comes after them."""
+        await self._connection.execute(sql("sessions.begin_held_end"), self._session_id)
+        await self._schedule_fetches(reconcile_seconds)
+
+    async def _schedule_fetches(self, reconcile_seconds: float) -> None:
         await self._connection.execute(sql("results.forget_probes"), self._session_id)
         templates: list[TemplateId] = [TemplateId(name) for name in self.state.templates] or [UNFILTERED]
         await self._connection.execute(

@@ -37,7 +37,7 @@ from service.domain.sessions.models import (
 )
 from service.domain.vendor_accounts import TokenState
 from service.eka.http_exchange import SMALL_ANSWER_BYTES
-from tests.support.makers import SESSION, TENANT, make_fetch_job, make_lease
+from tests.support.makers import SESSION, TENANT, make_fetch_job, make_lease, make_plan
 
 
 class ScriptedVendor:
@@ -145,6 +145,18 @@ class MemorySessions:
             self.created = found
         return self.has_lease
 
+    async def hold_create(self, session_id: SessionId, lease: Lease, seconds: float) -> bool:
+        if self.has_lease:
+            self.recorded.append("create_held")
+            self.postponed_seconds.append(seconds)
+        return self.has_lease
+
+    async def read_plan(self, session_id: SessionId, lease: Lease) -> SessionPlan | None:
+        return make_plan() if self.has_lease else None
+
+    async def renew_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> bool:
+        return self.has_lease
+
     async def record_never_created(
         self, session_id: SessionId, lease: Lease, code: str, message: str
     ) -> None:
@@ -167,7 +179,7 @@ class MemorySessions:
         yield MemoryEnd(self, self.state) if self.state is not None else None
 
     async def record_end_confirmed(
-        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd
+        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd, *, reconcile_seconds: float
     ) -> EndRecorded:
         self.recorded.append("end_told")
         self.told = confirmed
@@ -194,6 +206,9 @@ class MemoryEnd:
         self._store.state = msgspec.structs.replace(
             self.state, status="processing", pending_call="end", pending_call_is_free=False
         )
+
+    async def begin_held(self, *, reconcile_seconds: float) -> None:
+        self._store.recorded.append("held_end_begun")
 
     async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:
         self._store.recorded.append("end_taken_over")

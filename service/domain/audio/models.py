@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from schemas.audio import ChunkState
 from schemas.sessions import Upload
 from service.domain.ids import Account, Lease, SessionId, TenantId
 
@@ -55,10 +56,29 @@ class ChunkClaim(Struct, frozen=True, kw_only=True):
     session_status: str
     upload: Upload
     is_created: bool
+    # Other audio or the create call of this session is held, so that this chunk waits behind it.
+    is_held: bool
     is_past: bool
     is_erased: bool
     lease: Lease | None
     stored_sha256: str | None
     stored_bytes: int | None
     stored_file_name: str | None
-    is_stored: bool
+    # The state of an earlier chunk with this sequence; None while it is being sent.
+    state: ChunkState | None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the sequence has a chunk that was confirmed to the client."""
+        return self.state is not None
+
+
+class HeldChunk(Struct, frozen=True, kw_only=True):
+    """A chunk that ekabridge holds for the vendor; `sha256` is hexadecimal."""
+
+    session_id: SessionId
+    sequence: int
+    sha256: str
+    size: int
+    audio_format: AudioFormat
+    file_name: str

@@ -1,13 +1,16 @@
-"""Uploads chunks of audio to the vendor: reserves the sequence, sends the bytes, records the chunk.
+"""Accepts chunks of audio: reserves the sequence, sends the bytes to the vendor, records the chunk.
 
-Clients may repeat an upload of the same bytes as often as they like.
+If the vendor does not take the bytes now, ekabridge holds them in PostgreSQL and hands them over later
+(service/domain/audio/handover.py). Clients may repeat an upload of the same bytes as often as they like.
 """
 
 import asyncio
 from typing import Protocol
 from uuid import uuid4
 
-from schemas.audio import ChunkStored
+import structlog
+
+from schemas.audio import ChunkState, ChunkStored
 from schemas.sessions import Upload
 from service.domain.api_keys.models import Principal
 from service.domain.audio.models import Audio, AudioFormat, ChunkClaim, ChunkPlan
@@ -22,10 +25,11 @@ from service.domain.errors import (
     SessionNotReady,
     VendorRefused,
     VendorTimeout,
+    VendorUnavailable,
     VendorUnreachable,
     WrongUpload,
 )
-from service.domain.ids import Lease, SessionId
+from service.domain.ids import Lease, SessionId, TenantId
 from service.domain.sessions.ports import SessionStore
 from service.domain.vendor import Vendor
 from service.domain.vendor_calls import check_still_wanted
@@ -50,9 +54,23 @@ class AudioStore(Protocol):
         """End the lease but keep the sequence reserved: the vendor may have the bytes."""
         ...
 
+    async def hold(self, chunk: ChunkPlan, audio: Audio, *, due_seconds: float) -> bool:
+        """Store the bytes, encrypted, and make their handover due; False if the lease was lost.
+
+        Raises SessionEnded if the session accepts no more audio.
+        """
+        ...
+
+    async def has_room(self, tenant_id: TenantId, size: int) -> bool:
+        """Return whether so many more bytes may be held for the tenant."""
+        ...
+
+
+log = structlog.get_logger()
 
 _UPLOAD_DEADLINE_SECONDS = 50.0
 _LEASE_SECONDS = 60.0
+_HANDOVER_AFTER_SECONDS = 1.0
 OPEN_STATUSES = frozenset({"created", "recording"})
 _WRONG_UPLOAD = {
     "stream": "this session was created with upload: stream; it takes no chunks",
@@ -70,7 +88,7 @@ def chunk_file_name(sequence: int, audio_format: AudioFormat) -> str:
 
 
 class AudioUploads:
-    """Accepts chunks of a session; answers only after the vendor has a chunk and our row records it."""
+    """Accepts chunks of a session; answers only after the vendor or PostgreSQL has a chunk."""
 
     def __init__(self, *, store: AudioStore, sessions: SessionStore, vendor: Vendor) -> None:
         self._store = store
@@ -85,9 +103,10 @@ class AudioUploads:
         audio_format: AudioFormat,
         audio: Audio,
     ) -> ChunkStored:
-        """Store one chunk; a repeat of the same bytes gets the same answer without a call to the vendor.
+        """Store or hold one chunk; a repeat of the same bytes gets an answer without a call to the vendor.
 
-        Raises NotFound, SessionEnded, SessionExpired, WrongUpload, ChunkConflict, AudioEmpty or VendorError.
+        Raises NotFound, SessionEnded, SessionExpired, WrongUpload, ChunkConflict, AudioEmpty, VendorRefused,
+        or another VendorError if the vendor is away and no more audio may be held.
         """
         if audio.size == 0:
             raise AudioEmpty("the chunk has no bytes")
@@ -105,10 +124,27 @@ class AudioUploads:
         claim = await self._claim(chunk)
         if claim.lease is None:
             return _repeated(claim, chunk)
-        await self._send(claim, chunk, audio_format, audio)
+        if claim.is_held:
+            # The vendor was away a moment ago, and the session's other audio waits for it, too.
+            return await self._hold(chunk, audio, VendorUnavailable("EkaScribe is away", sent=False))
+        try:
+            await self._send(claim, chunk, audio_format, audio)
+        except VendorUnreachable as error:
+            return await self._hold(chunk, audio, error)
         if not await self._store.record(session_id, sequence, chunk.sha256):
             raise SessionEnded("the session was ended while this chunk was being uploaded")
-        return _stored(chunk, chunk.file_name)
+        return _stored(chunk, chunk.file_name, "stored")
+
+    async def _hold(self, chunk: ChunkPlan, audio: Audio, error: VendorUnreachable) -> ChunkStored:
+        """Hold a chunk that the vendor did not take; raise `error` if there is no room."""
+        if not await self._store.has_room(chunk.tenant_id, chunk.size):
+            await self._store.expire_lease(chunk.session_id, chunk.sequence, chunk.lease)
+            raise error
+        if not await self._store.hold(chunk, audio, due_seconds=_HANDOVER_AFTER_SECONDS):
+            # Another upload of this sequence overtook this one, after the lease had run out.
+            return _repeated(await self._claim(chunk), chunk)
+        log.info("audio_held", session_id=chunk.session_id, sequence=chunk.sequence, reason=error.code)
+        return _stored(chunk, chunk.file_name, "held")
 
     async def _claim(self, chunk: ChunkPlan) -> ChunkClaim:
         # A statement does not see changes that a concurrent upload made after its snapshot: a new row, or the
@@ -149,14 +185,7 @@ class AudioUploads:
                 raise SessionEnded("EkaScribe takes no more audio for this session") from refused
             raise
         except TimeoutError:
-            await self._store.expire_lease(*claimed)
             raise VendorTimeout("EkaScribe did not take the chunk in time", sent=True) from None
-        except VendorUnreachable as error:
-            if error.sent:
-                await self._store.expire_lease(*claimed)
-            else:
-                await self._store.release(*claimed)
-            raise
         except asyncio.CancelledError:
             await asyncio.shield(self._store.expire_lease(*claimed))
             raise
@@ -195,8 +224,8 @@ def _check_accepts_chunk(claim: ChunkClaim) -> None:
 def _repeated(claim: ChunkClaim, chunk: ChunkPlan) -> ChunkStored:
     _check_accepts_chunk(claim)
     same = claim.stored_sha256 == chunk.sha256
-    if claim.is_stored and same and claim.stored_file_name is not None:
-        return _stored(chunk, claim.stored_file_name)
+    if claim.state is not None and same and claim.stored_file_name is not None:
+        return _stored(chunk, claim.stored_file_name, claim.state)
     if claim.is_stored:
         raise ChunkConflict("other bytes are already stored under this sequence")
     if claim.stored_file_name != chunk.file_name:
@@ -206,5 +235,7 @@ def _repeated(claim: ChunkClaim, chunk: ChunkPlan) -> ChunkStored:
     raise ChunkConflict("other bytes are being uploaded under this sequence at this moment")
 
 
-def _stored(chunk: ChunkPlan, file_name: str) -> ChunkStored:
-    return ChunkStored(sequence=chunk.sequence, bytes=chunk.size, sha256=chunk.sha256, file_name=file_name)
+def _stored(chunk: ChunkPlan, file_name: str, state: ChunkState) -> ChunkStored:
+    return ChunkStored(
+        sequence=chunk.sequence, bytes=chunk.size, sha256=chunk.sha256, file_name=file_name, state=state
+    )

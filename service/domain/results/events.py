@@ -16,6 +16,8 @@ MESSAGES = {
     "vendor_failed": "EkaScribe could not process this session",
     "vendor_session_missing": "EkaScribe does not know this session any more",
     "vendor_gave_no_result": "EkaScribe gave no result in time",
+    "vendor_unavailable": "EkaScribe could not be reached for a day; the audio can still be exported",
+    "vendor_error": "EkaScribe refused this session",
     "session_expired": "the session expired before it was ended",
     "template_failed": "EkaScribe could not make this document",
     "document_missing": "EkaScribe made no document of this template",

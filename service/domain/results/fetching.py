@@ -162,6 +162,14 @@ class ResultFetcher:
                 await settle(unit, "expired", "session_expired")
                 await emit_ending(unit, "session.expired", "session_expired", self._clock)
 
+    async def fail(self, session_id: SessionId, code: str) -> None:
+        """End a session as failed, because the vendor does not have it or its audio."""
+        async with self._store.settling(session_id) as unit:
+            if unit is not None and not unit.is_final:
+                await unit.settle_other_fetches(code)
+                await settle(unit, "failed", code)
+                await emit_ending(unit, "session.failed", code, self._clock)
+
     async def past(self, limit: int) -> list[SessionId]:
         """Return sessions that expired without an end."""
         return await self._store.past_sessions(limit)

@@ -2,7 +2,8 @@
 
 A create or an end call that got no answer may have taken effect, and repeating it does harm
 (docs/vendor.md#create-twice, docs/vendor.md#end-twice). So the session's row stores each as a pending call
-with a lease, and the holder of the lease asks Get Session before it sends the call again.
+with a lease, and the holder of the lease asks Get Session before it sends the call again. Calls that their
+callers did not finish, or that wait for the vendor, are made by pending_calls.py.
 """
 
 import asyncio
@@ -18,14 +19,11 @@ from service.domain.clock import Clock
 from service.domain.errors import (
     AudioIncomplete,
     AudioMissing,
-    BridgeError,
-    EncryptionKeyMissing,
     NotFound,
     SessionEnded,
     SessionErased,
     SessionExpired,
     SessionNotReady,
-    VendorCallHeldBack,
     VendorError,
     VendorRefused,
     VendorTimeout,
@@ -33,7 +31,6 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import UNFILTERED, Lease, SessionId
-from service.domain.sessions.cancellation import SessionCanceller
 from service.domain.sessions.models import (
     EndState,
     PendingCall,
@@ -44,7 +41,7 @@ from service.domain.sessions.models import (
 )
 from service.domain.sessions.ports import EndUnit, SessionStore
 from service.domain.vendor import Vendor
-from service.domain.vendor_calls import CALLING_TENANT, call_once_or_probe, check_still_wanted, reschedule
+from service.domain.vendor_calls import call_once_or_probe, check_still_wanted, reschedule
 
 log = structlog.get_logger()
 
@@ -61,8 +58,8 @@ _MAX_STREAM_CHECKS = 150
 _FIRST_HEARTBEAT_SECONDS = 0.8
 _STREAM_CHECK_SECONDS = 0.1
 _MAX_MISSING_LISTED = 1000
-# After so many tries a pending create counts as failed.
-_MAX_PENDING_CALL_TRIES = 20
+# Audio that could not be handed over for this time ends its session as failed.
+HOLD_SECONDS = 86_400.0
 
 
 def plan_session(principal: Principal, request: SessionCreate, session_id: SessionId) -> SessionPlan:
@@ -116,28 +113,40 @@ class SessionLifecycle:
         self._streams = streams
         self._vendor = vendor
         self._clock = clock
-        self._canceller = SessionCanceller(store=store, vendor=vendor, clock=clock)
         self._reconcile_after_seconds = reconcile_after_seconds
 
     async def create_at_vendor(self, plan: SessionPlan, lease: Lease, *, maybe_sent: bool) -> None:
         """Create a session at the vendor under the lease of its create call, and record the outcome.
 
-        `maybe_sent`: an earlier call may have reached the vendor, so this asks the vendor first. Raises
-        VendorError; after VendorUnreachable the call stays pending, and a repeat with the same
-        Idempotency-Key or the sweep makes it again.
+        `maybe_sent`: an earlier call may have reached the vendor, so this asks the vendor first. While the
+        vendor is away the call is held, and this returns. Raises VendorRefused; for a stream also another
+        VendorError, after which a repeat with the same Idempotency-Key or the sweep makes the call again.
         """
         try:
-            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                created = await self._call_create(plan, maybe_sent=maybe_sent)
+            await self._create(plan, lease, maybe_sent=maybe_sent)
         except VendorRefused as refused:
             await self._store.record_never_created(plan.id, lease, refused.code, refused.detail)
             raise
+
+    async def create_held(self, plan: SessionPlan, lease: Lease) -> None:
+        """Create a session at the vendor whose client was answered before the vendor had it.
+
+        While the vendor is away the call stays held. Raises VendorRefused.
+        """
+        await self._create(plan, lease, maybe_sent=True)
+
+    async def _create(self, plan: SessionPlan, lease: Lease, *, maybe_sent: bool) -> None:
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
+                created = await self._call_create(plan, maybe_sent=maybe_sent)
         except TimeoutError:
-            await self._reschedule(plan.id, lease, 1)
-            raise VendorTimeout("EkaScribe did not answer in time", sent=True) from None
-        except VendorUnreachable as error:
-            await self._reschedule(plan.id, lease, 1, error)
-            raise
+            await self._hold_or_raise(
+                plan, lease, VendorTimeout("EkaScribe did not answer in time", sent=True)
+            )
+            return
+        except VendorUnreachable as unreachable:
+            await self._hold_or_raise(plan, lease, unreachable)
+            return
         except asyncio.CancelledError:
             await asyncio.shield(self._reschedule(plan.id, lease, 1))
             raise
@@ -145,6 +154,21 @@ class SessionLifecycle:
             if await self._store.is_cancelled(plan.id):
                 raise SessionEnded("the session was cancelled or erased while it was being created")
             raise VendorUnavailable("another call took this session over", sent=True)
+
+    async def _hold_or_raise(self, plan: SessionPlan, lease: Lease, error: VendorUnreachable) -> None:
+        """Hold the create call: audio for the session is held, too, until the vendor answers.
+
+        A stream needs the vendor's address from the start, so for it this raises `error`.
+        """
+        if plan.upload == "stream":
+            await self._reschedule(plan.id, lease, 1, error)
+            raise error
+        wait = schedule.held_back_wait(error.retry_after_seconds, jitter=self._clock.jitter())
+        if not await self._store.hold_create(plan.id, lease, wait):
+            if await self._store.is_cancelled(plan.id):
+                raise SessionEnded("the session was cancelled or erased while it was being created")
+            raise error
+        log.info("session_create_held", session_id=plan.id, reason=error.code)
 
     async def _call_create(self, plan: SessionPlan, *, maybe_sent: bool) -> VendorSession:
         async def probe() -> VendorSession | None:
@@ -174,26 +198,27 @@ class SessionLifecycle:
         `min_chunks` is the rule of the protocol: so many chunks must be stored, with any sequences and even
         with `force`; a stream needs no audio (docs/vendor.md#end-stream-zero). The vendor checks no count
         (docs/vendor.md#end-unchecked).
-        Raises AudioIncomplete, AudioMissing, SessionExpired, NotFound, or VendorError. After a VendorError
-        the session stays ended here, and the sweep repeats the vendor's call.
+        Raises AudioIncomplete, AudioMissing, SessionExpired, NotFound, or VendorRefused. While the vendor is
+        away this returns: the session is ended here, and the sweep makes the vendor's call.
         """
         lease = Lease(uuid4())
         state = await self._begin_end(principal, session_id, request, lease, min_chunks)
         if state is None:
             return
-        await self._finish_end(
-            PendingCall(
-                session_id=session_id,
-                tenant_id=principal.tenant_id,
-                account=state.account,
-                call="end",
-                lease=lease,
-                attempts=1,
-                upload=state.upload,
-                chunks=len(state.sequences),
-            ),
-            maybe_sent=state.pending_call == "end",
+        pending = PendingCall(
+            session_id=session_id,
+            tenant_id=principal.tenant_id,
+            account=state.account,
+            call="end",
+            lease=lease,
+            attempts=1,
+            upload=state.upload,
+            chunks=len(state.sequences),
         )
+        try:
+            await self.finish_end(pending, maybe_sent=state.pending_call == "end")
+        except VendorUnreachable as error:
+            log.info("session_end_held", session_id=session_id, reason=error.code)
 
     async def _begin_end(
         self,
@@ -224,6 +249,9 @@ class SessionLifecycle:
             raise SessionErased("the session was erased")
         if state.status in {"created", "recording"}:
             _check_endable(state, request, min_chunks)
+            if state.is_held:
+                await unit.begin_held(reconcile_seconds=HOLD_SECONDS + self._reconcile_after_seconds)
+                return False
             await unit.begin(
                 lease,
                 lease_seconds=PENDING_CALL_LEASE_SECONDS,
@@ -241,7 +269,8 @@ class SessionLifecycle:
             return True
         return False
 
-    async def _finish_end(self, pending: PendingCall, *, maybe_sent: bool) -> None:
+    async def finish_end(self, pending: PendingCall, *, maybe_sent: bool) -> None:
+        """Make the end call under its lease, and record the outcome. Raises VendorError."""
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 if pending.upload == "stream":
@@ -260,7 +289,12 @@ class SessionLifecycle:
         except asyncio.CancelledError:
             await asyncio.shield(self._reschedule(pending.session_id, pending.lease, pending.attempts))
             raise
-        recorded = await self._store.record_end_confirmed(pending.session_id, pending.lease, confirmed)
+        recorded = await self._store.record_end_confirmed(
+            pending.session_id,
+            pending.lease,
+            confirmed,
+            reconcile_seconds=self._reconcile_after_seconds,
+        )
         if recorded.missing is not None:
             log.warning(
                 "vendor_holds_fewer_files",
@@ -299,62 +333,6 @@ class SessionLifecycle:
             before_repeat=lambda: check_still_wanted(self._store, pending.session_id),
         )
 
-    async def process_pending_call(self, pending: PendingCall) -> None:
-        """Make a pending call that its caller did not finish; the sweep calls this. Raises no VendorError.
-
-        A worker that lacks an encryption key leaves the call to another worker, without counting a try.
-        """
-        CALLING_TENANT.set(pending.tenant_id)
-        try:
-            await self._make_pending_call(pending)
-        except EncryptionKeyMissing as error:
-            self._log_failed(pending, error)
-            wait = schedule.MISSING_KEY_SECONDS
-            await self._store.release_pending_call(pending.session_id, pending.lease, wait)
-
-    async def _make_pending_call(self, pending: PendingCall) -> None:
-        if pending.call == "cancel":
-            await self._canceller.cancel_at_vendor(pending)
-            return
-        try:
-            if pending.call == "end":
-                await self._finish_end(pending, maybe_sent=True)
-            else:
-                await self._resolve_create(pending)
-        except VendorError as error:
-            self._log_failed(pending, error)
-
-    def _log_failed(self, pending: PendingCall, error: BridgeError) -> None:
-        log.warning(
-            "owed_call_failed",
-            session_id=pending.session_id,
-            call=pending.call,
-            attempts=pending.attempts,
-            error=error.code,
-        )
-
-    async def _resolve_create(self, pending: PendingCall) -> None:
-        # The EMR never got this session's id, so nobody waits for it: ask for the session, do not create it.
-        try:
-            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                found = await self._vendor.get_session(pending.account, pending.session_id, UNFILTERED)
-        except (TimeoutError, VendorError) as error:
-            if pending.attempts >= _MAX_PENDING_CALL_TRIES and not isinstance(error, VendorCallHeldBack):
-                await self._give_up_create(pending)
-            else:
-                await self._reschedule(pending.session_id, pending.lease, pending.attempts, error)
-            return
-        if found.state == "missing":
-            await self._give_up_create(pending)
-        else:
-            created = VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
-            await self._store.record_created(pending.session_id, pending.lease, created)
-
-    async def _give_up_create(self, pending: PendingCall) -> None:
-        await self._store.record_never_created(
-            pending.session_id, pending.lease, "vendor_unavailable", "EkaScribe never had this session"
-        )
-
     async def _reschedule(
         self, session_id: SessionId, lease: Lease, attempts: int, error: BaseException | None = None
     ) -> None:
@@ -364,7 +342,7 @@ class SessionLifecycle:
 def _check_endable(state: EndState, request: SessionEnd, min_chunks: int | None) -> None:
     if state.is_past:
         raise SessionExpired("the session expired before it was ended")
-    if state.pending_call == "create":
+    if state.pending_call == "create" and not state.is_held:
         raise SessionNotReady("EkaScribe has not confirmed this session yet")
     if state.is_changing:
         raise SessionNotReady("a change of this session is on its way to EkaScribe")

@@ -9,6 +9,9 @@ from schemas.medscribe import UploadType
 from schemas.sessions import Mode, Model, SessionStatus, Upload
 from service.domain.ids import Account, Lease, SessionId, TenantId
 
+# `audio` stands for the handover of held audio, which makes one upload for each chunk.
+CallName = Literal["create", "audio", "end", "cancel"]
+
 
 class ProtocolWords(Struct, frozen=True, kw_only=True):
     """Fields that a client of the protocol sends at create and gets back at each get; no rule uses them."""
@@ -72,8 +75,10 @@ class EndState(Struct, frozen=True, kw_only=True):
     status: str
     upload: Upload
     templates: list[str]
-    pending_call: Literal["create", "end", "cancel"] | None
+    pending_call: CallName | None
     pending_call_is_free: bool
+    # Audio or the create call is held until the vendor answers.
+    is_held: bool
     is_past: bool
     sequences: list[int]
     # Whether a stream got audio; None if the holder of an open stream has not reported yet.
@@ -84,16 +89,18 @@ class EndState(Struct, frozen=True, kw_only=True):
 
 
 class PendingCall(Struct, frozen=True, kw_only=True):
-    """A create, end or cancel call that is not finished: nobody knows whether the vendor got it."""
+    """A call that is not finished: nobody knows whether the vendor got it, or it waits for the vendor."""
 
     session_id: SessionId
     tenant_id: TenantId
     account: Account
-    call: Literal["create", "end", "cancel"]
+    call: CallName
     lease: Lease
     attempts: int
     upload: Upload
     chunks: int
+    # How long ekabridge has held audio or the create call; None if it holds nothing.
+    held_seconds: float | None = None
     traceparent: str | None = None  # of the session's create call
 
 
@@ -106,7 +113,7 @@ class ChangeState(Struct, frozen=True, kw_only=True):
     model: Model
     languages: list[str]
     status: SessionStatus
-    pending_call: Literal["create", "end", "cancel"] | None
+    pending_call: CallName | None
     pending_call_is_free: bool
     is_past: bool
     is_erased: bool

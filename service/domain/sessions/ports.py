@@ -34,6 +34,21 @@ class SessionStore(Protocol):
         """Record that the vendor has the session; False when the lease was lost."""
         ...
 
+    async def hold_create(self, session_id: SessionId, lease: Lease, seconds: float) -> bool:
+        """Hold a create call that the vendor did not answer, due again after so many seconds.
+
+        The session takes audio meanwhile. False when the lease was lost.
+        """
+        ...
+
+    async def read_plan(self, session_id: SessionId, lease: Lease) -> SessionPlan | None:
+        """Return the plan of a held create call; None when the lease was lost."""
+        ...
+
+    async def renew_pending_call(self, session_id: SessionId, lease: Lease, seconds: float) -> bool:
+        """Renew the lease of a pending call; False when it was lost."""
+        ...
+
     async def record_never_created(
         self, session_id: SessionId, lease: Lease, code: str, message: str
     ) -> None:
@@ -59,9 +74,12 @@ class SessionStore(Protocol):
         ...
 
     async def record_end_confirmed(
-        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd
+        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd, *, reconcile_seconds: float
     ) -> EndRecorded:
-        """Record that the vendor confirmed the end, and the files that it holds."""
+        """Record that the vendor confirmed the end, and the files that it holds.
+
+        No fetch of a result comes later than `reconcile_seconds` from now.
+        """
         ...
 
     async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:
@@ -82,6 +100,10 @@ class EndUnit(Protocol):
 
     async def begin(self, lease: Lease, *, lease_seconds: float, reconcile_seconds: float) -> None:
         """End the session: lease its end call, and schedule a fetch of each result after the wait."""
+        ...
+
+    async def begin_held(self, *, reconcile_seconds: float) -> None:
+        """End the session here only: the end call follows when the vendor has all held audio."""
         ...
 
     async def take_over(self, lease: Lease, *, lease_seconds: float) -> None:

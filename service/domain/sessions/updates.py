@@ -236,13 +236,13 @@ def _still_runs(state: ChangeState) -> bool:
 
 
 def _lease_for_cancel(state: ChangeState, lease: Lease) -> Lease | None:
-    """Return the lease for the cancel call, or None while a create or an end may still be on its way.
+    """Return the lease for the cancel call, or None while another call may still be on its way.
 
     Such a call could arrive after the cancel and start the session again. The sweep makes the cancel call
     when the other call is finished.
     """
     may_arrive = state.pending_call == "create" or (
-        state.pending_call == "end" and not state.pending_call_is_free
+        state.pending_call in {"audio", "end"} and not state.pending_call_is_free
     )
     return None if may_arrive else lease
 

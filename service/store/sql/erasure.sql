@@ -17,9 +17,14 @@ DELETE FROM webhook_events WHERE session_id = $1;
 UPDATE sessions
 SET erased_at = now(), settled_at = coalesce(settled_at, now()), details_sealed = NULL, patient_id_hash = NULL,
     reference_hash = NULL, upload_url_sealed = NULL, transcript_sealed = NULL, warnings_sealed = NULL,
-    audio_missing = NULL, model_used = NULL, language_detected = NULL, error_message = NULL, vendor_files = NULL, change_lease = NULL, change_until = NULL
+    audio_missing = NULL, model_used = NULL, language_detected = NULL, error_message = NULL, vendor_files = NULL,
+    held_since = NULL, change_lease = NULL, change_until = NULL
 WHERE id = $1
 RETURNING status;
+
+-- name: audio_blocks
+-- Erases the audio that is kept.
+DELETE FROM audio_blocks WHERE session_id = $1;
 
 -- name: chunks
 -- Erases sizes, hashes, names and times of the audio.

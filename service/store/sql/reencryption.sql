@@ -212,3 +212,19 @@ UPDATE idempotency_keys t SET answer_sealed = held.fresh FROM held
 WHERE t.tenant_id = held.tenant_id AND t.key_hash = held.key_hash
   AND substring(t.answer_sealed FROM 1 FOR 17) = held.head
 RETURNING held.id;
+
+-- name: read_audio_blocks
+-- Reads the next blocks of audio, with those under another key.
+SELECT id, id AS owner, CASE WHEN substring(data_sealed FROM 2 FOR 4) <> $3 THEN data_sealed END AS data_sealed
+FROM audio_blocks WHERE id > $1 ORDER BY id LIMIT $2;
+
+-- name: write_audio_blocks
+-- Replaces values that are still those that were read, in rows that are not locked.
+WITH held AS (
+    SELECT n.* FROM unnest($1::text[], $2::bytea[], $3::bytea[]) n (id, head, fresh)
+    JOIN audio_blocks t ON t.id = n.id
+    FOR NO KEY UPDATE OF t SKIP LOCKED
+)
+UPDATE audio_blocks t SET data_sealed = held.fresh FROM held
+WHERE t.id = held.id AND substring(t.data_sealed FROM 1 FOR 17) = held.head
+RETURNING held.id;

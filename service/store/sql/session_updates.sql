@@ -17,7 +17,7 @@ RETURNING id;
 -- name: cancel
 -- Cancels a session, with a pending cancel call, due now or after the present pending call.
 UPDATE sessions
-SET status = 'cancelled', settled_at = now(), change_lease = NULL, change_until = NULL,
+SET status = 'cancelled', settled_at = now(), held_since = NULL, change_lease = NULL, change_until = NULL,
     owed = 'cancel', owed_lease = $2, owed_attempts = CASE WHEN $2::uuid IS NULL THEN 0 ELSE 1 END,
     owed_next_at = CASE WHEN $2::uuid IS NULL THEN owed_next_at ELSE now() + make_interval(secs => $3) END
 WHERE id = $1;

@@ -26,10 +26,41 @@ RETURNING id;
 
 -- name: record_created
 -- Records that the vendor has the session; an expiry in the past is a clock error, and ours stays.
-UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, upload_url_sealed = $3,
+-- The held audio of a session is due next.
+UPDATE sessions SET owed = CASE WHEN held_since IS NOT NULL THEN 'audio' END,
+                    owed_next_at = CASE WHEN held_since IS NOT NULL THEN now() END, owed_lease = NULL,
+                    upload_url_sealed = $3,
                     expires_at = CASE WHEN $4::timestamptz > now() THEN $4 ELSE expires_at END
 WHERE id = $1 AND owed_lease = $2
 RETURNING id, upload;
+
+-- name: hold_create
+-- Holds a create call that the vendor did not answer: the session exists here, and the call stays pending.
+UPDATE sessions SET held_since = coalesce(held_since, now()), owed_lease = NULL,
+                    owed_next_at = now() + make_interval(secs => $3)
+WHERE id = $1 AND owed_lease = $2 AND owed = 'create'
+RETURNING id;
+
+-- name: plan
+-- Reads what a held create call needs.
+SELECT id, tenant_id, account, upload, mode, model, templates, languages, transcript_language, details_sealed
+FROM sessions WHERE id = $1 AND owed_lease = $2;
+
+-- name: renew_pending_call
+-- Renews the lease of a pending call that takes longer.
+UPDATE sessions SET owed_next_at = now() + make_interval(secs => $3)
+WHERE id = $1 AND owed_lease = $2
+RETURNING id;
+
+-- name: lock_pending_call
+-- Locks a session whose pending call is still leased to us.
+SELECT status FROM sessions WHERE id = $1 AND owed_lease = $2 FOR UPDATE;
+
+-- name: finish_handover
+-- Ends a handover after its last chunk: the end call is due next if the EMR has ended the session.
+UPDATE sessions SET held_since = NULL, owed = CASE WHEN status = 'processing' THEN 'end' END, owed_lease = NULL,
+                    owed_attempts = 0, owed_next_at = CASE WHEN status = 'processing' THEN now() END
+WHERE id = $1;
 
 -- name: cancel_now
 -- Makes the pending cancel of a session due, because the call before it is over.
@@ -61,14 +92,22 @@ RETURNING id;
 
 -- name: record_end_told
 -- Records that the vendor knows of the end, with the chunks its list lacks; {} if only its count is too low.
-UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3,
-    audio_missing = (
-        SELECT CASE WHEN $4::integer[] IS NOT NULL THEN array_agg(c.sequence ORDER BY c.sequence)
-                         FILTER (WHERE NOT c.sequence = ANY($4))
-                    WHEN count(*) > $3::integer THEN '{}'::integer[] END
-        FROM chunks c WHERE c.session_id = $1 AND c.status = 'stored')
-WHERE id = $1 AND owed_lease = $2 AND owed = 'end'
-RETURNING id, audio_missing;
+-- Fetches that waited for this are due $5 seconds from now.
+WITH told AS (
+    UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3,
+        audio_missing = (
+            SELECT CASE WHEN $4::integer[] IS NOT NULL THEN array_agg(c.sequence ORDER BY c.sequence)
+                             FILTER (WHERE NOT c.sequence = ANY($4))
+                        WHEN count(*) > $3::integer THEN '{}'::integer[] END
+            FROM chunks c WHERE c.session_id = $1 AND c.status IN ('stored', 'refused'))
+    WHERE id = $1 AND owed_lease = $2 AND owed = 'end'
+    RETURNING id, audio_missing
+), hurried AS (
+    UPDATE fetches f SET next_at = now() + make_interval(secs => $5) FROM told
+    WHERE f.session_id = told.id AND f.status = 'pending' AND f.lease IS NULL
+      AND f.next_at > now() + make_interval(secs => $5)
+)
+SELECT id, audio_missing FROM told;
 
 -- name: lock
 -- Locks a session's row; checks the tenant if one is given.
@@ -76,7 +115,7 @@ SELECT id, tenant_id, account, status, upload, templates, details_sealed, transc
        audio_missing, model_used, language_detected, owed, owed_lease,
        owed_next_at <= now() AS owed_due, ended_at, expires_at <= now() AS is_past, model, languages,
        erased_at IS NOT NULL AS is_erased, settled_at IS NOT NULL AS is_final,
-       coalesce(change_until > now(), false) AS is_changing
+       held_since IS NOT NULL AS is_held, coalesce(change_until > now(), false) AS is_changing
 FROM sessions WHERE id = $1 AND ($2::text IS NULL OR tenant_id = $2)
 FOR UPDATE;
 
@@ -85,6 +124,10 @@ FOR UPDATE;
 UPDATE sessions SET status = 'processing', ended_at = now(), owed = 'end', owed_lease = $2, owed_attempts = 1,
                     owed_next_at = now() + make_interval(secs => $3)
 WHERE id = $1;
+
+-- name: begin_held_end
+-- Ends a session whose audio is held: the end call follows when the vendor has all of it.
+UPDATE sessions SET status = 'processing', ended_at = now() WHERE id = $1;
 
 -- name: claim_pending_end
 -- Leases a pending end call whose caller gave up or died.
@@ -103,11 +146,13 @@ UPDATE sessions s SET owed_lease = gen_random_uuid(), owed_next_at = now() + mak
                       owed_attempts = owed_attempts + 1
 FROM due WHERE s.id = due.id
 RETURNING s.id, s.tenant_id, s.account, s.owed, s.owed_lease, s.owed_attempts, s.upload, s.traceparent,
+          extract(epoch FROM now() - s.held_since)::float8 AS held_seconds,
           (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks;
 
 -- name: settle
 -- Sets a session's final status; one that expired without an end keeps that time in the ledger.
-UPDATE sessions SET status = $2, owed = NULL, owed_next_at = NULL, owed_lease = NULL, error_code = $3, error_message = $4,
+UPDATE sessions SET status = $2, owed = NULL, owed_next_at = NULL, owed_lease = NULL, held_since = NULL,
+                    error_code = $3, error_message = $4,
                     ended_at = coalesce(ended_at, settled_at), settled_at = now()
 WHERE id = $1;
 
@@ -120,7 +165,7 @@ WHERE id = $1;
 -- name: past
 -- Lists sessions that have expired without an end.
 SELECT id FROM sessions
-WHERE status IN ('created', 'recording') AND expires_at <= now() AND owed IS NULL
+WHERE status IN ('created', 'recording') AND expires_at <= now() AND (owed IS NULL OR held_since IS NOT NULL)
 ORDER BY expires_at LIMIT $1;
 
 -- name: ended_badly
@@ -160,7 +205,7 @@ FROM sessions WHERE id = ANY($1);
 -- name: marks
 -- Returns for each session a token that changes whenever its timeline changes or becomes complete.
 SELECT s.id, concat_ws('.', s.xmin,
-       (SELECT concat_ws('.', count(*), max(c.stored_at)) FROM chunks c WHERE c.session_id = s.id),
+       (SELECT concat_ws('.', count(*), max(c.stored_at), count(c.held_at)) FROM chunks c WHERE c.session_id = s.id),
        (SELECT count(*) FROM webhook_events w WHERE w.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(c.closed_at)) FROM stream_connections c WHERE c.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(f.settled_at), max(f.settled_at)) FROM fetches f WHERE f.session_id = s.id),
@@ -188,7 +233,7 @@ SELECT s.id, s.status, s.upload, s.templates, s.mode, s.model, s.languages, s.tr
        s.created_at, s.expires_at, s.ended_at, s.settled_at, s.erased_at,
        octet_length(s.transcript_sealed) AS transcript_bytes,
        CASE WHEN octet_length(s.transcript_sealed) <= 65536 THEN s.transcript_sealed END AS transcript_sealed,
-       (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks_received
+       (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status IN ('held', 'stored')) AS chunks_received
 FROM sessions s WHERE s.tenant_id = $1 AND s.id = $2;
 
 -- name: page
@@ -198,7 +243,7 @@ SELECT s.id, s.status, s.upload, s.templates, s.mode, s.model, s.languages, s.tr
        s.created_at, s.expires_at, s.ended_at, s.settled_at, s.erased_at,
        octet_length(s.transcript_sealed) AS transcript_bytes,
        NULL::bytea AS transcript_sealed,
-       (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks_received
+       (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status IN ('held', 'stored')) AS chunks_received
 FROM sessions s
 WHERE s.tenant_id = $1 AND s.erased_at IS NULL
   AND ($2::text IS NULL OR s.status = $2)
@@ -243,7 +288,7 @@ GROUP BY session_id;
 
 -- name: timeline_size
 -- Estimates the size of a timeline; only chunks and attempts can be very many.
-SELECT (SELECT count(*) FROM chunks WHERE session_id = $1 AND status = 'stored')
+SELECT (SELECT count(*) FROM chunks WHERE session_id = $1 AND status <> 'sending')
        + (SELECT coalesce(sum(attempts), 0) FROM deliveries WHERE session_id = $1) AS entries;
 
 -- name: timeline
@@ -256,6 +301,10 @@ SELECT stored_at, 'chunk.stored',
        jsonb_build_object('sequence', sequence, 'bytes', bytes, 'sha256', encode(sha256, 'hex'))
 FROM chunks WHERE session_id = $1 AND status = 'stored'
 UNION ALL
+SELECT held_at, 'chunk.held',
+       jsonb_build_object('sequence', sequence, 'bytes', bytes, 'sha256', encode(sha256, 'hex'))
+FROM chunks WHERE session_id = $1 AND held_at IS NOT NULL
+UNION ALL
 SELECT opened_at, 'stream.opened', '{}'
 FROM stream_connections WHERE session_id = $1
 UNION ALL
@@ -264,8 +313,9 @@ SELECT closed_at, 'stream.closed',
 FROM stream_connections WHERE session_id = $1 AND closed_at IS NOT NULL
 UNION ALL
 SELECT ended_at, 'session.ended',
-       jsonb_build_object('chunks', (SELECT count(*) FROM chunks WHERE session_id = $1 AND status = 'stored'),
-                          'vendor_files', vendor_files, 'told_vendor', owed IS DISTINCT FROM 'end')
+       jsonb_build_object('chunks', (SELECT count(*) FROM chunks WHERE session_id = $1 AND status IN ('held', 'stored')),
+                          'vendor_files', vendor_files,
+                          'told_vendor', coalesce(owed NOT IN ('create', 'audio', 'end'), true))
 FROM sessions WHERE id = $1 AND ended_at IS NOT NULL
 UNION ALL
 SELECT w.received_at, 'webhook.received',

@@ -18,7 +18,7 @@ from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.sessions.cancellation import SessionCanceller
 from service.domain.sessions.models import PendingCall
 from tests.support.fakes import MemorySessions, ScriptedVendor
-from tests.support.lifecycles import make_life
+from tests.support.lifecycles import make_pending_calls
 from tests.support.makers import SESSION, TENANT, TurnedClock, make_lease
 
 AWAY = [
@@ -88,12 +88,12 @@ async def test_whoever_goes_away_leaves_the_debt_to_the_sweep():
 
 async def test_the_sweep_pays_it():
     vendor, store = ScriptedVendor(), MemorySessions()
-    await make_life(store, vendor, TurnedClock()).process_pending_call(owed())
+    await make_pending_calls(store, vendor, TurnedClock()).process(owed())
     assert (vendor.calls, store.recorded) == (["cancel"], ["cancel_told"])
 
 
 async def test_a_worker_that_lacks_a_key_leaves_the_cancel_to_another_and_counts_no_try():
     vendor, store = ScriptedVendor(), MemorySessions()
     vendor.cancels = [EncryptionKeyMissing("no key", key_ids=["00000000"])]
-    await make_life(store, vendor, TurnedClock()).process_pending_call(owed(attempts=99))
+    await make_pending_calls(store, vendor, TurnedClock()).process(owed(attempts=99))
     assert store.recorded == ["given_back"]
