@@ -128,7 +128,6 @@ async def test_an_attempt_whose_worker_died_stays_told_as_one_that_was_on_its_wa
 ) -> None:
     session_id, worker = await begin(bridge, hospital)
     await hospital.asked.wait()
-    await bridge.database.execute("UPDATE deliveries SET next_at = now() - interval '1 s'")
     await bridge.database.execute("UPDATE deliveries SET lease = gen_random_uuid()")
     await erase(bridge, session_id)
     hospital.answer.set()

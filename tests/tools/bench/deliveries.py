@@ -131,7 +131,7 @@ async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
         encrypted = stores.keyring.encrypt_json(_BODY, event_aad(None))
     first = await connection.fetchval("SELECT coalesce(max(id), 0) + 1 FROM events")
     await connection.execute(
-        "INSERT INTO events (id, actor.tenant_id, type, body_sealed) OVERRIDING SYSTEM VALUE "
+        "INSERT INTO events (id, tenant_id, type, body_sealed) OVERRIDING SYSTEM VALUE "
         "SELECT $1 + n, $2, 'document.ready', $3 FROM generate_series(0, $4::int - 1) n",
         first,
         actor.tenant_id,
@@ -143,7 +143,7 @@ async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
     now = await connection.fetchval("SELECT now()")
     await connection.copy_records_to_table(
         "deliveries",
-        columns=("id", "actor.tenant_id", "event_id", "destination_id", "type", "next_at"),
+        columns=("id", "tenant_id", "event_id", "destination_id", "type", "next_at"),
         records=[
             (f"msg_{token_hex(12)}", actor.tenant_id, first + n, made[n % len(made)], "document.ready", now)
             for n in range(deliveries)
