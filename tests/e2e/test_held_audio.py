@@ -10,7 +10,7 @@ from tests.support.api_calls import clear_faults, problem
 from tests.support.bridge import Bridge, open_bridge
 from tests.support.rig import until
 
-AWAY = {"mode": "reset"}
+AWAY = {"mode": "reset", "times": None}
 
 
 @pytest.fixture

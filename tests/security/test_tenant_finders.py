@@ -18,7 +18,7 @@ from service.store.queries import queries
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "service" / "store"
 TENANT_TABLES = re.compile(
-    r"\b(api_keys|attempts|audit|chunks|deliveries|destinations|documents|events|fetches|idempotency_keys|sessions"
+    r"\b(api_keys|attempts|audio_blocks|audit|chunks|deliveries|destinations|documents|events|fetches|idempotency_keys|sessions"
     r"|ledger_days|ledger_suspects|stream_connections|streams|tenants|webhook_events)\b"
 )
 # The tenant's id as a parameter: in a filter, or among the values of the new row that a statement is about.
@@ -51,7 +51,14 @@ STATEMENTS = {
     "audio.record": "of a chunk that was claimed by its tenant; the bytes' hash tells whose it is",
     "audio.release": _LEASED,
     "audio.expire_lease": _LEASED,
-    "audio.stored_sequences": _LOCKED,
+    "audio.sequences": _LOCKED,
+    "audio.lock_session": "of a session whose chunk was claimed by its tenant",
+    "audio.hold": _LEASED,
+    "audio.next_held": _LEASED,
+    "audio.block": _LEASED,
+    "audio.record_handed_over": _LEASED,
+    "audio.delete_blocks": _LEASED,
+    "audio.has_held": _LEASED,
     "idempotency.forget": _WORKER,
     "deliveries.claim": _WORKER,
     "deliveries.next_slot": _WORKER,
@@ -95,6 +102,12 @@ STATEMENTS = {
     "retention.hold_deliveries": _WORKER,
     "retention.delete": _WORKER,
     "sessions.record_created": _LEASED,
+    "sessions.hold_create": _LEASED,
+    "sessions.plan": _LEASED,
+    "sessions.renew_pending_call": _LEASED,
+    "sessions.lock_pending_call": _LEASED,
+    "sessions.finish_handover": _LEASED,
+    "sessions.begin_held_end": _LOCKED,
     "sessions.record_never_created": _LEASED,
     "sessions.reschedule_pending_call": _LEASED,
     "sessions.release_pending_call": _LEASED,

@@ -136,7 +136,7 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
         ("sessions.warn_expiring", "", always(300.0)),
         ("audio.claim", "", chunk),
         ("audio.record", "", lambda row: [[row["id"]], [0], [_HASH]]),
-        ("audio.stored_sequences", "", by_id),
+        ("audio.sequences", "", by_id),
         ("webhook_events.receive", "", lambda r: ["default", r["id"], uuid4().hex, "v", _HASH, 9, True]),
         (
             "webhook_events.receive",
