@@ -12,6 +12,7 @@ STATUS_OF_CODE = {
     "audio_truncated": 400,
     "destination_forbidden": 400,
     "idempotency_key_invalid": 400,
+    "recording_unreadable": 400,
     "upload_not_supported": 400,
     "unauthenticated": 401,
     "signature_invalid": 401,

@@ -4,7 +4,7 @@ BridgeError
 ├── CallerMistake            the EMR can correct it
 │   ├── InvalidRequest, Unauthenticated, RateLimited, Forbidden, NotFound, SignatureInvalid
 │   ├── Conflict             the object is in another state: SessionEnded, ChunkConflict, AudioIncomplete …
-│   └── AudioRefused         AudioEmpty, AudioFormatInvalid, ChunkTooLarge …
+│   └── AudioRefused         AudioEmpty, AudioFormatInvalid, ChunkTooLarge, RecordingUnreadable …
 ├── VendorError
 │   ├── VendorRefused        it answered with a refusal; again will not help
 │   └── VendorUnreachable    VendorUnavailable (VendorLimited, VendorCallHeldBack), VendorTimeout,
@@ -197,6 +197,12 @@ class ChunkTooLarge(CallerMistake):
     """The chunk has more bytes than CHUNK_MAX_BYTES."""
 
     code = "chunk_too_large"
+
+
+class RecordingUnreadable(CallerMistake):
+    """The recording has no audio that can be read to its end; the detail says why."""
+
+    code = "recording_unreadable"
 
 
 class BodyTooLarge(CallerMistake):
