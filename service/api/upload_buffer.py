@@ -7,14 +7,9 @@ goes to a temporary file. Audio of patients never lies on disk in clear text.
 import asyncio
 import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CTR
 from litestar import Request
 
 from service.api.middleware.admission_control import Permit, permit_of
@@ -26,10 +21,10 @@ from service.domain.errors import (
     ClientDisconnected,
     Overloaded,
 )
+from service.temporary_files.encrypted_file import EncryptedTemporaryFile
 
 # Each body may hold so many bytes in memory without a reservation; admission_control.py grants more.
 _UNRESERVED_BYTES = 1024 * 1024
-_PIECE_BYTES = 64 * 1024
 # Received pieces are joined into blocks at so many bytes or pieces, because each object costs extra memory.
 _BLOCK_BYTES = 1024 * 1024
 _MAX_PIECES = 64
@@ -71,7 +66,7 @@ class BufferedBody:
         self._blocks: list[bytes] = []
         self._pieces: list[bytes] = []
         self._piece_bytes = 0
-        self._encrypted_file: _EncryptedFile | None = None
+        self._encrypted_file: EncryptedTemporaryFile | None = None
         self._sha256: str | None = None
         self.size = 0
 
@@ -85,24 +80,26 @@ class BufferedBody:
         """Append bytes; a write to the disk blocks for the time that the page cache needs."""
         self.size += len(piece)
         if self._encrypted_file is not None:
-            self._encrypted_file.write(piece)
+            self._write_to_disk(self._encrypted_file, piece)
             return
         if not piece:
             return
         self._pieces.append(piece)
         self._piece_bytes += len(piece)
         if self.size > self._memory_bytes:
-            self._encrypted_file = _EncryptedFile(self._count_written, self._disk_failure)
+            with self._translated_errors():
+                self._encrypted_file = EncryptedTemporaryFile()
             for kept in self._detach_all():
-                self._encrypted_file.write(kept)
+                self._write_to_disk(self._encrypted_file, kept)
         elif self._piece_bytes >= _BLOCK_BYTES or len(self._pieces) >= _MAX_PIECES:
             self._merge_pieces()
 
     async def finish(self) -> None:
         """Finish the body: it has its hash now and may be read."""
         if self._encrypted_file is not None:
-            self._encrypted_file.finish()
-            self._sha256 = self._encrypted_file.hash.hexdigest()
+            with self._translated_errors():
+                self._encrypted_file.finish()
+            self._sha256 = self._encrypted_file.sha256
             return
         self._blocks = self._detach_all()
         if self.size > _HASH_IN_THREAD_BYTES:
@@ -116,15 +113,28 @@ class BufferedBody:
             for block in self._blocks:
                 yield block
             return
-        for piece in self._encrypted_file.read():
-            yield piece
-            await asyncio.sleep(0)  # reading a file never suspends, so other tasks get a chance here
+        with self._translated_errors():
+            for piece in self._encrypted_file.read():
+                yield piece
+                await asyncio.sleep(0)  # reading a file never suspends, so other tasks get a chance here
 
     def close(self) -> None:
         """Delete the bytes."""
         if self._encrypted_file is not None:
             self._encrypted_file.close()
         self._detach_all()
+
+    def _write_to_disk(self, file: EncryptedTemporaryFile, piece: bytes) -> None:
+        self._count_written(len(piece))
+        with self._translated_errors():
+            file.write(piece)
+
+    @contextlib.contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._disk_failure(error) from error
 
     def _merge_pieces(self) -> None:
         """Join the pieces into a block, and small blocks into larger ones, to keep their number small."""
@@ -139,56 +149,6 @@ class BufferedBody:
         detached = self._blocks + self._pieces
         self._blocks, self._pieces, self._piece_bytes = [], [], 0
         return detached
-
-
-class _EncryptedFile:
-    """A body in an encrypted temporary file: written once to its end, then read any number of times."""
-
-    def __init__(
-        self, count_written: Callable[[int], None], disk_failure: Callable[[OSError], BridgeError]
-    ) -> None:
-        self._count_written = count_written
-        self._disk_failure = disk_failure
-        with self._translated_errors():
-            # The file has no name, so the system frees it even if the process is killed.
-            self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
-        self._cipher = Cipher(AES(os.urandom(32)), CTR(os.urandom(16)))
-        self._encryptor = self._cipher.encryptor()
-        self.hash = hashlib.sha256()
-
-    def write(self, piece: bytes) -> None:
-        self._count_written(len(piece))
-        self.hash.update(piece)
-        with self._translated_errors():
-            self._file.write(self._encryptor.update(piece))
-
-    def finish(self) -> None:
-        # A full disk must show now, and not later while EkaScribe waits for the bytes.
-        with self._translated_errors():
-            self._file.flush()
-
-    def read(self) -> Iterator[bytes]:
-        decryptor = self._cipher.decryptor()
-        with self._translated_errors():
-            self._file.seek(0)
-        while piece := self._read_piece():
-            yield decryptor.update(piece)
-
-    def close(self) -> None:
-        # Closing flushes, which fails if writing has failed before; the file is closed nevertheless.
-        with contextlib.suppress(OSError):
-            self._file.close()
-
-    def _read_piece(self) -> bytes:
-        with self._translated_errors():
-            return self._file.read(_PIECE_BYTES)
-
-    @contextlib.contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise self._disk_failure(error) from error
 
 
 def _sha256_of(pieces: list[bytes]) -> str:

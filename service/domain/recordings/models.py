@@ -1,4 +1,4 @@
-"""Values of whole recordings: the encrypted file, what is known of its audio, the chunks that it is cut into."""
+"""Values of whole recordings: the encrypted file, the facts of its audio, the chunks that it is cut into."""
 
 from typing import Protocol
 
@@ -33,8 +33,8 @@ class RecordingFile(Protocol):
 class RecordingFacts(Struct, frozen=True, kw_only=True):
     """The audio track of a recording, after its whole container was read.
 
-    `container` and `codec` are FFmpeg's names, such as `ogg` and `opus`. `is_copyable`: its packets can be cut
-    without re-encoding, if the vendor lists the format.
+    `container` and `codec` are FFmpeg's names, such as `ogg` and `opus`. `is_copyable`: its packets can be
+    cut without re-encoding, if the vendor lists the format.
     """
 
     seconds: float
