@@ -12,6 +12,7 @@ STATUS_OF_CODE = {
     "audio_truncated": 400,
     "destination_forbidden": 400,
     "idempotency_key_invalid": 400,
+    "recording_too_long": 400,
     "recording_unreadable": 400,
     "upload_not_supported": 400,
     "unauthenticated": 401,
@@ -42,6 +43,7 @@ STATUS_OF_CODE = {
     "session_erased": 410,
     "body_too_large": 413,
     "chunk_too_large": 413,
+    "recording_too_large": 413,
     "invalid_audio_format": 415,
     "idempotency_key_reused": 422,
     "rate_limited": 429,
@@ -98,6 +100,8 @@ class Problem(Struct, kw_only=True, omit_defaults=True):
     errors: list[FieldError] | None = None
     missing: list[int] | None = None
     supported: list[str] | None = None
+    seconds: float | None = None
+    max_seconds: int | None = None
     vendor_status: int | None = None
     vendor_code: str | None = None
 

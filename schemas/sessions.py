@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from schemas.recordings import RecordingState
 from schemas.results import DocumentSummary, ErrorInfo, WarningInfo
 from schemas.templates import Templates
 
@@ -20,6 +21,10 @@ Model = Literal["lite", "pro"]
 
 
 Upload = Literal["chunked", "stream"]
+
+
+# A session of a whole recording sends chunks to EkaScribe, which ekabridge cuts itself.
+ShownUpload = Literal["chunked", "stream", "recording"]
 
 
 Language = Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$(?!\n)")]
@@ -38,6 +43,23 @@ Languages = Annotated[
 ]
 
 
+Patient = Annotated[
+    dict[str, Any],
+    Meta(
+        description="`id` and `name` as text, and further fields that EkaScribe shall know",
+        examples=[{"id": "PAT-12345", "name": "Asha Rao"}],
+    ),
+]
+
+
+Reference = Annotated[
+    str, Meta(min_length=1, max_length=256, description="The EMR's own encounter id", examples=["ENC-1"])
+]
+
+
+Metadata = Annotated[dict[str, Any], Meta(description="Anything, up to 4 KB; handed back with each document")]
+
+
 class SessionCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The start of a dictation; absent fields come from the tenant's defaults."""
 
@@ -47,27 +69,22 @@ class SessionCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     languages: Languages | None = None
     transcript_language: Language | None = None
     upload: Upload = "chunked"
-    patient: (
-        Annotated[
-            dict[str, Any],
-            Meta(
-                description="`id` and `name` as text, and further fields that EkaScribe shall know",
-                examples=[{"id": "PAT-12345", "name": "Asha Rao"}],
-            ),
-        ]
-        | None
-    ) = None
-    reference: (
-        Annotated[
-            str,
-            Meta(min_length=1, max_length=256, description="The EMR's own encounter id", examples=["ENC-1"]),
-        ]
-        | None
-    ) = None
-    metadata: (
-        Annotated[dict[str, Any], Meta(description="Anything, up to 4 KB; handed back with each document")]
-        | None
-    ) = None
+    patient: Patient | None = None
+    reference: Reference | None = None
+    metadata: Metadata | None = None
+
+
+class RecordingCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The session of a whole recording; absent fields come from the tenant's defaults."""
+
+    templates: Templates | None = None
+    mode: Mode | None = None
+    model: Model | None = None
+    languages: Languages | None = None
+    transcript_language: Language | None = None
+    patient: Patient | None = None
+    reference: Reference | None = None
+    metadata: Metadata | None = None
 
 
 class SessionChange(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -109,7 +126,7 @@ class Session(Struct, kw_only=True, frozen=True):
 
     id: str
     status: SessionStatus
-    upload: Upload
+    upload: ShownUpload
     templates: list[str]
     mode: Mode
     model: Model
@@ -120,6 +137,7 @@ class Session(Struct, kw_only=True, frozen=True):
     metadata: dict[str, Any]
     audio_url: str | UnsetType = UNSET
     stream_url: str | UnsetType = UNSET
+    recording: RecordingState | UnsetType = UNSET
     chunks_received: int
     created_at: datetime
     expires_at: datetime

@@ -15,6 +15,7 @@ from service.bootstrap.container import (
     Stores,
     make_accounts,
     make_pending_calls,
+    open_discovery,
     open_stores,
     open_vendor,
     ping_store,
@@ -79,6 +80,7 @@ class WorkerProcess:
         vendor = await stack.enter_async_context(
             open_vendor(settings, stores, make_accounts(settings, stores), clock=clock)
         )
+        discovery = await stack.enter_async_context(open_discovery(settings))
         sender = _make_sender(settings, clock)
         stack.push_async_callback(sender.close)
         redis = open_redis(settings.redis_url)
@@ -90,7 +92,7 @@ class WorkerProcess:
         deliveries = make_delivery_pool(_make_forwarder(settings, stores, sender, clock))
         fetches = make_fetch_pool(fetcher, vendor, deliveries, max_concurrency=settings.eka_max_concurrency)
         pending_calls = make_pending_call_pool(
-            make_pending_calls(settings, stores, vendor, fetcher), vendor, stores.sessions
+            make_pending_calls(settings, stores, vendor, discovery, fetcher), vendor, stores.sessions
         )
         sweep = Sweep(
             leases=stores.leases,
@@ -118,7 +120,7 @@ class WorkerProcess:
         log.info("worker_started", port=self._listening.getsockname()[1])
         background = (
             sweep,
-            WakeupListener(settings.redis_url, fetches.wake),
+            WakeupListener(settings.redis_url, fetches.wake, pending_calls.wake),
             LedgerMonitor(leases=stores.leases, ledger=stores.ledger),
             QueueMonitor(leases=stores.leases, queues=stores.queue_depths),
             Reencryption(

@@ -15,6 +15,7 @@ from service.domain.deliveries.recovery import Deliveries
 from service.domain.destinations.changes import Destinations
 from service.domain.ids import Account
 from service.domain.read_audit import ReadAudit
+from service.domain.recordings.intake import RecordingIntake
 from service.domain.results.additional_document_requests import AdditionalDocumentRequests
 from service.domain.results.refreshing import ResultRefresher
 from service.domain.sessions.change_polling import ChangePoller
@@ -63,9 +64,10 @@ class SessionServices(Struct, frozen=True, kw_only=True):
 
 
 class AudioServices(Struct, frozen=True, kw_only=True):
-    """Chunks and live streams."""
+    """Chunks, live streams and whole recordings."""
 
     uploads: AudioUploads
+    recordings: RecordingIntake
     streams: Streams
 
 

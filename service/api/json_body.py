@@ -45,16 +45,22 @@ def json_operation(body_type: type, example: object, *, required: bool) -> type[
         """Describes the body."""
 
         def __post_init__(self) -> None:
-            # msgspec's schema contains patterns, limits and the ban on unknown fields. Litestar's components
-            # would leave them out, so the whole schema is inlined here.
-            definitions = msgspec.json.schema(body_type, ref_template="{name}")["$defs"]
-            schema = _inline_references(definitions[body_type.__name__], definitions)
             media = OpenAPIMediaType(
-                schema=cast("Schema", schema), examples={"example": Example(value=example)}
+                schema=inlined_schema(body_type), examples={"example": Example(value=example)}
             )
             self.request_body = RequestBody(content={"application/json": media}, required=required)
 
     return JsonOperation
+
+
+def inlined_schema(body_type: type) -> Schema:
+    """Return the JSON schema of a body.
+
+    msgspec's schema contains patterns, limits and the ban on unknown fields. Litestar's components would
+    leave them out, so the whole schema is inlined here.
+    """
+    definitions = msgspec.json.schema(body_type, ref_template="{name}")["$defs"]
+    return cast("Schema", _inline_references(definitions[body_type.__name__], definitions))
 
 
 def _inline_references(schema: Any, definitions: dict[str, Any]) -> Any:

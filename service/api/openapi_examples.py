@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
+from msgspec import UNSET
 
 from schemas.audio import ChunkStored
 from schemas.audit import AuditEntry
@@ -13,6 +14,7 @@ from schemas.deliveries import Attempt, Delivery, Recovered
 from schemas.destinations import AuthShown, Destination
 from schemas.ledger import Ledger
 from schemas.pages import Page
+from schemas.recordings import RecordingState
 from schemas.results import Document, DocumentSummary
 from schemas.sessions import DeliveryCounts, Session, SessionErasure, TimelineEntry
 
@@ -96,6 +98,14 @@ COMPLETED = msgspec.structs.replace(
         )
     ],
     deliveries=DeliveryCounts(delivered=1),
+)
+RECORDED = msgspec.structs.replace(
+    CREATED,
+    status="processing",
+    upload="recording",
+    audio_url=UNSET,
+    recording=RecordingState(bytes=4_812_345, seconds=298.4, chunks_done=0, chunks_total=None),
+    ended_at=_STARTED,
 )
 ERASED = SessionErasure(id=_SESSION_ID, status="completed")
 CHUNK = ChunkStored(

@@ -17,6 +17,8 @@ RequestClassName = Literal["reads", "calls", "uploads", "webhooks", "waits"]
 REQUEST_CLASS: Final = "request_class"
 # The key that holds the name of a query parameter: a request with this parameter belongs to `waits`.
 WAIT_PARAMETER: Final = "wait_parameter"
+# The key of an upload route that takes whole recordings, which are larger than chunks.
+TAKES_RECORDINGS: Final = "takes_recordings"
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

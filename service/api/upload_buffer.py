@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from litestar import Request
+from msgspec import Struct
 
 from service.api.middleware.admission_control import Permit, permit_of
 from service.domain.errors import (
@@ -34,11 +35,22 @@ _HASH_IN_THREAD_BYTES = 1024 * 1024
 _MAX_IDLE_SECONDS = 20.0
 # Moving the idle timeout costs more than receiving a piece, so it moves at most once in so many seconds.
 _RESCHEDULE_SECONDS = 1.0
-# The time limit for a whole body, however steadily its bytes arrive.
-_MAX_TOTAL_SECONDS = 300.0
-# After the grace a body must keep this average rate; live audio of the lowest quality is twice as fast.
+# After the grace a body must keep the average rate of its pace.
 _GRACE_SECONDS = 20.0
-_MIN_BYTES_PER_SECOND = 1024
+
+
+class Pace(Struct, frozen=True, kw_only=True):
+    """The time limit for a whole body of a kind, and the average rate that it must keep."""
+
+    kind: str
+    max_seconds: float
+    min_bytes_per_second: float
+
+
+# Live audio of the lowest quality is twice as fast.
+CHUNK_PACE = Pace(kind="chunk", max_seconds=300.0, min_bytes_per_second=1024)
+# Compressed speech has so many bytes a second: an upload that takes as long as the dictation is fast enough.
+RECORDING_PACE = Pace(kind="recording", max_seconds=3600.0, min_bytes_per_second=4096)
 
 
 def storage_failure(_: OSError) -> BridgeError:
@@ -186,44 +198,55 @@ async def buffer_body(request: Request[Any, Any, Any], max_bytes: int) -> Buffer
     return body
 
 
+def _chunk_too_large(max_bytes: int) -> BridgeError:
+    return ChunkTooLarge(f"a chunk may have {max_bytes} bytes")
+
+
 async def read_body(
-    request: Request[Any, Any, Any], max_bytes: int, consume: Callable[[bytes], Awaitable[None]]
+    request: Request[Any, Any, Any],
+    max_bytes: int,
+    consume: Callable[[bytes], Awaitable[None]],
+    pace: Pace = CHUNK_PACE,
+    too_large: Callable[[int], BridgeError] = _chunk_too_large,
 ) -> None:
-    """Pass a body to `consume` in pieces, within limits of size and time; raises as `buffer_body` does."""
+    """Pass a body to `consume` in pieces, within limits of size and time; raises as `buffer_body` does.
+
+    `too_large` makes the error for a body of more than `max_bytes`.
+    """
     announced = content_length(request)
     if announced is not None and announced > max_bytes:
-        raise ChunkTooLarge(f"a chunk may have {max_bytes} bytes, this one announces {announced}")
+        raise too_large(max_bytes)
     size = 0
     try:
         async with asyncio.timeout(_MAX_IDLE_SECONDS) as idle:
             loop = asyncio.get_running_loop()
             started = rescheduled = loop.time()
-            deadline = rescheduled + _MAX_TOTAL_SECONDS
+            deadline = rescheduled + pace.max_seconds
             more = True
             while more:
                 message = await request.receive()
                 if message["type"] != "http.request":
-                    raise ClientDisconnected("the client went away in the middle of the chunk")
+                    raise ClientDisconnected(f"the client went away in the middle of the {pace.kind}")
                 more = message.get("more_body", False)
                 piece = message.get("body", b"")
                 size += len(piece)
                 if size > max_bytes:
-                    raise ChunkTooLarge(f"a chunk may have {max_bytes} bytes")
+                    raise too_large(max_bytes)
                 await consume(piece)
                 if loop.time() > rescheduled + _RESCHEDULE_SECONDS:
                     rescheduled = loop.time()
-                    if is_too_slow(size, rescheduled - started):
-                        raise BodyTimeout("the chunk came too slowly")
+                    if is_too_slow(size, rescheduled - started, pace):
+                        raise BodyTimeout(f"the {pace.kind} came too slowly")
                     idle.reschedule(min(rescheduled + _MAX_IDLE_SECONDS, deadline))
     except TimeoutError:
-        raise BodyTimeout("the chunk came too slowly") from None
+        raise BodyTimeout(f"the {pace.kind} came too slowly") from None
     if announced is not None and size != announced:
         raise AudioTruncated(f"Content-Length says {announced} bytes, {size} came")
 
 
-def is_too_slow(size: int, seconds: float) -> bool:
+def is_too_slow(size: int, seconds: float, pace: Pace = CHUNK_PACE) -> bool:
     """Return whether a body with so many bytes after so many seconds is too slow to wait for."""
-    return seconds > _GRACE_SECONDS and size < seconds * _MIN_BYTES_PER_SECOND
+    return seconds > _GRACE_SECONDS and size < seconds * pace.min_bytes_per_second
 
 
 def content_length(request: Request[Any, Any, Any]) -> int | None:

@@ -12,11 +12,14 @@ from service.domain.audio.handover import AudioHandover
 from service.domain.clock import CheckedClock, SystemClock
 from service.domain.destinations.changes import Destinations
 from service.domain.errors import StoreUnavailable
+from service.domain.recordings.cutting import RecordingCutter
+from service.domain.recordings.models import CutLimits
 from service.domain.results.fetching import ResultFetcher
 from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.sessions.pending_calls import PendingCalls
 from service.domain.vendor_accounts import Accounts, Credentials, VendorAccount
 from service.eka.audio_client import AudioClient
+from service.eka.audio_formats import normalise_audio_format
 from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
@@ -24,6 +27,7 @@ from service.eka.http_exchange import VendorHttp, make_http_client
 from service.eka.tokens import TokenKeeper
 from service.forwarding.destination_validation import CallLimits, check_call
 from service.forwarding.downloads import GuardedDownloads
+from service.media.reader import FFmpegReader
 from service.settings import Settings
 from service.store.additional_documents import AdditionalDocumentRows
 from service.store.api_keys import ApiKeyRows
@@ -41,6 +45,7 @@ from service.store.idempotency import IdempotencyKeys, IdempotencyRows
 from service.store.leases import LeaseRows
 from service.store.ledger import LedgerRows
 from service.store.queue_depths import QueueDepthRows
+from service.store.recordings import RecordingRows
 from service.store.reencryption import ReencryptionRows
 from service.store.result_refresh import ResultRefreshRows
 from service.store.results import ResultRows
@@ -52,6 +57,7 @@ from service.store.tenants import TenantRows
 from service.store.vendor_accounts import VendorAccountRows
 from service.store.vendor_tokens import VendorTokenRows
 from service.store.webhook_events import WebhookEventRows
+from service.temporary_files.encrypted_file import EncryptedTemporaryFile
 
 log = structlog.get_logger()
 
@@ -71,6 +77,7 @@ class Stores(Struct, frozen=True, kw_only=True):
     streams: StreamRows
     audio: AudioRows
     held_audio: HeldAudioRows
+    recordings: RecordingRows
     results: ResultRows
     result_refresh: ResultRefreshRows
     deliveries: DeliveryRows
@@ -111,6 +118,7 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
     keyring = Keyring(settings.encryption_keys)
     hasher = Hasher(database, keyring)
     sessions = SessionRows(database, keyring, hasher)
+    audio_blocks = AudioBlockRows(database, keyring)
     idempotency_keys = IdempotencyKeys(keyring, hasher)
     return Stores(
         database=database,
@@ -124,8 +132,14 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
         sessions=sessions,
         streams=StreamRows(database, keyring, hasher),
         audio=AudioRows(database),
-        held_audio=HeldAudioRows(
-            database, AudioBlockRows(database, keyring), max_held_bytes=settings.held_audio_max_bytes
+        held_audio=HeldAudioRows(database, audio_blocks, max_held_bytes=settings.held_audio_max_bytes),
+        recordings=RecordingRows(
+            database,
+            blocks=audio_blocks,
+            sessions=sessions,
+            keys=idempotency_keys,
+            # The rest of the connections stays free for everything else.
+            max_writers=max(1, settings.database_pool_size // 4),
         ),
         results=ResultRows(database, keyring),
         result_refresh=ResultRefreshRows(database),
@@ -286,7 +300,7 @@ def make_session_lifecycle(settings: Settings, stores: Stores, vendor: EkaClient
 
 
 def make_pending_calls(
-    settings: Settings, stores: Stores, vendor: EkaClient, fetcher: ResultFetcher
+    settings: Settings, stores: Stores, vendor: EkaClient, discovery: Discovery, fetcher: ResultFetcher
 ) -> PendingCalls:
     """Make what the worker needs for the vendor calls that no caller finished."""
     return PendingCalls(
@@ -294,8 +308,25 @@ def make_pending_calls(
         lifecycle=make_session_lifecycle(settings, stores, vendor),
         vendor=vendor,
         handover=AudioHandover(store=stores.held_audio, vendor=vendor),
+        cutter=RecordingCutter(
+            store=stores.recordings,
+            reader=FFmpegReader(),
+            limits=partial(_cut_limits, settings, discovery),
+            open_file=EncryptedTemporaryFile,
+        ),
         fail=fetcher.fail,
         clock=SystemClock(),
+    )
+
+
+async def _cut_limits(settings: Settings, discovery: Discovery) -> CutLimits:
+    """Return the limits of a chunk that is cut from a recording."""
+    limits = await discovery.limits()
+    named = [normalise_audio_format(each, limits.audio_formats) for each in limits.audio_formats]
+    return CutLimits(
+        max_seconds=limits.max_chunk_duration_seconds,
+        max_bytes=limits.chunk_bytes(settings.chunk_max_bytes),
+        formats=tuple(each for each in named if each is not None),
     )
 
 

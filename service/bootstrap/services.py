@@ -38,6 +38,7 @@ from service.domain.audio.uploads import AudioUploads
 from service.domain.clock import CheckedClock, SystemClock
 from service.domain.deliveries.recovery import Deliveries
 from service.domain.read_audit import ReadAudit
+from service.domain.recordings.intake import RecordingIntake
 from service.domain.results.additional_document_requests import AdditionalDocumentRequests
 from service.domain.results.refreshing import ResultRefresher
 from service.domain.sessions.change_polling import ChangePoller
@@ -52,6 +53,7 @@ from service.eka.discovery import Discovery
 from service.eka.streams import EkaStreams
 from service.eka.templates import EkaTemplates
 from service.jobs.monitors.clock import ClockMonitor
+from service.media.reader import FFmpegReader
 from service.observability.tracing import stop_tracing
 from service.redis.client import close_redis, open_redis, ping_redis
 from service.redis.rate_limiter import open_rate_limiter
@@ -85,13 +87,21 @@ async def open_services(
         clock_monitor = ClockMonitor(clock, stores.database.clock)
         stack.push_async_callback(clock_monitor.stop)
         access = await _open_access(stack, settings, stores, unauthenticated_limits)
+        sessions = _make_sessions(stack, settings, stores, vendor, discovery, wakeups)
         services = Services(
             settings=settings,
             clock=clock,
             traces=traces,
             access=access,
-            sessions=_make_sessions(stack, settings, stores, vendor, discovery, wakeups),
-            audio=_make_audio(stack, settings, stores, vendor, access),
+            sessions=sessions,
+            audio=_make_audio(
+                stack,
+                settings,
+                stores,
+                vendor,
+                access,
+                _make_recordings(settings, stores, sessions, discovery, wakeups),
+            ),
             destinations=DestinationServices(
                 changes=make_destinations(settings, stores), queries=stores.destinations
             ),
@@ -192,7 +202,12 @@ def _make_sessions(
 
 
 def _make_audio(
-    stack: AsyncExitStack, settings: Settings, stores: Stores, vendor: EkaClient, access: AccessServices
+    stack: AsyncExitStack,
+    settings: Settings,
+    stores: Stores,
+    vendor: EkaClient,
+    access: AccessServices,
+    recordings: RecordingIntake,
 ) -> AudioServices:
     streams = Streams(
         store=stores.streams,
@@ -205,7 +220,26 @@ def _make_audio(
         uploads=AudioUploads(
             store=stores.audio, held_audio=stores.held_audio, sessions=stores.sessions, vendor=vendor
         ),
+        recordings=recordings,
         streams=streams,
+    )
+
+
+def _make_recordings(
+    settings: Settings,
+    stores: Stores,
+    sessions: SessionServices,
+    discovery: Discovery,
+    wakeups: ArqWakeups,
+) -> RecordingIntake:
+    return RecordingIntake(
+        store=stores.recordings,
+        room=stores.held_audio,
+        reader=FFmpegReader(),
+        limits=discovery,
+        wakeups=wakeups,
+        read=sessions.queries.session,
+        reconcile_after_seconds=settings.reconcile_after_seconds,
     )
 
 

@@ -205,6 +205,18 @@ class RecordingUnreadable(CallerMistake):
     code = "recording_unreadable"
 
 
+class RecordingTooLong(CallerMistake):
+    """The recording has more `seconds` than the session's model takes, `max_seconds`."""
+
+    code = "recording_too_long"
+
+
+class RecordingTooLarge(CallerMistake):
+    """The recording has more bytes than RECORDING_MAX_BYTES."""
+
+    code = "recording_too_large"
+
+
 class BodyTooLarge(CallerMistake):
     """The JSON body is larger than the limit."""
 

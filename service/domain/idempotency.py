@@ -15,7 +15,7 @@ from service.domain.ids import TenantId
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
-Route = Literal["createSession", "createDestination", "makeDocument"]
+Route = Literal["createSession", "createRecording", "createDestination", "makeDocument"]
 
 
 class KeyedCall(Struct, frozen=True, kw_only=True):

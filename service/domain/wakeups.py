@@ -11,3 +11,11 @@ class Wakeups(Protocol):
     def results_due(self, session_id: SessionId) -> None:
         """Wake a worker to fetch results of this session."""
         ...
+
+
+class PendingCallWakeups(Protocol):
+    """Wakes a worker to make pending calls; if a wake-up gets lost, the sweep finds them."""
+
+    def calls_due(self) -> None:
+        """Wake a worker to make the pending calls that are due."""
+        ...

@@ -12,7 +12,7 @@ from service.domain.ids import SessionId
 from service.jobs.sweep import pause
 from service.observability.logging import failure
 from service.redis.client import QUEUE, REDIS_ERRORS, close_redis, decode, encode, open_redis
-from service.redis.wakeups import ANY, RESULTS_DUE
+from service.redis.wakeups import ANY, CALLS_DUE, RESULTS_DUE
 
 log = structlog.get_logger()
 
@@ -28,12 +28,18 @@ _MAX_CANCELS = 6
 
 
 class WakeupListener:
-    """Calls `wake` for each wake-up: with the session that it names, or with None for every due session."""
+    """Calls `wake` or `wake_calls` for each wake-up: with its session, or with None for every due row."""
 
-    def __init__(self, redis_url: str, wake: Callable[[SessionId | None], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        wake: Callable[[SessionId | None], Awaitable[None]],
+        wake_calls: Callable[[SessionId | None], Awaitable[None]],
+    ) -> None:
         """Listen at this Redis, with connections of its own."""
         self._redis_url = redis_url
         self._wake = wake
+        self._wake_calls = wake_calls
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Listen until told to stop; connect anew, after a second, when Redis fails or hangs."""
@@ -56,10 +62,14 @@ class WakeupListener:
     async def _results_due(self, _: dict[str, Any], session_id: str) -> None:
         await self._wake(None if session_id == ANY else SessionId(session_id))
 
+    async def _calls_due(self, _: dict[str, Any]) -> None:
+        await self._wake_calls(None)
+
     def _arq_worker(self, redis: ArqRedis) -> Worker:
         results_due: Any = self._results_due
+        calls_due: Any = self._calls_due
         return Worker(
-            functions=[func(results_due, name=RESULTS_DUE)],
+            functions=[func(results_due, name=RESULTS_DUE), func(calls_due, name=CALLS_DUE)],
             redis_pool=redis,
             queue_name=QUEUE,
             handle_signals=False,

@@ -17,6 +17,7 @@ log = structlog.get_logger()
 DROPPED = Counter("ekabridge_nudges_dropped", "Nudges that Redis did not take; the sweep finds what is due.")
 
 RESULTS_DUE = "results_due"
+CALLS_DUE = "calls_due"
 # Sent instead of a session's id: the worker looks at every due session.
 ANY = ""
 
@@ -27,8 +28,9 @@ _PAUSE_SECONDS = 0.02
 
 
 class ArqWakeups:
-    """The domain's Wakeups: one task sends them, and drops those that Redis does not accept.
+    """The domain's Wakeups and PendingCallWakeups: one task sends them.
 
+    It drops those that Redis does not accept.
     Several wake-ups that wait to be sent become one that names no session. A flood of webhooks so costs Redis
     and the workers no more than a few calls.
     """
@@ -37,6 +39,7 @@ class ArqWakeups:
         """Send over this client, which its opener closes."""
         self._redis = redis
         self._due: set[SessionId] = set()
+        self._are_calls_due = False
         self._is_due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -44,6 +47,11 @@ class ArqWakeups:
         """Wake a worker, as results of this session can be fetched."""
         if len(self._due) < _MAX_NAMED:
             self._due.add(session_id)
+        self._is_due.set()
+
+    def calls_due(self) -> None:
+        """Wake a worker to make the pending calls that are due."""
+        self._are_calls_due = True
         self._is_due.set()
 
     async def start(self) -> None:
@@ -61,9 +69,13 @@ class ArqWakeups:
             await self._is_due.wait()
             self._is_due.clear()
             due, self._due = self._due, set()
+            are_calls_due, self._are_calls_due = self._are_calls_due, False
             try:
                 async with asyncio.timeout(_ENQUEUE_SECONDS):
-                    await self._redis.enqueue_job(RESULTS_DUE, due.pop() if len(due) == 1 else ANY)
+                    if are_calls_due:
+                        await self._redis.enqueue_job(CALLS_DUE)
+                    if due:
+                        await self._redis.enqueue_job(RESULTS_DUE, due.pop() if len(due) == 1 else ANY)
             except Exception as error:  # noqa: BLE001 - a wake-up may be lost; the task that sends the next may not
                 DROPPED.inc()
                 log.warning("nudge_dropped", reason=type(error).__name__)

@@ -178,6 +178,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "max_requests": _number(int, 1, 100_000),
     "max_uploads": _number(int, 1, 100_000),
     "max_streams": _number(int, 1, 100_000),
+    "recording_max_bytes": _number(int, 1_048_576, 1_099_511_627_776),
     "held_audio_max_bytes": _number(int, 10_485_760, 1_099_511_627_776),
     "max_spool_bytes": _number(int, 1_048_576, 1_099_511_627_776),
     "rate_limit_per_second": _number(int, 0, 100_000),

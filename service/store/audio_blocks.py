@@ -9,6 +9,8 @@ from service.store.encryption import Keyring
 from service.store.queries import sql
 
 BLOCK_BYTES = 1_048_576
+# The sequence of the blocks that hold a whole recording as it came.
+RECORDING_SEQUENCE = -1
 
 
 def block_aad(block_id: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from service.domain.audio.models import Audio, AudioFormat, ChunkPlan, HeldChunk
 from service.domain.errors import SessionEnded
 from service.domain.ids import Lease, SessionId, TenantId
-from service.store.audio_blocks import AudioBlockRows
+from service.store.audio_blocks import RECORDING_SEQUENCE, AudioBlockRows
 from service.store.database import Database
 from service.store.queries import sql
 
@@ -91,6 +91,7 @@ class HeldAudioRows:
             if await connection.fetchrow(sql("held_audio.has_held"), session_id) is not None:
                 return False
             await connection.execute(sql("sessions.finish_handover"), session_id)
+            await self._blocks.delete(connection, session_id, RECORDING_SEQUENCE)
         return True
 
 

@@ -7,6 +7,7 @@ from asyncpg import Record
 from msgspec import UNSET, Struct, UnsetType
 
 from schemas.pages import Page
+from schemas.recordings import RecordingState
 from schemas.results import Document, DocumentSummary, ErrorInfo, WarningInfo
 from schemas.sessions import DeliveryCounts, Session, TimelineEntry
 from service.domain.errors import NotFound, SessionErased
@@ -216,12 +217,13 @@ class SessionQueries:
             lambda: decrypt_warnings(self._keyring, row["id"], row["warnings_sealed"]),
             list[WarningInfo](),
         )
-        chunked = row["upload"] == "chunked"
+        recording = _recording(row)
+        chunked = row["upload"] == "chunked" and recording is UNSET
         has_result = row["status"] in {"completed", "partial"}
         return Session(
             id=row["id"],
             status=row["status"],
-            upload=row["upload"],
+            upload=row["upload"] if recording is UNSET else "recording",
             templates=row["templates"],
             mode=row["mode"],
             model=row["model"],
@@ -232,6 +234,7 @@ class SessionQueries:
             metadata=details.metadata,
             audio_url=f"{self._public_url}/v1/sessions/{row['id']}/audio" if chunked else UNSET,
             stream_url=stream_url,
+            recording=recording,
             chunks_received=row["chunks_received"],
             created_at=row["created_at"],
             expires_at=row["expires_at"],
@@ -296,6 +299,18 @@ def _fitting(rows: Sequence[Record]) -> int:
         if size > _MAX_PAGE_BYTES and number > 0:
             return number
     return len(rows)
+
+
+def _recording(row: Record) -> RecordingState | UnsetType:
+    """Return how far a session's recording has come, if it came as one."""
+    if row["recording_bytes"] is None:
+        return UNSET
+    return RecordingState(
+        bytes=row["recording_bytes"],
+        seconds=row["recording_seconds"],
+        chunks_done=row["chunks_stored"],
+        chunks_total=row["recording_chunks"],
+    )
 
 
 def _session_error(row: Record, shown: RowDecryptor) -> ErrorInfo | None:

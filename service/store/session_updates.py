@@ -134,6 +134,7 @@ async def erase_rows(
         sql("erasure.webhooks"),
         sql("erasure.fetches"),
         sql("erasure.audio_blocks"),
+        sql("erasure.recording"),
         sql("erasure.chunks"),
         sql("erasure.documents"),
         sql("erasure.deliveries"),

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.api.middleware.admission_control import DiskBudget, Permit
+from service.api.middleware.admission_control import Permit
+from service.api.middleware.disk_budget import DiskBudget
 from service.api.middleware.request_class import RequestClass
 from service.concurrency.memory_budget import MemoryBudget
 

@@ -5,6 +5,7 @@ from typing import Any
 from service.domain.audio.handover import AudioHandover
 from service.domain.audio.models import Audio, HeldChunk
 from service.domain.ids import Lease, SessionId
+from service.domain.recordings.cutting import RecordingCutter
 from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.sessions.pending_calls import PendingCalls
 from tests.support.fakes import MemorySessions
@@ -43,6 +44,13 @@ class NoHeldAudio:
         return True
 
 
+class NoRecordings:
+    """The domain's UncutRecordings without any, of which only the search is called."""
+
+    async def uncut(self, session_id: SessionId, lease: Lease) -> None:
+        return None
+
+
 def make_pending_calls(store: MemorySessions, vendor: Any, clock: TurnedClock) -> PendingCalls:
     """Return the worker's side of the pending calls; a failed session is recorded in `store`."""
 
@@ -55,6 +63,7 @@ def make_pending_calls(store: MemorySessions, vendor: Any, clock: TurnedClock) -
         lifecycle=make_life(store, vendor, clock),
         vendor=vendor,
         handover=AudioHandover(store=NoHeldAudio(store), vendor=vendor),
+        cutter=RecordingCutter(store=NoRecordings(), reader=None, limits=None, open_file=None),
         fail=fail,
         clock=clock,
     )

@@ -21,18 +21,19 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Send
 
 from service.api.middleware.body_timeout import with_body_timeout
-from service.api.middleware.error_response import send_problem
-from service.api.middleware.load_monitor import (
-    BUFFER_BYTES,
-    BUFFER_LIMIT_BYTES,
-    WEBHOOKS,
-    LoadMonitor,
+from service.api.middleware.disk_budget import (
+    FORM_BYTES,
+    RECORDINGS_SHARE,
+    DiskBudget,
+    max_recording_bytes,
 )
+from service.api.middleware.error_response import send_problem
+from service.api.middleware.load_monitor import WEBHOOKS, LoadMonitor
 from service.api.middleware.request_class import RequestClass
 from service.api.middleware.request_context import RESPONSE_READY
 from service.api.middleware.response_memory import ResponseMemory, ResponsePermit, begin_response
 from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
-from service.api.request_classes import class_of
+from service.api.request_classes import TAKES_RECORDINGS, class_of
 from service.concurrency.memory_budget import UPLOADS_BYTES, MemoryBudget
 from service.domain.errors import BridgeError, CallerMistake, Overloaded
 from service.domain.ids import TenantId
@@ -49,8 +50,6 @@ _WEBHOOKS_FACTOR = 4
 # once for `_NO_WAIT_SECONDS`, because the clients that hold the memory are slow.
 _MAX_MEMORY_WAIT_SECONDS = 1.0
 _NO_WAIT_SECONDS = 10.0
-# A form may be larger than its file by so many bytes.
-_FORM_BYTES = 65_536
 _TIMED_ELSEWHERE = frozenset({"uploads", "webhooks"})
 # The owner of the connections that bring signed webhooks.
 _VENDOR_OWNER = "vendor"
@@ -67,7 +66,7 @@ class Permit:
     def __init__(
         self,
         request_class: RequestClass,
-        disk: "DiskBudget",
+        disk: DiskBudget,
         memory: MemoryBudget,
         announced_bytes: int = 0,
         response: ResponsePermit | None = None,
@@ -132,30 +131,6 @@ class Permit:
             self._request_class.release(self._tenant)
 
 
-class DiskBudget:
-    """The bytes of disk that all request bodies of a process together may use."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.used_bytes = 0
-        BUFFER_LIMIT_BYTES.set(max_bytes)
-
-    def check(self, request_class: RequestClass, size: int) -> None:
-        """Raise Overloaded if fewer bytes than `size` are free."""
-        if self.used_bytes + size > self.max_bytes:
-            raise request_class.refusal("spool")
-
-    def acquire(self, size: int) -> None:
-        """Count bytes as used."""
-        self.used_bytes += size
-        BUFFER_BYTES.inc(size)
-
-    def release(self, size: int) -> None:
-        """Count bytes as free again."""
-        self.used_bytes -= size
-        BUFFER_BYTES.dec(size)
-
-
 class AdmissionControl:
     """ASGI middleware that gives each request a Permit, or answers 503 if its class is full."""
 
@@ -181,7 +156,9 @@ class AdmissionControl:
         self._memory = MemoryBudget(
             UPLOADS_BYTES, patience_seconds=_MAX_MEMORY_WAIT_SECONDS, cooldown_seconds=_NO_WAIT_SECONDS
         )
-        self._max_bytes = settings.chunk_max_bytes + _FORM_BYTES
+        self._recordings_disk = self._disk.share(RECORDINGS_SHARE)
+        self._max_chunk_bytes = settings.chunk_max_bytes + FORM_BYTES
+        self._max_recording_bytes = max_recording_bytes(settings) + FORM_BYTES
         self._max_connections = settings.max_connections
         self._classes = _make_classes(settings, load_monitor)
 
@@ -192,17 +169,21 @@ class AdmissionControl:
             async with self.load_monitor.running():
                 await self._app(scope, receive, send)
             return
-        name = class_of(self._handler_of(scope), scope) if scope["type"] == ScopeType.HTTP else None
+        handler = self._handler_of(scope) if scope["type"] == ScopeType.HTTP else None
+        name = class_of(handler, scope) if scope["type"] == ScopeType.HTTP else None
         if name is None:
             await self._app(scope, receive, send)
             return
         request_class = self._classes[name]
-        announced_bytes = self._announced_bytes(scope) if name == "uploads" else 0
+        takes_recordings = handler is not None and TAKES_RECORDINGS in handler.opt
+        disk = self._recordings_disk if takes_recordings else self._disk
+        max_bytes = self._max_recording_bytes if takes_recordings else self._max_chunk_bytes
+        announced_bytes = _announced_bytes(scope, max_bytes) if name == "uploads" else 0
         try:
             # A full class refuses before authentication, because looking up a key costs more than a refusal.
             request_class.check()
             if announced_bytes:
-                self._disk.check(request_class, announced_bytes)
+                disk.check(request_class, announced_bytes)
             pool = self._unauthenticated_limits.pool_before_routing(scope)
             if pool is not None:
                 receive = await pool.read_before_routing(scope, receive)
@@ -214,7 +195,7 @@ class AdmissionControl:
         response = ResponsePermit(self._response_memory, partial(cut_unread, scope))
         begin_response(response)
         scope[RESPONSE_READY] = response.on_ready
-        permit = scope[_PERMIT] = Permit(request_class, self._disk, self._memory, announced_bytes, response)
+        permit = scope[_PERMIT] = Permit(request_class, disk, self._memory, announced_bytes, response)
         try:
             # Uploads and webhooks have time limits of their own.
             await self._app(scope, receive if name in _TIMED_ELSEWHERE else self._with_timeout(receive), send)
@@ -226,13 +207,14 @@ class AdmissionControl:
             receive, idle_seconds=self.body_idle_seconds, total_seconds=self.body_total_seconds
         )
 
-    def _announced_bytes(self, scope: Any) -> int:
-        """Return an upload's Content-Length; 0 if it is too large, which the handler answers with 413."""
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                size = int(value)
-                return size if size <= self._max_bytes else 0
-        return 0
+
+def _announced_bytes(scope: Any, max_bytes: int) -> int:
+    """Return an upload's Content-Length; 0 if it is too large, which the handler answers with 413."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            size = int(value)
+            return size if size <= max_bytes else 0
+    return 0
 
 
 def _make_classes(settings: Settings, load_monitor: LoadMonitor) -> dict[str, RequestClass]:

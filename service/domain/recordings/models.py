@@ -4,7 +4,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from service.domain.audio.models import AudioFormat
+from service.domain.audio.models import Audio, AudioFormat
+from service.domain.ids import SessionId, TenantId
 
 
 class RecordingFile(Protocol):
@@ -30,6 +31,26 @@ class RecordingFile(Protocol):
         ...
 
 
+class ReceivedRecording(RecordingFile, Audio, Protocol):
+    """A recording that a client has sent whole."""
+
+
+class TemporaryRecording(RecordingFile, Protocol):
+    """An encrypted file to which a recording is copied; each method raises OSError if the disk is full."""
+
+    def write(self, piece: bytes) -> None:
+        """Append bytes."""
+        ...
+
+    def finish(self) -> None:
+        """Flush what is written."""
+        ...
+
+    def close(self) -> None:
+        """Delete the bytes."""
+        ...
+
+
 class RecordingFacts(Struct, frozen=True, kw_only=True):
     """The audio track of a recording, after its whole container was read.
 
@@ -43,6 +64,14 @@ class RecordingFacts(Struct, frozen=True, kw_only=True):
     sample_rate: int
     channels: int
     is_copyable: bool
+
+
+class StoredRecording(Struct, frozen=True, kw_only=True):
+    """A recording whose bytes PostgreSQL keeps."""
+
+    session_id: SessionId
+    tenant_id: TenantId
+    size: int
 
 
 class CutLimits(Struct, frozen=True, kw_only=True):

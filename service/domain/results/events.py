@@ -18,6 +18,7 @@ MESSAGES = {
     "vendor_gave_no_result": "EkaScribe gave no result in time",
     "vendor_unavailable": "EkaScribe could not be reached for a day; the audio can still be exported",
     "vendor_error": "EkaScribe refused this session",
+    "recording_unreadable": "the recording could not be cut into chunks",
     "session_expired": "the session expired before it was ended",
     "template_failed": "EkaScribe could not make this document",
     "document_missing": "EkaScribe made no document of this template",

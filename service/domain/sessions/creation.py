@@ -33,7 +33,7 @@ from service.domain.sessions.lifecycle import (
 from service.domain.sessions.models import ProtocolWords, SessionPlan
 from service.domain.sessions.ports import SessionStore
 from service.domain.vendor import VendorLimits
-from service.domain.vendor_limits import check_limits, check_upload
+from service.domain.vendor_limits import Limits, check_limits, check_upload
 
 _MAX_OBJECT_BYTES = 4096
 _MAX_LEVELS = 32
@@ -128,21 +128,7 @@ class SessionCreator:
         session_id: SessionId,
         words: ProtocolWords | None = None,
     ) -> SessionPlan:
-        """Fill in the defaults, and refuse values that EkaScribe would refuse anyway, naming the field.
-
-        `words` holds the request of a client of the protocol, whose `single` is a session of one chunk here.
-        """
-        plan = plan_session(principal, request, session_id)
-        plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
-        limits = await self._limits.limits()
-        check_upload(limits, words.upload_type if words else plan.upload)
-        check_limits(
-            limits,
-            model=plan.model,
-            languages=plan.languages,
-            transcript_language=plan.transcript_language,
-        )
-        return plan
+        return plan_within_limits(await self._limits.limits(), principal, request, session_id, words)
 
     async def _create_once(
         self, principal: Principal, call: KeyedCall, plan: SessionPlan, lease: Lease
@@ -188,6 +174,26 @@ class SessionCreator:
 
     async def _answer(self, principal: Principal, session_id: SessionId) -> bytes:
         return msgspec.json.encode(await self._read(principal.tenant_id, session_id))
+
+
+def plan_within_limits(
+    limits: Limits,
+    principal: Principal,
+    request: SessionCreate,
+    session_id: SessionId,
+    words: ProtocolWords | None = None,
+) -> SessionPlan:
+    """Fill in the defaults, and refuse values that EkaScribe would refuse anyway, naming the field.
+
+    `words` holds the request of a client of the protocol, whose `single` is a session of one chunk here.
+    """
+    plan = plan_session(principal, request, session_id)
+    plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
+    check_upload(limits, words.upload_type if words else plan.upload)
+    check_limits(
+        limits, model=plan.model, languages=plan.languages, transcript_language=plan.transcript_language
+    )
+    return plan
 
 
 def check_create(request: SessionCreate) -> None:

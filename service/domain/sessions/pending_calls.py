@@ -5,8 +5,8 @@ worker that holds the lease of a call makes it; the sweep finds calls whose leas
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import assert_never
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, assert_never
 
 import structlog
 
@@ -16,6 +16,8 @@ from service.domain.clock import Clock
 from service.domain.errors import (
     BridgeError,
     EncryptionKeyMissing,
+    Overloaded,
+    RecordingUnreadable,
     SessionEnded,
     VendorCallHeldBack,
     VendorError,
@@ -23,6 +25,7 @@ from service.domain.errors import (
     VendorTimeout,
 )
 from service.domain.ids import UNFILTERED, SessionId
+from service.domain.recordings.cutting import RecordingCutter
 from service.domain.sessions.cancellation import SessionCanceller
 from service.domain.sessions.lifecycle import (
     CALL_DEADLINE_SECONDS,
@@ -41,6 +44,8 @@ log = structlog.get_logger()
 _MAX_TRIES = 20
 # A doctor waits for held audio. While the vendor is down, the circuit breaker limits the calls.
 _MAX_WAIT_WHILE_HELD_SECONDS = 15.0
+# A recording of an hour takes longer to cut than a lease lasts.
+_RENEW_SECONDS = PENDING_CALL_LEASE_SECONDS / 4
 
 
 class PendingCalls:
@@ -53,6 +58,7 @@ class PendingCalls:
         lifecycle: SessionLifecycle,
         vendor: Vendor,
         handover: AudioHandover,
+        cutter: RecordingCutter,
         fail: Callable[[SessionId, str], Awaitable[None]],
         clock: Clock,
     ) -> None:
@@ -61,6 +67,7 @@ class PendingCalls:
         self._lifecycle = lifecycle
         self._vendor = vendor
         self._handover = handover
+        self._cutter = cutter
         self._canceller = SessionCanceller(store=store, vendor=vendor, clock=clock)
         self._fail = fail
         self._clock = clock
@@ -131,10 +138,13 @@ class PendingCalls:
             await self._reschedule(pending, error)
 
     async def _hand_over(self, pending: PendingCall) -> None:
-        """Upload the held chunks, one after another, until none is left."""
+        """Cut a recording that is not cut yet, and upload the held chunks, until none is left."""
         if await self._is_held_too_long(pending):
             return
         try:
+            recording = await self._cutter.find(pending)
+            if recording is not None:
+                await self._while_leased(pending, self._cutter.cut(pending, recording))
             while await self._upload_all(pending):
                 if await self._handover.finish(pending):
                     return
@@ -143,7 +153,10 @@ class PendingCalls:
         except VendorRefused as refused:
             self._log_failed(pending, refused)
             await self._fail(pending.session_id, "vendor_session_missing")
-        except (VendorError, SessionEnded) as error:
+        except RecordingUnreadable as unreadable:
+            self._log_failed(pending, unreadable)
+            await self._fail(pending.session_id, "recording_unreadable")
+        except (VendorError, SessionEnded, Overloaded) as error:
             self._log_failed(pending, error)
             await self._reschedule(pending, error)
         except asyncio.CancelledError:
@@ -161,6 +174,19 @@ class PendingCalls:
             except TimeoutError:
                 raise VendorTimeout("EkaScribe did not take the chunk in time", sent=True) from None
         return await self._renew(pending)
+
+    async def _while_leased(self, pending: PendingCall, work: Coroutine[Any, Any, None]) -> None:
+        """Do work that takes long, and renew the lease meanwhile; raises SessionEnded if it was lost."""
+        task = asyncio.create_task(work)
+        try:
+            while not (await asyncio.wait([task], timeout=_RENEW_SECONDS))[0]:
+                if not await self._renew(pending):
+                    raise SessionEnded("the session was cancelled or erased meanwhile")
+        except BaseException:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+        await task
 
     async def _renew(self, pending: PendingCall) -> bool:
         lease_seconds = PENDING_CALL_LEASE_SECONDS

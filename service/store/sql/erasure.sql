@@ -26,6 +26,10 @@ RETURNING status;
 -- Erases the audio that is kept.
 DELETE FROM audio_blocks WHERE session_id = $1;
 
+-- name: recording
+-- Erases size, length, hash and times of a recording.
+DELETE FROM recordings WHERE session_id = $1;
+
 -- name: chunks
 -- Erases sizes, hashes, names and times of the audio.
 DELETE FROM chunks WHERE session_id = $1;

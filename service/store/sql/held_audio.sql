@@ -31,5 +31,6 @@ WHERE session_id = $1 AND sequence = $2 AND status = 'held'
 RETURNING sequence;
 
 -- name: has_held
--- Checks whether a session has held chunks.
-SELECT 1 FROM chunks WHERE session_id = $1 AND status = 'held' LIMIT 1;
+-- Checks whether a session has held chunks, or a recording that is not cut into chunks yet.
+SELECT 1 WHERE EXISTS (SELECT FROM chunks WHERE session_id = $1 AND status = 'held')
+            OR EXISTS (SELECT FROM recordings WHERE session_id = $1 AND cut_at IS NULL);

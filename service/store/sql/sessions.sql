@@ -206,6 +206,7 @@ FROM sessions WHERE id = ANY($1);
 -- Returns for each session a token that changes whenever its timeline changes or becomes complete.
 SELECT s.id, concat_ws('.', s.xmin,
        (SELECT concat_ws('.', count(*), max(c.stored_at), count(c.held_at)) FROM chunks c WHERE c.session_id = s.id),
+       (SELECT r.cut_at FROM recordings r WHERE r.session_id = s.id),
        (SELECT count(*) FROM webhook_events w WHERE w.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(c.closed_at)) FROM stream_connections c WHERE c.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(f.settled_at), max(f.settled_at)) FROM fetches f WHERE f.session_id = s.id),
@@ -233,8 +234,11 @@ SELECT s.id, s.status, s.upload, s.templates, s.mode, s.model, s.languages, s.tr
        s.created_at, s.expires_at, s.ended_at, s.settled_at, s.erased_at,
        octet_length(s.transcript_sealed) AS transcript_bytes,
        CASE WHEN octet_length(s.transcript_sealed) <= 65536 THEN s.transcript_sealed END AS transcript_sealed,
+       r.bytes AS recording_bytes, r.seconds AS recording_seconds, r.chunks AS recording_chunks,
+       CASE WHEN r.session_id IS NOT NULL THEN
+           (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') END AS chunks_stored,
        (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status IN ('held', 'stored')) AS chunks_received
-FROM sessions s WHERE s.tenant_id = $1 AND s.id = $2;
+FROM sessions s LEFT JOIN recordings r ON r.session_id = s.id WHERE s.tenant_id = $1 AND s.id = $2;
 
 -- name: page
 -- Reads one page of a tenant's sessions, newest first; of transcripts only the sizes.
@@ -243,8 +247,11 @@ SELECT s.id, s.status, s.upload, s.templates, s.mode, s.model, s.languages, s.tr
        s.created_at, s.expires_at, s.ended_at, s.settled_at, s.erased_at,
        octet_length(s.transcript_sealed) AS transcript_bytes,
        NULL::bytea AS transcript_sealed,
+       r.bytes AS recording_bytes, r.seconds AS recording_seconds, r.chunks AS recording_chunks,
+       CASE WHEN r.session_id IS NOT NULL THEN
+           (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') END AS chunks_stored,
        (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status IN ('held', 'stored')) AS chunks_received
-FROM sessions s
+FROM sessions s LEFT JOIN recordings r ON r.session_id = s.id
 WHERE s.tenant_id = $1 AND s.erased_at IS NULL
   AND ($2::text IS NULL OR s.status = $2)
   AND ($3::bytea IS NULL OR s.reference_hash = $3)
@@ -304,6 +311,13 @@ UNION ALL
 SELECT held_at, 'chunk.held',
        jsonb_build_object('sequence', sequence, 'bytes', bytes, 'sha256', encode(sha256, 'hex'))
 FROM chunks WHERE session_id = $1 AND held_at IS NOT NULL
+UNION ALL
+SELECT received_at, 'recording.received',
+       jsonb_build_object('bytes', bytes, 'seconds', seconds, 'sha256', encode(sha256, 'hex'))
+FROM recordings WHERE session_id = $1
+UNION ALL
+SELECT cut_at, 'recording.cut', jsonb_build_object('chunks', chunks)
+FROM recordings WHERE session_id = $1 AND cut_at IS NOT NULL
 UNION ALL
 SELECT opened_at, 'stream.opened', '{}'
 FROM stream_connections WHERE session_id = $1
