@@ -64,3 +64,89 @@ async def test_a_recording_becomes_a_document(bridge: Bridge) -> None:
     types = [entry["type"] for entry in await timeline(bridge, session["id"])]
     assert types.index("recording.received") < types.index("recording.cut") < types.index("chunk.stored")
     assert await kept_bytes(bridge) == 0
+
+
+async def test_a_recording_waits_for_a_vendor_that_is_away(bridge: Bridge) -> None:
+    await bridge.add_destination()
+    await bridge.fault("/voice/v1/", **AWAY)
+    sent = await send_recording(bridge.api, speech(30), reference="ENC-7")
+    assert sent.status_code == 202, sent.text
+    session_id = sent.json()["id"]
+    await bridge.start_worker()
+    await until(lambda: bridge.calls("/voice/v1/"))
+    assert (await bridge.session(session_id))["status"] == "processing"
+    await clear_faults(bridge)
+    await bridge.reach(session_id, "completed")
+    (delivery,) = await bridge.received(1)
+    assert delivery["body"]["data"]["reference"] == "ENC-7"
+
+
+async def test_a_vendor_that_goes_away_between_the_chunks_gets_all_of_them(bridge: Bridge) -> None:
+    await bridge.fault("/audio/1|/1\\.", mode="reset", times=3)
+    sent = await send_recording(bridge.api, speech(60))
+    await bridge.start_worker()
+    completed = await bridge.reach(sent.json()["id"], "completed")
+    seen = await bridge.seen(sent.json()["id"])
+    assert len(seen["files"]) == completed["recording"]["chunks_total"] >= 3
+    assert await bridge.calls("/end$", "POST") == 1
+
+
+async def test_a_cut_that_was_interrupted_starts_again_and_sends_no_chunk_twice(bridge: Bridge) -> None:
+    session_id = (await send_recording(bridge.api, speech(60))).json()["id"]
+    # A worker that was killed in the middle leaves some chunks, and its lease runs out.
+    await bridge.database.execute(
+        "INSERT INTO chunks (session_id, sequence, tenant_id, status, sha256, bytes, content_type, file_name)"
+        " SELECT id, n, tenant_id, 'held', sha256(''), 7, 'audio/wav', 'audio_' || n || '.wav'"
+        " FROM sessions, generate_series(0, 40) n"
+    )
+    await bridge.database.execute(
+        "INSERT INTO audio_blocks (id, session_id, tenant_id, sequence, block, bytes, data_sealed)"
+        " SELECT id || ':0:0', id, tenant_id, 0, 0, 7, '' FROM sessions"
+    )
+    await bridge.start_worker()
+    completed = await bridge.reach(session_id, "completed")
+    seen = await bridge.seen(session_id)
+    assert len(seen["files"]) == completed["recording"]["chunks_total"] < 40
+    assert sum(file["bytes"] for file in seen["files"]) > 40 * 7
+    assert await kept_bytes(bridge) == 0
+
+
+async def test_an_erasure_while_it_waits_removes_all_of_it(bridge: Bridge) -> None:
+    session_id = (await send_recording(bridge.api, speech(30))).json()["id"]
+    assert (await bridge.api.delete(f"/v1/sessions/{session_id}")).status_code == 202
+    assert await kept_bytes(bridge) == 0
+    worker = await bridge.start_worker()
+    ids = "SELECT owed FROM sessions WHERE id = $1"
+
+    async def is_over() -> bool:
+        return await bridge.database.fetchval(ids, session_id) is None
+
+    await until(is_over)
+    await worker.stop()
+    assert await bridge.calls("/audio/", "POST") == 0
+
+
+async def test_a_recording_that_cannot_be_cut_fails_its_session_and_says_so(bridge: Bridge) -> None:
+    await bridge.add_destination()
+    session_id = (await send_recording(bridge.api, speech(30))).json()["id"]
+    # As if a decoder that is newer than the one that inspected it refused the file.
+    await bridge.database.execute("DELETE FROM audio_blocks WHERE session_id = $1", session_id)
+    await bridge.start_worker()
+    failed = await bridge.reach(session_id, "failed")
+    assert failed["error"]["code"] == "recording_unreadable"
+    (delivery,) = await bridge.received(1)
+    assert delivery["body"]["type"] == "session.failed"
+
+
+async def test_the_ledger_counts_it(bridge: Bridge) -> None:
+    await bridge.add_destination()
+    await send_recording(bridge.api, speech(5))
+    ledger = (await bridge.api.get("/v1/ledger")).json()
+    assert ledger == {"ended": 1, "delivered": 0, "in_flight": 1, "dead": 0, "lost": 0}
+    await bridge.start_worker()
+    await bridge.received(1)
+
+    async def is_delivered() -> bool:
+        return (await bridge.api.get("/v1/ledger")).json()["delivered"] == 1
+
+    await until(is_delivered)
