@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.support.rig import Rig, dictate, open_rig, until
+from tests.support.whole_recordings import send_recording, speech
 
 
 @pytest.fixture
@@ -263,3 +264,59 @@ async def _time_passes(database_url: str, statement: str, *arguments: str) -> No
         await connection.execute(statement, *arguments)
     finally:
         await connection.close()
+
+
+async def test_a_worker_killed_while_it_cuts_a_recording_leaves_it_to_the_next(
+    rig: Rig, database_url: str
+) -> None:
+    service, worker = await rig.serve(), await rig.worker()
+    api = await rig.client(service)
+    await rig.register_emr(api)
+    sent = await send_recording(api, speech(1800))
+    assert sent.status_code == 202, sent.text
+    session_id = sent.json()["id"]
+    database = await asyncpg.connect(database_url)
+
+    async def is_cutting() -> bool:
+        return await database.fetchval("SELECT count(*) FROM chunks") > 0
+
+    await until(is_cutting)
+    await worker.kill()
+    assert await database.fetchval("SELECT cut_at FROM recordings") is None, "it was over too soon"
+    await database.execute("UPDATE sessions SET owed_next_at = now()")
+    await rig.worker()
+    assert (await rig.received(1))[0]["body"]["data"]["session_id"] == session_id
+    recording = (await api.get(f"/v1/sessions/{session_id}")).json()["recording"]
+    assert recording["chunks_total"] == recording["chunks_done"] == len((await rig.seen(session_id))["files"])
+    assert (await rig.seen(session_id))["end_calls"] == 1
+    assert await database.fetchval("SELECT count(*) FROM audio_blocks") == 0
+    await database.close()
+
+
+async def test_a_service_killed_while_it_receives_a_recording_has_begun_nothing(
+    rig: Rig, database_url: str
+) -> None:
+    service = await rig.serve()
+    api = await rig.client(service)
+    is_half_sent, is_killed = asyncio.Event(), asyncio.Event()
+
+    async def half_a_form() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="session"\r\n\r\n{}\r\n'
+        yield b'--b\r\nContent-Disposition: form-data; name="audio"\r\n\r\n' + speech(30)
+        is_half_sent.set()
+        await is_killed.wait()
+        yield b"more"
+
+    headers = {"content-type": "multipart/form-data; boundary=b", "idempotency-key": "one"}
+    sending = asyncio.create_task(api.post("/v1/recordings", content=half_a_form(), headers=headers))
+    await is_half_sent.wait()
+    await service.kill()
+    is_killed.set()
+    with pytest.raises(httpx2.HTTPError):
+        await sending
+    database = await asyncpg.connect(database_url)
+    for table in ("sessions", "recordings", "audio_blocks", "idempotency_keys"):
+        assert await database.fetchval(f"SELECT count(*) FROM {table}") == 0, table
+    await database.close()
+    api = await rig.client(await rig.serve())
+    assert (await send_recording(api, speech(30), key="one")).status_code == 202
