@@ -108,7 +108,8 @@ class Survey:
 
     def _probe(self, packet: "av.Packet[AudioStream]") -> None:
         self._decode(packet)
-        if self._length >= self._next_probe + self._probe_length:
+        # The first packets may be such that players skip them whole.
+        if self._decoded_samples and self._length >= self._next_probe + self._probe_length:
             self._next_probe += self._probe_distance
 
     def _trim_by_duration(self) -> None:
