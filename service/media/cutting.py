@@ -88,10 +88,10 @@ class Cutter:
         data = self._writer.write([*self._preroll, *units], skip=self._skip, trim=trim)
         start = self._position
         self._position += sum(unit.samples for unit in units)
-        begin, end = self._seconds(start), self._seconds(self._position - trim)
-        self._levels.forget_until(end)
+        begin, end = max(start, self._first_skip), self._position - trim
+        self._levels.forget_until(self._seconds(end))
         self._restart([*self._preroll, *units], rest)
-        return Piece(begin, end - begin, data)
+        return Piece(self._seconds(begin), (end - begin) / self._writer.rate, data)
 
     def _restart(self, written: list[Unit], rest: list[Unit]) -> None:
         """Begin the next chunk with the pre-roll from the last one and the units that were not written."""

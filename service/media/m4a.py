@@ -11,8 +11,8 @@ from service.media.messages import Kind
 from service.media.units import Unit
 
 FRAME_SAMPLES = 1024
-# A frame overlaps with the one before it; the decoder's other state follows within four more.
-_PREROLL_FRAMES = 5
+# A frame of AAC-LC overlaps with the one before it; one more does no harm.
+_PREROLL_FRAMES = 2
 _FIXED_BYTES = 2048
 _BYTES_PER_PACKET = 16
 

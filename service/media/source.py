@@ -92,7 +92,7 @@ def open_source(file: IO[bytes]) -> Iterator[Source]:
     with contextlib.ExitStack() as stack:
         with translated_errors(Reason.DAMAGED if is_known else Reason.UNKNOWN_FORMAT):
             opened = av.open(file, options=_OPTIONS, buffer_size=_BUFFER_BYTES)
-        container = cast(InputContainer, stack.enter_context(opened))
+        container = cast("InputContainer", stack.enter_context(opened))
         yield Source(container, _audio_stream(container), file)
 
 

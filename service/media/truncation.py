@@ -71,7 +71,7 @@ def _ogg_end(file: IO[bytes], size: int) -> int | None:
         return None
     if at + _OGG_PAGE.size > len(tail):
         return size + 1
-    _, segments = _OGG_PAGE.unpack_from(tail, at)
+    segments: int = _OGG_PAGE.unpack_from(tail, at)[1]
     lacing = tail[at + _OGG_PAGE.size : at + _OGG_PAGE.size + segments]
     return start + at + _OGG_PAGE.size + segments + sum(lacing)
 

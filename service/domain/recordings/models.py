@@ -90,7 +90,7 @@ class CutChunk(Struct, frozen=True, kw_only=True):
     """One chunk: a file that plays by itself. Sequences count from 0.
 
     `start_seconds` is its place in the recording and `seconds` its new audio. The file may begin with up to
-    a tenth of a second more, which its header tells players to skip: a decoder needs it to start exactly.
+    half a second more, which its header tells players to skip: a decoder needs it to start exactly.
     """
 
     sequence: int
