@@ -114,12 +114,16 @@ async def test_what_redis_does_not_take_is_dropped_counted_and_followed_by_other
 
 async def test_a_worker_looks_at_the_session_that_is_named_or_at_whatever_is_due(redis_url: str) -> None:
     looks: asyncio.Queue[SessionId | None] = asyncio.Queue()
+    calls: asyncio.Queue[SessionId | None] = asyncio.Queue()
 
     async def wake(session_id: SessionId | None) -> None:
         looks.put_nowait(session_id)
 
+    async def wake_calls(session_id: SessionId | None) -> None:
+        calls.put_nowait(session_id)
+
     stopping, redis = asyncio.Event(), open_redis(redis_url)
-    listening = asyncio.create_task(WakeupListener(redis_url, wake).run(stopping))
+    listening = asyncio.create_task(WakeupListener(redis_url, wake, wake_calls).run(stopping))
     wakeups = ArqWakeups(redis)
     await wakeups.start()
     async with asyncio.timeout(10):
@@ -128,6 +132,9 @@ async def test_a_worker_looks_at_the_session_that_is_named_or_at_whatever_is_due
         wakeups.results_due(ONE)
         wakeups.results_due(OTHER)
         assert await looks.get() is None
+        wakeups.calls_due()
+        assert await calls.get() is None
+        assert looks.empty()
         stopping.set()
         await listening
     await wakeups.stop()

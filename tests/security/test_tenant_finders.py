@@ -18,7 +18,7 @@ from service.store.queries import queries
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "service" / "store"
 TENANT_TABLES = re.compile(
-    r"\b(api_keys|attempts|audio_blocks|audit|chunks|deliveries|destinations|documents|events|fetches|idempotency_keys|sessions"
+    r"\b(api_keys|attempts|audio_blocks|audit|chunks|deliveries|destinations|documents|events|fetches|idempotency_keys|recordings|sessions"
     r"|ledger_days|ledger_suspects|stream_connections|streams|tenants|webhook_events)\b"
 )
 # The tenant's id as a parameter: in a filter, or among the values of the new row that a statement is about.
@@ -59,6 +59,10 @@ STATEMENTS = {
     "held_audio.record_handed_over": _LEASED,
     "audio_blocks.delete_of_chunk": _LEASED,
     "held_audio.has_held": _LEASED,
+    "recordings.uncut": _LEASED,
+    "recordings.delete_chunks": _LEASED,
+    "recordings.delete_chunk_blocks": _LEASED,
+    "recordings.record_cut": _LEASED,
     "idempotency.forget": _WORKER,
     "deliveries.claim": _WORKER,
     "deliveries.next_slot": _WORKER,
@@ -165,6 +169,8 @@ METHODS = {
     "AdditionalDocumentRows.withdraw": _LEASED,
     "AdditionalDocumentUnitRows": _LOCKED,
     "Hasher": "one secret for the installation",
+    "RecordingRows.uncut": _LEASED,
+    "_Bytes.read": "bytes of the caller's own, no rows",
     "IdempotencyRows.forget_old": _WORKER,
     "LeaseRows": "names of work, no rows of a tenant",
     "EncryptionKeyRows": "the installation's encryption keys",
