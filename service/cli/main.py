@@ -12,6 +12,7 @@ from service.cli.api_keys import key
 from service.cli.audit import audit
 from service.cli.deliveries import delivery
 from service.cli.destinations import destination
+from service.cli.dictate import dictate
 from service.cli.encryption_keys import encryption
 from service.cli.ledger import ledger
 from service.cli.runner import run, settings_for, with_unchecked_stores
@@ -122,6 +123,7 @@ cli.add_command(key)
 cli.add_command(destination)
 cli.add_command(delivery)
 cli.add_command(session)
+cli.add_command(dictate)
 
 
 def _check_keys() -> None:

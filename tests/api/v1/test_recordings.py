@@ -1,4 +1,4 @@
-"""POST /v1/recordings: its form, its errors, its Idempotency-Key, and that a refusal leaves nothing behind."""
+"""POST /v1/recordings: its form, errors and Idempotency-Key, and that a refusal leaves nothing behind."""
 
 from __future__ import annotations
 
