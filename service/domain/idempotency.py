@@ -54,10 +54,15 @@ class KeyedAnswer(Struct, frozen=True):
     is_replayed: bool
 
 
-def keyed_call(tenant_id: TenantId, route: Route, key: str, request: Struct | list[str]) -> KeyedCall:
-    """Make the keyed call of a request, its address's ids included. Raises IdempotencyKeyInvalid."""
+def check_key(key: str) -> None:
+    """Raise IdempotencyKeyInvalid for a key that is too long or has characters that are not allowed."""
     if not _KEY.fullmatch(key):
         raise IdempotencyKeyInvalid("Idempotency-Key must be 1 to 255 printable characters without spaces")
+
+
+def keyed_call(tenant_id: TenantId, route: Route, key: str, request: Struct | list[str]) -> KeyedCall:
+    """Make the keyed call of a request, its address's ids included. Raises IdempotencyKeyInvalid."""
+    check_key(key)
     return KeyedCall(
         tenant_id=tenant_id,
         route=route,

@@ -32,7 +32,7 @@ class RecordingRows:
         keys: IdempotencyKeys,
         max_writers: int,
     ) -> None:
-        """At most `max_writers` are written at once, because a large one occupies a connection for seconds."""
+        """At most `max_writers` are written at once: a large one occupies a connection for seconds."""
         self._database = database
         self._blocks = blocks
         self._sessions = sessions

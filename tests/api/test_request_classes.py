@@ -37,6 +37,8 @@ HELD = [
     ("POST", "/voice//v1/uploads/{id}", "strangers"),
     ("POST", "/webhooks//eka", "strangers"),
     ("POST", "//webhooks/eka/ten_1/", "strangers"),
+    ("POST", "/v1/recordings", "uploads"),
+    ("POST", "//v1/%72ecordings/", "uploads"),
     ("POST", "/v1/sessions/", "calls"),
 ]
 
@@ -46,7 +48,8 @@ async def test_a_request_has_the_class_of_its_route(house: Bridge, method: str, 
     session = await house.create()
     await until(no_work)
     # A request that stays: a wait, or a body that does not come.
-    content_type = "multipart/form-data; boundary=b" if "/uploads/" in path else "audio/wav"
+    is_form = "/uploads/" in path or "ecordings" in path
+    content_type = "multipart/form-data; boundary=b" if is_form else "audio/wav"
     more = {} if method == "GET" else {"Content_Length": "10", "Content_Type": content_type}
     async with wire(house.url) as client:
         await client.send(request_head(house, method, path.format(id=session["id"]), **more))

@@ -72,7 +72,7 @@ async def create_recording(
 
     async def check_session(body: bytes) -> None:
         session = read_json(body, RecordingCreate)
-        planned.append((session, await intake.plan(principal, session)))
+        planned.append((session, await intake.plan(principal, session, idempotency_key)))
 
     recording = await read_recording(request, max_recording_bytes(services.settings), check_session)
     try:

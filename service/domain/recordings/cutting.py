@@ -18,7 +18,8 @@ from service.domain.sessions.models import PendingCall
 
 log = structlog.get_logger()
 
-# A recording is copied to the disk before it is cut, so only a few may be in work.
+# A recording is copied to the disk before it is cut, so only a few may be in work. The others do not wait in
+# the pool of pending calls, where calls of other sessions need the slots.
 _MAX_CUTS = 2
 _RETRY_AFTER_SECONDS = 5.0
 _LEASE_LOST = "the session was cancelled or erased, or another worker took its call over"
@@ -40,6 +41,11 @@ class RecordingCutter:
         self._limits = limits
         self._open_file = open_file
         self._cuts = asyncio.Semaphore(_MAX_CUTS)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether this process cuts as many recordings as it may."""
+        return self._cuts.locked()
 
     async def find(self, pending: PendingCall) -> StoredRecording | None:
         """Return the recording that must be cut before the handover, if there is one."""

@@ -14,7 +14,14 @@ from msgspec import Struct
 from schemas.sessions import RecordingCreate, Session, SessionCreate
 from service.domain.api_keys.models import Principal
 from service.domain.errors import AudioEmpty, Overloaded, RecordingTooLong, SessionErased
-from service.domain.idempotency import KeyedAnswer, KeyedCall, Reservation, check_reservation, keyed_call
+from service.domain.idempotency import (
+    KeyedAnswer,
+    KeyedCall,
+    Reservation,
+    check_key,
+    check_reservation,
+    keyed_call,
+)
 from service.domain.ids import SessionId, TenantId, new_session_id
 from service.domain.recordings.models import ReceivedRecording, RecordingFacts
 from service.domain.recordings.ports import HeldAudioRoom, RecordingReader, RecordingStore
@@ -61,8 +68,10 @@ class RecordingIntake:
         self._read = read
         self._reconcile_seconds = HOLD_SECONDS + reconcile_after_seconds
 
-    async def plan(self, principal: Principal, request: RecordingCreate) -> SessionPlan:
-        """Plan the session before its audio is read. Raises InvalidRequest."""
+    async def plan(self, principal: Principal, request: RecordingCreate, key: str | None) -> SessionPlan:
+        """Plan the session before its audio is read. Raises InvalidRequest or IdempotencyKeyInvalid."""
+        if key is not None:
+            check_key(key)
         fields = SessionCreate(**msgspec.structs.asdict(request))
         check_create(fields)
         return plan_within_limits(await self._limits.limits(), principal, fields, new_session_id())
@@ -77,7 +86,7 @@ class RecordingIntake:
         """
         if recording.size == 0:
             raise AudioEmpty("the recording has no bytes")
-        call = self.keyed(plan.tenant_id, request, recording, key)
+        call = _keyed(plan.tenant_id, request, recording, key)
         earlier = await self._store.find(call) if call else None
         if call is not None and earlier is not None:
             return await self._repeated(call, earlier)
@@ -99,14 +108,6 @@ class RecordingIntake:
         self._wakeups.calls_due()
         return KeyedAnswer(await self._answer(plan.tenant_id, plan.id, call), is_replayed=False)
 
-    def keyed(
-        self, tenant_id: TenantId, request: RecordingCreate, recording: ReceivedRecording, key: str | None
-    ) -> KeyedCall | None:
-        """Return the keyed call of a request; None without a key. Raises IdempotencyKeyInvalid."""
-        if key is None:
-            return None
-        return keyed_call(tenant_id, _ROUTE, key, RecordingRequest(session=request, sha256=recording.sha256))
-
     async def _repeated(self, call: KeyedCall, earlier: Reservation) -> KeyedAnswer:
         """Answer a repeat: the first call's row exists only if its recording was kept."""
         if earlier.kind == "erased":
@@ -124,6 +125,14 @@ class RecordingIntake:
         if call is not None:
             await self._store.finish(call, session_id, body)
         return body
+
+
+def _keyed(
+    tenant_id: TenantId, request: RecordingCreate, recording: ReceivedRecording, key: str | None
+) -> KeyedCall | None:
+    if key is None:
+        return None
+    return keyed_call(tenant_id, _ROUTE, key, RecordingRequest(session=request, sha256=recording.sha256))
 
 
 def _check_length(facts: RecordingFacts, plan: SessionPlan, limits: Limits) -> None:

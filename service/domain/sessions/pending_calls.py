@@ -44,6 +44,8 @@ log = structlog.get_logger()
 _MAX_TRIES = 20
 # A doctor waits for held audio. While the vendor is down, the circuit breaker limits the calls.
 _MAX_WAIT_WHILE_HELD_SECONDS = 15.0
+# A recording waits so long for a slot of this worker, or another worker takes it.
+_BUSY_SECONDS = 2.0
 # A recording of an hour takes longer to cut than a lease lasts.
 _RENEW_SECONDS = PENDING_CALL_LEASE_SECONDS / 4
 
@@ -143,6 +145,9 @@ class PendingCalls:
             return
         try:
             recording = await self._cutter.find(pending)
+            if recording is not None and self._cutter.is_busy:
+                await self._store.release_pending_call(pending.session_id, pending.lease, _BUSY_SECONDS)
+                return
             if recording is not None:
                 await self._while_leased(pending, self._cutter.cut(pending, recording))
             while await self._upload_all(pending):

@@ -280,3 +280,13 @@ async def test_the_session_shows_in_lists(house: Bridge) -> None:
     assert found[0]["recording"] == session["recording"]
     (other,) = (await house.api.get("/v1/sessions", params={"reference": "ENC-8"})).json()["items"]
     assert "recording" not in other
+
+
+async def test_a_key_that_is_no_key_is_refused_before_the_audio_is_read(house: Bridge) -> None:
+    form = form_head()
+    async with wire(house.url) as client:
+        headers = {"Content_Length": "1000000", "Content_Type": "multipart/form-data; boundary=b"}
+        headers["Idempotency_Key"] = "two words"
+        await client.send(request_head(house, "POST", "/v1/recordings", **headers) + form)
+        answer = await client.answer()
+    assert (answer.status, b"idempotency_key_invalid" in answer.body) == (400, True)
