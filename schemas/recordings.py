@@ -4,12 +4,12 @@ from msgspec import Struct
 
 
 class RecordingState(Struct, kw_only=True, frozen=True):
-    """How far a recording has come; `chunks_total` is null until it is cut.
+    """How far a recording has come: `bytes` were received, and EkaScribe has `chunks_done` of its chunks.
 
-    `chunks_done` counts the chunks that EkaScribe has.
+    `seconds` is null until the recording was inspected, and `chunks_total` until it is cut.
     """
 
     bytes: int
-    seconds: float
+    seconds: float | None
     chunks_done: int
     chunks_total: int | None

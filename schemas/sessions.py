@@ -20,11 +20,8 @@ Mode = Literal["dictation", "consultation"]
 Model = Literal["lite", "pro"]
 
 
-Upload = Literal["chunked", "stream"]
-
-
-# A session of a whole recording sends chunks to EkaScribe, which ekabridge cuts itself.
-ShownUpload = Literal["chunked", "stream", "recording"]
+# EkaScribe gets a `recording` in chunks, which ekabridge cuts itself.
+Upload = Literal["chunked", "stream", "recording"]
 
 
 Language = Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$(?!\n)")]
@@ -126,7 +123,7 @@ class Session(Struct, kw_only=True, frozen=True):
 
     id: str
     status: SessionStatus
-    upload: ShownUpload
+    upload: Upload
     templates: list[str]
     mode: Mode
     model: Model
@@ -137,6 +134,7 @@ class Session(Struct, kw_only=True, frozen=True):
     metadata: dict[str, Any]
     audio_url: str | UnsetType = UNSET
     stream_url: str | UnsetType = UNSET
+    recording_url: str | UnsetType = UNSET
     recording: RecordingState | UnsetType = UNSET
     chunks_received: int
     created_at: datetime

@@ -31,6 +31,7 @@ from service.api.v1.deliveries import deliveries_router
 from service.api.v1.destinations import destinations_router
 from service.api.v1.documents import documents_router
 from service.api.v1.ledger import ledger_router
+from service.api.v1.recording_uploads import recording_uploads_router
 from service.api.v1.recordings import create_recording
 from service.api.v1.session_events import follow_events
 from service.api.v1.session_stream import stream_audio
@@ -76,6 +77,7 @@ def create_app(settings: Settings) -> RequestContextMiddleware:
             follow_events,
             put_audio,
             create_recording,
+            recording_uploads_router,
             destinations_router,
             deliveries_router,
             ledger_router,

@@ -16,6 +16,7 @@ from service.domain.destinations.changes import Destinations
 from service.domain.ids import Account
 from service.domain.read_audit import ReadAudit
 from service.domain.recordings.intake import RecordingIntake
+from service.domain.recordings.uploads import RecordingUploads
 from service.domain.results.additional_document_requests import AdditionalDocumentRequests
 from service.domain.results.refreshing import ResultRefresher
 from service.domain.sessions.change_polling import ChangePoller
@@ -68,6 +69,7 @@ class AudioServices(Struct, frozen=True, kw_only=True):
 
     uploads: AudioUploads
     recordings: RecordingIntake
+    recording_uploads: RecordingUploads
     streams: Streams
 
 

@@ -18,6 +18,7 @@ from service.domain.results.fetching import ResultFetcher
 from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.sessions.pending_calls import PendingCalls
 from service.domain.vendor_accounts import Accounts, Credentials, VendorAccount
+from service.domain.vendor_limits import Limits
 from service.eka.audio_client import AudioClient
 from service.eka.audio_formats import normalise_audio_format
 from service.eka.call_limiter import CallLimiters
@@ -45,6 +46,7 @@ from service.store.idempotency import IdempotencyKeys, IdempotencyRows
 from service.store.leases import LeaseRows
 from service.store.ledger import LedgerRows
 from service.store.queue_depths import QueueDepthRows
+from service.store.recording_uploads import RecordingUploadRows
 from service.store.recordings import RecordingRows
 from service.store.reencryption import ReencryptionRows
 from service.store.result_refresh import ResultRefreshRows
@@ -78,6 +80,7 @@ class Stores(Struct, frozen=True, kw_only=True):
     audio: AudioRows
     held_audio: HeldAudioRows
     recordings: RecordingRows
+    recording_uploads: RecordingUploadRows
     results: ResultRows
     result_refresh: ResultRefreshRows
     deliveries: DeliveryRows
@@ -141,6 +144,7 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
             # The rest of the connections stays free for everything else.
             max_writers=max(1, settings.database_pool_size // 4),
         ),
+        recording_uploads=RecordingUploadRows(database, audio_blocks),
         results=ResultRows(database, keyring),
         result_refresh=ResultRefreshRows(database),
         deliveries=DeliveryRows(database, keyring),
@@ -311,7 +315,8 @@ def make_pending_calls(
         cutter=RecordingCutter(
             store=stores.recordings,
             reader=FFmpegReader(),
-            limits=partial(_cut_limits, settings, discovery),
+            limits=discovery,
+            cut_limits=partial(_cut_limits, settings),
             open_file=EncryptedTemporaryFile,
         ),
         fail=fetcher.fail,
@@ -319,9 +324,8 @@ def make_pending_calls(
     )
 
 
-async def _cut_limits(settings: Settings, discovery: Discovery) -> CutLimits:
+def _cut_limits(settings: Settings, limits: Limits) -> CutLimits:
     """Return the limits of a chunk that is cut from a recording."""
-    limits = await discovery.limits()
     named = [normalise_audio_format(each, limits.audio_formats) for each in limits.audio_formats]
     return CutLimits(
         max_seconds=limits.max_chunk_duration_seconds,

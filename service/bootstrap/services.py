@@ -17,6 +17,7 @@ from service.api.dependencies import (
     SessionServices,
     WebhookServices,
 )
+from service.api.middleware.disk_budget import max_recording_bytes
 from service.api.middleware.response_memory import reserve_response
 from service.api.middleware.session_trace import SessionTraces
 from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
@@ -39,6 +40,7 @@ from service.domain.clock import CheckedClock, SystemClock
 from service.domain.deliveries.recovery import Deliveries
 from service.domain.read_audit import ReadAudit
 from service.domain.recordings.intake import RecordingIntake
+from service.domain.recordings.uploads import RecordingUploads
 from service.domain.results.additional_document_requests import AdditionalDocumentRequests
 from service.domain.results.refreshing import ResultRefresher
 from service.domain.sessions.change_polling import ChangePoller
@@ -101,6 +103,13 @@ async def open_services(
                 vendor,
                 access,
                 _make_recordings(settings, stores, sessions, discovery, wakeups),
+                RecordingUploads(
+                    store=stores.recording_uploads,
+                    room=stores.held_audio,
+                    wakeups=wakeups,
+                    reconcile_after_seconds=settings.reconcile_after_seconds,
+                    max_bytes=max_recording_bytes(settings),
+                ),
             ),
             destinations=DestinationServices(
                 changes=make_destinations(settings, stores), queries=stores.destinations
@@ -208,6 +217,7 @@ def _make_audio(
     vendor: EkaClient,
     access: AccessServices,
     recordings: RecordingIntake,
+    recording_uploads: RecordingUploads,
 ) -> AudioServices:
     streams = Streams(
         store=stores.streams,
@@ -221,6 +231,7 @@ def _make_audio(
             store=stores.audio, held_audio=stores.held_audio, sessions=stores.sessions, vendor=vendor
         ),
         recordings=recordings,
+        recording_uploads=recording_uploads,
         streams=streams,
     )
 

@@ -217,6 +217,38 @@ class RecordingTooLarge(CallerMistake):
     code = "recording_too_large"
 
 
+class UploadOffsetWrong(CallerMistake):
+    """The piece of a recording does not continue the upload where it is."""
+
+    code = "upload_offset_wrong"
+
+
+class UploadBusy(CallerMistake):
+    """Another piece of the same recording comes in at this moment."""
+
+    code = "upload_busy"
+    retryable = True
+
+
+class UploadGone(CallerMistake):
+    """The session takes no recording any more."""
+
+    code = "upload_gone"
+
+
+class ChecksumWrong(CallerMistake):
+    """The bytes of a piece have another checksum than its header says."""
+
+    code = "upload_checksum_wrong"
+    retryable = True
+
+
+class TusVersionUnsupported(CallerMistake):
+    """The request names no version of tus that the service speaks."""
+
+    code = "tus_version_unsupported"
+
+
 class BodyTooLarge(CallerMistake):
     """The JSON body is larger than the limit."""
 

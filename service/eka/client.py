@@ -33,7 +33,7 @@ from service.domain.errors import (
 )
 from service.domain.ids import UNFILTERED, Account, SessionId, TemplateId
 from service.domain.results.models import VendorResult
-from service.domain.sessions.models import SessionPlan, VendorEnd, VendorSession
+from service.domain.sessions.models import SessionPlan, VendorEnd, VendorSession, vendor_upload_of
 from service.eka.acknowledgements import check_stored, decode, read_files
 from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters, Kind
@@ -107,7 +107,7 @@ class EkaClient:
             templates=plan.templates,
             model=plan.model,
             language_hint=plan.languages,
-            upload_type=plan.upload,
+            upload_type=vendor_upload_of(plan.upload),
             communication_protocol="websocket" if plan.upload == "stream" else "http",
             transcript_language=plan.transcript_language,
             additional_data=plan.details.metadata or None,

@@ -35,19 +35,31 @@ class AudioBlockRows:
     ) -> None:
         """Store a chunk's bytes in the caller's transaction, of which one block at a time is in memory."""
         number = 0
-        async for block in _blocks(audio):
-            block_id = f"{session_id}:{sequence}:{number}"
-            await connection.execute(
-                sql("audio_blocks.insert"),
-                block_id,
-                session_id,
-                tenant_id,
-                sequence,
-                number,
-                len(block),
-                self._keyring.encrypt(block, block_aad(block_id)),
-            )
+        async for block in in_blocks(audio.read()):
+            await self.write_block(connection, tenant_id, session_id, sequence, number, block)
             number += 1
+
+    async def write_block(
+        self,
+        connection: LentConnection,
+        tenant_id: TenantId,
+        session_id: SessionId,
+        sequence: int,
+        number: int,
+        block: bytes,
+    ) -> None:
+        """Store one block in the caller's transaction."""
+        block_id = f"{session_id}:{sequence}:{number}"
+        await connection.execute(
+            sql("audio_blocks.insert"),
+            block_id,
+            session_id,
+            tenant_id,
+            sequence,
+            number,
+            len(block),
+            self._keyring.encrypt(block, block_aad(block_id)),
+        )
 
     async def read(self, session_id: SessionId, sequence: int) -> AsyncIterator[bytes]:
         """Yield the blocks of a chunk in order."""
@@ -69,10 +81,10 @@ class AudioBlockRows:
         return (row["of_tenant"], row["in_all"]) if row else (0, 0)
 
 
-async def _blocks(audio: Audio) -> AsyncIterator[bytes]:
-    """Yield the bytes of a chunk in blocks of BLOCK_BYTES; the last may be shorter."""
+async def in_blocks(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield bytes in blocks of BLOCK_BYTES; the last may be shorter."""
     pending = bytearray()
-    async for piece in audio.read():
+    async for piece in pieces:
         pending += piece
         while len(pending) >= BLOCK_BYTES:
             yield bytes(pending[:BLOCK_BYTES])

@@ -7,6 +7,7 @@ from typing import Any
 from asyncpg import Record
 from msgspec import Struct
 
+from schemas.sessions import Upload
 from service.domain.errors import NotFound
 from service.domain.ids import SessionId, TemplateId, TenantId
 from service.domain.sessions.models import SessionDetails
@@ -37,7 +38,7 @@ class MedscribeState(Struct, frozen=True, kw_only=True):
 
     id: SessionId
     status: str
-    upload: str
+    upload: Upload
     templates: list[str]
     details: SessionDetails
     transcript: str | None

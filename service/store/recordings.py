@@ -113,12 +113,24 @@ class RecordingRows:
         if row is None:
             return None
         return StoredRecording(
-            session_id=SessionId(row["session_id"]), tenant_id=TenantId(row["tenant_id"]), size=row["bytes"]
+            session_id=SessionId(row["session_id"]),
+            tenant_id=TenantId(row["tenant_id"]),
+            size=row["bytes"],
+            model=row["model"],
+            seconds=row["seconds"],
         )
 
     def read(self, recording: StoredRecording) -> AsyncIterator[bytes]:
         """Yield the recording's bytes, one block at a time."""
         return self._blocks.read(recording.session_id, RECORDING_SEQUENCE)
+
+    async def record_seconds(self, recording: StoredRecording, lease: Lease, seconds: float) -> bool:
+        """Record the length of a recording that came in pieces; false if the lease was lost."""
+        async with self._database.transaction() as connection:
+            if not await _is_leased(connection, recording, lease):
+                return False
+            await connection.execute(sql("recordings.record_seconds"), recording.session_id, seconds)
+        return True
 
     async def delete_chunks(self, recording: StoredRecording, lease: Lease) -> bool:
         """Delete the chunks of an earlier try to cut the recording; false if the lease was lost."""

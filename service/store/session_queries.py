@@ -217,13 +217,12 @@ class SessionQueries:
             lambda: decrypt_warnings(self._keyring, row["id"], row["warnings_sealed"]),
             list[WarningInfo](),
         )
-        recording = _recording(row)
-        chunked = row["upload"] == "chunked" and recording is UNSET
+        chunked = row["upload"] == "chunked"
         has_result = row["status"] in {"completed", "partial"}
         return Session(
             id=row["id"],
             status=row["status"],
-            upload=row["upload"] if recording is UNSET else "recording",
+            upload=row["upload"],
             templates=row["templates"],
             mode=row["mode"],
             model=row["model"],
@@ -234,7 +233,8 @@ class SessionQueries:
             metadata=details.metadata,
             audio_url=f"{self._public_url}/v1/sessions/{row['id']}/audio" if chunked else UNSET,
             stream_url=stream_url,
-            recording=recording,
+            recording_url=f"{self._public_url}/v1/recordings/{row['id']}" if row["is_uploading"] else UNSET,
+            recording=_recording(row),
             chunks_received=row["chunks_received"],
             created_at=row["created_at"],
             expires_at=row["expires_at"],

@@ -135,6 +135,7 @@ async def erase_rows(
         sql("erasure.fetches"),
         sql("erasure.audio_blocks"),
         sql("erasure.recording"),
+        sql("erasure.recording_upload"),
         sql("erasure.chunks"),
         sql("erasure.documents"),
         sql("erasure.deliveries"),

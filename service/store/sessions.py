@@ -106,6 +106,10 @@ class SessionRows:
             return None
         return await self._hasher.hash(purpose, f"{tenant_id}\0{value}".encode())
 
+    async def begin_upload(self, session_id: SessionId, lease: Lease) -> None:
+        """Begin the upload of a session's recording in place of its create call."""
+        await self._database.execute(sql("recording_uploads.begin"), session_id, lease)
+
     async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
     ) -> bool:

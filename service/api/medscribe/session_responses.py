@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from schemas.medscribe import FormUpload, ProcessingError, TemplateResult, VoiceError, VoiceSession
 from service.domain.results.events import document_error
+from service.domain.sessions.models import vendor_upload_of
 from service.store.medscribe_queries import MedscribeDocument, MedscribeState
 
 Status = Literal["initialized", "processing", "completed", "partial", "failed", "cancelled", "expired"]
@@ -93,7 +94,7 @@ def _protocol_metadata(state: MedscribeState) -> dict[str, Any]:
     is_stream = state.upload == "stream"
     return {
         "version": "0.1",
-        "upload_type": protocol.upload_type if protocol else state.upload,
+        "upload_type": protocol.upload_type if protocol else vendor_upload_of(state.upload),
         "communication_protocol": protocol.communication_protocol
         if protocol
         else ("websocket" if is_stream else "http"),

@@ -79,6 +79,7 @@ OPEN_STATUSES = frozenset({"created", "recording"})
 _WRONG_UPLOAD = {
     "stream": "this session was created with upload: stream; it takes no chunks",
     "chunked": "this session takes chunks, no stream",
+    "recording": "this session takes a whole recording, no chunks and no stream",
 }
 
 

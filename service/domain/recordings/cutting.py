@@ -6,15 +6,18 @@ the last chunk is held.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import structlog
 
 from service.domain.audio.uploads import chunk_file_name
 from service.domain.errors import Overloaded, SessionEnded
+from service.domain.recordings.length import check_length
 from service.domain.recordings.models import CutLimits, StoredRecording, TemporaryRecording
 from service.domain.recordings.ports import RecordingReader, UncutRecordings
 from service.domain.sessions.models import PendingCall
+from service.domain.vendor import VendorLimits
+from service.domain.vendor_limits import Limits
 
 log = structlog.get_logger()
 
@@ -33,12 +36,14 @@ class RecordingCutter:
         *,
         store: UncutRecordings,
         reader: RecordingReader,
-        limits: Callable[[], Awaitable[CutLimits]],
+        limits: VendorLimits,
+        cut_limits: Callable[[Limits], CutLimits],
         open_file: Callable[[], TemporaryRecording],
     ) -> None:
         self._store = store
         self._reader = reader
         self._limits = limits
+        self._cut_limits = cut_limits
         self._open_file = open_file
         self._cuts = asyncio.Semaphore(_MAX_CUTS)
 
@@ -54,7 +59,8 @@ class RecordingCutter:
     async def cut(self, pending: PendingCall, recording: StoredRecording) -> None:
         """Cut the recording and hold its chunks.
 
-        Raises RecordingUnreadable, Overloaded if it must be tried again, SessionEnded if the lease was lost.
+        Raises RecordingUnreadable, RecordingTooLong, Overloaded if it must be tried again, or SessionEnded if
+        the lease was lost.
         """
         try:
             async with self._cuts:
@@ -62,6 +68,7 @@ class RecordingCutter:
                     async for block in self._store.read(recording):
                         file.write(block)
                     file.finish()
+                    await self._inspect(pending, recording, file)
                     chunks = await self._hold_chunks(pending, recording, file)
         except OSError as error:
             log.error("spool_failed", error=type(error).__name__, errno=error.errno)
@@ -70,12 +77,22 @@ class RecordingCutter:
             ) from error
         log.info("recording_cut", session_id=recording.session_id, chunks=chunks)
 
+    async def _inspect(
+        self, pending: PendingCall, recording: StoredRecording, file: TemporaryRecording
+    ) -> None:
+        """Inspect a recording that came in pieces, of which nobody has seen the whole before."""
+        if recording.seconds is not None:
+            return
+        facts = await self._reader.inspect(file)
+        check_length(facts.seconds, recording.model, await self._limits.limits())
+        _check(await self._store.record_seconds(recording, pending.lease, facts.seconds))
+
     async def _hold_chunks(
         self, pending: PendingCall, recording: StoredRecording, file: TemporaryRecording
     ) -> int:
         _check(await self._store.delete_chunks(recording, pending.lease))
         chunks = 0
-        cut = self._reader.cut(file, await self._limits())
+        cut = self._reader.cut(file, self._cut_limits(await self._limits.limits()))
         async with contextlib.aclosing(cut):
             async for chunk in cut:
                 name = chunk_file_name(chunk.sequence, chunk.format)

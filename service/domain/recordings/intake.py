@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from schemas.sessions import RecordingCreate, Session, SessionCreate
 from service.domain.api_keys.models import Principal
-from service.domain.errors import AudioEmpty, Overloaded, RecordingTooLong, SessionErased
+from service.domain.errors import AudioEmpty, Overloaded, SessionErased
 from service.domain.idempotency import (
     KeyedAnswer,
     KeyedCall,
@@ -23,13 +23,13 @@ from service.domain.idempotency import (
     keyed_call,
 )
 from service.domain.ids import SessionId, TenantId, new_session_id
-from service.domain.recordings.models import ReceivedRecording, RecordingFacts
+from service.domain.recordings.length import check_length
+from service.domain.recordings.models import ReceivedRecording
 from service.domain.recordings.ports import HeldAudioRoom, RecordingReader, RecordingStore
 from service.domain.sessions.creation import check_create, plan_within_limits
 from service.domain.sessions.lifecycle import HOLD_SECONDS, SESSION_LIFE_SECONDS
 from service.domain.sessions.models import SessionPlan
 from service.domain.vendor import VendorLimits
-from service.domain.vendor_limits import Limits
 from service.domain.wakeups import PendingCallWakeups
 
 log = structlog.get_logger()
@@ -72,7 +72,7 @@ class RecordingIntake:
         """Plan the session before its audio is read. Raises InvalidRequest or IdempotencyKeyInvalid."""
         if key is not None:
             check_key(key)
-        fields = SessionCreate(**msgspec.structs.asdict(request))
+        fields = SessionCreate(upload="recording", **msgspec.structs.asdict(request))
         check_create(fields)
         return plan_within_limits(await self._limits.limits(), principal, fields, new_session_id())
 
@@ -91,7 +91,7 @@ class RecordingIntake:
         if call is not None and earlier is not None:
             return await self._repeated(call, earlier)
         facts = await self._reader.inspect(recording)
-        _check_length(facts, plan, await self._limits.limits())
+        check_length(facts.seconds, plan.model, await self._limits.limits())
         if not await self._room.has_room(plan.tenant_id, recording.size):
             raise Overloaded("more audio is kept here than may be", retry_after_seconds=_RETRY_AFTER_SECONDS)
         earlier = await self._store.insert(
@@ -133,15 +133,3 @@ def _keyed(
     if key is None:
         return None
     return keyed_call(tenant_id, _ROUTE, key, RecordingRequest(session=request, sha256=recording.sha256))
-
-
-def _check_length(facts: RecordingFacts, plan: SessionPlan, limits: Limits) -> None:
-    max_seconds = next(
-        (model.max_session_duration_seconds for model in limits.models if model.id == plan.model), None
-    )
-    if max_seconds is not None and facts.seconds > max_seconds:
-        raise RecordingTooLong(
-            f"the recording has {facts.seconds:.0f} seconds; the model `{plan.model}` takes {max_seconds}",
-            seconds=round(facts.seconds, 3),
-            max_seconds=max_seconds,
-        )

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from schemas.sessions import Model
 from service.domain.audio.models import Audio, AudioFormat
 from service.domain.ids import SessionId, TenantId
 
@@ -72,6 +73,8 @@ class StoredRecording(Struct, frozen=True, kw_only=True):
     session_id: SessionId
     tenant_id: TenantId
     size: int
+    model: Model
+    seconds: float | None  # None: not inspected yet
 
 
 class CutLimits(Struct, frozen=True, kw_only=True):

@@ -75,6 +75,10 @@ class UncutRecordings(Protocol):
         """Yield the recording's bytes."""
         ...
 
+    async def record_seconds(self, recording: StoredRecording, lease: Lease, seconds: float) -> bool:
+        """Record the length of a recording; False if the lease was lost."""
+        ...
+
     async def delete_chunks(self, recording: StoredRecording, lease: Lease) -> bool:
         """Delete the chunks of an earlier try; False if the lease was lost."""
         ...

@@ -19,6 +19,7 @@ MESSAGES = {
     "vendor_unavailable": "EkaScribe could not be reached for a day; the audio can still be exported",
     "vendor_error": "EkaScribe refused this session",
     "recording_unreadable": "the recording could not be cut into chunks",
+    "recording_too_long": "the recording is longer than EkaScribe takes of this model",
     "session_expired": "the session expired before it was ended",
     "template_failed": "EkaScribe could not make this document",
     "document_missing": "EkaScribe made no document of this template",

@@ -30,7 +30,7 @@ from service.domain.sessions.lifecycle import (
     SessionLifecycle,
     plan_session,
 )
-from service.domain.sessions.models import ProtocolWords, SessionPlan
+from service.domain.sessions.models import ProtocolWords, SessionPlan, vendor_upload_of
 from service.domain.sessions.ports import SessionStore
 from service.domain.vendor import VendorLimits
 from service.domain.vendor_limits import Limits, check_limits, check_upload
@@ -189,7 +189,7 @@ def plan_within_limits(
     """
     plan = plan_session(principal, request, session_id)
     plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
-    check_upload(limits, words.upload_type if words else plan.upload)
+    check_upload(limits, words.upload_type if words else vendor_upload_of(plan.upload))
     check_limits(
         limits, model=plan.model, languages=plan.languages, transcript_language=plan.transcript_language
     )

@@ -124,6 +124,10 @@ class SessionLifecycle:
         vendor is away the call is held, and this returns. Raises VendorRefused; for a stream also another
         VendorError, after which a repeat with the same Idempotency-Key or the sweep makes the call again.
         """
+        if plan.upload == "recording":
+            # The vendor gets the session when the recording is whole.
+            await self._store.begin_upload(plan.id, lease)
+            return
         try:
             await self._create(plan, lease, maybe_sent=maybe_sent)
         except VendorRefused as refused:

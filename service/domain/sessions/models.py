@@ -1,7 +1,7 @@
 """Values of sessions: plans, pending calls, and the states that a change or an end meets."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from msgspec import Struct, field
 
@@ -42,6 +42,17 @@ class SessionPlan(Struct, frozen=True, kw_only=True):
     languages: list[str]
     transcript_language: str | None
     details: SessionDetails
+
+
+def vendor_upload_of(upload: Upload) -> UploadType:
+    """Return the way in which EkaScribe gets the audio of a session."""
+    match upload:
+        case "chunked" | "recording":
+            return "chunked"
+        case "stream":
+            return "stream"
+        case _ as unknown:
+            assert_never(unknown)
 
 
 class VendorSession(Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from service.domain.errors import (
     BridgeError,
     EncryptionKeyMissing,
     Overloaded,
+    RecordingTooLong,
     RecordingUnreadable,
     SessionEnded,
     VendorCallHeldBack,
@@ -158,9 +159,9 @@ class PendingCalls:
         except VendorRefused as refused:
             self._log_failed(pending, refused)
             await self._fail(pending.session_id, "vendor_session_missing")
-        except RecordingUnreadable as unreadable:
-            self._log_failed(pending, unreadable)
-            await self._fail(pending.session_id, "recording_unreadable")
+        except (RecordingUnreadable, RecordingTooLong) as refused:
+            self._log_failed(pending, refused)
+            await self._fail(pending.session_id, refused.code)
         except (VendorError, SessionEnded, Overloaded) as error:
             self._log_failed(pending, error)
             await self._reschedule(pending, error)

@@ -24,6 +24,10 @@ class SessionStore(Protocol):
         """Insert the session with its create call pending; False when the id exists already."""
         ...
 
+    async def begin_upload(self, session_id: SessionId, lease: Lease) -> None:
+        """Begin the upload of a session's recording; until it is whole, no vendor call is pending."""
+        ...
+
     async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
     ) -> bool:

@@ -272,6 +272,8 @@ def _check_changeable(state: ChangeState) -> None:
         raise SessionExpired("the session expired before it was ended")
     if state.status not in {"created", "recording"}:
         raise SessionEnded("the session takes no more changes")
+    if state.upload == "recording":
+        raise SessionNotReady("EkaScribe gets this session with its recording; it cannot be changed before")
     if state.pending_call is not None:
         raise SessionNotReady("EkaScribe has not confirmed this session yet")
     if state.is_changing:

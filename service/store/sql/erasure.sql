@@ -30,6 +30,10 @@ DELETE FROM audio_blocks WHERE session_id = $1;
 -- Erases size, length, hash and times of a recording.
 DELETE FROM recordings WHERE session_id = $1;
 
+-- name: recording_upload
+-- Erases the sizes of a recording that is on its way: its next piece is refused.
+DELETE FROM recording_uploads WHERE session_id = $1;
+
 -- name: chunks
 -- Erases sizes, hashes, names and times of the audio.
 DELETE FROM chunks WHERE session_id = $1;

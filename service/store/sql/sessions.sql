@@ -234,11 +234,13 @@ SELECT s.id, s.status, s.upload, s.templates, s.mode, s.model, s.languages, s.tr
        s.created_at, s.expires_at, s.ended_at, s.settled_at, s.erased_at,
        octet_length(s.transcript_sealed) AS transcript_bytes,
        CASE WHEN octet_length(s.transcript_sealed) <= 65536 THEN s.transcript_sealed END AS transcript_sealed,
-       r.bytes AS recording_bytes, r.seconds AS recording_seconds, r.chunks AS recording_chunks,
-       CASE WHEN r.session_id IS NOT NULL THEN
+       coalesce(r.bytes, u.received) AS recording_bytes, r.seconds AS recording_seconds, r.chunks AS recording_chunks,
+       u.received IS NOT NULL AND s.status IN ('created', 'recording') AS is_uploading,
+       CASE WHEN s.upload = 'recording' THEN
            (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') END AS chunks_stored,
        (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status IN ('held', 'stored')) AS chunks_received
-FROM sessions s LEFT JOIN recordings r ON r.session_id = s.id WHERE s.tenant_id = $1 AND s.id = $2;
+FROM sessions s LEFT JOIN recordings r ON r.session_id = s.id LEFT JOIN recording_uploads u ON u.session_id = s.id
+WHERE s.tenant_id = $1 AND s.id = $2;
 
 -- name: page
 -- Reads one page of a tenant's sessions, newest first; of transcripts only the sizes.
@@ -247,11 +249,12 @@ SELECT s.id, s.status, s.upload, s.templates, s.mode, s.model, s.languages, s.tr
        s.created_at, s.expires_at, s.ended_at, s.settled_at, s.erased_at,
        octet_length(s.transcript_sealed) AS transcript_bytes,
        NULL::bytea AS transcript_sealed,
-       r.bytes AS recording_bytes, r.seconds AS recording_seconds, r.chunks AS recording_chunks,
-       CASE WHEN r.session_id IS NOT NULL THEN
+       coalesce(r.bytes, u.received) AS recording_bytes, r.seconds AS recording_seconds, r.chunks AS recording_chunks,
+       u.received IS NOT NULL AND s.status IN ('created', 'recording') AS is_uploading,
+       CASE WHEN s.upload = 'recording' THEN
            (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') END AS chunks_stored,
        (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status IN ('held', 'stored')) AS chunks_received
-FROM sessions s LEFT JOIN recordings r ON r.session_id = s.id
+FROM sessions s LEFT JOIN recordings r ON r.session_id = s.id LEFT JOIN recording_uploads u ON u.session_id = s.id
 WHERE s.tenant_id = $1 AND s.erased_at IS NULL
   AND ($2::text IS NULL OR s.status = $2)
   AND ($3::bytea IS NULL OR s.reference_hash = $3)
