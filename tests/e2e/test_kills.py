@@ -320,3 +320,52 @@ async def test_a_service_killed_while_it_receives_a_recording_has_begun_nothing(
     await database.close()
     api = await rig.client(await rig.serve())
     assert (await send_recording(api, speech(30), key="one")).status_code == 202
+
+
+async def test_a_service_killed_while_it_receives_a_piece_leaves_the_rest_to_another(
+    rig: Rig, database_url: str
+) -> None:
+    service = await rig.serve()
+    api = await rig.client(service)
+    await rig.register_emr(api)
+    audio = speech(90)
+    created = (await api.post("/v1/sessions", json={"upload": "recording"})).json()
+    path = f"/v1/recordings/{created['id']}"
+    tus = {"tus-resumable": "1.0.0"}
+    begun = await api.post(path, headers=tus | {"upload-length": str(len(audio))})
+    assert begun.status_code == 201
+    is_killed = asyncio.Event()
+
+    async def half_of_it() -> AsyncIterator[bytes]:
+        yield audio[:1_500_000]
+        await is_killed.wait()
+        yield b"more"
+
+    headers = tus | {"content-type": "application/offset+octet-stream"}
+    sending = asyncio.create_task(
+        api.patch(path, content=half_of_it(), headers=headers | {"upload-offset": "0"})
+    )
+    database = await asyncpg.connect(database_url)
+
+    async def is_received() -> bool:
+        return bool(await database.fetchval("SELECT received > 0 FROM recording_uploads"))
+
+    await until(is_received)
+    await service.kill()
+    is_killed.set()
+    with pytest.raises(httpx2.HTTPError):
+        await sending
+    other = await rig.client(await rig.serve())
+    await rig.worker()
+    offset = int((await other.head(path, headers=tus)).headers["upload-offset"])
+    assert 0 < offset <= 1_500_000
+
+    async def is_continued() -> bool:
+        rest = {"content": audio[offset:], "headers": headers | {"upload-offset": str(offset)}}
+        return (await other.patch(path, **rest)).status_code == 204
+
+    await until(is_continued)
+    assert (await rig.received(1))[0]["body"]["data"]["session_id"] == created["id"]
+    recording = (await other.get(f"/v1/sessions/{created['id']}")).json()["recording"]
+    assert (recording["bytes"], recording["seconds"]) == (len(audio), 90.0)
+    await database.close()

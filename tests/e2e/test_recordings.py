@@ -150,3 +150,35 @@ async def test_the_ledger_counts_it(bridge: Bridge) -> None:
         return (await bridge.api.get("/v1/ledger")).json()["delivered"] == 1
 
     await until(is_delivered)
+
+
+@pytest.mark.parametrize(
+    ("audio", "code"), [(speech(601), "recording_too_long"), (b"no audio" * 999, "recording_unreadable")]
+)
+async def test_a_recording_in_pieces_that_is_no_good_fails_its_session(
+    bridge: Bridge, audio: bytes, code: str
+) -> None:
+    await bridge.add_destination()
+    session = await bridge.create(upload="recording", model="lite")
+    headers = {
+        "tus-resumable": "1.0.0",
+        "content-type": "application/offset+octet-stream",
+        "upload-offset": "0",
+        "upload-length": str(len(audio)),
+    }
+    sent = await bridge.api.patch(session["recording_url"], content=audio, headers=headers)
+    assert sent.status_code == 204, sent.text
+    await bridge.start_worker()
+    failed = await bridge.reach(session["id"], "failed")
+    assert failed["error"]["code"] == code
+    (delivery,) = await bridge.received(1)
+    assert (delivery["body"]["type"], delivery["body"]["data"]["error"]["code"]) == ("session.failed", code)
+
+
+async def test_many_recordings_at_once_all_become_documents(bridge: Bridge) -> None:
+    await bridge.add_destination()
+    sent = [await send_recording(bridge.api, speech(10), reference=f"ENC-{n}") for n in range(6)]
+    assert {answer.status_code for answer in sent} == {202}
+    await bridge.start_worker()
+    deliveries = await bridge.received(6, seconds=40)
+    assert {each["body"]["data"]["reference"] for each in deliveries} == {f"ENC-{n}" for n in range(6)}

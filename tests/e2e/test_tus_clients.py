@@ -15,8 +15,12 @@ from tests.support.whole_recordings import speech
 SCRIPT = """
 const tus = require("tus-js-client");
 const fs = require("fs");
+const {PassThrough} = require("stream");
 const [url, key, path, how] = process.argv.slice(1);
-const upload = new tus.Upload(fs.createReadStream(path), {
+// A file's own stream with an unknown length makes this client announce bytes that it does not send.
+const file = fs.createReadStream(path);
+const source = how === "endpoint" ? file : file.pipe(new PassThrough());
+const upload = new tus.Upload(source, {
   ...(how === "endpoint" ? {endpoint: url} : {uploadUrl: url, uploadLengthDeferred: true}),
   ...(how === "endpoint" ? {uploadSize: fs.statSync(path).size} : {}),
   headers: {Authorization: `Bearer ${key}`},
@@ -48,6 +52,7 @@ async def ends_with_a_document(bridge: Bridge, session_id: str, recording: Path)
     assert len((await bridge.seen(session_id))["files"]) == completed["recording"]["chunks_total"] >= 4
 
 
+@pytest.mark.filterwarnings("ignore")  # it leaves files open
 async def test_tuspy(bridge: Bridge, recording: Path) -> None:
     tusclient = pytest.importorskip("tusclient.client")
     session = await bridge.create(upload="recording")

@@ -18,7 +18,7 @@ from service.store.queries import queries
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "service" / "store"
 TENANT_TABLES = re.compile(
-    r"\b(api_keys|attempts|audio_blocks|audit|chunks|deliveries|destinations|documents|events|fetches|idempotency_keys|recordings|sessions"
+    r"\b(api_keys|attempts|audio_blocks|audit|chunks|deliveries|destinations|documents|events|fetches|idempotency_keys|recordings|recording_uploads|sessions"
     r"|ledger_days|ledger_suspects|stream_connections|streams|tenants|webhook_events)\b"
 )
 # The tenant's id as a parameter: in a filter, or among the values of the new row that a statement is about.
@@ -60,6 +60,11 @@ STATEMENTS = {
     "audio_blocks.delete_of_chunk": _LEASED,
     "held_audio.has_held": _LEASED,
     "recordings.uncut": _LEASED,
+    "recordings.record_seconds": _LEASED,
+    "recording_uploads.begin": _LEASED,
+    "recording_uploads.append": _LEASED,
+    "recording_uploads.release": _LEASED,
+    "recording_uploads.record_audio": _LOCKED,
     "recordings.delete_chunks": _LEASED,
     "recordings.delete_chunk_blocks": _LEASED,
     "recordings.record_cut": _LEASED,
@@ -170,6 +175,9 @@ METHODS = {
     "AdditionalDocumentUnitRows": _LOCKED,
     "Hasher": "one secret for the installation",
     "RecordingRows.uncut": _LEASED,
+    "RecordingUploadRows.release": _LEASED,
+    "SessionRows.begin_upload": _LEASED,
+    "audio_blocks.in_blocks": "bytes of the caller's own, no rows",
     "_Bytes.read": "bytes of the caller's own, no rows",
     "IdempotencyRows.forget_old": _WORKER,
     "LeaseRows": "names of work, no rows of a tenant",

@@ -76,10 +76,15 @@ LISTS: dict[Route, list[str]] = {
     ("GET", "/v1/ledger"): [""],
 }
 
+_UPLOADS = "tests/api/v1/test_recording_uploads.py::test_another_tenant_finds_no_upload"
 # What has a test of its own below, or in another file.
 ELSEWHERE: dict[Route, str] = {
     ("POST", "/v1/sessions"): "test_an_idempotency_key_is_its_tenant_s_own",
     ("POST", "/v1/destinations"): "test_what_is_made_is_its_maker_s",
+    ("HEAD", "/v1/recordings/{session_id}"): _UPLOADS,
+    ("POST", "/v1/recordings/{session_id}"): _UPLOADS,
+    ("PATCH", "/v1/recordings/{session_id}"): _UPLOADS,
+    ("DELETE", "/v1/recordings/{session_id}"): _UPLOADS,
     ("POST", "/v1/recordings"): "tests/api/v1/test_recordings.py::test_other_tenants_see_nothing_of_it",
     ("POST", "/voice/v1/sessions"): "test_an_id_that_is_taken_is_refused_and_nothing_of_it_told",
     ("POST", "/voice/v1/uploads/{session_id}"): "test_a_form_s_field_opens_its_own_session_only",
