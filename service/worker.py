@@ -38,7 +38,7 @@ from service.jobs.pools import MAX_DELIVERIES, make_delivery_pool, make_fetch_po
 from service.jobs.reencryption import Reencryption
 from service.jobs.retention import Retention
 from service.jobs.sweep import Sweep
-from service.observability.metrics import tell_build
+from service.observability.metrics_exposition import tell_build
 from service.observability.tracing import start_tracing, stop_tracing
 from service.redis.client import close_redis, open_redis, ping_redis
 from service.settings import Settings

@@ -15,7 +15,7 @@ from service.api.dependencies import Services
 from service.api.readiness import Readiness, Ready
 from service.api.request_classes import REQUEST_CLASS
 from service.http_server import is_shutting_down
-from service.observability.metrics import exposition
+from service.observability.metrics_exposition import exposition
 
 
 class Live(Struct, frozen=True):

@@ -33,7 +33,7 @@ from service.store.destinations import DestinationRows
 from service.store.encryption import Hasher, Keyring, MissingKeyError
 from service.store.encryption_keys import EncryptionKeyRows
 from service.store.idempotency import IdempotencyKeys, IdempotencyRows
-from service.store.leases import LeaseRows
+from service.store.named_leases import NamedLeaseRows
 from service.store.ledger import LedgerRows
 from service.store.queue_depths import QueueDepthRows
 from service.store.reencryption import ReencryptionRows
@@ -72,7 +72,7 @@ class Stores(Struct, frozen=True, kw_only=True):
     destinations: DestinationRows
     idempotency: IdempotencyRows
     vendor_tokens: VendorTokenRows
-    leases: LeaseRows
+    leases: NamedLeaseRows
     webhook_events: WebhookEventRows
     session_updates: SessionUpdateRows
     additional_documents: AdditionalDocumentRows
@@ -127,7 +127,7 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
         ),
         idempotency=IdempotencyRows(database, idempotency_keys, sessions),
         vendor_tokens=VendorTokenRows(database, keyring),
-        leases=LeaseRows(database),
+        leases=NamedLeaseRows(database),
         webhook_events=WebhookEventRows(database),
         session_updates=SessionUpdateRows(database, keyring, sessions),
         additional_documents=AdditionalDocumentRows(database),

@@ -13,7 +13,7 @@ from service.jobs.sweep import pause
 from service.observability.logging import failure
 from service.store.encryption import Keyring
 from service.store.encryption_keys import EncryptionKeyRows
-from service.store.leases import LeaseRows
+from service.store.named_leases import NamedLeaseRows
 from service.store.reencryption import ReencryptionRows
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ class Reencryption:
     """Re-encrypts and shows the gauges, in one worker at a time: the one that holds the lease."""
 
     def __init__(
-        self, *, leases: LeaseRows, keys: EncryptionKeyRows, reencryption: ReencryptionRows, keyring: Keyring
+        self, *, leases: NamedLeaseRows, keys: EncryptionKeyRows, reencryption: ReencryptionRows, keyring: Keyring
     ) -> None:
         self._leases = leases
         self._keys = keys

@@ -24,7 +24,7 @@ from service.jobs.job_pool import JobPool
 from service.jobs.retention import Retention
 from service.observability.logging import failure
 from service.store.idempotency import IdempotencyRows
-from service.store.leases import LeaseRows
+from service.store.named_leases import NamedLeaseRows
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class Sweep:
     def __init__(
         self,
         *,
-        leases: LeaseRows,
+        leases: NamedLeaseRows,
         idempotency: IdempotencyRows,
         fetching: ResultFetcher,
         fetches: JobPool[FetchJob],

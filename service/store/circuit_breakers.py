@@ -3,7 +3,7 @@
 from service.domain.deliveries.circuit_breaker import CircuitBreakerRule, FailureCount
 from service.domain.ids import DestinationId
 from service.store.database import Database
-from service.store.metrics import DEAD
+from service.store.lifecycle_metrics import DEAD
 from service.store.queries import sql
 
 _ACTOR = "worker"

@@ -12,7 +12,7 @@ from service.domain.ids import Account, KeyId, Lease, SessionId, TenantId
 from service.domain.sessions.models import ChangeState, SessionDetails
 from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
-from service.store.metrics import SETTLED
+from service.store.lifecycle_metrics import SETTLED
 from service.store.queries import sql
 from service.store.sessions import SessionRows, decrypt_details, details_aad
 

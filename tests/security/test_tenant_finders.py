@@ -153,7 +153,7 @@ METHODS = {
     "AdditionalDocumentUnitRows": _LOCKED,
     "Hasher": "one secret for the installation",
     "IdempotencyRows.forget_old": _WORKER,
-    "LeaseRows": "names of work, no rows of a tenant",
+    "NamedLeaseRows": "names of work, no rows of a tenant",
     "EncryptionKeyRows": "the installation's encryption keys",
     "migrate.check_schema": "looks at the schema, at no rows",
     "LedgerRows.fold": "a day of all tenants, each counted by itself",

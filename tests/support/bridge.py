@@ -20,7 +20,7 @@ from service.domain.api_keys.changes import ApiKeys
 from service.domain.api_keys.models import Principal
 from service.domain.ids import TenantId
 from service.domain.tenants.changes import Tenants
-from service.http_server.graceful_shutdown import PROTOCOLS
+from service.http_server.server import CONNECTION_OPTIONS
 from service.http_server.server import listen
 from service.sandbox.emr.app import create_emr
 from service.sandbox.serving import serve_app
@@ -220,7 +220,7 @@ async def open_bridge(
         )
         tenant_id, key = await add_tenant(settings, "first", "emr", templates=["eka_emr_template"])
         admin_key = await add_key(settings, tenant_id, "admin")
-        await stack.enter_async_context(serve_app(create_app(settings), port=port, **PROTOCOLS))
+        await stack.enter_async_context(serve_app(create_app(settings), port=port, **CONNECTION_OPTIONS))
         vendor_app.state.vendor.settings.webhook_endpoints = [
             Endpoint(url=f"{url}/webhooks/eka", secret=WEBHOOK_SECRET)
         ]

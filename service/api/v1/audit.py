@@ -9,7 +9,7 @@ from schemas.pages import Page
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.openapi_examples import answer
-from service.api.problems import documented
+from service.api.problem_responses import documented
 from service.api.timestamps import From, To, interval
 from service.api.v1.sessions import Cursor, Limit
 from service.domain.api_keys.models import Principal

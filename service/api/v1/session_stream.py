@@ -16,7 +16,7 @@ from prometheus_client import Counter, Gauge
 
 from schemas.problems import MEDIA_TYPE
 from service.api.dependencies import Services
-from service.api.problems import bridge_problem
+from service.api.problem_responses import bridge_problem
 from service.domain.errors import BridgeError, Overloaded
 from service.domain.ids import SessionId
 from service.domain.streams.relay import ClientGone, Frame, Restarting

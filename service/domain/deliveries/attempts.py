@@ -258,7 +258,7 @@ class DeliveryForwarder:
         if verdict.kind == "dead":
             return "dead", None, verdict.error_class
         is_unscheduled = job.is_probe or verdict.is_ours
-        wait = schedule.forward_wait(
+        wait = schedule.delivery_wait(
             self._schedule_seconds,
             # A probe is no attempt of the schedule: it uses none of its attempts up, and is never the last.
             min(job.scheduled + 1, len(self._schedule_seconds)) if is_unscheduled else job.scheduled + 1,

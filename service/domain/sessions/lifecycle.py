@@ -33,7 +33,7 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import UNFILTERED, Lease, SessionId
-from service.domain.sessions.cancellation import SessionCanceller
+from service.domain.sessions.vendor_cancellation import VendorCanceller
 from service.domain.sessions.models import (
     EndState,
     PendingCall,
@@ -116,7 +116,7 @@ class SessionLifecycle:
         self._streams = streams
         self._vendor = vendor
         self._clock = clock
-        self._canceller = SessionCanceller(store=store, vendor=vendor, clock=clock)
+        self._canceller = VendorCanceller(store=store, vendor=vendor, clock=clock)
         self._reconcile_after_seconds = reconcile_after_seconds
 
     async def create_at_vendor(self, plan: SessionPlan, lease: Lease, *, maybe_sent: bool) -> None:

@@ -23,7 +23,7 @@ from service.domain.errors import (
     VendorTimeout,
 )
 from service.domain.ids import KeyId, Lease, SessionId, TenantId
-from service.domain.sessions.cancellation import SessionCanceller
+from service.domain.sessions.vendor_cancellation import VendorCanceller
 from service.domain.sessions.creation import check_fields
 from service.domain.sessions.lifecycle import CALL_DEADLINE_SECONDS, PENDING_CALL_LEASE_SECONDS
 from service.domain.sessions.models import ChangeState, PendingCall, SessionDetails
@@ -107,7 +107,7 @@ class SessionUpdates:
         self._vendor = vendor
         self._clock = clock
         self._limits = limits
-        self._canceller = SessionCanceller(store=sessions, vendor=vendor, clock=clock)
+        self._canceller = VendorCanceller(store=sessions, vendor=vendor, clock=clock)
 
     async def change(self, principal: Principal, session_id: SessionId, change: SessionChange) -> None:
         """Change a session that has not ended, at the vendor first, then here.

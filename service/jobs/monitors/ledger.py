@@ -9,7 +9,7 @@ from prometheus_client import Gauge
 from schemas.ledger import Ledger
 from service.jobs.leader import run_as_leader
 from service.observability.logging import failure
-from service.store.leases import LeaseRows
+from service.store.named_leases import NamedLeaseRows
 from service.store.ledger import LedgerRows
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ _RECOUNT_SECONDS = 60.0
 class LedgerMonitor:
     """Runs in one worker at a time; only that worker shows the gauges."""
 
-    def __init__(self, *, leases: LeaseRows, ledger: LedgerRows, interval_seconds: float = 15.0) -> None:
+    def __init__(self, *, leases: NamedLeaseRows, ledger: LedgerRows, interval_seconds: float = 15.0) -> None:
         self._leases = leases
         self._ledger = ledger
         self._interval_seconds = interval_seconds

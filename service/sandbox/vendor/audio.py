@@ -8,8 +8,8 @@ from typing import Any
 from litestar import Response, post
 from litestar.params import FromPath
 
+from service.sandbox.vendor.audio_formats import AUDIO_FORMATS
 from service.sandbox.vendor.errors import (
-    AUDIO_FORMATS,
     VendorError,
     plain_error,
     unexpected_error,

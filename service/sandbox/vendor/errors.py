@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-AUDIO_FORMATS = {
-    "audio/webm;codecs=opus": "webm",
-    "audio/wav": "wav",
-    "audio/ogg": "ogg",
-    "audio/ogg;codecs=opus": "ogg",
-    "audio/mp4": "mp4",
-    "audio/m4a": "m4a",
-    "audio/mp3": "mp3",
-}
+from service.sandbox.vendor.audio_formats import AUDIO_FORMATS
+
 BUSINESS_ID = "onprem-workspace"
 
 

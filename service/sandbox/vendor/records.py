@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from service.sandbox.vendor.audio_formats import pcm_seconds, wav_seconds, webm_seconds
+from service.sandbox.vendor.playing_times import pcm_seconds, wav_seconds, webm_seconds
 from service.sandbox.vendor.settings import FIRST_ACCOUNT
 
 SessionStatus = Literal["initialized", "processing", "completed", "partial", "failed", "expired", "cancelled"]

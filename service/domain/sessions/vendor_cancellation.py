@@ -25,7 +25,7 @@ _NOTHING_TO_CANCEL = frozenset({400, 404, 409, 410})
 _MAX_TRIES = 20
 
 
-class SessionCanceller:
+class VendorCanceller:
     """Makes the cancel calls of sessions that are cancelled here."""
 
     def __init__(self, *, store: SessionStore, vendor: Vendor, clock: Clock) -> None:
