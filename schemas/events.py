@@ -7,7 +7,8 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from schemas.results import ErrorInfo, WarningInfo
 
-EventType = Literal["document.ready", "document.failed", "session.failed", "session.expired", "ping"]
+# The events that a destination may filter; a new one needs a case in service/forwarding/fhir.py, too.
+DestinationEvent = Literal["document.ready", "document.failed", "session.failed", "session.expired"]
 
 
 class EventDocument(Struct, kw_only=True, frozen=True):

@@ -36,7 +36,7 @@ from service.jobs.monitors.ledger import LedgerMonitor
 from service.jobs.monitors.queues import QueueMonitor
 from service.jobs.pools import MAX_DELIVERIES, make_delivery_pool, make_fetch_pool, make_pending_call_pool
 from service.jobs.reencryption import Reencryption
-from service.jobs.retention import Retention
+from service.jobs.retention import RetentionJob
 from service.jobs.sweep import Sweep
 from service.observability.metrics_exposition import tell_build
 from service.observability.tracing import start_tracing, stop_tracing
@@ -98,7 +98,7 @@ class WorkerProcess:
             fetches=fetches,
             deliveries=deliveries,
             pending_calls=pending_calls,
-            retention=Retention(stores.retention),
+            retention=RetentionJob(stores.retention),
             interval_seconds=settings.sweep_interval_seconds,
             check_keys=stores.encryption_keys.begin,
         )

@@ -19,7 +19,7 @@ from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
 from service.eka.http_exchange import VendorHttp, make_http_client
 from service.eka.tokens import TokenKeeper
-from service.forwarding.destination_validation import CallLimits, check_call
+from service.forwarding.destination_validation import DestinationLimits, check_destination_request
 from service.forwarding.downloads import GuardedDownloads
 from service.settings import Settings
 from service.store.additional_documents import AdditionalDocumentRows
@@ -192,7 +192,7 @@ async def check_at_start(stores: Stores) -> None:
 def make_destinations(settings: Settings, stores: Stores) -> Destinations:
     """Make the domain's changes of destinations, for the API and the command line."""
     return Destinations(
-        store=stores.destinations, check=partial(check_call, limits=make_call_limits(settings))
+        store=stores.destinations, check=partial(check_destination_request, limits=make_destination_limits(settings))
     )
 
 
@@ -276,9 +276,9 @@ def make_session_lifecycle(settings: Settings, stores: Stores, vendor: EkaClient
     )
 
 
-def make_call_limits(settings: Settings) -> CallLimits:
+def make_destination_limits(settings: Settings) -> DestinationLimits:
     """Make the limits that a new or changed destination must meet."""
-    return CallLimits(
+    return DestinationLimits(
         allow_private=settings.allow_private_destinations,
         max_templates=settings.max_destination_templates,
         max_headers=settings.max_destination_headers,

@@ -13,7 +13,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service.domain.errors import StoreUnavailable
 from service.store.database_state import OLDER_SCHEMA, READ_ONLY, DatabaseState, store_error
-from service.store.lifecycle_metrics import CONNECTIONS, DATABASE_WAIT
+from service.store.database_metrics import CONNECTIONS, DATABASE_WAIT
 from service.store.queries import sql
 
 if TYPE_CHECKING:  # the stubs make it generic; the class itself is not

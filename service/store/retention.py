@@ -11,34 +11,34 @@ from service.store.session_updates import audit, count_rows, erase_rows
 ACTOR = "retention"
 
 
-class Kept(Struct, frozen=True):
-    """A session beyond its tenant's retention."""
+class RetentionDue(Struct, frozen=True):
+    """A session that is past the retention of its tenant."""
 
     session_id: SessionId
     tenant_id: TenantId
 
 
 class RetentionRows:
-    """Finds sessions beyond their retention and removes them, unless a call or delivery is still pending."""
+    """Finds sessions past their retention and removes them, unless a call or delivery is still pending."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def due(self, limit: int, *, rows: bool) -> list[Kept]:
-        """Return sessions whose content, or with `rows` whose rows, are beyond the retention."""
+    async def due(self, limit: int, *, rows: bool) -> list[RetentionDue]:
+        """Return sessions whose content, or with `rows` whose rows, are past the retention."""
         found = await self._database.fetch(sql("retention.due"), limit, rows)
-        return [Kept(SessionId(row["id"]), TenantId(row["tenant_id"])) for row in found]
+        return [RetentionDue(SessionId(row["id"]), TenantId(row["tenant_id"])) for row in found]
 
-    async def erase(self, kept: Kept) -> bool:
+    async def erase(self, due: RetentionDue) -> bool:
         """Erase a session's content; false if another transaction has locked it or it is no longer due."""
-        return await self._take_out(kept, rows=False)
+        return await self._remove(due, rows=False)
 
-    async def delete(self, kept: Kept) -> bool:
+    async def delete(self, due: RetentionDue) -> bool:
         """Delete every row of a session except its audit entries; false as in `erase`."""
-        return await self._take_out(kept, rows=True)
+        return await self._remove(due, rows=True)
 
-    async def _take_out(self, kept: Kept, *, rows: bool) -> bool:
-        session_id, tenant_id = kept.session_id, kept.tenant_id
+    async def _remove(self, due: RetentionDue, *, rows: bool) -> bool:
+        session_id, tenant_id = due.session_id, due.tenant_id
         async with self._database.transaction() as connection:
             if await connection.fetchrow(sql("retention.hold"), session_id, rows) is None:
                 return False

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import msgspec
 from asyncpg import Record
 
-from schemas.tenants import Tenant, TenantDefaults
+from schemas.tenants import Tenant, SessionDefaults
 from service.domain.audit import Actor
 from service.domain.errors import NotFound
 from service.domain.ids import TenantId
@@ -55,7 +55,7 @@ class TenantUnitRows(AuditedUnitRows):
         super().__init__(connection, actor)
         self._keyring = keyring
 
-    async def add(self, name: str, defaults: TenantDefaults, account: VendorAccount | None) -> Tenant:
+    async def add(self, name: str, defaults: SessionDefaults, account: VendorAccount | None) -> Tenant:
         """Insert the tenant, with a vendor account of its own or sharing the default one."""
         encrypted = self._keyring.encrypt_json(account, account_aad(self._tenant_id)) if account else None
         row = await self._connection.fetchrow(
@@ -87,7 +87,7 @@ def tenant_of(row: Record) -> Tenant:
     return Tenant(
         id=row["id"],
         name=row["name"],
-        defaults=msgspec.convert(row["defaults"], TenantDefaults),
+        defaults=msgspec.convert(row["defaults"], SessionDefaults),
         own_account=row["own_account"],
         keep_content_days=row["keep_content_days"],
         keep_metadata_days=row["keep_metadata_days"],

@@ -13,7 +13,7 @@ import asyncpg
 import httpx2
 import msgspec
 
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.app import create_app
 from service.bootstrap.container import open_stores
 from service.domain.api_keys.changes import ApiKeys
@@ -168,7 +168,7 @@ class RunningWorker:
 async def add_tenant(settings: Settings, name: str, role: Any, **defaults: Any) -> tuple[TenantId, str]:
     """Add a tenant with one key; return its id and the key."""
     async with open_stores(settings) as stores:
-        tenant = await Tenants(stores.tenants).add(name, msgspec.convert(defaults, TenantDefaults))
+        tenant = await Tenants(stores.tenants).add(name, msgspec.convert(defaults, SessionDefaults))
         key = await ApiKeys(stores.api_keys).add(TenantId(tenant.id), role)
         return TenantId(tenant.id), str(key.key)
 

@@ -12,7 +12,7 @@ from service.domain.idempotency import KeyedAnswer, KeyedCall, Reservation, chec
 from service.domain.ids import DestinationId, TenantId, new_destination_id
 
 
-class CheckCall(Protocol):
+class CheckDestinationRequest(Protocol):
     """Refuses a destination's URL, headers or credentials that no call must be made with."""
 
     async def __call__(self, request: DestinationCreate | DestinationChange) -> None:
@@ -80,7 +80,7 @@ class DestinationStore(Protocol):
 class Destinations:
     """Changes destinations; each change and its audit entry are one transaction."""
 
-    def __init__(self, *, store: DestinationStore, check: CheckCall) -> None:
+    def __init__(self, *, store: DestinationStore, check: CheckDestinationRequest) -> None:
         self._store = store
         self._check = check
 

@@ -42,7 +42,8 @@ log = structlog.get_logger()
 
 # Get Session may hold a request for 14 s (docs/vendor.md#long-poll); a login may come before it.
 CALL_DEADLINE_SECONDS = 40.0
-LEASE_SECONDS = 45.0
+# Longer than CALL_DEADLINE_SECONDS, so that a call that runs into its time-out is still recorded under its lease.
+FETCH_LEASE_SECONDS = 45.0
 # While the vendor cannot be reached, a fetch goes on for this time: the vendor may have made the document.
 _GIVE_UP_UNREACHABLE_SECONDS = 3 * 86_400.0
 # A doctor waits for the documents of the last hour: once the vendor is back, they come within half a minute.
@@ -79,7 +80,7 @@ class ResultFetcher:
         self, session_id: SessionId | None, limit: int, passed_over: Collection[Account] = ()
     ) -> list[FetchJob]:
         """Lease calls that are due, of one session or of all, except those of accounts in `passed_over`."""
-        return await self._store.claim_fetches(session_id, limit, LEASE_SECONDS, passed_over)
+        return await self._store.claim_fetches(session_id, limit, FETCH_LEASE_SECONDS, passed_over)
 
     async def fetch(self, job: FetchJob) -> bool:
         """Make one leased call and record its outcome; True when the outbox may hold new deliveries."""

@@ -1,11 +1,15 @@
-"""Changes of tenants: a new one, and for how many days its content and its rows are kept."""
+"""Changes of tenants: a new one, and for how many days its content and its rows are kept.
+
+There is no default retention: a new tenant keeps everything for ever until its days are set. A default would be
+the columns' default in a migration, or values that `add` passes to the store.
+"""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
-from schemas.tenants import Tenant, TenantDefaults
+from schemas.tenants import Tenant, SessionDefaults
 from service.domain.audit import Actor, AuditedUnit
 from service.domain.errors import InvalidRequest
 from service.domain.ids import TenantId, new_tenant_id
@@ -29,7 +33,7 @@ class RetentionChange(Struct, frozen=True, kw_only=True):
 class TenantUnit(AuditedUnit, Protocol):
     """One transaction in a tenant's row."""
 
-    async def add(self, name: str, defaults: TenantDefaults, account: VendorAccount | None) -> Tenant:
+    async def add(self, name: str, defaults: SessionDefaults, account: VendorAccount | None) -> Tenant:
         """Insert the tenant."""
         ...
 
@@ -56,7 +60,7 @@ class Tenants:
     def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    async def add(self, name: str, defaults: TenantDefaults, change: AccountChange | None = None) -> Tenant:
+    async def add(self, name: str, defaults: SessionDefaults, change: AccountChange | None = None) -> Tenant:
         """Add a tenant, which has a vendor account of its own or shares the default one.
 
         Raises InvalidRequest.

@@ -8,7 +8,7 @@ from prometheus_client import Gauge
 
 from schemas.ledger import Ledger
 from service.jobs.leader import run_as_leader
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 from service.store.named_leases import NamedLeaseRows
 from service.store.ledger import LedgerRows
 
@@ -46,14 +46,14 @@ class LedgerMonitor:
             stopping=stopping,
             count=self._count,
             hide=SESSIONS.clear,
-            failed=lambda error: log.error("ledger_failed", **failure(error)),
+            failed=lambda error: log.error("ledger_failed", **describe_failure(error)),
         )
 
     async def _count(self) -> None:
         try:
             await self._fold()
         except Exception as error:  # noqa: BLE001 - without folding the count is slower and as right
-            log.error("ledger_fold_failed", **failure(error))
+            log.error("ledger_fold_failed", **describe_failure(error))
         ledger = await self._ledger.count(None)
         for name in Ledger.__struct_fields__:
             SESSIONS.labels(name).set(getattr(ledger, name))

@@ -6,7 +6,7 @@ import structlog
 from prometheus_client import Gauge
 
 from service.jobs.leader import run_as_leader
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 from service.store.named_leases import NamedLeaseRows
 from service.store.queue_depths import QueueDepthRows
 
@@ -38,7 +38,7 @@ class QueueMonitor:
             stopping=stopping,
             count=self._count,
             hide=_hide,
-            failed=lambda error: log.error("queues_failed", **failure(error)),
+            failed=lambda error: log.error("queues_failed", **describe_failure(error)),
         )
 
     async def _count(self) -> None:

@@ -135,7 +135,7 @@ class StreamLog:
     digest: Any = field(default_factory=hashlib.sha256)
 
     def view(self) -> dict[str, Any]:
-        """Give the witness's account of the stream."""
+        """Return what arrived on the stream, for control calls."""
         return {
             "stream_id": self.stream_id,
             "sample_rate": self.sample_rate,

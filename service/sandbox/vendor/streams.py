@@ -1,3 +1,5 @@
+"""Live streams of audio over a WebSocket (docs/vendor.md#stream)."""
+
 from __future__ import annotations
 
 import asyncio
