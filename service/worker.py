@@ -22,7 +22,7 @@ from service.bootstrap.container import (
 from service.domain.body_budget import BodyBudget
 from service.domain.clock import CheckedClock
 from service.domain.deliveries.attempts import DeliveryForwarder
-from service.domain.deliveries.circuit_breaker import CircuitBreaker
+from service.domain.deliveries.circuit_breaker import DestinationCircuitBreaker
 from service.domain.results.fetching import ResultFetcher
 from service.forwarding.fhir import FhirSystems
 from service.forwarding.sender import HttpSender
@@ -173,5 +173,5 @@ def _make_forwarder(
         timeout_seconds=settings.forward_timeout_seconds,
         bodies=BodyBudget(),
         is_clock_off=lambda: clock.is_off,
-        breaker=CircuitBreaker(store=stores.circuit_breakers, schedule_total_seconds=sum(schedule)),
+        breaker=DestinationCircuitBreaker(store=stores.circuit_breakers, schedule_total_seconds=sum(schedule)),
     )

@@ -1,7 +1,7 @@
 """The routes of health and metrics: those of the service, and the worker's small application.
 
-Readiness (readiness.py) decides the answer of /health/ready in both processes. /health/live of the service only
-answers; that of the worker asks whether the sweep still runs.
+Readiness (readiness.py) decides the answer of /health/ready in both processes. /health/live of the service
+only answers; that of the worker asks whether the sweep still runs.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""Answers an error as a problem of RFC 9457; statuses and titles are in schemas/problems.py."""
+"""Makes the response to an error, a problem of RFC 9457.
+
+The status and the title of each code are a table in schemas/problems.py.
+"""
 
 import math
 from typing import Any

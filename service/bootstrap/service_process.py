@@ -1,4 +1,7 @@
-"""Builds what the routes of a service process call, group by group, and closes it when the process ends."""
+"""Builds what the routes of a process of `ekabridge serve` call, and closes it when the process ends.
+
+What the worker and the command line build too is in container.py; the worker's own objects are in worker.py.
+"""
 
 import asyncio
 import time

@@ -27,8 +27,9 @@ from service.eka.lenient_json import decode_object
 _OK, _ACCEPTED, _PARTIAL, _GONE = 200, 202, 206, 410
 _OPEN = frozenset({"initialized", "initialised", "created", "recording"})
 # The vendor's word for a session's status → the state that the domain acts on (record_answer in
-# service/domain/results/recording.py). In an unfiltered answer `failed` ends the session as failed with the code
-# `vendor_failed`, and `expired` ends it as expired; in a filtered one they only call for an unfiltered answer.
+# service/domain/results/recording.py). In an unfiltered answer `failed` ends the session as failed with the
+# code `vendor_failed`, and `expired` ends it as expired; in a filtered one they only call for an unfiltered
+# answer.
 _SESSION_STATES: dict[str, VendorState] = {
     **dict.fromkeys(_OPEN, "open"),
     "processing": "processing",

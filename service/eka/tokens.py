@@ -49,8 +49,8 @@ _REFUSED_USER = (
 _LEASE_SECONDS = 30.0
 _WAIT_SECONDS = 20.0
 _POLL_SECONDS = 0.1
-# A token is renewed this long before it expires, so that it does not expire during a call; one that lives less
-# than two minutes is renewed after half its life.
+# A token is renewed this long before it expires, so that it does not expire during a call; one that lives
+# less than two minutes is renewed after half its life.
 _RENEW_BEFORE_EXPIRY_SECONDS = 60.0
 _DEFAULT_LIFE_SECONDS = 1800.0
 _JSON = {"content-type": "application/json"}

@@ -1,4 +1,7 @@
-"""Downloads results that EkaScribe keeps at another address, through the SSRF guard and without credentials."""
+"""Downloads results that EkaScribe keeps at another address, through the SSRF guard.
+
+No credentials are sent.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -21,8 +21,8 @@ from service.http_client.response_limits import ContentEncodingError, content_pi
 
 _FETCH_SECONDS = 10.0
 _MAX_ANSWER_BYTES = 64 * 1024
-# A token is renewed this long before it expires, so that it does not expire during a call; a short-lived one is
-# renewed after half its life.
+# A token is renewed this long before it expires, so that it does not expire during a call; a short-lived one
+# is renewed after half its life.
 _RENEW_BEFORE_EXPIRY_SECONDS = 60.0
 _DEFAULT_LIFE_SECONDS = 300.0
 _LONGEST_LIFE_SECONDS = 86_400.0

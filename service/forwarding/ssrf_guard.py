@@ -1,7 +1,8 @@
-"""Refuses connections of deliveries, token requests and downloads to private addresses (SSRF), as they are made.
+"""Refuses connections of deliveries, token requests and downloads to private addresses (SSRF).
 
-The guard resolves the name, checks every address, and connects to a checked address, so that DNS cannot
-change between check and use. Redirects and literal addresses go through the same check.
+At the moment of connecting, the guard resolves the name, checks every address, and connects to a checked
+address, so that DNS cannot change between check and use. Redirects and literal addresses go through the same
+check.
 """
 
 import re

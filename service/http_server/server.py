@@ -25,11 +25,11 @@ _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
 # A health server has only short answers to finish.
 _HEALTH_SHUTDOWN_SECONDS = 6
-# uvicorn's options for the connections of every server of ours: the classes that speak HTTP and WebSocket, the
-# longest frame and the pings of WebSockets. A longer frame closes its stream with 1009. The pings keep an EMR's
-# stream alive through proxies that cut silent ones after 60 s; the vendor's leg has the same two numbers in
-# service/eka/streams.py. A client that back-pressure slows down answers a ping behind its frames, so it has as
-# long as a stalled frame has.
+# uvicorn's options for the connections of every server of ours: the classes that speak HTTP and WebSocket,
+# the longest frame and the pings of WebSockets. A longer frame closes its stream with 1009. The pings keep an
+# EMR's stream alive through proxies that cut silent ones after 60 s; the vendor's leg has the same two
+# numbers in service/eka/streams.py. A client that back-pressure slows down answers a ping behind its frames,
+# so it has as long as a stalled frame has.
 CONNECTION_OPTIONS: dict[str, Any] = {
     "http": DrainingHttpProtocol,
     "ws": DrainingWebSocketProtocol,

@@ -1,7 +1,7 @@
 """Retention: erases content and deletes rows of sessions that are past the retention of their tenant.
 
-This module decides the pace. A tenant's days are set in service/domain/tenants/changes.py; which sessions are due
-and how they are removed is in service/store/retention.py.
+This module decides the pace. A tenant's days are set in service/domain/tenants/changes.py; which sessions are
+due and how they are removed is in service/store/retention.py.
 """
 
 import time

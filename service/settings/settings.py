@@ -5,6 +5,8 @@ The parser of each value is in parsers.py; loading.py reads the environment and 
 
 import msgspec
 
+from service.domain.vendor_limits import DEFAULT_MAX_RESULT_BYTES
+
 PREFIX = "EKABRIDGE_"
 SECRET_FIELDS = frozenset(
     {
@@ -20,16 +22,17 @@ SECRET_FIELDS = frozenset(
     }
 )
 
-# The waits between the attempts at a delivery (service/domain/deliveries/attempts.py), unless the setting says
-# otherwise: 14 attempts in three and a half days: the first ones bridge a restart, the last ones a weekend's outage.
+# The waits between the attempts at a delivery (service/domain/deliveries/attempts.py), unless the setting
+# says otherwise. 14 attempts in three and a half days: the first ones bridge a restart, the last ones a
+# weekend's outage.
 _FORWARD_SCHEDULE_SECONDS = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800, 43200, 43200, 86400, 86400)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One process's settings. Times in seconds, sizes in bytes; docs/configuration.md is the manual.
 
-    The variable of a field is its name in capitals after the prefix. A new field needs a row in parsers.py and
-    the code that builds the object which uses it.
+    The variable of a field is its name in capitals after the prefix. A new field needs a row in parsers.py
+    and the code that builds the object which uses it.
     """
 
     database_url: str = ""
@@ -46,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     eka_password: str | None = None
     eka_max_concurrency: int = 64
     eka_stream_hosts: tuple[str, ...] = ()
-    vendor_result_max_bytes: int = 8_388_608
+    vendor_result_max_bytes: int = DEFAULT_MAX_RESULT_BYTES
     webhook_secrets: tuple[str, ...] = ()
     webhook_allow_unsigned: bool = False
     webhook_tolerance_seconds: int = 300

@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # the stubs make it generic; the class itself is not
 else:
     LentConnection = PoolConnectionProxy
 
-_COMMAND_TIMEOUT_SECONDS = 15.0
+# `ekabridge doctor` compares it with the server's own statement_timeout (service/diagnostics/environment.py).
+STATEMENT_TIMEOUT_SECONDS = 15.0
 _ACQUIRE_TIMEOUT_SECONDS = 5.0
 _IDLE_SECONDS = 300.0
 _USED, _IDLE = CONNECTIONS.labels("used"), CONNECTIONS.labels("idle")
@@ -64,7 +65,7 @@ class Database:
             self._url,
             min_size=0,
             max_size=self._size,
-            command_timeout=_COMMAND_TIMEOUT_SECONDS,
+            command_timeout=STATEMENT_TIMEOUT_SECONDS,
             max_inactive_connection_lifetime=_IDLE_SECONDS,
             statement_cache_size=self._statement_cache_size,
             timeout=_ACQUIRE_TIMEOUT_SECONDS,

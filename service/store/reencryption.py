@@ -1,7 +1,7 @@
 """Re-encryption: a pass over each table encrypts with the first key the values that are under other keys.
 
-This module decides which values are read and replaced, and which table is next. How fast the passes go and which
-worker runs them is decided in service/jobs/reencryption.py.
+This module decides which values are read and replaced, and which table is next. How fast the passes go and
+which worker runs them is decided in service/jobs/reencryption.py.
 
 A pass reads a table by primary key in small batches. Its cursor is a row, so that a pass continues after a
 crash, and of several workers only one counts a batch. A write replaces a value only if it is still the one

@@ -67,7 +67,7 @@ class ResultRows:
                 attempts=row["attempts"],
                 missing=row["missing"],
                 ended_seconds_ago=row["ended_seconds_ago"] or 0.0,
-                is_probe=row["is_probe"],
+                is_end_hint=row["is_end_hint"],
                 is_over=row["is_over"],
                 was_announced=row["was_announced"],
                 verdict=row["verdict"],

@@ -3,9 +3,10 @@
 from msgspec import Struct
 
 from service.domain.ids import SessionId, TenantId
+from service.store.audit import insert_audit_entry
 from service.store.database import Database
+from service.store.erasure import count_session_rows, erase_session_rows
 from service.store.queries import sql
-from service.store.session_updates import audit, count_rows, erase_rows
 
 # The actor of erasures in the audit trail.
 ACTOR = "retention"
@@ -47,11 +48,11 @@ class RetentionRows:
             if any(row["is_open"] for row in deliveries):
                 return False
             if not rows:
-                await erase_rows(connection, tenant_id, session_id, ACTOR)
+                await erase_session_rows(connection, tenant_id, session_id, ACTOR)
                 return True
-            facts = await count_rows(connection, session_id)
+            facts = await count_session_rows(connection, session_id)
             await connection.execute(sql("erasure.webhooks"), session_id)
             await connection.execute(sql("retention.forget_keys"), session_id, tenant_id)
             await connection.execute(sql("retention.delete"), session_id)
-            await audit(connection, tenant_id, ACTOR, "session.deleted", session_id, facts)
+            await insert_audit_entry(connection, tenant_id, ACTOR, "session.deleted", session_id, facts)
         return True

@@ -70,12 +70,12 @@ class TenantUnitRows(AuditedUnitRows):
         row = await self._connection.fetchrow(sql("tenants.lock_retention"), self._tenant_id)
         if row is None:
             raise NotFound("no such tenant")
-        return Retention(content_days=row["keep_content_days"], metadata_days=row["keep_metadata_days"])
+        return Retention(content_days=row["keep_content_days"], rows_days=row["keep_metadata_days"])
 
     async def set_retention(self, retention: Retention) -> Tenant:
         """Set the retention of the tenant's content and rows."""
         row = await self._connection.fetchrow(
-            sql("tenants.set_retention"), self._tenant_id, retention.content_days, retention.metadata_days
+            sql("tenants.set_retention"), self._tenant_id, retention.content_days, retention.rows_days
         )
         if row is None:  # pragma: no cover - its row is locked
             raise NotFound("no such tenant")

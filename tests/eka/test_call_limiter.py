@@ -17,12 +17,12 @@ from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
 from service.domain.vendor_calls import CALLING_TENANT
 from service.eka.audio_formats import PUBLISHED_FORMATS, normalise_audio_format
 from service.eka.call_limiter import CallLimiters
-from service.eka.circuit_breaker import CircuitBreakerRule
+from service.eka.circuit_breaker import VendorCircuitBreakerRule
 from tests.support.fakes import allow_repeat
 from tests.support.makers import SESSION
 from tests.support.vendor_calls import open_client
 
-RULE = CircuitBreakerRule(failures=3, sessions=2)
+RULE = VendorCircuitBreakerRule(failures=3, sessions=2)
 MALLORY, HOSPITAL, THIRD = TenantId("ten_mallory"), TenantId("ten_hospital"), TenantId("ten_third")
 OWN = Account("ten_0123456789abcdef01234567")
 

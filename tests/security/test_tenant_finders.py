@@ -141,7 +141,7 @@ METHODS = {
     "CircuitBreakerRows": "of a destination to which a delivery was leased",
     "SessionUpdateRows.release_change": _LEASED,
     "SessionUpdateUnitRows": _LOCKED,
-    "session_updates.count_rows": _LOCKED,
+    "erasure.count_session_rows": _LOCKED,
     "Database": "it knows connections, no rows",
     "DeliveryRows.claim_deliveries": _WORKER,
     "DeliveryRows.next_slot_seconds": _WORKER,

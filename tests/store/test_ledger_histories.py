@@ -180,7 +180,7 @@ class History:
 
     async def retain(self) -> None:
         content = self.random.randint(3, 8)
-        change = RetentionChange(content_days=content, metadata_days=content + self.random.randint(0, 3))
+        change = RetentionChange(content_days=content, rows_days=content + self.random.randint(0, 3))
         await Tenants(self.house.stores.tenants).change_retention(self.house.tenant_id, change)
         await RetentionJob(self.house.stores.retention).run()
 

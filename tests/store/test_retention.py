@@ -28,7 +28,7 @@ TABLES = (
 
 
 async def keep(house: House, content: Any = UNSET, metadata: Any = UNSET) -> None:
-    change = RetentionChange(content_days=content, metadata_days=metadata)
+    change = RetentionChange(content_days=content, rows_days=metadata)
     await Tenants(house.stores.tenants).change_retention(house.tenant_id, change)
 
 
@@ -304,15 +304,15 @@ async def test_days_are_changed_one_at_a_time_and_told_in_the_trail(house):
     change = Tenants(house.stores.tenants).change_retention
     tenant = await change(house.tenant_id, RetentionChange(content_days=30))
     assert (tenant.keep_content_days, tenant.keep_metadata_days) == (30, None)
-    tenant = await change(house.tenant_id, RetentionChange(metadata_days=365))
+    tenant = await change(house.tenant_id, RetentionChange(rows_days=365))
     assert (tenant.keep_content_days, tenant.keep_metadata_days) == (30, 365)
     with pytest.raises(InvalidRequest):
         await change(house.tenant_id, RetentionChange(content_days=366))
     with pytest.raises(InvalidRequest):
-        await change(house.tenant_id, RetentionChange(metadata_days=29))
+        await change(house.tenant_id, RetentionChange(rows_days=29))
     with pytest.raises(NotFound):
         await change(TenantId("ten_none"), RetentionChange(content_days=1))
-    tenant = await change(house.tenant_id, RetentionChange(content_days=None, metadata_days=None))
+    tenant = await change(house.tenant_id, RetentionChange(content_days=None, rows_days=None))
     assert (tenant.keep_content_days, tenant.keep_metadata_days) == (None, None)
     told = [json.loads(entry["facts"]) for entry in await trail(house, "retention.changed")]
     assert told == [

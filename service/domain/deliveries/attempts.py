@@ -17,7 +17,7 @@ from msgspec import Struct
 from service.domain import retry_schedule as schedule
 from service.domain.body_budget import BodyBudget
 from service.domain.clock import Clock
-from service.domain.deliveries.circuit_breaker import CircuitBreaker
+from service.domain.deliveries.circuit_breaker import DestinationCircuitBreaker
 from service.domain.deliveries.models import Answer, CallFailure, DeliveryJob
 from service.domain.ids import DeliveryId, SessionId
 from service.domain.write_retry import write_until_stored
@@ -157,7 +157,7 @@ class DeliveryForwarder:
         clock: Clock,
         schedule_seconds: Sequence[float],
         timeout_seconds: float,
-        breaker: CircuitBreaker,
+        breaker: DestinationCircuitBreaker,
         bodies: BodyBudget,
         is_clock_off: Callable[[], bool] = lambda: False,
     ) -> None:

@@ -1,4 +1,9 @@
-"""Changes of destinations: add, change, rotate the secret, remove."""
+"""Changes of destinations: add, change, rotate the secret, remove.
+
+The fields of a destination pass through here unread. A new one goes into schemas/destinations.py, a
+migration, service/store/destinations.py and its sql/destinations.sql, service/cli/destinations.py and
+service/api/openapi_examples.py; the rules for its values are in service/forwarding/destination_validation.py.
+"""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol

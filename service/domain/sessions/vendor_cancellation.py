@@ -1,4 +1,6 @@
-"""Cancels sessions at the vendor (docs/vendor.md#cancel).
+"""Makes the vendor's cancel call of sessions that are cancelled here (docs/vendor.md#cancel).
+
+updates.py decides whether a session may be cancelled, and cancels it.
 
 The cancel call stays pending in the session's row until the vendor has answered, as a create or an end does.
 """
@@ -26,7 +28,7 @@ _MAX_TRIES = 20
 
 
 class VendorCanceller:
-    """Makes the cancel calls of sessions that are cancelled here."""
+    """Makes pending cancel calls at the vendor."""
 
     def __init__(self, *, store: SessionStore, vendor: Vendor, clock: Clock) -> None:
         self._store = store
