@@ -173,5 +173,7 @@ def _make_forwarder(
         timeout_seconds=settings.forward_timeout_seconds,
         bodies=BodyBudget(),
         is_clock_off=lambda: clock.is_off,
-        breaker=DestinationCircuitBreaker(store=stores.circuit_breakers, schedule_total_seconds=sum(schedule)),
+        breaker=DestinationCircuitBreaker(
+            store=stores.circuit_breakers, schedule_total_seconds=sum(schedule)
+        ),
     )

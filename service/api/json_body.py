@@ -8,6 +8,7 @@ from litestar.openapi.spec import (
     Example,
     OpenAPIMediaType,
     Operation,
+    Reference,
     RequestBody,
     Schema,
 )
@@ -39,7 +40,7 @@ def read_json(body: bytes, body_type: type[T]) -> T:
 
 def json_operation(body_type: type, *examples: object, required: bool) -> type[Operation]:
     """Return the OpenAPI operation of a handler with a JSON body of this type, with its examples."""
-    shown = {
+    shown: dict[str, Example | Reference] = {
         "example" if number == 1 else f"example_{number}": Example(value=each)
         for number, each in enumerate(examples, start=1)
     }

@@ -33,8 +33,8 @@ from service.store.destinations import DestinationRows
 from service.store.encryption import Hasher, Keyring, MissingKeyError
 from service.store.encryption_keys import EncryptionKeyRows
 from service.store.idempotency import IdempotencyKeys, IdempotencyRows
-from service.store.named_leases import NamedLeaseRows
 from service.store.ledger import LedgerRows
+from service.store.named_leases import NamedLeaseRows
 from service.store.queue_depths import QueueDepthRows
 from service.store.reencryption import ReencryptionRows
 from service.store.result_refresh import ResultRefreshRows
@@ -192,7 +192,8 @@ async def check_at_start(stores: Stores) -> None:
 def make_destinations(settings: Settings, stores: Stores) -> Destinations:
     """Make the domain's changes of destinations, for the API and the command line."""
     return Destinations(
-        store=stores.destinations, check=partial(check_destination_request, limits=make_destination_limits(settings))
+        store=stores.destinations,
+        check=partial(check_destination_request, limits=make_destination_limits(settings)),
     )
 
 

@@ -1,6 +1,6 @@
 """Builds what the routes of a process of `ekabridge serve` call, and closes it when the process ends.
 
-What the worker and the command line build too is in container.py; the worker's own objects are in worker.py.
+container.py builds the objects that worker and command line need too; worker.py builds those of the worker.
 """
 
 import asyncio

@@ -16,6 +16,7 @@ from schemas.destinations import (
     Payload,
     SecretRotation,
 )
+from schemas.events import SessionEventType
 from service.cli.deliveries import delivery_line
 from service.cli.options import Timestamp
 from service.cli.runner import (

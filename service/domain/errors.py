@@ -2,11 +2,13 @@
 
 BridgeError
 ├── CallerMistake            the EMR can correct it; each is a direct child
-│     the request            InvalidRequest, BodyTooLarge, BodyTimeout, ClientDisconnected, IdempotencyKey… …
+│     the request            InvalidRequest, BodyTooLarge, BodyTimeout, ClientDisconnected, Idempotency…
 │     the caller             Unauthenticated, Forbidden, RateLimited, SignatureInvalid
-│     the object             NotFound, Session…, StreamBusy, ChunkConflict, Delivery…, AccountInUse …
+│     the object             NotFound, Session…, TemplatesFixed, StreamBusy, ChunkConflict, Delivery…,
+│                            AccountInUse
 │     the audio              Audio…, ChunkTooLarge, WrongUpload, UploadNotSupported
-│     the destination        DestinationForbidden (a URL that must not be called), DestinationDisabled …
+│     the destination        DestinationForbidden (a URL that must not be called), DestinationDisabled,
+│                            TooManyDestinations
 ├── VendorError
 │   ├── VendorRefused        it answered with a refusal; again will not help
 │   └── VendorUnreachable    VendorUnavailable (VendorLimited, VendorCallHeldBack), VendorTimeout,

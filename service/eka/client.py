@@ -18,9 +18,9 @@ from schemas.eka import (
     ChangeSession,
     CreateSession,
     DocumentAsked,
+    EndAnswer,
     EndSession,
     SessionCreated,
-    EndAnswer,
 )
 from schemas.sessions import SessionChange
 from service.domain.audio.models import Audio, AudioFormat

@@ -163,7 +163,12 @@ class TokenKeeper:
             await self._clock.sleep(_POLL_SECONDS)
 
     async def _replace(
-        self, account: Account, credentials: Credentials, lease: Lease, stored: _StoredTokens | None, generation: int
+        self,
+        account: Account,
+        credentials: Credentials,
+        lease: Lease,
+        stored: _StoredTokens | None,
+        generation: int,
     ) -> HeldToken:
         try:
             fresh = await self._refresh_or_login(credentials, stored)
@@ -174,7 +179,9 @@ class TokenKeeper:
         log.info("vendor_token_renewed", account=account, generation=generation + 1)
         return self._hold(account, fresh, generation + 1)
 
-    async def _refresh_or_login(self, credentials: Credentials, stored: _StoredTokens | None) -> _StoredTokens:
+    async def _refresh_or_login(
+        self, credentials: Credentials, stored: _StoredTokens | None
+    ) -> _StoredTokens:
         if stored and stored.refresh_token and self._now() < (stored.refresh_until or 0):
             try:
                 return await self._refresh(credentials, stored)

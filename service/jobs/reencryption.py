@@ -43,7 +43,12 @@ class Reencryption:
     """Re-encrypts and shows the gauges, in one worker at a time: the one that holds the lease."""
 
     def __init__(
-        self, *, leases: NamedLeaseRows, keys: EncryptionKeyRows, reencryption: ReencryptionRows, keyring: Keyring
+        self,
+        *,
+        leases: NamedLeaseRows,
+        keys: EncryptionKeyRows,
+        reencryption: ReencryptionRows,
+        keyring: Keyring,
     ) -> None:
         self._leases = leases
         self._keys = keys

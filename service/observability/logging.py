@@ -67,7 +67,9 @@ class _LibraryFormatter(logging.Formatter):
         entry = {"event": "library", "logger": record.name, "level": record.levelname.lower()}
         if record.exc_info and record.exc_info[0]:
             entry["error"] = record.exc_info[0].__name__
-        elif record.name in _LOGGERS_WITH_SAFE_MESSAGES and "Traceback" not in (message := record.getMessage()):
+        elif record.name in _LOGGERS_WITH_SAFE_MESSAGES and "Traceback" not in (
+            message := record.getMessage()
+        ):
             entry["message"] = message
         return msgspec.json.encode(entry).decode()
 

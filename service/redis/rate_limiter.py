@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 _PREFIX = "ekabridge:rate:"
 # Counted when Redis may be back and no key was called meanwhile.
-_PROBE = "probe"
+_PROBE_KEY = "probe"
 _EXCHANGE_INTERVAL_SECONDS = 0.1
 _EXCHANGE_TIMEOUT_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
@@ -142,7 +142,7 @@ class SharedRateLimiter:
         calls, self._calls = self._calls, {}
         self._is_due.clear()
         if self._is_away:
-            calls.setdefault(_PROBE, 1)
+            calls.setdefault(_PROBE_KEY, 1)
         sent, burst, per_second = self._local.now(), self._policy.burst, self._policy.per_second
         for key, wait_seconds in (await self._report(calls)).items():
             passed = self._local.now() - sent

@@ -15,8 +15,8 @@ from service.settings.value_parsers import (
     parse_origin,
     parse_printable,
     parse_redis_url,
-    parse_uri,
     parse_text,
+    parse_uri,
     url_parser,
 )
 

@@ -8,7 +8,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from service.redis.sentinel_url import SENTINEL_SCHEMES, parse_sentinel
@@ -37,6 +37,7 @@ def parse_printable(raw: str) -> str:
 
 def url_parser(*schemes: str) -> Callable[[str], str]:
     """Make the parser of a URL with one of these schemes."""
+
     def parse(raw: str) -> str:
         try:
             parts = urlsplit(raw)
@@ -102,6 +103,7 @@ def parse_boolean(raw: str) -> bool:
 
 def number_parser(kind: Callable[[str], _T], least: float, most: float) -> Callable[[str], _T]:
     """Make the parser of a number within these bounds."""
+
     def parse(raw: str) -> _T:
         try:
             value = kind(raw)
@@ -116,6 +118,7 @@ def number_parser(kind: Callable[[str], _T], least: float, most: float) -> Calla
 
 def list_parser(parse: Callable[[str], _T]) -> Callable[[str], tuple[_T, ...]]:
     """Make the parser of values that are separated by commas."""
+
     def parse_all(raw: str) -> tuple[_T, ...]:
         parts = [part.strip() for part in raw.split(",") if part.strip()]
         if not parts:

@@ -12,8 +12,8 @@ from asyncpg import Connection, Record
 from asyncpg.pool import PoolConnectionProxy
 
 from service.domain.errors import StoreUnavailable
-from service.store.database_state import OLDER_SCHEMA, READ_ONLY, DatabaseState, store_error
 from service.store.database_metrics import CONNECTIONS, DATABASE_WAIT
+from service.store.database_state import OLDER_SCHEMA, READ_ONLY, DatabaseState, store_error
 from service.store.queries import sql
 
 if TYPE_CHECKING:  # the stubs make it generic; the class itself is not

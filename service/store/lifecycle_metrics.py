@@ -4,7 +4,7 @@ The database measures the time between two steps, so that the clocks of differen
 """
 
 from asyncpg import Record
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
 # From the time of a loopback call to an hour; an alert fires long before that.
 _LIFE_BUCKETS = (0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)

@@ -170,7 +170,7 @@ class ReencryptionRows:
         after = cursor["after"]
         rows = await self._database.fetch(table.read, after, _ROWS_OF_BATCH, bytes.fromhex(first))
         # A batch may have megabytes: in a thread it does not block the event loop.
-        batch = await asyncio.to_thread(self._reencrypted, table, rows)
+        batch = await asyncio.to_thread(self._encrypt_rows, table, rows)
         await self._register(batch)
         async with self._database.transaction() as connection:
             done = await connection.fetch(table.write, *_columns(batch.changes)) if batch.changes else []

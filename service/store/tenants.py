@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import msgspec
 from asyncpg import Record
 
-from schemas.tenants import Tenant, SessionDefaults
+from schemas.tenants import SessionDefaults, Tenant
 from service.domain.audit import Actor
 from service.domain.errors import NotFound
 from service.domain.ids import TenantId

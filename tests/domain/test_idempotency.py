@@ -18,9 +18,11 @@ URL = "https://emr.example/hooks"
     [
         (
             DestinationCreate(url=URL),
-            b'{"url":"https://emr.example/hooks","events":[],"templates":[],"payload":"full",'
-            b'"format":"ekabridge","headers":null,"timeout_seconds":null,"rate_per_second":null,'
-            b'"auth":null,"enabled":true}',
+            (
+                b'{"url":"https://emr.example/hooks","events":[],"templates":[],"payload":"full",'
+                b'"format":"ekabridge","headers":null,"timeout_seconds":null,"rate_per_second":null,'
+                b'"auth":null,"enabled":true}'
+            ),
         ),
         (SessionCreate(reference="ENC-1"), b'{"reference":"ENC-1"}'),
     ],

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.domain.retry_schedule import (
-    error_wait,
     delivery_wait,
+    error_wait,
     held_back_wait,
     jittered,
     pending_wait,

@@ -73,7 +73,9 @@ def test_the_vendor_s_own_spelling_stays_as_it_is(media_type, extension):
 
 @pytest.mark.parametrize(("spelling", "media_type"), SPELLINGS.items())
 def test_common_spellings_become_the_vendor_s(spelling, media_type):
-    assert normalise_audio_format(spelling, PUBLISHED_FORMATS) == AudioFormat(media_type, SEED_002[media_type])
+    assert normalise_audio_format(spelling, PUBLISHED_FORMATS) == AudioFormat(
+        media_type, SEED_002[media_type]
+    )
 
 
 @pytest.mark.parametrize("content_type", REFUSED)

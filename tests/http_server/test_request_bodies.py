@@ -86,7 +86,9 @@ class Pretended(asyncio.Transport):
 async def played(kind: type[DrainingHttpProtocol], reads: Sequence[bytes]) -> tuple[list[Seen], bytes]:
     """What the application sees and the client gets when the connection is read in these pieces."""
     app, transport = Recorder(), Pretended()
-    config = uvicorn.Config(app, **(CONNECTION_OPTIONS | {"http": kind, "lifespan": "off", "log_config": None}))
+    config = uvicorn.Config(
+        app, **(CONNECTION_OPTIONS | {"http": kind, "lifespan": "off", "log_config": None})
+    )
     config.load()
     connection = kind(config, ServerState(), {})
     connection.connection_made(transport)

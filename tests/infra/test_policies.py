@@ -12,8 +12,8 @@ import pytest
 from service.app import create_app
 from service.cli.main import cli
 from service.settings import PREFIX, SERVICE, WORKER, Settings
-from service.settings.settings import SECRET_FIELDS
 from service.settings.parsers import PARSERS
+from service.settings.settings import SECRET_FIELDS
 from tests.support.bridge import make_settings
 from tests.support.manifests import (
     K8S,

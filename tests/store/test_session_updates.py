@@ -194,7 +194,13 @@ async def test_a_completion_after_a_bad_ending_has_the_vendor_asked_once_without
     assert (await house.hear(session_id)).due == 1
     assert (await house.hear(session_id)).due == 0
     (job,) = await house.claim_fetches()
-    assert (job.template_id, job.attempts, job.missing, job.is_end_hint, job.is_over) == ("", 1, 0, False, True)
+    assert (job.template_id, job.attempts, job.missing, job.is_end_hint, job.is_over) == (
+        "",
+        1,
+        0,
+        False,
+        True,
+    )
     assert (await house.hear(session_id, account=DEFAULT_ACCOUNT)).due == 0
 
 

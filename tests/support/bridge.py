@@ -20,8 +20,7 @@ from service.domain.api_keys.changes import ApiKeys
 from service.domain.api_keys.models import Principal
 from service.domain.ids import TenantId
 from service.domain.tenants.changes import Tenants
-from service.http_server.server import CONNECTION_OPTIONS
-from service.http_server.server import listen
+from service.http_server.server import CONNECTION_OPTIONS, listen
 from service.sandbox.emr.app import create_emr
 from service.sandbox.serving import serve_app
 from service.sandbox.stack import free_port

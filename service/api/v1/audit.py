@@ -9,9 +9,9 @@ from schemas.pages import Page
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.openapi_examples import answer
+from service.api.paging import DEFAULT_PAGE_SIZE, PageCursor, PageSize
 from service.api.problem_responses import documented
 from service.api.timestamps import From, To, interval
-from service.api.paging import DEFAULT_PAGE_SIZE, PageCursor, PageSize
 from service.domain.api_keys.models import Principal
 from service.store.audit import AuditFilter
 from service.store.paging import after_cursor

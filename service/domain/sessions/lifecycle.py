@@ -33,7 +33,6 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.ids import UNFILTERED, Lease, SessionId
-from service.domain.sessions.vendor_cancellation import VendorCanceller
 from service.domain.sessions.models import (
     EndState,
     PendingCall,
@@ -43,6 +42,7 @@ from service.domain.sessions.models import (
     VendorSession,
 )
 from service.domain.sessions.ports import EndUnit, SessionStore
+from service.domain.sessions.vendor_cancellation import VendorCanceller
 from service.domain.vendor import Vendor
 from service.domain.vendor_calls import CALLING_TENANT, call_once_or_probe, check_still_wanted, reschedule
 

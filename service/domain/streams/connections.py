@@ -26,7 +26,15 @@ from service.domain.errors import (
 from service.domain.ids import Account, Lease, SessionId, TenantId
 from service.domain.sessions.change_polling import tenant_quota
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
-from service.domain.streams.relay import SESSION_ENDED, SESSION_GONE, TAKEN_OVER, Client, CloseReason, Relay, VendorStream
+from service.domain.streams.relay import (
+    SESSION_ENDED,
+    SESSION_GONE,
+    TAKEN_OVER,
+    Client,
+    CloseReason,
+    Relay,
+    VendorStream,
+)
 from service.domain.vendor_calls import CALLING_TENANT
 
 log = structlog.get_logger()

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
-from schemas.tenants import Tenant, SessionDefaults
+from schemas.tenants import SessionDefaults, Tenant
 from service.domain.audit import Actor, AuditedUnit
 from service.domain.errors import InvalidRequest
 from service.domain.ids import TenantId, new_tenant_id

@@ -9,8 +9,8 @@ from prometheus_client import Gauge
 from schemas.ledger import Ledger
 from service.jobs.leader import run_as_leader
 from service.observability.logging import describe_failure
-from service.store.named_leases import NamedLeaseRows
 from service.store.ledger import LedgerRows
+from service.store.named_leases import NamedLeaseRows
 
 log = structlog.get_logger()
 

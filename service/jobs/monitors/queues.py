@@ -24,7 +24,9 @@ LEASES = Gauge("ekabridge_leases", "Leases in force: work that somebody does thi
 class QueueMonitor:
     """Runs in one worker at a time; only that worker shows the gauges."""
 
-    def __init__(self, *, leases: NamedLeaseRows, queues: QueueDepthRows, interval_seconds: float = 5.0) -> None:
+    def __init__(
+        self, *, leases: NamedLeaseRows, queues: QueueDepthRows, interval_seconds: float = 5.0
+    ) -> None:
         self._leases = leases
         self._queues = queues
         self._interval_seconds = interval_seconds

@@ -20,8 +20,8 @@ from service.api.middleware.load_monitor import MIN_CAPACITY_FACTOR, LoadMonitor
 from service.api.request_classes import class_of, handler_of
 from service.app import create_app
 from service.domain.errors import BodyTimeout
-from service.http_server.server import CONNECTION_OPTIONS
 from service.http_server.rlimits import allow_open_files
+from service.http_server.server import CONNECTION_OPTIONS
 from service.sandbox.serving import serve_app
 from tests.support.api_calls import (
     call_arrived,

@@ -15,8 +15,8 @@ from service.domain.errors import (
     VendorUnavailable,
 )
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.domain.sessions.vendor_cancellation import VendorCanceller
 from service.domain.sessions.models import PendingCall
+from service.domain.sessions.vendor_cancellation import VendorCanceller
 from tests.support.fakes import MemorySessions, ScriptedVendor
 from tests.support.lifecycles import make_life
 from tests.support.makers import SESSION, TENANT, TurnedClock, make_lease
