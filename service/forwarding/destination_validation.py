@@ -1,6 +1,6 @@
 """Validates a destination that is registered or changed, before any of it is stored.
 
-Which addresses a URL may lead to is decided in ssrf_guard.py.
+ssrf_guard.py decides which addresses a URL may lead to.
 """
 
 import asyncio
