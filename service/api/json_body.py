@@ -8,6 +8,7 @@ from litestar.openapi.spec import (
     Example,
     OpenAPIMediaType,
     Operation,
+    Reference,
     RequestBody,
     Schema,
 )
@@ -37,17 +38,19 @@ def read_json(body: bytes, body_type: type[T]) -> T:
         raise InvalidRequest("the JSON is nested too deeply") from None
 
 
-def json_operation(body_type: type, example: object, *, required: bool) -> type[Operation]:
-    """Return the OpenAPI operation of a handler with a JSON body of this type, with an example."""
+def json_operation(body_type: type, *examples: object, required: bool) -> type[Operation]:
+    """Return the OpenAPI operation of a handler with a JSON body of this type, with its examples."""
+    shown: dict[str, Example | Reference] = {
+        "example" if number == 1 else f"example_{number}": Example(value=each)
+        for number, each in enumerate(examples, start=1)
+    }
 
     @dataclass
     class JsonOperation(Operation):
         """Describes the body."""
 
         def __post_init__(self) -> None:
-            media = OpenAPIMediaType(
-                schema=inlined_schema(body_type), examples={"example": Example(value=example)}
-            )
+            media = OpenAPIMediaType(schema=inlined_schema(body_type), examples=shown)
             self.request_body = RequestBody(content={"application/json": media}, required=required)
 
     return JsonOperation

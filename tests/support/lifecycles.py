@@ -63,7 +63,9 @@ def make_pending_calls(store: MemorySessions, vendor: Any, clock: TurnedClock) -
         lifecycle=make_life(store, vendor, clock),
         vendor=vendor,
         handover=AudioHandover(store=NoHeldAudio(store), vendor=vendor),
-        cutter=RecordingCutter(store=NoRecordings(), reader=None, limits=None, cut_limits=None, open_file=None),
+        cutter=RecordingCutter(
+            store=NoRecordings(), reader=None, limits=None, cut_limits=None, open_file=None
+        ),
         fail=fail,
         clock=clock,
     )
