@@ -15,6 +15,8 @@ INSPECT_LIMITS = ProcessLimits(memory_bytes=_MEMORY_BYTES, cpu_seconds=20, wait_
 # Four hours that are re-encoded take some minutes of one core.
 CUT_LIMITS = ProcessLimits(memory_bytes=_MEMORY_BYTES, cpu_seconds=900, wait_seconds=1800.0)
 _RETRY_AFTER_SECONDS = 5.0
+# Four hours in chunks of a fifth of a second; a process that sends more does not cut a recording.
+_MAX_CHUNKS = 72_000
 
 _DETAILS = {
     Reason.UNKNOWN_FORMAT: "the file is in no format of audio or video that is known",
@@ -85,7 +87,8 @@ class FFmpegReader:
                 if not isinstance(answer, Chunk):
                     return
                 # A decoder that was taken over could answer anything.
-                if answer.kind not in formats or not 0 <= answer.seconds <= limits.max_seconds:
+                is_possible = 0 <= answer.seconds <= limits.max_seconds and sequence < _MAX_CHUNKS
+                if answer.kind not in formats or not is_possible:
                     raise _unreadable(Reason.CRASHED)
                 yield CutChunk(
                     sequence=sequence,
