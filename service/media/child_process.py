@@ -35,7 +35,7 @@ _ENVIRONMENT = {
 
 
 class ProcessLimits(Struct, frozen=True, kw_only=True):
-    """What one recording may cost: `wait_seconds` is the time that this process waits for answers, in all."""
+    """The costs that one recording may have; `wait_seconds` is the whole time of waiting for its answers."""
 
     memory_bytes: int
     cpu_seconds: int

@@ -10,7 +10,6 @@ import msgspec
 
 from service.media.messages import ANSWER_HEADER, Chunk, Kind, Request
 
-
 _CHUNK = msgspec.json.encode(Chunk(kind=Kind.OGG, start_seconds=0, seconds=0))
 OUTPUTS = {
     b"endless zeros": bytes(65_536),
