@@ -12,7 +12,7 @@ from service.media.messages import Answer, Chunk, Cut, Facts, Failed, Kind, Reas
 
 _MEMORY_BYTES = 512 * 1024 * 1024
 INSPECT_LIMITS = ProcessLimits(memory_bytes=_MEMORY_BYTES, cpu_seconds=20, wait_seconds=40.0)
-# Four hours that are re-encoded take some minutes of one core.
+# Four hours that are re-encoded take some two minutes of one core (docs/libraries.md#pyav-cost).
 CUT_LIMITS = ProcessLimits(memory_bytes=_MEMORY_BYTES, cpu_seconds=900, wait_seconds=1800.0)
 _RETRY_AFTER_SECONDS = 5.0
 # Four hours in chunks of a fifth of a second; a process that sends more does not cut a recording.
@@ -142,7 +142,9 @@ async def _translated(
     except ProcessFailed as error:
         raise _unreadable(error.reason) from error
     except ProcessKilled as error:
-        raise _overloaded("the process that reads the recording was killed") from error
+        raise _overloaded(
+            "the process that reads the recording was killed or could not be started"
+        ) from error
 
 
 def _formats_of(limits: CutLimits) -> dict[Kind, AudioFormat]:

@@ -14,7 +14,7 @@ import pytest
 
 from service.domain.errors import Overloaded, RecordingUnreadable
 from service.domain.recordings.models import CutChunk
-from service.media.child_process import ChildProcesses, ProcessFailed, ProcessLimits
+from service.media.child_process import ChildProcesses, ProcessFailed, ProcessKilled, ProcessLimits
 from service.media.messages import Reason, Request
 from service.media.reader import CUT_LIMITS, INSPECT_LIMITS, FFmpegReader
 from tests.media.conftest import Encrypt
@@ -152,6 +152,11 @@ async def test_a_child_that_misbehaves_is_a_failure(deed: str, reason: Reason, e
         async for _ in answers:
             pass
     assert failure.value.reason is reason
+
+
+async def test_a_child_that_cannot_start_is_no_fault_of_the_file(encrypted: Encrypt) -> None:
+    with pytest.raises(ProcessKilled):
+        await anext(misbehaving("failure", encrypted, wait_seconds=30.0))
 
 
 async def test_a_child_that_never_stops_is_ended_with_its_reader(encrypted: Encrypt) -> None:

@@ -51,6 +51,17 @@ def test_an_m4a_file_is_not_larger_than_its_bound() -> None:
             assert len(writer.write(units[:number], skip=0, trim=1)) <= bound(writer, units[:number])
 
 
+def test_the_edit_list_of_an_m4a_file_counts_samples() -> None:
+    """In milliseconds, as by default, some players would cut off up to a millisecond."""
+    content = encode("ipod", "aac", voice(44_100), rate=44_100)
+    with av.open(io.BytesIO(content)) as container:
+        stream = container.streams.audio[0]
+        units = [Unit(bytes(packet), 1024) for packet in container.demux(stream) if packet.size]
+        file = M4aWriter(stream).write(units[:20], skip=2048, trim=0)
+    edits = file.index(b"elst") + 12
+    assert [int.from_bytes(file[at : at + 4]) for at in (edits, edits + 4)] == [18 * 1024, 2048]
+
+
 @pytest.mark.parametrize(
     ("packet", "samples"),
     [

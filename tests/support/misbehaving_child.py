@@ -26,6 +26,8 @@ def main() -> None:
     if request.key == b"hang":
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         signal.pause()
+    if request.key == b"failure":
+        sys.exit(1)
     if request.key == b"segmentation fault":
         os.kill(os.getpid(), signal.SIGSEGV)
     while output := OUTPUTS.get(request.key):
