@@ -1,7 +1,8 @@
 """Recognises files that end before the end that their own headers announce.
 
-FFmpeg reads such files without an error (docs/libraries.md#ffmpeg-truncated). Half a dictation that looks like a whole one is a danger, so these
-files are refused. Recorders that write to a stream leave lengths out; their files are accepted.
+FFmpeg reads such files without an error (docs/libraries.md#ffmpeg-truncated). Half a dictation that looks
+like a whole one is a danger, so these files are refused. Recorders that write to a stream leave lengths out;
+their files are accepted.
 """
 
 import io
