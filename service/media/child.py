@@ -50,6 +50,8 @@ def main() -> None:
         _send(Failed(error.reason))
     except MemoryError:
         _send(Failed(Reason.MEMORY))
+    except Exception:  # noqa: BLE001 - a file that finds a flaw of ours is refused, and not read for ever
+        _send(Failed(Reason.CRASHED))
 
 
 def _answer(request: Request) -> None:

@@ -21,7 +21,7 @@ from service.media.messages import ANSWER_HEADER, MAX_DOCUMENT_BYTES, Answer, Re
 
 log = structlog.get_logger()
 
-_MODULE = "service.media.child"
+CHILD = "service.media.child"
 _PIPE_BYTES = 64 * 1024
 # The settings of the service hold secrets, so the child gets no variable but these.
 _PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -35,7 +35,7 @@ _ENVIRONMENT = {
 
 
 class ProcessLimits(Struct, frozen=True, kw_only=True):
-    """What one recording may cost: `wait_seconds` is the time that this process waits for answers, in all."""
+    """The costs that one recording may have; `wait_seconds` is the whole time of waiting for its answers."""
 
     memory_bytes: int
     cpu_seconds: int
@@ -57,7 +57,9 @@ class ProcessKilled(Exception):
 class ChildProcesses:
     """Starts child processes, and keeps those that are being ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = CHILD) -> None:
+        """`module` is run with `python -m`."""
+        self._module = module
         self._ending: set[asyncio.Task[None]] = set()
 
     async def answers(
@@ -67,7 +69,7 @@ class ChildProcesses:
 
         Raises ProcessFailed or ProcessKilled.
         """
-        process = await _start(request)
+        process = await _start(self._module, request)
         loop, waited = asyncio.get_running_loop(), 0.0
         try:
             while True:
@@ -91,13 +93,13 @@ class ChildProcesses:
         await asyncio.shield(task)
 
 
-async def _start(request: Request) -> Process:
+async def _start(module: str, request: Request) -> Process:
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # The child finds the same modules in the same order, even if this process runs from a checkout.
     environment |= _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", _MODULE),
+            *(sys.executable, "-P", "-m", module),
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,
@@ -137,6 +139,9 @@ def _failure(status: int) -> ProcessFailed | ProcessKilled:
         return ProcessFailed(Reason.TIME)
     if status in {-signal.SIGKILL, -signal.SIGTERM}:
         return ProcessKilled("the process was killed")
+    if status > 0:
+        # The child answers even if it fails at a file, so this failure is one of the installation.
+        return ProcessKilled("the process cannot be started")
     return ProcessFailed(Reason.CRASHED)
 
 

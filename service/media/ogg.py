@@ -36,13 +36,12 @@ class OggWriter:
 
     def __init__(self, head: bytes) -> None:
         self._head = head
-        self.fixed_bytes = 3 * _PAGE_BYTES + len(head) + len(_TAGS) + 16
+        self.fixed_bytes = 3 * _PAGE_BYTES + len(head) + len(_TAGS)
 
     def unit_bytes(self, unit: Unit) -> int:
-        """Return the packet's bytes, its lacing values, and its share of a page's header at the worst."""
+        """Return the bytes of the packet and its lacing values, and of pages that hold this packet alone."""
         lacing = len(unit.data) // 255 + 1
-        pages = lacing * _PAGE_BYTES // _MAX_SEGMENTS + unit.samples * _PAGE_BYTES // _PAGE_SAMPLES
-        return len(unit.data) + lacing + pages + 2
+        return len(unit.data) + lacing + _PAGE_BYTES * (1 + lacing // _MAX_SEGMENTS)
 
     def write(self, units: Sequence[Unit], *, skip: int, trim: int) -> bytes:
         """Return the Ogg file; the pre-skip field makes players skip, the last granule position trims."""

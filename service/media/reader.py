@@ -12,9 +12,11 @@ from service.media.messages import Answer, Chunk, Cut, Facts, Failed, Kind, Reas
 
 _MEMORY_BYTES = 512 * 1024 * 1024
 INSPECT_LIMITS = ProcessLimits(memory_bytes=_MEMORY_BYTES, cpu_seconds=20, wait_seconds=40.0)
-# Four hours that are re-encoded take some minutes of one core.
+# Four hours that are re-encoded take some two minutes of one core (docs/libraries.md#pyav-cost).
 CUT_LIMITS = ProcessLimits(memory_bytes=_MEMORY_BYTES, cpu_seconds=900, wait_seconds=1800.0)
 _RETRY_AFTER_SECONDS = 5.0
+# Four hours in chunks of a fifth of a second; a process that sends more does not cut a recording.
+_MAX_CHUNKS = 72_000
 
 _DETAILS = {
     Reason.UNKNOWN_FORMAT: "the file is in no format of audio or video that is known",
@@ -85,7 +87,8 @@ class FFmpegReader:
                 if not isinstance(answer, Chunk):
                     return
                 # A decoder that was taken over could answer anything.
-                if answer.kind not in formats or not 0 <= answer.seconds <= limits.max_seconds:
+                is_possible = 0 <= answer.seconds <= limits.max_seconds and sequence < _MAX_CHUNKS
+                if answer.kind not in formats or not is_possible:
                     raise _unreadable(Reason.CRASHED)
                 yield CutChunk(
                     sequence=sequence,
@@ -139,7 +142,9 @@ async def _translated(
     except ProcessFailed as error:
         raise _unreadable(error.reason) from error
     except ProcessKilled as error:
-        raise _overloaded("the process that reads the recording was killed") from error
+        raise _overloaded(
+            "the process that reads the recording was killed or could not be started"
+        ) from error
 
 
 def _formats_of(limits: CutLimits) -> dict[Kind, AudioFormat]:

@@ -36,7 +36,8 @@ _OPTIONS = {
     "protocol_whitelist": "none",
     "max_streams": "64",
 }
-_BUFFER_BYTES = 256 * 1024
+# In a video FFmpeg jumps from one piece of audio to the next, and fills this buffer after each jump.
+_BUFFER_BYTES = 64 * 1024
 # The first bytes of the formats: a file that has them and cannot be opened is damaged.
 _SIGNATURES = (
     *(

@@ -24,7 +24,7 @@ _TOLERATED_PART = 0.5
 # Headers are rounded, and some count a packet more than there is.
 _MISSING_SECONDS = 1.0
 # The containers whose headers say how long the track is. Others have none, or FFmpeg estimates it.
-_CONTAINERS_WITH_LENGTH = {"mp4", "flac", "aiff", "au", "caf", "asf"}
+_CONTAINERS_WITH_LENGTH = {"mp4", "flac", "aiff", "au", "caf"}
 _MIN_RATE, _MAX_RATE = 1000, 768_000
 _CHANGES = {"new_extradata", "param_change"}
 _SKIP_SAMPLES = struct.Struct("<II")

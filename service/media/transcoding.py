@@ -23,7 +23,7 @@ from service.media.wav import WavWriter
 _RATE = 16_000
 _FRAME_SAMPLES = _RATE // 50
 _BITS_PER_SECOND = 32_000
-# Of libopus's 0 to 10: the quality of speech hardly rises above 5, and the time doubles.
+# libopus counts to 10, but the quality of speech hardly rises above 5, and the time doubles.
 _COMPLEXITY = 5
 _PRE_SKIP = slice(10, 12)
 _RATIO = opus_packets.RATE // _RATE

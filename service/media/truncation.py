@@ -1,7 +1,8 @@
 """Recognises files that end before the end that their own headers announce.
 
-FFmpeg reads such files without an error. Half a dictation that looks like a whole one is a danger, so these
-files are refused. Recorders that write to a stream leave lengths out; their files are accepted.
+FFmpeg reads such files without an error (docs/libraries.md#ffmpeg-truncated). Half a dictation that looks
+like a whole one is a danger, so these files are refused. Recorders that write to a stream leave lengths out;
+their files are accepted.
 """
 
 import io
@@ -14,6 +15,8 @@ _OGG_TAIL_BYTES = 128 * 1024
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
 _EBML_HEAD_BYTES = 4096
 _EBML_ID_BYTES = 4
+_ASF_OBJECT = struct.Struct("<16sQ")
+_ASF_HEADER, _ASF_DATA = bytes.fromhex("3026b2758e66cf11"), bytes.fromhex("3626b2758e66cf11")
 _RIFF_CHUNK, _CAF_CHUNK = struct.Struct("<4sI"), struct.Struct(">4sq")
 _RIFF_START, _CAF_START = 12, 8
 _MAX_CHUNKS = 64
@@ -97,9 +100,25 @@ def _matroska_end(file: IO[bytes], _: int) -> int | None:
     return None
 
 
+def _asf_end(file: IO[bytes], _: int) -> int | None:
+    """Return where the data object ends, which follows the header object; None if it has no length."""
+    at = 0
+    for wanted in (_ASF_HEADER, _ASF_DATA):
+        file.seek(at)
+        text = file.read(_ASF_OBJECT.size)
+        if len(text) < _ASF_OBJECT.size or not text.startswith(wanted):
+            return None
+        length: int = _ASF_OBJECT.unpack(text)[1]
+        if not length:
+            return None
+        at += length
+    return at
+
+
 _CHECKS: dict[str, Callable[[IO[bytes], int], int | None]] = {
     "wav": _wav_end,
     "caf": _caf_end,
     "ogg": _ogg_end,
+    "asf": _asf_end,
     "matroska": _matroska_end,
 }

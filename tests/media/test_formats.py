@@ -143,6 +143,16 @@ async def test_a_chunk_can_be_cut_again(encrypted: Encrypt) -> None:
         assert decibels(whole, joined) > 60
 
 
+async def test_recordings_that_were_joined_are_re_encoded(encrypted: Encrypt) -> None:
+    """A second Ogg stream behind the first has a header of its own, which no copy could hold."""
+    content = encode("ogg", "libopus", voice()) + encode("ogg", "libopus", voice(seconds=1.01))
+    recording = encrypted(content)
+    facts = await FFmpegReader().inspect(recording)
+    chunks = await chunks_of(recording, 0.9)
+    assert not facts.is_copyable
+    assert sum(chunk.seconds for chunk in chunks) == pytest.approx(3.02, abs=0.001)
+
+
 @pytest.mark.parametrize(
     ("codec", "listed", "wanted"),
     [
