@@ -6,7 +6,7 @@ from service.domain.ids import UNFILTERED, Lease, SessionId, TemplateId, TenantI
 from service.domain.recordings.uploads import UploadState
 from service.store.audio_blocks import RECORDING_SEQUENCE, AudioBlockRows, in_blocks
 from service.store.database import Database, LentConnection
-from service.store.metrics import SETTLED
+from service.store.lifecycle_metrics import SETTLED
 from service.store.queries import sql
 
 

@@ -16,7 +16,7 @@ from litestar.di import NamedDependency
 from schemas.problems import Problem
 from service.api.dependencies import Services
 from service.api.middleware.admission_control import permit_of
-from service.api.problems import documented, on_bridge_error
+from service.api.problem_responses import documented, on_bridge_error
 from service.api.recording_form import RecordingBody, too_large
 from service.api.request_classes import REQUEST_CLASS
 from service.api.upload_buffer import RECORDING_PACE, read_body

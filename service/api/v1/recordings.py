@@ -15,7 +15,7 @@ from service.api.idempotency import IdempotencyKey, keyed_response
 from service.api.json_body import inlined_schema, read_json
 from service.api.middleware.disk_budget import max_recording_bytes
 from service.api.openapi_examples import answer
-from service.api.problems import documented
+from service.api.problem_responses import documented
 from service.api.recording_form import read_recording
 from service.api.request_classes import REQUEST_CLASS, TAKES_RECORDINGS
 from service.api.v1.audio import check_whole_and_plain
