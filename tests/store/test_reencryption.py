@@ -23,6 +23,7 @@ NOT_ENCRYPTED = {
     "chunks.sha256": "a hash of audio",
     "idempotency_keys.key_hash": "a keyed hash",
     "idempotency_keys.request_hash": "a keyed hash",
+    "recordings.sha256": "a hash of audio",
     "sessions.patient_id_hash": "a keyed hash",
     "sessions.reference_hash": "a keyed hash",
     "webhook_events.body_sha256": "a hash of a webhook",

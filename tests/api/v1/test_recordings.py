@@ -198,7 +198,7 @@ async def test_a_repeat_finds_the_session_although_the_first_process_died_before
 
 async def test_the_calls_of_chunked_sessions_do_not_fit(house: Bridge) -> None:
     session = (await send_recording(house.api, speech(1))).json()
-    problem(await house.put(session["id"], 0), 409, "session_ended")
+    problem(await house.put(session["id"], 0), 409, "wrong_upload_type")
     ended = await house.end(session["id"])
     assert (ended.status_code, ended.json()["id"]) == (202, session["id"])
     problem(
