@@ -182,3 +182,11 @@ async def test_many_recordings_at_once_all_become_documents(bridge: Bridge) -> N
     await bridge.start_worker()
     deliveries = await bridge.received(6, seconds=40)
     assert {each["body"]["data"]["reference"] for each in deliveries} == {f"ENC-{n}" for n in range(6)}
+
+
+async def test_a_worker_is_woken_and_needs_no_sweep(bridge: Bridge) -> None:
+    await bridge.start_worker(sweep_interval_seconds=60.0)
+    first = await bridge.reach((await send_recording(bridge.api, speech(5))).json()["id"], "completed")
+    assert first["recording"]["chunks_done"] == 1
+    second = await bridge.reach((await send_recording(bridge.api, speech(5))).json()["id"], "completed")
+    assert second["recording"]["chunks_done"] == 1

@@ -51,7 +51,13 @@ class NoRecordings:
         return None
 
 
-def make_pending_calls(store: MemorySessions, vendor: Any, clock: TurnedClock) -> PendingCalls:
+def _no_cutter() -> RecordingCutter:
+    return RecordingCutter(store=NoRecordings(), reader=None, limits=None, cut_limits=None, open_file=None)
+
+
+def make_pending_calls(
+    store: MemorySessions, vendor: Any, clock: TurnedClock, cutter: RecordingCutter | None = None
+) -> PendingCalls:
     """Return the worker's side of the pending calls; a failed session is recorded in `store`."""
 
     async def fail(session_id: SessionId, code: str) -> None:
@@ -63,9 +69,7 @@ def make_pending_calls(store: MemorySessions, vendor: Any, clock: TurnedClock) -
         lifecycle=make_life(store, vendor, clock),
         vendor=vendor,
         handover=AudioHandover(store=NoHeldAudio(store), vendor=vendor),
-        cutter=RecordingCutter(
-            store=NoRecordings(), reader=None, limits=None, cut_limits=None, open_file=None
-        ),
+        cutter=cutter or _no_cutter(),
         fail=fail,
         clock=clock,
     )

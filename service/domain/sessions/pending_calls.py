@@ -47,12 +47,13 @@ _MAX_TRIES = 20
 _MAX_WAIT_WHILE_HELD_SECONDS = 15.0
 # A recording waits so long for a slot of this worker, or another worker takes it.
 _BUSY_SECONDS = 2.0
-# A recording of an hour takes longer to cut than a lease lasts.
-_RENEW_SECONDS = PENDING_CALL_LEASE_SECONDS / 4
 
 
 class PendingCalls:
     """Makes pending calls, one per session at a time."""
+
+    # A recording of an hour takes longer to cut than a lease lasts. An attribute, so that tests can lower it.
+    renew_seconds = PENDING_CALL_LEASE_SECONDS / 4
 
     def __init__(
         self,
@@ -185,7 +186,7 @@ class PendingCalls:
         """Do work that takes long, and renew the lease meanwhile; raises SessionEnded if it was lost."""
         task = asyncio.create_task(work)
         try:
-            while not (await asyncio.wait([task], timeout=_RENEW_SECONDS))[0]:
+            while not (await asyncio.wait([task], timeout=self.renew_seconds))[0]:
                 if not await self._renew(pending):
                     raise SessionEnded("the session was cancelled or erased meanwhile")
         except BaseException:
