@@ -28,6 +28,7 @@ from service.forwarding.fhir import FhirSystems
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
 from service.http_server import drain_seconds, on_stop_signal, serving_health
+from service.jobs.held_audio import HeldAudioUpkeep
 from service.jobs.instrumentation import count_fetch
 from service.jobs.job_pool import JobPool
 from service.jobs.listener import WakeupListener
@@ -100,6 +101,7 @@ class WorkerProcess:
             deliveries=deliveries,
             pending_calls=pending_calls,
             retention=Retention(stores.retention),
+            held_audio=HeldAudioUpkeep(stores.held_audio),
             interval_seconds=settings.sweep_interval_seconds,
             check_keys=stores.encryption_keys.begin,
         )

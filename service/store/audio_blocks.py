@@ -61,6 +61,10 @@ class AudioBlockRows:
         """Delete the bytes of a chunk in the caller's transaction."""
         await connection.execute(sql("audio_blocks.delete_of_chunk"), session_id, sequence)
 
+    async def purge(self, kept_seconds: float, limit: int) -> int:
+        """Delete up to `limit` blocks of sessions that have had their ending for so long; return how many."""
+        return len(await self._database.fetch(sql("audio_blocks.purge"), kept_seconds, limit))
+
     async def kept_bytes(self, tenant_id: TenantId) -> tuple[int, int]:
         """Return how many bytes are kept: of one tenant, and in all."""
         row = await self._database.fetchrow(sql("audio_blocks.kept_bytes"), tenant_id)

@@ -93,6 +93,15 @@ class HeldAudioRows:
             await connection.execute(sql("sessions.finish_handover"), session_id)
         return True
 
+    async def repair(self, limit: int) -> list[SessionId]:
+        """Make the handover due of held sessions that have no pending call; return their ids."""
+        rows = await self._database.fetch(sql("held_audio.repair"), limit)
+        return [SessionId(row["id"]) for row in rows if row["is_open"]]
+
+    async def purge(self, kept_seconds: float, limit: int) -> int:
+        """Delete blocks of sessions that ended so long ago; return how many."""
+        return await self._blocks.purge(kept_seconds, limit)
+
 
 class _HeldAudio:
     """The domain's Audio over the blocks of a held chunk."""

@@ -59,6 +59,8 @@ STATEMENTS = {
     "held_audio.record_handed_over": _LEASED,
     "audio_blocks.delete_of_chunk": _LEASED,
     "held_audio.has_held": _LEASED,
+    "held_audio.repair": _WORKER,
+    "audio_blocks.purge": _WORKER,
     "idempotency.forget": _WORKER,
     "deliveries.claim": _WORKER,
     "deliveries.next_slot": _WORKER,

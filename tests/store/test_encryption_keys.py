@@ -23,6 +23,7 @@ from service.domain.clock import CheckedClock
 from service.domain.errors import InvalidRequest, NotFound
 from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.results.fetching import ResultFetcher
+from service.jobs.held_audio import HeldAudioUpkeep
 from service.jobs.job_pool import JobPool
 from service.jobs.reencryption import UNREADABLE, VALUES, Reencryption
 from service.jobs.retention import Retention
@@ -175,6 +176,7 @@ async def test_a_worker_that_lacks_a_key_says_so_claims_nothing_and_leaves_the_l
             deliveries=pool,
             pending_calls=pool,
             retention=Retention(stores.retention),
+            held_audio=HeldAudioUpkeep(stores.held_audio),
             interval_seconds=0.01,
             check_keys=stores.encryption_keys.begin,
         )

@@ -118,6 +118,8 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
         {"webhook_events_by_session", "deliveries_by_session", "attempts_by_delivery"},
     ),
     ("audio.sequences", ["s1"], {"chunks_pkey"}),
+    ("held_audio.repair", [100], {"sessions_held", "sessions_pkey"}),
+    ("audio_blocks.purge", [604800, 64], {"audio_blocks_by_age", "audio_blocks_pkey", "sessions_pkey"}),
     ("held_audio.next_held", ["s1", uuid4()], {"sessions_pkey", "chunks_pkey"}),
     ("audio_blocks.read", ["s1", 0, 0], {"audio_blocks_in_order"}),
     ("audio_blocks.delete_of_chunk", ["s1", 0], {"audio_blocks_in_order"}),

@@ -33,3 +33,15 @@ RETURNING sequence;
 -- name: has_held
 -- Checks whether a session has held chunks.
 SELECT 1 FROM chunks WHERE session_id = $1 AND status = 'held' LIMIT 1;
+
+-- name: repair
+-- Makes a handover due for each held session without a pending call; one that has its ending is held no longer.
+WITH found AS (
+    SELECT id, status IN ('created', 'recording', 'processing') AS is_open FROM sessions
+    WHERE held_since IS NOT NULL AND owed IS NULL ORDER BY held_since LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+UPDATE sessions s
+SET held_since = CASE WHEN found.is_open THEN s.held_since END, owed = CASE WHEN found.is_open THEN 'audio' END,
+    owed_next_at = CASE WHEN found.is_open THEN now() END, owed_lease = NULL, owed_attempts = 0
+FROM found WHERE s.id = found.id
+RETURNING s.id, found.is_open;
