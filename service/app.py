@@ -30,6 +30,7 @@ from service.api.v1.audit import audit_router
 from service.api.v1.deliveries import deliveries_router
 from service.api.v1.destinations import destinations_router
 from service.api.v1.documents import documents_router
+from service.api.v1.kept_audio import get_recording
 from service.api.v1.ledger import ledger_router
 from service.api.v1.session_events import follow_events
 from service.api.v1.session_stream import stream_audio
@@ -73,6 +74,7 @@ def create_app(settings: Settings) -> RequestContextMiddleware:
             session_updates_router,
             documents_router,
             follow_events,
+            get_recording,
             put_audio,
             destinations_router,
             deliveries_router,

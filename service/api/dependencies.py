@@ -9,6 +9,7 @@ from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
 from service.api.readiness import Readiness
 from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.revocation import RevocationPoller
+from service.domain.audio.kept import KeptAudio
 from service.domain.audio.uploads import AudioUploads
 from service.domain.clock import CheckedClock
 from service.domain.deliveries.recovery import Deliveries
@@ -63,9 +64,10 @@ class SessionServices(Struct, frozen=True, kw_only=True):
 
 
 class AudioServices(Struct, frozen=True, kw_only=True):
-    """Chunks and live streams."""
+    """Chunks, live streams, and audio that is kept."""
 
     uploads: AudioUploads
+    kept: KeptAudio
     streams: Streams
 
 

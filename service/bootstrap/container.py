@@ -38,6 +38,7 @@ from service.store.encryption import Hasher, Keyring, MissingKeyError
 from service.store.encryption_keys import EncryptionKeyRows
 from service.store.held_audio import HeldAudioRows
 from service.store.idempotency import IdempotencyKeys, IdempotencyRows
+from service.store.kept_audio import KeptAudioRows
 from service.store.leases import LeaseRows
 from service.store.ledger import LedgerRows
 from service.store.queue_depths import QueueDepthRows
@@ -70,7 +71,9 @@ class Stores(Struct, frozen=True, kw_only=True):
     sessions: SessionRows
     streams: StreamRows
     audio: AudioRows
+    audio_blocks: AudioBlockRows
     held_audio: HeldAudioRows
+    kept_audio: KeptAudioRows
     results: ResultRows
     result_refresh: ResultRefreshRows
     deliveries: DeliveryRows
@@ -111,6 +114,7 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
     keyring = Keyring(settings.encryption_keys)
     hasher = Hasher(database, keyring)
     sessions = SessionRows(database, keyring, hasher)
+    audio_blocks = AudioBlockRows(database, keyring)
     idempotency_keys = IdempotencyKeys(keyring, hasher)
     return Stores(
         database=database,
@@ -124,9 +128,9 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
         sessions=sessions,
         streams=StreamRows(database, keyring, hasher),
         audio=AudioRows(database),
-        held_audio=HeldAudioRows(
-            database, AudioBlockRows(database, keyring), max_held_bytes=settings.held_audio_max_bytes
-        ),
+        audio_blocks=audio_blocks,
+        held_audio=HeldAudioRows(database, audio_blocks, max_held_bytes=settings.held_audio_max_bytes),
+        kept_audio=KeptAudioRows(database, audio_blocks),
         results=ResultRows(database, keyring),
         result_refresh=ResultRefreshRows(database),
         deliveries=DeliveryRows(database, keyring),

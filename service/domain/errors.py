@@ -4,7 +4,7 @@ BridgeError
 ├── CallerMistake            the EMR can correct it
 │   ├── InvalidRequest, Unauthenticated, RateLimited, Forbidden, NotFound, SignatureInvalid
 │   ├── Conflict             the object is in another state: SessionEnded, ChunkConflict, AudioIncomplete …
-│   └── AudioRefused         AudioEmpty, AudioFormatInvalid, ChunkTooLarge …
+│   └── AudioRefused         AudioEmpty, AudioFormatInvalid, ChunkTooLarge, RecordingNotKept …
 ├── VendorError
 │   ├── VendorRefused        it answered with a refusal; again will not help
 │   └── VendorUnreachable    VendorUnavailable (VendorLimited, VendorCallHeldBack), VendorTimeout,
@@ -197,6 +197,12 @@ class ChunkTooLarge(CallerMistake):
     """The chunk has more bytes than CHUNK_MAX_BYTES."""
 
     code = "chunk_too_large"
+
+
+class RecordingNotKept(CallerMistake):
+    """ekabridge keeps no audio of the session: EkaScribe has it, or the time to keep it is over."""
+
+    code = "recording_not_kept"
 
 
 class BodyTooLarge(CallerMistake):
