@@ -33,6 +33,7 @@ from service.jobs.instrumentation import count_fetch
 from service.jobs.job_pool import JobPool
 from service.jobs.listener import WakeupListener
 from service.jobs.monitors.clock import ClockMonitor
+from service.jobs.monitors.held_audio import HeldAudioMonitor
 from service.jobs.monitors.ledger import LedgerMonitor
 from service.jobs.monitors.queues import QueueMonitor
 from service.jobs.pools import MAX_DELIVERIES, make_delivery_pool, make_fetch_pool, make_pending_call_pool
@@ -123,6 +124,11 @@ class WorkerProcess:
             WakeupListener(settings.redis_url, fetches.wake),
             LedgerMonitor(leases=stores.leases, ledger=stores.ledger),
             QueueMonitor(leases=stores.leases, queues=stores.queue_depths),
+            HeldAudioMonitor(
+                leases=stores.leases,
+                held_audio=stores.held_audio,
+                max_held_bytes=self._settings.held_audio_max_bytes,
+            ),
             Reencryption(
                 leases=stores.leases,
                 keys=stores.encryption_keys,

@@ -60,6 +60,7 @@ STATEMENTS = {
     "audio_blocks.delete_of_chunk": _LEASED,
     "held_audio.has_held": _LEASED,
     "held_audio.repair": _WORKER,
+    "held_audio.figures": _WORKER,
     "audio_blocks.purge": _WORKER,
     "idempotency.forget": _WORKER,
     "deliveries.claim": _WORKER,

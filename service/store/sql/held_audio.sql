@@ -45,3 +45,14 @@ SET held_since = CASE WHEN found.is_open THEN s.held_since END, owed = CASE WHEN
     owed_next_at = CASE WHEN found.is_open THEN now() END, owed_lease = NULL, owed_attempts = 0
 FROM found WHERE s.id = found.id
 RETURNING s.id, found.is_open;
+
+-- name: figures
+-- Sums the kept audio of sessions that are held and of others, and finds since when the oldest is held.
+SELECT coalesce(sum(kept.bytes) FILTER (WHERE s.held_since IS NOT NULL), 0)::bigint AS held_bytes,
+       coalesce(sum(kept.bytes) FILTER (WHERE s.held_since IS NULL), 0)::bigint AS kept_bytes,
+       (SELECT coalesce(extract(epoch FROM now() - min(held_since)), 0)::float8 FROM sessions
+        WHERE held_since IS NOT NULL AND owed = 'create') AS oldest_create_seconds,
+       (SELECT coalesce(extract(epoch FROM now() - min(held_since)), 0)::float8 FROM sessions
+        WHERE held_since IS NOT NULL AND owed IS DISTINCT FROM 'create') AS oldest_audio_seconds
+FROM (SELECT session_id, sum(bytes) AS bytes FROM audio_blocks GROUP BY session_id) kept
+JOIN sessions s ON s.id = kept.session_id;
