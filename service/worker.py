@@ -28,6 +28,7 @@ from service.forwarding.fhir import FhirSystems
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
 from service.http_server import drain_seconds, on_stop_signal, serving_health
+from service.jobs.audio_objects import AudioObjectCleanup
 from service.jobs.held_audio import HeldAudioUpkeep
 from service.jobs.instrumentation import count_fetch
 from service.jobs.job_pool import JobPool
@@ -136,8 +137,14 @@ class WorkerProcess:
                 keyring=stores.keyring,
             ),
         )
+        cleanup = (
+            AudioObjectCleanup(leases=stores.leases, objects=stores.audio_objects)
+            if stores.audio_objects is not None
+            else None
+        )
         await self._work(
-            [each.run(self._stopping) for each in background], [fetches, deliveries, pending_calls]
+            [each.run(self._stopping) for each in (*background, cleanup) if each is not None],
+            [fetches, deliveries, pending_calls],
         )
 
     async def _work(self, background: list[Coroutine[Any, Any, None]], pools: list[JobPool[Any]]) -> None:

@@ -16,6 +16,8 @@ from service.redis.sentinel_url import SENTINEL_SCHEMES, parse_sentinel
 _T = TypeVar("_T")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,500}")
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){1,8}")
+_S3_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]{1,100}){0,8}/?")
+_FOLDER_URL = re.compile(r"file://(/[A-Za-z0-9._=-]{1,100}){1,20}/?")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _UNSAFE_IN_HEADERS = frozenset("\r\n\0")
@@ -81,6 +83,15 @@ def _redis_url(raw: str) -> str:
         parse_sentinel(raw)
         return raw
     return _url("redis", "rediss", "unix", *SENTINEL_SCHEMES)(raw)
+
+
+def _audio_store_url(raw: str) -> str:
+    if raw.startswith("s3://"):
+        if not _S3_URL.fullmatch(raw):
+            raise ValueError("must be s3://bucket or s3://bucket/prefix, without credentials or parameters")
+    elif not _FOLDER_URL.fullmatch(raw):
+        raise ValueError("must be s3://bucket/prefix, or file:///folder")
+    return raw.rstrip("/")
 
 
 def _boolean(raw: str) -> bool:
@@ -179,6 +190,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "max_uploads": _number(int, 1, 100_000),
     "max_streams": _number(int, 1, 100_000),
     "held_audio_max_bytes": _number(int, 10_485_760, 1_099_511_627_776),
+    "audio_store_url": _audio_store_url,
     "max_spool_bytes": _number(int, 1_048_576, 1_099_511_627_776),
     "rate_limit_per_second": _number(int, 0, 100_000),
     "rate_limit_burst": _number(int, 1, 1_000_000),

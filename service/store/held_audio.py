@@ -51,6 +51,7 @@ class HeldAudioRows:
 
     async def hold(self, chunk: ChunkPlan, audio: Audio, *, due_seconds: float) -> bool:
         """Store a chunk's bytes, encrypted, and make the handover due; false if the lease was lost."""
+        objects = await self._blocks.put_objects(chunk.session_id, chunk.sequence, audio)
         async with self._database.transaction() as connection:
             session = await connection.fetchrow(sql("held_audio.lock_session"), chunk.session_id)
             if session is None or session["status"] not in {"created", "recording"}:
@@ -60,7 +61,8 @@ class HeldAudioRows:
             )
             if held is None:
                 return False
-            await self._blocks.write(connection, chunk.tenant_id, chunk.session_id, chunk.sequence, audio)
+            content = audio if objects is None else objects
+            await self._blocks.write(connection, chunk.tenant_id, chunk.session_id, chunk.sequence, content)
         AUDIO_HELD.inc()
         return True
 

@@ -1,11 +1,11 @@
 -- name: insert
 -- Stores one encrypted block of a chunk.
-INSERT INTO audio_blocks (id, session_id, tenant_id, sequence, block, bytes, data_sealed)
-VALUES ($1, $2, $3, $4, $5, $6, $7);
+INSERT INTO audio_blocks (id, session_id, tenant_id, sequence, block, bytes, data_sealed, object_name)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: read
--- Reads one encrypted block of a chunk.
-SELECT id, data_sealed FROM audio_blocks WHERE session_id = $1 AND sequence = $2 AND block = $3;
+-- Reads one block of a chunk: its encrypted bytes, or the encrypted key of its object.
+SELECT id, data_sealed, object_name FROM audio_blocks WHERE session_id = $1 AND sequence = $2 AND block = $3;
 
 -- name: delete_of_chunk
 -- Deletes the bytes of a chunk.

@@ -1,4 +1,4 @@
-"""Audio that is kept is found by its age."""
+"""Audio that is kept is found by its age, and can be in an object store."""
 
 from pathlib import Path
 
