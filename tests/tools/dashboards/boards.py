@@ -292,7 +292,7 @@ VENDOR = Board(
             ),
             Panel(
                 "Audio handed over",
-                "Bytes of chunks that EkaScribe took.",
+                "Bytes of chunks that EkaScribe took, or that are held for it.",
                 "Bps",
                 {"audio": "sum(rate(ekabridge_audio_bytes_total{NS}[$window]))"},
             ),
