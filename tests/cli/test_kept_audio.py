@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import zipfile
 from collections.abc import AsyncIterator
@@ -66,6 +67,15 @@ async def test_audio_is_exported_to_a_file_that_only_its_owner_reads(
     finally:
         await connection.close()
     assert [tuple(each) for each in entries] == [("cli", session_id)]
+
+
+async def test_doctor_says_what_waits_for_ekascribe(rig: Rig) -> None:
+    api = await rig.client(await rig.serve())
+    _, before, _ = await ekabridge(rig.environment, "doctor")
+    assert re.search(r"^ok +held audio$", before, re.MULTILINE)
+    await hold(rig, api, b"12345")
+    _, after, _ = await ekabridge(rig.environment, "doctor")
+    assert re.search(r"^note +held audio: 5 bytes wait for EkaScribe, for \d+ s$", after, re.MULTILINE)
 
 
 async def test_an_export_of_nothing_says_why_and_leaves_no_file(rig: Rig, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Sequence
 
+import asyncpg
 import pytest
 
 from service.domain.errors import SessionEnded, StoreUnavailable
@@ -14,7 +15,9 @@ from service.store.audio_blocks import BLOCK_BYTES, AudioBlockRows
 from service.store.audio_objects import AudioObjectRows
 from service.store.encryption import DecryptionError
 from service.store.held_audio import HeldAudioRows
+from tests.support.encrypted_rows import NEW, OLD
 from tests.support.makers import BytesAudio, make_lease
+from tests.support.reencryption import open_house, reencrypt_all
 from tests.support.store_house import House
 
 
@@ -194,3 +197,19 @@ async def test_blocks_in_rows_stay_readable_and_objects_need_their_store(house: 
     assert await kept.read(session_id, 0) == b"in a row"
     with pytest.raises(StoreUnavailable, match="AUDIO_STORE_URL"):
         [block async for block in house.stores.audio_blocks.read(session_id, 1)]
+
+
+async def test_new_encryption_keys_rewrite_rows_and_no_object(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    async with open_house(database_url, connection, OLD) as house:
+        before = Kept(house)
+        session_id = await house.create()
+        assert await before.hold(session_id, 0, b"sound")
+        objects, tenant = dict(before.memory.objects), house.tenant_id
+    async with open_house(database_url, connection, NEW, OLD, tenant=tenant) as house:
+        await reencrypt_all(house.stores)
+    async with open_house(database_url, connection, NEW, tenant=tenant) as house:
+        after = Kept(house)
+        after.memory.objects = dict(objects)
+        assert await after.read(session_id, 0) == b"sound"

@@ -39,7 +39,9 @@ MAX_SEQUENCE = 99_999
 CHUNKS = Counter(
     "ekabridge_audio_chunks", "Whole chunks by what became of them; repeated ones, too.", ("outcome",)
 )
-BYTES = Counter("ekabridge_audio_bytes", "Bytes of audio in chunks that were stored or held, repeated ones too.")
+BYTES = Counter(
+    "ekabridge_audio_bytes", "Bytes of audio in chunks that were stored or held, repeated ones too."
+)
 
 
 @dataclass
