@@ -30,6 +30,7 @@ from service.jobs.retention import Retention
 from service.jobs.sweep import Sweep
 from service.store.encryption import DecryptionError, Keyring, MissingKeyError
 from service.store.migrate import _SCRIPTS, migrate, newest_revision
+from service.store.reencryption import ENCRYPTED_TABLES
 from tests.support.encrypted_rows import NEW, OLD, OTHER, settings_with
 from tests.support.fakes import ScriptedVendor
 from tests.support.makers import make_lease
@@ -320,7 +321,7 @@ async def test_the_worker_reencrypts_by_itself_and_shows_what_is_left(database_u
                 {sample.labels["key"]: sample.value for each in VALUES.collect() for sample in each.samples}
             )
             passes = await stores.reencryption.passes()
-            return len(passes) == 8 and all(each.finished_at for each in passes)
+            return len(passes) == len(ENCRYPTED_TABLES) and all(each.finished_at for each in passes)
 
         await until(is_done)
         assert shown == {"first": 0, "old": 60, "missing": 1}  # at the start; a look a minute
