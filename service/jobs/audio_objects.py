@@ -6,9 +6,9 @@ import time
 import structlog
 
 from service.jobs.leader import run_as_leader
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 from service.store.audio_objects import AudioObjectRows
-from service.store.leases import LeaseRows
+from service.store.named_leases import NamedLeaseRows
 
 log = structlog.get_logger()
 
@@ -18,7 +18,9 @@ _LIST_SECONDS = 6 * 3600.0
 class AudioObjectCleanup:
     """Runs in one worker at a time: deletes every few seconds, and lists the object store every six hours."""
 
-    def __init__(self, *, leases: LeaseRows, objects: AudioObjectRows, interval_seconds: float = 5.0) -> None:
+    def __init__(
+        self, *, leases: NamedLeaseRows, objects: AudioObjectRows, interval_seconds: float = 5.0
+    ) -> None:
         self._leases = leases
         self._objects = objects
         self._interval_seconds = interval_seconds
@@ -33,7 +35,7 @@ class AudioObjectCleanup:
             stopping=stopping,
             count=self.once,
             hide=lambda: None,
-            failed=lambda error: log.error("audio_objects_not_deleted", **failure(error)),
+            failed=lambda error: log.error("audio_objects_not_deleted", **describe_failure(error)),
         )
 
     async def once(self) -> None:

@@ -10,7 +10,7 @@ from service.domain.errors import SessionEnded
 from service.domain.ids import Lease, SessionId, TenantId
 from service.store.audio_blocks import AudioBlockRows
 from service.store.database import Database
-from service.store.metrics import AUDIO_HANDED_OVER, AUDIO_HELD
+from service.store.lifecycle_metrics import AUDIO_HANDED_OVER, AUDIO_HELD
 from service.store.queries import sql
 
 # The sums of kept audio are read again after this time; what this process adds meanwhile is counted here.

@@ -9,7 +9,7 @@ from litestar.response import Stream
 
 from service.api.dependencies import Services
 from service.api.middleware.response_memory import response_progressed
-from service.api.problems import documented
+from service.api.problem_responses import documented
 from service.api.v1.sessions import SessionPath
 from service.domain.api_keys.models import Principal
 from service.domain.audio.kept import KeptRecording

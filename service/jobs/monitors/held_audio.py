@@ -6,9 +6,9 @@ import structlog
 from prometheus_client import Gauge
 
 from service.jobs.leader import run_as_leader
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 from service.store.held_audio import HeldAudioRows
-from service.store.leases import LeaseRows
+from service.store.named_leases import NamedLeaseRows
 
 log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ class HeldAudioMonitor:
     def __init__(
         self,
         *,
-        leases: LeaseRows,
+        leases: NamedLeaseRows,
         held_audio: HeldAudioRows,
         max_held_bytes: int,
         interval_seconds: float = 15.0,
@@ -50,7 +50,7 @@ class HeldAudioMonitor:
             stopping=stopping,
             count=self._count,
             hide=_hide,
-            failed=lambda error: log.error("held_audio_not_counted", **failure(error)),
+            failed=lambda error: log.error("held_audio_not_counted", **describe_failure(error)),
         )
 
     async def _count(self) -> None:
