@@ -19,6 +19,7 @@ STATUS_OF_CODE = {
     "signature_invalid": 401,
     "forbidden": 403,
     "not_found": 404,
+    "recording_not_kept": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
     "header_timeout": 408,

@@ -30,6 +30,7 @@ from service.api.v1.audit import audit_router
 from service.api.v1.deliveries import deliveries_router
 from service.api.v1.destinations import destinations_router
 from service.api.v1.documents import documents_router
+from service.api.v1.kept_audio import get_recording
 from service.api.v1.ledger import ledger_router
 from service.api.v1.recording_uploads import recording_uploads_router
 from service.api.v1.recordings import create_recording
@@ -75,6 +76,7 @@ def create_app(settings: Settings) -> RequestContextMiddleware:
             session_updates_router,
             documents_router,
             follow_events,
+            get_recording,
             put_audio,
             create_recording,
             recording_uploads_router,

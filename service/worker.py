@@ -29,10 +29,13 @@ from service.forwarding.fhir import FhirSystems
 from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import GuardedBackend
 from service.http_server import drain_seconds, on_stop_signal, serving_health
+from service.jobs.audio_objects import AudioObjectCleanup
+from service.jobs.held_audio import HeldAudioUpkeep
 from service.jobs.instrumentation import count_fetch
 from service.jobs.job_pool import JobPool
 from service.jobs.listener import WakeupListener
 from service.jobs.monitors.clock import ClockMonitor
+from service.jobs.monitors.held_audio import HeldAudioMonitor
 from service.jobs.monitors.ledger import LedgerMonitor
 from service.jobs.monitors.queues import QueueMonitor
 from service.jobs.pools import MAX_DELIVERIES, make_delivery_pool, make_fetch_pool, make_pending_call_pool
@@ -102,6 +105,7 @@ class WorkerProcess:
             deliveries=deliveries,
             pending_calls=pending_calls,
             retention=RetentionJob(stores.retention),
+            held_audio=HeldAudioUpkeep(stores.held_audio),
             interval_seconds=settings.sweep_interval_seconds,
             check_keys=stores.encryption_keys.begin,
         )
@@ -123,6 +127,11 @@ class WorkerProcess:
             WakeupListener(settings.redis_url, fetches.wake, pending_calls.wake),
             LedgerMonitor(leases=stores.leases, ledger=stores.ledger),
             QueueMonitor(leases=stores.leases, queues=stores.queue_depths),
+            HeldAudioMonitor(
+                leases=stores.leases,
+                held_audio=stores.held_audio,
+                max_held_bytes=self._settings.held_audio_max_bytes,
+            ),
             Reencryption(
                 leases=stores.leases,
                 keys=stores.encryption_keys,
@@ -130,8 +139,14 @@ class WorkerProcess:
                 keyring=stores.keyring,
             ),
         )
+        cleanup = (
+            AudioObjectCleanup(leases=stores.leases, objects=stores.audio_objects)
+            if stores.audio_objects is not None
+            else None
+        )
         await self._work(
-            [each.run(self._stopping) for each in background], [fetches, deliveries, pending_calls]
+            [each.run(self._stopping) for each in (*background, cleanup) if each is not None],
+            [fetches, deliveries, pending_calls],
         )
 
     async def _work(self, background: list[Coroutine[Any, Any, None]], pools: list[JobPool[Any]]) -> None:

@@ -71,6 +71,9 @@ def test_the_defaults_are_those_of_the_contract():
         ("FHIR_PATIENT_SYSTEM", "https://hospital.example/mrn", "https://hospital.example/mrn"),
         ("FHIR_ENCOUNTER_SYSTEM", "urn:oid:1.2.3", "urn:oid:1.2.3"),
         ("CHUNK_MAX_BYTES", "1024", 1024),
+        ("AUDIO_STORE_URL", "s3://held-audio", "s3://held-audio"),
+        ("AUDIO_STORE_URL", "s3://held-audio.north/eka/bridge/", "s3://held-audio.north/eka/bridge"),
+        ("AUDIO_STORE_URL", "file:///var/lib/ekabridge/audio", "file:///var/lib/ekabridge/audio"),
         ("RATE_LIMIT_PER_SECOND", "0", 0),
         ("RATE_LIMIT_BURST", "50", 50),
         ("DATABASE_POOL_SIZE", "4", 4),
@@ -144,6 +147,7 @@ BAD = {
     "FHIR_PATIENT_SYSTEM": "hunter2",
     "FHIR_ENCOUNTER_SYSTEM": "urn:hun ter2",
     "CHUNK_MAX_BYTES": "10MB",
+    "AUDIO_STORE_URL": "s3://hunter2:x@bucket",
     "RATE_LIMIT_PER_SECOND": "-1",
     "RATE_LIMIT_BURST": "0",
     "DATABASE_POOL_SIZE": "-1",
@@ -189,6 +193,26 @@ def test_each_process_misses_what_it_cannot_do_without(needs, missing):
         return
     problems = problems_of(needs, **given_)
     assert {problem.split()[0].removeprefix(PREFIX) for problem in problems} == missing
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "s3://",
+            "s3://B/x",
+            "s3://bucket?region=x",
+            "s3://key:secret@bucket/x",
+            "s3://bucket//x",
+            "gs://bucket",
+        ),
+        *("https://bucket.s3.amazonaws.com", "file://relative", "file:///", "/var/lib/audio", "memory:///"),
+    ],
+)
+def test_an_audio_store_is_a_bucket_or_a_folder_and_nothing_else(url):
+    (problem,) = problems_of(AUDIO_STORE_URL=url)
+    assert problem.startswith(f"{PREFIX}AUDIO_STORE_URL must be s3://")
+    assert "secret" not in problem
 
 
 def test_an_empty_variable_counts_as_absent():

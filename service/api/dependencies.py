@@ -9,6 +9,7 @@ from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
 from service.api.readiness import Readiness
 from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.revocation import RevocationPoller
+from service.domain.audio.kept import KeptAudio
 from service.domain.audio.uploads import AudioUploads
 from service.domain.clock import CheckedClock
 from service.domain.deliveries.recovery import Deliveries
@@ -65,11 +66,12 @@ class SessionServices(Struct, frozen=True, kw_only=True):
 
 
 class AudioServices(Struct, frozen=True, kw_only=True):
-    """Chunks, live streams and whole recordings."""
+    """Chunks, live streams, whole recordings, and audio that is kept."""
 
     uploads: AudioUploads
     recordings: RecordingIntake
     recording_uploads: RecordingUploads
+    kept: KeptAudio
     streams: Streams
 
 

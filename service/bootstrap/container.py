@@ -34,6 +34,7 @@ from service.store.additional_documents import AdditionalDocumentRows
 from service.store.api_keys import ApiKeyRows
 from service.store.audio import AudioRows
 from service.store.audio_blocks import AudioBlockRows
+from service.store.audio_objects import AudioObjectRows
 from service.store.audit import AuditRows
 from service.store.circuit_breakers import CircuitBreakerRows
 from service.store.database import Database
@@ -43,6 +44,7 @@ from service.store.encryption import Hasher, Keyring, MissingKeyError
 from service.store.encryption_keys import EncryptionKeyRows
 from service.store.held_audio import HeldAudioRows
 from service.store.idempotency import IdempotencyKeys, IdempotencyRows
+from service.store.kept_audio import KeptAudioRows
 from service.store.ledger import LedgerRows
 from service.store.named_leases import NamedLeaseRows
 from service.store.queue_depths import QueueDepthRows
@@ -78,9 +80,12 @@ class Stores(Struct, frozen=True, kw_only=True):
     sessions: SessionRows
     streams: StreamRows
     audio: AudioRows
+    audio_objects: AudioObjectRows | None
+    audio_blocks: AudioBlockRows
     held_audio: HeldAudioRows
     recordings: RecordingRows
     recording_uploads: RecordingUploadRows
+    kept_audio: KeptAudioRows
     results: ResultRows
     result_refresh: ResultRefreshRows
     deliveries: DeliveryRows
@@ -121,7 +126,8 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
     keyring = Keyring(settings.encryption_keys)
     hasher = Hasher(database, keyring)
     sessions = SessionRows(database, keyring, hasher)
-    audio_blocks = AudioBlockRows(database, keyring)
+    audio_objects = _make_audio_objects(settings, database, hasher)
+    audio_blocks = AudioBlockRows(database, keyring, audio_objects)
     idempotency_keys = IdempotencyKeys(keyring, hasher)
     return Stores(
         database=database,
@@ -135,6 +141,8 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
         sessions=sessions,
         streams=StreamRows(database, keyring, hasher),
         audio=AudioRows(database),
+        audio_objects=audio_objects,
+        audio_blocks=audio_blocks,
         held_audio=HeldAudioRows(database, audio_blocks, max_held_bytes=settings.held_audio_max_bytes),
         recordings=RecordingRows(
             database,
@@ -145,6 +153,7 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
             max_writers=max(1, settings.database_pool_size // 4),
         ),
         recording_uploads=RecordingUploadRows(database, audio_blocks),
+        kept_audio=KeptAudioRows(database, audio_blocks),
         results=ResultRows(database, keyring),
         result_refresh=ResultRefreshRows(database),
         deliveries=DeliveryRows(database, keyring),
@@ -163,6 +172,15 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
         retention=RetentionRows(database),
         audit=AuditRows(database),
     )
+
+
+def _make_audio_objects(settings: Settings, database: Database, hasher: Hasher) -> AudioObjectRows | None:
+    if settings.audio_store_url is None:
+        return None
+    # Only an installation with an object store loads its library.
+    from service.object_store.block_objects import ObjectStoreBlocks  # noqa: PLC0415
+
+    return AudioObjectRows(database, ObjectStoreBlocks(settings.audio_store_url), hasher)
 
 
 async def ping_store(stores: Stores) -> str:

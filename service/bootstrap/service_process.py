@@ -38,6 +38,7 @@ from service.bootstrap.container import (
 )
 from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.revocation import RevocationPoller
+from service.domain.audio.kept import KeptAudio
 from service.domain.audio.uploads import AudioUploads
 from service.domain.clock import CheckedClock, SystemClock
 from service.domain.deliveries.recovery import Deliveries
@@ -64,6 +65,7 @@ from service.redis.client import close_redis, open_redis, ping_redis
 from service.redis.rate_limiter import open_rate_limiter
 from service.redis.wakeups import ArqWakeups
 from service.settings import Settings
+from service.store.kept_audio import KeptAudioRows
 from service.store.medscribe_queries import MedscribeQueries
 from service.store.medscribe_tokens import MedscribeTokens
 from service.store.session_queries import SessionQueries
@@ -235,6 +237,7 @@ def _make_audio(
         ),
         recordings=recordings,
         recording_uploads=recording_uploads,
+        kept=KeptAudio(KeptAudioRows(stores.database, stores.audio_blocks, reserve_response)),
         streams=streams,
     )
 

@@ -1,6 +1,11 @@
-"""`ekabridge session refresh`: asks EkaScribe again about sessions that are over."""
+"""`ekabridge session`: asks EkaScribe again about sessions, and exports the audio that is kept of one."""
 
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -8,6 +13,7 @@ from msgspec import Struct
 
 from service.cli.options import Timestamp
 from service.cli.runner import json_option, print_found, with_stores
+from service.domain.audio.kept import KeptAudio
 from service.domain.errors import NotFound
 from service.domain.ids import SessionId, TenantId
 from service.domain.results.refreshing import ResultRefresher
@@ -69,3 +75,64 @@ def session_refresh(
     refreshed = with_stores(work)
     lines = [*refreshed.refreshed, f"EkaScribe is asked again about {len(refreshed.refreshed)} sessions"]
     print_found(refreshed, as_json=as_json, text="\n".join(lines))
+
+
+class ExportedAudio(Struct, kw_only=True, frozen=True):
+    """The file with a session's audio, and how many chunks are in it."""
+
+    file: str
+    bytes: int
+    chunks: int
+
+
+@session.command("export-audio")
+@click.argument("session")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(file_okay=False, exists=True, writable=True, path_type=Path),
+    default=".",
+    help="The folder of the new file; by default this one.",
+)
+@json_option
+def session_export_audio(*, session: str, folder: Path, as_json: bool) -> None:
+    """Write the audio that ekabridge keeps of SESSION to a file that only you can read.
+
+    It is a ZIP archive with a manifest, or the recording itself if there is one chunk alone. The audit trail
+    records the read.
+    """
+
+    async def work(stores: "Stores") -> ExportedAudio:
+        session_id = SessionId(session)
+        owner = await stores.sessions.tenant_of(session_id)
+        if owner is None:
+            raise NotFound("no such session")
+        kept = KeptAudio(stores.kept_audio)
+        recording = await kept.open_for_operator(owner, session_id, stores.audit)
+        file = folder / recording.file_name
+        size = await _write_file(file, kept.read(recording))
+        return ExportedAudio(file=str(file), bytes=size, chunks=len(recording.chunks))
+
+    try:
+        exported = with_stores(work)
+    except OSError as error:
+        raise click.ClickException(f"the file could not be written: {error.strerror}") from None
+    text = f"{exported.file}: {exported.chunks} chunks, {exported.bytes} bytes"
+    print_found(exported, as_json=as_json, text=text)
+
+
+async def _write_file(file: Path, pieces: AsyncIterator[bytes]) -> int:
+    """Write a file that appears under its name only when it is whole; return its size."""
+    partial = file.with_name(f"{file.name}.part")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        size = 0
+        with os.fdopen(descriptor, "wb") as opened:
+            async for piece in pieces:
+                size += await asyncio.to_thread(opened.write, piece)
+        partial.replace(file)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    return size

@@ -49,6 +49,8 @@ from service.store.tolerant_decryption import UNREADABLE
 
 Report = Callable[[str, Finding], None]
 _CHECK_SECONDS = 30.0
+# The alert EkabridgeHeldAudioFull fires from here on.
+_MAX_HELD_SHARE = 0.8
 
 
 async def examine(environment: Mapping[str, str], report: Report) -> bool:
@@ -78,6 +80,7 @@ async def examine(environment: Mapping[str, str], report: Report) -> bool:
         has_store = await check("database", _database(stores))
         if has_store:
             await check("database server", surroundings.server(stores.database, settings))
+            await check("held audio", _held_audio(stores, settings))
         await check("redis", surroundings.redis(settings))
         await check("temporary files", asyncio.to_thread(surroundings.temporary_files, settings))
         if settings.public_url is not None:
@@ -120,6 +123,15 @@ async def _database(stores: Stores) -> str | None:
     return (
         None if found == wanted else f"its schema is {found}, this version wants {wanted}: ekabridge migrate"
     )
+
+
+async def _held_audio(stores: Stores, settings: Settings) -> Finding:
+    figures = await stores.held_audio.figures()
+    used = (figures.held_bytes + figures.kept_bytes) / settings.held_audio_max_bytes
+    if used > _MAX_HELD_SHARE:
+        return f"uses {used:.0%} of HELD_AUDIO_MAX_BYTES: when it is full, new audio is refused"
+    oldest = max(figures.oldest_create_seconds, figures.oldest_audio_seconds)
+    return Note(f"{figures.held_bytes} bytes wait for EkaScribe, for {oldest:.0f} s") if oldest else None
 
 
 async def _accounts(stores: Stores, accounts: Accounts) -> list[tuple[str, Account]]:

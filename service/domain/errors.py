@@ -253,6 +253,12 @@ class TusVersionUnsupported(CallerMistake):
     code = "tus_version_unsupported"
 
 
+class RecordingNotKept(CallerMistake):
+    """ekabridge keeps no audio of the session: EkaScribe has it, or the time to keep it is over."""
+
+    code = "recording_not_kept"
+
+
 class BodyTooLarge(CallerMistake):
     """The JSON body is larger than the limit."""
 

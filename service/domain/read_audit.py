@@ -18,7 +18,7 @@ from service.domain.ids import KeyId, TenantId
 
 log = structlog.get_logger()
 
-ReadAction = Literal["session.read", "document.read"]
+ReadAction = Literal["session.read", "document.read", "recording.read"]
 _Read = tuple[KeyId, ReadAction, str]
 
 

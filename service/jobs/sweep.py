@@ -20,6 +20,7 @@ from service.domain.ids import Lease
 from service.domain.results.fetching import ResultFetcher
 from service.domain.results.models import FetchJob
 from service.domain.sessions.models import PendingCall
+from service.jobs.held_audio import HeldAudioUpkeep
 from service.jobs.job_pool import JobPool
 from service.jobs.retention import RetentionJob
 from service.observability.logging import describe_failure
@@ -59,6 +60,7 @@ class Sweep:
         deliveries: JobPool[DeliveryJob],
         pending_calls: JobPool[PendingCall],
         retention: RetentionJob,
+        held_audio: HeldAudioUpkeep,
         interval_seconds: float,
         check_keys: Callable[[], Awaitable[None]],
     ) -> None:
@@ -69,6 +71,7 @@ class Sweep:
         self._deliveries = deliveries
         self._pending_calls = pending_calls
         self._retention = retention
+        self._held_audio = held_audio
         self.interval_seconds = interval_seconds
         self._check_keys = check_keys
         self._lease = Lease(uuid4())
@@ -109,7 +112,7 @@ class Sweep:
     async def once(self) -> None:
         """Do each of the leader's steps once."""
         steps = (self._expire, self._fetching.warn_expiring, self._forget_old_keys)
-        for step in (*steps, self._retention.run):
+        for step in (*steps, self._held_audio.repair, self._held_audio.purge, self._retention.run):
             await self._guarded(step)
 
     async def _expire(self) -> None:

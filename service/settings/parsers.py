@@ -6,6 +6,7 @@ from typing import Any
 from service.settings.value_parsers import (
     list_parser,
     number_parser,
+    parse_audio_store_url,
     parse_boolean,
     parse_email,
     parse_encryption_key,
@@ -52,6 +53,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "chunk_max_bytes": number_parser(int, 1, 104_857_600),
     "held_audio_max_bytes": number_parser(int, 10_485_760, 1_099_511_627_776),
     "recording_max_bytes": number_parser(int, 1_048_576, 1_099_511_627_776),
+    "audio_store_url": parse_audio_store_url,
     "client_address_header": parse_header_name,
     "max_connections": number_parser(int, 16, 1_000_000),
     "max_requests": number_parser(int, 1, 100_000),

@@ -66,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     chunk_max_bytes: int = 10_485_760
     held_audio_max_bytes: int = 4_294_967_296
     recording_max_bytes: int = 1_073_741_824
+    audio_store_url: str | None = None
     client_address_header: str | None = None
     max_connections: int = 4096
     max_requests: int = 256

@@ -16,6 +16,8 @@ from service.redis.sentinel_url import SENTINEL_SCHEMES, parse_sentinel
 _T = TypeVar("_T")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,500}")
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){1,8}")
+_S3_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]{1,100}){0,8}/?")
+_FOLDER_URL = re.compile(r"file://(/[A-Za-z0-9._=-]{1,100}){1,20}/?")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _UNSAFE_IN_HEADERS = frozenset("\r\n\0")
@@ -89,6 +91,16 @@ def parse_redis_url(raw: str) -> str:
         parse_sentinel(raw)
         return raw
     return url_parser("redis", "rediss", "unix", *SENTINEL_SCHEMES)(raw)
+
+
+def parse_audio_store_url(raw: str) -> str:
+    """Parse the address of an object store: a bucket of S3 with a prefix, or a folder."""
+    if raw.startswith("s3://"):
+        if not _S3_URL.fullmatch(raw):
+            raise ValueError("must be s3://bucket or s3://bucket/prefix, without credentials or parameters")
+    elif not _FOLDER_URL.fullmatch(raw):
+        raise ValueError("must be s3://bucket/prefix, or file:///folder")
+    return raw.rstrip("/")
 
 
 def parse_boolean(raw: str) -> bool:

@@ -3,17 +3,29 @@
 import time
 from collections.abc import AsyncIterator
 
+from msgspec import Struct
+
 from service.domain.audio.models import Audio, AudioFormat, ChunkPlan, HeldChunk
 from service.domain.errors import SessionEnded
 from service.domain.ids import Lease, SessionId, TenantId
 from service.store.audio_blocks import RECORDING_SEQUENCE, AudioBlockRows
 from service.store.database import Database
+from service.store.lifecycle_metrics import AUDIO_HANDED_OVER, AUDIO_HELD
 from service.store.queries import sql
 
 # The sums of kept audio are read again after this time; what this process adds meanwhile is counted here.
 _SUMS_SECONDS = 1.0
 # One tenant may use this part of the room for held audio.
 _MAX_SHARE_OF_TENANT = 0.5
+
+
+class HeldAudioFigures(Struct, frozen=True, kw_only=True):
+    """The bytes that are held, or kept after an ending, and for how long the oldest session is held."""
+
+    held_bytes: int = 0
+    kept_bytes: int = 0
+    oldest_create_seconds: float = 0.0
+    oldest_audio_seconds: float = 0.0
 
 
 class HeldAudioRows:
@@ -39,6 +51,7 @@ class HeldAudioRows:
 
     async def hold(self, chunk: ChunkPlan, audio: Audio, *, due_seconds: float) -> bool:
         """Store a chunk's bytes, encrypted, and make the handover due; false if the lease was lost."""
+        objects = await self._blocks.put_objects(chunk.session_id, chunk.sequence, audio)
         async with self._database.transaction() as connection:
             session = await connection.fetchrow(sql("held_audio.lock_session"), chunk.session_id)
             if session is None or session["status"] not in {"created", "recording"}:
@@ -48,7 +61,9 @@ class HeldAudioRows:
             )
             if held is None:
                 return False
-            await self._blocks.write(connection, chunk.tenant_id, chunk.session_id, chunk.sequence, audio)
+            content = audio if objects is None else objects
+            await self._blocks.write(connection, chunk.tenant_id, chunk.session_id, chunk.sequence, content)
+        AUDIO_HELD.inc()
         return True
 
     async def next_held(self, session_id: SessionId, lease: Lease) -> HeldChunk | None:
@@ -80,6 +95,8 @@ class HeldAudioRows:
             )
             if row is not None and is_stored:
                 await self._blocks.delete(connection, chunk.session_id, chunk.sequence)
+        if row is not None:
+            AUDIO_HANDED_OVER.labels(status).inc()
         return row is not None
 
     async def finish_handover(self, session_id: SessionId, lease: Lease) -> bool:
@@ -93,6 +110,20 @@ class HeldAudioRows:
             await connection.execute(sql("sessions.finish_handover"), session_id)
             await self._blocks.delete(connection, session_id, RECORDING_SEQUENCE)
         return True
+
+    async def repair(self, limit: int) -> list[SessionId]:
+        """Make the handover due of held sessions that have no pending call; return their ids."""
+        rows = await self._database.fetch(sql("held_audio.repair"), limit)
+        return [SessionId(row["id"]) for row in rows if row["is_open"]]
+
+    async def figures(self) -> HeldAudioFigures:
+        """Return the figures over all tenants."""
+        row = await self._database.fetchrow(sql("held_audio.figures"))
+        return HeldAudioFigures(**dict(row or {}))
+
+    async def purge(self, kept_seconds: float, limit: int) -> int:
+        """Delete blocks of sessions that ended so long ago; return how many."""
+        return await self._blocks.purge(kept_seconds, limit)
 
 
 class _HeldAudio:

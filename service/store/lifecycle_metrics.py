@@ -17,6 +17,14 @@ AUDIO_INCOMPLETE = Counter(
     "ekabridge_audio_incomplete",
     "Sessions of which EkaScribe lists fewer audio files after the end than it had confirmed.",
 )
+AUDIO_HELD = Counter(
+    "ekabridge_audio_held", "Chunks that EkaScribe did not take when they came, and that are held for it."
+)
+AUDIO_HANDED_OVER = Counter(
+    "ekabridge_audio_handed_over", "Held chunks that were handed over, by EkaScribe's answer.", ("outcome",)
+)
+for _outcome in ("stored", "refused"):
+    AUDIO_HANDED_OVER.labels(_outcome)
 END_TO_DOCUMENT = Histogram(
     "ekabridge_end_to_document_seconds",
     "Seconds from the end of a dictation until a document of it was stored.",

@@ -65,10 +65,13 @@ class RecordingRows:
             plan, lease, lease_seconds=0.0, life_seconds=life_seconds
         )
         hashed = await self._keys.hashed(call) if call else None
+        objects = await self._blocks.put_objects(plan.id, RECORDING_SEQUENCE, audio)
         try:
             async with self._writers, self._database.transaction() as connection:
                 await connection.execute(sql("sessions.insert"), *session)
                 await self._insert(connection, plan, audio, seconds, reconcile_seconds)
+                content = audio if objects is None else objects
+                await self._blocks.write(connection, plan.tenant_id, plan.id, RECORDING_SEQUENCE, content)
                 if hashed is not None:
                     # Last, because a call with the same key waits from here to the commit.
                     reserved = await self._keys.reserve(connection, hashed, plan.id, lease, _ANSWER_SECONDS)
@@ -94,7 +97,6 @@ class RecordingRows:
             seconds,
             bytes.fromhex(audio.sha256),
         )
-        await self._blocks.write(connection, plan.tenant_id, plan.id, RECORDING_SEQUENCE, audio)
         await connection.execute(sql("recordings.end_session"), plan.id, plan.tenant_id)
         templates = [TemplateId(name) for name in plan.templates] or [UNFILTERED]
         await connection.execute(
@@ -146,6 +148,7 @@ class RecordingRows:
     ) -> bool:
         """Hold one chunk of the recording for the vendor; false if the lease was lost."""
         audio = _Bytes(chunk.data)
+        objects = await self._blocks.put_objects(recording.session_id, chunk.sequence, audio)
         async with self._database.transaction() as connection:
             if not await _is_leased(connection, recording, lease):
                 return False
@@ -159,8 +162,9 @@ class RecordingRows:
                 chunk.format.media_type,
                 file_name,
             )
+            content = audio if objects is None else objects
             await self._blocks.write(
-                connection, recording.tenant_id, recording.session_id, chunk.sequence, audio
+                connection, recording.tenant_id, recording.session_id, chunk.sequence, content
             )
         return True
 

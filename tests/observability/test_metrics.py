@@ -116,10 +116,13 @@ async def test_chunks_are_counted_by_what_became_of_them(bridge: Bridge) -> None
     assert (await bridge.put(session_id, 0, b"one")).status_code == 200
     assert (await bridge.put(session_id, 0, b"another")).status_code == 409
     await bridge.fault("/audio/", times=None, status=500)
-    assert (await bridge.put(session_id, 1, b"two")).status_code == 502
-    counts = {each: grown("audio_chunks_total", outcome=each) for each in ("stored", "refused", "failed")}
-    assert counts == {"stored": 1, "refused": 1, "failed": 1}
-    assert grown("audio_bytes_total") == 3
+    assert (await bridge.put(session_id, 1, b"two")).json()["state"] == "held"
+    await bridge.database.execute("DROP TABLE audio_blocks CASCADE")
+    assert (await bridge.put(session_id, 2, b"three")).status_code == 503
+    outcomes = ("stored", "held", "refused", "failed")
+    counts = {each: grown("audio_chunks_total", outcome=each) for each in outcomes}
+    assert counts == {"stored": 1, "held": 1, "refused": 1, "failed": 1}
+    assert grown("audio_bytes_total") == 6
 
 
 @pytest.mark.parametrize(

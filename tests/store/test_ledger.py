@@ -195,6 +195,7 @@ WAYS_TO_BE_LOST = {
         "end",
         "UPDATE fetches SET status = 'settled', next_at = NULL, settled_at = now()",
     ),
+    "held audio that no call will hand over": ("end", "UPDATE sessions SET held_since = now()"),
     "a document that nobody will release": ("finish", "UPDATE documents SET released_at = NULL"),
     "a document that was released without its event": ("finish", "DELETE FROM events"),
     "a bad ending of which nobody was told": ("expire", "DELETE FROM events"),
@@ -227,6 +228,12 @@ async def test_each_way_to_be_lost_is_found(house, way):
     assert await ledger(house) == LOST
     look = await house.stores.ledger.look(house.tenant_id, None, None, "lost")
     assert look.shown == [session_id]
+
+
+async def test_held_audio_whose_handover_is_due_is_not_lost(house):
+    await house.end(NOTE)
+    await change(house, "UPDATE sessions SET held_since = now(), owed = 'audio', owed_next_at = now()")
+    assert await ledger(house) == IN_FLIGHT
 
 
 async def test_a_document_that_waits_for_a_call_that_is_due_is_not_lost(house):

@@ -39,7 +39,8 @@ def as_the_page_says(state: dict[str, Any]) -> str | None:
     if settled and not (fetch or further or open_ or unreleased or untold):
         return "delivered"
     nothing_moves = (not settled and not fetch) or (unreleased and not fetch and not further)
-    return "lost" if nothing_moves or untold or stranded else "in_flight"
+    forgotten = state["held"] == "forgotten" and not settled
+    return "lost" if nothing_moves or untold or stranded or forgotten else "in_flight"
 
 
 STATES = st.fixed_dictionaries(
@@ -49,6 +50,7 @@ STATES = st.fixed_dictionaries(
         "settled": st.booleans(),
         "erased": st.booleans(),
         "told": st.booleans(),
+        "held": st.sampled_from([None, "due", "forgotten"]),
         "fetches": st.lists(st.sampled_from(["pending", "further", "settled"]), max_size=2),
         "documents": st.lists(st.sampled_from(["unreleased", "untold", "told"]), max_size=2),
         "deliveries": st.lists(
@@ -72,10 +74,13 @@ async def build(connection: asyncpg.Connection, tenant: TenantId, number: int, s
     state["settled"] = settled
     await connection.execute(
         "INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages, "
-        "expires_at, ended_at, settled_at, erased_at) VALUES ($1, $2, 'default', $3, 'chunked', 'd', 'p', "
+        "expires_at, ended_at, settled_at, erased_at, held_since, owed, owed_next_at) "
+        "VALUES ($1, $2, 'default', $3, 'chunked', 'd', 'p', "
         "'{}', '{}', now(), CASE WHEN $4 THEN now() END, CASE WHEN $5 THEN now() END, "
-        "CASE WHEN $6 THEN now() END)",
+        "CASE WHEN $6 THEN now() END, CASE WHEN $7 THEN now() END, CASE WHEN $8 THEN 'audio' END, "
+        "CASE WHEN $8 THEN now() END)",
         *(name, tenant, state["status"], state["ended"], settled, state["erased"]),
+        *(state["held"] is not None, state["held"] == "due"),
     )
     if state["told"]:
         await connection.execute(

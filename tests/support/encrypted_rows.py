@@ -61,6 +61,8 @@ async def fill(house: House) -> dict[str, str]:
     await house.record(delivery, make_answer(200, NAME.encode()))
     open_ = await house.create(details=DETAILS)
     await house.store_chunk(open_, 0, NAME.encode())
+    await house.hold_chunk(await house.create(details=DETAILS), 0, NAME.encode())
+    await house.connection.execute("INSERT INTO audio_object_deletions (name) VALUES ('folder/ses/object')")
     streamed, stream_lease = await house.create(upload="stream", details=DETAILS), make_lease()
     assert await stores.streams.claim(streamed, stream_lease, 60)
     token_lease = make_lease()

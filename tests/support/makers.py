@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -49,6 +51,19 @@ class TurnedClock:
         self.waits.append(seconds)
         await asyncio.sleep(0)  # others get their turn, as they would in a real wait
         self.at += timedelta(seconds=seconds)
+
+
+class BytesAudio:
+    """The domain's Audio over bytes, which it yields in small pieces."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.size = len(content)
+        self.sha256 = hashlib.sha256(content).hexdigest()
+
+    async def read(self) -> AsyncIterator[bytes]:
+        for start in range(0, self.size, 65_536):
+            yield self._content[start : start + 65_536]
 
 
 async def wanted() -> bool:

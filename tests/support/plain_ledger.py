@@ -10,6 +10,7 @@ from tests.support.store_house import House
 PLAIN = """
 WITH facts AS MATERIALIZED (
     SELECT s.id, coalesce(s.ended_at, s.settled_at) AS at, s.settled_at IS NULL AS lacks_ending,
+           s.settled_at IS NULL AND s.held_since IS NOT NULL AND s.owed IS NULL AS is_forgotten,
            EXISTS (SELECT 1 FROM fetches f WHERE f.session_id = s.id AND f.status = 'pending'
                    AND f.asked IS NULL) AS has_fetch,
            EXISTS (SELECT 1 FROM fetches f WHERE f.session_id = s.id AND f.status = 'pending'
@@ -43,7 +44,7 @@ WITH facts AS MATERIALIZED (
            lacks_ending OR has_fetch OR has_further_fetch OR has_pending OR has_paused OR has_unreleased
            OR has_untold AS is_waiting,
            lacks_ending AND NOT has_fetch OR has_unreleased AND NOT has_fetch AND NOT has_further_fetch
-           OR has_untold OR has_stranded AS is_stuck
+           OR has_untold OR has_stranded OR is_forgotten AS is_stuck
     FROM facts
 )
 SELECT count(*) AS ended,

@@ -34,6 +34,7 @@ from service.domain.webhooks import Received
 from tests.support.fakes import ScriptedVendor
 from tests.support.makers import (
     NOTE,
+    BytesAudio,
     TurnedClock,
     make_answer,
     make_document,
@@ -100,7 +101,7 @@ class House:
         assert await self.stores.sessions.record_created(session_id, lease, made)
         return session_id
 
-    async def claim_chunk(self, session_id: SessionId, sequence: int, audio: bytes, **fields: Any) -> Any:
+    def chunk_plan(self, session_id: SessionId, sequence: int, audio: bytes, **fields: Any) -> ChunkPlan:
         values: dict[str, Any] = {
             "sha256": hashlib.sha256(audio).hexdigest(),
             "size": len(audio),
@@ -110,12 +111,22 @@ class House:
             "lease_seconds": 60,
         }
         place = {"tenant_id": self.tenant_id, "session_id": session_id, "sequence": sequence}
-        return await self.stores.audio.claim(ChunkPlan(**(place | values | fields)))
+        return ChunkPlan(**(place | values | fields))
+
+    async def claim_chunk(self, session_id: SessionId, sequence: int, audio: bytes, **fields: Any) -> Any:
+        return await self.stores.audio.claim(self.chunk_plan(session_id, sequence, audio, **fields))
 
     async def store_chunk(self, session_id: SessionId, sequence: int, audio: bytes = b"audio") -> bool:
         await self.claim_chunk(session_id, sequence, audio)
         sha256 = hashlib.sha256(audio).hexdigest()
         return await self.stores.audio.record(session_id, sequence, sha256)
+
+    async def hold_chunk(self, session_id: SessionId, sequence: int, audio: bytes = b"audio") -> None:
+        """A chunk that the vendor did not take; its handover is due."""
+        lease = make_lease()
+        await self.claim_chunk(session_id, sequence, audio, lease=lease)
+        plan = self.chunk_plan(session_id, sequence, audio, lease=lease)
+        assert await self.stores.held_audio.hold(plan, BytesAudio(audio), due_seconds=0)
 
     async def begin_end(self, session_id: SessionId, *, reconcile_seconds: float = 0) -> Lease:
         lease = make_lease()

@@ -46,6 +46,10 @@ class ResponsePermit:
         if self.size > size:
             self._memory.release(self, self.size - size)
 
+    def on_progress(self) -> None:
+        """Note that the client has read a part of a streamed response: its time for the next begins."""
+        self.since = self._memory.now()
+
     def release(self) -> None:
         """Release everything; the request is over."""
         # Breaks a reference cycle with the request, which would stay in memory until a garbage collection.
@@ -110,6 +114,11 @@ class ResponseMemory:
             del self._used_by_tenant[permit.tenant]
         self._freed.set()
 
+    @staticmethod
+    def now() -> float:
+        """Return the time by which permits are compared."""
+        return asyncio.get_running_loop().time()
+
     def _fits(self, permit: ResponsePermit, size: int) -> bool:
         is_free = self.used_bytes + size <= self.max_bytes
         return is_free and self._used_by_tenant[permit.tenant] + size <= tenant_quota(self.max_bytes)
@@ -126,6 +135,13 @@ _CURRENT: ContextVar[ResponsePermit | None] = ContextVar("ekabridge_answer_permi
 def begin_response(permit: ResponsePermit) -> None:
     """Make this the permit of the current request."""
     _CURRENT.set(permit)
+
+
+def response_progressed() -> None:
+    """Note that the client of the current request has read a part of its streamed response."""
+    permit = _CURRENT.get()
+    if permit is not None:
+        permit.on_progress()
 
 
 async def reserve_response(stored_bytes: int) -> None:

@@ -39,7 +39,9 @@ MAX_SEQUENCE = 99_999
 CHUNKS = Counter(
     "ekabridge_audio_chunks", "Whole chunks by what became of them; repeated ones, too.", ("outcome",)
 )
-BYTES = Counter("ekabridge_audio_bytes", "Bytes of audio in chunks that were stored, repeated ones too.")
+BYTES = Counter(
+    "ekabridge_audio_bytes", "Bytes of audio in chunks that were stored or held, repeated ones too."
+)
 
 
 @dataclass
@@ -103,7 +105,7 @@ async def store_chunk(
         stored = await services.audio.uploads.accept_chunk(
             principal, session_id, sequence, audio_format, audio
         )
-        outcome = "stored"
+        outcome = stored.state
         BYTES.inc(audio.size)
     except (VendorUnreachable, StoreUnavailable):
         raise

@@ -82,3 +82,13 @@ class HeldChunk(Struct, frozen=True, kw_only=True):
     size: int
     audio_format: AudioFormat
     file_name: str
+
+
+class KeptChunk(Struct, frozen=True, kw_only=True):
+    """A chunk whose bytes ekabridge still has; `sha256` is hexadecimal."""
+
+    sequence: int
+    file_name: str
+    media_type: str
+    size: int
+    sha256: str

@@ -71,6 +71,12 @@ WITH found (place, value, percent) AS (
     FROM events TABLESAMPLE SYSTEM (least(100.0, 100.0 * $1::float8 * current_setting('block_size')::int
                                           / greatest(1, pg_relation_size('events')))::real)
     UNION ALL
+    SELECT 'audio_blocks.data_sealed', data_sealed,
+           least(100.0, 100.0 * $1::float8 * current_setting('block_size')::int
+                        / greatest(1, pg_relation_size('audio_blocks')))
+    FROM audio_blocks TABLESAMPLE SYSTEM (least(100.0, 100.0 * $1::float8 * current_setting('block_size')::int
+                                                / greatest(1, pg_relation_size('audio_blocks')))::real)
+    UNION ALL
     SELECT 'idempotency_keys.answer_sealed', answer_sealed,
            least(100.0, 100.0 * $1::float8 * current_setting('block_size')::int
                         / greatest(1, pg_relation_size('idempotency_keys')))

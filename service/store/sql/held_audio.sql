@@ -34,3 +34,26 @@ RETURNING sequence;
 -- Checks whether a session has held chunks, or a recording that is not cut into chunks yet.
 SELECT 1 WHERE EXISTS (SELECT FROM chunks WHERE session_id = $1 AND status = 'held')
             OR EXISTS (SELECT FROM recordings WHERE session_id = $1 AND cut_at IS NULL);
+
+-- name: repair
+-- Makes a handover due for each held session without a pending call; one that has its ending is held no longer.
+WITH found AS (
+    SELECT id, status IN ('created', 'recording', 'processing') AS is_open FROM sessions
+    WHERE held_since IS NOT NULL AND owed IS NULL ORDER BY held_since LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+UPDATE sessions s
+SET held_since = CASE WHEN found.is_open THEN s.held_since END, owed = CASE WHEN found.is_open THEN 'audio' END,
+    owed_next_at = CASE WHEN found.is_open THEN now() END, owed_lease = NULL, owed_attempts = 0
+FROM found WHERE s.id = found.id
+RETURNING s.id, found.is_open;
+
+-- name: figures
+-- Sums the kept audio of sessions that are held and of others, and finds since when the oldest is held.
+SELECT coalesce(sum(kept.bytes) FILTER (WHERE s.held_since IS NOT NULL), 0)::bigint AS held_bytes,
+       coalesce(sum(kept.bytes) FILTER (WHERE s.held_since IS NULL), 0)::bigint AS kept_bytes,
+       (SELECT coalesce(extract(epoch FROM now() - min(held_since)), 0)::float8 FROM sessions
+        WHERE held_since IS NOT NULL AND owed = 'create') AS oldest_create_seconds,
+       (SELECT coalesce(extract(epoch FROM now() - min(held_since)), 0)::float8 FROM sessions
+        WHERE held_since IS NOT NULL AND owed IS DISTINCT FROM 'create') AS oldest_audio_seconds
+FROM (SELECT session_id, sum(bytes) AS bytes FROM audio_blocks GROUP BY session_id) kept
+JOIN sessions s ON s.id = kept.session_id;

@@ -50,6 +50,8 @@ WITH folded AS MATERIALIZED (  -- days that ledger.fold has counted
     SELECT s.id, coalesce(s.ended_at, s.settled_at) AS at, s.settled_at IS NULL AS lacks_ending,
            coalesce(coalesce(s.ended_at, s.settled_at) >= span.first AND coalesce(s.ended_at, s.settled_at) < span.over,
                     false) AS is_folded,
+           -- Audio waits for the vendor, and no call is pending that would hand it over.
+           s.settled_at IS NULL AND s.held_since IS NOT NULL AND s.owed IS NULL AS is_forgotten,
            owed.has_fetch, owed.has_further_fetch, sent.is_dead, sent.has_pending, sent.has_paused, sent.has_stranded,
            s.erased_at IS NULL AND s.status <> 'cancelled' AND made.has_unreleased AS has_unreleased,
            s.erased_at IS NULL AND made.has_untold
@@ -83,7 +85,7 @@ WITH folded AS MATERIALIZED (  -- days that ledger.fold has counted
            lacks_ending OR has_fetch OR has_further_fetch OR has_pending OR has_paused OR has_unreleased
            OR has_untold AS is_waiting,
            lacks_ending AND NOT has_fetch OR has_unreleased AND NOT has_fetch AND NOT has_further_fetch
-           OR has_untold OR has_stranded AS is_stuck
+           OR has_untold OR has_stranded OR is_forgotten AS is_stuck
     FROM facts
 ), total AS (
     SELECT (SELECT coalesce(sum(ended), 0) FROM ledger_days d, days

@@ -69,3 +69,17 @@ async def test_a_slow_reader_is_disconnected_only_while_others_wait() -> None:
     with pytest.raises(Overloaded):
         await permit_of(memory, "slow").acquire(30)
     assert "slow" in cuts
+
+
+async def test_a_reader_of_a_stream_is_cut_only_if_its_last_part_took_too_long() -> None:
+    memory, cuts = ResponseMemory(120, max_wait_seconds=0.6, grace_seconds=0.2), []
+    quick, slow = permit_of(memory, "quick", cuts), permit_of(memory, "slow", cuts)
+    await quick.acquire(20)
+    await slow.acquire(20)
+    waiting = asyncio.create_task(permit_of(memory, "third").acquire(20))
+    while not waiting.done():
+        quick.on_progress()
+        await asyncio.sleep(0.05)
+    with pytest.raises(Overloaded):
+        await waiting
+    assert set(cuts) == {"slow"}

@@ -137,6 +137,11 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
         ("audio.claim", "", chunk),
         ("audio.record", "", lambda row: [[row["id"]], [0], [_HASH]]),
         ("audio.sequences", "", by_id),
+        ("held_audio.repair", "", always(100)),
+        ("held_audio.figures", "", always()),
+        ("audio_blocks.purge", "", always(604_800.0, 64)),
+        ("kept_audio.extent", "", owned),
+        ("kept_audio.chunks", "", owned),
         ("webhook_events.receive", "", lambda r: ["default", r["id"], uuid4().hex, "v", _HASH, 9, True]),
         (
             "webhook_events.receive",

@@ -292,7 +292,7 @@ VENDOR = Board(
             ),
             Panel(
                 "Audio handed over",
-                "Bytes of chunks that EkaScribe took.",
+                "Bytes of chunks that EkaScribe took, or that are held for it.",
                 "Bps",
                 {"audio": "sum(rate(ekabridge_audio_bytes_total{NS}[$window]))"},
             ),
@@ -310,6 +310,32 @@ VENDOR = Board(
                 "Part of the disk that it may take; at the limit uploads are told to come again.",
                 "percentunit",
                 {"{{instance}}": "ekabridge_spool_bytes{NS} / ekabridge_spool_limit_bytes{NS}"},
+            ),
+        ],
+        "Held audio": [
+            Panel(
+                "Held audio",
+                "Audio in our database: held for EkaScribe, or kept after its session ended badly.",
+                "bytes",
+                {"{{state}}": "max by (state) (ekabridge_held_audio_bytes{NS})"},
+                is_stacked=True,
+            ),
+            Panel(
+                "Oldest held audio",
+                "For how long the session that waits longest has waited for EkaScribe.",
+                "s",
+                {"{{call}}": "max by (call) (ekabridge_held_audio_oldest_seconds{NS})"},
+            ),
+            Panel(
+                "Chunks held and handed over",
+                "Chunks that EkaScribe did not take at once, and what it answered later.",
+                "ops",
+                {
+                    "held": "sum(rate(ekabridge_audio_held_total{NS}[$window]))",
+                    "handed over, {{outcome}}": (
+                        "sum by (outcome) (rate(ekabridge_audio_handed_over_total{NS}[$window]))"
+                    ),
+                },
             ),
         ],
         "Webhooks and results": [
