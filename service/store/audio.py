@@ -11,7 +11,7 @@ from asyncpg import Record
 from service.concurrency.batching import Batcher
 from service.domain.audio.models import Audio, AudioFormat, ChunkClaim, ChunkPlan, HeldChunk
 from service.domain.errors import SessionEnded, StoreUnavailable
-from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
 from service.store.queries import sql
@@ -179,6 +179,7 @@ class AudioRows:
 def _claim(row: Record) -> ChunkClaim:
     sha256 = row["chunk_sha256"]
     return ChunkClaim(
+        vendor_id=VendorSessionId(row["vendor_id"]),
         account=Account(row["account"]),
         session_status=row["status"],
         upload=row["upload"],
