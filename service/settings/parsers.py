@@ -17,6 +17,7 @@ _T = TypeVar("_T")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,500}")
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){1,8}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_KEEP_AUDIO = re.compile(r"on_trouble|until_result|[1-9][0-9]{0,2}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _UNSAFE_IN_HEADERS = frozenset("\r\n\0")
 
@@ -137,6 +138,12 @@ def _header_name(raw: str) -> str:
     return raw
 
 
+def _keep_audio(raw: str) -> str:
+    if not _KEEP_AUDIO.fullmatch(raw):
+        raise ValueError("must be on_trouble, until_result, or a number of days between 1 and 999")
+    return raw
+
+
 def _system(raw: str) -> str:
     if not _URI.fullmatch(raw):
         raise ValueError("must be a URI, such as https://hospital.example/mrn or urn:oid:1.2.3")
@@ -179,6 +186,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "max_uploads": _number(int, 1, 100_000),
     "max_streams": _number(int, 1, 100_000),
     "held_audio_max_bytes": _number(int, 10_485_760, 1_099_511_627_776),
+    "keep_audio": _keep_audio,
     "max_spool_bytes": _number(int, 1_048_576, 1_099_511_627_776),
     "rate_limit_per_second": _number(int, 0, 100_000),
     "rate_limit_burst": _number(int, 1, 1_000_000),

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from service.domain.audio.models import Audio, AudioFormat, ChunkPlan, HeldChunk
 from service.domain.errors import SessionEnded
-from service.domain.ids import Lease, SessionId, TenantId
+from service.domain.ids import Lease, SessionId, TenantId, VendorSessionId
 from service.store.audio_blocks import AudioBlockRows
 from service.store.database import Database
 from service.store.queries import sql
@@ -14,6 +14,12 @@ from service.store.queries import sql
 _SUMS_SECONDS = 1.0
 # One tenant may use this part of the room for held audio.
 _MAX_SHARE_OF_TENANT = 0.5
+# Audio that the vendor has confirmed leaves the other half of the room to an outage.
+_MAX_SHARE_OF_CONFIRMED = 0.5
+
+
+class _NotRecordedError(Exception):
+    """Rolls a transaction back: the session accepts no more audio, or was made again at the vendor."""
 
 
 class HeldAudioRows:
@@ -26,7 +32,7 @@ class HeldAudioRows:
         self._max_held_bytes = max_held_bytes
         self._sums: dict[TenantId, tuple[float, int, int]] = {}
 
-    async def has_room(self, tenant_id: TenantId, size: int) -> bool:
+    async def has_room(self, tenant_id: TenantId, size: int, *, is_confirmed: bool = False) -> bool:
         """Return whether so many more bytes may be held; the sums are up to a second old."""
         read_at, of_tenant, in_all = self._sums.get(tenant_id, (0.0, 0, 0))
         now = time.monotonic()
@@ -35,7 +41,27 @@ class HeldAudioRows:
             of_tenant, in_all = await self._blocks.kept_bytes(tenant_id)
         of_tenant, in_all = of_tenant + size, in_all + size
         self._sums[tenant_id] = (read_at, of_tenant, in_all)
-        return in_all <= self._max_held_bytes and of_tenant <= self._max_held_bytes * _MAX_SHARE_OF_TENANT
+        room = self._max_held_bytes * (_MAX_SHARE_OF_CONFIRMED if is_confirmed else 1)
+        return in_all <= room and of_tenant <= room * _MAX_SHARE_OF_TENANT
+
+    async def record_kept(self, chunk: ChunkPlan, vendor_id: VendorSessionId, audio: Audio) -> bool:
+        """Record that the vendor has the chunk, and store its bytes; false as AudioRows.record."""
+        try:
+            async with self._database.transaction() as connection:
+                await self._blocks.write(connection, chunk.tenant_id, chunk.session_id, chunk.sequence, audio)
+                # Last, because it locks the session.
+                recorded = await connection.fetchrow(
+                    sql("audio.record"),
+                    [chunk.session_id],
+                    [chunk.sequence],
+                    [bytes.fromhex(chunk.sha256)],
+                    [vendor_id],
+                )
+                if recorded is None:
+                    raise _NotRecordedError
+        except _NotRecordedError:
+            return False
+        return True
 
     async def hold(self, chunk: ChunkPlan, audio: Audio, *, due_seconds: float) -> bool:
         """Store a chunk's bytes, encrypted, and make the handover due; false if the lease was lost."""
@@ -72,7 +98,7 @@ class HeldAudioRows:
         return _HeldAudio(self._blocks, chunk)
 
     async def record_handed_over(self, chunk: HeldChunk, lease: Lease, *, is_stored: bool) -> bool:
-        """Record what became of a held chunk, and delete the bytes of a stored one."""
+        """Record what became of a held chunk, and delete the bytes of a stored one unless they are kept."""
         status = "stored" if is_stored else "refused"
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(

@@ -9,6 +9,8 @@ from service.store.session_updates import audit, count_rows, erase_rows
 
 # The actor of erasures in the audit trail.
 ACTOR = "retention"
+# A session that ended badly keeps its audio for so long at least, so that it can be exported.
+_AFTER_BAD_ENDING_DAYS = 7
 
 
 class Kept(Struct, frozen=True):
@@ -36,6 +38,10 @@ class RetentionRows:
     async def delete(self, kept: Kept) -> bool:
         """Delete every row of a session except its audit entries; false as in `erase`."""
         return await self._take_out(kept, rows=True)
+
+    async def purge_audio(self, limit: int) -> int:
+        """Delete up to `limit` blocks of audio that was kept long enough (KEEP_AUDIO); return how many."""
+        return len(await self._database.fetch(sql("retention.purge_audio"), limit, _AFTER_BAD_ENDING_DAYS))
 
     async def _take_out(self, kept: Kept, *, rows: bool) -> bool:
         session_id, tenant_id = kept.session_id, kept.tenant_id

@@ -313,8 +313,8 @@ async def _close(
     if fetches and all(each.is_settled for each in fetches):
         # This call was for the transcript only, so the documents determine the status.
         return msgspec.structs.replace(fetched, has_events=await conclude(unit, clock))
-    await close(unit, status, code, clock, has_verdicts=result is not None)
-    return fetched
+    has_events = await close(unit, status, code, clock, has_verdicts=result is not None)
+    return msgspec.structs.replace(fetched, has_events=has_events)
 
 
 async def _again(

@@ -1,11 +1,11 @@
-"""Changes of tenants: a new one, and for how many days its content and its rows are kept."""
+"""Changes of tenants: a new one, and for how long its content, its rows and its audio are kept."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
-from schemas.tenants import Tenant, TenantDefaults
+from schemas.tenants import KeepAudio, Tenant, TenantDefaults
 from service.domain.audit import Actor, AuditedUnit
 from service.domain.errors import InvalidRequest
 from service.domain.ids import TenantId, new_tenant_id
@@ -39,6 +39,10 @@ class TenantUnit(AuditedUnit, Protocol):
 
     async def set_retention(self, retention: Retention) -> Tenant:
         """Keep its content and rows for so long from now on."""
+        ...
+
+    async def set_keep_audio(self, choice: KeepAudio | None) -> Tenant:
+        """Keep the confirmed audio of new sessions for so long; None follows the setting. Raises NotFound."""
         ...
 
 
@@ -79,4 +83,11 @@ class Tenants:
             changed = await unit.set_retention(Retention(content_days=content, metadata_days=metadata))
             facts = {"content_days": content, "metadata_days": metadata}
             await unit.record("retention.changed", tenant_id, **facts)
+        return changed
+
+    async def change_keep_audio(self, tenant_id: TenantId, choice: KeepAudio | None) -> Tenant:
+        """Change for how long the confirmed audio of a tenant's new sessions is kept. Raises NotFound."""
+        async with self._store.changing(Actor.operator(tenant_id)) as unit:
+            changed = await unit.set_keep_audio(choice)
+            await unit.record("tenant.changed", tenant_id, keep_audio=choice)
         return changed
