@@ -18,10 +18,6 @@ _MAX_SHARE_OF_TENANT = 0.5
 _MAX_SHARE_OF_CONFIRMED = 0.5
 
 
-class _NotRecordedError(Exception):
-    """Rolls a transaction back: the session accepts no more audio, or was made again at the vendor."""
-
-
 class HeldAudioRows:
     """The domain's AudioHold and HeldAudioStore over PostgreSQL."""
 
@@ -46,21 +42,18 @@ class HeldAudioRows:
 
     async def record_kept(self, chunk: ChunkPlan, vendor_id: VendorSessionId, audio: Audio) -> bool:
         """Record that the vendor has the chunk, and store its bytes; false as AudioRows.record."""
-        try:
-            async with self._database.transaction() as connection:
-                await self._blocks.write(connection, chunk.tenant_id, chunk.session_id, chunk.sequence, audio)
-                # Last, because it locks the session.
-                recorded = await connection.fetchrow(
-                    sql("audio.record"),
-                    [chunk.session_id],
-                    [chunk.sequence],
-                    [bytes.fromhex(chunk.sha256)],
-                    [vendor_id],
-                )
-                if recorded is None:
-                    raise _NotRecordedError
-        except _NotRecordedError:
-            return False
+        async with self._database.transaction() as connection:
+            # First, because it locks the session, as every transaction does before it writes blocks.
+            recorded = await connection.fetchrow(
+                sql("audio.record"),
+                [chunk.session_id],
+                [chunk.sequence],
+                [bytes.fromhex(chunk.sha256)],
+                [vendor_id],
+            )
+            if recorded is None:
+                return False
+            await self._blocks.write(connection, chunk.tenant_id, chunk.session_id, chunk.sequence, audio)
         return True
 
     async def hold(self, chunk: ChunkPlan, audio: Audio, *, due_seconds: float) -> bool:

@@ -505,7 +505,8 @@ class MemorySettle:
         if not self.kept.keeps_audio or self.kept.remade_for is not None:
             return False
         self.kept.remade_for = reason
-        self.kept.fetches = {each: Owed(each) for each in self.kept.fetches if each != UNFILTERED}
+        names = [TemplateId(name) for name in self.kept.templates] or [UNFILTERED]
+        self.kept.fetches = {each: Owed(each) for each in names}
         return True
 
     async def settle_session(self, status: Any, *, error_code: str | None, error_message: str | None) -> None:
