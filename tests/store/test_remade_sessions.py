@@ -264,6 +264,17 @@ async def test_results_of_a_remade_session_are_awaited_from_its_remake_on(house)
     assert job.ended_seconds_ago < 60
 
 
+async def test_nobody_hurries_the_results_of_a_session_that_the_vendor_may_not_have_yet(house):
+    session_id, lease = await keeping(house, NOTE)
+    await remake(house, session_id, lease)
+    refresh = house.stores.result_refresh
+    assert not await refresh.hurry(house.tenant_id, session_id, 0)
+    assert (await refresh.refresh(house.tenant_id, session_id, "key_1", 0)).is_requested
+    assert await house.claim_fetches(session_id) == []
+    await house.connection.execute("UPDATE sessions SET held_since = NULL")
+    assert await refresh.hurry(house.tenant_id, session_id, 0)
+
+
 async def test_confirmed_audio_leaves_half_of_the_room_to_an_outage(house):
     has_room, most = house.stores.held_audio.has_room, 4_294_967_296
     assert await has_room(house.tenant_id, most // 4, is_confirmed=True)
