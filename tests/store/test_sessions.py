@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.ids import Account, SessionId, TenantId
 from service.domain.sessions.models import EndRecorded, VendorEnd, VendorSession
-from service.store.metrics import AUDIO_INCOMPLETE
+from service.store.lifecycle_metrics import AUDIO_INCOMPLETE
 from service.store.paging import after_cursor
 from service.store.session_queries import SessionFilter, SessionQueries
 from tests.support.makers import NOTE, make_lease

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from schemas.destinations import DestinationChange, DestinationCreate
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.bootstrap.container import Stores
 from service.domain.audio.models import ChunkPlan
 from service.domain.audit import Actor
@@ -53,7 +53,7 @@ async def accept_call(_: DestinationCreate | DestinationChange) -> None:
 
 
 async def new_tenant(stores: Stores, name: str = "first") -> TenantId:
-    return TenantId((await Tenants(stores.tenants).add(name, TenantDefaults())).id)
+    return TenantId((await Tenants(stores.tenants).add(name, SessionDefaults())).id)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from schemas.api_keys import Role
-from schemas.tenants import KeepAudio, TenantDefaults
+from schemas.tenants import KeepAudio, SessionDefaults
 from service.domain.ids import Account, KeyId, TenantId
 
 
@@ -13,6 +13,6 @@ class Principal(Struct, frozen=True, kw_only=True):
     key_id: KeyId
     tenant_id: TenantId
     role: Role
-    defaults: TenantDefaults
+    defaults: SessionDefaults
     account: Account
     keep_audio: KeepAudio | None = None  # the tenant's choice instead of the setting

@@ -2,7 +2,7 @@
 
 import structlog
 
-from schemas.events import EventType
+from schemas.events import SessionEventType
 from schemas.sessions import SessionStatus
 from service.domain.clock import Clock
 from service.domain.ids import UNFILTERED, TemplateId, new_vendor_session_id
@@ -74,7 +74,7 @@ async def close(
         await settle(unit, "partial", code)
     else:
         await settle(unit, status, code)
-        ending: EventType = "session.expired" if status == "expired" else "session.failed"
+        ending: SessionEventType = "session.expired" if status == "expired" else "session.failed"
         await emit_ending(unit, ending, code, clock)
     await release(unit, clock)
     return True

@@ -25,7 +25,7 @@ WHERE tenant_id = $1 AND id = $2 AND owed = 'create' AND (owed_lease IS NULL OR 
 RETURNING coalesce(vendor_session_id, id) AS vendor_id;
 
 -- name: record_created
--- Records that the vendor has the session; an expiry in the past is a clock error. Held audio is due next.
+-- Records that the vendor has the session; its held audio is due next. An expiry in the past is a clock error.
 UPDATE sessions SET owed = CASE WHEN held_since IS NOT NULL THEN 'audio' END,
                     owed_next_at = CASE WHEN held_since IS NOT NULL THEN now() END, owed_lease = NULL,
                     upload_url_sealed = $3,

@@ -26,7 +26,15 @@ from service.domain.errors import (
 from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 from service.domain.sessions.change_polling import tenant_quota
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
-from service.domain.streams.relay import SESSION_OVER, TAKEN_OVER, Client, CloseReason, Relay, VendorStream
+from service.domain.streams.relay import (
+    SESSION_ENDED,
+    SESSION_GONE,
+    TAKEN_OVER,
+    Client,
+    CloseReason,
+    Relay,
+    VendorStream,
+)
 from service.domain.vendor_calls import CALLING_TENANT
 
 log = structlog.get_logger()
@@ -309,7 +317,7 @@ class Streams:
             if stream.relay is None:
                 continue
             if state is None or state.is_erased:  # retention erases the rows, too
-                stream.relay.cut(CloseReason("session_erased", SESSION_OVER, "the session was erased"))
+                stream.relay.cut(CloseReason("session_erased", SESSION_GONE, "the session was erased"))
                 continue
             if stream.is_shutting_down:
                 continue
@@ -347,8 +355,8 @@ def _ids(streams: dict[Lease, OpenStream]) -> list[SessionId]:
 def _unwanted(state: StreamState, lease: Lease) -> CloseReason | None:
     if state.status not in OPEN_STATUSES:
         if state.status in {"expired", "cancelled"}:
-            return CloseReason("session_over", SESSION_OVER, f"the session is {state.status}")
-        return CloseReason("session_over", 1000, "the session was ended")
+            return CloseReason("session_over", SESSION_GONE, f"the session is {state.status}")
+        return CloseReason("session_over", SESSION_ENDED, "the session was ended")
     if state.is_yielding or state.lease != lease:
         return CloseReason("taken_over", TAKEN_OVER, "another client took this stream over")
     return None
