@@ -12,6 +12,8 @@ from service.store.queries import sql
 
 # The sums of kept audio are read again after this time; what this process adds meanwhile is counted here.
 _SUMS_SECONDS = 1.0
+# Every chunk of a session that keeps its audio asks for room, and such a session need not be precise.
+_SUMS_OF_CONFIRMED_SECONDS = 10.0
 # One tenant may use this part of the room for held audio.
 _MAX_SHARE_OF_TENANT = 0.5
 # Audio that the vendor has confirmed leaves the other half of the room to an outage.
@@ -29,10 +31,10 @@ class HeldAudioRows:
         self._sums: dict[TenantId, tuple[float, int, int]] = {}
 
     async def has_room(self, tenant_id: TenantId, size: int, *, is_confirmed: bool = False) -> bool:
-        """Return whether so many more bytes may be held; the sums are up to a second old."""
+        """Return whether so many more bytes may be held; the sums are at most ten seconds old."""
         read_at, of_tenant, in_all = self._sums.get(tenant_id, (0.0, 0, 0))
         now = time.monotonic()
-        if now - read_at > _SUMS_SECONDS:
+        if now - read_at > (_SUMS_OF_CONFIRMED_SECONDS if is_confirmed else _SUMS_SECONDS):
             read_at = now
             of_tenant, in_all = await self._blocks.kept_bytes(tenant_id)
         of_tenant, in_all = of_tenant + size, in_all + size

@@ -284,7 +284,8 @@ class SettleRows:
         await self._connection.execute(
             sql("sessions.settle"), self.session_id, status, error_code, error_message
         )
-        if status == "completed" and self._keep_audio_days == 0:
+        is_good = status == "completed" and self._audio_missing is None
+        if is_good and self._keep_audio_days == 0:
             await self._connection.execute(sql("erasure.audio_blocks"), self.session_id)
         self._endings.append(status)
         self.status = status

@@ -197,6 +197,24 @@ async def test_held_audio_whose_session_is_gone_goes_to_a_new_one(database_url: 
         assert delivery["body"]["type"] == "document.ready"
 
 
+async def test_a_chunk_that_is_refused_when_it_is_handed_over_is_missing(bridge: Bridge) -> None:
+    session = await bridge.create()
+    await bridge.fault("/voice/v1/", **AWAY)
+    for sequence in range(2):
+        assert (await bridge.put(session["id"], sequence)).json()["state"] == "held"
+    assert (await bridge.end(session["id"], chunks=2)).status_code == 202
+    await clear_faults(bridge)
+    refusal = {"error": {"code": "invalid_audio_format", "message": "no audio"}}
+    await bridge.fault("/audio/audio_1", status=415, body=json.dumps(refusal), times=None)
+    await bridge.start_worker()
+    done = await bridge.reach(session["id"], "completed")
+    (delivery,) = await bridge.received(1)
+    for warnings in (done["warnings"], delivery["body"]["data"]["warnings"]):
+        assert [(each["code"], each["missing"]) for each in warnings] == [("audio_incomplete", [1])]
+    assert await bridge.calls("/voice/v1/sessions$", "POST") == 1
+    assert await kept_bytes(bridge) == 2 * len(b"audio")  # it can be exported
+
+
 async def test_a_worker_that_dies_in_between_leaves_it_to_the_next(bridge: Bridge) -> None:
     session_id = await begin(bridge)
     body = {"session_id": session_id, "status": "processing", "audio_files": []}

@@ -62,6 +62,17 @@ async def test_it_is_made_again_once_and_the_emr_hears_of_the_second_ending_only
     assert (desk.told, desk.store.kept.error_code) == ([event], reason)
 
 
+async def test_a_result_that_is_made_again_is_not_counted_as_given_up() -> None:
+    counted: list[str] = []
+    desk = Desk(make_result("missing"))
+    desk.fetcher = ResultFetcher(
+        store=desk.store, vendor=desk.vendor, clock=TurnedClock(), count=counted.append
+    )
+    await desk.run()
+    assert desk.store.kept.remade_for == "vendor_session_missing"
+    assert set(counted) == {"pending", "settled"}
+
+
 async def test_without_kept_audio_it_ends_as_ever() -> None:
     desk = Desk(make_result("failed"), keeps_audio=False)
     await desk.run()
