@@ -191,6 +191,7 @@ def _make_sessions(
             lifecycle=lifecycle,
             limits=discovery,
             read=queries.session,
+            keep_audio=settings.keep_audio,
         ),
         lifecycle=lifecycle,
         updates=SessionUpdates(
@@ -257,6 +258,7 @@ def _make_recordings(
         wakeups=wakeups,
         read=sessions.queries.session,
         reconcile_after_seconds=settings.reconcile_after_seconds,
+        keep_audio=settings.keep_audio,
     )
 
 

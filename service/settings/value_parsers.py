@@ -19,6 +19,7 @@ _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1
 _S3_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]{1,100}){0,8}/?")
 _FOLDER_URL = re.compile(r"file://(/[A-Za-z0-9._=-]{1,100}){1,20}/?")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_KEEP_AUDIO = re.compile(r"on_trouble|until_result|[1-9][0-9]{0,2}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _UNSAFE_IN_HEADERS = frozenset("\r\n\0")
 
@@ -162,6 +163,13 @@ def parse_header_name(raw: str) -> str:
     """Parse a header's name."""
     if not _HEADER_NAME.fullmatch(raw):
         raise ValueError("must be a header's name, such as X-Forwarded-For")
+    return raw
+
+
+def parse_keep_audio(raw: str) -> str:
+    """Parse for how long audio is kept that EkaScribe has confirmed."""
+    if not _KEEP_AUDIO.fullmatch(raw):
+        raise ValueError("must be on_trouble, until_result, or a number of days between 1 and 999")
     return raw
 
 

@@ -108,8 +108,12 @@ class AudioBlockRows:
         return await self._objects.get(name, key, aad)
 
     async def delete(self, connection: LentConnection, session_id: SessionId, sequence: int) -> None:
-        """Delete the bytes of a chunk in the caller's transaction."""
+        """Delete the bytes of a chunk in the caller's transaction, unless its session keeps them."""
         await connection.execute(sql("audio_blocks.delete_of_chunk"), session_id, sequence)
+
+    async def discard(self, connection: LentConnection, session_id: SessionId, sequence: int) -> None:
+        """Delete bytes that nobody wants, even if their session keeps its audio."""
+        await connection.execute(sql("audio_blocks.discard"), session_id, sequence)
 
     async def purge(self, kept_seconds: float, limit: int) -> int:
         """Delete up to `limit` blocks of sessions that have had their ending for so long; return how many."""

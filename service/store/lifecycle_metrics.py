@@ -15,7 +15,7 @@ for _status in ("completed", "partial", "failed", "expired", "cancelled"):
     SETTLED.labels(_status)  # a rate misses the first event of a series that does not begin with 0
 AUDIO_INCOMPLETE = Counter(
     "ekabridge_audio_incomplete",
-    "Sessions of which EkaScribe lists fewer audio files after the end than it had confirmed.",
+    "Sessions that lack audio at EkaScribe after the end: it lists fewer files, or refused a chunk.",
 )
 AUDIO_HELD = Counter(
     "ekabridge_audio_held", "Chunks that EkaScribe did not take when they came, and that are held for it."
@@ -25,6 +25,13 @@ AUDIO_HANDED_OVER = Counter(
 )
 for _outcome in ("stored", "refused"):
     AUDIO_HANDED_OVER.labels(_outcome)
+REMADE = Counter(
+    "ekabridge_sessions_remade",
+    "Sessions that were made again at EkaScribe from kept audio, by what had become of them there.",
+    ("reason",),
+)
+for _reason in ("vendor_failed", "session_expired", "vendor_session_missing", "audio_incomplete"):
+    REMADE.labels(_reason)
 END_TO_DOCUMENT = Histogram(
     "ekabridge_end_to_document_seconds",
     "Seconds from the end of a dictation until a document of it was stored.",

@@ -36,7 +36,7 @@ class RecordingUploadRows:
             if not await _locked(connection, tenant_id, session_id):
                 return False
             await connection.execute(sql("recording_uploads.restart"), tenant_id, session_id, length)
-            await self._blocks.delete(connection, session_id, RECORDING_SEQUENCE)
+            await self._blocks.discard(connection, session_id, RECORDING_SEQUENCE)
         return True
 
     async def claim(
@@ -115,7 +115,7 @@ class RecordingUploadRows:
                 return False
             await connection.execute(sql("recording_uploads.cancel_session"), tenant_id, session_id)
             await connection.execute(sql("recording_uploads.delete"), tenant_id, session_id)
-            await self._blocks.delete(connection, session_id, RECORDING_SEQUENCE)
+            await self._blocks.discard(connection, session_id, RECORDING_SEQUENCE)
         SETTLED.labels("cancelled").inc()
         return True
 

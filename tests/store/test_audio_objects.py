@@ -79,7 +79,7 @@ class Kept:
     async def hold(self, session_id: SessionId, sequence: int, sound: bytes) -> bool:
         lease = make_lease()
         await self.house.claim_chunk(session_id, sequence, sound, lease=lease)
-        plan = self.house.chunk_plan(session_id, sequence, sound, lease=lease)
+        plan = self.house.chunk(session_id, sequence, sound, lease=lease)
         return await self.held.hold(plan, BytesAudio(sound), due_seconds=0)
 
     async def read(self, session_id: SessionId, sequence: int) -> bytes:
@@ -178,7 +178,7 @@ async def test_an_object_without_a_row_goes_after_a_day_and_others_stay(house: H
     await house.connection.execute("UPDATE sessions SET status = 'processing'")
     with pytest.raises(SessionEnded):
         # Its object is written, and then there is no row for it.
-        await kept.held.hold(house.chunk_plan(session_id, 1, b"late"), BytesAudio(b"late"), due_seconds=0)
+        await kept.held.hold(house.chunk(session_id, 1, b"late"), BytesAudio(b"late"), due_seconds=0)
     kept.memory.objects["another-installation/ses_1/a"] = b"theirs"
     kept.memory.age()
     recent = os.urandom(8).hex()

@@ -94,6 +94,11 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("sessions.page", ["t1", None, None, H, None, None, None, 11], {"sessions_by_patient"}),
     ("sessions.view", ["t1", "s1"], {"sessions_pkey", "chunks_pkey"}),
     ("sessions.lock", ["s1", None], {"sessions_pkey"}),
+    (
+        "sessions.remake",
+        ["s1", "ses_again", "vendor_failed", None, 60.0],
+        {"sessions_pkey", "chunks_pkey", "audio_blocks_in_order", "documents_", "fetches_"},
+    ),
     ("sessions.standings", [["s1", "s2"]], {"sessions_pkey"}),
     (
         "sessions.marks",
@@ -115,7 +120,7 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     (
         "sessions.timeline",
         ["s1", None, 0],
-        {"webhook_events_by_session", "deliveries_by_session", "attempts_by_delivery"},
+        {"webhook_events_", "deliveries_by_session", "attempts_by_delivery"},
     ),
     ("audio.sequences", ["s1"], {"chunks_pkey"}),
     ("held_audio.repair", [100], {"sessions_held", "sessions_pkey"}),
@@ -133,8 +138,14 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     (
         "webhook_events.receive",
         ["default", "s1", "completed", "v2", H, 1, True],
-        {"sessions_pkey", "fetches_session_id_template_id_key"},
+        {"sessions_pkey", "sessions_by_vendor_id", "fetches_session_id_template_id_key"},
     ),
+    (
+        "webhook_events.receive_many",
+        [["default"], ["s1"], ["completed"], ["v2"], [H], [1], [True], [1]],
+        {"sessions_pkey", "sessions_by_vendor_id", "fetches_session_id_template_id_key"},
+    ),
+    ("sessions.traceparent", ["s1"], {"sessions_pkey", "sessions_by_vendor_id"}),
     ("audit.page", ["t1", None, None, None, None, None, None, 11], {"audit_newest"}),
     ("audit.page", ["t1", None, "s1", None, None, None, None, 11], {"audit_of_object"}),
     ("audit.page", ["t1", "session.erased", None, None, None, None, None, 11], {"audit_by_action"}),

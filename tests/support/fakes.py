@@ -24,6 +24,7 @@ from service.domain.ids import (
     SessionId,
     TemplateId,
     TenantId,
+    VendorSessionId,
 )
 from service.domain.results.models import FetchJob, FetchState, StoredDocument, VendorDocument, VendorResult
 from service.domain.sessions.models import (
@@ -37,7 +38,7 @@ from service.domain.sessions.models import (
 )
 from service.domain.vendor_accounts import TokenState
 from service.eka.http_exchange import SMALL_ANSWER_BYTES
-from tests.support.makers import SESSION, TENANT, make_fetch_job, make_lease, make_plan
+from tests.support.makers import AT_VENDOR, SESSION, TENANT, make_fetch_job, make_lease, make_plan
 
 
 class ScriptedVendor:
@@ -59,7 +60,7 @@ class ScriptedVendor:
         self.calls.append("create")
         return _step(self.creates)
 
-    async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
+    async def end_session(self, account: Account, session_id: VendorSessionId, files_sent: int) -> VendorEnd:
         self.calls.append("end")
         self.files_sent.append(files_sent)
         return _step(self.ends)
@@ -67,7 +68,7 @@ class ScriptedVendor:
     async def get_session(
         self,
         account: Account,
-        session_id: SessionId,
+        session_id: VendorSessionId,
         template_id: TemplateId,
         document_id: str | None = None,
     ) -> VendorResult:
@@ -76,16 +77,18 @@ class ScriptedVendor:
         self.document_ids.append(document_id)
         return _step(self.answers[template_id])
 
-    async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
+    async def change_session(
+        self, account: Account, session_id: VendorSessionId, change: SessionChange
+    ) -> None:
         self.calls.append("change")
         _step(self.changes)
 
-    async def cancel_session(self, account: Account, session_id: SessionId) -> None:
+    async def cancel_session(self, account: Account, session_id: VendorSessionId) -> None:
         self.calls.append("cancel")
         _step(self.cancels)
 
     async def make_document(
-        self, account: Account, session_id: SessionId, template_id: TemplateId
+        self, account: Account, session_id: VendorSessionId, template_id: TemplateId
     ) -> str | None:
         self.calls.append("make")
         return _step(self.made)
@@ -93,7 +96,7 @@ class ScriptedVendor:
     async def upload_audio(
         self,
         account: Account,
-        session_id: SessionId,
+        session_id: VendorSessionId,
         file_name: str,
         audio_format: AudioFormat,
         audio: Any,
@@ -124,6 +127,7 @@ class MemorySessions:
         self.error_code: str | None = None
         self.told: VendorEnd | None = None
         self.missing: list[int] | None = None
+        self.may_be_remade = self.keeps_audio = False
         self.postponed_seconds: list[float] = []
         self.has_lease = True
         self.was_cancelled = False
@@ -136,8 +140,8 @@ class MemorySessions:
 
     async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
-    ) -> bool:
-        return self.has_lease
+    ) -> VendorSessionId | None:
+        return AT_VENDOR if self.has_lease else None
 
     async def record_created(self, session_id: SessionId, lease: Lease, found: VendorSession) -> bool:
         if self.has_lease:
@@ -179,11 +183,26 @@ class MemorySessions:
         yield MemoryEnd(self, self.state) if self.state is not None else None
 
     async def record_end_confirmed(
-        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd, *, reconcile_seconds: float
+        self,
+        session_id: SessionId,
+        lease: Lease,
+        confirmed: VendorEnd,
+        *,
+        reconcile_seconds: float,
+        may_remake: bool,
     ) -> EndRecorded:
+        if may_remake and self.may_be_remade:
+            return EndRecorded(was_ours=True, missing=self.missing, may_be_remade=True)
         self.recorded.append("end_told")
         self.told = confirmed
         return EndRecorded(was_ours=True, missing=self.missing)
+
+    async def remake(
+        self, session_id: SessionId, lease: Lease, vendor_id: VendorSessionId, reason: str
+    ) -> bool:
+        if self.keeps_audio:
+            self.recorded.append(f"remade {reason}")
+        return self.keeps_audio
 
     async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:
         self.recorded.append("cancel_told")
@@ -246,6 +265,8 @@ class Kept:
     now: float = 5.0  # seconds since the session was ended
     error_code: str | None = None
     settled: int = 0
+    keeps_audio: bool = False
+    remade_for: str | None = None
 
 
 class MemoryResults:
@@ -338,6 +359,7 @@ class MemorySettle:
         self.kept = kept
         self.waits: list[tuple[TemplateId, float, str]] = []
         self.session_id = SESSION
+        self.vendor_id = AT_VENDOR
         self.tenant_id = TENANT
         self.status: Any = kept.status
         self.is_final = kept.is_final
@@ -478,6 +500,14 @@ class MemorySettle:
 
     async def show_partial(self) -> None:
         self.status = "partial"
+
+    async def remake(self, vendor_id: VendorSessionId, reason: str) -> bool:
+        if not self.kept.keeps_audio or self.kept.remade_for is not None:
+            return False
+        self.kept.remade_for = reason
+        names = [TemplateId(name) for name in self.kept.templates] or [UNFILTERED]
+        self.kept.fetches = {each: Owed(each) for each in names}
+        return True
 
     async def settle_session(self, status: Any, *, error_code: str | None, error_message: str | None) -> None:
         self.status, self.is_final = status, True

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from schemas.audio import ChunkState
 from schemas.sessions import Upload
-from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 
 
 class Audio(Protocol):
@@ -52,12 +52,15 @@ class ChunkPlan(Struct, frozen=True, kw_only=True):
 class ChunkClaim(Struct, frozen=True, kw_only=True):
     """The outcome of a try to reserve a sequence: its lease, or None, and the chunk stored there before."""
 
+    vendor_id: VendorSessionId
     account: Account
     session_status: str
     upload: Upload
     is_created: bool
     # Other audio or the create call of this session is held, so that this chunk waits behind it.
     is_held: bool
+    # The chunk's bytes are kept here although the vendor has confirmed them.
+    keeps_audio: bool
     is_past: bool
     is_erased: bool
     lease: Lease | None

@@ -12,6 +12,7 @@ import structlog
 from msgspec import Struct
 
 from schemas.sessions import RecordingCreate, Session, SessionCreate
+from schemas.tenants import KeepAudio
 from service.domain.api_keys.models import Principal
 from service.domain.errors import AudioEmpty, Overloaded, SessionErased
 from service.domain.idempotency import (
@@ -59,6 +60,7 @@ class RecordingIntake:
         wakeups: PendingCallWakeups,
         read: Callable[[TenantId, SessionId], Awaitable[Session]],
         reconcile_after_seconds: float,
+        keep_audio: KeepAudio,
     ) -> None:
         self._store = store
         self._room = room
@@ -66,6 +68,7 @@ class RecordingIntake:
         self._limits = limits
         self._wakeups = wakeups
         self._read = read
+        self._keep_audio = keep_audio
         self._reconcile_seconds = HOLD_SECONDS + reconcile_after_seconds
 
     async def plan(self, principal: Principal, request: RecordingCreate, key: str | None) -> SessionPlan:
@@ -74,7 +77,9 @@ class RecordingIntake:
             check_key(key)
         fields = SessionCreate(upload="recording", **msgspec.structs.asdict(request))
         check_create(fields)
-        return plan_within_limits(await self._limits.limits(), principal, fields, new_session_id())
+        return plan_within_limits(
+            await self._limits.limits(), principal, fields, new_session_id(), keep_audio=self._keep_audio
+        )
 
     async def receive(
         self, plan: SessionPlan, request: RecordingCreate, recording: ReceivedRecording, key: str | None

@@ -8,6 +8,7 @@ from uuid import uuid4
 import msgspec
 
 from schemas.sessions import Session, SessionCreate
+from schemas.tenants import KeepAudio
 from service.domain.api_keys.models import Principal
 from service.domain.errors import (
     BridgeError,
@@ -74,8 +75,11 @@ class SessionCreator:
         lifecycle: SessionLifecycle,
         limits: VendorLimits,
         read: Callable[[TenantId, SessionId], Awaitable[Session]],
+        keep_audio: KeepAudio,
     ) -> None:
+        """`keep_audio` is the setting, which holds for tenants without their own choice."""
         self._store = store
+        self._keep_audio = keep_audio
         self._idempotency = idempotency
         self._lifecycle = lifecycle
         self._limits = limits
@@ -128,7 +132,9 @@ class SessionCreator:
         session_id: SessionId,
         words: ProtocolWords | None = None,
     ) -> SessionPlan:
-        return plan_within_limits(await self._limits.limits(), principal, request, session_id, words)
+        return plan_within_limits(
+            await self._limits.limits(), principal, request, session_id, words, keep_audio=self._keep_audio
+        )
 
     async def _create_once(
         self, principal: Principal, call: KeyedCall, plan: SessionPlan, lease: Lease
@@ -162,15 +168,16 @@ class SessionCreator:
     ) -> None:
         if reserved.kind == "established":
             return
-        session_id = SessionId(reserved.object_id)
         resumed = reserved.kind == "resumed"
-        if resumed and not await self._store.claim_pending_create(
-            principal.tenant_id, session_id, lease, lease_seconds=PENDING_CALL_LEASE_SECONDS
-        ):
-            raise IdempotencyInProgress("this session is being looked for at EkaScribe at this moment")
-        await self._lifecycle.create_at_vendor(
-            msgspec.structs.replace(plan, id=session_id), lease, maybe_sent=resumed
-        )
+        if resumed:
+            session_id = SessionId(reserved.object_id)
+            vendor_id = await self._store.claim_pending_create(
+                principal.tenant_id, session_id, lease, lease_seconds=PENDING_CALL_LEASE_SECONDS
+            )
+            if vendor_id is None:
+                raise IdempotencyInProgress("this session is being looked for at EkaScribe at this moment")
+            plan = msgspec.structs.replace(plan, id=session_id, vendor_id=vendor_id)
+        await self._lifecycle.create_at_vendor(plan, lease, maybe_sent=resumed)
 
     async def _answer(self, principal: Principal, session_id: SessionId) -> bytes:
         return msgspec.json.encode(await self._read(principal.tenant_id, session_id))
@@ -182,12 +189,14 @@ def plan_within_limits(
     request: SessionCreate,
     session_id: SessionId,
     words: ProtocolWords | None = None,
+    *,
+    keep_audio: KeepAudio,
 ) -> SessionPlan:
     """Fill in the defaults, and refuse values that EkaScribe would refuse anyway, naming the field.
 
     `words` holds the request of a client of the protocol, whose `single` is a session of one chunk here.
     """
-    plan = plan_session(principal, request, session_id)
+    plan = plan_session(principal, request, session_id, keep_audio)
     plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
     check_upload(limits, words.upload_type if words else vendor_upload_of(plan.upload))
     check_limits(

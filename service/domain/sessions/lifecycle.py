@@ -13,8 +13,10 @@ from uuid import uuid4
 import structlog
 
 from schemas.sessions import SessionCreate, SessionEnd
+from schemas.tenants import KeepAudio
 from service.domain import retry_schedule as schedule
 from service.domain.api_keys.models import Principal
+from service.domain.audio.keeping import days_to_keep
 from service.domain.clock import Clock
 from service.domain.errors import (
     AudioIncomplete,
@@ -30,8 +32,9 @@ from service.domain.errors import (
     VendorUnavailable,
     VendorUnreachable,
 )
-from service.domain.ids import UNFILTERED, Lease, SessionId
+from service.domain.ids import UNFILTERED, Lease, SessionId, VendorSessionId, new_vendor_session_id
 from service.domain.sessions.models import (
+    EndRecorded,
     EndState,
     PendingCall,
     SessionDetails,
@@ -64,11 +67,14 @@ _MAX_MISSING_LISTED = 1000
 HOLD_SECONDS = 86_400.0
 
 
-def plan_session(principal: Principal, request: SessionCreate, session_id: SessionId) -> SessionPlan:
-    """Fill a request with the tenant's defaults."""
+def plan_session(
+    principal: Principal, request: SessionCreate, session_id: SessionId, keep_audio: KeepAudio
+) -> SessionPlan:
+    """Fill a request with the tenant's defaults; `keep_audio` holds unless the tenant has its own choice."""
     defaults = principal.defaults
     return SessionPlan(
         id=session_id,
+        vendor_id=VendorSessionId(session_id),
         tenant_id=principal.tenant_id,
         account=principal.account,
         upload=request.upload,
@@ -81,6 +87,9 @@ def plan_session(principal: Principal, request: SessionCreate, session_id: Sessi
         details=SessionDetails(
             patient=request.patient, reference=request.reference, metadata=request.metadata or {}
         ),
+        keep_audio_days=days_to_keep(principal.keep_audio or keep_audio)
+        if request.upload == "chunked"
+        else None,
     )
 
 
@@ -178,7 +187,7 @@ class SessionLifecycle:
 
     async def _call_create(self, plan: SessionPlan, *, maybe_sent: bool) -> VendorSession:
         async def probe() -> VendorSession | None:
-            found = await self._vendor.get_session(plan.account, plan.id, UNFILTERED)
+            found = await self._vendor.get_session(plan.account, plan.vendor_id, UNFILTERED)
             if found.state == "missing":
                 return None
             return VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
@@ -213,6 +222,7 @@ class SessionLifecycle:
             return
         pending = PendingCall(
             session_id=session_id,
+            vendor_id=state.vendor_id,
             tenant_id=principal.tenant_id,
             account=state.account,
             call="end",
@@ -295,12 +305,17 @@ class SessionLifecycle:
         except asyncio.CancelledError:
             await asyncio.shield(self._reschedule(pending.session_id, pending.lease, pending.attempts))
             raise
-        recorded = await self._store.record_end_confirmed(
-            pending.session_id,
-            pending.lease,
-            confirmed,
-            reconcile_seconds=self._reconcile_after_seconds,
-        )
+        await self._record_end(pending, confirmed)
+
+    async def _record_end(self, pending: PendingCall, confirmed: VendorEnd) -> None:
+        """Record the end; make the session again if the vendor lacks chunks whose audio is kept here."""
+        recorded = await self._try_record_end(pending, confirmed, may_remake=True)
+        if recorded.may_be_remade:
+            reason = "audio_incomplete"
+            if await self._store.remake(pending.session_id, pending.lease, new_vendor_session_id(), reason):
+                log.warning("session_remade", session_id=pending.session_id, reason=reason)
+                return
+            recorded = await self._try_record_end(pending, confirmed, may_remake=False)
         if recorded.missing is not None:
             log.warning(
                 "vendor_holds_fewer_files",
@@ -309,6 +324,17 @@ class SessionLifecycle:
                 vendor_files=confirmed.files_received,
                 missing=len(recorded.missing),
             )
+
+    async def _try_record_end(
+        self, pending: PendingCall, confirmed: VendorEnd, *, may_remake: bool
+    ) -> EndRecorded:
+        return await self._store.record_end_confirmed(
+            pending.session_id,
+            pending.lease,
+            confirmed,
+            reconcile_seconds=self._reconcile_after_seconds,
+            may_remake=may_remake,
+        )
 
     async def _await_stream(self, session_id: SessionId) -> None:
         """Wait until an open stream has flushed, because the vendor loses audio that arrives after the end.
@@ -326,13 +352,13 @@ class SessionLifecycle:
         files_sent = 0 if pending.upload == "stream" else pending.chunks
 
         async def probe() -> VendorEnd | None:
-            found = await self._vendor.get_session(pending.account, pending.session_id, UNFILTERED)
+            found = await self._vendor.get_session(pending.account, pending.vendor_id, UNFILTERED)
             if found.state in {"open", "missing"}:
                 return None
             return found.audio or VendorEnd(files_received=None)
 
         return await call_once_or_probe(
-            lambda: self._vendor.end_session(pending.account, pending.session_id, files_sent),
+            lambda: self._vendor.end_session(pending.account, pending.vendor_id, files_sent),
             probe,
             maybe_sent=maybe_sent,
             clock=self._clock,

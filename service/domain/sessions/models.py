@@ -7,7 +7,7 @@ from msgspec import Struct, field
 
 from schemas.medscribe import UploadType
 from schemas.sessions import Mode, Model, SessionStatus, Upload
-from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 
 # `audio` stands for the handover of held audio, which makes one upload for each chunk.
 CallName = Literal["create", "audio", "end", "cancel"]
@@ -30,9 +30,10 @@ class SessionDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionPlan(Struct, frozen=True, kw_only=True):
-    """A session to create, with all defaults filled in."""
+    """A session to create, with all defaults filled in; `vendor_id` is its id at the vendor."""
 
     id: SessionId
+    vendor_id: VendorSessionId
     tenant_id: TenantId
     account: Account
     upload: Upload
@@ -42,6 +43,8 @@ class SessionPlan(Struct, frozen=True, kw_only=True):
     languages: list[str]
     transcript_language: str | None
     details: SessionDetails
+    # Confirmed audio is kept for so many days after the ending, with 0 until a good ending; None: not at all.
+    keep_audio_days: int | None = None
 
 
 def vendor_upload_of(upload: Upload) -> UploadType:
@@ -70,18 +73,21 @@ class VendorEnd(Struct, frozen=True, kw_only=True):
 
 
 class EndRecorded(Struct, frozen=True, kw_only=True):
-    """A recorded end; `missing` holds the stored sequences that the vendor's list lacks.
+    """A recorded end; `missing` holds the sequences that the vendor refused, or that its list lacks.
 
     `missing` is empty if the vendor only counts fewer files, and None if no file is known to be missing.
+    `may_be_remade`: nothing was recorded, because the session can perhaps be made again from kept audio.
     """
 
     was_ours: bool
+    may_be_remade: bool = False
     missing: list[int] | None = None
 
 
 class EndState(Struct, frozen=True, kw_only=True):
     """The fields of a session's locked row that its end needs."""
 
+    vendor_id: VendorSessionId
     account: Account
     status: str
     upload: Upload
@@ -103,6 +109,7 @@ class PendingCall(Struct, frozen=True, kw_only=True):
     """A call that is not finished: nobody knows whether the vendor got it, or it waits for the vendor."""
 
     session_id: SessionId
+    vendor_id: VendorSessionId
     tenant_id: TenantId
     account: Account
     call: CallName
@@ -118,6 +125,7 @@ class PendingCall(Struct, frozen=True, kw_only=True):
 class ChangeState(Struct, frozen=True, kw_only=True):
     """The fields of a session's locked row that a change, a cancel or an erasure needs."""
 
+    vendor_id: VendorSessionId
     account: Account
     templates: list[str]
     upload: Upload

@@ -25,7 +25,7 @@ from service.domain.errors import (
     VendorRefused,
     VendorTimeout,
 )
-from service.domain.ids import UNFILTERED, SessionId
+from service.domain.ids import UNFILTERED, SessionId, VendorSessionId
 from service.domain.recordings.cutting import RecordingCutter
 from service.domain.sessions.lifecycle import (
     CALL_DEADLINE_SECONDS,
@@ -63,10 +63,14 @@ class PendingCalls:
         vendor: Vendor,
         handover: AudioHandover,
         cutter: RecordingCutter,
-        fail: Callable[[SessionId, str], Awaitable[None]],
+        fail: Callable[[SessionId, VendorSessionId, str], Awaitable[None]],
         clock: Clock,
     ) -> None:
-        """`fail` ends a session as failed, for the reason of a code, and tells the destinations."""
+        """`fail` ends a session as failed, for the reason of a code, and tells the destinations.
+
+        With the code `vendor_session_missing` it makes the session again at the vendor instead, if all of its
+        audio is here.
+        """
         self._store = store
         self._lifecycle = lifecycle
         self._vendor = vendor
@@ -109,7 +113,7 @@ class PendingCalls:
         # The EMR never got this session's id, so nobody waits for it: ask for the session, do not create it.
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                found = await self._vendor.get_session(pending.account, pending.session_id, UNFILTERED)
+                found = await self._vendor.get_session(pending.account, pending.vendor_id, UNFILTERED)
         except (TimeoutError, VendorError) as error:
             if pending.attempts >= _MAX_TRIES and not isinstance(error, VendorCallHeldBack):
                 await self._give_up_create(pending)
@@ -136,7 +140,7 @@ class PendingCalls:
             await self._lifecycle.create_held(plan, pending.lease)
         except VendorRefused as refused:
             self._log_failed(pending, refused)
-            await self._fail(pending.session_id, "vendor_error")
+            await self._fail(pending.session_id, pending.vendor_id, "vendor_error")
         except (VendorError, SessionEnded) as error:
             self._log_failed(pending, error)
             await self._reschedule(pending, error)
@@ -159,10 +163,10 @@ class PendingCalls:
             await self._reschedule(pending, None)
         except VendorRefused as refused:
             self._log_failed(pending, refused)
-            await self._fail(pending.session_id, "vendor_session_missing")
+            await self._fail(pending.session_id, pending.vendor_id, "vendor_session_missing")
         except (RecordingUnreadable, RecordingTooLong) as refused:
             self._log_failed(pending, refused)
-            await self._fail(pending.session_id, refused.code)
+            await self._fail(pending.session_id, pending.vendor_id, refused.code)
         except (VendorError, SessionEnded, Overloaded) as error:
             self._log_failed(pending, error)
             await self._reschedule(pending, error)
@@ -204,7 +208,7 @@ class PendingCalls:
         if pending.held_seconds is None or pending.held_seconds < HOLD_SECONDS:
             return False
         log.error("held_audio_given_up", session_id=pending.session_id, call=pending.call)
-        await self._fail(pending.session_id, "vendor_unavailable")
+        await self._fail(pending.session_id, pending.vendor_id, "vendor_unavailable")
         return True
 
     def _log_failed(self, pending: PendingCall, error: BridgeError) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 from service.domain.sessions.models import (
     EndRecorded,
     EndState,
@@ -30,8 +30,8 @@ class SessionStore(Protocol):
 
     async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
-    ) -> bool:
-        """Lease a pending create call; False if another caller holds it."""
+    ) -> VendorSessionId | None:
+        """Lease a pending create call, and return the session's id at the vendor; None if it is held."""
         ...
 
     async def record_created(self, session_id: SessionId, lease: Lease, found: VendorSession) -> bool:
@@ -78,12 +78,25 @@ class SessionStore(Protocol):
         ...
 
     async def record_end_confirmed(
-        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd, *, reconcile_seconds: float
+        self,
+        session_id: SessionId,
+        lease: Lease,
+        confirmed: VendorEnd,
+        *,
+        reconcile_seconds: float,
+        may_remake: bool,
     ) -> EndRecorded:
         """Record that the vendor confirmed the end, and the files that it holds.
 
-        No fetch of a result comes later than `reconcile_seconds` from now.
+        No fetch of a result comes later than `reconcile_seconds` from now. With `may_remake` this records
+        nothing if the vendor lacks a chunk and the session may be made again: then call `remake`.
         """
+        ...
+
+    async def remake(
+        self, session_id: SessionId, lease: Lease, vendor_id: VendorSessionId, reason: str
+    ) -> bool:
+        """Make the session again at the vendor, as SettleUnit.remake does, under the lease of its end."""
         ...
 
     async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:

@@ -23,7 +23,7 @@ from service.domain.errors import (
     StreamBusy,
     VendorFailure,
 )
-from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 from service.domain.sessions.change_polling import tenant_quota
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.relay import (
@@ -98,7 +98,7 @@ class StreamStore(Protocol):
 class VendorStreams(Protocol):
     """Opens the vendor's side of a stream."""
 
-    async def open(self, account: Account, session_id: SessionId, url: str) -> VendorStream:
+    async def open(self, account: Account, session_id: VendorSessionId, url: str) -> VendorStream:
         """Connect. Raises VendorError."""
         ...
 
@@ -208,7 +208,7 @@ class Streams:
         lease = await self._claim(session_id, capability)
         end = StreamEnd(cause="vendor_unreachable", code=None, frames=0, bytes=0)
         try:
-            vendor = await self._vendor.open(session.account, session_id, vendor_url)
+            vendor = await self._vendor.open(session.account, session.vendor_id, vendor_url)
             stream = OpenStream(session_id, lease, vendor, partial(self._announce_end, session_id, lease))
             self._open[lease] = stream
             try:

@@ -3,13 +3,14 @@
 from msgspec import Struct
 
 from schemas.sessions import Upload
-from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 
 
 class StreamSession(Struct, frozen=True, kw_only=True):
     """The fields of a session that its stream needs; `vendor_url` is a secret capability of the vendor."""
 
     id: SessionId
+    vendor_id: VendorSessionId
     tenant_id: TenantId
     account: Account
     status: str

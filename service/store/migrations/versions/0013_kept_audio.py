@@ -5,7 +5,7 @@ from pathlib import Path
 from service.store.migrations.script import run_script
 
 revision = "0013"
-down_revision = "0010"
+down_revision = "0012"
 
 
 def upgrade() -> None:
