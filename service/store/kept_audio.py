@@ -48,7 +48,8 @@ class KeptAudioRows:
                 file_name=row["file_name"],
                 media_type=row["content_type"],
                 size=row["bytes"],
-                sha256=row["sha256"].hex(),
+                # Nobody has hashed a recording that came in pieces.
+                sha256=row["sha256"].hex() if row["sha256"] else "",
             )
             for row in rows
         ]

@@ -66,6 +66,14 @@ async def test_a_recording_becomes_a_document(bridge: Bridge) -> None:
     assert await kept_bytes(bridge) == 0
 
 
+async def test_a_recording_that_nobody_took_can_be_read_whole(bridge: Bridge) -> None:
+    await bridge.fault("/voice/v1/", **AWAY)
+    audio = speech(3)
+    session = (await send_recording(bridge.api, audio)).json()
+    kept = await bridge.api.get(f"/v1/sessions/{session['id']}/recording")
+    assert (kept.status_code, kept.content) == (200, audio)
+
+
 async def test_a_recording_waits_for_a_vendor_that_is_away(bridge: Bridge) -> None:
     await bridge.add_destination()
     await bridge.fault("/voice/v1/", **AWAY)
