@@ -151,7 +151,7 @@ dashboards: $(STAMP) | build/plot/.installed ## write the dashboards, show them 
 	build/plot/bin/python tests/tools/dashboards/draw.py
 
 # Tests that start no server of ours.
-UNIT := tests/concurrency tests/diagnostics tests/domain tests/eka tests/forwarding tests/http_client tests/media \
+UNIT := tests/concurrency tests/diagnostics tests/domain tests/eka tests/forwarding tests/http_client \
   tests/redis tests/temporary_files \
   tests/observability/test_logging.py tests/test_settings.py
 
