@@ -60,7 +60,7 @@ class FairSemaphore:
                 self._grant(waiting)
 
     def _grant(self, holder: Hashable) -> None:
-        """Give a free permit to the first of a holder's waiters that still waits; the holder's turn is over."""
+        """Give a free permit to the first of a holder's waiters that still waits; its turn is over."""
         queue = self._queues.pop(holder)
         while queue:
             granted = queue.popleft()

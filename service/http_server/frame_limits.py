@@ -47,9 +47,10 @@ class Holder(Protocol):
 
 
 class HeldBytes:
-    """The bytes of frames that are not whole, or not passed on, of all connections; few bytes are not counted.
+    """The bytes of frames that are not whole, or not passed on, of all connections.
 
-    An honest frame is whole within moments, so the connection that has held for longest is cut at the limit.
+    Few bytes of one connection are not counted. An honest frame is whole within moments, so at the limit the
+    connection that has held for longest is cut.
     """
 
     max_bytes = 64 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""The limits of one class of requests: one tenant leaves places to others, also while the limits are lower."""
+"""The limits of one class of requests: one tenant leaves places to others, also under load."""
 
 import pytest
 
