@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextvars import Context
 from copy import copy
 from typing import Any, Generic, TypeVar
 
@@ -43,7 +44,8 @@ class Batcher(Generic[Request, Response]):
         response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, response))
         if self._task is None:
-            self._task = asyncio.create_task(self._run_batches())
+            # In a context of its own: its batches belong to no single caller.
+            self._task = asyncio.create_task(self._run_batches(), context=Context())
         return await response
 
     async def _run_batches(self) -> None:

@@ -1,7 +1,8 @@
 """Retries of vendor calls, among them calls that must not take effect twice."""
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -16,6 +17,8 @@ T = TypeVar("T")
 CALLING_TENANT: ContextVar[TenantId | None] = ContextVar("ekabridge_calling_tenant", default=None)
 # Raises an error if the call must not be repeated, because its session was cancelled or erased meanwhile.
 BeforeRepeat = Callable[[], Awaitable[None]]
+# The same for a first call of the current task that had to wait before it could leave.
+BEFORE_LATE_CALL: ContextVar[BeforeRepeat | None] = ContextVar("ekabridge_before_late_call", default=None)
 
 _TRIES = 3
 
@@ -44,7 +47,8 @@ async def call_once_or_probe(
             if is_repeat:
                 await before_repeat()
             try:
-                return await call()
+                with checked_when_late(before_repeat):
+                    return await call()
             except VendorUnreachable as error:
                 maybe_sent = error.sent
                 raise
@@ -64,10 +68,21 @@ async def call_with_retry(
         if attempt > 1:
             await before_repeat()
         try:
-            return await call()
+            with checked_when_late(before_repeat):
+                return await call()
         except VendorUnreachable as error:
             await wait_before_repeat(attempt, error, clock)
     raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
+
+
+@contextmanager
+def checked_when_late(check: BeforeRepeat) -> Iterator[None]:
+    """Have calls of this block checked that wait in a queue or for a login: data may be erased meanwhile."""
+    token = BEFORE_LATE_CALL.set(check)
+    try:
+        yield
+    finally:
+        BEFORE_LATE_CALL.reset(token)
 
 
 async def check_still_wanted(store: SessionStore, session_id: SessionId) -> None:

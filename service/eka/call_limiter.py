@@ -9,7 +9,7 @@ own.
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -20,6 +20,7 @@ from msgspec import Struct, field
 
 from service.domain.errors import VendorCallHeldBack, VendorLimited, VendorRefused, VendorUnreachable
 from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
+from service.domain.sessions.change_polling import tenant_quota
 from service.domain.vendor_calls import CALLING_TENANT
 from service.eka.circuit_breaker import VendorCircuitBreaker, VendorCircuitBreakerRule
 from service.eka.metrics import CALLS, OPEN_CIRCUIT_GAUGES, Operation
@@ -38,20 +39,45 @@ _TOO_MANY_REQUESTS, _SERVER_ERRORS = 429, 500
 
 
 class _Permits(Struct, kw_only=True):
-    """The permits of one kind of call and their queue, in which a waiter gets true with its permit."""
+    """The permits of one kind of call and their queue, in which a waiter gets true with its permit.
+
+    Of an account that tenants share, one tenant has three quarters of both.
+    """
 
     size: int
-    in_use: int = 0
+    is_shared: bool
+    in_use: Counter[TenantId | None] = field(default_factory=Counter)
     queue: deque[tuple[TenantId | None, asyncio.Future[bool]]] = field(default_factory=deque)
 
-    def release(self) -> None:
-        """Give a permit back, to the call that has waited longest."""
-        while self.queue:
-            _, waiting = self.queue.popleft()
-            if not waiting.done():
+    def acquire(self, tenant: TenantId | None) -> bool:
+        """Count a call at once if a permit is free for its tenant."""
+        is_free = self.in_use.total() < self.size and self.in_use[tenant] < self._most(tenant, self.size)
+        if is_free:
+            self.in_use[tenant] += 1
+        return is_free
+
+    def may_wait(self, tenant: TenantId | None) -> bool:
+        """Return whether the queue has room for one more call of a tenant."""
+        most = _QUEUE_FACTOR * self.size
+        waiting = sum(each == tenant for each, _ in self.queue)
+        return len(self.queue) < most and waiting < self._most(tenant, most)
+
+    def release(self, tenant: TenantId | None) -> None:
+        """Give a tenant's permit back, to the call that has waited longest of those that may have one."""
+        self.in_use[tenant] -= 1
+        if not self.in_use[tenant]:
+            del self.in_use[tenant]
+        for each in list(self.queue):
+            other, waiting = each
+            if waiting.done():
+                self.queue.remove(each)
+            elif self.acquire(other):
+                self.queue.remove(each)
                 waiting.set_result(True)
                 return
-        self.in_use -= 1
+
+    def _most(self, tenant: TenantId | None, number: int) -> int:
+        return tenant_quota(number) if self.is_shared and tenant is not None else number
 
     def reject(self, is_held_back: Callable[[TenantId | None], bool]) -> None:
         """Fail every call that waits and that the circuit breaker, which opened, would not let through."""
@@ -91,8 +117,8 @@ class _AccountLimiter:
         self._now = now
         self._max_queue_seconds = max_queue_seconds
         self._permits: dict[Kind, _Permits] = {
-            "upload": _Permits(size=max_calls),
-            "other": _Permits(size=max_calls),
+            "upload": _Permits(size=max_calls, is_shared=account == DEFAULT_ACCOUNT),
+            "other": _Permits(size=max_calls, is_shared=account == DEFAULT_ACCOUNT),
         }
         self._is_reported_open = False
 
@@ -125,7 +151,7 @@ class _AccountLimiter:
                 self._reject_held_back(tenant)
                 self._report_state(operation, tenant)
         finally:
-            self._permits[kind].release()
+            self._permits[kind].release(tenant)
 
     def _record(self, permit: CallPermit, began: float, session: str, tenant: TenantId | None) -> None:
         now, retry_after = self._now(), permit.retry_after_seconds
@@ -152,10 +178,9 @@ class _AccountLimiter:
 
     async def _acquire(self, kind: Kind, operation: Operation, tenant: TenantId | None) -> None:
         permits = self._permits[kind]
-        if permits.in_use < permits.size:
-            permits.in_use += 1
+        if permits.acquire(tenant):
             return
-        if len(permits.queue) >= _QUEUE_FACTOR * permits.size:
+        if not permits.may_wait(tenant):
             raise self._queue_full(operation)
         waiting: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         permits.queue.append((tenant, waiting))
@@ -164,7 +189,7 @@ class _AccountLimiter:
                 has_permit = await waiting
         except BaseException as error:
             if waiting.done() and not waiting.cancelled() and waiting.result():
-                permits.release()  # the permit came at the moment at which this call gave up
+                permits.release(tenant)  # the permit came at the moment at which this call gave up
             elif (tenant, waiting) in permits.queue:
                 permits.queue.remove((tenant, waiting))
             if isinstance(error, TimeoutError):

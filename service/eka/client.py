@@ -34,6 +34,7 @@ from service.domain.errors import (
 from service.domain.ids import UNFILTERED, Account, TemplateId, VendorSessionId
 from service.domain.results.models import VendorResult
 from service.domain.sessions.models import SessionPlan, VendorEnd, VendorSession, vendor_upload_of
+from service.domain.vendor_calls import BEFORE_LATE_CALL, checked_when_late
 from service.domain.vendor_limits import DEFAULT_MAX_RESULT_BYTES
 from service.eka.acknowledgements import check_stored, decode, read_files
 from service.eka.audio_client import AudioClient
@@ -68,6 +69,8 @@ _JSON = {"content-type": "application/json"}
 # The create call has succeeded by then, and its caller must not lose the session because of the patient.
 _PATIENT_SECONDS = 5.0
 _MAX_LIST_BYTES = 1024 * 1024
+# A call that waited longer for its permit or its token is checked again before it leaves.
+_LATE_SECONDS = 0.01
 # The codes of a 404 for a filter that matches no document (docs/vendor.md#filter-miss). A 404 with any other
 # code means that there is no such session (docs/vendor.md#not-found-words).
 _NO_SUCH_DOCUMENT = frozenset({"resource_not_found", "document_not_found", "template_not_found"})
@@ -172,7 +175,8 @@ class EkaClient:
             await before_repeat()
             await once()
 
-        await upload_with_retry(once, again)
+        with checked_when_late(before_repeat):
+            await upload_with_retry(once, again)
 
     async def _probe_session(self, account: Account, session_id: VendorSessionId) -> None:
         try:
@@ -343,8 +347,12 @@ class EkaClient:
         Raises VendorRefused if no token is accepted.
         """
         kind: Kind = "upload" if operation == "upload" else "other"
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         async with self.call_limiters.permit(account, kind, operation, session_or_url) as permit:
             token = await self._tokens.token(account)
+            if loop.time() - began > _LATE_SECONDS and (check := BEFORE_LATE_CALL.get()) is not None:
+                await check()
             answer = await once(token)
             if asks_for_login(answer.status, answer.body):
                 renewed = await self._tokens.renew(account, token)

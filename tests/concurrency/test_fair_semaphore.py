@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -61,4 +62,25 @@ async def test_a_cancelled_waiter_keeps_no_permit(granted_first: bool) -> None:
     may_end.set()
     await holding
     async with asyncio.timeout(1), semaphore.permit("c"):
+        pass
+
+
+async def test_one_holder_leaves_permits_to_others_and_nobody_in_particular_has_no_limit() -> None:
+    semaphore = FairSemaphore(4, max_per_holder=3)
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(semaphore.permit("mallory"))
+        waiting = asyncio.create_task(_hold(semaphore, "mallory"))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5), semaphore.permit("hospital"):
+            assert not waiting.done()
+        assert not waiting.done()
+    await waiting
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            await stack.enter_async_context(semaphore.permit(None))
+
+
+async def _hold(semaphore: FairSemaphore, holder: str) -> None:
+    async with semaphore.permit(holder):
         pass

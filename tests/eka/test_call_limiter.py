@@ -367,3 +367,31 @@ async def test_an_upload_that_is_held_back_is_told_at_once_and_not_tried_again()
             )
     assert closed.value.sent is False
     assert (counted("gate_closed", "upload") - 1, counted("gate_closed")) == before
+
+
+async def test_of_a_shared_account_one_tenant_leaves_permits_and_places_in_the_line_to_others():
+    house = House(max_calls=4)
+    for number in range(3 + 6):
+        await house.hang(f"m{number}", tenant=MALLORY)
+    assert list(house.under_way) == ["m0", "m1", "m2"]
+    await house.refused(tenant=MALLORY)
+    await house.call("h", tenant=HOSPITAL)
+    await house.hang("h0", tenant=HOSPITAL)
+    await house.hang("h1", tenant=HOSPITAL)
+    assert "h1" not in house.under_way
+    house.under_way["h0"].set()  # it goes to the hospital's next call: mallory has her share
+    await settle()
+    assert "h1" in house.under_way
+    house.under_way["m0"].set()
+    await settle()
+    assert "m3" in house.under_way
+    await house.end()
+    await house.call("m", tenant=MALLORY)
+
+
+async def test_a_tenant_s_own_account_is_its_own_alone():
+    house = House(max_calls=4)
+    for number in range(4):
+        await house.hang(str(number), account=OWN, tenant=MALLORY)
+    assert len(house.under_way) == 4
+    await house.end()

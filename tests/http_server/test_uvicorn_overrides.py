@@ -74,6 +74,7 @@ REVIEWED = {
     "WebSocketsSansIOProtocol.handle_events": 1400231871,
     "WebSocketsSansIOProtocol.handle_parser_exception": 1578930293,
     "WebSocketsSansIOProtocol.handle_ping": 2626167531,
+    "WebSocketsSansIOProtocol.receive": 832386135,
     "WebSocketsSansIOProtocol.send": 3416825369,
     "WebSocketsSansIOProtocol.send_receive_event_to_app": 2727053111,
     "WebSocketsSansIOProtocol.shutdown": 475079528,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from service.http_server.frame_limits import FrameRate
 from service.http_server.graceful_shutdown import DrainingHttpProtocol
 from service.http_server.server import CONNECTION_OPTIONS
 from service.sandbox.serving import serve_app
@@ -79,7 +80,8 @@ async def test_whoever_asks_for_a_websocket_has_an_answer(head: bytes, status: i
         await until_closed(app)
 
 
-async def test_whoever_pings_and_never_reads_is_cut_at_once() -> None:
+async def test_whoever_pings_and_never_reads_is_cut_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FrameRate, "all_per_second", 1e9)
     app = Pourer()
     async with serving(app, DrainingHttpProtocol) as url, wire(url) as client:
         await opened(client, app)

@@ -57,22 +57,40 @@ class RequestClass:
 
     def check(self) -> None:
         """Raise Overloaded if the class is full at this moment."""
-        max_requests = self.max_requests
-        if self._load_monitor is not None:
-            reduced = int(max_requests * self._load_monitor.capacity_factor)
-            max_requests = max(min(max_requests, _MIN_REQUESTS), reduced)
-        if self.in_use >= max_requests:
+        limit = self._limit()
+        if self.in_use >= self.max_requests or self._counted(limit) >= limit:
             raise self.refusal("places")
 
     def acquire(self, holder: str | None) -> None:
         """Count a request of a holder; None has no limit of its own. Raises Overloaded at a limit."""
         self.check()
         if holder is not None:
-            if self.in_use_by_holder[holder] >= self.max_per_holder:
+            if self.in_use_by_holder[holder] >= self._share(self._limit()):
                 raise self.refusal("share")
             self.in_use_by_holder[holder] += 1
         self.in_use += 1
         self._gauge.inc()
+
+    def _limit(self) -> int:
+        """Return how many requests the class admits at this moment."""
+        if self._load_monitor is None:
+            return self.max_requests
+        reduced = int(self.max_requests * self._load_monitor.capacity_factor)
+        return max(min(self.max_requests, _MIN_REQUESTS), reduced)
+
+    def _share(self, limit: int) -> int:
+        """Return how many of these one holder may have: the same part of a reduced limit as of the whole."""
+        return max(1, limit * self.max_per_holder // self.max_requests)
+
+    def _counted(self, limit: int) -> int:
+        """Count the requests in work, of each holder no more than its share.
+
+        A limit that falls finds holders above their share of it; they must not take the others' places.
+        """
+        if self.in_use < limit:
+            return self.in_use
+        share = self._share(limit)
+        return self.in_use - sum(max(0, number - share) for number in self.in_use_by_holder.values())
 
     def release(self, holder: str | None) -> None:
         """Count a request as finished."""

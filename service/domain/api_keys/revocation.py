@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 
 import structlog
 
@@ -35,7 +36,7 @@ class RevocationPoller:
         """Watch a key inside the block, while the service answers a call with it."""
         self._watched[key_id] += 1
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._poll())
+            self._task = asyncio.create_task(self._poll(), context=Context())
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
 
 import structlog
@@ -115,7 +116,7 @@ class ChangePoller:
         waiter = _Waiter(token)
         self._waiting[session_id].add(waiter)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._poll())
+            self._task = asyncio.create_task(self._poll(), context=Context())
         try:
             async with asyncio.timeout(timeout_seconds):
                 await waiter.woken.wait()

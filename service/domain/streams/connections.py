@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context
 from functools import partial
 from typing import Protocol
 from uuid import uuid4
@@ -278,7 +279,7 @@ class Streams:
 
     def _start_monitor(self) -> None:
         if self._monitor_task is None or self._monitor_task.done():
-            self._monitor_task = asyncio.create_task(self._monitor())
+            self._monitor_task = asyncio.create_task(self._monitor(), context=Context())
 
     async def _monitor(self) -> None:
         loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.support.api_calls import call_arrived, hook, problem, until, v2_event
-from tests.support.bridge import Bridge
+from tests.support.bridge import Bridge, open_bridge
 
 PATIENT = "Zaphrandine Quillibrand"
 PATIENT_ID = "PAT-7731-QXZ"
@@ -337,3 +337,48 @@ async def test_no_retry_of_an_end_reaches_an_erased_session(house: Bridge) -> No
         "SELECT owed, owed_lease, owed_next_at <= now() AS is_due FROM sessions WHERE id = $1", session_id
     )
     assert tuple(row) == ("cancel", None, True)
+
+
+@pytest.mark.parametrize("call", ["create", "upload"])
+async def test_no_call_that_waited_for_a_permit_sends_what_was_erased(
+    database_url: str, redis_url: str, call: str
+) -> None:
+    """A first call waits in the line of EkaScribe's calls; the erasure is answered before its turn comes."""
+    async with open_bridge(database_url, redis_url, eka_max_concurrency=1) as house:
+        busy, session_id = (await house.create())["id"], "erased-while-it-waits"
+        if call == "upload":
+            session_id = (await house.create(**FIELDS))["id"]
+        before_it = {
+            "create": (r"/voice/v1/sessions$", lambda: house.api.post("/v1/sessions", json={})),
+            "upload": (f"/sessions/{busy}/audio", lambda: house.put(busy, 0)),
+        }
+        pattern, occupy = before_it[call]
+        await house.fault(pattern, method="POST", delay_seconds=1.5, times=1)
+        occupying = asyncio.create_task(occupy())
+        await call_arrived(house, pattern, "POST", count=1 + (call == "create"))
+        wanted = {
+            "session_id": session_id,
+            "communication_protocol": "http",
+            "upload_type": "chunked",
+            "templates": ["eka_emr_template"],
+            "patient_details": {"oid": PATIENT_ID, "name": PATIENT},
+        }
+        waiting = asyncio.create_task(
+            house.api.post("/voice/v1/sessions", json=wanted)
+            if call == "create"
+            else house.put(session_id, 0)
+        )
+
+        async def is_begun() -> bool:
+            table = "sessions WHERE id = $1" if call == "create" else "chunks WHERE session_id = $1"
+            return bool(await house.database.fetchval(f"SELECT count(*) FROM {table}", session_id))
+
+        await until(is_begun)
+        await erase(house, session_id)
+        assert not occupying.done()
+        assert "session_ended" in (await waiting).text
+        assert (await occupying).is_success
+        if call == "create":
+            assert await house.calls(pattern, "POST") == 2
+        else:
+            assert await house.calls(f"/sessions/{session_id}/audio", "POST") == 0
