@@ -26,6 +26,9 @@ def calls() -> list[tuple[str, str]]:
 async def test_every_call_refuses_what_is_no_parameter_of_it(house: Bridge, method: str, path: str) -> None:
     url = path.format(**SAMPLE)
     answer = await house.admin.request(method, f"{url}?nonsense=1&Limit=2")
+    if method == "HEAD":  # an answer to it has no body
+        assert answer.status_code == 400
+        return
     found = problem(answer, 400, "invalid_request")
     assert found["errors"] == [
         {"field": "nonsense", "message": "is not a parameter of this call"},
