@@ -173,7 +173,7 @@ async def give_up(
 
 
 class _PieceHeaders(Struct, frozen=True, kw_only=True):
-    """What the headers say of a piece; `checksum` is an algorithm and its value."""
+    """The headers of a piece; `checksum` is an algorithm and its value."""
 
     offset: int
     length: int | None
