@@ -100,6 +100,7 @@ class WorkerProcess:
         sweep = Sweep(
             leases=stores.leases,
             idempotency=stores.idempotency,
+            recording_uploads=stores.recording_uploads,
             fetching=fetcher,
             fetches=fetches,
             deliveries=deliveries,

@@ -8,19 +8,16 @@ from functools import partial
 import structlog
 from msgspec import Struct
 
+from service.bootstrap.recordings import make_recording_cutter
 from service.domain.audio.handover import AudioHandover
 from service.domain.clock import CheckedClock, SystemClock
 from service.domain.destinations.changes import Destinations
 from service.domain.errors import StoreUnavailable
-from service.domain.recordings.cutting import RecordingCutter
-from service.domain.recordings.models import CutLimits
 from service.domain.results.fetching import ResultFetcher
 from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.sessions.pending_calls import PendingCalls
 from service.domain.vendor_accounts import Accounts, Credentials, VendorAccount
-from service.domain.vendor_limits import Limits
 from service.eka.audio_client import AudioClient
-from service.eka.audio_formats import normalise_audio_format
 from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
@@ -28,7 +25,6 @@ from service.eka.http_exchange import VendorHttp, make_http_client
 from service.eka.tokens import TokenKeeper
 from service.forwarding.destination_validation import DestinationLimits, check_destination_request
 from service.forwarding.downloads import GuardedDownloads
-from service.media.reader import FFmpegReader
 from service.settings import Settings
 from service.store.additional_documents import AdditionalDocumentRows
 from service.store.api_keys import ApiKeyRows
@@ -61,7 +57,6 @@ from service.store.tenants import TenantRows
 from service.store.vendor_accounts import VendorAccountRows
 from service.store.vendor_tokens import VendorTokenRows
 from service.store.webhook_events import WebhookEventRows
-from service.temporary_files.encrypted_file import EncryptedTemporaryFile
 
 log = structlog.get_logger()
 
@@ -331,25 +326,9 @@ def make_pending_calls(
         lifecycle=make_session_lifecycle(settings, stores, vendor),
         vendor=vendor,
         handover=AudioHandover(store=stores.held_audio, vendor=vendor),
-        cutter=RecordingCutter(
-            store=stores.recordings,
-            reader=FFmpegReader(),
-            limits=discovery,
-            cut_limits=partial(_cut_limits, settings),
-            open_file=EncryptedTemporaryFile,
-        ),
+        cutter=make_recording_cutter(settings, stores.recordings, discovery),
         fail=fetcher.fail,
         clock=SystemClock(),
-    )
-
-
-def _cut_limits(settings: Settings, limits: Limits) -> CutLimits:
-    """Return the limits of a chunk that is cut from a recording."""
-    named = [normalise_audio_format(each, limits.audio_formats) for each in limits.audio_formats]
-    return CutLimits(
-        max_seconds=limits.max_chunk_duration_seconds,
-        max_bytes=limits.chunk_bytes(settings.chunk_max_bytes),
-        formats=tuple(each for each in named if each is not None),
     )
 
 

@@ -20,7 +20,6 @@ from service.api.dependencies import (
     SessionServices,
     WebhookServices,
 )
-from service.api.middleware.disk_budget import max_recording_bytes
 from service.api.middleware.response_memory import reserve_response
 from service.api.middleware.session_trace import SessionTraces
 from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
@@ -36,6 +35,7 @@ from service.bootstrap.container import (
     open_vendor,
     ping_store_for_requests,
 )
+from service.bootstrap.recordings import make_recording_intake, make_recording_uploads
 from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.revocation import RevocationPoller
 from service.domain.audio.kept import KeptAudio
@@ -59,7 +59,6 @@ from service.eka.discovery import Discovery
 from service.eka.streams import EkaStreams
 from service.eka.templates import EkaTemplates
 from service.jobs.monitors.clock import ClockMonitor
-from service.media.reader import FFmpegReader
 from service.observability.tracing import stop_tracing
 from service.redis.client import close_redis, open_redis, ping_redis
 from service.redis.rate_limiter import open_rate_limiter
@@ -107,14 +106,15 @@ async def open_services(
                 stores,
                 vendor,
                 access,
-                _make_recordings(settings, stores, sessions, discovery, wakeups),
-                RecordingUploads(
-                    store=stores.recording_uploads,
-                    room=stores.held_audio,
-                    wakeups=wakeups,
-                    reconcile_after_seconds=settings.reconcile_after_seconds,
-                    max_bytes=max_recording_bytes(settings),
+                make_recording_intake(
+                    settings,
+                    stores.recordings,
+                    stores.held_audio,
+                    discovery,
+                    wakeups,
+                    sessions.queries.session,
                 ),
+                make_recording_uploads(settings, stores.recording_uploads, stores.held_audio, wakeups),
             ),
             destinations=DestinationServices(
                 changes=make_destinations(settings, stores), queries=stores.destinations
@@ -240,25 +240,6 @@ def _make_audio(
         recording_uploads=recording_uploads,
         kept=KeptAudio(KeptAudioRows(stores.database, stores.audio_blocks, reserve_response)),
         streams=streams,
-    )
-
-
-def _make_recordings(
-    settings: Settings,
-    stores: Stores,
-    sessions: SessionServices,
-    discovery: Discovery,
-    wakeups: ArqWakeups,
-) -> RecordingIntake:
-    return RecordingIntake(
-        store=stores.recordings,
-        room=stores.held_audio,
-        reader=FFmpegReader(),
-        limits=discovery,
-        wakeups=wakeups,
-        read=sessions.queries.session,
-        reconcile_after_seconds=settings.reconcile_after_seconds,
-        keep_audio=settings.keep_audio,
     )
 
 

@@ -26,6 +26,7 @@ from service.jobs.retention import RetentionJob
 from service.observability.logging import describe_failure
 from service.store.idempotency import IdempotencyRows
 from service.store.named_leases import NamedLeaseRows
+from service.store.recording_uploads import RecordingUploadRows
 
 log = structlog.get_logger()
 
@@ -55,6 +56,7 @@ class Sweep:
         *,
         leases: NamedLeaseRows,
         idempotency: IdempotencyRows,
+        recording_uploads: RecordingUploadRows,
         fetching: ResultFetcher,
         fetches: JobPool[FetchJob],
         deliveries: JobPool[DeliveryJob],
@@ -66,6 +68,7 @@ class Sweep:
     ) -> None:
         self._leases = leases
         self._idempotency = idempotency
+        self._recording_uploads = recording_uploads
         self._fetching = fetching
         self._fetches = fetches
         self._deliveries = deliveries
@@ -111,7 +114,7 @@ class Sweep:
 
     async def once(self) -> None:
         """Do each of the leader's steps once."""
-        steps = (self._expire, self._fetching.warn_expiring, self._forget_old_keys)
+        steps = (self._expire, self._fetching.warn_expiring, self._clean_up)
         for step in (*steps, self._held_audio.repair, self._held_audio.purge, self._retention.run):
             await self._guarded(step)
 
@@ -123,9 +126,10 @@ class Sweep:
         for pool in (self._pending_calls, self._fetches, self._deliveries):
             await self._guarded(partial(pool.wake, None))
 
-    async def _forget_old_keys(self) -> None:
+    async def _clean_up(self) -> None:
         if time.monotonic() >= self._housekeeping_due:
             await self._idempotency.forget_old()
+            await self._recording_uploads.delete_over()
             self._housekeeping_due = time.monotonic() + _HOUSEKEEPING_SECONDS
 
     async def _guarded(self, step: Callable[[], Awaitable[None]]) -> None:

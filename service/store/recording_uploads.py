@@ -119,6 +119,10 @@ class RecordingUploadRows:
         SETTLED.labels("cancelled").inc()
         return True
 
+    async def delete_over(self) -> None:
+        """Delete the uploads of sessions that are over, which nobody can continue."""
+        await self._database.execute(sql("recording_uploads.delete_over"))
+
 
 async def _locked(connection: LentConnection, tenant_id: TenantId, session_id: SessionId) -> bool:
     """Lock the session; false if its upload is over."""

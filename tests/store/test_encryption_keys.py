@@ -172,6 +172,7 @@ async def test_a_worker_that_lacks_a_key_says_so_claims_nothing_and_leaves_the_l
         sweep = Sweep(
             leases=stores.leases,
             idempotency=stores.idempotency,
+            recording_uploads=stores.recording_uploads,
             fetching=ResultFetcher(store=stores.results, vendor=ScriptedVendor(), clock=CheckedClock()),
             fetches=pool,
             deliveries=pool,

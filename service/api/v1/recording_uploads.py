@@ -3,42 +3,52 @@
 https://tus.io/protocols/resumable-upload
 """
 
-import base64
-import binascii
-import hashlib
-import hmac
-from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import Request, Response, Router, delete, head, patch, post, route
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter
+from msgspec import Struct
 
 from schemas.problems import Problem
 from service.api.dependencies import Services
-from service.api.middleware.admission_control import permit_of
 from service.api.problem_responses import documented, on_bridge_error
-from service.api.recording_form import RecordingBody, too_large
+from service.api.recording_pieces import CHECKSUMS, read_checksum, receive_checked, receive_directly
 from service.api.request_classes import REQUEST_CLASS
-from service.api.upload_buffer import RECORDING_PACE, read_body
 from service.api.v1.sessions import SessionPath
 from service.domain.api_keys.models import Principal
 from service.domain.errors import (
     AudioFormatInvalid,
     BridgeError,
-    ChecksumWrong,
     InvalidRequest,
     TusVersionUnsupported,
 )
 from service.domain.ids import SessionId
-from service.domain.recordings.uploads import UploadPiece
 
 _VERSION = "1.0.0"
 _TUS = {"Tus-Resumable": _VERSION}
 _PIECE_TYPE = "application/offset+octet-stream"
-_BLOCK_BYTES = 1024 * 1024
 _MAX_NUMBER = 2**53
-_ALGORITHMS = {"sha1": hashlib.sha1, "sha256": hashlib.sha256}
+TusResumable = Annotated[
+    str | None, HeaderParameter(name="Tus-Resumable", description="The version of tus: 1.0.0")
+]
+UploadOffset = Annotated[
+    str | None, HeaderParameter(name="Upload-Offset", description="The number of bytes before this piece")
+]
+UploadLength = Annotated[
+    str | None, HeaderParameter(name="Upload-Length", description="The number of bytes of the recording")
+]
+UploadChecksum = Annotated[
+    str | None,
+    HeaderParameter(name="Upload-Checksum", description="`sha1` or `sha256`, and the piece's hash in base64"),
+]
 _ERRORS = documented(400, 401, 404, 408, 409, 410, 412, 413, 415, 423, 503)
+
+
+def _empty(description: str) -> ResponseSpec:
+    """Describe a successful response without a body; its headers are those of tus."""
+    return ResponseSpec(data_container=None, description=description, generate_examples=False)
 
 
 def on_tus_error(request: Request[Any, Any, Any], error: BridgeError) -> Response[Problem]:
@@ -54,9 +64,7 @@ def on_tus_error(request: Request[Any, Any, Any], error: BridgeError) -> Respons
     "/{session_id:str}",
     http_method=["OPTIONS"],
     status_code=204,
-    operation_id="getUploadProtocol",
-    summary="What this service speaks of tus",
-    responses=documented(401, 503),
+    include_in_schema=False,
 )
 async def get_protocol(services: NamedDependency[Services], session_id: SessionPath) -> Response[None]:  # noqa: ARG001 - the answer is the same for each
     """Return the version and the extensions of tus."""
@@ -67,21 +75,26 @@ async def get_protocol(services: NamedDependency[Services], session_id: SessionP
             **_TUS,
             "Tus-Version": _VERSION,
             "Tus-Extension": "creation,creation-defer-length,checksum,termination",
-            "Tus-Checksum-Algorithm": ",".join(_ALGORITHMS),
+            "Tus-Checksum-Algorithm": ",".join(CHECKSUMS),
             "Tus-Max-Size": str(services.audio.recording_uploads.max_bytes),
         },
     )
 
 
-@head("/{session_id:str}", operation_id="getUploadOffset", summary="How much is here", responses=_ERRORS)
+@head(
+    "/{session_id:str}",
+    operation_id="getUploadOffset",
+    summary="How much is here",
+    responses={200: _empty("`Upload-Offset` and `Upload-Length`"), **_ERRORS},
+)
 async def get_offset(
-    request: Request[Any, Any, Any],
     services: NamedDependency[Services],
     principal: NamedDependency[Principal],
     session_id: SessionPath,
+    tus_resumable: TusResumable = None,
 ) -> Response[None]:
     """Return how many bytes are here, and how many the recording has."""
-    _check_version(request)
+    _check_version(tus_resumable)
     state = await services.audio.recording_uploads.state(principal, SessionId(session_id))
     length = {"Upload-Defer-Length": "1"} if state.length is None else {"Upload-Length": str(state.length)}
     offset = {"Upload-Offset": str(state.received or 0)}
@@ -93,19 +106,24 @@ async def get_offset(
     operation_id="startUpload",
     opt={REQUEST_CLASS: "uploads"},
     summary="Begin to send a recording in pieces",
-    responses=_ERRORS,
+    responses={201: _empty("`Location`: where the pieces go"), **_ERRORS},
 )
 async def start_upload(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
     principal: NamedDependency[Principal],
     session_id: SessionPath,
+    tus_resumable: TusResumable = None,
+    upload_length: UploadLength = None,
+    upload_offset: UploadOffset = None,
+    upload_checksum: UploadChecksum = None,
 ) -> Response[None]:
     """Begin the upload anew. Clients that cannot send PATCH send it as POST."""
-    _check_version(request)
+    _check_version(tus_resumable)
     if request.headers.get("x-http-method-override", "").upper() == "PATCH":
-        return await _receive_piece(request, services, principal, SessionId(session_id))
-    length = _number(request, "Upload-Length", is_required="upload-defer-length" not in request.headers)
+        headers = _read_headers(upload_offset, upload_length, upload_checksum)
+        return await _receive_piece(request, services, principal, SessionId(session_id), headers)
+    length = _number(upload_length, "Upload-Length", is_required="upload-defer-length" not in request.headers)
     await services.audio.recording_uploads.start(principal, SessionId(session_id), length)
     location = f"{services.settings.public_url or ''}/v1/recordings/{session_id}"
     return Response(None, status_code=201, headers={**_TUS, "Location": location})
@@ -118,49 +136,76 @@ async def start_upload(
     opt={REQUEST_CLASS: "uploads"},
     summary="Send a piece of a recording",
     request_max_body_size=None,
-    responses=_ERRORS,
+    responses={204: _empty("`Upload-Offset`: so many bytes are here now"), **_ERRORS},
 )
 async def send_piece(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
     principal: NamedDependency[Principal],
     session_id: SessionPath,
+    tus_resumable: TusResumable = None,
+    upload_length: UploadLength = None,
+    upload_offset: UploadOffset = None,
+    upload_checksum: UploadChecksum = None,
 ) -> Response[None]:
     """Store a piece at `Upload-Offset`; the piece that makes the recording whole ends the session."""
-    _check_version(request)
-    return await _receive_piece(request, services, principal, SessionId(session_id))
+    _check_version(tus_resumable)
+    headers = _read_headers(upload_offset, upload_length, upload_checksum)
+    return await _receive_piece(request, services, principal, SessionId(session_id), headers)
 
 
-@delete("/{session_id:str}", operation_id="giveUploadUp", summary="Give a recording up", responses=_ERRORS)
+@delete(
+    "/{session_id:str}",
+    operation_id="giveUploadUp",
+    summary="Give a recording up",
+    responses={204: _empty("The session is cancelled"), **_ERRORS},
+)
 async def give_up(
-    request: Request[Any, Any, Any],
     services: NamedDependency[Services],
     principal: NamedDependency[Principal],
     session_id: SessionPath,
+    tus_resumable: TusResumable = None,
 ) -> Response[None]:
     """Cancel the session and delete what is here of its recording."""
-    _check_version(request)
+    _check_version(tus_resumable)
     await services.audio.recording_uploads.cancel(principal, SessionId(session_id))
     return Response(None, status_code=204, headers=_TUS)
 
 
+class _PieceHeaders(Struct, frozen=True, kw_only=True):
+    """The headers of a piece; `checksum` is an algorithm and its value."""
+
+    offset: int
+    length: int | None
+    checksum: tuple[str, bytes] | None
+
+
+def _read_headers(offset: str | None, length: str | None, checksum: str | None) -> _PieceHeaders:
+    return _PieceHeaders(
+        offset=_number(offset, "Upload-Offset", is_required=True) or 0,
+        length=_number(length, "Upload-Length", is_required=False),
+        checksum=None if checksum is None else read_checksum(checksum),
+    )
+
+
 async def _receive_piece(
-    request: Request[Any, Any, Any], services: Services, principal: Principal, session_id: SessionId
+    request: Request[Any, Any, Any],
+    services: Services,
+    principal: Principal,
+    session_id: SessionId,
+    headers: _PieceHeaders,
 ) -> Response[None]:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _PIECE_TYPE:
         raise AudioFormatInvalid("a piece has a Content-Type of its own", supported=[_PIECE_TYPE])
-    offset = _number(request, "Upload-Offset", is_required=True) or 0
-    length = _number(request, "Upload-Length", is_required=False)
-    checksum = _checksum(request)
     uploads = services.audio.recording_uploads
-    piece = await uploads.open_piece(principal, session_id, offset, length)
+    piece = await uploads.open_piece(principal, session_id, headers.offset, headers.length)
     state = await uploads.state(principal, session_id)
-    total = state.length or uploads.max_bytes
+    max_bytes = (state.length or uploads.max_bytes) - headers.offset
     try:
-        if checksum is None:
-            await _receive_directly(request, piece, total - offset)
+        if headers.checksum is None:
+            await receive_directly(request, piece, max_bytes)
         else:
-            await _receive_checked(request, piece, total - offset, checksum)
+            await receive_checked(request, piece, max_bytes, headers.checksum)
     finally:
         await piece.release()
     if piece.received == state.length:
@@ -168,84 +213,17 @@ async def _receive_piece(
     return Response(None, status_code=204, headers={**_TUS, "Upload-Offset": str(piece.received)})
 
 
-async def _receive_directly(request: Request[Any, Any, Any], piece: UploadPiece, max_bytes: int) -> None:
-    """Store the bytes as they come; those that came before a break stay."""
-    pending = bytearray()
-
-    async def store() -> None:
-        block = bytes(pending)
-        pending.clear()
-        await piece.append(_once(block))
-
-    async def consume(received: bytes) -> None:
-        pending.extend(received)
-        while len(pending) >= _BLOCK_BYTES:
-            block = bytes(pending[:_BLOCK_BYTES])
-            del pending[:_BLOCK_BYTES]
-            await piece.append(_once(block))
-
-    try:
-        await read_body(request, max_bytes, consume, RECORDING_PACE, too_large)
-    except BridgeError:
-        if pending:
-            await store()
-        raise
-    await store()
-
-
-async def _receive_checked(
-    request: Request[Any, Any, Any], piece: UploadPiece, max_bytes: int, checksum: tuple[str, bytes]
-) -> None:
-    """Store the bytes only after all of them came and their checksum is right."""
-    algorithm, expected = checksum
-    digest = _ALGORITHMS[algorithm](usedforsecurity=False)
-    body = RecordingBody(permit_of(request.scope))
-
-    async def consume(received: bytes) -> None:
-        digest.update(received)
-        body.write(received)
-
-    try:
-        await read_body(request, max_bytes, consume, RECORDING_PACE, too_large)
-        if not hmac.compare_digest(digest.digest(), expected):
-            raise ChecksumWrong("the bytes have another checksum than Upload-Checksum says; send them again")
-        body.finish()
-        await piece.append(body.read())
-    finally:
-        body.close()
-
-
-async def _once(block: bytes) -> AsyncIterator[bytes]:
-    if block:
-        yield block
-
-
-def _check_version(request: Request[Any, Any, Any]) -> None:
-    if request.headers.get("tus-resumable") != _VERSION:
+def _check_version(version: str | None) -> None:
+    if version != _VERSION:
         raise TusVersionUnsupported(f"Tus-Resumable must be {_VERSION}")
 
 
-def _number(request: Request[Any, Any, Any], name: str, *, is_required: bool) -> int | None:
-    text = request.headers.get(name.lower())
+def _number(text: str | None, name: str, *, is_required: bool) -> int | None:
     if text is None and not is_required:
         return None
     if text is None or not (text.isascii() and text.isdigit()) or int(text[:17]) >= _MAX_NUMBER:
         raise InvalidRequest("must be a whole number", field=name)
     return int(text)
-
-
-def _checksum(request: Request[Any, Any, Any]) -> tuple[str, bytes] | None:
-    header = request.headers.get("upload-checksum")
-    if header is None:
-        return None
-    algorithm, _, encoded = header.strip().partition(" ")
-    try:
-        expected = base64.b64decode(encoded.strip(), validate=True)
-    except (binascii.Error, ValueError):
-        expected = b""
-    if algorithm not in _ALGORITHMS or not expected:
-        raise InvalidRequest("must be `sha1` or `sha256`, and its value in base64", field="Upload-Checksum")
-    return algorithm, expected
 
 
 recording_uploads_router = Router(

@@ -56,3 +56,12 @@ DELETE FROM recording_uploads WHERE tenant_id = $1 AND session_id = $2;
 -- name: cancel_session
 -- Cancels the session of an upload that its client gave up; EkaScribe never had it.
 UPDATE sessions SET status = 'cancelled', settled_at = now() WHERE tenant_id = $1 AND id = $2;
+
+-- name: delete_over
+-- Deletes the uploads of sessions that are over, and the bytes that came before.
+WITH over AS (
+    DELETE FROM recording_uploads u USING sessions s
+    WHERE s.id = u.session_id AND s.status NOT IN ('created', 'recording')
+    RETURNING u.session_id
+)
+DELETE FROM audio_blocks b USING over WHERE b.session_id = over.session_id AND b.sequence = -1;

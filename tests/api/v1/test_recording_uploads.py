@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from service.bootstrap.container import open_stores
 from tests.support.api_calls import invalid, problem, request_head, wire
 from tests.support.bridge import Bridge
 from tests.support.rig import until
@@ -200,12 +201,24 @@ async def test_giving_up_cancels_the_session_without_a_call_to_the_vendor(house:
     assert await house.calls(session_id) == 0
 
 
-async def test_an_upload_that_was_never_finished_expires(house: Bridge) -> None:
+async def test_an_upload_that_was_never_finished_expires_and_its_bytes_are_deleted(house: Bridge) -> None:
     session_id, url = await new_upload(house)
+    await send(house, url, 0, AUDIO[:1000])
+    other_id, other_url = await new_upload(house)
+    await send(house, other_url, 0, AUDIO[:1000])
     await house.database.execute(
         "UPDATE sessions SET expires_at = now() - interval '1 s' WHERE id = $1", session_id
     )
-    problem(await send(house, url, 0, b"x"), 410, "upload_gone")
+    problem(await send(house, url, 1000, b"x"), 410, "upload_gone")
+    await house.start_worker()
+    expired = await house.reach(session_id, "expired")
+    assert "recording_url" not in expired
+    async with open_stores(house.settings) as stores:
+        await stores.recording_uploads.delete_over()
+    query = "SELECT session_id FROM audio_blocks WHERE session_id = ANY($1)"
+    left = await house.database.fetch(query, [session_id, other_id])
+    assert [row["session_id"] for row in left] == [other_id]
+    assert (await house.api.head(url, headers=TUS)).status_code == 410
 
 
 async def test_the_other_ways_to_send_audio_do_not_fit(house: Bridge) -> None:
