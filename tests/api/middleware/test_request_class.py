@@ -8,7 +8,8 @@ from service.domain.errors import Overloaded
 
 
 def reads(load_monitor: LoadMonitor) -> RequestClass:
-    return RequestClass("reads", 256, max_per_holder=192, load_monitor=load_monitor)
+    # A name of its own: the gauge of a class is the process's.
+    return RequestClass("reads of a test", 256, max_per_holder=192, load_monitor=load_monitor)
 
 
 def fill(requests: RequestClass, holder: str) -> int:
@@ -51,5 +52,5 @@ def test_all_requests_together_never_exceed_the_class() -> None:
 
 
 def test_a_class_without_shares_keeps_its_whole_limit() -> None:
-    requests = RequestClass("webhooks", 8, max_per_holder=8)
+    requests = RequestClass("webhooks of a test", 8, max_per_holder=8)
     assert fill(requests, "vendor") == 8
