@@ -30,6 +30,11 @@ Send a chunk of audio and end it, with the session's id from that answer:
   curl -s {service}/v1/sessions/SESSION/audio/0 -H "Authorization: Bearer {key}" \
     -H "Content-Type: audio/wav" -T chunk.wav
   curl -s {service}/v1/sessions/SESSION/end -H "Authorization: Bearer {key}" -X POST
+
+Or send a whole recording in one call:
+
+  curl -s {service}/v1/recordings -H "Authorization: Bearer {key}" \
+    -F 'session={{"reference": "ENC-1"}}' -F audio=@visit.m4a
 """
 
 

@@ -110,6 +110,8 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
         ("sessions.insert", "", inserted),
         ("sessions.lock", "", lambda row: [row["id"], t]),
         ("sessions.view", "", owned),
+        ("recordings.uncut", "", lambda row: [row["id"], lease]),
+        ("recording_uploads.state", "", owned),
         ("sessions.begin_end", "", lambda row: [row["id"], lease, 60.0]),
         ("sessions.settle", "", lambda row: [row["id"], "completed", None, None]),
         ("sessions.record_result", "", lambda row: [row["id"], b"x", "m", "en", None]),
