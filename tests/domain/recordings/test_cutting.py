@@ -11,7 +11,7 @@ import pytest
 
 from service.domain.audio.models import AudioFormat
 from service.domain.errors import Overloaded, RecordingUnreadable
-from service.domain.ids import DEFAULT_ACCOUNT, Lease, SessionId
+from service.domain.ids import DEFAULT_ACCOUNT, Lease, SessionId, VendorSessionId
 from service.domain.recordings.cutting import RecordingCutter
 from service.domain.recordings.models import CutChunk, RecordingFacts, StoredRecording
 from service.domain.sessions.models import PendingCall
@@ -109,6 +109,7 @@ class Desk:
         await self.calls.process(
             PendingCall(
                 session_id=SESSION,
+                vendor_id=VendorSessionId(SESSION),
                 tenant_id=TENANT,
                 account=DEFAULT_ACCOUNT,
                 call="audio",
