@@ -45,6 +45,7 @@ from service.store.results import ResultRows
 from service.store.retention import RetentionRows
 from service.store.session_updates import SessionUpdateRows
 from service.store.sessions import SessionRows
+from service.store.stream_audio import StreamAudioRows
 from service.store.streams import StreamRows
 from service.store.tenants import TenantRows
 from service.store.vendor_accounts import VendorAccountRows
@@ -68,6 +69,7 @@ class Stores(Struct, frozen=True, kw_only=True):
     sessions: SessionRows
     streams: StreamRows
     audio: AudioRows
+    stream_audio: StreamAudioRows
     results: ResultRows
     result_refresh: ResultRefreshRows
     deliveries: DeliveryRows
@@ -108,6 +110,7 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
     keyring = Keyring(settings.encryption_keys)
     hasher = Hasher(database, keyring)
     sessions = SessionRows(database, keyring, hasher)
+    audio = AudioRows(database, keyring, max_held_bytes=settings.held_audio_max_bytes)
     idempotency_keys = IdempotencyKeys(keyring, hasher)
     return Stores(
         database=database,
@@ -120,7 +123,8 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
         vendor_accounts=VendorAccountRows(database, keyring),
         sessions=sessions,
         streams=StreamRows(database, keyring, hasher),
-        audio=AudioRows(database, keyring, max_held_bytes=settings.held_audio_max_bytes),
+        audio=audio,
+        stream_audio=StreamAudioRows(database, audio),
         results=ResultRows(database, keyring),
         result_refresh=ResultRefreshRows(database),
         deliveries=DeliveryRows(database, keyring),

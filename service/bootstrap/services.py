@@ -32,6 +32,7 @@ from service.bootstrap.container import (
     open_vendor,
     ping_store_for_requests,
 )
+from service.concurrency.encrypted_spool import EncryptedSpool, SpoolBudget
 from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.revocation import RevocationPoller
 from service.domain.audio.uploads import AudioUploads
@@ -197,6 +198,8 @@ def _make_audio(
     streams = Streams(
         store=stores.streams,
         vendor=EkaStreams(settings.eka_base_url, vendor.call_limiters, hosts=settings.eka_stream_hosts),
+        held=stores.stream_audio,
+        make_spool=partial(EncryptedSpool, SpoolBudget(settings.max_spool_bytes)),
         admit=partial(count_handshake, access.rate_limiter),
         max_streams=settings.max_streams,
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.http11 import Response
 from websockets.protocol import State
@@ -19,10 +19,12 @@ from service.domain.errors import (
     VendorUnavailable,
 )
 from service.domain.ids import Account, SessionId
-from service.domain.streams.relay import FLUSH_SECONDS, Frame, VendorGone
+from service.domain.streams.frames import Frame
+from service.domain.streams.sides import FLUSH_SECONDS, VendorGone
 from service.eka.call_limiter import CallLimiters
 from service.eka.http_exchange import retry_after_of
 from service.eka.metrics import counted
+from service.eka.stream_receipts import ConfirmingConnection, Receipts
 from service.http_client.tls_and_proxy import trusted_context
 from service.observability.tracing import span, trace_headers
 
@@ -41,8 +43,9 @@ _MAX_WAITING_BYTES = 65_536
 class EkaStream:
     """An open connection; implements the domain's VendorStream."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: ConfirmingConnection) -> None:
         self._connection = connection
+        self._receipts = connection.receipts = Receipts(connection)
 
     async def receive(self) -> Frame:
         """Return the next frame. Raises VendorGone."""
@@ -61,6 +64,8 @@ class EkaStream:
         ):
             return False
         connection.protocol.send_binary(frame)
+        if self._receipts.count(len(frame)):
+            self._receipts.ask()
         connection.send_data()
         return True
 
@@ -70,6 +75,9 @@ class EkaStream:
             await self._connection.send(frame)
         except ConnectionClosed as closed:
             raise _gone(closed) from closed
+        if self._receipts.count(len(frame)):
+            self._receipts.ask()
+            self._connection.send_data()
 
     async def close(self, code: int, seconds: float = FLUSH_SECONDS) -> None:
         """Close, and wait for the vendor's close frame; without it the connection is aborted."""
@@ -82,6 +90,13 @@ class EkaStream:
     def abort(self) -> None:
         """Abort the connection; frames that still wait to be sent are lost."""
         self._connection.transport.abort()
+
+    def unconfirmed_frames(self, gone: VendorGone) -> int:
+        """Return how many of the latest frames the vendor may not have received."""
+        protocol = self._connection.protocol
+        if protocol.close_rcvd_then_sent is False:
+            return 0  # it answered our close, and so has read everything before
+        return self._receipts.unconfirmed(was_closed_by_vendor=protocol.close_rcvd is not None)
 
 
 class EkaStreams:
@@ -125,10 +140,11 @@ class EkaStreams:
             )
 
 
-async def _connect(url: str) -> ClientConnection:
+async def _connect(url: str) -> ConfirmingConnection:
     try:
-        return await connect(
+        connection = await connect(
             url,
+            create_connection=ConfirmingConnection,
             ssl=trusted_context() if urlsplit(url).scheme == "wss" else None,
             additional_headers=trace_headers(),
             compression=None,
@@ -142,6 +158,8 @@ async def _connect(url: str) -> ClientConnection:
             write_limit=_MAX_WAITING_BYTES,
             process_exception=lambda error: error,
         )
+        assert isinstance(connection, ConfirmingConnection)  # noqa: S101 - create_connection makes no other
+        return connection
     except TimeoutError as error:
         raise VendorTimeout("EkaScribe did not open the stream in time", sent=False) from error
     except InvalidStatus as error:

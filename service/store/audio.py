@@ -4,7 +4,7 @@ The bytes of held chunks are in rows of at most 1 MiB, each encrypted for itself
 """
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from asyncpg import Record
 
@@ -87,21 +87,41 @@ class AudioRows:
             if held is None:
                 return False
             number = 0
+            chunk_key = (chunk.session_id, chunk.tenant_id, chunk.sequence)
             async for block in _blocks(audio):
-                await self._insert_block(connection, chunk, number, block)
+                await self._insert_block(connection, *chunk_key, number, block)
                 number += 1
         return True
 
-    async def _insert_block(
-        self, connection: LentConnection, chunk: ChunkPlan, number: int, block: bytes
+    async def insert_blocks(
+        self,
+        connection: LentConnection,
+        session_id: SessionId,
+        tenant_id: TenantId,
+        sequence: int,
+        data: bytes,
     ) -> None:
-        block_id = f"{chunk.session_id}:{chunk.sequence}:{number}"
+        """Store the bytes of a chunk that are in memory."""
+        for number, start in enumerate(range(0, len(data), BLOCK_BYTES)):
+            block = data[start : start + BLOCK_BYTES]
+            await self._insert_block(connection, session_id, tenant_id, sequence, number, block)
+
+    async def _insert_block(
+        self,
+        connection: LentConnection,
+        session_id: SessionId,
+        tenant_id: TenantId,
+        sequence: int,
+        number: int,
+        block: bytes,
+    ) -> None:
+        block_id = f"{session_id}:{sequence}:{number}"
         await connection.execute(
             sql("audio.insert_block"),
             block_id,
-            chunk.session_id,
-            chunk.tenant_id,
-            chunk.sequence,
+            session_id,
+            tenant_id,
+            sequence,
             number,
             len(block),
             self._keyring.encrypt(block, block_aad(block_id)),
@@ -125,7 +145,17 @@ class AudioRows:
 
     def open_held(self, chunk: HeldChunk) -> Audio:
         """Return the bytes of a held chunk, of which one block at a time is in memory."""
-        return _HeldAudio(self._database, self._keyring, chunk)
+        return _HeldAudio(chunk, lambda: self.read_blocks(chunk.session_id, chunk.sequence))
+
+    async def read_blocks(self, session_id: SessionId, sequence: int) -> AsyncIterator[bytes]:
+        """Yield the bytes of a held chunk, decrypted, a block at a time."""
+        number = 0
+        while True:
+            row = await self._database.fetchrow(sql("audio.block"), session_id, sequence, number)
+            if row is None:
+                return
+            yield self._keyring.decrypt(row["data_sealed"], block_aad(row["id"]))
+            number += 1
 
     async def record_handed_over(self, chunk: HeldChunk, lease: Lease, *, is_stored: bool) -> bool:
         """Record what became of a held chunk, and delete the bytes of a stored one."""
@@ -197,24 +227,10 @@ def _claim(row: Record) -> ChunkClaim:
 class _HeldAudio:
     """The domain's Audio over the blocks of a held chunk."""
 
-    def __init__(self, database: Database, keyring: Keyring, chunk: HeldChunk) -> None:
-        self._database = database
-        self._keyring = keyring
-        self._chunk = chunk
+    def __init__(self, chunk: HeldChunk, read: Callable[[], AsyncIterator[bytes]]) -> None:
+        self.read = read
         self.size = chunk.size
         self.sha256 = chunk.sha256
-
-    async def read(self) -> AsyncIterator[bytes]:
-        """Yield the blocks in order."""
-        number = 0
-        while True:
-            row = await self._database.fetchrow(
-                sql("audio.block"), self._chunk.session_id, self._chunk.sequence, number
-            )
-            if row is None:
-                return
-            yield self._keyring.decrypt(row["data_sealed"], block_aad(row["id"]))
-            number += 1
 
 
 async def _blocks(audio: Audio) -> AsyncIterator[bytes]:

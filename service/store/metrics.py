@@ -28,6 +28,14 @@ AUDIO_INCOMPLETE = Counter(
     "ekabridge_audio_incomplete",
     "Sessions of which EkaScribe lists fewer audio files after the end than it had confirmed.",
 )
+STREAM_INTERRUPTIONS = Counter(
+    "ekabridge_stream_interruptions",
+    "Interruptions of EkaScribe's side of live streams: `held` when audio began to go to PostgreSQL, `resumed`"
+    " when EkaScribe had all audio again.",
+    ("outcome",),
+)
+for _outcome in ("held", "resumed"):
+    STREAM_INTERRUPTIONS.labels(_outcome)
 END_TO_DOCUMENT = Histogram(
     "ekabridge_end_to_document_seconds",
     "Seconds from the end of a dictation until a document of it was stored.",

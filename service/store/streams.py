@@ -41,7 +41,7 @@ class StreamRows:
             account=Account(row["account"]),
             status=row["status"],
             upload=row["upload"],
-            is_created=row["owed"] != "create",
+            is_created=row["owed"] != "create" or row["is_held"],
             is_erased=row["is_erased"],
             is_past=row["is_past"],
             vendor_url=self._keyring.decrypt(encrypted, upload_url_aad(session_id)).decode()

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from service.domain.streams.relay import Frame
+from service.domain.streams.frames import Frame
+from service.domain.streams.sides import VendorGone
 
 
 class Side:
@@ -17,6 +18,7 @@ class Side:
         self.taken: list[Frame] = []
         self.may_take = asyncio.Event()
         self.may_take.set()
+        self.unconfirmed = 0
         self.closed: tuple[Any, ...] | None = None
         self.take: Callable[[bytes], bool] = lambda _: False
         self.when_closed: Callable[[], None] = lambda: None
@@ -38,6 +40,9 @@ class Side:
     async def send(self, frame: Frame) -> None:
         await self.may_take.wait()
         self.taken.append(frame)
+
+    def unconfirmed_frames(self, gone: VendorGone) -> int:
+        return self.unconfirmed
 
     def abort(self) -> None:
         self.log.append(f"{self.name} aborted")

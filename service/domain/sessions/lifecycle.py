@@ -119,8 +119,7 @@ class SessionLifecycle:
         """Create a session at the vendor under the lease of its create call, and record the outcome.
 
         `maybe_sent`: an earlier call may have reached the vendor, so this asks the vendor first. While the
-        vendor is away the call is held, and this returns. Raises VendorRefused; for a stream also another
-        VendorError, after which a repeat with the same Idempotency-Key or the sweep makes the call again.
+        vendor is away the call is held, and this returns. Raises VendorRefused.
         """
         try:
             await self._create(plan, lease, maybe_sent=maybe_sent)
@@ -156,13 +155,7 @@ class SessionLifecycle:
             raise VendorUnavailable("another call took this session over", sent=True)
 
     async def _hold_or_raise(self, plan: SessionPlan, lease: Lease, error: VendorUnreachable) -> None:
-        """Hold the create call: audio for the session is held, too, until the vendor answers.
-
-        A stream needs the vendor's address from the start, so for it this raises `error`.
-        """
-        if plan.upload == "stream":
-            await self._reschedule(plan.id, lease, 1, error)
-            raise error
+        """Hold the create call: audio for the session is held, too, until the vendor answers."""
         wait = schedule.held_back_wait(error.retry_after_seconds, jitter=self._clock.jitter())
         if not await self._store.hold_create(plan.id, lease, wait):
             if await self._store.is_cancelled(plan.id):
@@ -273,8 +266,8 @@ class SessionLifecycle:
         """Make the end call under its lease, and record the outcome. Raises VendorError."""
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                if pending.upload == "stream":
-                    await self._await_stream(pending.session_id)
+                if pending.upload == "stream" and await self.begins_stream_handover(pending):
+                    return
                 confirmed = await self._call_end(pending, maybe_sent=maybe_sent)
         except TimeoutError:
             await self._reschedule(pending.session_id, pending.lease, pending.attempts)
@@ -304,6 +297,23 @@ class SessionLifecycle:
                 missing=len(recorded.missing),
             )
 
+    async def begins_stream_handover(self, pending: PendingCall) -> bool:
+        """Wait until an ended stream is closed; return whether its audio goes to a second session instead.
+
+        That is so if the vendor's side of the stream was away at its end (service/domain/streams/holding.py).
+        The call that `pending` leased is then replaced by the second session's create call.
+        """
+        await self._await_stream(pending.session_id)
+        begins = await self._store.begin_stream_handover(
+            pending.session_id,
+            pending.lease,
+            new_vendor_session_id(),
+            result_seconds=HOLD_SECONDS + self._reconcile_after_seconds,
+        )
+        if begins:
+            log.info("stream_handed_over_in_chunks", session_id=pending.session_id)
+        return begins
+
     async def _await_stream(self, session_id: SessionId) -> None:
         """Wait until an open stream has flushed, because the vendor loses audio that arrives after the end.
 
@@ -316,8 +326,8 @@ class SessionLifecycle:
         log.warning("stream_would_not_close", session_id=session_id)
 
     async def _call_end(self, pending: PendingCall, *, maybe_sent: bool) -> VendorEnd:
-        # The audio of a stream is in no file; the vendor's clients send 0 (docs/vendor.md#end-stream-zero).
-        files_sent = 0 if pending.upload == "stream" else pending.chunks
+        # A stream has no chunks, and the vendor's clients send 0 for it (docs/vendor.md#end-stream-zero).
+        files_sent = pending.chunks
 
         async def probe() -> VendorEnd | None:
             found = await self._vendor.get_session(pending.account, pending.session_id, UNFILTERED)

@@ -6,6 +6,10 @@ from schemas.sessions import Upload
 from service.domain.ids import Account, Lease, SessionId, TenantId
 
 
+class HoldFull(Exception):  # noqa: N818 - it says what happened, like the errors of domain/errors.py
+    """No more audio of this stream can be kept until the vendor takes it."""
+
+
 class StreamSession(Struct, frozen=True, kw_only=True):
     """The fields of a session that its stream needs; `vendor_url` is a secret capability of the vendor."""
 

@@ -26,9 +26,10 @@ RETURNING id;
 
 -- name: record_created
 -- Records that the vendor has the session; an expiry in the past is a clock error, and ours stays.
--- The held audio of a session is due next.
-UPDATE sessions SET owed = CASE WHEN held_since IS NOT NULL THEN 'audio' END,
-                    owed_next_at = CASE WHEN held_since IS NOT NULL THEN now() END, owed_lease = NULL,
+-- The held audio of a session is due next; that of a stream which goes on reaches the vendor through the stream.
+UPDATE sessions SET owed = CASE WHEN held_since IS NOT NULL AND (upload = 'chunked' OR status = 'processing') THEN 'audio' END,
+                    owed_next_at = CASE WHEN held_since IS NOT NULL AND (upload = 'chunked' OR status = 'processing') THEN now() END,
+                    held_since = CASE WHEN upload = 'chunked' OR status = 'processing' THEN held_since END, owed_lease = NULL,
                     upload_url_sealed = $3,
                     expires_at = CASE WHEN $4::timestamptz > now() THEN $4 ELSE expires_at END
 WHERE id = $1 AND owed_lease = $2
@@ -61,6 +62,24 @@ SELECT status FROM sessions WHERE id = $1 AND owed_lease = $2 FOR UPDATE;
 UPDATE sessions SET held_since = NULL, owed = CASE WHEN status = 'processing' THEN 'end' END, owed_lease = NULL,
                     owed_attempts = 0, owed_next_at = CASE WHEN status = 'processing' THEN now() END
 WHERE id = $1;
+
+-- name: begin_stream_handover
+-- Has the held audio of an ended stream handed over in a second session of the vendor, which takes chunks.
+WITH moved AS (
+    UPDATE sessions s
+    SET vendor_session_id = $3, upload_url_sealed = NULL, held_since = coalesce(held_since, now()),
+        owed = 'create', owed_lease = NULL, owed_attempts = 0, owed_next_at = now(),
+        audio_missing = CASE WHEN t.held_is_whole THEN NULL ELSE '{}'::integer[] END
+    FROM streams t
+    WHERE s.id = $1 AND s.owed_lease = $2 AND s.upload = 'stream' AND s.status = 'processing'
+      AND s.vendor_session_id IS NULL AND t.session_id = s.id
+      AND EXISTS (SELECT FROM chunks c WHERE c.session_id = s.id AND c.status = 'held')
+    RETURNING s.id
+), postponed AS (
+    UPDATE fetches f SET next_at = greatest(f.next_at, now() + make_interval(secs => $4)) FROM moved
+    WHERE f.session_id = moved.id AND f.status = 'pending' AND f.lease IS NULL
+)
+SELECT id FROM moved;
 
 -- name: cancel_now
 -- Makes the pending cancel of a session due, because the call before it is over.
@@ -95,11 +114,11 @@ RETURNING id;
 -- Fetches that waited for this are due $5 seconds from now.
 WITH told AS (
     UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3,
-        audio_missing = (
+        audio_missing = coalesce((
             SELECT CASE WHEN $4::integer[] IS NOT NULL THEN array_agg(c.sequence ORDER BY c.sequence)
                              FILTER (WHERE NOT c.sequence = ANY($4))
                         WHEN count(*) > $3::integer THEN '{}'::integer[] END
-            FROM chunks c WHERE c.session_id = $1 AND c.status IN ('stored', 'refused'))
+            FROM chunks c WHERE c.session_id = $1 AND c.status IN ('stored', 'refused')), audio_missing)
     WHERE id = $1 AND owed_lease = $2 AND owed = 'end'
     RETURNING id, audio_missing
 ), hurried AS (
@@ -208,6 +227,7 @@ SELECT s.id, concat_ws('.', s.xmin,
        (SELECT concat_ws('.', count(*), max(c.stored_at), count(c.held_at)) FROM chunks c WHERE c.session_id = s.id),
        (SELECT count(*) FROM webhook_events w WHERE w.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(c.closed_at)) FROM stream_connections c WHERE c.session_id = s.id),
+       (SELECT concat_ws('.', count(*), count(i.resumed_at)) FROM stream_interruptions i WHERE i.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(f.settled_at), max(f.settled_at)) FROM fetches f WHERE f.session_id = s.id),
        (SELECT count(*) FROM documents d WHERE d.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(d.settled_at), count(d.next_at), sum(d.attempts), count(d.confirmed_at))
@@ -307,6 +327,14 @@ FROM chunks WHERE session_id = $1 AND held_at IS NOT NULL
 UNION ALL
 SELECT opened_at, 'stream.opened', '{}'
 FROM stream_connections WHERE session_id = $1
+UNION ALL
+SELECT began_at, 'stream.interrupted', jsonb_build_object('cause', cause)
+FROM stream_interruptions WHERE session_id = $1
+UNION ALL
+SELECT resumed_at, 'stream.resumed',
+       jsonb_build_object('seconds', round(extract(epoch FROM resumed_at - began_at)::numeric, 3),
+                          'frames', held_frames, 'bytes', replayed_bytes)
+FROM stream_interruptions WHERE session_id = $1 AND resumed_at IS NOT NULL
 UNION ALL
 SELECT closed_at, 'stream.closed',
        jsonb_build_object('cause', cause, 'code', code, 'frames', frames, 'bytes', bytes)

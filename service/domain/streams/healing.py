@@ -1,0 +1,398 @@
+"""Keeps the vendor's side of a stream whole, over as many connections to the vendor as it takes.
+
+To the relay a HealingStream is the vendor's side, which never breaks. If the vendor's connection breaks, it
+holds the client's frames, connects again, and sends the frames that the vendor has not received, in order and
+as fast as the vendor takes them; frames that come meanwhile wait behind them. A vendor that does not come back
+before the stream ends gets the audio later, from PostgreSQL (holding.py).
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import structlog
+from msgspec import Struct
+
+from service.domain.errors import StoreUnavailable, VendorError, VendorRefused
+from service.domain.ids import SessionId
+from service.domain.streams.audio_log import AudioLog, MakeLog
+from service.domain.streams.frames import Frame, is_event, sample_rate_of
+from service.domain.streams.holding import EarlierAudio, Interruption, StreamHold
+from service.domain.streams.models import HoldFull
+from service.domain.streams.sides import FLUSH_SECONDS, VendorGone, VendorStream
+
+log = structlog.get_logger()
+
+# A vendor that closes with one of these codes is restarting or broken, or vanished. Any other code is its
+# verdict on the stream, which the client gets.
+_BROKEN_CODES = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015})
+_NO_CODE = 1005
+# The frames of which a connection to the vendor remembers the size; it confirms far fewer at a time.
+_MAX_UNCONFIRMED = 8192
+
+
+class HealingRule(Struct, frozen=True, kw_only=True):
+    """Waits in seconds."""
+
+    # The first try to connect again may take so long before audio goes to PostgreSQL.
+    grace: float = 0.5
+    # Between tries to connect.
+    waits: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 5.0)
+    max_wait: float = 15.0
+    # After a `stop` clients wait for our close for 10 seconds (docs/vendor.md#client-python).
+    stop: float = 5.0
+    # The end of a stream waits so long for a replay that is under way.
+    end: float = 8.0
+    store_wait: float = 0.5
+    store_tries: int = 10
+
+
+class HealingStream:
+    """The vendor's side of a stream; implements the VendorStream of the relay."""
+
+    def __init__(
+        self,
+        *,
+        session_id: SessionId,
+        connect: Callable[[], Awaitable[VendorStream]],
+        first: VendorStream | None,
+        hold: StreamHold,
+        make_log: MakeLog,
+        earlier: EarlierAudio,
+        rule: HealingRule,
+    ) -> None:
+        """`first` is the vendor's open connection; None if the vendor is away from the start."""
+        self._session_id = session_id
+        self._connect, self._hold, self._make_log, self._rule = connect, hold, make_log, rule
+        self._earlier = earlier
+        self._vendor: VendorStream | None = None
+        self._unused = first
+        self._log: AudioLog | None = None
+        self._opening: Frame = b""
+        self._stop_frame: Frame | None = None
+        # While this is true every kept frame was sent, so that the next one may be sent at once.
+        self._is_live = self._is_fast = False
+        self._keep: Callable[[bytes], None] = lambda _: None
+        # What was sent on the present connection, to find the first byte that the vendor has not received.
+        self._sizes: deque[int] = deque(maxlen=_MAX_UNCONFIRMED)
+        self._sent_until = self._taken_until = 0
+        self._changed, self._stop_asked = asyncio.Event(), asyncio.Event()
+        self._final: VendorGone | None = None
+        self._healing: asyncio.Task[None] | None = None
+        self._is_aborted = self._is_over = self._is_closing = False
+        self._interruptions, self._broken_at, self._cause, self._held_frames = 0, 0.0, "", 0
+
+    # The relay's side.
+
+    def send_now(self, frame: bytes) -> bool:
+        """Send and keep a frame if that needs no waiting."""
+        if not self._is_fast or not self._vendor.send_now(frame):  # type: ignore[union-attr]
+            return False
+        self._keep(frame)
+        self._sizes.append(len(frame))
+        return True
+
+    async def send(self, frame: Frame) -> None:
+        """Send and keep a frame, or only keep it while the vendor is away. Raises HoldFull."""
+        audio = self._log or await self._begin(frame)
+        if isinstance(frame, str) and '"stop"' in frame and is_event(frame, "stop"):
+            self._stop_frame = frame
+        while self._is_live and (vendor := self._vendor) is not None:
+            try:
+                await vendor.send(frame)
+            except VendorGone as gone:
+                self._break(vendor, gone)
+                continue
+            self._sizes.append(audio.append_frame(frame))
+            return
+        if audio.is_full:
+            raise HoldFull("the disk has no room for more audio")
+        if self._hold.has_rows:
+            with contextlib.suppress(StoreUnavailable):  # the log keeps it meanwhile
+                await self._hold.hold(audio, self._taken_until)
+        audio.append_frame(frame)
+        self._held_frames += 1
+        if self._stop_frame is not None:
+            self._stop_asked.set()
+
+    async def receive(self) -> Frame:
+        """Return the vendor's next frame, from whichever connection. Raises VendorGone."""
+        while self._final is None:
+            vendor = self._vendor or self._unused
+            if vendor is None:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            try:
+                return await vendor.receive()
+            except VendorGone as gone:
+                if vendor not in {self._vendor, self._unused}:
+                    continue
+                if not _is_break(gone, was_stopped=self._stop_frame is not None):
+                    self._is_over = True
+                    raise
+                self._break(vendor, gone)
+        raise self._final
+
+    def break_off(self) -> None:
+        """Give up a connection whose vendor accepts nothing; another one follows."""
+        if self._vendor is not None:
+            self._vendor.abort()
+
+    def abort(self) -> None:
+        """Send and keep nothing from now on."""
+        self._is_aborted, self._is_live, self._is_fast = True, False, False
+        if self._healing is not None:
+            self._healing.cancel()
+        for vendor in (self._vendor, self._unused):
+            if vendor is not None:
+                vendor.abort()
+        if self._log is not None:
+            self._log.close()
+
+    async def close(self, code: int, seconds: float = FLUSH_SECONDS) -> None:
+        """Close the vendor's side; hold what the vendor does not have by then."""
+        if self._is_aborted:
+            return
+        self._is_closing = True
+        vendor = self._vendor or self._unused
+        if vendor is not None and (self._is_live or self._log is None):
+            await self._close_connection(vendor, code, seconds)
+        if await self._has_healed() and self._vendor is not None:
+            await self._close_connection(self._vendor, code, seconds)
+        self._is_live = self._is_fast = False
+        try:
+            await self._settle()
+        except (StoreUnavailable, HoldFull) as error:
+            log.error("stream_audio_not_held", session_id=self._session_id, error=type(error).__name__)
+        finally:
+            if self._log is not None:
+                self._log.close()
+
+    async def _close_connection(self, vendor: VendorStream, code: int, seconds: float) -> None:
+        await vendor.close(code, seconds)
+        if self._vendor is vendor and not self._is_over:
+            self._break(vendor, VendorGone(code))
+
+    async def _has_healed(self) -> bool:
+        """Wait for a moment until the stream is live again, and stop connecting."""
+        healing = self._healing
+        if healing is None or self._is_over:
+            return False
+        if not healing.done():
+            patience = self._rule.stop if self._vendor is None else self._rule.end
+            await asyncio.wait({healing}, timeout=patience)
+            healing.cancel()
+            await asyncio.gather(healing, return_exceptions=True)
+        return self._is_live
+
+    # Beginning.
+
+    async def _begin(self, frame: Frame) -> AudioLog:
+        """Choose the form of the log by the first frame, which decides for the vendor, too."""
+        audio = self._make_log(isinstance(frame, str))
+        self._opening, self._hold.rate = frame, sample_rate_of(frame)
+        audio.must_keep = True
+        self._taken_until = await self._hold.load_earlier(audio, self._earlier)
+        self._log = audio
+        self._keep = audio.append
+        vendor, self._unused = self._unused, None
+        if vendor is not None and audio.size == 0:
+            self._go_live(vendor)
+        else:
+            self._cause = "vendor_unreachable" if vendor is None else "earlier_audio_is_held"
+            self._start_healing(vendor)
+        return audio
+
+    def _go_live(self, vendor: VendorStream) -> None:
+        assert self._log is not None  # noqa: S101 - a stream is live after its first frame
+        self._vendor, self._is_live, self._log.must_keep = vendor, True, False
+        self._is_fast = not self._log.has_texts
+        self._changed.set()
+
+    # Healing.
+
+    def _break(self, vendor: VendorStream, gone: VendorGone) -> None:
+        """Note that a connection broke, and begin to heal the stream."""
+        if vendor is self._unused:
+            self._unused = None
+            return
+        if vendor is not self._vendor:
+            return
+        self._note_taken(vendor, gone)
+        self._vendor, self._is_live, self._is_fast = None, False, False
+        if self._log is None or self._taken_until >= self._log.size and self._is_closing:
+            return
+        self._log.must_keep = True
+        if self._stop_frame is not None:
+            self._stop_asked.set()
+        self._cause = f"vendor_closed_{gone.code}"
+        if self._healing is None or self._healing.done():
+            self._start_healing(None)
+
+    def _note_taken(self, vendor: VendorStream, gone: VendorGone) -> None:
+        """Find the position up to which the vendor has received the audio."""
+        if self._log is None:
+            return
+        if self._is_live:
+            self._sent_until = self._log.size
+        missing = min(vendor.unconfirmed_frames(gone), len(self._sizes))
+        lost = sum(self._sizes[-1 - index] for index in range(missing))
+        self._taken_until = max(self._log.start, self._sent_until - lost)
+        self._sizes.clear()
+
+    def _start_healing(self, vendor: VendorStream | None) -> None:
+        self._broken_at, self._held_frames = asyncio.get_running_loop().time(), 0
+        self._interruptions += 1
+        self._healing = asyncio.create_task(self._heal(vendor))
+
+    async def _heal(self, vendor: VendorStream | None) -> None:
+        """Connect and replay until the stream is live; after a `stop` for a few seconds only."""
+        reconnecting = asyncio.create_task(self._reconnect(vendor))
+        stopping = asyncio.create_task(self._stop_asked.wait())
+        try:
+            await asyncio.wait({reconnecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._is_live:
+                await stopping
+                if not reconnecting.done():
+                    await asyncio.wait({reconnecting}, timeout=self._rule.stop)
+            if not self._is_live:
+                await self._end_held()
+        finally:
+            for task in (reconnecting, stopping):
+                task.cancel()
+            await asyncio.gather(reconnecting, stopping, return_exceptions=True)
+
+    async def _end_held(self) -> None:
+        """Confirm a `stop` to the client without the vendor: all audio is held."""
+        try:
+            await self._settle()
+            self._final = VendorGone(1000)
+        except (StoreUnavailable, HoldFull):
+            self._final = VendorGone(1006)
+        self._changed.set()
+
+    async def _reconnect(self, vendor: VendorStream | None) -> None:
+        """Return when the stream is live, or when the vendor refuses it for good."""
+        attempt = 0
+        while True:
+            try:
+                vendor = vendor or await self._try_connect(is_first=attempt == 0)
+                await self._replay(vendor)
+                return
+            except VendorRefused as refused:
+                log.warning("stream_refused_again", session_id=self._session_id, status=refused.status)
+                await self._hold_now()
+                return
+            except (VendorError, StoreUnavailable) as error:
+                asked = getattr(error, "retry_after_seconds", None) or 0.0
+                await self._hold_now()
+            except VendorGone:
+                asked = 0.0
+            vendor = None
+            wait = self._rule.waits[min(attempt, len(self._rule.waits) - 1)]
+            attempt += 1
+            await asyncio.sleep(min(max(wait, asked), self._rule.max_wait))
+
+    async def _try_connect(self, *, is_first: bool) -> VendorStream:
+        """Connect; audio goes to PostgreSQL meanwhile if that takes long."""
+        connecting = asyncio.ensure_future(self._connect())
+        try:
+            await asyncio.wait({connecting}, timeout=self._rule.grace if is_first else 0)
+            if not connecting.done():
+                await self._hold_now()
+            return await connecting
+        finally:
+            connecting.cancel()
+
+    async def _replay(self, vendor: VendorStream) -> None:
+        """Send what the vendor has not received, on a new connection. Raises VendorGone."""
+        assert self._log is not None  # noqa: S101 - a stream heals after its first frame
+        audio = self._log
+        position = begun = self._sent_until = self._taken_until
+        self._sizes.clear()
+        self._vendor = vendor
+        self._changed.set()
+        try:
+            if (position > 0 or self._earlier.sequences) and is_event(self._opening, "start"):
+                await vendor.send(self._opening)
+            while position < audio.size:
+                frame, position = audio.next_frame(position)
+                await vendor.send(frame)
+                self._sizes.append(position - self._sent_until)
+                self._sent_until = position
+            if self._stop_frame is not None and not audio.has_texts:
+                await vendor.send(self._stop_frame)
+        except VendorGone as gone:
+            self._break(vendor, gone)
+            raise
+        if self._vendor is not vendor:
+            raise VendorGone(1006)
+        self._go_live(vendor)
+        await self._record_resumed(audio.size - begun)
+
+    async def _record_resumed(self, replayed: int) -> None:
+        held = self._held_frames
+        try:
+            await self._record_interruption(is_over=True, held_frames=held, replayed_bytes=replayed)
+            await self._hold.drop()
+        except StoreUnavailable:
+            log.warning("stream_resumed_unrecorded", session_id=self._session_id)
+
+    # Holding.
+
+    async def _hold_now(self) -> None:
+        """Begin to hold the audio in PostgreSQL, from what the vendor has not received on."""
+        if self._hold.has_rows or self._log is None:
+            return
+        try:
+            await self._record_interruption(is_over=False, held_frames=self._held_frames, replayed_bytes=0)
+            await self._hold.hold(self._log, self._taken_until)
+            await self._hold.record(self._log, self._taken_until, is_whole=False)
+        except (StoreUnavailable, HoldFull) as error:
+            log.warning("stream_not_held_yet", session_id=self._session_id, error=type(error).__name__)
+
+    async def _settle(self) -> None:
+        """Hold all audio of the connection if the vendor lacks some of it; else drop what is held."""
+        audio = self._log
+        if audio is None or self._is_aborted:
+            return
+        if self._is_over or self._taken_until >= audio.size:
+            await self._hold.drop()
+            return
+        for _ in range(self._rule.store_tries):
+            try:
+                await self._hold_all(audio)
+                return
+            except StoreUnavailable:
+                await asyncio.sleep(self._rule.store_wait)
+        await self._hold_all(audio)
+
+    async def _hold_all(self, audio: AudioLog) -> None:
+        """Hold what the vendor lacks, and then what it has: only a whole recording gives a whole document."""
+        await self._hold.hold(audio, self._taken_until, is_last=True)
+        is_whole = audio.is_whole and self._earlier.is_whole
+        try:
+            await self._hold.hold(audio, audio.start)
+        except HoldFull:
+            is_whole = False
+        await self._hold.record(audio, self._taken_until, is_whole=is_whole)
+
+    async def _record_interruption(self, *, is_over: bool, held_frames: int, replayed_bytes: int) -> None:
+        seconds = asyncio.get_running_loop().time() - self._broken_at
+        await self._hold.record_interruption(
+            Interruption(
+                number=self._interruptions,
+                cause=self._cause,
+                seconds=round(seconds, 3),
+                held_frames=held_frames,
+                replayed_bytes=replayed_bytes,
+                is_over=is_over,
+            )
+        )
+
+
+def _is_break(gone: VendorGone, *, was_stopped: bool) -> bool:
+    """Tell a vendor that broke from one that closes the stream of its own accord."""
+    return gone.code in _BROKEN_CODES and not (was_stopped and gone.code == _NO_CODE)

@@ -1,0 +1,188 @@
+"""Tells which frames of a stream the vendor has received, although its protocol acknowledges none.
+
+A WebSocket's peer answers a ping after it has read everything before the ping. A ping after every frame would
+cost a third of the relay's work, so a ping follows 10 seconds of audio. For the frames since the last answered
+ping the TCP connection of the vendor's host is asked how many bytes it has acknowledged; that counts only
+while the vendor answers pings, because a host acknowledges what a hanging process will never read.
+"""
+
+import fcntl
+import math
+import os
+import socket
+import struct
+import time
+from collections import deque
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection
+
+# 10 seconds of audio.
+_PING_BYTES = 320_000
+# A vendor that leaves a ping unanswered for this time may not read what its host acknowledges.
+_MAX_ANSWER_SECONDS = 2.0
+# A frame's own head and mask, and for TLS the records around it.
+_SHORT_HEAD_BYTES, _MEDIUM_HEAD_BYTES, _LONG_HEAD_BYTES = 6, 8, 14
+_SHORT_FRAME, _MEDIUM_FRAME = 125, 65_535
+_TLS_RECORD, _TLS_RECORD_BYTES = 16_384, 29
+_PING_HEAD = struct.Struct(">Q")
+# What a vendor that closes had not read yet was sent within the last round trip: so much audio a second.
+_BYTES_PER_SECOND = 32_000
+_MIN_ROUND_TRIP_SECONDS = 0.005
+# Linux: bytes in the socket's queue that the peer's host has not acknowledged, and all that it has.
+_SIOCOUTQ = 0x5411
+_ACKNOWLEDGED_OFFSET, _TCP_INFO_BYTES = 120, 192
+_QUADWORD, _WORD = struct.Struct("=Q"), struct.Struct("=i")
+
+
+class ConfirmingConnection(ClientConnection):
+    """A client connection that reports answered pings, and its end while the socket is still there."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.receipts: Receipts | None = None
+
+    def acknowledge_pings(self, data: bytes) -> None:
+        """Note that the vendor answered a ping."""
+        if self.receipts is not None:
+            self.receipts.note_answer(data)
+        super().acknowledge_pings(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note the end of the connection."""
+        if self.receipts is not None:
+            self.receipts.note_end()
+        super().connection_lost(exc)
+
+
+class Receipts:
+    """The frames of one connection that no answered ping confirms yet."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._is_encrypted = connection.transport.get_extra_info("ssl_object") is not None
+        # The sizes of the frames since the last answered ping.
+        self._sizes: deque[int] = deque()
+        self._until_ping = _PING_BYTES
+        self._asked: deque[_Asked] = deque()
+        self._number = 0
+        # All bytes that were sent up to the last answered ping; None if unknown.
+        self._sent_before = self._sent_bytes()
+        self._acknowledged: int | None = None
+        self._round_trip = 0.0
+        self._has_ended = False
+
+    def count(self, size: int) -> bool:
+        """Count a frame that was sent; return whether it is time to ask."""
+        self._sizes.append(size)
+        self._until_ping -= size
+        return self._until_ping <= 0
+
+    def ask(self) -> None:
+        """Write a ping behind the last frame; the caller sends it."""
+        self._until_ping = _PING_BYTES
+        self._number += 1
+        self._connection.protocol.send_ping(_PING_HEAD.pack(self._number))
+        self._asked.append(_Asked(self._number, len(self._sizes), time.monotonic()))
+
+    def note_answer(self, data: bytes) -> None:
+        """Drop the frames before the ping that was answered, and before earlier ones."""
+        if len(data) != _PING_HEAD.size or not self._asked:
+            return
+        (number,) = _PING_HEAD.unpack(data)
+        if number < self._asked[0].number or number > self._number:
+            return
+        confirmed = 0
+        while self._asked and self._asked[0].number <= number:
+            asked = self._asked.popleft()
+            confirmed = asked.frames
+            self._round_trip = time.monotonic() - asked.at
+        for _ in range(confirmed):
+            self._sizes.popleft()
+        for later in self._asked:
+            later.frames -= confirmed
+        # Frames that were sent since the ping do not count as acknowledged by this.
+        sent = self._sent_bytes()
+        self._sent_before = None if sent is None else sent - sum(map(self._wire_bytes, self._sizes))
+
+    def note_end(self) -> None:
+        """Read what the vendor's host acknowledged, while the socket is still there."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._acknowledged = self._acknowledged_bytes()
+
+    def unconfirmed(self, *, was_closed_by_vendor: bool) -> int:
+        """Return how many of the latest frames the vendor may not have received."""
+        self.note_end()
+        if self._sent_before is None or self._acknowledged is None or not self._answers():
+            return len(self._sizes)
+        room = self._acknowledged - self._sent_before
+        missing = len(self._sizes)
+        for size in self._sizes:
+            room -= self._wire_bytes(size)
+            if room < 0:
+                break
+            missing -= 1
+        if was_closed_by_vendor:
+            missing = max(missing, self._under_way())
+        return missing
+
+    def _answers(self) -> bool:
+        return not self._asked or time.monotonic() - self._asked[0].at < _MAX_ANSWER_SECONDS
+
+    def _under_way(self) -> int:
+        """Return how many frames were sent within the last round trip."""
+        if self._round_trip < _MIN_ROUND_TRIP_SECONDS:
+            return 0
+        size, frames = self._round_trip * _BYTES_PER_SECOND, 0
+        for each in reversed(self._sizes):
+            if size <= 0:
+                break
+            size -= each
+            frames += 1
+        return frames
+
+    def _wire_bytes(self, size: int) -> int:
+        head = _SHORT_HEAD_BYTES if size <= _SHORT_FRAME else _MEDIUM_HEAD_BYTES
+        sent = size + (head if size <= _MEDIUM_FRAME else _LONG_HEAD_BYTES)
+        return sent + self._is_encrypted * math.ceil(sent / _TLS_RECORD) * _TLS_RECORD_BYTES
+
+    def _acknowledged_bytes(self) -> int | None:
+        own = self._socket()
+        if own is None:
+            return None
+        with own:
+            try:
+                info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+                return int(_QUADWORD.unpack_from(info, _ACKNOWLEDGED_OFFSET)[0])
+            except (OSError, AttributeError, struct.error):
+                return None
+
+    def _sent_bytes(self) -> int | None:
+        """Return how many bytes the system was given to send; None if some still wait in the process."""
+        acknowledged = self._acknowledged_bytes()
+        own = self._socket()
+        if own is None or acknowledged is None or self._connection.transport.get_write_buffer_size():
+            return None
+        with own:
+            try:
+                return acknowledged + int(_WORD.unpack(fcntl.ioctl(own, _SIOCOUTQ, b"\0\0\0\0"))[0])
+            except OSError:
+                return None
+
+    def _socket(self) -> socket.socket | None:
+        """Return a copy of the connection's socket; none without TCP."""
+        found = self._connection.transport.get_extra_info("socket")
+        try:
+            return None if found is None else socket.socket(fileno=os.dup(found.fileno()))
+        except OSError:
+            return None
+
+
+class _Asked:
+    """A ping that was sent, and how many frames of those that are not confirmed came before it."""
+
+    __slots__ = ("at", "frames", "number")
+
+    def __init__(self, number: int, frames: int, at: float) -> None:
+        self.number, self.frames, self.at = number, frames, at

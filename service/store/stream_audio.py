@@ -1,0 +1,85 @@
+"""Held audio of streams, as held chunks; the times in which it was held."""
+
+from service.domain.ids import Lease, SessionId, TenantId
+from service.domain.streams.holding import EarlierAudio, HeldPiece, Interruption
+from service.store.audio import AudioRows
+from service.store.database import Database
+from service.store.metrics import STREAM_INTERRUPTIONS
+from service.store.queries import sql
+
+
+class StreamAudioRows:
+    """The domain's HeldStreamStore over PostgreSQL."""
+
+    def __init__(self, database: Database, audio: AudioRows) -> None:
+        self._database = database
+        self._audio = audio
+
+    async def read_earlier(self, session_id: SessionId, lease: Lease) -> EarlierAudio:
+        """Return what is held of the session's earlier connections."""
+        row = await self._database.fetchrow(sql("stream_audio.earlier"), session_id, lease)
+        if row is None or row["sequences"] is None:
+            return EarlierAudio(sequences=[], taken_bytes=0, is_whole=row is None or not row["has_earlier"])
+        return EarlierAudio(
+            sequences=row["sequences"], taken_bytes=row["held_taken_bytes"], is_whole=row["held_is_whole"]
+        )
+
+    async def read_piece(self, session_id: SessionId, sequence: int) -> bytes:
+        """Return a held piece."""
+        return b"".join([block async for block in self._audio.read_blocks(session_id, sequence)])
+
+    async def has_room(self, tenant_id: TenantId, size: int) -> bool:
+        """Return whether so many more bytes may be held."""
+        return await self._audio.has_room(tenant_id, size)
+
+    async def hold_piece(self, piece: HeldPiece) -> bool:
+        """Store a piece, encrypted, in place of an earlier state of it; false if the lease was lost."""
+        async with self._database.transaction() as connection:
+            if await connection.fetchrow(sql("stream_audio.lock"), piece.session_id, piece.lease) is None:
+                return False
+            held = await connection.fetchrow(
+                sql("stream_audio.hold_piece"),
+                piece.session_id,
+                piece.sequence,
+                piece.tenant_id,
+                piece.sha256,
+                len(piece.wav),
+                piece.content_type,
+                piece.file_name,
+            )
+            if held is None:
+                return False
+            await connection.execute(sql("audio.delete_blocks"), piece.session_id, piece.sequence)
+            await self._audio.insert_blocks(
+                connection, piece.session_id, piece.tenant_id, piece.sequence, piece.wav
+            )
+        return True
+
+    async def record_held(
+        self, session_id: SessionId, lease: Lease, *, taken_bytes: int, is_whole: bool
+    ) -> None:
+        """Record how much of the held audio the vendor's stream took, and whether it is all of the audio."""
+        await self._database.execute(
+            sql("stream_audio.record_held"), session_id, lease, taken_bytes, is_whole
+        )
+
+    async def drop_held(self, session_id: SessionId, lease: Lease) -> None:
+        """Delete the held audio."""
+        await self._database.execute(sql("stream_audio.drop_held"), session_id, lease)
+
+    async def record_interruption(
+        self, session_id: SessionId, lease: Lease, interruption: Interruption
+    ) -> None:
+        """Record an interruption that has begun or is over."""
+        await self._database.execute(
+            sql("stream_audio.record_interruption"),
+            session_id,
+            lease,
+            interruption.number,
+            interruption.cause,
+            interruption.seconds,
+            interruption.held_frames,
+            interruption.replayed_bytes,
+            interruption.is_over,
+        )
+        STREAM_INTERRUPTIONS.labels("resumed" if interruption.is_over else "held").inc()
