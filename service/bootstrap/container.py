@@ -28,6 +28,7 @@ from service.settings import Settings
 from service.store.additional_documents import AdditionalDocumentRows
 from service.store.api_keys import ApiKeyRows
 from service.store.audio import AudioRows
+from service.store.audio_blocks import AudioBlockRows
 from service.store.audit import AuditRows
 from service.store.circuit_breakers import CircuitBreakerRows
 from service.store.database import Database
@@ -35,6 +36,7 @@ from service.store.deliveries import DeliveryRows
 from service.store.destinations import DestinationRows
 from service.store.encryption import Hasher, Keyring, MissingKeyError
 from service.store.encryption_keys import EncryptionKeyRows
+from service.store.held_audio import HeldAudioRows
 from service.store.idempotency import IdempotencyKeys, IdempotencyRows
 from service.store.leases import LeaseRows
 from service.store.ledger import LedgerRows
@@ -69,6 +71,7 @@ class Stores(Struct, frozen=True, kw_only=True):
     sessions: SessionRows
     streams: StreamRows
     audio: AudioRows
+    held_audio: HeldAudioRows
     stream_audio: StreamAudioRows
     results: ResultRows
     result_refresh: ResultRefreshRows
@@ -110,7 +113,8 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
     keyring = Keyring(settings.encryption_keys)
     hasher = Hasher(database, keyring)
     sessions = SessionRows(database, keyring, hasher)
-    audio = AudioRows(database, keyring, max_held_bytes=settings.held_audio_max_bytes)
+    blocks = AudioBlockRows(database, keyring)
+    held_audio = HeldAudioRows(database, blocks, max_held_bytes=settings.held_audio_max_bytes)
     idempotency_keys = IdempotencyKeys(keyring, hasher)
     return Stores(
         database=database,
@@ -123,8 +127,9 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
         vendor_accounts=VendorAccountRows(database, keyring),
         sessions=sessions,
         streams=StreamRows(database, keyring, hasher),
-        audio=audio,
-        stream_audio=StreamAudioRows(database, audio),
+        audio=AudioRows(database),
+        held_audio=held_audio,
+        stream_audio=StreamAudioRows(database, blocks, held_audio),
         results=ResultRows(database, keyring),
         result_refresh=ResultRefreshRows(database),
         deliveries=DeliveryRows(database, keyring),
@@ -291,7 +296,7 @@ def make_pending_calls(
         store=stores.sessions,
         lifecycle=make_session_lifecycle(settings, stores, vendor),
         vendor=vendor,
-        handover=AudioHandover(store=stores.audio, vendor=vendor),
+        handover=AudioHandover(store=stores.held_audio, vendor=vendor),
         fail=fetcher.fail,
         clock=SystemClock(),
     )

@@ -205,7 +205,10 @@ def _make_audio(
     )
     stack.push_async_callback(streams.stop)
     return AudioServices(
-        uploads=AudioUploads(store=stores.audio, sessions=stores.sessions, vendor=vendor), streams=streams
+        uploads=AudioUploads(
+            store=stores.audio, held_audio=stores.held_audio, sessions=stores.sessions, vendor=vendor
+        ),
+        streams=streams,
     )
 
 

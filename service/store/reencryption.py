@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from schemas.encryption_keys import ReencryptionPass
 from service.domain.ids import TenantId
-from service.store import audio, destinations, documents, outbox, sessions
+from service.store import audio_blocks, destinations, documents, outbox, sessions
 from service.store.database import Database
 from service.store.encryption import DecryptionError, Keyring, head_of, key_id_of, secret_aad
 from service.store.idempotency import answer_aad
@@ -106,7 +106,7 @@ ENCRYPTED_TABLES = (
         name="audio_blocks",
         read=sql("reencryption.read_audio_blocks"),
         write=sql("reencryption.write_audio_blocks"),
-        columns=(("data_sealed", audio.block_aad),),
+        columns=(("data_sealed", audio_blocks.block_aad),),
     ),
     EncryptedTable(
         name="idempotency_keys",

@@ -2,8 +2,9 @@
 
 from service.domain.ids import Lease, SessionId, TenantId
 from service.domain.streams.holding import EarlierAudio, HeldPiece, Interruption
-from service.store.audio import AudioRows
+from service.store.audio_blocks import AudioBlockRows
 from service.store.database import Database
+from service.store.held_audio import HeldAudioRows
 from service.store.metrics import STREAM_INTERRUPTIONS
 from service.store.queries import sql
 
@@ -11,9 +12,10 @@ from service.store.queries import sql
 class StreamAudioRows:
     """The domain's HeldStreamStore over PostgreSQL."""
 
-    def __init__(self, database: Database, audio: AudioRows) -> None:
+    def __init__(self, database: Database, blocks: AudioBlockRows, held_audio: HeldAudioRows) -> None:
         self._database = database
-        self._audio = audio
+        self._blocks = blocks
+        self._held_audio = held_audio
 
     async def read_earlier(self, session_id: SessionId, lease: Lease) -> EarlierAudio:
         """Return what is held of the session's earlier connections."""
@@ -26,11 +28,11 @@ class StreamAudioRows:
 
     async def read_piece(self, session_id: SessionId, sequence: int) -> bytes:
         """Return a held piece."""
-        return b"".join([block async for block in self._audio.read_blocks(session_id, sequence)])
+        return b"".join([block async for block in self._blocks.read(session_id, sequence)])
 
     async def has_room(self, tenant_id: TenantId, size: int) -> bool:
         """Return whether so many more bytes may be held."""
-        return await self._audio.has_room(tenant_id, size)
+        return await self._held_audio.has_room(tenant_id, size)
 
     async def hold_piece(self, piece: HeldPiece) -> bool:
         """Store a piece, encrypted, in place of an earlier state of it; false if the lease was lost."""
@@ -42,17 +44,15 @@ class StreamAudioRows:
                 piece.session_id,
                 piece.sequence,
                 piece.tenant_id,
-                piece.sha256,
-                len(piece.wav),
+                bytes.fromhex(piece.sha256),
+                piece.size,
                 piece.content_type,
                 piece.file_name,
             )
             if held is None:
                 return False
-            await connection.execute(sql("audio.delete_blocks"), piece.session_id, piece.sequence)
-            await self._audio.insert_blocks(
-                connection, piece.session_id, piece.tenant_id, piece.sequence, piece.wav
-            )
+            await self._blocks.delete(connection, piece.session_id, piece.sequence)
+            await self._blocks.write(connection, piece.tenant_id, piece.session_id, piece.sequence, piece)
         return True
 
     async def record_held(

@@ -27,12 +27,15 @@ async def is_open(bridge: Bridge) -> bool:
 
 
 async def test_a_vendor_that_is_down_is_left_alone_and_found_again_by_itself(bridge: Bridge) -> None:
-    sessions = [(await bridge.create())["id"] for _ in range(6)]
+    sessions, others = ([(await bridge.create())["id"] for _ in range(6)] for _ in range(2))
     await bridge.fault("^/voice/v1/sessions", times=None, status=500)
     for answer in await asyncio.gather(*(bridge.put(each, 0) for each in sessions)):
-        assert answer.status_code in {502, 503}
+        assert answer.json()["state"] == "held"
     before = await bridge.calls("^/voice/v1/sessions")
-    refused = await asyncio.gather(*(bridge.put(each, n) for each in sessions for n in range(1, 11)))
+    change = {"languages": ["hi"]}
+    refused = await asyncio.gather(
+        *(bridge.api.patch(f"/v1/sessions/{each}", json=change) for each in others for _ in range(10))
+    )
     # Each of them would have called several times; now there are probes, of which few fit into any time.
     assert await bridge.calls("^/voice/v1/sessions") - before <= 8
     closed = [answer for answer in refused if answer.status_code == 503]
@@ -44,42 +47,37 @@ async def test_a_vendor_that_is_down_is_left_alone_and_found_again_by_itself(bri
     await clear_faults(bridge)
 
     async def is_back() -> bool:
-        return (await bridge.put(sessions[0], 0)).status_code == 200
+        return (await bridge.put(others[0], 0)).json()["state"] == "stored"
 
     await until(is_back, seconds=60)
-    for session in sessions:
-        assert (await bridge.put(session, 0)).status_code == 200
 
 
 async def test_one_session_over_which_the_vendor_breaks_closes_nothing_for_others(bridge: Bridge) -> None:
     poisoned, well = (await bridge.create())["id"], (await bridge.create())["id"]
     await bridge.fault(poisoned, times=None, status=500)
     for answer in await asyncio.gather(*(bridge.put(poisoned, n) for n in range(8))):
-        problem(answer, 502, "vendor_error")
-    assert (await bridge.put(well, 0)).status_code == 200
+        assert answer.json()["state"] == "held"
+    assert (await bridge.put(well, 0)).json()["state"] == "stored"
 
 
 async def test_a_limit_is_kept_to_by_all_uploads(bridge: Bridge) -> None:
-    *limited, other = [(await bridge.create())["id"] for _ in range(4)]
+    limited = [(await bridge.create())["id"] for _ in range(3)]
     await bridge.fault("/audio/", times=3, status=429, headers={"Retry-After": "2"})
     sending = [asyncio.create_task(bridge.put(each, 0)) for each in limited]
     await until(partial(is_open, bridge))
 
     async def is_sent() -> bool:
-        answer = await bridge.put(other, 0)
-        if answer.status_code == 503:
-            assert "limits" in problem(answer, 503, "vendor_unavailable")["detail"]
-            assert int(answer.headers["retry-after"]) <= 2
-        return answer.status_code == 200
+        other = await bridge.create()
+        return (await bridge.put(other["id"], 0)).json()["state"] == "stored"
 
     await until(is_sent)
-    # Whoever waits for the limit that he was told wakes before the last of them is over, and is told again.
-    answers = [answer.status_code for answer in await asyncio.gather(*sending)]
-    assert set(answers) <= {200, 503}
+    # An upload that waits for its limit wakes before the last limit is over, and is held then.
+    answers = [answer.json()["state"] for answer in await asyncio.gather(*sending)]
+    assert set(answers) <= {"stored", "held"}
     calls = await calls_of(bridge, "/audio/", "POST")
     first, later = calls[:3], calls[3:]
     assert [call["status"] for call in first] == [429] * 3
-    assert [call["status"] for call in later] == [200] * (answers.count(200) + 1)
+    assert [call["status"] for call in later] == [200] * (answers.count("stored") + 1)
     assert all(call["at"] >= first[-1]["at"] + 2 - _CLOCK_SECONDS for call in later)
 
 

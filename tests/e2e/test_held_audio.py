@@ -112,7 +112,11 @@ async def test_more_than_may_be_held_is_refused_as_before(database_url: str, red
         problem(refused, 503, "vendor_unavailable")
         await bridge.start_worker()
         await clear_faults(bridge)
-        assert (await bridge.put(session["id"], 1, bytes(5_000_000))).status_code == 200
+
+        async def has_room() -> bool:
+            return (await bridge.put(session["id"], 1, bytes(5_000_000))).status_code == 200
+
+        await until(has_room)
 
 
 async def test_erasure_and_cancel_reach_held_audio(bridge: Bridge) -> None:

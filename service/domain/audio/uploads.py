@@ -54,6 +54,10 @@ class AudioStore(Protocol):
         """End the lease but keep the sequence reserved: the vendor may have the bytes."""
         ...
 
+
+class AudioHold(Protocol):
+    """Keeps chunks that the vendor does not take now."""
+
     async def hold(self, chunk: ChunkPlan, audio: Audio, *, due_seconds: float) -> bool:
         """Store the bytes, encrypted, and make their handover due; False if the lease was lost.
 
@@ -90,8 +94,11 @@ def chunk_file_name(sequence: int, audio_format: AudioFormat) -> str:
 class AudioUploads:
     """Accepts chunks of a session; answers only after the vendor or PostgreSQL has a chunk."""
 
-    def __init__(self, *, store: AudioStore, sessions: SessionStore, vendor: Vendor) -> None:
+    def __init__(
+        self, *, store: AudioStore, held_audio: AudioHold, sessions: SessionStore, vendor: Vendor
+    ) -> None:
         self._store = store
+        self._held_audio = held_audio
         self._sessions = sessions
         self._vendor = vendor
 
@@ -137,10 +144,10 @@ class AudioUploads:
 
     async def _hold(self, chunk: ChunkPlan, audio: Audio, error: VendorUnreachable) -> ChunkStored:
         """Hold a chunk that the vendor did not take; raise `error` if there is no room."""
-        if not await self._store.has_room(chunk.tenant_id, chunk.size):
+        if not await self._held_audio.has_room(chunk.tenant_id, chunk.size):
             await self._store.expire_lease(chunk.session_id, chunk.sequence, chunk.lease)
             raise error
-        if not await self._store.hold(chunk, audio, due_seconds=_HANDOVER_AFTER_SECONDS):
+        if not await self._held_audio.hold(chunk, audio, due_seconds=_HANDOVER_AFTER_SECONDS):
             # Another upload of this sequence overtook this one, after the lease had run out.
             return _repeated(await self._claim(chunk), chunk)
         log.info("audio_held", session_id=chunk.session_id, sequence=chunk.sequence, reason=error.code)

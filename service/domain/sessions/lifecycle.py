@@ -47,6 +47,8 @@ log = structlog.get_logger()
 
 # The service must answer the EMR's call within 60 s, even if the vendor hangs.
 CALL_DEADLINE_SECONDS = 50.0
+# Shorter, because a create call that takes longer is held and answered all the same.
+_CREATE_DEADLINE_SECONDS = 20.0
 # Longer than the deadline, so that a lease expires only after its holder has stopped.
 PENDING_CALL_LEASE_SECONDS = 60.0
 # Sessions expire about an hour after creation (docs/vendor.md#expires), but some servers name no time
@@ -136,7 +138,7 @@ class SessionLifecycle:
 
     async def _create(self, plan: SessionPlan, lease: Lease, *, maybe_sent: bool) -> None:
         try:
-            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
+            async with asyncio.timeout(_CREATE_DEADLINE_SECONDS):
                 created = await self._call_create(plan, maybe_sent=maybe_sent)
         except TimeoutError:
             await self._hold_or_raise(

@@ -6,6 +6,7 @@ chunks. They reach the vendor in a second session, which takes chunks instead of
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Protocol
 
@@ -24,7 +25,7 @@ WAV = AudioFormat(media_type="audio/wav", extension="wav")
 
 
 class HeldPiece(Struct, frozen=True, kw_only=True):
-    """A piece of a stream's audio, as the chunk that it will be."""
+    """A piece of a stream's audio, as the chunk that it will be; implements the domain's Audio."""
 
     session_id: SessionId
     tenant_id: TenantId
@@ -32,8 +33,17 @@ class HeldPiece(Struct, frozen=True, kw_only=True):
     sequence: int
     file_name: str
     content_type: str
-    sha256: bytes
+    sha256: str
     wav: bytes
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return len(self.wav)
+
+    async def read(self) -> AsyncIterator[bytes]:
+        """Yield the bytes."""
+        yield self.wav
 
 
 class EarlierAudio(Struct, frozen=True, kw_only=True):
@@ -175,7 +185,7 @@ class StreamHold:
             sequence=sequence,
             file_name=chunk_file_name(sequence, WAV),
             content_type=WAV.media_type,
-            sha256=hashlib.sha256(wav).digest(),
+            sha256=hashlib.sha256(wav).hexdigest(),
             wav=wav,
         )
         self.has_rows = True

@@ -101,6 +101,6 @@ async def test_an_unknown_session_and_one_that_expired(house: Bridge) -> None:
 async def test_a_vendor_that_is_away_is_told_later_and_the_session_is_ended(house: Bridge) -> None:
     session = await begin(house, 1)
     await house.fault("/end$", method="POST", status=503, times=9)
-    envelope(await end(house, session, 1), 503, "vendor_unavailable")
+    assert (await end(house, session, 1)).status_code in {200, 202}
     status = (await house.api.get(f"/voice/v1/sessions/{session}")).json()["status"]
     assert status == "processing"

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.api_calls import clear_faults, invalid, problem, request_head, rows_of, wire
 from tests.support.bridge import Bridge
+from tests.support.rig import until
 
 JSON = {"content-type": "application/json"}
 FIELDS = {
@@ -390,51 +391,52 @@ async def test_expired_tokens_are_renewed_once(house: Bridge) -> None:
     assert await house.calls("/connect-auth/v1/account/") == logins + 1
 
 
-OUTAGES = {
-    "500": ({"status": 500}, 502, "vendor_error"),
-    "502": ({"status": 502}, 502, "vendor_error"),
-    "503": ({"status": 503}, 503, "vendor_unavailable"),
-    "503 later": ({"status": 503, "headers": {"Retry-After": "30"}}, 503, "vendor_unavailable"),
-    "429 later": ({"status": 429, "headers": {"Retry-After": "60"}}, 503, "vendor_unavailable"),
-    "reset": ({"mode": "reset"}, 503, "vendor_unavailable"),
-    "html": ({"status": 200, "body": "<html>"}, 502, "vendor_error"),
+OUTAGES: dict[str, dict[str, Any]] = {
+    "500": {"status": 500},
+    "502": {"status": 502},
+    "503": {"status": 503},
+    "503 later": {"status": 503, "headers": {"Retry-After": "30"}},
+    "429 later": {"status": 429, "headers": {"Retry-After": "60"}},
+    "reset": {"mode": "reset"},
+    "html": {"status": 200, "body": "<html>"},
 }
 
 
 @pytest.mark.parametrize("takes_effect", [False, True])
 @pytest.mark.parametrize("name", OUTAGES)
-async def test_after_an_outage_the_same_key_succeeds(house: Bridge, name: str, takes_effect: bool) -> None:
-    fault, status, code = OUTAGES[name]
+async def test_a_create_during_an_outage_is_answered_and_made_once_after_it(
+    house: Bridge, name: str, takes_effect: bool
+) -> None:
+    fault = OUTAGES[name]
     # The create is answered so once, and so is every look at whether it took effect.
     effect = {"when": "after"} if takes_effect else {}
     await house.fault("^/voice/v1/sessions$", method="POST", times=None, **fault, **effect)
     await house.fault("^/voice/v1/sessions/", method="GET", times=None, **fault)
     headers = {"Idempotency-Key": f"outage-{name}-{takes_effect}".replace(" ", "-")}
     started = time.monotonic()
-    failed = await house.api.post("/v1/sessions", json={"reference": "E"}, headers=headers)
+    held = await house.api.post("/v1/sessions", json={"reference": "E"}, headers=headers)
     assert time.monotonic() - started < 5
-    problem(failed, status, code)
-    if status == 503:
-        asked = fault.get("headers", {}).get("Retry-After")
-        assert int(failed.headers["retry-after"]) >= 1
-        assert asked in {None, failed.headers["retry-after"]}
-    assert len(await rows_of(house)) == 1
-    await clear_faults(house)
-    session = (await house.api.post("/v1/sessions", json={"reference": "E"}, headers=headers)).json()
-    assert session["status"] == "created", session
-    rows = [row for row in await rows_of(house) if row["status"] != "failed"]
-    assert [row["id"] for row in rows] == [session["id"]]
-    await effective_creates(house, session["id"])
+    assert (held.status_code, held.json()["status"]) == (201, "created"), held.text
     again = await house.api.post("/v1/sessions", json={"reference": "E"}, headers=headers)
-    assert again.json() == session
+    assert again.json() == held.json()
     assert again.headers["idempotency-replayed"] == "true"
+    await clear_faults(house)
+    await house.database.execute("UPDATE sessions SET owed_next_at = now() WHERE owed = 'create'")
+    worker = await house.start_worker()
+
+    async def is_made() -> bool:
+        return [row["owed"] for row in await rows_of(house)] == [None]
+
+    await until(is_made)
+    await worker.stop()
+    await effective_creates(house, held.json()["id"])
 
 
 @pytest.mark.parametrize("asked", ["soon", "-5", "", "Fri, 99 Foo 9999 99:99:99 GMT", "1" * 400, "\xe9"])
 async def test_an_odd_retry_after_of_the_vendor_does_no_harm(house: Bridge, asked: str) -> None:
     fault = {"status": 503, "headers": {"Retry-After": asked}}
     await house.fault("^/voice/v1/sessions", times=None, **fault)
-    answer = await house.api.post("/v1/sessions", json={})
+    answer = await house.api.post("/v1/sessions", json={"upload": "stream"})
     problem(answer, 503, "vendor_unavailable")
     assert 1 <= int(answer.headers["retry-after"]) <= 86_400
     # One that gets through, so that the failures of these tests are not taken for a vendor that is down.
@@ -444,11 +446,10 @@ async def test_an_odd_retry_after_of_the_vendor_does_no_harm(house: Bridge, aske
 
 async def test_a_create_that_failed_leaves_a_session_that_takes_nothing(house: Bridge) -> None:
     await house.fault("^/voice/v1/sessions", times=None, status=503, headers={"Retry-After": "9"})
-    answer = await house.api.post("/v1/sessions", json={})
+    answer = await house.api.post("/v1/sessions", json={"upload": "stream"})
     problem(answer, 503, "vendor_unavailable")
     assert answer.headers["retry-after"] == "9"
     (row,) = await rows_of(house)
-    problem(await house.put(row["id"], 0), 409, "session_not_ready")
     problem(await house.end(row["id"], chunks=0), 409, "session_not_ready")
     assert await house.calls(f"{row['id']}/(audio|end)") == 0
 

@@ -231,28 +231,31 @@ async def test_one_failure_of_the_vendor_is_not_seen(house: Bridge, name: str) -
     assert (await house.seen(session_id))["end_calls"] == 1
 
 
-OUTAGES: dict[str, tuple[dict[str, Any], int, str]] = {
-    "500": ({"status": 500}, 502, "vendor_error"),
-    "503": ({"status": 503, "headers": {"Retry-After": "30"}}, 503, "vendor_unavailable"),
-    "429": ({"status": 429, "headers": {"Retry-After": "30"}}, 503, "vendor_unavailable"),
-    "reset": ({"mode": "reset"}, 503, "vendor_unavailable"),
-    "400": ({"status": 400, "body": {"error": {"code": "bad_request"}}}, 502, "vendor_error"),
-    "403": ({"status": 403, "body": {"detail": "no_such_right"}}, 502, "vendor_error"),
+OUTAGES: dict[str, tuple[dict[str, Any], int]] = {
+    "500": ({"status": 500}, 202),
+    "503": ({"status": 503, "headers": {"Retry-After": "30"}}, 202),
+    "429": ({"status": 429, "headers": {"Retry-After": "30"}}, 202),
+    "reset": ({"mode": "reset"}, 202),
+    "400": ({"status": 400, "body": {"error": {"code": "bad_request"}}}, 502),
+    "403": ({"status": 403, "body": {"detail": "no_such_right"}}, 502),
 }
 
 
 @pytest.mark.parametrize("takes_effect", [False, True])
 @pytest.mark.parametrize("name", OUTAGES)
-async def test_after_an_outage_the_same_call_succeeds(house: Bridge, name: str, takes_effect: bool) -> None:
-    fault, status, code = OUTAGES[name]
+async def test_an_end_during_an_outage_ends_the_session_and_is_repeated_once_after_it(
+    house: Bridge, name: str, takes_effect: bool
+) -> None:
+    fault, status = OUTAGES[name]
     session_id = await recorded(house, 0)
     effect = {"when": "after"} if takes_effect else {}
     await house.fault(f"{session_id}/end", method="POST", times=None, **fault, **effect)
     await house.fault(f"{session_id}$", method="GET", times=None, **fault)
     answer = await house.end(session_id, chunks=1)
-    problem(answer, status, code)
-    if "headers" in fault:
-        assert answer.headers["retry-after"] == "30"
+    if status == 202:
+        assert (answer.status_code, answer.json()["status"]) == (202, "processing"), answer.text
+    else:
+        problem(answer, status, "vendor_error")
     happened = (await house.seen(session_id))["end_calls"]
     assert happened == int(takes_effect)
     await clear_faults(house)

@@ -259,7 +259,7 @@ async def test_a_change_that_comes_too_late_is_not_recorded(
 
 async def test_a_session_that_the_vendor_is_not_known_to_have_cannot_change(house: Bridge) -> None:
     await house.fault("/sessions$", method="POST", times=None, status=503, headers={"Retry-After": "30"})
-    problem(await house.api.post("/v1/sessions", json={}), 503, "vendor_unavailable")
+    assert (await house.api.post("/v1/sessions", json={})).status_code == 201
     await clear_faults(house)
     (page,) = (await house.api.get("/v1/sessions")).json()["items"]
     problem(await change(house, page["id"], languages=["hi"]), 409, "session_not_ready")

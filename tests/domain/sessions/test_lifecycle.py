@@ -25,7 +25,6 @@ from service.domain.errors import (
     VendorRefused,
     VendorTimeout,
     VendorUnavailable,
-    VendorUnreachable,
 )
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account, SessionId, TemplateId
 from service.domain.results.models import VendorResult
