@@ -25,7 +25,7 @@ from service.domain.ids import (
     Account,
     DestinationId,
     TenantId,
-    new_session_id,
+    new_vendor_session_id,
 )
 from service.domain.vendor_accounts import Accounts
 from service.eka.client import EkaClient
@@ -151,7 +151,7 @@ async def _server(settings: Settings, discovery: Discovery, report: Report) -> S
 
 async def _vendor(vendor: EkaClient, account: Account) -> str | None:
     # A session that cannot exist: 404 shows that the address is right and that we may ask.
-    result = await vendor.get_session(account, new_session_id(), UNFILTERED)
+    result = await vendor.get_session(account, new_vendor_session_id(), UNFILTERED)
     return None if result.state == "missing" else "answered for a session that does not exist"
 
 

@@ -11,6 +11,8 @@ from uuid import UUID
 TenantId = NewType("TenantId", str)
 KeyId = NewType("KeyId", str)
 SessionId = NewType("SessionId", str)
+# The id under which the vendor has a session: ours, or another one if the session was made again there.
+VendorSessionId = NewType("VendorSessionId", str)
 TemplateId = NewType("TemplateId", str)
 DocumentId = NewType("DocumentId", str)
 DestinationId = NewType("DestinationId", str)
@@ -26,6 +28,11 @@ UNFILTERED = TemplateId("")
 def new_session_id() -> SessionId:
     """Make `ses_` and 24 characters: 28 in all, within the vendor's 16 to 32 (docs/vendor.md#id-length)."""
     return SessionId(f"ses_{secrets.token_hex(12)}")
+
+
+def new_vendor_session_id() -> VendorSessionId:
+    """Make the id of a session that is made again at the vendor; it looks like any other session's id."""
+    return VendorSessionId(new_session_id())
 
 
 def new_tenant_id() -> TenantId:

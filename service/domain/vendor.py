@@ -5,7 +5,7 @@ from typing import Protocol
 
 from schemas.sessions import SessionChange
 from service.domain.audio.models import Audio, AudioFormat
-from service.domain.ids import Account, SessionId, TemplateId
+from service.domain.ids import Account, TemplateId, VendorSessionId
 from service.domain.results.models import VendorResult
 from service.domain.sessions.models import SessionPlan, VendorEnd, VendorSession
 from service.domain.vendor_limits import Limits
@@ -21,7 +21,7 @@ class Vendor(Protocol):
     async def upload_audio(
         self,
         account: Account,
-        session_id: SessionId,
+        session_id: VendorSessionId,
         file_name: str,
         audio_format: AudioFormat,
         audio: Audio,
@@ -33,14 +33,14 @@ class Vendor(Protocol):
         """
         ...
 
-    async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
+    async def end_session(self, account: Account, session_id: VendorSessionId, files_sent: int) -> VendorEnd:
         """End the session; this never repeats the call itself (docs/vendor.md#end-twice)."""
         ...
 
     async def get_session(
         self,
         account: Account,
-        session_id: SessionId,
+        session_id: VendorSessionId,
         template_id: TemplateId,
         document_id: str | None = None,
     ) -> VendorResult:
@@ -51,16 +51,18 @@ class Vendor(Protocol):
         """
         ...
 
-    async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
+    async def change_session(
+        self, account: Account, session_id: VendorSessionId, change: SessionChange
+    ) -> None:
         """Change only the given fields; harmless to repeat."""
         ...
 
-    async def cancel_session(self, account: Account, session_id: SessionId) -> None:
+    async def cancel_session(self, account: Account, session_id: VendorSessionId) -> None:
         """Cancel the session; harmless to repeat."""
         ...
 
     async def make_document(
-        self, account: Account, session_id: SessionId, template_id: TemplateId
+        self, account: Account, session_id: VendorSessionId, template_id: TemplateId
     ) -> str | None:
         """Request an additional document, once, as a repeat makes two; return its id if it is known."""
         ...

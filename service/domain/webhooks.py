@@ -11,8 +11,13 @@ from service.domain.wakeups import Wakeups
 
 
 class Received(Struct, frozen=True, kw_only=True):
-    """The outcome of a webhook: its session's phase, whether it was new, how many fetches it made due."""
+    """The outcome of a webhook: its session's phase, whether it was new, how many fetches it made due.
 
+    `session_id` is our id of the session that the event names by its id at the vendor; None if there is none.
+    An event of a vendor's session that another one has replaced has the phase `unknown`, too.
+    """
+
+    session_id: SessionId | None
     phase: Literal["unknown", "early", "ended"]
     is_first: bool
     due: int
@@ -28,7 +33,7 @@ class VendorEventLike(Protocol):
 
     @property
     def session_id(self) -> str:
-        """The id of the event's session, or an empty text."""
+        """The vendor's id of the event's session, or an empty text."""
         ...
 
     @property
@@ -92,12 +97,12 @@ class WebhookReceiver:
         outcome: Outcome = "accepted" if received.is_first or received.due else "duplicate"
         if received.phase == "unknown" or not event.is_known:
             outcome = "ignored"
-        if received.due:
-            self._wakeups.results_due(SessionId(event.session_id))
+        if received.due and received.session_id is not None:
+            self._wakeups.results_due(received.session_id)
         log.info(
             "webhook_received",
             account=account,
-            session_id=event.session_id,
+            session_id=received.session_id or event.session_id,
             kind=event.kind,
             shape=event.shape,
             outcome=outcome,

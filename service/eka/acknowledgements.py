@@ -11,6 +11,7 @@ import msgspec
 
 from schemas.eka import AudioStored
 from service.domain.errors import VendorFailure
+from service.domain.ids import VendorSessionId
 from service.domain.sessions.models import VendorEnd
 from service.eka.http_exchange import VendorAnswer
 
@@ -30,7 +31,7 @@ def decode(answer: VendorAnswer, kind: type[T]) -> T:
         raise VendorFailure("EkaScribe's answer cannot be read", sent=True) from error
 
 
-def check_stored(answer: VendorAnswer, session_id: str) -> None:
+def check_stored(answer: VendorAnswer, session_id: VendorSessionId) -> None:
     """Raise VendorFailure unless an upload's answer says that the audio of this session is stored."""
     stored = decode(answer, AudioStored)
     if stored.success is not True or stored.session_id != session_id:

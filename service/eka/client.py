@@ -31,7 +31,7 @@ from service.domain.errors import (
     VendorRefused,
     VendorUnreachable,
 )
-from service.domain.ids import UNFILTERED, Account, SessionId, TemplateId
+from service.domain.ids import UNFILTERED, Account, TemplateId, VendorSessionId
 from service.domain.results.models import VendorResult
 from service.domain.sessions.models import SessionPlan, VendorEnd, VendorSession
 from service.eka.acknowledgements import check_stored, decode, read_files
@@ -99,10 +99,10 @@ class EkaClient:
         self._patient_fields = PatientFields()
 
     async def create_session(self, plan: SessionPlan) -> VendorSession:
-        """`POST /voice/v1/sessions` with our id; never repeated here."""
+        """`POST /voice/v1/sessions` with an id that we made; never repeated here."""
         details = patient_details(plan.details.patient)
         body = CreateSession(
-            session_id=plan.id,
+            session_id=plan.vendor_id,
             session_mode=plan.mode,
             templates=plan.templates,
             model=plan.model,
@@ -116,7 +116,7 @@ class EkaClient:
         )
         encoded = msgspec.json.encode(body)
         answer = await self._call(
-            plan.account, "create", plan.id, "POST", _SESSIONS, content=encoded, headers=_JSON
+            plan.account, "create", plan.vendor_id, "POST", _SESSIONS, content=encoded, headers=_JSON
         )
         try:
             check(answer, 200, 201)
@@ -127,30 +127,28 @@ class EkaClient:
         created = decode(answer, SessionCreated)
         self._patient_fields.learn(plan.account, created)
         if details is not None and not carries_patient(created, details):
-            await self._send_patient_again(plan.account, plan.id, details)
+            await self._send_patient_again(plan, details)
         url, ends = created.upload_url, created.expires_at
         return VendorSession(
             upload_url=url if isinstance(url, str) else None,
             expires_at=read_time(ends) if isinstance(ends, str) else None,
         )
 
-    async def _send_patient_again(
-        self, account: Account, session_id: SessionId, details: dict[str, Any]
-    ) -> None:
+    async def _send_patient_again(self, plan: SessionPlan, details: dict[str, Any]) -> None:
         """PATCH the patient once when the answer to create lacks it; the session stays if that fails."""
         outcome = "repaired"
         try:
             async with asyncio.timeout(_PATIENT_SECONDS):
-                await self._change(account, session_id, ChangeSession(), details)
+                await self._change(plan.account, plan.vendor_id, ChangeSession(), details)
         except (VendorError, TimeoutError):
             outcome = "missing"
         PATIENTS_DROPPED.labels(outcome).inc()
-        log.warning("patient_dropped", session_id=session_id, outcome=outcome)
+        log.warning("patient_dropped", session_id=plan.id, outcome=outcome)
 
     async def upload_audio(
         self,
         account: Account,
-        session_id: SessionId,
+        session_id: VendorSessionId,
         file_name: str,
         audio_format: AudioFormat,
         audio: Audio,
@@ -176,14 +174,14 @@ class EkaClient:
 
         await upload_with_retry(once, again)
 
-    async def _probe_session(self, account: Account, session_id: SessionId) -> None:
+    async def _probe_session(self, account: Account, session_id: VendorSessionId) -> None:
         try:
             await self.get_session(account, session_id, UNFILTERED)
         except VendorUnreachable as error:
             error.sent = False  # a read takes no effect
             raise
 
-    async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
+    async def end_session(self, account: Account, session_id: VendorSessionId, files_sent: int) -> VendorEnd:
         """`POST …/end`; never repeated here. A session that ended already, or expired, counts as ended."""
         encoded = msgspec.json.encode(EndSession(audio_files_sent=files_sent))
         path = f"{_SESSIONS}/{quote(session_id)}/end"
@@ -200,7 +198,7 @@ class EkaClient:
     async def get_session(
         self,
         account: Account,
-        session_id: SessionId,
+        session_id: VendorSessionId,
         template_id: TemplateId,
         document_id: str | None = None,
     ) -> VendorResult:
@@ -228,7 +226,9 @@ class EkaClient:
             result = msgspec.structs.replace(result, held=(answer.held,))
         return await self._contents.fill(result)
 
-    async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
+    async def change_session(
+        self, account: Account, session_id: VendorSessionId, change: SessionChange
+    ) -> None:
         """`PATCH /voice/v1/sessions/{id}` with only the fields that change."""
         body = ChangeSession(
             templates=change.templates,
@@ -241,7 +241,7 @@ class EkaClient:
     async def _change(
         self,
         account: Account,
-        session_id: SessionId,
+        session_id: VendorSessionId,
         body: ChangeSession,
         details: dict[str, Any] | None,
     ) -> None:
@@ -255,19 +255,19 @@ class EkaClient:
         if details is not None:
             self._patient_fields.remember(account, name)
 
-    async def cancel_session(self, account: Account, session_id: SessionId) -> None:
+    async def cancel_session(self, account: Account, session_id: VendorSessionId) -> None:
         """`PATCH /voice/v1/sessions/{id}` that cancels it."""
         check(await self._patch(account, "cancel", session_id, CancelSession()), 200, 202, 204)
 
     async def _patch(
-        self, account: Account, operation: Operation, session_id: SessionId, body: msgspec.Struct
+        self, account: Account, operation: Operation, session_id: VendorSessionId, body: msgspec.Struct
     ) -> VendorAnswer:
         encoded = msgspec.json.encode(body)
         path = f"{_SESSIONS}/{quote(session_id)}"
         return await self._call(account, operation, session_id, "PATCH", path, content=encoded, headers=_JSON)
 
     async def make_document(
-        self, account: Account, session_id: SessionId, template_id: TemplateId
+        self, account: Account, session_id: VendorSessionId, template_id: TemplateId
     ) -> str | None:
         """`POST …/process/template/{template_id}`; never repeated here."""
         path = f"{_SESSIONS}/{quote(session_id)}/process/template/{quote(template_id, safe='')}"

@@ -10,7 +10,7 @@ from typing import Any, Literal, assert_never
 import httpx2
 from msgspec import Struct
 
-from service.domain.ids import new_session_id
+from service.domain.ids import new_vendor_session_id
 from service.eka.discovery import Discovery
 from service.eka.http_exchange import VendorAnswer, exchange
 from service.eka.token_errors import is_behind_login
@@ -51,7 +51,7 @@ async def identify_server(http: httpx2.AsyncClient, base_url: str, discovery: Di
             http, method, base_url + path, operation="discovery", headers=headers, content=content
         )
 
-    session = await ask("GET", f"{_SESSIONS}/{new_session_id()}")
+    session = await ask("GET", f"{_SESSIONS}/{new_vendor_session_id()}")
     evidence = Evidence(
         document=await discovery.document(),
         has_client_login=_has_login(await ask("POST", _CLIENT_LOGIN)),

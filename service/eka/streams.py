@@ -18,7 +18,7 @@ from service.domain.errors import (
     VendorTimeout,
     VendorUnavailable,
 )
-from service.domain.ids import Account, SessionId
+from service.domain.ids import Account, VendorSessionId
 from service.domain.streams.frames import Frame
 from service.domain.streams.sides import FLUSH_SECONDS, VendorGone
 from service.eka.call_limiter import CallLimiters
@@ -108,7 +108,7 @@ class EkaStreams:
         self._hosts = frozenset({urlsplit(base_url).hostname, *hosts})
         self._call_limiters = call_limiters
 
-    async def open(self, account: Account, session_id: SessionId, url: str) -> EkaStream:
+    async def open(self, account: Account, session_id: VendorSessionId, url: str) -> EkaStream:
         """Connect to exactly the address that create gave; it is the capability, so no token is sent.
 
         Connecting holds a permit of the account's limiter; an open stream holds none. Raises VendorError.

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from asyncpg import Record
 
-from service.domain.ids import Account, Lease, SessionId, TemplateId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TemplateId, TenantId, VendorSessionId
 from service.domain.results.models import AdditionalDocumentState
 from service.store.database import Database, LentConnection, storable
 from service.store.queries import sql
@@ -108,6 +108,7 @@ def _state(session: Record, call: Record | None, known: frozenset[str]) -> Addit
     is_pending = call is not None and call["is_pending"]
     is_asking = call is not None and is_pending and call["asked"] == "asking"
     return AdditionalDocumentState(
+        vendor_id=VendorSessionId(session["vendor_id"]),
         account=Account(session["account"]),
         status=session["status"],
         is_erased=session["is_erased"],

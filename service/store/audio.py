@@ -10,7 +10,7 @@ from asyncpg import Record
 from service.concurrency.batching import Batcher
 from service.domain.audio.models import ChunkClaim, ChunkPlan
 from service.domain.errors import StoreUnavailable
-from service.domain.ids import Account, Lease, SessionId
+from service.domain.ids import Account, Lease, SessionId, VendorSessionId
 from service.store.database import Database
 from service.store.queries import sql
 
@@ -77,6 +77,7 @@ class AudioRows:
 def _claim(row: Record) -> ChunkClaim:
     sha256 = row["chunk_sha256"]
     return ChunkClaim(
+        vendor_id=VendorSessionId(row["vendor_id"]),
         account=Account(row["account"]),
         session_status=row["status"],
         upload=row["upload"],

@@ -12,7 +12,7 @@ from asyncpg import Record
 from schemas.events import Event
 from schemas.results import WarningInfo
 from schemas.sessions import SessionStatus
-from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
+from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId, VendorSessionId
 from service.domain.results.events import session_warnings
 from service.domain.results.models import (
     FetchJob,
@@ -62,6 +62,7 @@ class ResultRows:
                 lease=Lease(row["lease"]),
                 tenant_id=TenantId(row["tenant_id"]),
                 session_id=SessionId(row["session_id"]),
+                vendor_id=VendorSessionId(row["vendor_id"]),
                 template_id=TemplateId(row["template_id"]),
                 account=Account(row["account"]),
                 attempts=row["attempts"],

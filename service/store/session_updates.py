@@ -8,7 +8,7 @@ from asyncpg import Record
 
 from schemas.sessions import SessionChange, SessionStatus
 from service.domain.api_keys.models import Principal
-from service.domain.ids import Account, KeyId, Lease, SessionId, TenantId
+from service.domain.ids import Account, KeyId, Lease, SessionId, TenantId, VendorSessionId
 from service.domain.sessions.models import ChangeState, SessionDetails
 from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
@@ -87,6 +87,7 @@ class SessionUpdateUnitRows:
         self._tenant_id = TenantId(row["tenant_id"])
         self.is_cancelled = False
         self.state = ChangeState(
+            vendor_id=VendorSessionId(row["vendor_id"]),
             account=Account(row["account"]),
             templates=row["templates"],
             upload=row["upload"],

@@ -11,7 +11,7 @@ from typing import Any
 from asyncpg import Record
 
 from schemas.results import WarningInfo
-from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId
+from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId, VendorSessionId
 from service.domain.sessions.models import (
     EndRecorded,
     EndState,
@@ -108,12 +108,12 @@ class SessionRows:
 
     async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
-    ) -> bool:
-        """Lease a pending create call if its lease is free or has run out."""
+    ) -> VendorSessionId | None:
+        """Lease a pending create call if its lease is free or has run out; return the vendor's id."""
         row = await self._database.fetchrow(
             sql("sessions.claim_pending_create"), tenant_id, session_id, lease, lease_seconds
         )
-        return row is not None
+        return VendorSessionId(row["vendor_id"]) if row is not None else None
 
     async def record_created(self, session_id: SessionId, lease: Lease, found: VendorSession) -> bool:
         """Record that the vendor has created the session; false if the lease was lost."""
@@ -151,6 +151,7 @@ class SessionRows:
             return None
         return SessionPlan(
             id=session_id,
+            vendor_id=VendorSessionId(row["vendor_id"]),
             tenant_id=TenantId(row["tenant_id"]),
             account=Account(row["account"]),
             upload=row["upload"],
@@ -245,6 +246,7 @@ class SessionRows:
         return [
             PendingCall(
                 session_id=SessionId(row["id"]),
+                vendor_id=VendorSessionId(row["vendor_id"]),
                 tenant_id=TenantId(row["tenant_id"]),
                 account=Account(row["account"]),
                 call=row["owed"],
@@ -298,6 +300,7 @@ class EndRows:
         self._session_id = SessionId(row["id"])
         self._tenant_id = TenantId(row["tenant_id"])
         self.state = EndState(
+            vendor_id=VendorSessionId(row["vendor_id"]),
             account=Account(row["account"]),
             status=row["status"],
             upload=row["upload"],

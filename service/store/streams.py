@@ -3,7 +3,7 @@
 import base64
 import hmac
 
-from service.domain.ids import Account, Lease, SessionId
+from service.domain.ids import Account, Lease, SessionId, VendorSessionId
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.store.database import Database
 from service.store.encryption import Hasher, Keyring
@@ -37,6 +37,7 @@ class StreamRows:
         encrypted = row["upload_url_sealed"]
         return StreamSession(
             id=session_id,
+            vendor_id=VendorSessionId(row["vendor_id"]),
             tenant_id=row["tenant_id"],
             account=Account(row["account"]),
             status=row["status"],

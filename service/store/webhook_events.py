@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from asyncpg import PostgresError
+import msgspec
+from asyncpg import PostgresError, Record
 
 from service.concurrency.batching import Batcher
 from service.domain.errors import BridgeError, StoreUnavailable
-from service.domain.ids import Account
+from service.domain.ids import Account, SessionId
 from service.domain.webhooks import Received
 from service.store.database import Database
 from service.store.queries import sql
@@ -54,7 +55,7 @@ class WebhookEventRows:
         row = await self._database.fetchrow(sql("webhook_events.receive"), *event)
         if row is None:  # pragma: no cover - the statement always returns its row
             raise AssertionError("the recorded webhook returned no row")
-        return Received(phase=row["phase"], is_first=row["is_first"], due=row["due"])
+        return _received(row)
 
     async def _write(self, events: Sequence[_Event]) -> Sequence[Received | None]:
         """Write a batch; the answer None asks the caller to write that event alone.
@@ -75,19 +76,24 @@ class WebhookEventRows:
             raise
         except (BridgeError, PostgresError):
             return [None] * len(events)
-        received = {
-            _telling(chosen[row["session_id"]]): Received(
-                phase=row["phase"], is_first=row["is_first"], due=row["due"]
-            )
-            for row in written
-        }
+        received = {_telling(chosen[row["session_id"]]): _received(row) for row in written}
         answers = []
         for event in events:
             answer = received.get(telling := _telling(event))
             answers.append(answer)
             if answer is not None:
-                received[telling] = Received(phase=answer.phase, is_first=False, due=0)
+                received[telling] = msgspec.structs.replace(answer, is_first=False, due=0)
         return answers
+
+
+def _received(row: Record) -> Received:
+    found = row["found_id"]
+    return Received(
+        session_id=SessionId(found) if found is not None else None,
+        phase=row["phase"],
+        is_first=row["is_first"],
+        due=row["due"],
+    )
 
 
 def _telling(event: _Event) -> _Event:

@@ -10,6 +10,7 @@ import pytest
 from service.domain.ids import DEFAULT_ACCOUNT, Account, SessionId
 from service.domain.webhooks import Received, WebhookReceiver
 from service.eka.webhook_events import parse_event
+from tests.support.makers import SESSION
 
 COMPLETED = b'{"event": "session.completed", "session_id": "ses_0123456789abcdef"}'
 UNKNOWN_KIND = b'{"event": "session.rejoiced", "session_id": "ses_0123456789abcdef"}'
@@ -60,13 +61,13 @@ async def hear(desk: Desk, body: bytes) -> str:
     ],
 )
 async def test_each_event_gets_the_answer_of_the_contract(body, phase, is_first, due, outcome):
-    desk = Desk(Received(phase=phase, is_first=is_first, due=due))
+    desk = Desk(Received(session_id=SESSION, phase=phase, is_first=is_first, due=due))
     assert await hear(desk, body) == outcome
-    assert desk.nudged == (["ses_0123456789abcdef"] if due else [])
+    assert desk.nudged == ([SESSION] if due else [])
 
 
 async def test_only_a_hash_of_the_body_is_kept():
-    desk = Desk(Received(phase="ended", is_first=True, due=1))
+    desk = Desk(Received(session_id=SESSION, phase="ended", is_first=True, due=1))
     await hear(desk, COMPLETED)
     (stored,) = desk.stored
     assert stored["body_sha256"] == hashlib.sha256(COMPLETED).digest()

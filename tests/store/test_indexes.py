@@ -115,7 +115,7 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     (
         "sessions.timeline",
         ["s1", None, 0],
-        {"webhook_events_by_session", "deliveries_by_session", "attempts_by_delivery"},
+        {"webhook_events_", "deliveries_by_session", "attempts_by_delivery"},
     ),
     ("audio.sequences", ["s1"], {"chunks_pkey"}),
     ("held_audio.next_held", ["s1", uuid4()], {"sessions_pkey", "chunks_pkey"}),
@@ -127,8 +127,14 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     (
         "webhook_events.receive",
         ["default", "s1", "completed", "v2", H, 1, True],
-        {"sessions_pkey", "fetches_session_id_template_id_key"},
+        {"sessions_pkey", "sessions_by_vendor_id", "fetches_session_id_template_id_key"},
     ),
+    (
+        "webhook_events.receive_many",
+        [["default"], ["s1"], ["completed"], ["v2"], [H], [1], [True], [1]],
+        {"sessions_pkey", "sessions_by_vendor_id", "fetches_session_id_template_id_key"},
+    ),
+    ("sessions.traceparent", ["s1"], {"sessions_pkey", "sessions_by_vendor_id"}),
     ("audit.page", ["t1", None, None, None, None, None, None, 11], {"audit_newest"}),
     ("audit.page", ["t1", None, "s1", None, None, None, None, 11], {"audit_of_object"}),
     ("audit.page", ["t1", "session.erased", None, None, None, None, None, 11], {"audit_by_action"}),

@@ -24,6 +24,7 @@ from service.domain.ids import (
     SessionId,
     TemplateId,
     TenantId,
+    VendorSessionId,
 )
 from service.domain.results.models import FetchJob, FetchState, StoredDocument, VendorDocument, VendorResult
 from service.domain.sessions.models import (
@@ -37,7 +38,7 @@ from service.domain.sessions.models import (
 )
 from service.domain.vendor_accounts import TokenState
 from service.eka.http_exchange import SMALL_ANSWER_BYTES
-from tests.support.makers import SESSION, TENANT, make_fetch_job, make_lease, make_plan
+from tests.support.makers import AT_VENDOR, SESSION, TENANT, make_fetch_job, make_lease, make_plan
 
 
 class ScriptedVendor:
@@ -59,7 +60,7 @@ class ScriptedVendor:
         self.calls.append("create")
         return _step(self.creates)
 
-    async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
+    async def end_session(self, account: Account, session_id: VendorSessionId, files_sent: int) -> VendorEnd:
         self.calls.append("end")
         self.files_sent.append(files_sent)
         return _step(self.ends)
@@ -67,7 +68,7 @@ class ScriptedVendor:
     async def get_session(
         self,
         account: Account,
-        session_id: SessionId,
+        session_id: VendorSessionId,
         template_id: TemplateId,
         document_id: str | None = None,
     ) -> VendorResult:
@@ -76,16 +77,18 @@ class ScriptedVendor:
         self.document_ids.append(document_id)
         return _step(self.answers[template_id])
 
-    async def change_session(self, account: Account, session_id: SessionId, change: SessionChange) -> None:
+    async def change_session(
+        self, account: Account, session_id: VendorSessionId, change: SessionChange
+    ) -> None:
         self.calls.append("change")
         _step(self.changes)
 
-    async def cancel_session(self, account: Account, session_id: SessionId) -> None:
+    async def cancel_session(self, account: Account, session_id: VendorSessionId) -> None:
         self.calls.append("cancel")
         _step(self.cancels)
 
     async def make_document(
-        self, account: Account, session_id: SessionId, template_id: TemplateId
+        self, account: Account, session_id: VendorSessionId, template_id: TemplateId
     ) -> str | None:
         self.calls.append("make")
         return _step(self.made)
@@ -93,7 +96,7 @@ class ScriptedVendor:
     async def upload_audio(
         self,
         account: Account,
-        session_id: SessionId,
+        session_id: VendorSessionId,
         file_name: str,
         audio_format: AudioFormat,
         audio: Any,
@@ -136,8 +139,8 @@ class MemorySessions:
 
     async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
-    ) -> bool:
-        return self.has_lease
+    ) -> VendorSessionId | None:
+        return AT_VENDOR if self.has_lease else None
 
     async def record_created(self, session_id: SessionId, lease: Lease, found: VendorSession) -> bool:
         if self.has_lease:

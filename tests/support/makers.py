@@ -20,11 +20,13 @@ from service.domain.ids import (
     SessionId,
     TemplateId,
     TenantId,
+    VendorSessionId,
 )
 from service.domain.results.models import DocumentAnnotations, FetchJob, VendorDocument, VendorResult
 from service.domain.sessions.models import SessionDetails, SessionPlan
 
 SESSION = SessionId("ses_0123456789abcdef01234567")
+AT_VENDOR = VendorSessionId(SESSION)
 TENANT = TenantId("ten_0123456789abcdef01234567")
 NOTE = TemplateId("eka_emr_template")
 LETTER = TemplateId("letter_template")
@@ -63,6 +65,7 @@ def make_lease() -> Lease:
 def make_plan(**fields: Any) -> SessionPlan:
     values: dict[str, Any] = {
         "id": SESSION,
+        "vendor_id": VendorSessionId(fields.get("id", SESSION)),
         "tenant_id": TENANT,
         "account": DEFAULT_ACCOUNT,
         "upload": "chunked",
@@ -92,6 +95,7 @@ def make_fetch_job(template_id: TemplateId = UNFILTERED, *, number: int = 1, **f
         "lease": make_lease(),
         "tenant_id": TENANT,
         "session_id": SESSION,
+        "vendor_id": AT_VENDOR,
         "template_id": template_id,
         "account": DEFAULT_ACCOUNT,
         "attempts": 1,

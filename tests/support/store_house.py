@@ -129,7 +129,7 @@ class House:
         session_id = await self.create(templates=list(templates), **fields)
         lease = await self.begin_end(session_id, reconcile_seconds=reconcile_seconds)
         recorded = await self.stores.sessions.record_end_confirmed(
-            session_id, lease, VendorEnd(files_received=1)
+            session_id, lease, VendorEnd(files_received=1), reconcile_seconds=reconcile_seconds
         )
         assert recorded.was_ours
         return session_id

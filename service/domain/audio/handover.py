@@ -59,7 +59,7 @@ class AudioHandover:
         try:
             await self._vendor.upload_audio(
                 pending.account,
-                pending.session_id,
+                pending.vendor_id,
                 chunk.file_name,
                 chunk.audio_format,
                 self._store.open_held(chunk),

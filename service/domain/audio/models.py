@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from schemas.audio import ChunkState
 from schemas.sessions import Upload
-from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 
 
 class Audio(Protocol):
@@ -52,6 +52,7 @@ class ChunkPlan(Struct, frozen=True, kw_only=True):
 class ChunkClaim(Struct, frozen=True, kw_only=True):
     """The outcome of a try to reserve a sequence: its lease, or None, and the chunk stored there before."""
 
+    vendor_id: VendorSessionId
     account: Account
     session_status: str
     upload: Upload

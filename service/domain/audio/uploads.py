@@ -177,7 +177,7 @@ class AudioUploads:
             async with asyncio.timeout(_UPLOAD_DEADLINE_SECONDS):
                 await self._vendor.upload_audio(
                     claim.account,
-                    chunk.session_id,
+                    claim.vendor_id,
                     chunk.file_name,
                     audio_format,
                     audio,

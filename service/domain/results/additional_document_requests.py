@@ -201,10 +201,10 @@ class AdditionalDocumentRequests:
         lease: Lease,
     ) -> str | None:
         async def call() -> Made:
-            return Made(await self._vendor.make_document(state.account, session_id, template_id))
+            return Made(await self._vendor.make_document(state.account, state.vendor_id, template_id))
 
         async def look() -> Made | None:
-            result = await self._vendor.get_session(state.account, session_id, template_id)
+            result = await self._vendor.get_session(state.account, state.vendor_id, template_id)
             return find_made(result, template_id, state.known)
 
         try:

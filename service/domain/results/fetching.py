@@ -147,10 +147,10 @@ class ResultFetcher:
         return await write_until_stored(lambda: self._record(answered, result), self._clock)
 
     async def _ask(self, job: FetchJob) -> VendorResult:
-        result = await self._vendor.get_session(job.account, job.session_id, job.template_id, job.document_id)
+        result = await self._vendor.get_session(job.account, job.vendor_id, job.template_id, job.document_id)
         if job.asked == "asked" and result.state == "failed":
             # Only the unfiltered answer gives the reason for an additional document's failure.
-            whole = await self._vendor.get_session(job.account, job.session_id, UNFILTERED)
+            whole = await self._vendor.get_session(job.account, job.vendor_id, UNFILTERED)
             return additional_documents.explained(job, result, whole)
         return result
 

@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, field
 from schemas.results import WarningInfo
 from schemas.sessions import SessionStatus
 from service.concurrency.memory_budget import MemoryReservation
-from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId
+from service.domain.ids import Account, DocumentId, Lease, SessionId, TemplateId, TenantId, VendorSessionId
 from service.domain.sessions.models import VendorEnd
 
 VendorState = Literal[
@@ -78,6 +78,7 @@ class AdditionalDocumentState(Struct, frozen=True, kw_only=True):
     requested document was settled.
     """
 
+    vendor_id: VendorSessionId
     account: Account
     status: SessionStatus
     is_erased: bool
@@ -103,6 +104,7 @@ class FetchJob(Struct, frozen=True, kw_only=True):
     lease: Lease
     tenant_id: TenantId
     session_id: SessionId
+    vendor_id: VendorSessionId
     template_id: TemplateId
     account: Account
     attempts: int

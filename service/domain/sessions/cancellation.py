@@ -37,7 +37,7 @@ class SessionCanceller:
         """Try a leased cancel call once; reschedule it on failure instead of raising VendorError."""
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                await self._vendor.cancel_session(pending.account, pending.session_id)
+                await self._vendor.cancel_session(pending.account, pending.vendor_id)
         except VendorCallHeldBack as error:
             await reschedule(
                 self._store, self._clock, pending.session_id, pending.lease, pending.attempts, error

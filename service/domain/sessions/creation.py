@@ -176,15 +176,16 @@ class SessionCreator:
     ) -> None:
         if reserved.kind == "established":
             return
-        session_id = SessionId(reserved.object_id)
         resumed = reserved.kind == "resumed"
-        if resumed and not await self._store.claim_pending_create(
-            principal.tenant_id, session_id, lease, lease_seconds=PENDING_CALL_LEASE_SECONDS
-        ):
-            raise IdempotencyInProgress("this session is being looked for at EkaScribe at this moment")
-        await self._lifecycle.create_at_vendor(
-            msgspec.structs.replace(plan, id=session_id), lease, maybe_sent=resumed
-        )
+        if resumed:
+            session_id = SessionId(reserved.object_id)
+            vendor_id = await self._store.claim_pending_create(
+                principal.tenant_id, session_id, lease, lease_seconds=PENDING_CALL_LEASE_SECONDS
+            )
+            if vendor_id is None:
+                raise IdempotencyInProgress("this session is being looked for at EkaScribe at this moment")
+            plan = msgspec.structs.replace(plan, id=session_id, vendor_id=vendor_id)
+        await self._lifecycle.create_at_vendor(plan, lease, maybe_sent=resumed)
 
     async def _answer(self, principal: Principal, session_id: SessionId) -> bytes:
         return msgspec.json.encode(await self._read(principal.tenant_id, session_id))

@@ -30,7 +30,7 @@ from service.domain.errors import (
     VendorUnavailable,
     VendorUnreachable,
 )
-from service.domain.ids import UNFILTERED, Lease, SessionId
+from service.domain.ids import UNFILTERED, Lease, SessionId, VendorSessionId, new_vendor_session_id
 from service.domain.sessions.models import (
     EndState,
     PendingCall,
@@ -69,6 +69,7 @@ def plan_session(principal: Principal, request: SessionCreate, session_id: Sessi
     defaults = principal.defaults
     return SessionPlan(
         id=session_id,
+        vendor_id=VendorSessionId(session_id),
         tenant_id=principal.tenant_id,
         account=principal.account,
         upload=request.upload,
@@ -167,7 +168,7 @@ class SessionLifecycle:
 
     async def _call_create(self, plan: SessionPlan, *, maybe_sent: bool) -> VendorSession:
         async def probe() -> VendorSession | None:
-            found = await self._vendor.get_session(plan.account, plan.id, UNFILTERED)
+            found = await self._vendor.get_session(plan.account, plan.vendor_id, UNFILTERED)
             if found.state == "missing":
                 return None
             return VendorSession(upload_url=found.upload_url, expires_at=found.expires_at)
@@ -202,6 +203,7 @@ class SessionLifecycle:
             return
         pending = PendingCall(
             session_id=session_id,
+            vendor_id=state.vendor_id,
             tenant_id=principal.tenant_id,
             account=state.account,
             call="end",
@@ -332,13 +334,13 @@ class SessionLifecycle:
         files_sent = pending.chunks
 
         async def probe() -> VendorEnd | None:
-            found = await self._vendor.get_session(pending.account, pending.session_id, UNFILTERED)
+            found = await self._vendor.get_session(pending.account, pending.vendor_id, UNFILTERED)
             if found.state in {"open", "missing"}:
                 return None
             return found.audio or VendorEnd(files_received=None)
 
         return await call_once_or_probe(
-            lambda: self._vendor.end_session(pending.account, pending.session_id, files_sent),
+            lambda: self._vendor.end_session(pending.account, pending.vendor_id, files_sent),
             probe,
             maybe_sent=maybe_sent,
             clock=self._clock,

@@ -7,7 +7,7 @@ from msgspec import Struct, field
 
 from schemas.medscribe import UploadType
 from schemas.sessions import Mode, Model, SessionStatus, Upload
-from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 
 # `audio` stands for the handover of held audio, which makes one upload for each chunk.
 CallName = Literal["create", "audio", "end", "cancel"]
@@ -30,9 +30,10 @@ class SessionDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionPlan(Struct, frozen=True, kw_only=True):
-    """A session to create, with all defaults filled in."""
+    """A session to create, with all defaults filled in; `vendor_id` is its id at the vendor."""
 
     id: SessionId
+    vendor_id: VendorSessionId
     tenant_id: TenantId
     account: Account
     upload: Upload
@@ -71,6 +72,7 @@ class EndRecorded(Struct, frozen=True, kw_only=True):
 class EndState(Struct, frozen=True, kw_only=True):
     """The fields of a session's locked row that its end needs."""
 
+    vendor_id: VendorSessionId
     account: Account
     status: str
     upload: Upload
@@ -92,6 +94,7 @@ class PendingCall(Struct, frozen=True, kw_only=True):
     """A call that is not finished: nobody knows whether the vendor got it, or it waits for the vendor."""
 
     session_id: SessionId
+    vendor_id: VendorSessionId
     tenant_id: TenantId
     account: Account
     call: CallName
@@ -107,6 +110,7 @@ class PendingCall(Struct, frozen=True, kw_only=True):
 class ChangeState(Struct, frozen=True, kw_only=True):
     """The fields of a session's locked row that a change, a cancel or an erasure needs."""
 
+    vendor_id: VendorSessionId
     account: Account
     templates: list[str]
     upload: Upload

@@ -101,7 +101,7 @@ class PendingCalls:
         # The EMR never got this session's id, so nobody waits for it: ask for the session, do not create it.
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                found = await self._vendor.get_session(pending.account, pending.session_id, UNFILTERED)
+                found = await self._vendor.get_session(pending.account, pending.vendor_id, UNFILTERED)
         except (TimeoutError, VendorError) as error:
             if pending.attempts >= _MAX_TRIES and not isinstance(error, VendorCallHeldBack):
                 await self._give_up_create(pending)

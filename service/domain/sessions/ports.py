@@ -4,7 +4,7 @@ from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 from service.domain.sessions.models import (
     EndRecorded,
     EndState,
@@ -26,8 +26,8 @@ class SessionStore(Protocol):
 
     async def claim_pending_create(
         self, tenant_id: TenantId, session_id: SessionId, lease: Lease, *, lease_seconds: float
-    ) -> bool:
-        """Lease a pending create call; False if another caller holds it."""
+    ) -> VendorSessionId | None:
+        """Lease a pending create call, and return the session's id at the vendor; None if it is held."""
         ...
 
     async def record_created(self, session_id: SessionId, lease: Lease, found: VendorSession) -> bool:

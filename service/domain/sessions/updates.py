@@ -158,7 +158,7 @@ class SessionUpdates:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 await call_with_retry(
-                    lambda: self._vendor.change_session(state.account, session_id, change),
+                    lambda: self._vendor.change_session(state.account, state.vendor_id, change),
                     clock=self._clock,
                     before_repeat=lambda: check_still_wanted(self._sessions, session_id),
                 )
@@ -219,6 +219,7 @@ class SessionUpdates:
         await self._canceller.cancel_at_vendor(
             PendingCall(
                 session_id=session_id,
+                vendor_id=state.vendor_id,
                 tenant_id=principal.tenant_id,
                 account=state.account,
                 call="cancel",

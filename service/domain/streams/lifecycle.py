@@ -24,7 +24,7 @@ from service.domain.errors import (
     VendorUnavailable,
     VendorUnreachable,
 )
-from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 from service.domain.sessions.change_polling import tenant_quota
 from service.domain.streams.audio_log import AudioLog, Spool
 from service.domain.streams.healing import HealingRule, HealingStream
@@ -95,7 +95,7 @@ class StreamStore(Protocol):
 class VendorStreams(Protocol):
     """Opens the vendor's side of a stream."""
 
-    async def open(self, account: Account, session_id: SessionId, url: str) -> VendorStream:
+    async def open(self, account: Account, session_id: VendorSessionId, url: str) -> VendorStream:
         """Connect. Raises VendorError."""
         ...
 
@@ -237,7 +237,7 @@ class Streams:
         first: VendorStream | None = None
         try:
             if session.vendor_url is not None:
-                first = await self._vendor.open(session.account, session.id, session.vendor_url)
+                first = await self._vendor.open(session.account, session.vendor_id, session.vendor_url)
         except VendorUnreachable as error:
             log.info("stream_begins_held", session_id=session.id, reason=error.code)
         try:
@@ -260,7 +260,7 @@ class Streams:
         session = await self._store.find(session_id, capability)
         if session is None or session.vendor_url is None:
             raise VendorUnavailable("EkaScribe does not have this session yet", sent=False)
-        return await self._vendor.open(session.account, session_id, session.vendor_url)
+        return await self._vendor.open(session.account, session.vendor_id, session.vendor_url)
 
     async def _check_not_erased(self, session_id: SessionId) -> None:
         """Raise SessionErased if the session was erased in the seconds in which the vendor connected."""

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from schemas.sessions import Upload
-from service.domain.ids import Account, Lease, SessionId, TenantId
+from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 
 
 class HoldFull(Exception):  # noqa: N818 - it says what happened, like the errors of domain/errors.py
@@ -14,6 +14,7 @@ class StreamSession(Struct, frozen=True, kw_only=True):
     """The fields of a session that its stream needs; `vendor_url` is a secret capability of the vendor."""
 
     id: SessionId
+    vendor_id: VendorSessionId
     tenant_id: TenantId
     account: Account
     status: str

@@ -6,7 +6,7 @@ WITH asked AS (
         WITH ORDINALITY AS asked (session_id, tenant_id, sequence, sha256, bytes, content_type, file_name, lease,
                                   lease_seconds, place)
 ), session AS (
-    SELECT id, tenant_id, account, status, upload, owed, expires_at <= now() AS is_past,
+    SELECT id, coalesce(vendor_session_id, id) AS vendor_id, tenant_id, account, status, upload, owed, expires_at <= now() AS is_past,
            held_since IS NOT NULL AS is_held, erased_at IS NOT NULL AS is_erased
     FROM sessions WHERE (id, tenant_id) IN (SELECT session_id, tenant_id FROM asked) ORDER BY id FOR SHARE
 ), claimed AS (
@@ -24,7 +24,7 @@ WITH asked AS (
       AND (chunks.sha256 = excluded.sha256 OR chunks.lease_until <= now())
     RETURNING session_id, sequence, lease
 )
-SELECT a.place, s.account, s.status, s.upload, s.owed, s.is_held, s.is_past, s.is_erased, n.lease,
+SELECT a.place, s.vendor_id, s.account, s.status, s.upload, s.owed, s.is_held, s.is_past, s.is_erased, n.lease,
        c.status AS chunk_status, c.sha256 AS chunk_sha256, c.bytes AS chunk_bytes, c.file_name AS chunk_file_name
 FROM asked a
 JOIN session s ON s.id = a.session_id AND s.tenant_id = a.tenant_id

@@ -9,8 +9,8 @@ SELECT id FROM destinations WHERE id IN (SELECT destination_id FROM deliveries W
 ORDER BY id FOR SHARE;
 
 -- name: webhooks
--- Erases the webhook events of the session, hashes of their bodies included.
-DELETE FROM webhook_events WHERE session_id = $1;
+-- Erases the webhook events of the session, hashes of their bodies included; they name one of its ids at the vendor.
+DELETE FROM webhook_events w USING sessions s WHERE s.id = $1 AND w.session_id IN (s.id, s.vendor_session_id);
 
 -- name: session
 -- Erases all personal data of the session; the row stays, so that its id is known as erased.

@@ -18,13 +18,14 @@ UPDATE fetches f SET lease = gen_random_uuid(), next_at = now() + make_interval(
                      attempts = attempts + 1, hinted = false, called_at = now()
 FROM due, sessions s
 WHERE f.id = due.id AND s.id = f.session_id
-RETURNING f.id, f.lease, f.tenant_id, f.session_id, f.template_id, f.attempts, f.missing, s.account,
+RETURNING f.id, f.lease, f.tenant_id, f.session_id, f.template_id, f.attempts, f.missing,
+          coalesce(s.vendor_session_id, s.id) AS vendor_id, s.account,
           extract(epoch FROM now() - s.ended_at)::float8 AS ended_seconds_ago, f.asked, f.document_id, s.traceparent,
           s.ended_at IS NULL AND s.settled_at IS NULL AND s.status <> 'failed' AS is_probe,
           s.settled_at IS NOT NULL OR s.status = 'failed' AS is_over, f.verdict,
           extract(epoch FROM now() - f.verdict_since)::float8 AS verdict_seconds,
           EXISTS (SELECT 1 FROM webhook_events w
-                  WHERE w.account = s.account AND w.session_id = s.id AND w.phase = 'ended'
+                  WHERE w.account = s.account AND w.session_id = coalesce(s.vendor_session_id, s.id) AND w.phase = 'ended'
                     AND w.kind IN ('completed', 'partial')) AS was_announced;
 
 -- name: postpone

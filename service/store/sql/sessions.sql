@@ -8,11 +8,11 @@ VALUES ($1, $2, $3, 'created', $4, $5, $6, $7, $8, $9, $10, $11, $12, now() + ma
 ON CONFLICT (id) DO UPDATE
 SET (account, status, upload, mode, model, templates, languages, transcript_language, details_sealed,
      patient_id_hash, reference_hash, created_at, expires_at, error_code, error_message, owed, owed_next_at,
-     owed_lease, owed_attempts, traceparent)
+     owed_lease, owed_attempts, traceparent, vendor_session_id)
     = (excluded.account, excluded.status, excluded.upload, excluded.mode, excluded.model, excluded.templates,
        excluded.languages, excluded.transcript_language, excluded.details_sealed, excluded.patient_id_hash,
        excluded.reference_hash, now(), excluded.expires_at, NULL, NULL, excluded.owed, excluded.owed_next_at,
-       excluded.owed_lease, 1, excluded.traceparent)
+       excluded.owed_lease, 1, excluded.traceparent, NULL)
 WHERE sessions.tenant_id = excluded.tenant_id AND sessions.status = 'failed'
   AND sessions.error_code = 'vendor_error' AND sessions.settled_at IS NULL AND sessions.erased_at IS NULL
 RETURNING id;
@@ -22,7 +22,7 @@ RETURNING id;
 UPDATE sessions SET owed_lease = $3, owed_next_at = now() + make_interval(secs => $4),
                     owed_attempts = owed_attempts + 1
 WHERE tenant_id = $1 AND id = $2 AND owed = 'create' AND (owed_lease IS NULL OR owed_next_at <= now())
-RETURNING id;
+RETURNING coalesce(vendor_session_id, id) AS vendor_id;
 
 -- name: record_created
 -- Records that the vendor has the session; an expiry in the past is a clock error, and ours stays.
@@ -44,7 +44,9 @@ RETURNING id;
 
 -- name: plan
 -- Reads what a held create call needs.
-SELECT id, tenant_id, account, upload, mode, model, templates, languages, transcript_language, details_sealed
+SELECT coalesce(vendor_session_id, id) AS vendor_id, tenant_id, account, mode, model, templates, languages,
+       CASE WHEN vendor_session_id IS NULL THEN upload ELSE 'chunked' END AS upload,
+       transcript_language, details_sealed
 FROM sessions WHERE id = $1 AND owed_lease = $2;
 
 -- name: renew_pending_call
@@ -130,7 +132,8 @@ SELECT id, audio_missing FROM told;
 
 -- name: lock
 -- Locks a session's row; checks the tenant if one is given.
-SELECT id, tenant_id, account, status, upload, templates, details_sealed, transcript_sealed, warnings_sealed,
+SELECT id, coalesce(vendor_session_id, id) AS vendor_id, tenant_id, account, status, upload, templates, details_sealed,
+       transcript_sealed, warnings_sealed,
        audio_missing, model_used, language_detected, owed, owed_lease,
        owed_next_at <= now() AS owed_due, ended_at, expires_at <= now() AS is_past, model, languages,
        erased_at IS NOT NULL AS is_erased, settled_at IS NOT NULL AS is_final,
@@ -164,7 +167,7 @@ WITH due AS (
 UPDATE sessions s SET owed_lease = gen_random_uuid(), owed_next_at = now() + make_interval(secs => $2),
                       owed_attempts = owed_attempts + 1
 FROM due WHERE s.id = due.id
-RETURNING s.id, s.tenant_id, s.account, s.owed, s.owed_lease, s.owed_attempts, s.upload, s.traceparent,
+RETURNING s.id, coalesce(s.vendor_session_id, s.id) AS vendor_id, s.tenant_id, s.account, s.owed, s.owed_lease, s.owed_attempts, s.upload, s.traceparent,
           extract(epoch FROM now() - s.held_since)::float8 AS held_seconds,
           (SELECT count(*) FROM chunks c WHERE c.session_id = s.id AND c.status = 'stored') AS chunks;
 
@@ -225,7 +228,7 @@ FROM sessions WHERE id = ANY($1);
 -- Returns for each session a token that changes whenever its timeline changes or becomes complete.
 SELECT s.id, concat_ws('.', s.xmin,
        (SELECT concat_ws('.', count(*), max(c.stored_at), count(c.held_at)) FROM chunks c WHERE c.session_id = s.id),
-       (SELECT count(*) FROM webhook_events w WHERE w.session_id = s.id),
+       (SELECT count(*) FROM webhook_events w WHERE w.session_id IN (s.id, s.vendor_session_id)),
        (SELECT concat_ws('.', count(*), count(c.closed_at)) FROM stream_connections c WHERE c.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(i.resumed_at)) FROM stream_interruptions i WHERE i.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(f.settled_at), max(f.settled_at)) FROM fetches f WHERE f.session_id = s.id),
@@ -236,7 +239,7 @@ FROM sessions s WHERE s.id = ANY($1);
 
 -- name: traceparent
 -- Reads the traceparent of a session.
-SELECT traceparent FROM sessions WHERE id = $1;
+SELECT traceparent FROM sessions WHERE id = $1 OR vendor_session_id = $1 LIMIT 1;
 
 -- name: outlook
 -- Checks whether a session was erased, and whether it may still change.
@@ -348,7 +351,7 @@ FROM sessions WHERE id = $1 AND ended_at IS NOT NULL
 UNION ALL
 SELECT w.received_at, 'webhook.received',
        jsonb_build_object('event', w.kind, 'shape', w.shape, 'before_end', w.phase = 'early', 'repeats', w.repeats)
-FROM webhook_events w JOIN sessions s ON s.id = w.session_id AND s.account = w.account WHERE w.session_id = $1
+FROM sessions s JOIN webhook_events w ON w.session_id IN (s.id, s.vendor_session_id) AND w.account = s.account WHERE s.id = $1
 UNION ALL
 SELECT settled_at, 'result.fetched',
        jsonb_build_object('template_id', nullif(template_id, ''), 'outcome', outcome, 'attempts', attempts)

@@ -24,6 +24,7 @@ from service.domain.results.fetching import ResultFetcher
 from service.domain.results.models import AdditionalDocumentState
 from tests.support.fakes import MemoryResults, Owed, ScriptedVendor
 from tests.support.makers import (
+    AT_VENDOR,
     LETTER,
     NOTE,
     SESSION,
@@ -40,6 +41,7 @@ NOTHING = make_result("no_document")
 
 def state(**fields: Any) -> AdditionalDocumentState:
     values: dict[str, Any] = {
+        "vendor_id": AT_VENDOR,
         "account": DEFAULT_ACCOUNT,
         "status": "completed",
         "is_erased": False,

@@ -19,7 +19,7 @@ from service.domain.sessions.cancellation import SessionCanceller
 from service.domain.sessions.models import PendingCall
 from tests.support.fakes import MemorySessions, ScriptedVendor
 from tests.support.lifecycles import make_pending_calls
-from tests.support.makers import SESSION, TENANT, TurnedClock, make_lease
+from tests.support.makers import AT_VENDOR, SESSION, TENANT, TurnedClock, make_lease
 
 AWAY = [
     VendorTimeout("no answer", sent=True),
@@ -31,6 +31,7 @@ AWAY = [
 def owed(attempts: int = 1) -> PendingCall:
     return PendingCall(
         session_id=SESSION,
+        vendor_id=AT_VENDOR,
         tenant_id=TENANT,
         account=DEFAULT_ACCOUNT,
         call="cancel",

@@ -26,12 +26,13 @@ from service.domain.errors import (
     VendorTimeout,
     VendorUnavailable,
 )
-from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account, SessionId, TemplateId
+from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account, TemplateId, VendorSessionId
 from service.domain.results.models import VendorResult
 from service.domain.sessions.models import EndState, PendingCall, SessionPlan, VendorEnd, VendorSession
 from tests.support.fakes import MemorySessions, ScriptedVendor
 from tests.support.lifecycles import Connections, make_life, make_pending_calls
 from tests.support.makers import (
+    AT_VENDOR,
     SESSION,
     TENANT,
     TurnedClock,
@@ -193,7 +194,7 @@ class Hanging(ScriptedVendor):
         await asyncio.Event().wait()
         raise AssertionError("never")
 
-    async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
+    async def end_session(self, account: Account, session_id: VendorSessionId, files_sent: int) -> VendorEnd:
         self.taken.set()
         await asyncio.Event().wait()
         raise AssertionError("never")
@@ -235,14 +236,14 @@ class WitnessVendor:
         _fail(fate)
         return MADE
 
-    async def end_session(self, account: Account, session_id: SessionId, files_sent: int) -> VendorEnd:
+    async def end_session(self, account: Account, session_id: VendorSessionId, files_sent: int) -> VendorEnd:
         fate = self._fate("end")
         self.ends += fate in {"ok", "lost"}
         _fail(fate)
         return VendorEnd(files_received=files_sent)
 
     async def get_session(
-        self, account: Account, session_id: SessionId, template_id: TemplateId
+        self, account: Account, session_id: VendorSessionId, template_id: TemplateId
     ) -> VendorResult:
         _fail(self._fate("ask"))
         if self.ends:
@@ -312,6 +313,7 @@ def test_no_vendor_gets_a_second_end_whatever_is_lost(data, runs):
 
 def ended_state(**fields: Any) -> EndState:
     values: dict[str, Any] = {
+        "vendor_id": AT_VENDOR,
         "account": DEFAULT_ACCOUNT,
         "status": "recording",
         "upload": "chunked",
@@ -483,6 +485,7 @@ async def test_an_abandoned_end_is_not_made_when_the_session_was_cancelled_while
 def make_owed(call: Any, **fields: Any) -> PendingCall:
     values: dict[str, Any] = {
         "session_id": SESSION,
+        "vendor_id": AT_VENDOR,
         "tenant_id": TENANT,
         "account": DEFAULT_ACCOUNT,
         "call": call,

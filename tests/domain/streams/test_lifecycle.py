@@ -29,7 +29,7 @@ from service.domain.streams.lifecycle import Streams
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.sides import ClientGone
 from service.domain.vendor_calls import CALLING_TENANT
-from tests.support.makers import SESSION, TENANT
+from tests.support.makers import AT_VENDOR, SESSION, TENANT
 from tests.support.stream_sides import Side
 
 KEY = "capability"
@@ -41,6 +41,7 @@ class OneStream:
     def __init__(self, **fields: Any) -> None:
         values: dict[str, Any] = {
             "id": SessionId(SESSION),
+            "vendor_id": AT_VENDOR,
             "tenant_id": TenantId(TENANT),
             "account": DEFAULT_ACCOUNT,
             "status": "created",

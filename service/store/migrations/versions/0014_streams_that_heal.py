@@ -6,7 +6,7 @@ from service.store.migrations.script import run_script
 
 revision = "0014"
 # The migration before this one on the branch that this one is merged into.
-down_revision = "0010"
+down_revision = "0012"
 
 
 def upgrade() -> None:
