@@ -1,9 +1,9 @@
 """Tells which frames of a stream the vendor has received, although its protocol acknowledges none.
 
-A WebSocket's peer answers a ping after it has read everything before the ping. A ping after every frame would
-cost a third of the relay's work, so a ping follows 10 seconds of audio. For the frames since the last answered
-ping the TCP connection of the vendor's host is asked how many bytes it has acknowledged; that counts only
-while the vendor answers pings, because a host acknowledges what a hanging process will never read.
+A WebSocket's peer answers a ping after it has read everything before the ping. A ping after every frame
+would cost a third of the relay's work, so a ping follows 10 seconds of audio. For the frames since the last
+answered ping, TCP tells how many bytes the vendor's host has acknowledged; that counts only while the vendor
+answers pings, because a host acknowledges what a hanging process will never read.
 """
 
 import fcntl

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -41,7 +42,7 @@ _MAX_WAITING_BYTES = 65_536
 
 
 class EkaStream:
-    """An open connection; implements the domain's VendorStream."""
+    """An open connection; implements the domain's VendorConnection."""
 
     def __init__(self, connection: ConfirmingConnection) -> None:
         self._connection = connection
@@ -91,7 +92,7 @@ class EkaStream:
         """Abort the connection; frames that still wait to be sent are lost."""
         self._connection.transport.abort()
 
-    def unconfirmed_frames(self, gone: VendorGone) -> int:
+    def unconfirmed_frames(self) -> int:
         """Return how many of the latest frames the vendor may not have received."""
         protocol = self._connection.protocol
         if protocol.close_rcvd_then_sent is False:
@@ -142,7 +143,7 @@ class EkaStreams:
 
 async def _connect(url: str) -> ConfirmingConnection:
     try:
-        connection = await connect(
+        connection: Any = await connect(
             url,
             create_connection=ConfirmingConnection,
             ssl=trusted_context() if urlsplit(url).scheme == "wss" else None,
@@ -158,14 +159,14 @@ async def _connect(url: str) -> ConfirmingConnection:
             write_limit=_MAX_WAITING_BYTES,
             process_exception=lambda error: error,
         )
-        assert isinstance(connection, ConfirmingConnection)  # noqa: S101 - create_connection makes no other
-        return connection
     except TimeoutError as error:
         raise VendorTimeout("EkaScribe did not open the stream in time", sent=False) from error
     except InvalidStatus as error:
         raise _refused(error.response) from error
     except (OSError, WebSocketException) as error:
         raise VendorUnavailable("EkaScribe's stream cannot be reached", sent=False) from error
+    made: ConfirmingConnection = connection
+    return made
 
 
 def _refused(response: Response) -> VendorError:

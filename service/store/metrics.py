@@ -30,8 +30,8 @@ AUDIO_INCOMPLETE = Counter(
 )
 STREAM_INTERRUPTIONS = Counter(
     "ekabridge_stream_interruptions",
-    "Interruptions of EkaScribe's side of live streams: `held` when audio began to go to PostgreSQL, `resumed`"
-    " when EkaScribe had all audio again.",
+    "Interruptions of EkaScribe's side of live streams: `held` when audio began to go to PostgreSQL,"
+    " `resumed` when EkaScribe had all audio again.",
     ("outcome",),
 )
 for _outcome in ("held", "resumed"):

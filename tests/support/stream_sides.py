@@ -18,7 +18,7 @@ class Side:
         self.taken: list[Frame] = []
         self.may_take = asyncio.Event()
         self.may_take.set()
-        self.unconfirmed = 0
+        self.unconfirmed, self.is_broken = 0, False
         self.closed: tuple[Any, ...] | None = None
         self.take: Callable[[bytes], bool] = lambda _: False
         self.when_closed: Callable[[], None] = lambda: None
@@ -27,9 +27,10 @@ class Side:
         self.take = take
 
     def send_now(self, frame: bytes) -> bool:
-        if self.may_take.is_set():
+        may_send = self.may_take.is_set() and not self.is_broken
+        if may_send:
             self.taken.append(frame)
-        return self.may_take.is_set()
+        return may_send
 
     async def receive(self) -> Frame:
         frame = await self.coming.get()
@@ -39,13 +40,22 @@ class Side:
 
     async def send(self, frame: Frame) -> None:
         await self.may_take.wait()
+        if self.is_broken:
+            raise VendorGone(1006)
         self.taken.append(frame)
 
-    def unconfirmed_frames(self, gone: VendorGone) -> int:
+    def break_with(self, code: int, *, unconfirmed: int = 0) -> None:
+        """End the connection as a vendor does; `unconfirmed` of its latest frames it may lack."""
+        self.is_broken, self.unconfirmed = True, unconfirmed
+        self.may_take.set()  # whoever waits learns of it
+        self.coming.put_nowait(VendorGone(code))
+
+    def unconfirmed_frames(self) -> int:
         return self.unconfirmed
 
     def abort(self) -> None:
         self.log.append(f"{self.name} aborted")
+        self.break_with(1006, unconfirmed=self.unconfirmed)
 
     async def close(self, code: int, *more: Any, **_: Any) -> None:
         self.log.append(f"{self.name} closed")

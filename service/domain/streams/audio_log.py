@@ -1,7 +1,7 @@
 """Keeps the frames of a stream's connection, in order, so that they can be sent again.
 
-The last frames are in memory and the others in the process's encrypted spool. Nothing of it reaches PostgreSQL
-while the vendor takes the stream (docs/adr/033-streams-that-heal.md has the figures).
+The last frames are in memory and the others in the process's encrypted spool. While the vendor takes the
+stream, nothing of it reaches PostgreSQL (docs/adr/033-streams-that-heal.md has the figures).
 """
 
 import struct
@@ -12,7 +12,8 @@ from service.domain.streams.frames import Frame
 
 # So much of a stream waits in memory for the spool: 4 seconds of audio.
 _MEMORY_BYTES = 131_072
-# A piece becomes one chunk, which should last at most 20 seconds (docs/vendor.md#chunk-limits): 640,000 bytes.
+# A piece becomes one chunk, which should last at most 20 seconds: 640,000 bytes
+# (docs/vendor.md#chunk-limits).
 _PIECE_BYTES = 4 * _MEMORY_BYTES
 # The length of a frame that is a text or stands among texts, and whether it is one.
 _HEAD = struct.Struct(">I?")
@@ -39,8 +40,8 @@ class Spool(Protocol):
 class AudioLog:
     """The frames of one connection, addressed by positions.
 
-    Binary audio is kept as it is, and may be cut anywhere. If the first frame is a text, each frame has a head
-    with its length, and positions lie between frames.
+    Binary audio is kept as it is, and may be cut anywhere. If the first frame is a text, each frame has a
+    head with its length, and positions lie between frames.
     """
 
     def __init__(self, spool: Spool, *, has_texts: bool) -> None:

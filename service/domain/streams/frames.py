@@ -1,4 +1,4 @@
-"""Frames of streams: the two forms in which clients send audio (docs/vendor.md#stream), and chunks of them."""
+"""Frames of streams: the two forms of audio (docs/vendor.md#stream), and WAV files of it."""
 
 import base64
 import binascii

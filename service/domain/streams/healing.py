@@ -2,14 +2,15 @@
 
 To the relay a HealingStream is the vendor's side, which never breaks. If the vendor's connection breaks, it
 holds the client's frames, connects again, and sends the frames that the vendor has not received, in order and
-as fast as the vendor takes them; frames that come meanwhile wait behind them. A vendor that does not come back
-before the stream ends gets the audio later, from PostgreSQL (holding.py).
+as fast as the vendor takes them; frames that come meanwhile wait behind them. A vendor that stays away
+before the stream ends gets the audio from PostgreSQL later (holding.py).
 """
 
 import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 from msgspec import Struct
@@ -20,14 +21,15 @@ from service.domain.streams.audio_log import AudioLog, MakeLog
 from service.domain.streams.frames import Frame, is_event, sample_rate_of
 from service.domain.streams.holding import EarlierAudio, Interruption, StreamHold
 from service.domain.streams.models import HoldFull
-from service.domain.streams.sides import FLUSH_SECONDS, VendorGone, VendorStream
+from service.domain.streams.sides import FLUSH_SECONDS, VendorConnection, VendorGone
 
 log = structlog.get_logger()
 
 # A vendor that closes with one of these codes is restarting or broken, or vanished. Any other code is its
 # verdict on the stream, which the client gets.
 _BROKEN_CODES = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015})
-_NO_CODE = 1005
+# A vendor that closes so after a `stop` has stored the audio.
+_CONFIRMING_CODES = frozenset({1000, 1005})
 # The frames of which a connection to the vendor remembers the size; it confirms far fewer at a time.
 _MAX_UNCONFIRMED = 8192
 
@@ -55,8 +57,8 @@ class HealingStream:
         self,
         *,
         session_id: SessionId,
-        connect: Callable[[], Awaitable[VendorStream]],
-        first: VendorStream | None,
+        connect: Callable[[], Awaitable[VendorConnection]],
+        first: VendorConnection | None,
         hold: StreamHold,
         make_log: MakeLog,
         earlier: EarlierAudio,
@@ -66,7 +68,7 @@ class HealingStream:
         self._session_id = session_id
         self._connect, self._hold, self._make_log, self._rule = connect, hold, make_log, rule
         self._earlier = earlier
-        self._vendor: VendorStream | None = None
+        self._vendor: VendorConnection | None = None
         self._unused = first
         self._log: AudioLog | None = None
         self._opening: Frame = b""
@@ -80,7 +82,7 @@ class HealingStream:
         self._changed, self._stop_asked = asyncio.Event(), asyncio.Event()
         self._final: VendorGone | None = None
         self._healing: asyncio.Task[None] | None = None
-        self._is_aborted = self._is_over = self._is_closing = False
+        self._is_aborted = self._is_over = self._is_closing = self._is_hold_full = False
         self._interruptions, self._broken_at, self._cause, self._held_frames = 0, 0.0, "", 0
 
     # The relay's side.
@@ -106,9 +108,9 @@ class HealingStream:
                 continue
             self._sizes.append(audio.append_frame(frame))
             return
-        if audio.is_full:
-            raise HoldFull("the disk has no room for more audio")
-        if self._hold.has_rows:
+        if audio.is_full or self._is_hold_full:
+            raise HoldFull("there is no room for more audio")
+        if self._hold.is_holding:
             with contextlib.suppress(StoreUnavailable):  # the log keeps it meanwhile
                 await self._hold.hold(audio, self._taken_until)
         audio.append_frame(frame)
@@ -129,11 +131,17 @@ class HealingStream:
             except VendorGone as gone:
                 if vendor not in {self._vendor, self._unused}:
                     continue
-                if not _is_break(gone, was_stopped=self._stop_frame is not None):
+                if self._is_verdict(vendor, gone):
                     self._is_over = True
                     raise
                 self._break(vendor, gone)
         raise self._final
+
+    def _is_verdict(self, vendor: VendorConnection, gone: VendorGone) -> bool:
+        """Tell a vendor that closes a stream of its own accord from one that broke."""
+        if self._stop_frame is not None and gone.code in _CONFIRMING_CODES:
+            return self._log is None or self._is_live or self._sent_until >= self._log.size
+        return gone.code not in _BROKEN_CODES and (self._is_live or vendor is self._unused)
 
     def break_off(self) -> None:
         """Give up a connection whose vendor accepts nothing; another one follows."""
@@ -161,7 +169,7 @@ class HealingStream:
             await self._close_connection(vendor, code, seconds)
         if await self._has_healed() and self._vendor is not None:
             await self._close_connection(self._vendor, code, seconds)
-        self._is_live = self._is_fast = False
+        await self._stop_healing()
         try:
             await self._settle()
         except (StoreUnavailable, HoldFull) as error:
@@ -170,7 +178,7 @@ class HealingStream:
             if self._log is not None:
                 self._log.close()
 
-    async def _close_connection(self, vendor: VendorStream, code: int, seconds: float) -> None:
+    async def _close_connection(self, vendor: VendorConnection, code: int, seconds: float) -> None:
         await vendor.close(code, seconds)
         if self._vendor is vendor and not self._is_over:
             self._break(vendor, VendorGone(code))
@@ -183,9 +191,17 @@ class HealingStream:
         if not healing.done():
             patience = self._rule.stop if self._vendor is None else self._rule.end
             await asyncio.wait({healing}, timeout=patience)
-            healing.cancel()
-            await asyncio.gather(healing, return_exceptions=True)
         return self._is_live
+
+    async def _stop_healing(self) -> None:
+        self._is_live = self._is_fast = False
+        if self._healing is not None:
+            self._healing.cancel()
+            await asyncio.gather(self._healing, return_exceptions=True)
+        if self._vendor is not None:  # a replay was not finished
+            self._note_taken(self._vendor)
+            self._vendor.abort()
+            self._vendor = None
 
     # Beginning.
 
@@ -205,7 +221,7 @@ class HealingStream:
             self._start_healing(vendor)
         return audio
 
-    def _go_live(self, vendor: VendorStream) -> None:
+    def _go_live(self, vendor: VendorConnection) -> None:
         assert self._log is not None  # noqa: S101 - a stream is live after its first frame
         self._vendor, self._is_live, self._log.must_keep = vendor, True, False
         self._is_fast = not self._log.has_texts
@@ -213,16 +229,16 @@ class HealingStream:
 
     # Healing.
 
-    def _break(self, vendor: VendorStream, gone: VendorGone) -> None:
+    def _break(self, vendor: VendorConnection, gone: VendorGone) -> None:
         """Note that a connection broke, and begin to heal the stream."""
         if vendor is self._unused:
             self._unused = None
             return
         if vendor is not self._vendor:
             return
-        self._note_taken(vendor, gone)
+        self._note_taken(vendor)
         self._vendor, self._is_live, self._is_fast = None, False, False
-        if self._log is None or self._taken_until >= self._log.size and self._is_closing:
+        if self._log is None or (self._taken_until >= self._log.size and self._is_closing):
             return
         self._log.must_keep = True
         if self._stop_frame is not None:
@@ -231,38 +247,37 @@ class HealingStream:
         if self._healing is None or self._healing.done():
             self._start_healing(None)
 
-    def _note_taken(self, vendor: VendorStream, gone: VendorGone) -> None:
+    def _note_taken(self, vendor: VendorConnection) -> None:
         """Find the position up to which the vendor has received the audio."""
         if self._log is None:
             return
         if self._is_live:
             self._sent_until = self._log.size
-        missing = min(vendor.unconfirmed_frames(gone), len(self._sizes))
+        missing = min(vendor.unconfirmed_frames(), len(self._sizes))
         lost = sum(self._sizes[-1 - index] for index in range(missing))
         self._taken_until = max(self._log.start, self._sent_until - lost)
         self._sizes.clear()
 
-    def _start_healing(self, vendor: VendorStream | None) -> None:
+    def _start_healing(self, vendor: VendorConnection | None) -> None:
         self._broken_at, self._held_frames = asyncio.get_running_loop().time(), 0
         self._interruptions += 1
         self._healing = asyncio.create_task(self._heal(vendor))
 
-    async def _heal(self, vendor: VendorStream | None) -> None:
+    async def _heal(self, vendor: VendorConnection | None) -> None:
         """Connect and replay until the stream is live; after a `stop` for a few seconds only."""
         reconnecting = asyncio.create_task(self._reconnect(vendor))
         stopping = asyncio.create_task(self._stop_asked.wait())
         try:
             await asyncio.wait({reconnecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if self._is_live:
+                return
+            await stopping
+            await asyncio.wait({reconnecting}, timeout=self._rule.stop)
             if not self._is_live:
-                await stopping
-                if not reconnecting.done():
-                    await asyncio.wait({reconnecting}, timeout=self._rule.stop)
-            if not self._is_live:
+                await _cancelled(reconnecting)
                 await self._end_held()
         finally:
-            for task in (reconnecting, stopping):
-                task.cancel()
-            await asyncio.gather(reconnecting, stopping, return_exceptions=True)
+            await _cancelled(reconnecting, stopping)
 
     async def _end_held(self) -> None:
         """Confirm a `stop` to the client without the vendor: all audio is held."""
@@ -273,14 +288,13 @@ class HealingStream:
             self._final = VendorGone(1006)
         self._changed.set()
 
-    async def _reconnect(self, vendor: VendorStream | None) -> None:
+    async def _reconnect(self, vendor: VendorConnection | None) -> None:
         """Return when the stream is live, or when the vendor refuses it for good."""
         attempt = 0
-        while True:
+        while not self._is_live:
+            asked = 0.0
             try:
-                vendor = vendor or await self._try_connect(is_first=attempt == 0)
-                await self._replay(vendor)
-                return
+                await self._replay(vendor or await self._try_connect(is_first=attempt == 0))
             except VendorRefused as refused:
                 log.warning("stream_refused_again", session_id=self._session_id, status=refused.status)
                 await self._hold_now()
@@ -289,13 +303,15 @@ class HealingStream:
                 asked = getattr(error, "retry_after_seconds", None) or 0.0
                 await self._hold_now()
             except VendorGone:
-                asked = 0.0
+                await self._hold_now()
+            else:
+                return
             vendor = None
             wait = self._rule.waits[min(attempt, len(self._rule.waits) - 1)]
             attempt += 1
             await asyncio.sleep(min(max(wait, asked), self._rule.max_wait))
 
-    async def _try_connect(self, *, is_first: bool) -> VendorStream:
+    async def _try_connect(self, *, is_first: bool) -> VendorConnection:
         """Connect; audio goes to PostgreSQL meanwhile if that takes long."""
         connecting = asyncio.ensure_future(self._connect())
         try:
@@ -306,7 +322,7 @@ class HealingStream:
         finally:
             connecting.cancel()
 
-    async def _replay(self, vendor: VendorStream) -> None:
+    async def _replay(self, vendor: VendorConnection) -> None:
         """Send what the vendor has not received, on a new connection. Raises VendorGone."""
         assert self._log is not None  # noqa: S101 - a stream heals after its first frame
         audio = self._log
@@ -324,6 +340,7 @@ class HealingStream:
                 self._sent_until = position
             if self._stop_frame is not None and not audio.has_texts:
                 await vendor.send(self._stop_frame)
+                self._sizes.append(0)
         except VendorGone as gone:
             self._break(vendor, gone)
             raise
@@ -333,9 +350,8 @@ class HealingStream:
         await self._record_resumed(audio.size - begun)
 
     async def _record_resumed(self, replayed: int) -> None:
-        held = self._held_frames
         try:
-            await self._record_interruption(is_over=True, held_frames=held, replayed_bytes=replayed)
+            await self._record_interruption(is_over=True, replayed_bytes=replayed)
             await self._hold.drop()
         except StoreUnavailable:
             log.warning("stream_resumed_unrecorded", session_id=self._session_id)
@@ -344,14 +360,15 @@ class HealingStream:
 
     async def _hold_now(self) -> None:
         """Begin to hold the audio in PostgreSQL, from what the vendor has not received on."""
-        if self._hold.has_rows or self._log is None:
+        if self._hold.is_holding or self._log is None:
             return
         try:
-            await self._record_interruption(is_over=False, held_frames=self._held_frames, replayed_bytes=0)
-            await self._hold.hold(self._log, self._taken_until)
-            await self._hold.record(self._log, self._taken_until, is_whole=False)
-        except (StoreUnavailable, HoldFull) as error:
-            log.warning("stream_not_held_yet", session_id=self._session_id, error=type(error).__name__)
+            await self._record_interruption(is_over=False, replayed_bytes=0)
+            await self._hold.begin(self._log, self._taken_until)
+        except StoreUnavailable:
+            log.warning("stream_not_held_yet", session_id=self._session_id)
+        except HoldFull:
+            self._is_hold_full = True
 
     async def _settle(self) -> None:
         """Hold all audio of the connection if the vendor lacks some of it; else drop what is held."""
@@ -361,38 +378,32 @@ class HealingStream:
         if self._is_over or self._taken_until >= audio.size:
             await self._hold.drop()
             return
-        for _ in range(self._rule.store_tries):
-            try:
-                await self._hold_all(audio)
-                return
-            except StoreUnavailable:
-                await asyncio.sleep(self._rule.store_wait)
-        await self._hold_all(audio)
-
-    async def _hold_all(self, audio: AudioLog) -> None:
-        """Hold what the vendor lacks, and then what it has: only a whole recording gives a whole document."""
-        await self._hold.hold(audio, self._taken_until, is_last=True)
         is_whole = audio.is_whole and self._earlier.is_whole
-        try:
-            await self._hold.hold(audio, audio.start)
-        except HoldFull:
-            is_whole = False
-        await self._hold.record(audio, self._taken_until, is_whole=is_whole)
+        for tries in range(self._rule.store_tries, -1, -1):
+            try:
+                await self._hold.finish(audio, self._taken_until, is_whole=is_whole)
+            except StoreUnavailable:
+                if not tries:
+                    raise
+                await asyncio.sleep(self._rule.store_wait)
+            else:
+                return
 
-    async def _record_interruption(self, *, is_over: bool, held_frames: int, replayed_bytes: int) -> None:
+    async def _record_interruption(self, *, is_over: bool, replayed_bytes: int) -> None:
         seconds = asyncio.get_running_loop().time() - self._broken_at
         await self._hold.record_interruption(
             Interruption(
                 number=self._interruptions,
                 cause=self._cause,
                 seconds=round(seconds, 3),
-                held_frames=held_frames,
+                held_frames=self._held_frames,
                 replayed_bytes=replayed_bytes,
                 is_over=is_over,
             )
         )
 
 
-def _is_break(gone: VendorGone, *, was_stopped: bool) -> bool:
-    """Tell a vendor that broke from one that closes the stream of its own accord."""
-    return gone.code in _BROKEN_CODES and not (was_stopped and gone.code == _NO_CODE)
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

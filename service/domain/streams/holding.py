@@ -117,7 +117,8 @@ class StreamHold:
         # The pieces that are stored, by where they begin, and where each ends.
         self._stored: dict[int, int] = {}
         self._lock = asyncio.Lock()
-        self.has_rows = False
+        # Whether finished pieces are to be stored as they come.
+        self.is_holding = False
 
     async def load_earlier(self, log: AudioLog, earlier: EarlierAudio) -> int:
         """Put the held audio of earlier connections at the beginning of the log.
@@ -136,24 +137,41 @@ class StreamHold:
             log.cut()
         if earlier.sequences:
             self.first_sequence = earlier.sequences[0]
-            self._stored, self.has_rows = dict(pairwise(log.cuts)), True
+            self._stored = dict(pairwise(log.cuts))
         return taken_until
 
-    async def hold(self, log: AudioLog, first: int, *, is_last: bool = False) -> None:
-        """Store the pieces from a position on.
+    async def begin(self, log: AudioLog, taken_until: int) -> None:
+        """Store what the vendor has not taken; the last piece, too, though it is unfinished.
 
-        The unfinished last piece is stored once at the beginning, and when it `is_last`: then it needs no room.
-        Raises HoldFull or StoreUnavailable.
+        Raises HoldFull or StoreUnavailable, as the other methods do.
         """
+        await self.hold(log, taken_until, with_unfinished=True)
+        await self._record(log, taken_until, is_whole=False)
+        self.is_holding = True
+
+    async def finish(self, log: AudioLog, taken_until: int, *, is_whole: bool) -> None:
+        """Store what the vendor lacks, and then what it has: a document of it all needs all of it."""
+        # The client was told that this is accepted, so it needs no room any more.
+        await self.hold(log, taken_until, with_unfinished=True, needs_room=False)
+        try:
+            await self.hold(log, log.start)
+        except HoldFull:
+            is_whole = False
+        await self._record(log, taken_until, is_whole=is_whole)
+
+    async def hold(
+        self, log: AudioLog, first: int, *, with_unfinished: bool = False, needs_room: bool = True
+    ) -> None:
+        """Store the finished pieces from a position on, and the unfinished last one if wanted."""
         async with self._lock:
-            with_unfinished = is_last or not self.has_rows
             ends = [*log.cuts[1:], log.size]
             for index, (start, end) in enumerate(zip(log.cuts, ends, strict=True)):
-                is_wanted = end > first and (index < len(log.cuts) - 1 or with_unfinished)
+                is_finished = index < len(log.cuts) - 1
+                is_wanted = end > first and (is_finished or with_unfinished)
                 if is_wanted and end > self._stored.get(start, start):
-                    await self._hold_piece(log, index, start, end, needs_room=not is_last)
+                    await self._hold_piece(log, index, start, end, needs_room=needs_room)
 
-    async def record(self, log: AudioLog, taken_until: int, *, is_whole: bool) -> None:
+    async def _record(self, log: AudioLog, taken_until: int, *, is_whole: bool) -> None:
         """Record how much of the held audio the vendor's stream took."""
         first = min(self._stored, default=taken_until)
         taken = samples_between(log, first, taken_until) if first < taken_until else b""
@@ -163,18 +181,18 @@ class StreamHold:
 
     async def drop(self) -> None:
         """Delete what is stored."""
-        if self.has_rows:
+        if self._stored:
             await self._store.drop_held(self._session_id, self._lease)
-        self.has_rows, self._stored = False, {}
+        self.is_holding, self._stored = False, {}
 
     async def record_interruption(self, interruption: Interruption) -> None:
         """Record an interruption for the timeline."""
         await self._store.record_interruption(self._session_id, self._lease, interruption)
 
-    async def _hold_piece(
-        self, log: AudioLog, index: int, start: int, end: int, *, needs_room: bool
-    ) -> None:
-        if needs_room and not await self._store.has_room(self._tenant_id, end - self._stored.get(start, start)):
+    async def _hold_piece(self, log: AudioLog, index: int, start: int, end: int, *, needs_room: bool) -> None:
+        if needs_room and not await self._store.has_room(
+            self._tenant_id, end - self._stored.get(start, start)
+        ):
             raise HoldFull("no more audio of streams may be held")
         sequence = self.first_sequence + index
         wav = wav_of(samples_between(log, start, end), self.rate)
@@ -188,7 +206,6 @@ class StreamHold:
             sha256=hashlib.sha256(wav).hexdigest(),
             wav=wav,
         )
-        self.has_rows = True
         if await self._store.hold_piece(piece):
             self._stored[start] = end
 
@@ -202,4 +219,3 @@ def samples_between(log: AudioLog, start: int, end: int) -> bytes:
         frame, start = log.next_frame(start)
         frames.append(frame)
     return join_samples(frames)
-

@@ -31,7 +31,7 @@ from service.domain.streams.healing import HealingRule, HealingStream
 from service.domain.streams.holding import HeldStreamStore, StreamHold
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.relay import SESSION_OVER, TAKEN_OVER, CloseReason, Relay
-from service.domain.streams.sides import Client, VendorStream
+from service.domain.streams.sides import Client, VendorConnection
 from service.domain.vendor_calls import CALLING_TENANT
 
 log = structlog.get_logger()
@@ -95,7 +95,7 @@ class StreamStore(Protocol):
 class VendorStreams(Protocol):
     """Opens the vendor's side of a stream."""
 
-    async def open(self, account: Account, session_id: VendorSessionId, url: str) -> VendorStream:
+    async def open(self, account: Account, session_id: VendorSessionId, url: str) -> VendorConnection:
         """Connect. Raises VendorError."""
         ...
 
@@ -104,7 +104,11 @@ class OpenStream:
     """A stream whose lease this process holds."""
 
     def __init__(
-        self, session_id: SessionId, lease: Lease, vendor: HealingStream, on_end: Callable[[], Awaitable[None]]
+        self,
+        session_id: SessionId,
+        lease: Lease,
+        vendor: HealingStream,
+        on_end: Callable[[], Awaitable[None]],
     ) -> None:
         self.session_id = session_id
         self.lease = lease
@@ -234,7 +238,7 @@ class Streams:
 
         Raises VendorRefused.
         """
-        first: VendorStream | None = None
+        first: VendorConnection | None = None
         try:
             if session.vendor_url is not None:
                 first = await self._vendor.open(session.account, session.vendor_id, session.vendor_url)
@@ -255,7 +259,7 @@ class Streams:
                 first.abort()
             raise
 
-    async def _connect(self, session_id: SessionId, capability: str) -> VendorStream:
+    async def _connect(self, session_id: SessionId, capability: str) -> VendorConnection:
         """Connect to the vendor, at the address that its session has by now. Raises VendorError."""
         session = await self._store.find(session_id, capability)
         if session is None or session.vendor_url is None:

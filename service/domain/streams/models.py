@@ -6,7 +6,7 @@ from schemas.sessions import Upload
 from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 
 
-class HoldFull(Exception):  # noqa: N818 - it says what happened, like the errors of domain/errors.py
+class HoldFull(Exception):
     """No more audio of this stream can be kept until the vendor takes it."""
 
 

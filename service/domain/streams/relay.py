@@ -262,7 +262,9 @@ class Relay:
         if close_reason.cause == "restarting":
             reason = f"restarting: reopen this URL and go on after frame {self.frames} of this connection"
         elif close_reason.cause == "hold_full":
-            reason = f"EkaScribe is away and no more can be held: reopen this URL later, after frame {self.frames}"
+            reason = (
+                f"EkaScribe is away and no more can be held: reopen this URL later, after frame {self.frames}"
+            )
         else:
             return close_reason
         return CloseReason(close_reason.cause, close_reason.code, reason)

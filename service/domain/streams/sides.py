@@ -59,7 +59,7 @@ class Client(Protocol):
 
 
 class VendorStream(Protocol):
-    """Our connection to the vendor's stream."""
+    """The vendor's side of a stream."""
 
     async def receive(self) -> Frame:
         """Return the next frame. Raises VendorGone."""
@@ -81,6 +81,10 @@ class VendorStream(Protocol):
         """Close the connection at once and drop the frames that are not sent yet."""
         ...
 
-    def unconfirmed_frames(self, gone: VendorGone) -> int:
-        """Return how many of the latest frames the vendor may not have received, after the connection ended."""
+
+class VendorConnection(VendorStream, Protocol):
+    """One connection to the vendor's stream, which may break."""
+
+    def unconfirmed_frames(self) -> int:
+        """Return how many of the latest frames the vendor may lack, after the connection ended."""
         ...
