@@ -161,8 +161,10 @@ class Receipts:
     def _sent_bytes(self) -> int | None:
         """Return how many bytes the system was given to send; None if some still wait in the process."""
         acknowledged = self._acknowledged_bytes()
+        if acknowledged is None or self._connection.transport.get_write_buffer_size():
+            return None
         own = self._socket()
-        if own is None or acknowledged is None or self._connection.transport.get_write_buffer_size():
+        if own is None:
             return None
         with own:
             try:

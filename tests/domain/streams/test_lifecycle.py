@@ -29,8 +29,8 @@ from service.domain.streams.lifecycle import Streams
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.sides import ClientGone
 from service.domain.vendor_calls import CALLING_TENANT
-from tests.support.makers import AT_VENDOR, SESSION, TENANT
 from tests.support.held_streams import HeldInMemory, SpoolInMemory
+from tests.support.makers import AT_VENDOR, SESSION, TENANT
 from tests.support.stream_sides import Side
 
 KEY = "capability"
