@@ -4,6 +4,10 @@ A WebSocket's peer answers a ping after it has read everything before the ping. 
 would cost a third of the relay's work, so a ping follows 10 seconds of audio. For the frames since the last
 answered ping, TCP tells how many bytes the vendor's host has acknowledged; that counts only while the vendor
 answers pings, because a host acknowledges what a hanging process will never read.
+
+Hosts delay acknowledgements by some hundredths of a second. If the vendor's side itself ended the connection,
+it had read what was sent a ping's round trip before. So only the frames of that time are doubtful, and those
+are sent again: the vendor rather gets an instant twice than not at all.
 """
 
 import fcntl
@@ -11,8 +15,8 @@ import math
 import os
 import socket
 import struct
-import time
 from collections import deque
+from time import monotonic as _now
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
@@ -26,13 +30,15 @@ _SHORT_HEAD_BYTES, _MEDIUM_HEAD_BYTES, _LONG_HEAD_BYTES = 6, 8, 14
 _SHORT_FRAME, _MEDIUM_FRAME = 125, 65_535
 _TLS_RECORD, _TLS_RECORD_BYTES = 16_384, 29
 _PING_HEAD = struct.Struct(">Q")
-# What a vendor that closes had not read yet was sent within the last round trip: so much audio a second.
-_BYTES_PER_SECOND = 32_000
-_MIN_ROUND_TRIP_SECONDS = 0.005
-# Linux: bytes in the socket's queue that the peer's host has not acknowledged, and all that it has.
+# A host acknowledges within this time; later, something was lost on the way.
+_MAX_DELAY_SECONDS = 0.25
+_MIN_DOUBT_SECONDS = 0.001
+# The latest frames whose times are known.
+_MAX_TIMES = 256
+# Linux: the bytes in a socket's queue that the peer's host has not acknowledged; in TCP_INFO those it has.
 _SIOCOUTQ = 0x5411
-_ACKNOWLEDGED_OFFSET, _TCP_INFO_BYTES = 120, 192
-_QUADWORD, _WORD = struct.Struct("=Q"), struct.Struct("=i")
+_TCP_INFO_BYTES, _ACKNOWLEDGED_OFFSET = 192, 120
+_QUADWORD, _WORD = struct.Struct("=Q"), struct.Struct("=I")
 
 
 class ConfirmingConnection(ClientConnection):
@@ -41,6 +47,7 @@ class ConfirmingConnection(ClientConnection):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.receipts: Receipts | None = None
+        self.is_ended_by_peer = False
 
     def acknowledge_pings(self, data: bytes) -> None:
         """Note that the vendor answered a ping."""
@@ -48,8 +55,14 @@ class ConfirmingConnection(ClientConnection):
             self.receipts.note_answer(data)
         super().acknowledge_pings(data)
 
+    def eof_received(self) -> None:
+        """Note that the vendor's side ends the connection."""
+        self.is_ended_by_peer = True
+        super().eof_received()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end of the connection."""
+        self.is_ended_by_peer |= isinstance(exc, ConnectionError) or self.protocol.close_rcvd is not None
         if self.receipts is not None:
             self.receipts.note_end()
         super().connection_lost(exc)
@@ -58,23 +71,25 @@ class ConfirmingConnection(ClientConnection):
 class Receipts:
     """The frames of one connection that no answered ping confirms yet."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: ConfirmingConnection) -> None:
         self._connection = connection
         self._is_encrypted = connection.transport.get_extra_info("ssl_object") is not None
         # The sizes of the frames since the last answered ping.
         self._sizes: deque[int] = deque()
-        self._until_ping = _PING_BYTES
+        self._times: deque[float] = deque(maxlen=_MAX_TIMES)
+        self._until_ping = 1  # the first frame is followed by a ping, which measures the round trip
         self._asked: deque[_Asked] = deque()
         self._number = 0
         # All bytes that were sent up to the last answered ping; None if unknown.
         self._sent_before = self._sent_bytes()
-        self._acknowledged: int | None = None
-        self._round_trip = 0.0
+        self._end: tuple[float, int] | None = None
+        self._round_trip = _MAX_DELAY_SECONDS
         self._has_ended = False
 
     def count(self, size: int) -> bool:
         """Count a frame that was sent; return whether it is time to ask."""
         self._sizes.append(size)
+        self._times.append(_now())
         self._until_ping -= size
         return self._until_ping <= 0
 
@@ -83,7 +98,7 @@ class Receipts:
         self._until_ping = _PING_BYTES
         self._number += 1
         self._connection.protocol.send_ping(_PING_HEAD.pack(self._number))
-        self._asked.append(_Asked(self._number, len(self._sizes), time.monotonic()))
+        self._asked.append(_Asked(self._number, len(self._sizes), _now()))
 
     def note_answer(self, data: bytes) -> None:
         """Drop the frames before the ping that was answered, and before earlier ones."""
@@ -96,7 +111,7 @@ class Receipts:
         while self._asked and self._asked[0].number <= number:
             asked = self._asked.popleft()
             confirmed = asked.frames
-            self._round_trip = time.monotonic() - asked.at
+            self._round_trip = _now() - asked.at
         for _ in range(confirmed):
             self._sizes.popleft()
         for later in self._asked:
@@ -109,38 +124,47 @@ class Receipts:
         """Read what the vendor's host acknowledged, while the socket is still there."""
         if not self._has_ended:
             self._has_ended = True
-            self._acknowledged = self._acknowledged_bytes()
+            acknowledged = self._acknowledged_bytes()
+            self._end = None if acknowledged is None else (_now(), acknowledged)
 
-    def unconfirmed(self, *, was_closed_by_vendor: bool) -> int:
+    def unconfirmed(self) -> int:
         """Return how many of the latest frames the vendor may not have received."""
         self.note_end()
-        if self._sent_before is None or self._acknowledged is None or not self._answers():
+        if self._sent_before is None or self._end is None or not self._answers():
             return len(self._sizes)
-        room = self._acknowledged - self._sent_before
+        ended_at, acknowledged = self._end
+        missing = self._unacknowledged(acknowledged)
+        if not self._connection.is_ended_by_peer:
+            return missing
+        doubtful = min(
+            self._sent_since(ended_at - 2 * self._round_trip - _MIN_DOUBT_SECONDS), len(self._sizes)
+        )
+        if missing <= self._sent_since(ended_at - _MAX_DELAY_SECONDS):
+            return doubtful
+        return max(missing, doubtful)
+
+    def _unacknowledged(self, acknowledged: int) -> int:
+        assert self._sent_before is not None  # noqa: S101 - unconfirmed() has checked it
+        room = acknowledged - self._sent_before
         missing = len(self._sizes)
         for size in self._sizes:
             room -= self._wire_bytes(size)
             if room < 0:
                 break
             missing -= 1
-        if was_closed_by_vendor:
-            missing = max(missing, self._under_way())
         return missing
 
-    def _answers(self) -> bool:
-        return not self._asked or time.monotonic() - self._asked[0].at < _MAX_ANSWER_SECONDS
-
-    def _under_way(self) -> int:
-        """Return how many frames were sent within the last round trip."""
-        if self._round_trip < _MIN_ROUND_TRIP_SECONDS:
-            return 0
-        size, frames = self._round_trip * _BYTES_PER_SECOND, 0
-        for each in reversed(self._sizes):
-            if size <= 0:
+    def _sent_since(self, time_of: float) -> int:
+        """Return how many frames were sent after a time."""
+        count = 0
+        for sent_at in reversed(self._times):
+            if sent_at < time_of:
                 break
-            size -= each
-            frames += 1
-        return frames
+            count += 1
+        return count
+
+    def _answers(self) -> bool:
+        return not self._asked or _now() - self._asked[0].at < _MAX_ANSWER_SECONDS
 
     def _wire_bytes(self, size: int) -> int:
         head = _SHORT_HEAD_BYTES if size <= _SHORT_FRAME else _MEDIUM_HEAD_BYTES
@@ -148,6 +172,7 @@ class Receipts:
         return sent + self._is_encrypted * math.ceil(sent / _TLS_RECORD) * _TLS_RECORD_BYTES
 
     def _acknowledged_bytes(self) -> int | None:
+        """Return how many bytes the vendor's host has acknowledged."""
         own = self._socket()
         if own is None:
             return None
@@ -161,16 +186,17 @@ class Receipts:
     def _sent_bytes(self) -> int | None:
         """Return how many bytes the system was given to send; None if some still wait in the process."""
         acknowledged = self._acknowledged_bytes()
-        if acknowledged is None or self._connection.transport.get_write_buffer_size():
-            return None
         own = self._socket()
         if own is None:
             return None
         with own:
+            if acknowledged is None or self._connection.transport.get_write_buffer_size():
+                return None
             try:
-                return acknowledged + int(_WORD.unpack(fcntl.ioctl(own, _SIOCOUTQ, b"\0\0\0\0"))[0])
+                (waiting,) = _WORD.unpack(fcntl.ioctl(own, _SIOCOUTQ, bytes(_WORD.size)))
             except OSError:
                 return None
+        return acknowledged + int(waiting)
 
     def _socket(self) -> socket.socket | None:
         """Return a copy of the connection's socket; none without TCP."""

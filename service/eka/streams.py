@@ -97,7 +97,7 @@ class EkaStream:
         protocol = self._connection.protocol
         if protocol.close_rcvd_then_sent is False:
             return 0  # it answered our close, and so has read everything before
-        return self._receipts.unconfirmed(was_closed_by_vendor=protocol.close_rcvd is not None)
+        return self._receipts.unconfirmed()
 
 
 class EkaStreams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
@@ -216,3 +217,36 @@ async def test_an_erasure_reaches_the_held_audio_of_a_stream(bridge: Bridge) -> 
     assert (await bridge.api.delete(f"/v1/sessions/{session['id']}")).status_code == 202
     assert await held_bytes(bridge) == 0
     assert await bridge.database.fetchval("SELECT count(*) FROM stream_interruptions") == 0
+
+
+async def test_cuts_in_the_middle_of_speech_lose_nothing_and_repeat_an_instant_at_most(
+    bridge: Bridge,
+) -> None:
+    session = await bridge.create(upload="stream")
+    frames = frames_of(300)
+    async with opened(session) as stream:
+
+        async def talk() -> None:
+            for frame in frames:
+                await stream.send(frame)
+                await asyncio.sleep(0.005)
+
+        talking = asyncio.create_task(talk())
+        for part in range(1, 5):
+
+            async def has_part(part: int = part) -> bool:
+                seen = (await bridge.seen(session["id"]))["stream"]
+                return bool(seen["bytes"] >= part * 50 * 3200 and seen["open_connections"] == 1)
+
+            await until(has_part)
+            await cut(bridge, session)
+        await talking
+
+        async def has_all() -> bool:
+            return bool((await bridge.seen(session["id"]))["stream"]["bytes"] >= len(frames) * 3200)
+
+        await until(has_all)
+    repeated = (await bridge.seen(session["id"]))["stream"]["bytes"] - len(frames) * 3200
+    assert (
+        0 <= repeated < 40 * 3200
+    )  # four cuts; a frame came every 5 ms, which is 20 times as fast as speech
