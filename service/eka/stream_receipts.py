@@ -1,7 +1,7 @@
 """Tells which frames of a stream the vendor has received, although its protocol acknowledges none.
 
 A WebSocket's peer answers a ping after it has read everything before the ping. A ping after every frame
-would cost a third of the relay's work, so a ping follows 10 seconds of audio. For the frames since the last
+would cost a third of the relay's work, so a ping follows 6 seconds of audio. For the frames since the last
 answered ping, TCP tells how many bytes the vendor's host has acknowledged; that counts only while the vendor
 answers pings, because a host acknowledges what a hanging process will never read.
 
@@ -16,13 +16,15 @@ import os
 import socket
 import struct
 from collections import deque
-from time import monotonic as _now
+from collections.abc import Callable, Sequence
+from itertools import islice
+from time import monotonic as now
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 
-# 10 seconds of audio.
-_PING_BYTES = 320_000
+# 6.4 seconds of audio, which the relay keeps until the answer.
+_PING_BYTES = 204_800
 # A vendor that leaves a ping unanswered for this time may not read what its host acknowledges.
 _MAX_ANSWER_SECONDS = 2.0
 # A frame's own head and mask, and for TLS the records around it.
@@ -69,15 +71,19 @@ class ConfirmingConnection(ClientConnection):
 
 
 class Receipts:
-    """The frames of one connection that no answered ping confirms yet."""
+    """The frames of one connection that no answered ping confirms yet.
+
+    Whoever sends a frame counts it in `frames`, `times` and `until_ping`: a call for that costs too much.
+    """
 
     def __init__(self, connection: ConfirmingConnection) -> None:
         self._connection = connection
         self._is_encrypted = connection.transport.get_extra_info("ssl_object") is not None
-        # The sizes of the frames since the last answered ping.
-        self._sizes: deque[int] = deque()
-        self._times: deque[float] = deque(maxlen=_MAX_TIMES)
-        self._until_ping = 1  # the first frame is followed by a ping, which measures the round trip
+        # The frames since the last answered ping, and when the latest of them were sent.
+        self.frames = 0
+        self.times: deque[float] = deque(maxlen=_MAX_TIMES)
+        self.until_ping = 1  # the first frame is followed by a ping, which measures the round trip
+        self.on_confirmed: Callable[[int], None] = lambda _: None
         self._asked: deque[_Asked] = deque()
         self._number = 0
         # All bytes that were sent up to the last answered ping; None if unknown.
@@ -86,19 +92,13 @@ class Receipts:
         self._round_trip = _MAX_DELAY_SECONDS
         self._has_ended = False
 
-    def count(self, size: int) -> bool:
-        """Count a frame that was sent; return whether it is time to ask."""
-        self._sizes.append(size)
-        self._times.append(_now())
-        self._until_ping -= size
-        return self._until_ping <= 0
-
     def ask(self) -> None:
-        """Write a ping behind the last frame; the caller sends it."""
-        self._until_ping = _PING_BYTES
+        """Send a ping behind the last frame."""
+        self.until_ping = _PING_BYTES
         self._number += 1
         self._connection.protocol.send_ping(_PING_HEAD.pack(self._number))
-        self._asked.append(_Asked(self._number, len(self._sizes), _now()))
+        self._connection.send_data()
+        self._asked.append(_Asked(self._number, self.frames, now(), self._sent_bytes()))
 
     def note_answer(self, data: bytes) -> None:
         """Drop the frames before the ping that was answered, and before earlier ones."""
@@ -111,43 +111,37 @@ class Receipts:
         while self._asked and self._asked[0].number <= number:
             asked = self._asked.popleft()
             confirmed = asked.frames
-            self._round_trip = _now() - asked.at
-        for _ in range(confirmed):
-            self._sizes.popleft()
+            self._round_trip, self._sent_before = now() - asked.at, asked.sent_bytes
+        self.frames -= confirmed
         for later in self._asked:
             later.frames -= confirmed
-        # Frames that were sent since the ping do not count as acknowledged by this.
-        sent = self._sent_bytes()
-        self._sent_before = None if sent is None else sent - sum(map(self._wire_bytes, self._sizes))
+        self.on_confirmed(confirmed)
 
     def note_end(self) -> None:
         """Read what the vendor's host acknowledged, while the socket is still there."""
         if not self._has_ended:
             self._has_ended = True
             acknowledged = self._acknowledged_bytes()
-            self._end = None if acknowledged is None else (_now(), acknowledged)
+            self._end = None if acknowledged is None else (now(), acknowledged)
 
-    def unconfirmed(self) -> int:
-        """Return how many of the latest frames the vendor may not have received."""
+    def unconfirmed(self, sizes: Sequence[int]) -> int:
+        """Return how many of the latest frames the vendor may lack, given the latest frames' sizes."""
         self.note_end()
         if self._sent_before is None or self._end is None or not self._answers():
-            return len(self._sizes)
+            return self.frames
         ended_at, acknowledged = self._end
-        missing = self._unacknowledged(acknowledged)
+        missing = self._unacknowledged(acknowledged - self._sent_before, sizes)
         if not self._connection.is_ended_by_peer:
             return missing
-        doubtful = min(
-            self._sent_since(ended_at - 2 * self._round_trip - _MIN_DOUBT_SECONDS), len(self._sizes)
-        )
+        doubtful = self._sent_since(ended_at - 2 * self._round_trip - _MIN_DOUBT_SECONDS)
+        doubtful = min(doubtful, self.frames)
         if missing <= self._sent_since(ended_at - _MAX_DELAY_SECONDS):
             return doubtful
         return max(missing, doubtful)
 
-    def _unacknowledged(self, acknowledged: int) -> int:
-        assert self._sent_before is not None  # noqa: S101 - unconfirmed() has checked it
-        room = acknowledged - self._sent_before
-        missing = len(self._sizes)
-        for size in self._sizes:
+    def _unacknowledged(self, room: int, sizes: Sequence[int]) -> int:
+        missing = self.frames
+        for size in islice(sizes, max(0, len(sizes) - self.frames), None):
             room -= self._wire_bytes(size)
             if room < 0:
                 break
@@ -157,14 +151,14 @@ class Receipts:
     def _sent_since(self, time_of: float) -> int:
         """Return how many frames were sent after a time."""
         count = 0
-        for sent_at in reversed(self._times):
+        for sent_at in reversed(self.times):
             if sent_at < time_of:
                 break
             count += 1
         return count
 
     def _answers(self) -> bool:
-        return not self._asked or _now() - self._asked[0].at < _MAX_ANSWER_SECONDS
+        return not self._asked or now() - self._asked[0].at < _MAX_ANSWER_SECONDS
 
     def _wire_bytes(self, size: int) -> int:
         head = _SHORT_HEAD_BYTES if size <= _SHORT_FRAME else _MEDIUM_HEAD_BYTES
@@ -210,7 +204,7 @@ class Receipts:
 class _Asked:
     """A ping that was sent, and how many frames of those that are not confirmed came before it."""
 
-    __slots__ = ("at", "frames", "number")
+    __slots__ = ("at", "frames", "number", "sent_bytes")
 
-    def __init__(self, number: int, frames: int, at: float) -> None:
-        self.number, self.frames, self.at = number, frames, at
+    def __init__(self, number: int, frames: int, at: float, sent_bytes: int | None) -> None:
+        self.number, self.frames, self.at, self.sent_bytes = number, frames, at, sent_bytes

@@ -1,7 +1,8 @@
 """Connects to the vendor's live streams (docs/vendor.md#stream) with the `websockets` client."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic as now
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -65,9 +66,13 @@ class EkaStream:
         ):
             return False
         connection.protocol.send_binary(frame)
-        if self._receipts.count(len(frame)):
-            self._receipts.ask()
         connection.send_data()
+        receipts = self._receipts
+        receipts.frames += 1
+        receipts.times.append(now())
+        receipts.until_ping -= len(frame)
+        if receipts.until_ping <= 0:
+            receipts.ask()
         return True
 
     async def send(self, frame: Frame) -> None:
@@ -76,9 +81,12 @@ class EkaStream:
             await self._connection.send(frame)
         except ConnectionClosed as closed:
             raise _gone(closed) from closed
-        if self._receipts.count(len(frame)):
-            self._receipts.ask()
-            self._connection.send_data()
+        receipts = self._receipts
+        receipts.frames += 1
+        receipts.times.append(now())
+        receipts.until_ping -= len(frame)
+        if receipts.until_ping <= 0:
+            receipts.ask()
 
     async def close(self, code: int, seconds: float = FLUSH_SECONDS) -> None:
         """Close, and wait for the vendor's close frame; without it the connection is aborted."""
@@ -92,12 +100,16 @@ class EkaStream:
         """Abort the connection; frames that still wait to be sent are lost."""
         self._connection.transport.abort()
 
-    def unconfirmed_frames(self) -> int:
-        """Return how many of the latest frames the vendor may not have received."""
+    def report_confirmed(self, report: Callable[[int], None]) -> None:
+        """Have `report` called with the number of frames that the vendor has now received for certain."""
+        self._receipts.on_confirmed = report
+
+    def unconfirmed_frames(self, sizes: Sequence[int]) -> int:
+        """Return how many of the latest frames the vendor may lack, given the latest frames' sizes."""
         protocol = self._connection.protocol
         if protocol.close_rcvd_then_sent is False:
             return 0  # it answered our close, and so has read everything before
-        return self._receipts.unconfirmed()
+        return self._receipts.unconfirmed(sizes)
 
 
 class EkaStreams:

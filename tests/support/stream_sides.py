@@ -1,7 +1,7 @@
 """One side of a relayed stream."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from service.domain.streams.frames import Frame
@@ -22,6 +22,7 @@ class Side:
         self.closed: tuple[Any, ...] | None = None
         self.take: Callable[[bytes], bool] = lambda _: False
         self.when_closed: Callable[[], None] = lambda: None
+        self.confirm: Callable[[int], None] = lambda _: None
 
     def give_frames(self, take: Callable[[bytes], bool]) -> None:
         self.take = take
@@ -50,7 +51,10 @@ class Side:
         self.may_take.set()  # whoever waits learns of it
         self.coming.put_nowait(VendorGone(code))
 
-    def unconfirmed_frames(self) -> int:
+    def report_confirmed(self, report: Callable[[int], None]) -> None:
+        self.confirm = report
+
+    def unconfirmed_frames(self, sizes: Sequence[int]) -> int:
         return self.unconfirmed
 
     def abort(self) -> None:

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import Protocol
 
-from service.domain.streams.frames import Frame
+from service.domain.streams.frames import Frame, Repeated
 
 # So much of a stream waits in memory for the spool: 4 seconds of audio.
 _MEMORY_BYTES = 131_072
@@ -74,16 +74,23 @@ class AudioLog:
         if self._memory_bytes >= _MEMORY_BYTES:
             self._spool_memory()
 
-    def append_frame(self, frame: Frame) -> int:
-        """Keep a frame of either kind; return how many positions it takes."""
+    def append_frame(self, frame: Frame) -> None:
+        """Keep a frame of either kind."""
+        if isinstance(frame, Repeated):
+            return
         if not self.has_texts:
-            if isinstance(frame, str):
-                return 0  # texts among binary audio hold none
-            self.append(frame)
-            return len(frame)
+            if not isinstance(frame, str):  # texts among binary audio hold none
+                self.append(frame)
+            return
         data = frame.encode() if isinstance(frame, str) else frame
         self.append(_HEAD.pack(len(data), isinstance(frame, str)) + data)
-        return _HEAD.size + len(data)
+
+    def size_of(self, frame: Frame) -> int:
+        """Return how many positions a frame takes that was sent from here."""
+        if isinstance(frame, Repeated) or (isinstance(frame, str) and not self.has_texts):
+            return 0
+        size = len(frame.encode() if isinstance(frame, str) else frame)
+        return _HEAD.size + size if self.has_texts else size
 
     def next_frame(self, position: int) -> tuple[Frame, int]:
         """Return the frame to send again from a position on, and the position after it."""

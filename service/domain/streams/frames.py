@@ -10,6 +10,13 @@ from msgspec import Struct, field
 
 Frame = bytes | str
 
+
+class Repeated(str):
+    """The first frame of a stream, sent again on a new connection to the vendor: no log keeps it twice."""
+
+    __slots__ = ()
+
+
 SAMPLE_RATE = 16_000
 _MIN_RATE, _MAX_RATE = 4_000, 192_000
 _WAV_HEAD = struct.Struct("<4sI4s4sIHHIIHH4sI")

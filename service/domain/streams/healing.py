@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ from msgspec import Struct
 from service.domain.errors import StoreUnavailable, VendorError, VendorRefused
 from service.domain.ids import SessionId
 from service.domain.streams.audio_log import AudioLog, MakeLog
-from service.domain.streams.frames import Frame, is_event, sample_rate_of
+from service.domain.streams.frames import Frame, Repeated, is_event, sample_rate_of
 from service.domain.streams.holding import EarlierAudio, Interruption, StreamHold
 from service.domain.streams.models import HoldFull
 from service.domain.streams.sides import FLUSH_SECONDS, VendorConnection, VendorGone
@@ -30,8 +31,6 @@ log = structlog.get_logger()
 _BROKEN_CODES = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015})
 # A vendor that closes so after a `stop` has stored the audio.
 _CONFIRMING_CODES = frozenset({1000, 1005})
-# The frames of which a connection to the vendor remembers the size; it confirms far fewer at a time.
-_MAX_UNCONFIRMED = 8192
 
 
 class HealingRule(Struct, frozen=True, kw_only=True):
@@ -63,21 +62,28 @@ class HealingStream:
         make_log: MakeLog,
         earlier: EarlierAudio,
         rule: HealingRule,
+        keeps_all: bool = False,
     ) -> None:
-        """`first` is the vendor's open connection; None if the vendor is away from the start."""
+        """`first` is the vendor's open connection; None if the vendor is away from the start.
+
+        `keeps_all`: keep all audio of this connection, so that a second session could get all of it.
+        """
         self._session_id = session_id
         self._connect, self._hold, self._make_log, self._rule = connect, hold, make_log, rule
         self._earlier = earlier
         self._vendor: VendorConnection | None = None
         self._unused = first
+        # The frames since the vendor broke, those that it lacks first; with `keeps_all` all frames.
         self._log: AudioLog | None = None
+        self._has_begun = False
         self._opening: Frame = b""
         self._stop_frame: Frame | None = None
-        # While this is true every kept frame was sent, so that the next one may be sent at once.
+        self._keeps_all = keeps_all
+        # While this is true every frame was sent, so that the next one may be sent at once.
         self._is_live = self._is_fast = False
-        self._keep: Callable[[bytes], None] = lambda _: None
-        # What was sent on the present connection, to find the first byte that the vendor has not received.
-        self._sizes: deque[int] = deque(maxlen=_MAX_UNCONFIRMED)
+        # The frames that were sent on the present connection and that the vendor has not confirmed.
+        self._recent: deque[Frame] = deque()
+        self._has_passed = False  # the vendor has frames that are not in the log
         self._sent_until = self._taken_until = 0
         self._changed, self._stop_asked = asyncio.Event(), asyncio.Event()
         self._final: VendorGone | None = None
@@ -91,13 +97,13 @@ class HealingStream:
         """Send and keep a frame if that needs no waiting."""
         if not self._is_fast or not self._vendor.send_now(frame):  # type: ignore[union-attr]
             return False
-        self._keep(frame)
-        self._sizes.append(len(frame))
+        self._recent.append(frame)
         return True
 
     async def send(self, frame: Frame) -> None:
         """Send and keep a frame, or only keep it while the vendor is away. Raises HoldFull."""
-        audio = self._log or await self._begin(frame)
+        if not self._has_begun:
+            await self._begin(frame)
         if isinstance(frame, str) and '"stop"' in frame and is_event(frame, "stop"):
             self._stop_frame = frame
         while self._is_live and (vendor := self._vendor) is not None:
@@ -106,8 +112,11 @@ class HealingStream:
             except VendorGone as gone:
                 self._break(vendor, gone)
                 continue
-            self._sizes.append(audio.append_frame(frame))
+            self._recent.append(frame)
+            if self._log is not None:
+                self._log.append_frame(frame)
             return
+        audio = self._audio()
         if audio.is_full or self._is_hold_full:
             raise HoldFull("there is no room for more audio")
         if self._hold.is_holding:
@@ -140,7 +149,7 @@ class HealingStream:
     def _is_verdict(self, vendor: VendorConnection, gone: VendorGone) -> bool:
         """Tell a vendor that closes a stream of its own accord from one that broke."""
         if self._stop_frame is not None and gone.code in _CONFIRMING_CODES:
-            return self._log is None or self._is_live or self._sent_until >= self._log.size
+            return self._is_live or self._log is None or self._sent_until >= self._log.size
         return gone.code not in _BROKEN_CODES and (self._is_live or vendor is self._unused)
 
     def break_off(self) -> None:
@@ -165,7 +174,7 @@ class HealingStream:
             return
         self._is_closing = True
         vendor = self._vendor or self._unused
-        if vendor is not None and (self._is_live or self._log is None):
+        if vendor is not None and (self._is_live or not self._has_begun):
             await self._close_connection(vendor, code, seconds)
         if await self._has_healed() and self._vendor is not None:
             await self._close_connection(self._vendor, code, seconds)
@@ -205,27 +214,49 @@ class HealingStream:
 
     # Beginning.
 
-    async def _begin(self, frame: Frame) -> AudioLog:
-        """Choose the form of the log by the first frame, which decides for the vendor, too."""
-        audio = self._make_log(isinstance(frame, str))
+    async def _begin(self, frame: Frame) -> None:
+        """Choose the form of the stream by the first frame, which decides for the vendor, too."""
+        self._has_begun = True
         self._opening, self._hold.rate = frame, sample_rate_of(frame)
-        audio.must_keep = True
-        self._taken_until = await self._hold.load_earlier(audio, self._earlier)
-        self._log = audio
-        self._keep = audio.append
+        if self._keeps_all or self._earlier.sequences:
+            audio = self._audio()
+            audio.must_keep = True
+            self._taken_until = await self._hold.load_earlier(audio, self._earlier)
         vendor, self._unused = self._unused, None
-        if vendor is not None and audio.size == 0:
+        if vendor is not None and not self._earlier.sequences:
             self._go_live(vendor)
         else:
             self._cause = "vendor_unreachable" if vendor is None else "earlier_audio_is_held"
             self._start_healing(vendor)
-        return audio
+
+    def _audio(self) -> AudioLog:
+        """Return the log; without one the vendor has all earlier frames."""
+        if self._log is None:
+            self._log, self._sent_until, self._taken_until = (
+                self._make_log(isinstance(self._opening, str)),
+                0,
+                0,
+            )
+        return self._log
 
     def _go_live(self, vendor: VendorConnection) -> None:
-        assert self._log is not None  # noqa: S101 - a stream is live after its first frame
-        self._vendor, self._is_live, self._log.must_keep = vendor, True, False
-        self._is_fast = not self._log.has_texts
+        self._vendor, self._is_live = vendor, True
+        self._is_fast = not isinstance(self._opening, str) and not self._keeps_all
+        if self._log is not None:
+            self._log.must_keep = False
+            if not self._keeps_all:
+                self._has_passed |= self._log.size > 0
+                self._log.close()
+                self._log = None
+        vendor.report_confirmed(partial(self._confirm, vendor))
         self._changed.set()
+
+    def _confirm(self, vendor: VendorConnection, frames: int) -> None:
+        """Drop frames that the vendor has received."""
+        if vendor is self._vendor:
+            self._has_passed |= self._log is None
+            for _ in range(min(frames, len(self._recent))):
+                self._recent.popleft()
 
     # Healing.
 
@@ -238,9 +269,9 @@ class HealingStream:
             return
         self._note_taken(vendor)
         self._vendor, self._is_live, self._is_fast = None, False, False
-        if self._log is None or (self._taken_until >= self._log.size and self._is_closing):
+        if self._is_closing and self._has_all_taken():
             return
-        self._log.must_keep = True
+        self._audio().must_keep = True
         if self._stop_frame is not None:
             self._stop_asked.set()
         self._cause = f"vendor_closed_{gone.code}"
@@ -248,15 +279,22 @@ class HealingStream:
             self._start_healing(None)
 
     def _note_taken(self, vendor: VendorConnection) -> None:
-        """Find the position up to which the vendor has received the audio."""
+        """Find out which frames the vendor has not received, and keep them in the log."""
+        recent = list(self._recent)
+        self._recent.clear()
+        missing = min(vendor.unconfirmed_frames(list(map(len, recent))), len(recent))
+        lost = recent[len(recent) - missing :]
         if self._log is None:
+            self._has_passed |= missing < len(recent)
+            for frame in lost:
+                self._audio().append_frame(frame)
             return
         if self._is_live:
             self._sent_until = self._log.size
-        missing = min(vendor.unconfirmed_frames(), len(self._sizes))
-        lost = sum(self._sizes[-1 - index] for index in range(missing))
-        self._taken_until = max(self._log.start, self._sent_until - lost)
-        self._sizes.clear()
+        self._taken_until = max(self._log.start, self._sent_until - sum(map(self._log.size_of, lost)))
+
+    def _has_all_taken(self) -> bool:
+        return self._log is None or self._taken_until >= self._log.size
 
     def _start_healing(self, vendor: VendorConnection | None) -> None:
         self._broken_at, self._held_frames = asyncio.get_running_loop().time(), 0
@@ -324,35 +362,37 @@ class HealingStream:
 
     async def _replay(self, vendor: VendorConnection) -> None:
         """Send what the vendor has not received, on a new connection. Raises VendorGone."""
-        assert self._log is not None  # noqa: S101 - a stream heals after its first frame
-        audio = self._log
+        audio = self._audio()
         position = begun = self._sent_until = self._taken_until
-        self._sizes.clear()
+        self._recent.clear()
         self._vendor = vendor
+        vendor.report_confirmed(partial(self._confirm, vendor))
         self._changed.set()
         try:
-            if (position > 0 or self._earlier.sequences) and is_event(self._opening, "start"):
+            if is_event(self._opening, "start") and (position or self._has_passed or self._earlier.sequences):
                 await vendor.send(self._opening)
+                self._recent.append(Repeated(self._opening))
             while position < audio.size:
                 frame, position = audio.next_frame(position)
                 await vendor.send(frame)
-                self._sizes.append(position - self._sent_until)
+                self._recent.append(frame)
                 self._sent_until = position
             if self._stop_frame is not None and not audio.has_texts:
                 await vendor.send(self._stop_frame)
-                self._sizes.append(0)
+                self._recent.append(self._stop_frame)
         except VendorGone as gone:
             self._break(vendor, gone)
             raise
         if self._vendor is not vendor:
             raise VendorGone(1006)
+        replayed = audio.size - begun
         self._go_live(vendor)
-        await self._record_resumed(audio.size - begun)
+        await self._record_resumed(replayed)
 
     async def _record_resumed(self, replayed: int) -> None:
         try:
-            await self._record_interruption(is_over=True, replayed_bytes=replayed)
             await self._hold.drop()
+            await self._record_interruption(is_over=True, replayed_bytes=replayed)
         except StoreUnavailable:
             log.warning("stream_resumed_unrecorded", session_id=self._session_id)
 
@@ -373,12 +413,12 @@ class HealingStream:
     async def _settle(self) -> None:
         """Hold all audio of the connection if the vendor lacks some of it; else drop what is held."""
         audio = self._log
-        if audio is None or self._is_aborted:
+        if self._is_aborted:
             return
-        if self._is_over or self._taken_until >= audio.size:
+        if audio is None or self._is_over or self._has_all_taken():
             await self._hold.drop()
             return
-        is_whole = audio.is_whole and self._earlier.is_whole
+        is_whole = audio.is_whole and self._earlier.is_whole and (self._keeps_all or not self._has_passed)
         for tries in range(self._rule.store_tries, -1, -1):
             try:
                 await self._hold.finish(audio, self._taken_until, is_whole=is_whole)

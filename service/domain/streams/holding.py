@@ -117,6 +117,7 @@ class StreamHold:
         # The pieces that are stored, by where they begin, and where each ends.
         self._stored: dict[int, int] = {}
         self._lock = asyncio.Lock()
+        self._must_drop = False
         # Whether finished pieces are to be stored as they come.
         self.is_holding = False
 
@@ -164,6 +165,8 @@ class StreamHold:
     ) -> None:
         """Store the finished pieces from a position on, and the unfinished last one if wanted."""
         async with self._lock:
+            if self._must_drop:
+                await self.drop()
             ends = [*log.cuts[1:], log.size]
             for index, (start, end) in enumerate(zip(log.cuts, ends, strict=True)):
                 is_finished = index < len(log.cuts) - 1
@@ -180,10 +183,12 @@ class StreamHold:
         )
 
     async def drop(self) -> None:
-        """Delete what is stored."""
-        if self._stored:
-            await self._store.drop_held(self._session_id, self._lease)
+        """Delete what is stored; if the database is away, before the next piece is stored."""
+        self._must_drop |= bool(self._stored)
         self.is_holding, self._stored = False, {}
+        if self._must_drop:
+            await self._store.drop_held(self._session_id, self._lease)
+            self._must_drop = False
 
     async def record_interruption(self, interruption: Interruption) -> None:
         """Record an interruption for the timeline."""

@@ -1,6 +1,6 @@
 """The two sides of a relayed stream: what the relay needs of the client and of the vendor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from service.domain.streams.frames import Frame
@@ -85,6 +85,13 @@ class VendorStream(Protocol):
 class VendorConnection(VendorStream, Protocol):
     """One connection to the vendor's stream, which may break."""
 
-    def unconfirmed_frames(self) -> int:
-        """Return how many of the latest frames the vendor may lack, after the connection ended."""
+    def report_confirmed(self, report: Callable[[int], None]) -> None:
+        """Have `report` called with the number of frames that the vendor has now received for certain."""
+        ...
+
+    def unconfirmed_frames(self, sizes: Sequence[int]) -> int:
+        """Return how many of the latest frames the vendor may lack, after the connection ended.
+
+        `sizes` are those of the latest frames, in order.
+        """
         ...

@@ -47,6 +47,7 @@ class Stage:
         self.is_away = is_away
         self.refusal: Exception = VendorUnavailable("away", sent=False)
         self.tries = 0
+        keeps_all = options.pop("keeps_all", False)
         hold = StreamHold(self.held, SessionId(SESSION), TenantId(TENANT), Lease(make_lease()))
         self.stream = HealingStream(
             session_id=SessionId(SESSION),
@@ -56,6 +57,7 @@ class Stage:
             make_log=lambda has_texts: AudioLog(self.spool, has_texts=has_texts),
             earlier=self.held.earlier,
             rule=rule,
+            keeps_all=keeps_all,
         )
         self.relay = Relay(self.client, self.stream)
         self.task = asyncio.create_task(self.relay.run())
@@ -188,8 +190,8 @@ async def test_a_replay_that_breaks_goes_on_where_the_vendor_was() -> None:
     assert received == expected
 
 
-async def test_a_vendor_that_stays_away_leaves_the_whole_dictation_in_the_store() -> None:
-    stage = Stage()
+async def test_a_vendor_that_stays_away_leaves_the_whole_dictation_in_the_store_if_all_is_kept() -> None:
+    stage = Stage(keeps_all=True)
     frames = frames_of(500)  # 50 seconds
     await stage.say(*frames[:300])
     stage.break_vendor()
@@ -213,7 +215,8 @@ async def test_a_vendor_that_refuses_the_stream_for_good_is_not_asked_again() ->
     await stage.say(b"22")
     assert stage.tries == 1
     await stage.close()
-    assert stage.held.samples == b"1122"
+    assert stage.held.samples == b"22"
+    assert stage.held.recorded == (0, False)
 
 
 @pytest.mark.parametrize("is_created_late", [False, True])
@@ -318,6 +321,7 @@ async def test_an_ended_session_holds_what_the_vendor_lacks() -> None:
     assert (await stage.task).code == 1000
     assert stage.held.samples == b"1122"
     assert stage.held.recorded == (0, True)
+    assert stage.log == ["client closed"]
 
 
 async def test_audio_held_of_an_earlier_connection_goes_first() -> None:
@@ -343,7 +347,7 @@ async def test_audio_held_of_an_earlier_connection_goes_first() -> None:
 async def test_memory_is_bounded_while_the_vendor_is_away_for_minutes() -> None:
     stage = Stage()
     await stage.say(b"11")
-    stage.break_vendor()
+    stage.break_vendor(unconfirmed=1)
     await until(lambda: stage.held.interruptions)
     frames = frames_of(3000)  # five minutes
     for start in range(0, len(frames), 100):
@@ -362,7 +366,7 @@ async def test_a_stream_for_which_there_is_no_room_is_closed_with_its_count(what
     await stage.say(b"11")
     if what == "store":
         stage.held.room = 1_500_000
-    stage.break_vendor()
+    stage.break_vendor(unconfirmed=1)
     await until(lambda: stage.held.interruptions)
     for frame in frames_of(1000):
         stage.client.coming.put_nowait(frame)
@@ -373,7 +377,7 @@ async def test_a_stream_for_which_there_is_no_room_is_closed_with_its_count(what
 
 
 async def test_a_full_disk_costs_a_healthy_stream_its_beginning_only() -> None:
-    stage = Stage(spool=SpoolInMemory(300_000))
+    stage = Stage(spool=SpoolInMemory(300_000), keeps_all=True)
     frames = frames_of(300)
     await stage.say(*frames)
     stage.break_vendor(unconfirmed=1)
@@ -387,11 +391,37 @@ async def test_a_full_disk_costs_a_healthy_stream_its_beginning_only() -> None:
     assert len(stage.held.samples) == taken + 3200 + 2
 
 
+async def test_what_the_vendor_confirms_is_kept_no_longer() -> None:
+    stage = Stage()
+    await stage.say(b"11", b"22", b"33")
+    stage.vendor.confirm(2)
+    assert list(stage.stream._recent) == [b"33"]
+    stage.break_vendor(unconfirmed=1)
+    await stage.close()
+    assert stage.held.samples == b"33"
+    assert stage.held.recorded == (0, False)
+
+
+async def test_held_audio_that_could_not_be_dropped_is_dropped_before_more_is_held() -> None:
+    stage = Stage()
+    await stage.say(b"11", b"22", b"33")
+    stage.break_vendor(unconfirmed=3)
+    await until(lambda: stage.held.pieces)
+    stage.held.is_away, stage.is_away = True, False
+    await until(lambda: len(stage.vendors) == 2 and not stage.stream._hold._stored)
+    stage.held.is_away = False
+    await stage.say(b"44")
+    stage.break_vendor(unconfirmed=1)
+    await stage.close()
+    assert bytes_of(stage.taken) == b"112233" * 2 + b"44"
+    assert stage.held.samples == b"44"
+
+
 async def test_a_store_that_is_away_too_loses_nothing() -> None:
     stage = Stage()
     await stage.say(b"11")
     stage.held.is_away = True
-    stage.break_vendor()
+    stage.break_vendor(unconfirmed=1)
     await until(lambda: stage.tries >= 2)
     await stage.say(*[b"22"] * 5)
     stage.held.is_away = False
