@@ -166,31 +166,29 @@ class Receipts:
         return sent + self._is_encrypted * math.ceil(sent / _TLS_RECORD) * _TLS_RECORD_BYTES
 
     def _acknowledged_bytes(self) -> int | None:
-        """Return how many bytes the vendor's host has acknowledged."""
+        """Return how many bytes the vendor's host has acknowledged; None if that is unknown."""
+        return self._count_bytes(with_waiting=False)
+
+    def _sent_bytes(self) -> int | None:
+        """Return how many bytes the system was given to send; None if some still wait in the process."""
+        if self._connection.transport.get_write_buffer_size():
+            return None
+        return self._count_bytes(with_waiting=True)
+
+    def _count_bytes(self, *, with_waiting: bool) -> int | None:
         own = self._socket()
         if own is None:
             return None
         with own:
             try:
                 info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-                return int(_QUADWORD.unpack_from(info, _ACKNOWLEDGED_OFFSET)[0])
+                (count,) = _QUADWORD.unpack_from(info, _ACKNOWLEDGED_OFFSET)
+                waiting = (
+                    fcntl.ioctl(own, _SIOCOUTQ, bytes(_WORD.size)) if with_waiting else bytes(_WORD.size)
+                )
             except (OSError, AttributeError, struct.error):
                 return None
-
-    def _sent_bytes(self) -> int | None:
-        """Return how many bytes the system was given to send; None if some still wait in the process."""
-        acknowledged = self._acknowledged_bytes()
-        own = self._socket()
-        if own is None:
-            return None
-        with own:
-            if acknowledged is None or self._connection.transport.get_write_buffer_size():
-                return None
-            try:
-                (waiting,) = _WORD.unpack(fcntl.ioctl(own, _SIOCOUTQ, bytes(_WORD.size)))
-            except OSError:
-                return None
-        return acknowledged + int(waiting)
+        return int(count + _WORD.unpack(waiting)[0])
 
     def _socket(self) -> socket.socket | None:
         """Return a copy of the connection's socket; none without TCP."""

@@ -98,6 +98,8 @@ class HealingStream:
         if not self._is_fast or not self._vendor.send_now(frame):  # type: ignore[union-attr]
             return False
         self._recent.append(frame)
+        if self._log is not None:
+            self._log.append(frame)
         return True
 
     async def send(self, frame: Frame) -> None:
@@ -241,7 +243,7 @@ class HealingStream:
 
     def _go_live(self, vendor: VendorConnection) -> None:
         self._vendor, self._is_live = vendor, True
-        self._is_fast = not isinstance(self._opening, str) and not self._keeps_all
+        self._is_fast = not isinstance(self._opening, str)
         if self._log is not None:
             self._log.must_keep = False
             if not self._keeps_all:

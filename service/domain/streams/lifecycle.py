@@ -157,12 +157,15 @@ class Streams:
         make_spool: Callable[[], Spool],
         admit: Callable[[TenantId], Awaitable[None]],
         max_streams: int = 1000,
+        max_whole: int = 32,
         rule: HealingRule | None = None,
     ) -> None:
         """`max_streams` limits the streams of this process; one tenant may open three quarters of them.
 
-        `make_spool` makes the file that keeps the audio of one stream.
+        `make_spool` makes the file that keeps the audio of one stream. The streams beyond `max_whole` keep
+        only what the vendor has not received, because keeping all of it costs time and disk.
         """
+        self._max_whole = max_whole
         self._held = held
         self._make_spool = make_spool
         self._rule = rule or HealingRule()
@@ -253,6 +256,7 @@ class Streams:
                 make_log=lambda has_texts: AudioLog(self._make_spool(), has_texts=has_texts),
                 earlier=await self._held.read_earlier(session.id, lease),
                 rule=self._rule,
+                keeps_all=len(self._open) < self._max_whole,
             )
         except BaseException:
             if first is not None:
