@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from schemas.events import SessionEventType
 from schemas.templates import TemplateName
 
-DestinationEvent = Literal["document.ready", "document.failed", "session.failed", "session.expired"]
 Payload = Literal["full", "reference"]
 Format = Literal["ekabridge", "fhir-r4"]
 Url = Annotated[str, Meta(min_length=8, max_length=2048, examples=["https://emr.example/hooks/notes"])]
@@ -53,8 +53,12 @@ Auth = OAuth2 | MutualTls
 class DestinationCreate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A new destination; an empty filter lets everything through."""
 
+    # The default of a new field must be UNSET. An Idempotency-Key keeps a hash of the encoded request,
+    # defaults included: any other default would change the hash of an unchanged request, and a repeat of a
+    # call from before an upgrade would be refused as another request (tests/domain/test_idempotency.py).
+
     url: Url
-    events: list[DestinationEvent] = []
+    events: list[SessionEventType] = []
     templates: list[TemplateName] = []
     payload: Payload = "full"
     format: Format = "ekabridge"
@@ -74,7 +78,7 @@ class DestinationChange(Struct, kw_only=True, frozen=True, forbid_unknown_fields
 
     enabled: bool | None = None
     url: Url | None = None
-    events: list[DestinationEvent] | None = None
+    events: list[SessionEventType] | None = None
     templates: list[TemplateName] | None = None
     payload: Payload | None = None
     format: Format | None = None

@@ -79,7 +79,7 @@ class EndSession(Struct, kw_only=True):
     audio_files_sent: int
 
 
-class SessionEnded(Struct, kw_only=True):
+class EndAnswer(Struct, kw_only=True):
     """Response to end: the audio that the vendor holds."""
 
     audio_files_received: Any = None

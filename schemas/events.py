@@ -7,7 +7,9 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from schemas.results import ErrorInfo, WarningInfo
 
-EventType = Literal["document.ready", "document.failed", "session.failed", "session.expired", "ping"]
+# The events of sessions, which are also the ones that a destination can choose.
+SessionEventType = Literal["document.ready", "document.failed", "session.failed", "session.expired"]
+EventType = Literal[SessionEventType, "ping"]
 
 
 class EventDocument(Struct, kw_only=True, frozen=True):
@@ -64,7 +66,7 @@ class Ping(Struct, kw_only=True, frozen=True):
 class Event(Struct, kw_only=True, frozen=True):
     """One event; its bytes are stored when it happens, and every attempt sends the same bytes."""
 
-    type: EventType
+    type: SessionEventType
     timestamp: datetime
     data: EventData
 
@@ -96,6 +98,6 @@ class ReferenceData(Struct, kw_only=True, frozen=True):
 class ReferenceEvent(Struct, kw_only=True, frozen=True):
     """An event for a destination with `payload: reference`."""
 
-    type: EventType
+    type: SessionEventType
     timestamp: datetime
     data: ReferenceData

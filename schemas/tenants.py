@@ -8,8 +8,8 @@ from schemas.sessions import Language, Languages, Mode, Model
 from schemas.templates import Templates
 
 
-class TenantDefaults(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Values for the fields that a create call leaves out."""
+class SessionDefaults(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A tenant's values for the fields that a call to create a session leaves out."""
 
     templates: Templates | None = None
     mode: Mode = "dictation"
@@ -26,7 +26,7 @@ class Tenant(Struct, kw_only=True, frozen=True):
 
     id: str
     name: str
-    defaults: TenantDefaults
+    defaults: SessionDefaults
     own_account: bool
     keep_content_days: int | None
     keep_metadata_days: int | None

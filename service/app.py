@@ -23,7 +23,7 @@ from service.api.middleware.session_trace import SessionTraces
 from service.api.middleware.shutdown_response import ShutdownResponse
 from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
 from service.api.openapi import documentation_asset, documentation_page, openapi_config
-from service.api.problems import HANDLERS
+from service.api.problem_responses import HANDLERS
 from service.api.request_classes import handler_of
 from service.api.v1.audio import put_audio
 from service.api.v1.audit import audit_router
@@ -36,10 +36,10 @@ from service.api.v1.session_stream import stream_audio
 from service.api.v1.session_updates import session_updates_router
 from service.api.v1.sessions import sessions_router
 from service.api.vendor_webhooks import receive_tenant_webhook, receive_webhook
-from service.bootstrap.services import open_services
+from service.bootstrap.service_process import open_services
 from service.http_server import allow_open_files
 from service.observability.logging import configure_logs
-from service.observability.metrics import tell_build
+from service.observability.metrics_exposition import tell_build
 from service.observability.tracing import start_tracing
 from service.settings import SERVICE, Settings, load_settings
 

@@ -22,7 +22,7 @@ from service.bootstrap.container import (
 from service.domain.body_budget import BodyBudget
 from service.domain.clock import CheckedClock
 from service.domain.deliveries.attempts import DeliveryForwarder
-from service.domain.deliveries.circuit_breaker import CircuitBreaker
+from service.domain.deliveries.circuit_breaker import DestinationCircuitBreaker
 from service.domain.results.fetching import ResultFetcher
 from service.forwarding.fhir import FhirSystems
 from service.forwarding.sender import HttpSender
@@ -36,9 +36,9 @@ from service.jobs.monitors.ledger import LedgerMonitor
 from service.jobs.monitors.queues import QueueMonitor
 from service.jobs.pools import MAX_DELIVERIES, make_delivery_pool, make_fetch_pool, make_pending_call_pool
 from service.jobs.reencryption import Reencryption
-from service.jobs.retention import Retention
+from service.jobs.retention import RetentionJob
 from service.jobs.sweep import Sweep
-from service.observability.metrics import tell_build
+from service.observability.metrics_exposition import tell_build
 from service.observability.tracing import start_tracing, stop_tracing
 from service.redis.client import close_redis, open_redis, ping_redis
 from service.settings import Settings
@@ -99,7 +99,7 @@ class WorkerProcess:
             fetches=fetches,
             deliveries=deliveries,
             pending_calls=pending_calls,
-            retention=Retention(stores.retention),
+            retention=RetentionJob(stores.retention),
             interval_seconds=settings.sweep_interval_seconds,
             check_keys=stores.encryption_keys.begin,
         )
@@ -174,5 +174,7 @@ def _make_forwarder(
         timeout_seconds=settings.forward_timeout_seconds,
         bodies=BodyBudget(),
         is_clock_off=lambda: clock.is_off,
-        breaker=CircuitBreaker(store=stores.circuit_breakers, schedule_total_seconds=sum(schedule)),
+        breaker=DestinationCircuitBreaker(
+            store=stores.circuit_breakers, schedule_total_seconds=sum(schedule)
+        ),
     )

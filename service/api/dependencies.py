@@ -21,7 +21,7 @@ from service.domain.sessions.change_polling import ChangePoller
 from service.domain.sessions.creation import SessionCreator
 from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.sessions.updates import SessionUpdates
-from service.domain.streams.lifecycle import Streams
+from service.domain.streams.connections import Streams
 from service.domain.templates import Templates
 from service.domain.token_bucket import LocalRateLimiter
 from service.domain.webhooks import WebhookReceiver

@@ -1,4 +1,8 @@
-"""Health and metrics of both processes: the routes of the service, and the worker's small application."""
+"""The routes of health and metrics: those of the service, and the worker's small application.
+
+Readiness (readiness.py) decides the answer of /health/ready in both processes. /health/live of the service
+only answers; that of the worker asks whether the sweep still runs.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +19,7 @@ from service.api.dependencies import Services
 from service.api.readiness import Readiness, Ready
 from service.api.request_classes import REQUEST_CLASS
 from service.http_server import is_shutting_down
-from service.observability.metrics import exposition
+from service.observability.metrics_exposition import exposition
 
 
 class Live(Struct, frozen=True):
@@ -46,7 +50,7 @@ async def live() -> Live:
 )
 async def ready(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Ready]:
     """Check database and Redis; a process that is shutting down is not ready."""
-    return await services.operations.readiness.check(is_stopping=is_shutting_down(request.scope))
+    return await services.operations.readiness.respond(is_stopping=is_shutting_down(request.scope))
 
 
 @get(
@@ -88,7 +92,7 @@ def create_worker_app(health: WorkerHealth) -> Litestar:
     @get("/health/ready")
     async def ready() -> Response[Ready]:
         """Check database and Redis; a process that is shutting down is not ready."""
-        return await health.readiness.check(is_stopping=health.is_stopping())
+        return await health.readiness.respond(is_stopping=health.is_stopping())
 
     @get("/metrics")
     async def metrics() -> Response[bytes]:

@@ -8,6 +8,7 @@ from litestar.openapi.spec import (
     Example,
     OpenAPIMediaType,
     Operation,
+    Reference,
     RequestBody,
     Schema,
 )
@@ -37,8 +38,12 @@ def read_json(body: bytes, body_type: type[T]) -> T:
         raise InvalidRequest("the JSON is nested too deeply") from None
 
 
-def json_operation(body_type: type, example: object, *, required: bool) -> type[Operation]:
-    """Return the OpenAPI operation of a handler with a JSON body of this type, with an example."""
+def json_operation(body_type: type, *examples: object, required: bool) -> type[Operation]:
+    """Return the OpenAPI operation of a handler with a JSON body of this type, with its examples."""
+    shown: dict[str, Example | Reference] = {
+        "example" if number == 1 else f"example_{number}": Example(value=each)
+        for number, each in enumerate(examples, start=1)
+    }
 
     @dataclass
     class JsonOperation(Operation):
@@ -49,9 +54,7 @@ def json_operation(body_type: type, example: object, *, required: bool) -> type[
             # would leave them out, so the whole schema is inlined here.
             definitions = msgspec.json.schema(body_type, ref_template="{name}")["$defs"]
             schema = _inline_references(definitions[body_type.__name__], definitions)
-            media = OpenAPIMediaType(
-                schema=cast("Schema", schema), examples={"example": Example(value=example)}
-            )
+            media = OpenAPIMediaType(schema=cast("Schema", schema), examples=shown)
             self.request_body = RequestBody(content={"application/json": media}, required=required)
 
     return JsonOperation

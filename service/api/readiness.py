@@ -1,4 +1,7 @@
-"""Decides whether a process is ready for requests, and names the dependencies that are not available."""
+"""Decides the answer of /health/ready: whether a process is ready, and which dependencies are not available.
+
+The routes and /health/live are in health.py; the worker's own liveness is decided in service/jobs/sweep.py.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Literal
@@ -44,8 +47,8 @@ class Readiness:
         self._clock = clock
         self._was_reached = was_reached
 
-    async def check(self, *, is_stopping: bool) -> Response[Ready]:
-        """Check database and Redis, and name the dependencies that are not available.
+    async def respond(self, *, is_stopping: bool) -> Response[Ready]:
+        """Check database and Redis, and answer with the dependencies that are not available.
 
         EkaScribe is not checked, because its outage must not stop the service. A wrong clock does not matter
         either, because it is corrected, nor a read-only database, because it can still answer reads.

@@ -16,7 +16,7 @@ from service.api.authentication import provide_services
 from service.api.dependencies import Services
 from service.api.middleware.admission_control import acquire_permit
 from service.api.middleware.load_monitor import WEBHOOKS
-from service.api.problems import documented
+from service.api.problem_responses import documented
 from service.api.request_classes import REQUEST_CLASS
 from service.domain.errors import CallerMistake, InvalidRequest, SignatureInvalid
 from service.domain.ids import DEFAULT_ACCOUNT, Account, SessionId

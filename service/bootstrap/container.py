@@ -22,7 +22,7 @@ from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
 from service.eka.http_exchange import VendorHttp, make_http_client
 from service.eka.tokens import TokenKeeper
-from service.forwarding.destination_validation import CallLimits, check_call
+from service.forwarding.destination_validation import DestinationLimits, check_destination_request
 from service.forwarding.downloads import GuardedDownloads
 from service.settings import Settings
 from service.store.additional_documents import AdditionalDocumentRows
@@ -38,8 +38,8 @@ from service.store.encryption import Hasher, Keyring, MissingKeyError
 from service.store.encryption_keys import EncryptionKeyRows
 from service.store.held_audio import HeldAudioRows
 from service.store.idempotency import IdempotencyKeys, IdempotencyRows
-from service.store.leases import LeaseRows
 from service.store.ledger import LedgerRows
+from service.store.named_leases import NamedLeaseRows
 from service.store.queue_depths import QueueDepthRows
 from service.store.reencryption import ReencryptionRows
 from service.store.result_refresh import ResultRefreshRows
@@ -80,7 +80,7 @@ class Stores(Struct, frozen=True, kw_only=True):
     destinations: DestinationRows
     idempotency: IdempotencyRows
     vendor_tokens: VendorTokenRows
-    leases: LeaseRows
+    leases: NamedLeaseRows
     webhook_events: WebhookEventRows
     session_updates: SessionUpdateRows
     additional_documents: AdditionalDocumentRows
@@ -139,7 +139,7 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
         ),
         idempotency=IdempotencyRows(database, idempotency_keys, sessions),
         vendor_tokens=VendorTokenRows(database, keyring),
-        leases=LeaseRows(database),
+        leases=NamedLeaseRows(database),
         webhook_events=WebhookEventRows(database),
         session_updates=SessionUpdateRows(database, keyring, sessions),
         additional_documents=AdditionalDocumentRows(database),
@@ -204,7 +204,8 @@ async def check_at_start(stores: Stores) -> None:
 def make_destinations(settings: Settings, stores: Stores) -> Destinations:
     """Make the domain's changes of destinations, for the API and the command line."""
     return Destinations(
-        store=stores.destinations, check=partial(check_call, limits=make_call_limits(settings))
+        store=stores.destinations,
+        check=partial(check_destination_request, limits=make_destination_limits(settings)),
     )
 
 
@@ -302,9 +303,9 @@ def make_pending_calls(
     )
 
 
-def make_call_limits(settings: Settings) -> CallLimits:
+def make_destination_limits(settings: Settings) -> DestinationLimits:
     """Make the limits that a new or changed destination must meet."""
-    return CallLimits(
+    return DestinationLimits(
         allow_private=settings.allow_private_destinations,
         max_templates=settings.max_destination_templates,
         max_headers=settings.max_destination_headers,

@@ -12,11 +12,11 @@ from schemas.destinations import (
     Destination,
     DestinationChange,
     DestinationCreate,
-    DestinationEvent,
     Format,
     Payload,
     SecretRotation,
 )
+from schemas.events import SessionEventType
 from service.cli.deliveries import delivery_line
 from service.cli.options import Timestamp
 from service.cli.runner import (
@@ -54,7 +54,7 @@ _OPTIONS = [
         "--event",
         "events",
         multiple=True,
-        type=click.Choice(get_args(DestinationEvent)),
+        type=click.Choice(get_args(SessionEventType)),
         help="Only these; repeatable.",
     ),
     click.option("--template", "templates", multiple=True, help="Only these; repeatable."),

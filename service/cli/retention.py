@@ -20,17 +20,17 @@ _MAX_DAYS = 36_500
 @click.command("retention")
 @click.argument("tenant")
 @click.option("--content-days", type=click.IntRange(1, _MAX_DAYS), help="What DELETE would erase.")
-@click.option("--metadata-days", type=click.IntRange(1, _MAX_DAYS), help="The rows themselves.")
+@click.option("--metadata-days", "rows_days", type=click.IntRange(1, _MAX_DAYS), help="The rows themselves.")
 @click.option("--clear", is_flag=True, help="Keep both for ever.")
 @json_option
 def tenant_retention(
-    *, tenant: str, content_days: int | None, metadata_days: int | None, clear: bool, as_json: bool
+    *, tenant: str, content_days: int | None, rows_days: int | None, clear: bool, as_json: bool
 ) -> None:
     """Set or show for how many days after its end a session's content and rows are kept.
 
     An option that is left out changes nothing. Sessions in flight are kept until they are done.
     """
-    is_change = content_days is not None or metadata_days is not None
+    is_change = content_days is not None or rows_days is not None
     if clear and is_change:
         raise click.UsageError("--clear goes without days")
 
@@ -39,7 +39,7 @@ def tenant_retention(
             return await stores.tenants.get(TenantId(tenant))
         change = RetentionChange(
             content_days=None if clear else UNSET if content_days is None else content_days,
-            metadata_days=None if clear else UNSET if metadata_days is None else metadata_days,
+            rows_days=None if clear else UNSET if rows_days is None else rows_days,
         )
         return await Tenants(stores.tenants).change_retention(TenantId(tenant), change)
 

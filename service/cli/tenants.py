@@ -7,7 +7,7 @@ import msgspec
 
 from schemas.pages import Page
 from schemas.sessions import Mode, Model
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.cli.retention import tenant_retention
 from service.cli.runner import json_option, print_found, with_encrypting_stores, with_stores
 from service.cli.vendor_accounts import account_change, account_options, tenant_account
@@ -30,13 +30,13 @@ def tenant() -> None:
 @json_option
 def tenant_add(name: str, as_json: bool, **options: Any) -> None:
     """Add a tenant; its sessions start from these defaults, at EkaScribe's default account or its own."""
-    defaults = {field: options.pop(field) for field in TenantDefaults.__struct_fields__}
+    defaults = {field: options.pop(field) for field in SessionDefaults.__struct_fields__}
     change = account_change(**options)
     given = {
         key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items() if value
     }
     try:
-        made = msgspec.convert(given, TenantDefaults)
+        made = msgspec.convert(given, SessionDefaults)
     except msgspec.ValidationError as error:
         raise click.UsageError(str(error)) from None
 

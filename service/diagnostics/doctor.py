@@ -39,7 +39,7 @@ from service.forwarding.sender import HttpSender
 from service.forwarding.ssrf_guard import (
     AddressForbiddenError,
     GuardedBackend,
-    check_destination,
+    check_destination_url,
     resolve,
 )
 from service.settings import SERVICE, Settings, SettingsError, load_settings
@@ -198,7 +198,7 @@ async def _destination(settings: Settings, destination: Destination) -> str | No
         return "what is stored of it cannot be decrypted: give URL, headers, auth and secret anew"
     if not destination.enabled:
         return f"is off: {destination.paused_reason}"
-    await check_destination(destination.url, allow_private=settings.allow_private_destinations)
+    await check_destination_url(destination.url, allow_private=settings.allow_private_destinations)
     host = destination.url.split("://", 1)[1].split("/", 1)[0].rsplit(":", 1)[0].strip("[]")
     try:
         await resolve(host, 443)

@@ -12,7 +12,7 @@ from msgspec import Struct
 from service.eka.http_exchange import make_http_client
 from service.redis.client import close_redis, open_redis, ping_redis, server_info
 from service.settings import Settings
-from service.store.database import Database
+from service.store.database import STATEMENT_TIMEOUT_SECONDS, Database
 from service.store.server_info import Server, forbidden_tables, look_at_server
 
 # The oldest version that the PostgreSQL project still maintains; the tests run with 18.
@@ -20,8 +20,6 @@ _OLDEST_POSTGRESQL = 140_000
 # Two of `serve` and two of `worker`: the least that can lose a pod.
 _USUAL_PROCESSES = 4
 _SKEW_WORTH_A_NOTE_SECONDS = 2.0
-# The store itself gives a statement up after this time (service/store/database.py).
-_STATEMENT_MS = 15_000
 _LOOK_SECONDS = 5.0
 _OLDEST_REDIS = (6, 2)
 
@@ -56,8 +54,11 @@ def judge_server(found: Server, settings: Settings, skew_seconds: float) -> Find
         return "is a standby, which takes no writes"
     if abs(skew_seconds) > settings.webhook_tolerance_seconds / 2:
         return f"its clock and this machine's differ by {abs(skew_seconds):.0f} s: webhooks will seem stale"
-    if 0 < found.statement_timeout_ms < _STATEMENT_MS:
-        return f"its statement_timeout of {found.statement_timeout_ms} ms ends statements that may take 15 s"
+    if 0 < found.statement_timeout_ms < STATEMENT_TIMEOUT_SECONDS * 1000:
+        return (
+            f"its statement_timeout of {found.statement_timeout_ms} ms ends statements that may take"
+            f" {STATEMENT_TIMEOUT_SECONDS:.0f} s"
+        )
     allowed = found.connections
     if found.connections_of_role >= 0:
         allowed = min(allowed, found.connections_of_role)

@@ -1,15 +1,18 @@
 """All errors of the service, grouped by the party that can correct them.
 
 BridgeError
-├── CallerMistake            the EMR can correct it
-│   ├── InvalidRequest, Unauthenticated, RateLimited, Forbidden, NotFound, SignatureInvalid
-│   ├── Conflict             the object is in another state: SessionEnded, ChunkConflict, AudioIncomplete …
-│   └── AudioRefused         AudioEmpty, AudioFormatInvalid, ChunkTooLarge …
+├── CallerMistake            the EMR can correct it; each is a direct child
+│     the request            InvalidRequest, BodyTooLarge, BodyTimeout, ClientDisconnected, Idempotency…
+│     the caller             Unauthenticated, Forbidden, RateLimited, SignatureInvalid
+│     the object             NotFound, Session…, TemplatesFixed, StreamBusy, ChunkConflict, Delivery…,
+│                            AccountInUse
+│     the audio              Audio…, ChunkTooLarge, WrongUpload, UploadNotSupported
+│     the destination        DestinationForbidden (a URL that must not be called), DestinationDisabled,
+│                            TooManyDestinations
 ├── VendorError
 │   ├── VendorRefused        it answered with a refusal; again will not help
 │   └── VendorUnreachable    VendorUnavailable (VendorLimited, VendorCallHeldBack), VendorTimeout,
 │                            VendorFailure; again may help
-├── DestinationForbidden     a URL that the service must not call
 ├── TooManyWatchers          too many calls wait in this process; again will help
 ├── Overloaded               this process has too much work; again will help
 ├── ShuttingDown             this process stops; again will help
@@ -17,7 +20,7 @@ BridgeError
 └── EncryptionKeyMissing     another process has the key that this one lacks; again may reach it
 
 `code` is stable and part of the API; `retryable` says whether the same call can succeed later.
-The HTTP status of each code is in one table: schemas/problems.py.
+The HTTP status and the title of each code are in one table: schemas/problems.py.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,8 @@
 """Computes when to try again, by pure functions of the number of attempts and a random number.
 
+The waits of calls to the vendor are the constants of this module. The waits of deliveries are the setting
+`forward_schedule_seconds` (service/settings/settings.py), which `delivery_wait` gets as its `schedule`.
+
 `jitter` is always a random number from 0 to 1 that the caller draws, so that a test can choose it.
 """
 
@@ -30,12 +33,13 @@ def jittered(seconds: float, jitter: float) -> float:
     return seconds * (1 - _JITTER + 2 * _JITTER * jitter)
 
 
-def forward_wait(
+def delivery_wait(
     schedule: Sequence[float], used: int, *, retry_after_seconds: float | None, jitter: float
 ) -> float | None:
     """Seconds until the next attempt at a delivery, or None when the schedule is used up.
 
-    `used` counts the attempts that count against the schedule, from 1.
+    `schedule` is the setting `forward_schedule_seconds`; `used` counts the attempts that count against it,
+    from 1.
     """
     if used > len(schedule):
         return None

@@ -8,6 +8,8 @@ from schemas.medscribe import UploadType
 from service.domain.errors import InvalidRequest, UploadNotSupported
 
 UPLOAD_METHODS: tuple[UploadType, ...] = ("chunked", "single", "stream")
+# The default of the setting `vendor_result_max_bytes`: an answer with results may have so many bytes.
+DEFAULT_MAX_RESULT_BYTES = 8 * 1024 * 1024
 # A value for `languages` that asks the vendor to detect the language. Not every server can
 # (docs/vendor.md#auto-detect).
 AUTO_DETECT = "auto_detect"

@@ -10,8 +10,12 @@ from collections.abc import Iterable
 
 from service.domain.audio.models import AudioFormat
 
-SUPPORTED = (
-    "audio/webm;codecs=opus",
+_WEBM_OPUS = "audio/webm;codecs=opus"
+
+# The formats that the vendor publishes. The list of its discovery document replaces them once that was read
+# (service/eka/discovery.py).
+PUBLISHED_FORMATS = (
+    _WEBM_OPUS,
     "audio/wav",
     "audio/ogg",
     "audio/ogg;codecs=opus",
@@ -45,8 +49,10 @@ EXTENSIONS = frozenset(extension for _, extension in _TYPES.values())
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
 
 
-def normalise_audio_format(content_type: str, listed: Iterable[str] = SUPPORTED) -> AudioFormat | None:
+def normalise_audio_format(content_type: str, listed: Iterable[str]) -> AudioFormat | None:
     """Return the vendor's spelling of a Content-Type, or None if the vendor does not list the format.
+
+    `listed` is the vendor's list as it is now: `audio_formats` of the limits, or PUBLISHED_FORMATS.
 
     Case, spaces, quotes and parameters other than the codec do not matter. WebM without a codec is read as
     Opus; another codec in WebM or Ogg is refused, because the label would be wrong.
@@ -67,12 +73,12 @@ def normalise_audio_format(content_type: str, listed: Iterable[str] = SUPPORTED)
 def _canonical(content_type: str) -> AudioFormat | None:
     """Return the name and the extension that all spellings of a format share."""
     media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
-    base, extension = _TYPES.get(media_type) or _unknown(media_type)
+    base, extension = _TYPES.get(media_type) or _unlisted_type(media_type)
     if not extension:
         return None
     codecs = _codecs(parameters)
     if base == "audio/webm":
-        return AudioFormat(SUPPORTED[0], extension) if codecs in {None, "opus"} else None
+        return AudioFormat(_WEBM_OPUS, extension) if codecs in {None, "opus"} else None
     if base == "audio/ogg":
         if codecs not in {None, "opus"}:
             return None
@@ -81,8 +87,8 @@ def _canonical(content_type: str) -> AudioFormat | None:
     return AudioFormat(base, extension)
 
 
-def _unknown(media_type: str) -> tuple[str, str]:
-    """Accept an unfamiliar audio type as it is; it counts only if the vendor lists it as well."""
+def _unlisted_type(media_type: str) -> tuple[str, str]:
+    """Accept a type that `_TYPES` does not list as it is; it counts only if the vendor lists it as well."""
     kind, _, extension = media_type.partition("/")
     extension = extension.removeprefix("x-")
     return (media_type, extension) if kind == "audio" and _EXTENSION.fullmatch(extension) else ("", "")

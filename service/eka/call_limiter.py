@@ -21,7 +21,7 @@ from msgspec import Struct, field
 from service.domain.errors import VendorCallHeldBack, VendorLimited, VendorRefused, VendorUnreachable
 from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
 from service.domain.vendor_calls import CALLING_TENANT
-from service.eka.circuit_breaker import CircuitBreaker, CircuitBreakerRule
+from service.eka.circuit_breaker import VendorCircuitBreaker, VendorCircuitBreakerRule
 from service.eka.metrics import CALLS, OPEN_CIRCUIT_GAUGES, Operation
 
 log = structlog.get_logger()
@@ -83,10 +83,10 @@ class _AccountLimiter:
         *,
         max_calls: int,
         max_queue_seconds: float,
-        rule: CircuitBreakerRule,
+        rule: VendorCircuitBreakerRule,
         now: Callable[[], float],
     ) -> None:
-        self.breaker = CircuitBreaker(rule)
+        self.breaker = VendorCircuitBreaker(rule)
         self._account = account
         self._now = now
         self._max_queue_seconds = max_queue_seconds
@@ -218,7 +218,7 @@ class CallLimiters:
         *,
         max_calls: int,
         max_queue_seconds: float = MAX_QUEUE_SECONDS,
-        rule: CircuitBreakerRule | None = None,
+        rule: VendorCircuitBreakerRule | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`max_calls`: how many uploads, and how many other calls, an account may have under way at once."""
@@ -227,7 +227,7 @@ class CallLimiters:
             _AccountLimiter,
             max_calls=max_calls,
             max_queue_seconds=max_queue_seconds,
-            rule=rule or CircuitBreakerRule(),
+            rule=rule or VendorCircuitBreakerRule(),
             now=now,
         )
         self._limiters: dict[Account, _AccountLimiter] = {}

@@ -31,12 +31,12 @@ _MANY_TENANTS = 3
 _NEVER = float("-inf")
 
 
-class CircuitBreakerRule(Struct, frozen=True, kw_only=True):
+class VendorCircuitBreakerRule(Struct, frozen=True, kw_only=True):
     """The failures and limits that open a breaker, and for how long; times in seconds."""
 
     failures: int = 10
     sessions: int = 5
-    limits: int = 3
+    limited_answers: int = 3
     within_seconds: float = 60.0
     min_pause_seconds: float = 1.0
     max_pause_seconds: float = 30.0
@@ -50,10 +50,10 @@ class CircuitBreakerRule(Struct, frozen=True, kw_only=True):
         return min(retry_after_seconds or 0.0, self.max_retry_after_seconds)
 
 
-class _FailureRow:
+class _FailureStreak:
     """The latest failed calls: the time, the session and the tenant of each."""
 
-    def __init__(self, rule: CircuitBreakerRule) -> None:
+    def __init__(self, rule: VendorCircuitBreakerRule) -> None:
         self._rule = rule
         self._failures: deque[tuple[float, str, TenantId | None]] = deque(maxlen=10 * rule.failures)
 
@@ -76,9 +76,9 @@ class _FailureRow:
 class _TenantBreaker:
     """The circuit breaker of one tenant's calls for an account."""
 
-    def __init__(self, rule: CircuitBreakerRule) -> None:
+    def __init__(self, rule: VendorCircuitBreakerRule) -> None:
         self._rule = rule
-        self._failures = _FailureRow(rule)
+        self._failures = _FailureStreak(rule)
         # The sessions of the latest calls in a row that were answered with 429.
         self._limited_sessions: set[str] = set()
         self._answered_at = _NEVER
@@ -117,9 +117,9 @@ class _TenantBreaker:
 
     def record_limit(self, now: float, session: str, retry_after_seconds: float) -> None:
         self.record_contact(now)
-        if len(self._limited_sessions) < self._rule.limits:
+        if len(self._limited_sessions) < self._rule.limited_answers:
             self._limited_sessions.add(session)
-        if len(self._limited_sessions) >= self._rule.limits:
+        if len(self._limited_sessions) >= self._rule.limited_answers:
             self._limited_until = max(self._limited_until, now + self._rule.bounded(retry_after_seconds))
 
     def record_failure(
@@ -139,17 +139,17 @@ class _TenantBreaker:
             self.open(now + max(self._rule.min_pause_seconds, asked))
 
 
-class CircuitBreaker:
+class VendorCircuitBreaker:
     """The circuit breaker of one account's calls to the vendor, with a breaker for each tenant."""
 
-    def __init__(self, rule: CircuitBreakerRule) -> None:
+    def __init__(self, rule: VendorCircuitBreakerRule) -> None:
         self._rule = rule
         # Ordered by their latest call, so that the first is forgotten when there are too many.
         self._tenants: OrderedDict[TenantId | None, _TenantBreaker] = OrderedDict()
         # The tenants whose breakers are open, and some whose limit has ended.
         self._open_tenants: set[TenantId | None] = set()
         # The latest failures of all tenants.
-        self._failures = _FailureRow(rule)
+        self._failures = _FailureStreak(rule)
         self._answered_at = _NEVER
         self._opened_at: float | None = None  # None: the account is not open as a whole
 
@@ -181,7 +181,11 @@ class CircuitBreaker:
         return [each for each in self._open_tenants if each is not None and self.wait_seconds(now, each)]
 
     def record_start(self, now: float, tenant: TenantId | None = None) -> None:
-        """Record that a call is made, which `wait_seconds` allowed."""
+        """Record that a call is made, which `wait_seconds` allowed.
+
+        While the vendor is down this is the rule of one probe: the call that starts now is the probe, and the
+        next one may start only after the pause, which doubles.
+        """
         breaker = self._breaker_of(tenant)
         if self._opened_at is not None and not breaker.is_down:
             breaker.open(now)

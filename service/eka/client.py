@@ -18,9 +18,9 @@ from schemas.eka import (
     ChangeSession,
     CreateSession,
     DocumentAsked,
+    EndAnswer,
     EndSession,
     SessionCreated,
-    SessionEnded,
 )
 from schemas.sessions import SessionChange
 from service.domain.audio.models import Audio, AudioFormat
@@ -34,13 +34,13 @@ from service.domain.errors import (
 from service.domain.ids import UNFILTERED, Account, TemplateId, VendorSessionId
 from service.domain.results.models import VendorResult
 from service.domain.sessions.models import SessionPlan, VendorEnd, VendorSession
+from service.domain.vendor_limits import DEFAULT_MAX_RESULT_BYTES
 from service.eka.acknowledgements import check_stored, decode, read_files
 from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters, Kind
 from service.eka.document_contents import Contents, Downloads
 from service.eka.fields import read_time
 from service.eka.http_exchange import (
-    RESULT_ANSWER_BYTES,
     SMALL_ANSWER_BYTES,
     VendorAnswer,
     check,
@@ -87,7 +87,7 @@ class EkaClient:
         call_limiters: CallLimiters,
         downloads: Downloads,
         base_url: str,
-        max_result_bytes: int = RESULT_ANSWER_BYTES,
+        max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
     ) -> None:
         self._max_result_bytes = max_result_bytes
         self._http = http
@@ -192,7 +192,7 @@ class EkaClient:
             if refused.vendor_code in ENDED_AT_VENDOR or refused.status == 410:  # noqa: PLR2004
                 return VendorEnd(files_received=None)
             raise
-        ended = decode(answer, SessionEnded)
+        ended = decode(answer, EndAnswer)
         return read_files(ended.audio_files_received, ended.audio_files)
 
     async def get_session(

@@ -17,7 +17,7 @@ import structlog
 from service.domain.clock import Clock
 from service.domain.errors import VendorError, VendorFailure
 from service.domain.vendor_limits import UPLOAD_METHODS, Limits, ModelLimits
-from service.eka.audio_formats import SUPPORTED, normalise_audio_format
+from service.eka.audio_formats import PUBLISHED_FORMATS, normalise_audio_format
 from service.eka.http_exchange import VendorAnswer, check, exchange
 
 log = structlog.get_logger()
@@ -41,7 +41,7 @@ _LANGUAGES = ("en", "hi", "gu", "kn", "ml", "ta", "te", "bn", "mr", "pa", "or", 
 # The published values (docs/vendor.md#chunk-limits), and those of the on-prem server's own document where
 # none are published (docs/vendor.md#discovery).
 SEED_LIMITS = Limits(
-    audio_formats=SUPPORTED,
+    audio_formats=PUBLISHED_FORMATS,
     max_chunk_duration_seconds=20,
     models=(
         ModelLimits(

@@ -20,6 +20,7 @@ from service.domain.errors import (
     VendorUnreachable,
 )
 from service.domain.retry_schedule import read_retry_after
+from service.domain.vendor_limits import DEFAULT_MAX_RESULT_BYTES
 from service.eka.metrics import Operation, counted, outcome_of
 from service.eka.response_parsing import read_error_code
 from service.eka.token_errors import explanation
@@ -40,7 +41,6 @@ _ROOM_SECONDS = 15.0
 _MAX_RETRY_AFTER_SECONDS = 300.0
 # For answers without results: ids, times, counts, error codes.
 SMALL_ANSWER_BYTES = 64 * 1024
-RESULT_ANSWER_BYTES = 8 * 1024 * 1024
 # For the framing of content that comes in chunks.
 _FRAMING_BYTES = 1024 * 1024
 # The memory of an answer and its decoded values, in multiples of its bytes. The values take about four times
@@ -97,7 +97,7 @@ def make_http_client(
     on_date: Callable[[str | None], None] | None = None,
     *,
     memory: MemoryBudget | None = None,
-    max_result_bytes: int = RESULT_ANSWER_BYTES,
+    max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
 ) -> VendorHttp:
     """Make the client for vendor calls.
 

@@ -26,7 +26,11 @@ from service.eka.lenient_json import decode_object
 
 _OK, _ACCEPTED, _PARTIAL, _GONE = 200, 202, 206, 410
 _OPEN = frozenset({"initialized", "initialised", "created", "recording"})
-_STATES: dict[str, VendorState] = {
+# The vendor's word for a session's status → the state that the domain acts on (record_answer in
+# service/domain/results/recording.py). In an unfiltered answer `failed` ends the session as failed with the
+# code `vendor_failed`, and `expired` ends it as expired; in a filtered one they only call for an unfiltered
+# answer.
+_SESSION_STATES: dict[str, VendorState] = {
     **dict.fromkeys(_OPEN, "open"),
     "processing": "processing",
     "in-progress": "processing",
@@ -106,7 +110,7 @@ def _state(status_code: int, fields: Fields, *, has_content: bool) -> VendorStat
     word = _status_word(fields)
     if status_code == _GONE:
         return "expired"
-    known = _STATES.get(word or "")
+    known = _SESSION_STATES.get(word or "")
     if word and known is None and word != _NO_WORD:
         note_unknown("get.status", word)
     if status_code == _ACCEPTED:

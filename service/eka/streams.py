@@ -33,8 +33,9 @@ from service.observability.tracing import span, trace_headers
 log = structlog.get_logger()
 
 _OPEN_SECONDS = 8.0
-# The pings keep both connections alive through proxies that cut a connection after 60 silent seconds. A
-# vendor that reads audio slowly also answers pings slowly, so it gets as long as for a stalled frame.
+# The pings keep the vendor's connection alive through proxies that cut a connection after 60 silent seconds;
+# the EMR's leg has the same two numbers in service/http_server/server.py. A vendor that reads audio slowly
+# also answers pings slowly, so it gets as long as for a stalled frame.
 _PING_SECONDS, _PONG_SECONDS = 20.0, 45.0
 _MAX_FRAME_BYTES = 1_048_576
 # The limits of frames that wait in each direction: beyond them the sender slows down instead of us buffering.

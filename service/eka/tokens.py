@@ -49,8 +49,9 @@ _REFUSED_USER = (
 _LEASE_SECONDS = 30.0
 _WAIT_SECONDS = 20.0
 _POLL_SECONDS = 0.1
-# A token is not used in its last minute, so that it does not expire during a call.
-_LEEWAY_SECONDS = 60.0
+# A token is renewed this long before it expires, so that it does not expire during a call; one that lives
+# less than two minutes is renewed after half its life.
+_RENEW_BEFORE_EXPIRY_SECONDS = 60.0
 _DEFAULT_LIFE_SECONDS = 1800.0
 _JSON = {"content-type": "application/json"}
 
@@ -72,7 +73,7 @@ class HeldToken(Secret, Struct, frozen=True, kw_only=True):
     usable_until: float
 
 
-class _Kept(Secret, Struct, kw_only=True):
+class _StoredTokens(Secret, Struct, kw_only=True):
     """Tokens as they are stored in the database; times in seconds since 1970."""
 
     access_token: str
@@ -149,23 +150,28 @@ class TokenKeeper:
     ) -> HeldToken:
         while True:
             state = await self._store.read(account)
-            kept = msgspec.json.decode(state.tokens, type=_Kept) if state.tokens else None
-            if kept is not None and kept.owner != self._owner(credentials):
-                kept = None
-            if kept and state.generation > after_generation and self._now() < kept.usable_until:
-                return self._hold(account, kept, state.generation)
+            stored = msgspec.json.decode(state.tokens, type=_StoredTokens) if state.tokens else None
+            if stored is not None and stored.owner != self._owner(credentials):
+                stored = None
+            if stored and state.generation > after_generation and self._now() < stored.usable_until:
+                return self._hold(account, stored, state.generation)
             lease = Lease(uuid4())
             if not state.is_leased and await self._store.lease(
                 account, lease, seconds=_LEASE_SECONDS, generation=state.generation
             ):
-                return await self._replace(account, credentials, lease, kept, state.generation)
+                return await self._replace(account, credentials, lease, stored, state.generation)
             await self._clock.sleep(_POLL_SECONDS)
 
     async def _replace(
-        self, account: Account, credentials: Credentials, lease: Lease, kept: _Kept | None, generation: int
+        self,
+        account: Account,
+        credentials: Credentials,
+        lease: Lease,
+        stored: _StoredTokens | None,
+        generation: int,
     ) -> HeldToken:
         try:
-            fresh = await self._refresh_or_login(credentials, kept)
+            fresh = await self._refresh_or_login(credentials, stored)
         except BaseException:
             await asyncio.shield(self._store.release(account, lease))
             raise
@@ -173,27 +179,29 @@ class TokenKeeper:
         log.info("vendor_token_renewed", account=account, generation=generation + 1)
         return self._hold(account, fresh, generation + 1)
 
-    async def _refresh_or_login(self, credentials: Credentials, kept: _Kept | None) -> _Kept:
-        if kept and kept.refresh_token and self._now() < (kept.refresh_until or 0):
+    async def _refresh_or_login(
+        self, credentials: Credentials, stored: _StoredTokens | None
+    ) -> _StoredTokens:
+        if stored and stored.refresh_token and self._now() < (stored.refresh_until or 0):
             try:
-                return await self._refresh(credentials, kept)
+                return await self._refresh(credentials, stored)
             except VendorError as error:
                 # The refresh was refused or got no answer. A login needs no refresh token and may succeed.
                 log.info("vendor_refresh_failed", error=error.code, **error.extra)
         return await self._login(credentials)
 
-    async def _refresh(self, credentials: Credentials, kept: _Kept) -> _Kept:
+    async def _refresh(self, credentials: Credentials, stored: _StoredTokens) -> _StoredTokens:
         if credentials.username is not None:
-            body = {"refresh_token": kept.refresh_token}
-            return self._kept(credentials, await self._post("refresh", _USER_PATHS, _JSON, body))
+            body = {"refresh_token": stored.refresh_token}
+            return self._parse_tokens(credentials, await self._post("refresh", _USER_PATHS, _JSON, body))
         headers = _JSON | {
-            "authorization": f"Bearer {kept.access_token}",
+            "authorization": f"Bearer {stored.access_token}",
             "client-id": credentials.client_id or "",
         }
-        body = {"refresh_token": kept.refresh_token, "access_token": kept.access_token}
-        return self._kept(credentials, await self._post("refresh", _CLIENT_PATHS, headers, body))
+        body = {"refresh_token": stored.refresh_token, "access_token": stored.access_token}
+        return self._parse_tokens(credentials, await self._post("refresh", _CLIENT_PATHS, headers, body))
 
-    async def _login(self, own: Credentials) -> _Kept:
+    async def _login(self, own: Credentials) -> _StoredTokens:
         if own.identity is None:
             raise VendorRefused(
                 "no EkaScribe account is configured: set EKABRIDGE_EKA_TOKEN, or EKABRIDGE_EKA_CLIENT_ID and "
@@ -209,7 +217,7 @@ class TokenKeeper:
             if own.sharing_key is not None:
                 body["sharing_key"] = own.sharing_key
         try:
-            return self._kept(own, await self._post("login", paths, _JSON, body))
+            return self._parse_tokens(own, await self._post("login", paths, _JSON, body))
         except VendorRefused as refused:
             refused.detail += _REFUSED_USER if own.username is not None else _REFUSED_CLIENT
             raise
@@ -236,7 +244,7 @@ class TokenKeeper:
             error.sent = False
             raise
 
-    def _kept(self, credentials: Credentials, answer: VendorAnswer) -> _Kept:
+    def _parse_tokens(self, credentials: Credentials, answer: VendorAnswer) -> _StoredTokens:
         try:
             tokens = msgspec.json.decode(answer.body, type=Tokens)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -245,20 +253,20 @@ class TokenKeeper:
             raise VendorFailure("EkaScribe's login answer holds a token that no header can carry", sent=False)
         now = self._now()
         life = tokens.expires_in or _DEFAULT_LIFE_SECONDS
-        return _Kept(
+        return _StoredTokens(
             access_token=tokens.access_token,
-            usable_until=now + max(life - _LEEWAY_SECONDS, life / 2),
+            usable_until=now + max(life - _RENEW_BEFORE_EXPIRY_SECONDS, life / 2),
             owner=self._owner(credentials),
             refresh_token=tokens.refresh_token,
             refresh_until=now + tokens.refresh_expires_in if tokens.refresh_expires_in else None,
         )
 
-    def _hold(self, account: Account, kept: _Kept, generation: int) -> HeldToken:
+    def _hold(self, account: Account, stored: _StoredTokens, generation: int) -> HeldToken:
         held = HeldToken(
-            access_token=kept.access_token,
-            owner=kept.owner,
+            access_token=stored.access_token,
+            owner=stored.owner,
             generation=generation,
-            usable_until=kept.usable_until,
+            usable_until=stored.usable_until,
         )
         self._held[account] = held
         return held

@@ -1,4 +1,8 @@
-"""Verifies the vendor's webhook signature, HMAC-SHA256 of `{t}.{body}` (docs/vendor.md#webhook-signature)."""
+"""Verifies the vendor's webhook signature, HMAC-SHA256 of `{t}.{body}` (docs/vendor.md#webhook-signature).
+
+The setting `webhook_tolerance_seconds` (service/settings/settings.py) says how old a signature may be;
+service/api/vendor_webhooks.py passes it in.
+"""
 
 import hashlib
 import hmac
@@ -47,6 +51,8 @@ def is_signed(
     headers: Iterable[str], body: bytes, secrets: Sequence[str], *, now: float, tolerance_seconds: float
 ) -> bool:
     """Return whether any header is recent and signs this body with any of the secrets.
+
+    A header is recent if its time differs from `now` by at most `tolerance_seconds`, to either side.
 
     The raw bytes are tried first. The vendor's own samples hash the compact re-serialised JSON instead, which
     differs for some senders and for non-ASCII text, so both compact forms are accepted too.

@@ -1,4 +1,7 @@
-"""Validates a destination that is registered or changed, before any of it is stored."""
+"""Validates a destination that is registered or changed, before any of it is stored.
+
+ssrf_guard.py decides which addresses a URL may lead to.
+"""
 
 import asyncio
 import re
@@ -9,7 +12,7 @@ from msgspec import Struct, UnsetType
 from schemas.destinations import DestinationChange, DestinationCreate, MutualTls, OAuth2
 from service.domain.errors import InvalidRequest
 from service.forwarding.client_certificates import check_certificate
-from service.forwarding.ssrf_guard import check_destination
+from service.forwarding.ssrf_guard import check_destination_url
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 # The characters of a field's value (RFC 9110, 5.5), without the bytes above ASCII: servers read them
@@ -25,7 +28,7 @@ _CONNECTION_HEADERS = frozenset(
 )  # fmt: skip
 
 
-class CallLimits(Struct, frozen=True, kw_only=True):
+class DestinationLimits(Struct, frozen=True, kw_only=True):
     """The operator's limits for the destinations of all tenants."""
 
     allow_private: bool
@@ -33,7 +36,9 @@ class CallLimits(Struct, frozen=True, kw_only=True):
     max_headers: int
 
 
-async def check_call(request: DestinationCreate | DestinationChange, *, limits: CallLimits) -> None:
+async def check_destination_request(
+    request: DestinationCreate | DestinationChange, *, limits: DestinationLimits
+) -> None:
     """Check the URL, headers, credentials and templates of a destination against rules and limits.
 
     Raises DestinationForbidden, or InvalidRequest that names the field. No error quotes a value: they are
@@ -45,12 +50,12 @@ async def check_call(request: DestinationCreate | DestinationChange, *, limits: 
     if isinstance(request.headers, dict) and len(request.headers) > limits.max_headers:
         raise InvalidRequest(f"must not be more than {limits.max_headers}", field="headers")
     if request.url:
-        await check_destination(request.url, allow_private=allow_private)
+        await check_destination_url(request.url, allow_private=allow_private)
     if request.headers:
         _check_headers(request.headers)
     match request.auth:
         case OAuth2(token_url=token_url):
-            await check_destination(token_url, allow_private=allow_private, field="auth.token_url")
+            await check_destination_url(token_url, allow_private=allow_private, field="auth.token_url")
         case MutualTls() as auth:
             await asyncio.to_thread(check_certificate, auth)
         case None | UnsetType():

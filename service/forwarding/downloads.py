@@ -1,4 +1,7 @@
-"""Downloads from public https addresses without credentials, through the SSRF guard of destinations."""
+"""Downloads results that EkaScribe keeps at another address, through the SSRF guard.
+
+No credentials are sent.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable

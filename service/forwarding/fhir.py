@@ -7,6 +7,7 @@ one note. Where the server knows the identifiers of Patient and Encounter, its o
 import base64
 import re
 from datetime import datetime
+from typing import assert_never
 from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
 
@@ -67,15 +68,29 @@ def make_bundle(event: Event, systems: FhirSystems, *, document_url: str | None)
     patient = encounter = None
     if document_url is None:
         patient, encounter = _patient(event.data, systems), _encounter(event.data, systems)
-    document = event.data.document
-    if document and document.status == "success":
-        first = _note(event, document, _reference_to(patient), _reference_to(encounter), document_url)
-    else:
-        first = _failure(event, _reference_to(patient), _reference_to(encounter))
+    first = _first_entry(event, _reference_to(patient), _reference_to(encounter), document_url)
     return Bundle(timestamp=event.timestamp, entry=[first, *filter(None, (patient, encounter))])
 
 
-def _note(
+def _first_entry(
+    event: Event,
+    subject: Reference | UnsetType,
+    encounter: Reference | UnsetType,
+    document_url: str | None,
+) -> Entry:
+    document = event.data.document
+    match event.type:
+        case "document.ready":
+            if not document:
+                raise ValueError("an event of a ready document holds no document")
+            return _document_reference(event, document, subject, encounter, document_url)
+        case "document.failed" | "session.failed" | "session.expired":
+            return _failed_task(event, subject, encounter)
+        case _:
+            assert_never(event.type)
+
+
+def _document_reference(
     event: Event,
     document: EventDocument,
     subject: Reference | UnsetType,
@@ -120,7 +135,7 @@ def _content(event: Event, document: EventDocument, document_url: str | None) ->
     return [Content(attachment=each) for each in contents]
 
 
-def _failure(event: Event, subject: Reference | UnsetType, encounter: Reference | UnsetType) -> Entry:
+def _failed_task(event: Event, subject: Reference | UnsetType, encounter: Reference | UnsetType) -> Entry:
     data, document = event.data, event.data.document
     error = (document.error if document else UNSET) or data.error
     session = Identifier(system=_SESSIONS, value=data.session_id)

@@ -21,9 +21,9 @@ from service.http_client.response_limits import ContentEncodingError, content_pi
 
 _FETCH_SECONDS = 10.0
 _MAX_ANSWER_BYTES = 64 * 1024
-# A token is not used in its last minute, so that it does not expire during a call; a short-lived one is not
-# used in the second half of its life.
-_LEEWAY_SECONDS = 60.0
+# A token is renewed this long before it expires, so that it does not expire during a call; a short-lived one
+# is renewed after half its life.
+_RENEW_BEFORE_EXPIRY_SECONDS = 60.0
 _DEFAULT_LIFE_SECONDS = 300.0
 _LONGEST_LIFE_SECONDS = 86_400.0
 _RETRIED = frozenset({408, 425, 429})
@@ -120,7 +120,7 @@ class DestinationTokens:
         now = self._now()
         self._held = {name: held for name, held in self._held.items() if now < held.usable_until}
         self._held[destination_id] = _Held(
-            auth, answer.access_token, now + max(life - _LEEWAY_SECONDS, life / 2)
+            auth, answer.access_token, now + max(life - _RENEW_BEFORE_EXPIRY_SECONDS, life / 2)
         )
         return answer.access_token
 

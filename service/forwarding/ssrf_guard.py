@@ -1,7 +1,8 @@
-"""Refuses connections of deliveries to private addresses, at the moment of connecting (SSRF).
+"""Refuses connections of deliveries, token requests and downloads to private addresses (SSRF).
 
-The guard resolves the name, checks every address, and connects to a checked address, so that DNS cannot
-change between check and use. Redirects and literal addresses go through the same check.
+At the moment of connecting, the guard resolves the name, checks every address, and connects to a checked
+address, so that DNS cannot change between check and use. Redirects and literal addresses go through the same
+check.
 """
 
 import re
@@ -88,7 +89,7 @@ def check_addresses(addresses: Iterable[str]) -> None:
             raise AddressForbiddenError(text)
 
 
-async def check_destination(url: str, *, allow_private: bool, field: str = "url") -> None:
+async def check_destination_url(url: str, *, allow_private: bool, field: str = "url") -> None:
     """Check the URL of a destination when it is registered. Raises DestinationForbidden for its `field`.
 
     A name that does not resolve at this moment is accepted, because each connection checks it again.

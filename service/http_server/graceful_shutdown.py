@@ -118,16 +118,3 @@ class DrainingWebSocketProtocol(FastPathWebSocketProtocol):
         # opened is opened first: clients understand a close code better than a failed handshake.
         nothing: Any = {"type": "websocket.receive", "bytes": None, "text": None}
         self.queue.put_nowait(nothing)
-
-
-# uvicorn's options for every server of ours. A frame of more than 1 MiB closes its stream with 1009. Pings
-# keep streams alive through proxies that cut silent ones after 60 s. A client that back-pressure slows down
-# answers a ping behind its frames, so it has as long as a stalled frame has.
-PROTOCOLS: dict[str, Any] = {
-    "http": DrainingHttpProtocol,
-    "ws": DrainingWebSocketProtocol,
-    "ws_max_size": 1_048_576,
-    "ws_per_message_deflate": False,
-    "ws_ping_interval": 20.0,
-    "ws_ping_timeout": 45.0,
-}

@@ -10,7 +10,7 @@ import structlog
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
+from service.http_server.graceful_shutdown import DrainingHttpProtocol, DrainingWebSocketProtocol
 from service.http_server.signals import on_stop_signal
 
 log = structlog.get_logger()
@@ -25,6 +25,19 @@ _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
 # A health server has only short answers to finish.
 _HEALTH_SHUTDOWN_SECONDS = 6
+# uvicorn's options for the connections of every server of ours: the classes that speak HTTP and WebSocket,
+# the longest frame and the pings of WebSockets. A longer frame closes its stream with 1009. The pings keep an
+# EMR's stream alive through proxies that cut silent ones after 60 s; the vendor's leg has the same two
+# numbers in service/eka/streams.py. A client that back-pressure slows down answers a ping behind its frames,
+# so it has as long as a stalled frame has.
+CONNECTION_OPTIONS: dict[str, Any] = {
+    "http": DrainingHttpProtocol,
+    "ws": DrainingWebSocketProtocol,
+    "ws_max_size": 1_048_576,
+    "ws_per_message_deflate": False,
+    "ws_ping_interval": 20.0,
+    "ws_ping_timeout": 45.0,
+}
 
 
 def drain_seconds(shutdown_seconds: int) -> int:
@@ -77,7 +90,7 @@ async def serving_health(app: Any, listening: socket.socket) -> AsyncIterator[No
 
 
 def _options(shutdown_seconds: int) -> dict[str, Any]:
-    return PROTOCOLS | {
+    return CONNECTION_OPTIONS | {
         "log_config": None,
         "access_log": False,
         "server_header": False,

@@ -13,7 +13,7 @@ import structlog
 
 from service.http_server.server import serve
 from service.http_server.signals import on_stop_signal
-from service.observability.metrics import forget_process, shared_metrics
+from service.observability.metrics_exposition import forget_process, shared_metrics
 
 log = structlog.get_logger()
 

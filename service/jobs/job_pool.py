@@ -12,7 +12,7 @@ from prometheus_client import Gauge
 
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import SessionId
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 
 log = structlog.get_logger()
 
@@ -160,7 +160,7 @@ class JobPool(Generic[Job]):
         try:
             await self.wake(None)
         except Exception as error:  # noqa: BLE001 - a process boundary; the sweep will look again
-            log.warning("claim_failed", lane=self._name, **failure(error))
+            log.warning("claim_failed", lane=self._name, **describe_failure(error))
 
     async def _guarded(self, job: Job) -> None:
         try:
@@ -168,7 +168,7 @@ class JobPool(Generic[Job]):
         except StoreUnavailable:
             log.warning("job_interrupted", lane=self._name, reason="store_unavailable")
         except Exception as error:  # noqa: BLE001 - a process boundary: the lease ends, and the row is due again
-            log.error("job_failed", lane=self._name, **failure(error))
+            log.error("job_failed", lane=self._name, **describe_failure(error))
 
     def close(self) -> None:
         """Stop claiming."""

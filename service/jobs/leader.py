@@ -8,7 +8,7 @@ from uuid import uuid4
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import Lease
 from service.jobs.sweep import pause
-from service.store.leases import LeaseRows
+from service.store.named_leases import NamedLeaseRows
 
 # A pause is at least twenty times the last count, so that counting uses at most 1/20 of one connection.
 _PAUSE_FACTOR = 20.0
@@ -17,7 +17,7 @@ _PAUSE_FACTOR = 20.0
 async def run_as_leader(
     name: str,
     *,
-    leases: LeaseRows,
+    leases: NamedLeaseRows,
     interval_seconds: float,
     stopping: asyncio.Event,
     count: Callable[[], Awaitable[None]],

@@ -10,7 +10,7 @@ from arq.worker import Worker, func
 
 from service.domain.ids import SessionId
 from service.jobs.sweep import pause
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 from service.redis.client import QUEUE, REDIS_ERRORS, close_redis, decode, encode, open_redis
 from service.redis.wakeups import ANY, RESULTS_DUE
 
@@ -79,7 +79,7 @@ def _log_failure(error: BaseException | None) -> None:
     if isinstance(error, REDIS_ERRORS):
         log.warning("redis_unreachable", error=type(error).__name__)
     elif error is not None:
-        log.error("listening_failed", **failure(error))
+        log.error("listening_failed", **describe_failure(error))
 
 
 async def _cancel(listening: asyncio.Task[None]) -> None:

@@ -22,7 +22,7 @@ from service.eka.client import EkaClient
 from service.forwarding.timeout_policy import silent_holders, silent_holders_of_tenant
 from service.jobs.instrumentation import traced_call, traced_delivery, traced_fetch
 from service.jobs.job_pool import HolderQuota, JobPool
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 from service.store.sessions import SessionRows
 
 log = structlog.get_logger()
@@ -71,7 +71,7 @@ def make_fetch_pool(
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - a process boundary: an unforeseen error must not repeat for ever
-            log.error("fetch_crashed", session_id=job.session_id, **failure(error))
+            log.error("fetch_crashed", session_id=job.session_id, **describe_failure(error))
             has_events = await fetcher.crashed(job)
         # The deliveries, and the unfiltered call that a result may need, start without a wake-up through
         # Redis.

@@ -1,4 +1,8 @@
-"""Re-encrypts values that are under other keys than the first, with a quarter of one connection's time."""
+"""Runs the passes of re-encryption in one worker, with a quarter of one connection's time.
+
+This module decides the pace and the worker, and shows the gauges. A batch itself is read and replaced in
+service/store/reencryption.py.
+"""
 
 import asyncio
 import time
@@ -10,10 +14,10 @@ from prometheus_client import Gauge
 from service.domain.errors import StoreUnavailable
 from service.domain.ids import Lease
 from service.jobs.sweep import pause
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 from service.store.encryption import Keyring
 from service.store.encryption_keys import EncryptionKeyRows
-from service.store.leases import LeaseRows
+from service.store.named_leases import NamedLeaseRows
 from service.store.reencryption import ReencryptionRows
 
 log = structlog.get_logger()
@@ -30,7 +34,7 @@ UNREADABLE = Gauge(
 _LEASE_SECONDS = 15.0
 _LOOK_SECONDS = 5.0
 _SHOW_SECONDS = 60.0
-# After each batch the walk rests three times as long as the batch took: requests come first.
+# After each batch the pass rests three times as long as the batch took: requests come first.
 _REST = 3.0
 _SHORTEST_REST_SECONDS = 0.005
 
@@ -39,7 +43,12 @@ class Reencryption:
     """Re-encrypts and shows the gauges, in one worker at a time: the one that holds the lease."""
 
     def __init__(
-        self, *, leases: LeaseRows, keys: EncryptionKeyRows, reencryption: ReencryptionRows, keyring: Keyring
+        self,
+        *,
+        leases: NamedLeaseRows,
+        keys: EncryptionKeyRows,
+        reencryption: ReencryptionRows,
+        keyring: Keyring,
     ) -> None:
         self._leases = leases
         self._keys = keys
@@ -50,7 +59,7 @@ class Reencryption:
         self._show_due = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Walk the tables that are due until `stopping` is set; without PostgreSQL, try again later."""
+        """Run the passes that are due until `stopping` is set; without PostgreSQL, try again later."""
         while not stopping.is_set():
             rest = _LOOK_SECONDS
             try:
@@ -65,7 +74,7 @@ class Reencryption:
                 self._lose()
             except Exception as error:  # noqa: BLE001 - a process boundary: the next round follows
                 self._lose()
-                log.error("resealing_failed", **failure(error))
+                log.error("resealing_failed", **describe_failure(error))
             await pause(stopping, rest)
         _clear()
 

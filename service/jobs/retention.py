@@ -1,4 +1,8 @@
-"""Retention: erases content and deletes rows that are older than their tenant wants them kept."""
+"""Retention: erases content and deletes rows of sessions that are past the retention of their tenant.
+
+This module decides the pace. A tenant's days are set in service/domain/tenants/changes.py; which sessions are
+due and how they are removed is in service/store/retention.py.
+"""
 
 import time
 
@@ -9,8 +13,8 @@ _BATCH = 20
 _LOOK_AGAIN_SECONDS = 600.0
 
 
-class Retention:
-    """Looks every ten minutes, and at the next round while a full batch was found."""
+class RetentionJob:
+    """Removes what is due every ten minutes, and at each round of the sweep while a full batch was found."""
 
     def __init__(self, store: RetentionRows) -> None:
         self._store = store
@@ -21,9 +25,9 @@ class Retention:
         if time.monotonic() < self._due:
             return
         count = 0
-        for kept in await self._store.due(_BATCH, rows=False):
-            count += await self._store.erase(kept)
-        for kept in await self._store.due(_BATCH, rows=True):
-            count += await self._store.delete(kept)
+        for due in await self._store.due(_BATCH, rows=False):
+            count += await self._store.erase(due)
+        for due in await self._store.due(_BATCH, rows=True):
+            count += await self._store.delete(due)
         if count < _BATCH:
             self._due = time.monotonic() + _LOOK_AGAIN_SECONDS

@@ -21,10 +21,10 @@ from service.domain.results.fetching import ResultFetcher
 from service.domain.results.models import FetchJob
 from service.domain.sessions.models import PendingCall
 from service.jobs.job_pool import JobPool
-from service.jobs.retention import Retention
-from service.observability.logging import failure
+from service.jobs.retention import RetentionJob
+from service.observability.logging import describe_failure
 from service.store.idempotency import IdempotencyRows
-from service.store.leases import LeaseRows
+from service.store.named_leases import NamedLeaseRows
 
 log = structlog.get_logger()
 
@@ -52,13 +52,13 @@ class Sweep:
     def __init__(
         self,
         *,
-        leases: LeaseRows,
+        leases: NamedLeaseRows,
         idempotency: IdempotencyRows,
         fetching: ResultFetcher,
         fetches: JobPool[FetchJob],
         deliveries: JobPool[DeliveryJob],
         pending_calls: JobPool[PendingCall],
-        retention: Retention,
+        retention: RetentionJob,
         interval_seconds: float,
         check_keys: Callable[[], Awaitable[None]],
     ) -> None:
@@ -97,7 +97,7 @@ class Sweep:
                 log.error("encryption_key_missing", key_ids=error.key_ids)
                 await self._release_lead()
             except Exception as error:  # noqa: BLE001 - a process boundary: the next round is a second away
-                log.error("sweep_failed", **failure(error))
+                log.error("sweep_failed", **describe_failure(error))
             self.last_beat = time.monotonic()
             await pause(stopping, self.interval_seconds)
         await self._release_lead()
@@ -132,4 +132,4 @@ class Sweep:
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - a process boundary
-            log.error("sweep_step_failed", **failure(error))
+            log.error("sweep_step_failed", **describe_failure(error))

@@ -25,9 +25,9 @@ log = structlog.get_logger()
 
 _PREFIX = "ekabridge:rate:"
 # Counted when Redis may be back and no key was called meanwhile.
-_PROBE = "probe"
-_INTERVAL_SECONDS = 0.1
-_EXCHANGE_SECONDS = 1.0
+_PROBE_KEY = "probe"
+_EXCHANGE_INTERVAL_SECONDS = 0.1
+_EXCHANGE_TIMEOUT_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 # One key's calls cause an early exchange once they are this fraction of the burst.
 _EARLY = 10
@@ -67,7 +67,7 @@ class SharedRateLimiter:
     """Counts calls against a limit over all processes; counting does no I/O and cannot fail."""
 
     def __init__(
-        self, redis: Redis, policy: RateLimitPolicy, *, interval_seconds: float = _INTERVAL_SECONDS
+        self, redis: Redis, policy: RateLimitPolicy, *, interval_seconds: float = _EXCHANGE_INTERVAL_SECONDS
     ) -> None:
         """Exchange counts over this client, which its opener closes."""
         self._redis = redis
@@ -99,7 +99,7 @@ class SharedRateLimiter:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=_EXCHANGE_SECONDS)
+            await asyncio.wait(tasks, timeout=_EXCHANGE_TIMEOUT_SECONDS)
 
     async def _exchange_for_ever(self) -> None:
         while True:
@@ -123,7 +123,7 @@ class SharedRateLimiter:
         exchange = asyncio.create_task(self.exchange())
         self._exchanges.add(exchange)
         exchange.add_done_callback(self._forget)
-        done, _ = await asyncio.wait({exchange}, timeout=_EXCHANGE_SECONDS)
+        done, _ = await asyncio.wait({exchange}, timeout=_EXCHANGE_TIMEOUT_SECONDS)
         if not done:
             exchange.cancel()
             raise TimeoutError
@@ -142,7 +142,7 @@ class SharedRateLimiter:
         calls, self._calls = self._calls, {}
         self._is_due.clear()
         if self._is_away:
-            calls.setdefault(_PROBE, 1)
+            calls.setdefault(_PROBE_KEY, 1)
         sent, burst, per_second = self._local.now(), self._policy.burst, self._policy.per_second
         for key, wait_seconds in (await self._report(calls)).items():
             passed = self._local.now() - sent

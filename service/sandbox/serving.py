@@ -1,3 +1,5 @@
+"""Serves the stand-ins with uvicorn, beside a test or as `ekabridge sandbox`."""
+
 from __future__ import annotations
 
 import asyncio
@@ -28,7 +30,7 @@ ekabridge sandbox: a stand-in EkaScribe at {url}
 Ctrl-C stops it."""
 
 
-class EmbeddedServer(uvicorn.Server):
+class StandInServer(uvicorn.Server):
     """Uvicorn without signal handlers, which says when it listens, and stops without pauses of 0.1 seconds.
 
     Tests start and stop a thousand of them.
@@ -95,7 +97,7 @@ async def serve_app(app: Any, host: str = "127.0.0.1", port: int = 0, **options:
         "timeout_graceful_shutdown": _GRACE_SECONDS,
     }
     config = uvicorn.Config(app, **(chosen | options))
-    server = EmbeddedServer(config)
+    server = StandInServer(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     listening = asyncio.create_task(server.listening.wait())
     try:

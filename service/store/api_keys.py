@@ -8,7 +8,7 @@ import msgspec
 from asyncpg import Record
 
 from schemas.api_keys import ApiKey, Role
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.domain.api_keys.models import Principal
 from service.domain.audit import Actor
 from service.domain.errors import NotFound
@@ -92,7 +92,7 @@ def principal_of(row: Record) -> Principal:
         key_id=KeyId(row["key_id"]),
         tenant_id=TenantId(row["tenant_id"]),
         role=row["role"],
-        defaults=msgspec.convert(row["defaults"], TenantDefaults),
+        defaults=msgspec.convert(row["defaults"], SessionDefaults),
         account=Account(row["tenant_id"]) if row["own_account"] else DEFAULT_ACCOUNT,
     )
 

@@ -30,6 +30,18 @@ class AuditFilter(Struct, frozen=True, kw_only=True):
     before: datetime | None = None
 
 
+async def insert_audit_entry(
+    connection: LentConnection,
+    tenant_id: TenantId,
+    actor: str,
+    action: str,
+    object_id: str,
+    facts: dict[str, Any],
+) -> None:
+    """Insert an audit entry in the transaction of its change; `facts` must carry no content."""
+    await connection.execute(sql("audit.insert"), tenant_id, actor, action, object_id, facts)
+
+
 class AuditedUnitRows:
     """The domain's AuditedUnit over PostgreSQL: one transaction, opened for one actor."""
 
@@ -40,8 +52,8 @@ class AuditedUnitRows:
 
     async def record(self, action: str, object_id: str, **facts: Any) -> None:
         """Add an audit entry to the transaction; the facts hold no content."""
-        await self._connection.execute(
-            sql("audit.insert"), self._tenant_id, self._actor.name, action, object_id, facts
+        await insert_audit_entry(
+            self._connection, self._tenant_id, self._actor.name, action, object_id, facts
         )
 
 

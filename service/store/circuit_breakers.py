@@ -1,9 +1,10 @@
 """The circuit breakers of destinations: an open breaker holds the calls to its destination back."""
 
-from service.domain.deliveries.circuit_breaker import CircuitBreakerRule, FailureCount
+from service.domain.deliveries.circuit_breaker import DestinationCircuitBreakerRule, FailureCount
 from service.domain.ids import DestinationId
+from service.store.audit import insert_audit_entry
 from service.store.database import Database
-from service.store.metrics import DEAD
+from service.store.lifecycle_metrics import DEAD
 from service.store.queries import sql
 
 _ACTOR = "worker"
@@ -18,7 +19,7 @@ class CircuitBreakerRows:
     async def count_failure(
         self,
         destination_id: DestinationId,
-        rule: CircuitBreakerRule,
+        rule: DestinationCircuitBreakerRule,
         retry_after_seconds: float,
         *,
         took_long: bool = False,
@@ -40,13 +41,8 @@ class CircuitBreakerRows:
             has_just_opened = bool(row["is_open"] and row["was_closed"])
             if has_just_opened:
                 facts = {"failures": row["failures"]}
-                await connection.execute(
-                    sql("audit.insert"),
-                    row["tenant_id"],
-                    _ACTOR,
-                    "destination.failing",
-                    destination_id,
-                    facts,
+                await insert_audit_entry(
+                    connection, row["tenant_id"], _ACTOR, "destination.failing", destination_id, facts
                 )
         return FailureCount(
             failures=row["failures"],
@@ -62,13 +58,8 @@ class CircuitBreakerRows:
             if row is None or not row["was_open"]:
                 return False
             await connection.execute(sql("circuit_breakers.release"), destination_id)
-            await connection.execute(
-                sql("audit.insert"),
-                row["tenant_id"],
-                _ACTOR,
-                "destination.answers_again",
-                destination_id,
-                {},
+            await insert_audit_entry(
+                connection, row["tenant_id"], _ACTOR, "destination.answers_again", destination_id, {}
             )
         return True
 

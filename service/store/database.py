@@ -12,8 +12,8 @@ from asyncpg import Connection, Record
 from asyncpg.pool import PoolConnectionProxy
 
 from service.domain.errors import StoreUnavailable
+from service.store.database_metrics import CONNECTIONS, DATABASE_WAIT
 from service.store.database_state import OLDER_SCHEMA, READ_ONLY, DatabaseState, store_error
-from service.store.metrics import CONNECTIONS, DATABASE_WAIT
 from service.store.queries import sql
 
 if TYPE_CHECKING:  # the stubs make it generic; the class itself is not
@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # the stubs make it generic; the class itself is not
 else:
     LentConnection = PoolConnectionProxy
 
-_COMMAND_TIMEOUT_SECONDS = 15.0
+# `ekabridge doctor` compares it with the server's own statement_timeout (service/diagnostics/environment.py).
+STATEMENT_TIMEOUT_SECONDS = 15.0
 _ACQUIRE_TIMEOUT_SECONDS = 5.0
 _IDLE_SECONDS = 300.0
 _USED, _IDLE = CONNECTIONS.labels("used"), CONNECTIONS.labels("idle")
@@ -64,7 +65,7 @@ class Database:
             self._url,
             min_size=0,
             max_size=self._size,
-            command_timeout=_COMMAND_TIMEOUT_SECONDS,
+            command_timeout=STATEMENT_TIMEOUT_SECONDS,
             max_inactive_connection_lifetime=_IDLE_SECONDS,
             statement_cache_size=self._statement_cache_size,
             timeout=_ACQUIRE_TIMEOUT_SECONDS,

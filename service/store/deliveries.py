@@ -31,7 +31,7 @@ from service.store.audit import AuditedUnitRows
 from service.store.database import Database, LentConnection
 from service.store.destinations import decrypt_auth, decrypt_headers, decrypt_secrets, decrypt_url
 from service.store.encryption import DecryptionError, Keyring
-from service.store.metrics import ATTEMPTS, count_attempt
+from service.store.lifecycle_metrics import ATTEMPTS, count_attempt
 from service.store.outbox import event_aad
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql

@@ -27,6 +27,7 @@ from service.domain.ids import DestinationId, Lease, TenantId
 from service.store.audit import AuditedUnitRows
 from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
+from service.store.erasure import erase_answers
 from service.store.idempotency import IdempotencyKeys
 from service.store.paging import PageAfter, page_of
 from service.store.queries import sql
@@ -194,6 +195,7 @@ class DestinationUnitRows(AuditedUnitRows):
         count = await self._connection.fetchrow(sql("destinations.count"), self._tenant_id, most)
         if count is not None and count["number"] >= most:
             raise TooManyDestinations(f"the tenant has {most} destinations: remove one first")
+        # In the order of $1 to $13 of the statement.
         row = await self._connection.fetchrow(
             sql("destinations.insert"),
             destination_id,
@@ -225,6 +227,7 @@ class DestinationUnitRows(AuditedUnitRows):
             )
             if before is not None:
                 await self._check_new_host(before, change)
+        # In the order of $1 to $16 of the statement.
         row = await self._connection.fetchrow(
             sql("destinations.change"),
             self._tenant_id,
@@ -301,7 +304,7 @@ class DestinationUnitRows(AuditedUnitRows):
         if row is None:
             raise NotFound("no such destination")
         await self._connection.execute(sql("destinations.give_up_deliveries"), destination_id)
-        await self._keys.erase_answers(self._connection, self._tenant_id, destination_id)
+        await erase_answers(self._connection, self._tenant_id, destination_id)
 
     def _encrypted(self, value: dict[str, str] | Auth | UnsetType | None, aad: str) -> bytes | None:
         if not value or isinstance(value, UnsetType):

@@ -129,10 +129,6 @@ class IdempotencyKeys:
         encrypted = self._keyring.encrypt(answer, answer_aad(object_id))
         await connection.execute(sql("idempotency.finish"), call.tenant_id, call.key_hash, encrypted)
 
-    async def erase_answers(self, connection: LentConnection, tenant_id: TenantId, object_id: str) -> None:
-        """Erase the stored answers about a session or destination; a repeat learns that it is gone."""
-        await connection.execute(sql("erasure.idempotency"), object_id, tenant_id)
-
 
 class IdempotencyRows:
     """The domain's IdempotencyStore over PostgreSQL."""

@@ -1,5 +1,8 @@
 """Re-encryption: a pass over each table encrypts with the first key the values that are under other keys.
 
+This module decides which values are read and replaced, and which table is next. How fast the passes go and
+which worker runs them is decided in service/jobs/reencryption.py.
+
 A pass reads a table by primary key in small batches. Its cursor is a row, so that a pass continues after a
 crash, and of several workers only one counts a batch. A write replaces a value only if it is still the one
 that was read.
@@ -26,7 +29,7 @@ from service.store.vendor_tokens import tokens_aad
 log = structlog.get_logger()
 
 # Documents can have megabytes, and a batch is held in memory.
-_BATCH = 50
+_ROWS_OF_BATCH = 50
 # A locked row is usually free a moment later; the next pass takes care of a row that stays locked.
 _TRIES = 5
 # A single value with an unknown key may be damaged, so an unknown key needs two to be believed.
@@ -118,7 +121,7 @@ ENCRYPTED_TABLES = (
 _TABLES = {table.name: table for table in ENCRYPTED_TABLES}
 
 
-class _Batch(Struct, kw_only=True):
+class _ReencryptedBatch(Struct, kw_only=True):
     """The outcome of a batch: for each row and column the head that was read and the new value."""
 
     changes: dict[str, list[bytes | None]]
@@ -145,7 +148,7 @@ class ReencryptionRows:
         row = await self._database.fetchrow(sql("reencryption.due"), self._keyring.first, names)
         if row is None:
             return False
-        await self._batch(_TABLES[row["name"]])
+        await self._reencrypt_batch(_TABLES[row["name"]])
         return True
 
     async def restart(self) -> None:
@@ -164,16 +167,16 @@ class ReencryptionRows:
             for row in await self._database.fetch(sql("reencryption.passes"))
         ]
 
-    async def _batch(self, table: EncryptedTable) -> None:
+    async def _reencrypt_batch(self, table: EncryptedTable) -> None:
         first = self._keyring.first
         await self._database.execute(sql("reencryption.begin"), table.name, first)
         cursor = await self._database.fetchrow(sql("reencryption.cursor"), table.name, first)
         if cursor is None:
             return  # another worker has just finished the pass
         after = cursor["after"]
-        rows = await self._database.fetch(table.read, after, _BATCH, bytes.fromhex(first))
+        rows = await self._database.fetch(table.read, after, _ROWS_OF_BATCH, bytes.fromhex(first))
         # A batch may have megabytes: in a thread it does not block the event loop.
-        batch = await asyncio.to_thread(self._reencrypted, table, rows)
+        batch = await asyncio.to_thread(self._encrypt_rows, table, rows)
         await self._register(batch)
         async with self._database.transaction() as connection:
             done = await connection.fetch(table.write, *_columns(batch.changes)) if batch.changes else []
@@ -190,7 +193,7 @@ class ReencryptionRows:
                 sum(head is not None for row in done for head in batch.changes[row["id"]][::2]),
                 len(left) if is_done else 0,
                 sum(map(len, batch.unreadable.values())) if is_done else 0,
-                is_done and len(rows) < _BATCH,
+                is_done and len(rows) < _ROWS_OF_BATCH,
             )
         if advanced is not None and is_done:
             for column, ids in batch.unreadable.items():
@@ -202,8 +205,8 @@ class ReencryptionRows:
         self._tried = (name, after, tries)
         return tries >= _TRIES
 
-    def _reencrypted(self, table: EncryptedTable, rows: Sequence[Record]) -> _Batch:
-        batch = _Batch(changes={}, unreadable={}, unknown=Counter(), known=set())
+    def _encrypt_rows(self, table: EncryptedTable, rows: Sequence[Record]) -> _ReencryptedBatch:
+        batch = _ReencryptedBatch(changes={}, unreadable={}, unknown=Counter(), known=set())
         for row in rows:
             fresh: list[bytes | None] = []
             for column, aad_of in table.columns:
@@ -213,7 +216,7 @@ class ReencryptionRows:
         return batch
 
     def _fresh(
-        self, row: Record, column: str, aad_of: Callable[[str], str], batch: _Batch
+        self, row: Record, column: str, aad_of: Callable[[str], str], batch: _ReencryptedBatch
     ) -> tuple[bytes | None, bytes | None]:
         """Return the head of a value under another key, and the value encrypted with the first key."""
         encrypted = row[column]
@@ -231,7 +234,7 @@ class ReencryptionRows:
         batch.known.add(key_id)
         return head_of(encrypted), fresh
 
-    async def _register(self, batch: _Batch) -> None:
+    async def _register(self, batch: _ReencryptedBatch) -> None:
         """Register the keys of the values that were found, before any value is replaced."""
         believed = {key_id for key_id, count in batch.unknown.items() if count >= _ENOUGH_TO_BELIEVE}
         for key_id in sorted(batch.known | believed):

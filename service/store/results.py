@@ -26,7 +26,7 @@ from service.store.additional_documents import drop_additional_document
 from service.store.database import Database, LentConnection, storable
 from service.store.documents import DocumentUnitRows
 from service.store.encryption import Keyring
-from service.store.metrics import END_TO_DOCUMENT, SETTLED
+from service.store.lifecycle_metrics import END_TO_DOCUMENT, SETTLED
 from service.store.outbox import insert_event
 from service.store.queries import sql
 from service.store.sessions import (
@@ -68,7 +68,7 @@ class ResultRows:
                 attempts=row["attempts"],
                 missing=row["missing"],
                 ended_seconds_ago=row["ended_seconds_ago"] or 0.0,
-                is_probe=row["is_probe"],
+                is_end_hint=row["is_end_hint"],
                 is_over=row["is_over"],
                 was_announced=row["was_announced"],
                 verdict=row["verdict"],

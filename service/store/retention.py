@@ -3,42 +3,43 @@
 from msgspec import Struct
 
 from service.domain.ids import SessionId, TenantId
+from service.store.audit import insert_audit_entry
 from service.store.database import Database
+from service.store.erasure import count_session_rows, erase_session_rows
 from service.store.queries import sql
-from service.store.session_updates import audit, count_rows, erase_rows
 
 # The actor of erasures in the audit trail.
 ACTOR = "retention"
 
 
-class Kept(Struct, frozen=True):
-    """A session beyond its tenant's retention."""
+class RetentionDue(Struct, frozen=True):
+    """A session that is past the retention of its tenant."""
 
     session_id: SessionId
     tenant_id: TenantId
 
 
 class RetentionRows:
-    """Finds sessions beyond their retention and removes them, unless a call or delivery is still pending."""
+    """Finds sessions past their retention and removes them, unless a call or delivery is still pending."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def due(self, limit: int, *, rows: bool) -> list[Kept]:
-        """Return sessions whose content, or with `rows` whose rows, are beyond the retention."""
+    async def due(self, limit: int, *, rows: bool) -> list[RetentionDue]:
+        """Return sessions whose content, or with `rows` whose rows, are past the retention."""
         found = await self._database.fetch(sql("retention.due"), limit, rows)
-        return [Kept(SessionId(row["id"]), TenantId(row["tenant_id"])) for row in found]
+        return [RetentionDue(SessionId(row["id"]), TenantId(row["tenant_id"])) for row in found]
 
-    async def erase(self, kept: Kept) -> bool:
+    async def erase(self, due: RetentionDue) -> bool:
         """Erase a session's content; false if another transaction has locked it or it is no longer due."""
-        return await self._take_out(kept, rows=False)
+        return await self._remove(due, rows=False)
 
-    async def delete(self, kept: Kept) -> bool:
+    async def delete(self, due: RetentionDue) -> bool:
         """Delete every row of a session except its audit entries; false as in `erase`."""
-        return await self._take_out(kept, rows=True)
+        return await self._remove(due, rows=True)
 
-    async def _take_out(self, kept: Kept, *, rows: bool) -> bool:
-        session_id, tenant_id = kept.session_id, kept.tenant_id
+    async def _remove(self, due: RetentionDue, *, rows: bool) -> bool:
+        session_id, tenant_id = due.session_id, due.tenant_id
         async with self._database.transaction() as connection:
             if await connection.fetchrow(sql("retention.hold"), session_id, rows) is None:
                 return False
@@ -47,11 +48,11 @@ class RetentionRows:
             if any(row["is_open"] for row in deliveries):
                 return False
             if not rows:
-                await erase_rows(connection, tenant_id, session_id, ACTOR)
+                await erase_session_rows(connection, tenant_id, session_id, ACTOR)
                 return True
-            facts = await count_rows(connection, session_id)
+            facts = await count_session_rows(connection, session_id)
             await connection.execute(sql("erasure.webhooks"), session_id)
             await connection.execute(sql("retention.forget_keys"), session_id, tenant_id)
             await connection.execute(sql("retention.delete"), session_id)
-            await audit(connection, tenant_id, ACTOR, "session.deleted", session_id, facts)
+            await insert_audit_entry(connection, tenant_id, ACTOR, "session.deleted", session_id, facts)
         return True

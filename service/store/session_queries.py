@@ -24,10 +24,10 @@ from service.store.sessions import SessionRows, decrypt_details, decrypt_transcr
 from service.store.streams import StreamRows
 from service.store.tolerant_decryption import UNREADABLE, RowDecryptor
 
-# The stored transcripts of one page may have so many bytes together.
+# The stored transcripts of one page of sessions may have so many bytes together.
 _MAX_PAGE_BYTES = 4 * 1024 * 1024
-# Some 250 bytes each once they are encoded.
-_SMALL_PAGE, _LARGE_PAGE = 250, 500
+# How many entries of a timeline are read at once; an entry has some 250 bytes once it is encoded.
+_SMALL_TIMELINE_PAGE, _LARGE_TIMELINE_PAGE = 250, 500
 # A timeline of few entries is not worth a reservation; an entry's row, object and text take 1.2 kB together,
 # which is three times this: a reservation counts what is stored threefold.
 _FEW_ENTRIES = 250
@@ -114,7 +114,7 @@ class SessionQueries:
         read then. Each page costs PostgreSQL the whole timeline; small ones are for a client that gets all of
         it, and keeps little of it in memory here when it reads slowly.
         """
-        start, size = 0, _SMALL_PAGE if in_small_pages else _LARGE_PAGE
+        start, size = 0, _SMALL_TIMELINE_PAGE if in_small_pages else _LARGE_TIMELINE_PAGE
         while True:
             page = await self._entries(session_id, size, start)
             is_last = len(page) < size

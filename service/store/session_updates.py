@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from asyncpg import Record
 
@@ -10,9 +9,11 @@ from schemas.sessions import SessionChange, SessionStatus
 from service.domain.api_keys.models import Principal
 from service.domain.ids import Account, KeyId, Lease, SessionId, TenantId, VendorSessionId
 from service.domain.sessions.models import ChangeState, SessionDetails
+from service.store.audit import insert_audit_entry
 from service.store.database import Database, LentConnection
 from service.store.encryption import Keyring
-from service.store.metrics import SETTLED
+from service.store.erasure import erase_session_rows
+from service.store.lifecycle_metrics import SETTLED
 from service.store.queries import sql
 from service.store.sessions import SessionRows, decrypt_details, details_aad
 
@@ -66,7 +67,7 @@ class SessionUpdateRows:
             if row is not None:
                 fields = [name for name in change.__struct_fields__ if getattr(change, name) is not None]
                 facts = {"fields": fields}
-                await audit(
+                await insert_audit_entry(
                     connection, principal.tenant_id, principal.key_id, "session.changed", session_id, facts
                 )
         return row is not None
@@ -121,48 +122,4 @@ class SessionUpdateUnitRows:
 
     async def erase(self, actor: KeyId) -> SessionStatus:
         """Erase all personal data of the session in every table; return the status that stays."""
-        return await erase_rows(self._connection, self._tenant_id, self._session_id, actor)
-
-
-async def erase_rows(
-    connection: LentConnection, tenant_id: TenantId, session_id: SessionId, actor: str
-) -> SessionStatus:
-    """Erase all personal data of a session whose row the caller has locked; return its status."""
-    await connection.execute(sql("erasure.hold_destinations"), session_id)
-    row = await connection.fetchrow(sql("erasure.session"), session_id)
-    # Every transaction locks rows in this order: another order could end in a deadlock.
-    for statement in (
-        sql("erasure.webhooks"),
-        sql("erasure.fetches"),
-        sql("erasure.audio_blocks"),
-        sql("erasure.chunks"),
-        sql("erasure.documents"),
-        sql("erasure.deliveries"),
-        sql("erasure.attempts"),
-        sql("erasure.events"),
-    ):
-        await connection.execute(statement, session_id)
-    await connection.execute(sql("erasure.connections"), session_id, tenant_id)
-    await connection.execute(sql("erasure.idempotency"), session_id, tenant_id)
-    facts = await count_rows(connection, session_id)
-    await audit(connection, tenant_id, actor, "session.erased", session_id, facts)
-    status: SessionStatus = row["status"] if row else "cancelled"
-    return status
-
-
-async def count_rows(connection: LentConnection, session_id: SessionId) -> dict[str, Any]:
-    """Count a session's rows and hash its ids: the audit entry of an erasure keeps both."""
-    row = await connection.fetchrow(sql("erasure.extent"), session_id)
-    return dict(row) if row else {}
-
-
-async def audit(
-    connection: LentConnection,
-    tenant_id: TenantId,
-    actor: str,
-    action: str,
-    object_id: str,
-    facts: dict[str, Any],
-) -> None:
-    """Insert an audit entry in the transaction of its change; `facts` must carry no content."""
-    await connection.execute(sql("audit.insert"), tenant_id, actor, action, object_id, facts)
+        return await erase_session_rows(self._connection, self._tenant_id, self._session_id, actor)

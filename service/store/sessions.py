@@ -24,7 +24,7 @@ from service.domain.sessions.models import (
 from service.observability.tracing import current_traceparent
 from service.store.database import Database, LentConnection
 from service.store.encryption import Hasher, Keyring
-from service.store.metrics import AUDIO_INCOMPLETE, SESSIONS
+from service.store.lifecycle_metrics import AUDIO_INCOMPLETE, SESSIONS
 from service.store.queries import sql
 
 _PATIENT_ID = "patient_id"

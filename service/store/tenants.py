@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import msgspec
 from asyncpg import Record
 
-from schemas.tenants import Tenant, TenantDefaults
+from schemas.tenants import SessionDefaults, Tenant
 from service.domain.audit import Actor
 from service.domain.errors import NotFound
 from service.domain.ids import TenantId
@@ -55,7 +55,7 @@ class TenantUnitRows(AuditedUnitRows):
         super().__init__(connection, actor)
         self._keyring = keyring
 
-    async def add(self, name: str, defaults: TenantDefaults, account: VendorAccount | None) -> Tenant:
+    async def add(self, name: str, defaults: SessionDefaults, account: VendorAccount | None) -> Tenant:
         """Insert the tenant, with a vendor account of its own or sharing the default one."""
         encrypted = self._keyring.encrypt_json(account, account_aad(self._tenant_id)) if account else None
         row = await self._connection.fetchrow(
@@ -70,12 +70,12 @@ class TenantUnitRows(AuditedUnitRows):
         row = await self._connection.fetchrow(sql("tenants.lock_retention"), self._tenant_id)
         if row is None:
             raise NotFound("no such tenant")
-        return Retention(content_days=row["keep_content_days"], metadata_days=row["keep_metadata_days"])
+        return Retention(content_days=row["keep_content_days"], rows_days=row["keep_metadata_days"])
 
     async def set_retention(self, retention: Retention) -> Tenant:
         """Set the retention of the tenant's content and rows."""
         row = await self._connection.fetchrow(
-            sql("tenants.set_retention"), self._tenant_id, retention.content_days, retention.metadata_days
+            sql("tenants.set_retention"), self._tenant_id, retention.content_days, retention.rows_days
         )
         if row is None:  # pragma: no cover - its row is locked
             raise NotFound("no such tenant")
@@ -87,7 +87,7 @@ def tenant_of(row: Record) -> Tenant:
     return Tenant(
         id=row["id"],
         name=row["name"],
-        defaults=msgspec.convert(row["defaults"], TenantDefaults),
+        defaults=msgspec.convert(row["defaults"], SessionDefaults),
         own_account=row["own_account"],
         keep_content_days=row["keep_content_days"],
         keep_metadata_days=row["keep_metadata_days"],

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.bootstrap.container import open_stores
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.tenants.changes import Tenants
@@ -161,7 +161,7 @@ async def test_for_another_tenant_it_does_not_exist(house: Bridge, method: str, 
 
 async def stranger_with_admin_key(house: Bridge) -> Any:
     async with open_stores(house.settings) as stores:
-        tenant = await Tenants(stores.tenants).add("stranger", TenantDefaults())
+        tenant = await Tenants(stores.tenants).add("stranger", SessionDefaults())
     return await house.client(await add_key(house.settings, tenant.id, "admin"))  # type: ignore[arg-type]
 
 

@@ -27,19 +27,20 @@ async def is_open(bridge: Bridge) -> bool:
 
 
 async def test_a_vendor_that_is_down_is_left_alone_and_found_again_by_itself(bridge: Bridge) -> None:
-    sessions, others = ([(await bridge.create())["id"] for _ in range(6)] for _ in range(2))
+    made = [(await bridge.create())["id"] for _ in range(36)]
+    sessions, others = made[:6], made[6:]
     await bridge.fault("^/voice/v1/sessions", times=None, status=500)
     for answer in await asyncio.gather(*(bridge.put(each, 0) for each in sessions)):
         assert answer.json()["state"] == "held"
     before = await bridge.calls("^/voice/v1/sessions")
     change = {"languages": ["hi"]}
     refused = await asyncio.gather(
-        *(bridge.api.patch(f"/v1/sessions/{each}", json=change) for each in others for _ in range(10))
+        *(bridge.api.patch(f"/v1/sessions/{each}", json=change) for each in others)
     )
     # Each of them would have called several times; now there are probes, of which few fit into any time.
     assert await bridge.calls("^/voice/v1/sessions") - before <= 8
     closed = [answer for answer in refused if answer.status_code == 503]
-    assert len(closed) >= 50
+    assert len(closed) >= 24
     for answer in closed:
         assert "tried again" in problem(answer, 503, "vendor_unavailable")["detail"]
         assert 1 <= int(answer.headers["retry-after"]) <= 60
@@ -47,9 +48,10 @@ async def test_a_vendor_that_is_down_is_left_alone_and_found_again_by_itself(bri
     await clear_faults(bridge)
 
     async def is_back() -> bool:
-        return (await bridge.put(others[0], 0)).json()["state"] == "stored"
+        return (await bridge.api.patch(f"/v1/sessions/{others[0]}", json=change)).status_code == 200
 
     await until(is_back, seconds=60)
+    assert (await bridge.put(others[0], 0)).json()["state"] == "stored"
 
 
 async def test_one_session_over_which_the_vendor_breaks_closes_nothing_for_others(bridge: Bridge) -> None:
@@ -129,22 +131,20 @@ async def flood(two: Two) -> None:
     hospital = await two.start()
     await two.bridge.fault(f"{hospital}/audio", times=None, mode="hang")
 
-    async def put(sequence: int) -> int:
+    async def put(sequence: int) -> str:
         answer = await two.api.put(
             f"/v1/sessions/{hospital}/audio/{sequence}",
             content=b"audio",
             headers={"content-type": "audio/wav"},
         )
-        if answer.status_code == 503:
-            assert int(answer.headers["retry-after"]) >= 1
-        return answer.status_code
+        return str(answer.json()["state"])
 
     flooding = [asyncio.create_task(put(sequence)) for sequence in range(40)]
 
-    async def are_told() -> bool:
-        return sum(each.done() and each.result() == 503 for each in flooding) >= 34
+    async def are_held() -> bool:
+        return sum(each.done() and each.result() == "held" for each in flooding) >= 34
 
-    await until(are_told)
+    await until(are_held)
     assert await two.bridge.calls(f"{hospital}/audio") == 2
     # Its own other calls have permits of their own, too.
     await two.start()

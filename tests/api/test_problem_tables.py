@@ -79,7 +79,7 @@ def test_a_caller_s_mistake_is_never_a_5xx_and_the_others_never_a_4xx():
 
 def test_no_code_stands_idle():
     text = "".join(
-        path.read_text() for path in (ROOT / "service").rglob("*.py") if path.name != "problems.py"
+        path.read_text() for path in (ROOT / "service").rglob("*.py") if path.name != "problem_responses.py"
     )
     by_the_framework = {"method_not_allowed", "internal_error"}
     assert {code for code in STATUS_OF_CODE if f'"{code}"' not in text} <= by_the_framework

@@ -16,7 +16,7 @@ import click
 import pytest
 
 from service.cli.main import cli
-from tests.support.bridge import Bridge
+from tests.support.bridge import Bridge, open_bridge
 from tests.support.page_commands import python_of
 from tests.support.pages import PAGES, ROOT, blocks
 
@@ -102,14 +102,13 @@ async def test_the_integrators_page_with_python(bridge: Bridge) -> None:
     assert said[-1] == "1"
 
 
-async def test_the_python_client_repeats_what_may_be_repeated(bridge: Bridge) -> None:
-    await bridge.start_worker()
-    await bridge.fault(
-        "/sessions$", method="POST", status=503, times=3, when="after", headers={"retry-after": "9"}
-    )
-    program = python_of(DOCS / "integrators.md").replace("time.sleep(wait)", 'print("waits", wait)')
-    said = (await run(sys.executable, "-c", program, **access(bridge))).splitlines()
-    assert said[0] == "waits 9"
+async def test_the_python_client_repeats_what_may_be_repeated(database_url: str, redis_url: str) -> None:
+    async with open_bridge(database_url, redis_url, rate_limit_per_second=2, rate_limit_burst=2) as bridge:
+        await bridge.start_worker()
+        told = 'print("waits", wait); time.sleep(wait)'
+        program = python_of(DOCS / "integrators.md").replace("time.sleep(wait)", told)
+        said = (await run(sys.executable, "-c", program, **access(bridge))).splitlines()
+    assert "waits 1" in said
     assert said[-1] == "1"
 
 

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.domain.retry_schedule import (
+    delivery_wait,
     error_wait,
-    forward_wait,
     held_back_wait,
     jittered,
     pending_wait,
@@ -31,7 +31,7 @@ def test_jitter_is_a_tenth_to_either_side(seconds, jitter):
 
 @given(schedule=schedules, used=st.integers(1, 20), jitter=chances, asked=st.none() | st.floats(0, DAY))
 def test_a_delivery_waits_by_its_schedule_and_never_less_than_it_was_asked_to(schedule, used, jitter, asked):
-    wait = forward_wait(schedule, used, retry_after_seconds=asked, jitter=jitter)
+    wait = delivery_wait(schedule, used, retry_after_seconds=asked, jitter=jitter)
     if used > len(schedule):
         assert wait is None
         return
@@ -46,11 +46,11 @@ def test_a_delivery_waits_by_its_schedule_and_never_less_than_it_was_asked_to(sc
 def test_the_schedule_s_places_grow_and_the_one_after_the_last_is_the_end(jitter):
     schedule = Settings().forward_schedule_seconds
     waits = [
-        forward_wait(schedule, used, retry_after_seconds=None, jitter=jitter)
+        delivery_wait(schedule, used, retry_after_seconds=None, jitter=jitter)
         for used in range(1, len(schedule) + 1)
     ]
     assert waits == sorted(waits)
-    assert forward_wait(schedule, len(schedule) + 1, retry_after_seconds=0, jitter=jitter) is None
+    assert delivery_wait(schedule, len(schedule) + 1, retry_after_seconds=0, jitter=jitter) is None
 
 
 @given(attempts=st.integers(1, 10_000), jitter=chances)

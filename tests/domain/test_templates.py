@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.domain.api_keys.models import Principal
 from service.domain.errors import VendorFailure, VendorRefused, VendorUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT, Account, KeyId, TenantId
@@ -24,7 +24,7 @@ def principal(account: str = DEFAULT_ACCOUNT) -> Principal:
         key_id=KeyId("key_1"),
         tenant_id=TenantId("ten_1"),
         role="emr",
-        defaults=TenantDefaults(templates=["mine"]),
+        defaults=SessionDefaults(templates=["mine"]),
         account=Account(account),
     )
 

@@ -16,7 +16,7 @@ import pytest
 from redis.asyncio import Redis
 from websockets.asyncio.client import connect
 
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.bootstrap.container import open_stores
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import TenantId
@@ -164,7 +164,7 @@ async def own_account(needles: Needles, rig: Rig, database_url: str) -> str:
         webhook_secrets=(needles.make("hook-secret"),),
     )
     async with open_stores(make_settings(database_url, "redis://unused")) as stores:
-        defaults = TenantDefaults(templates=["eka_emr_template"])
+        defaults = SessionDefaults(templates=["eka_emr_template"])
         tenant = await Tenants(stores.tenants).add("hospital", defaults, account)
         return needles.keep(str((await ApiKeys(stores.api_keys).add(TenantId(tenant.id), "admin")).key))
 

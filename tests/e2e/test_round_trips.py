@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
 
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.bootstrap.container import open_stores
 from service.domain.tenants.changes import Tenants
 from service.domain.vendor_accounts import AccountChange, Credentials
@@ -105,7 +105,7 @@ async def test_nor_does_a_webhook_of_a_tenant_s_own_account_cost_more(
             credentials=Credentials(token="sandbox-token"), webhook_secrets=("hospital-signing-key",)
         )
         async with open_stores(make_settings(database_url, redis_url)) as stores:
-            tenant = await Tenants(stores.tenants).add("hospital", TenantDefaults(), own)
+            tenant = await Tenants(stores.tenants).add("hospital", SessionDefaults(), own)
 
         async def send(session_id: str) -> list[str]:
             answer = await bridge.vendor.post(

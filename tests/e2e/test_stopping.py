@@ -18,8 +18,7 @@ import uvicorn
 from websockets.asyncio.client import connect
 
 from service.app import create_app
-from service.http_server.graceful_shutdown import PROTOCOLS
-from service.http_server.server import Server, listen
+from service.http_server.server import CONNECTION_OPTIONS, Server, listen
 from tests.support.bridge import make_settings
 from tests.support.rig import Rig, Running, dictate, open_rig, until
 
@@ -160,7 +159,9 @@ async def small_server(
 ) -> AsyncIterator[tuple[Server, socket.socket]]:
     """A server of ours in this process, and where it listens; the test stops it."""
     listening = listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=graceful_seconds, **PROTOCOLS)
+    config = uvicorn.Config(
+        app, log_config=None, timeout_graceful_shutdown=graceful_seconds, **CONNECTION_OPTIONS
+    )
     config.timeout_keep_alive = 75
     config.lifespan = "off" if app is hello else "on"
     config.load()

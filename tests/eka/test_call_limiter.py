@@ -15,14 +15,14 @@ from structlog.testing import capture_logs
 from service.domain.errors import VendorCallHeldBack, VendorLimited, VendorRefused, VendorTimeout
 from service.domain.ids import DEFAULT_ACCOUNT, Account, TenantId
 from service.domain.vendor_calls import CALLING_TENANT
-from service.eka.audio_formats import normalise_audio_format
+from service.eka.audio_formats import PUBLISHED_FORMATS, normalise_audio_format
 from service.eka.call_limiter import CallLimiters
-from service.eka.circuit_breaker import CircuitBreakerRule
+from service.eka.circuit_breaker import VendorCircuitBreakerRule
 from tests.support.fakes import allow_repeat
 from tests.support.makers import SESSION
 from tests.support.vendor_calls import open_client
 
-RULE = CircuitBreakerRule(failures=3, sessions=2)
+RULE = VendorCircuitBreakerRule(failures=3, sessions=2)
 MALLORY, HOSPITAL, THIRD = TenantId("ten_mallory"), TenantId("ten_hospital"), TenantId("ten_third")
 OWN = Account("ten_0123456789abcdef01234567")
 
@@ -360,7 +360,7 @@ async def test_an_upload_that_is_held_back_is_told_at_once_and_not_tried_again()
         raise AssertionError("nothing is sent")
 
     async with open_client(fail, call_limiters=house.call_limiters) as client:
-        audio_format = normalise_audio_format("audio/wav")
+        audio_format = normalise_audio_format("audio/wav", PUBLISHED_FORMATS)
         with pytest.raises(VendorCallHeldBack) as closed:
             await client.upload_audio(
                 DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound(), allow_repeat

@@ -11,27 +11,27 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import structs
 
 from service.domain.ids import TenantId
-from service.eka.circuit_breaker import CircuitBreaker, CircuitBreakerRule
+from service.eka.circuit_breaker import VendorCircuitBreaker, VendorCircuitBreakerRule
 
-RULE = CircuitBreakerRule(
-    failures=4, sessions=3, limits=2, within_seconds=60, min_pause_seconds=1, max_pause_seconds=30
+RULE = VendorCircuitBreakerRule(
+    failures=4, sessions=3, limited_answers=2, within_seconds=60, min_pause_seconds=1, max_pause_seconds=30
 )
 
 
-def fail(circuit: CircuitBreaker, at: float, *sessions: str, asked: float | None = None) -> None:
+def fail(circuit: VendorCircuitBreaker, at: float, *sessions: str, asked: float | None = None) -> None:
     for session in sessions:
         circuit.record_failure(at, at, session, asked)
 
 
-def down(at: float = 100.0) -> CircuitBreaker:
-    circuit = CircuitBreaker(RULE)
+def down(at: float = 100.0) -> VendorCircuitBreaker:
+    circuit = VendorCircuitBreaker(RULE)
     fail(circuit, at, "a", "b", "c", "d")
     assert circuit.is_down
     return circuit
 
 
 def test_failures_in_a_row_of_several_sessions_open_it():
-    circuit = CircuitBreaker(RULE)
+    circuit = VendorCircuitBreaker(RULE)
     fail(circuit, 1.0, "a", "b", "c")
     assert circuit.wait_seconds(1.0) == 0
     fail(circuit, 1.0, "a")
@@ -39,7 +39,7 @@ def test_failures_in_a_row_of_several_sessions_open_it():
 
 
 def test_it_is_open_from_the_failures_to_the_first_answer_and_while_a_limit_lasts():
-    circuit = CircuitBreaker(RULE)
+    circuit = VendorCircuitBreaker(RULE)
     assert not circuit.is_open(100.0)
     fail(circuit, 100.0, "a", "b", "c", "d")
     assert circuit.is_open(100.0)
@@ -52,7 +52,7 @@ def test_it_is_open_from_the_failures_to_the_first_answer_and_while_a_limit_last
 
 
 def test_one_session_that_fails_every_time_opens_nothing():
-    circuit = CircuitBreaker(RULE)
+    circuit = VendorCircuitBreaker(RULE)
     fail(circuit, 1.0, *(["poison"] * 500), "other")
     assert not circuit.is_down
     fail(circuit, 1.0, "third")
@@ -60,7 +60,7 @@ def test_one_session_that_fails_every_time_opens_nothing():
 
 
 def test_one_answer_ends_the_row():
-    circuit = CircuitBreaker(RULE)
+    circuit = VendorCircuitBreaker(RULE)
     fail(circuit, 1.0, "a", "b", "c")
     circuit.record_answer(1.5)
     fail(circuit, 2.0, "a", "b", "c")
@@ -68,14 +68,14 @@ def test_one_answer_ends_the_row():
 
 
 def test_failures_that_lie_far_apart_open_nothing():
-    circuit = CircuitBreaker(RULE)
+    circuit = VendorCircuitBreaker(RULE)
     for at in range(0, 1000, 25):
         fail(circuit, float(at), f"session-{at}")
     assert not circuit.is_down
 
 
 def test_a_call_that_began_before_the_last_answer_says_nothing_of_now():
-    circuit = CircuitBreaker(RULE)
+    circuit = VendorCircuitBreaker(RULE)
     circuit.record_answer(30.0)
     for session in "abcdef":
         circuit.record_failure(31.0, 5.0, session, None)
@@ -108,7 +108,7 @@ def test_the_first_answer_closes_it_for_all_and_the_next_time_begins_anew():
 
 @pytest.mark.parametrize(("asked", "wait"), [(7.0, 7.0), (0.0, 1.0), (3600.0, 60.0)])
 def test_a_vendor_that_is_down_and_asks_for_time_gets_it_within_bounds(asked, wait):
-    circuit = CircuitBreaker(RULE)
+    circuit = VendorCircuitBreaker(RULE)
     fail(circuit, 1.0, "a", "b", "c", "d", asked=asked)
     assert circuit.wait_seconds(1.0) == wait
     circuit = down(1.0)
@@ -119,7 +119,7 @@ def test_a_vendor_that_is_down_and_asks_for_time_gets_it_within_bounds(asked, wa
 
 @pytest.mark.parametrize(("asked", "wait"), [(7.0, 7.0), (0.0, 0.0), (3600.0, 60.0)])
 def test_a_limit_holds_all_calls_for_as_long_as_it_says_within_bounds(asked, wait):
-    circuit = CircuitBreaker(RULE)
+    circuit = VendorCircuitBreaker(RULE)
     for session in "ab":
         circuit.record_limit(1.0, 1.0, session, asked)
     assert (circuit.is_down, circuit.wait_seconds(1.0)) == (False, wait)
@@ -127,7 +127,7 @@ def test_a_limit_holds_all_calls_for_as_long_as_it_says_within_bounds(asked, wai
 
 
 def test_a_limit_binds_the_call_that_it_was_told_until_several_sessions_are_told_in_a_row():
-    circuit = CircuitBreaker(RULE)
+    circuit = VendorCircuitBreaker(RULE)
     for _ in range(5):
         circuit.record_limit(1.0, 1.0, "a", 30.0)
     circuit.record_answer(2.0)
@@ -138,7 +138,7 @@ def test_a_limit_binds_the_call_that_it_was_told_until_several_sessions_are_told
 
 
 def test_a_shorter_wait_does_not_shorten_a_longer_one_and_an_answer_does_not_end_it():
-    circuit = CircuitBreaker(RULE)
+    circuit = VendorCircuitBreaker(RULE)
     for session in "ab":
         circuit.record_limit(1.0, 1.0, session, 30.0)
     circuit.record_limit(2.0, 1.0, "b", 5.0)
@@ -147,7 +147,7 @@ def test_a_shorter_wait_does_not_shorten_a_longer_one_and_an_answer_does_not_end
 
 
 def test_limits_that_do_not_say_for_how_long_are_failures():
-    circuit = CircuitBreaker(RULE)
+    circuit = VendorCircuitBreaker(RULE)
     for session in "abcd":
         circuit.record_limit(1.0, 1.0, session, None)
     assert circuit.is_down
@@ -164,7 +164,7 @@ class AnyTraffic(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
-        self.circuit = CircuitBreaker(RULE)
+        self.circuit = VendorCircuitBreaker(RULE)
         self.under_way: list[tuple[float, str]] = []
         self.answers_at = float("-inf")
         self.failed_since: list[str] = []
@@ -238,13 +238,13 @@ TestAnyTraffic = AnyTraffic.TestCase
 TestAnyTraffic.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 
 
-def fail_of(breaker: CircuitBreaker, at: float, tenant: TenantId, *sessions: str) -> None:
+def fail_of(breaker: VendorCircuitBreaker, at: float, tenant: TenantId, *sessions: str) -> None:
     for session in sessions:
         breaker.record_start(at, tenant)
         breaker.record_failure(at, at, session, None, tenant)
 
 
-def call_always(breaker: CircuitBreaker, seconds: int, *tenants: TenantId) -> Iterator[float]:
+def call_always(breaker: VendorCircuitBreaker, seconds: int, *tenants: TenantId) -> Iterator[float]:
     """Let every call of these tenants fail, from 0 on; each calls four times a second when it may.
 
     Yields the time after each round of calls.
@@ -262,7 +262,7 @@ FOURTH = TenantId("ten_fourth")
 
 
 def test_one_tenant_s_failures_hold_up_no_other_tenant_of_the_account():
-    breaker = CircuitBreaker(RULE)
+    breaker = VendorCircuitBreaker(RULE)
     breaker.record_answer(0.5, HOSPITAL)
     fail_of(breaker, 1.0, MALLORY, "a", "b", "c", "d")
     assert breaker.wait_seconds(1.0, MALLORY) == 1.0
@@ -276,7 +276,7 @@ def test_one_tenant_s_failures_hold_up_no_other_tenant_of_the_account():
 
 
 def test_one_failure_of_another_tenant_gives_a_failing_tenant_none_of_its_probes():
-    breaker, held_back, at = CircuitBreaker(RULE), 0, 1.0
+    breaker, held_back, at = VendorCircuitBreaker(RULE), 0, 1.0
     breaker.record_answer(0.0, HOSPITAL)
     fail_of(breaker, at, MALLORY, "a", "b", "c", "d")
     fail_of(breaker, 65.0, HOSPITAL, "flake")
@@ -293,7 +293,7 @@ def test_one_failure_of_another_tenant_gives_a_failing_tenant_none_of_its_probes
 
 @pytest.mark.parametrize("failing", [(MALLORY, THIRD), (MALLORY, THIRD, FOURTH)])
 def test_tenants_that_fail_hold_up_no_tenant_that_was_answered_within_the_window(failing):
-    breaker = CircuitBreaker(RULE)
+    breaker = VendorCircuitBreaker(RULE)
     breaker.record_answer(0.0, HOSPITAL)
     for at in call_always(breaker, 59, *failing):
         assert breaker.wait_seconds(at, HOSPITAL) == 0
@@ -302,11 +302,11 @@ def test_tenants_that_fail_hold_up_no_tenant_that_was_answered_within_the_window
 
 
 def test_the_account_is_open_as_a_whole_when_all_or_three_tenants_fail_and_none_is_answered():
-    mixed = CircuitBreaker(RULE)
+    mixed = VendorCircuitBreaker(RULE)
     fail_of(mixed, 1.0, MALLORY, "a", "b", "c")
     fail_of(mixed, 1.0, HOSPITAL, "e")
     assert mixed.wait_seconds(1.0, THIRD) == 1.0
-    breaker = CircuitBreaker(RULE)
+    breaker = VendorCircuitBreaker(RULE)
     breaker.record_start(0.0, FOURTH)  # it called lately, and its call has not failed
     fail_of(breaker, 1.0, MALLORY, "a", "b", "c")
     fail_of(breaker, 1.0, HOSPITAL, "e")
@@ -316,7 +316,7 @@ def test_the_account_is_open_as_a_whole_when_all_or_three_tenants_fail_and_none_
 
 
 def test_in_an_account_that_is_open_each_tenant_has_probes_of_its_own_and_any_answer_closes_it():
-    breaker = CircuitBreaker(RULE)
+    breaker = VendorCircuitBreaker(RULE)
     list(call_always(breaker, 20, MALLORY, THIRD, FOURTH))
     assert breaker.wait_seconds(20.0, HOSPITAL) == 0
     breaker.record_start(20.0, HOSPITAL)
@@ -327,7 +327,7 @@ def test_in_an_account_that_is_open_each_tenant_has_probes_of_its_own_and_any_an
 
 
 def test_a_vendor_that_is_down_gets_one_call_a_pause_of_each_further_tenant():
-    breaker = CircuitBreaker(RULE)
+    breaker = VendorCircuitBreaker(RULE)
     list(call_always(breaker, 2, MALLORY, THIRD, FOURTH))
     probes = []
     for at in range(2, 64):
@@ -338,7 +338,7 @@ def test_a_vendor_that_is_down_gets_one_call_a_pause_of_each_further_tenant():
 
 
 def test_a_limit_of_one_tenant_s_sessions_binds_no_other_tenant():
-    breaker = CircuitBreaker(RULE)
+    breaker = VendorCircuitBreaker(RULE)
     for session in "ab":
         breaker.record_limit(1.0, 1.0, session, 30.0, MALLORY)
     assert (breaker.wait_seconds(1.0, MALLORY), breaker.wait_seconds(1.0, HOSPITAL)) == (30.0, 0)
@@ -350,7 +350,7 @@ def test_a_limit_of_one_tenant_s_sessions_binds_no_other_tenant():
 
 
 def test_the_breaker_remembers_so_many_tenants_and_forgets_the_one_that_called_least_lately():
-    breaker = CircuitBreaker(structs.replace(RULE, max_tenants=2))
+    breaker = VendorCircuitBreaker(structs.replace(RULE, max_tenants=2))
     breaker.record_answer(0.0, MALLORY)
     breaker.record_answer(0.0, HOSPITAL)
     fail_of(breaker, 1.0, MALLORY, "a", "b", "c", "d")

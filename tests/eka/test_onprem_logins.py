@@ -14,7 +14,7 @@ from service.domain.errors import VendorFailure, VendorRefused
 from service.domain.ids import DEFAULT_ACCOUNT, UNFILTERED, Account
 from service.domain.vendor_accounts import Credentials
 from service.eka.audio_client import AudioClient
-from service.eka.audio_formats import normalise_audio_format
+from service.eka.audio_formats import PUBLISHED_FORMATS, normalise_audio_format
 from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.http_exchange import make_http_client
@@ -73,7 +73,7 @@ class House:
         return result.state
 
     async def upload(self) -> None:
-        audio_format = normalise_audio_format("audio/wav")
+        audio_format = normalise_audio_format("audio/wav", PUBLISHED_FORMATS)
         assert audio_format is not None
         await self.replicas[0].upload_audio(
             DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound(b"x" * 300_000), allow_repeat

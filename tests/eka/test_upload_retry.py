@@ -12,7 +12,7 @@ import pytest
 
 from service.domain.errors import VendorFailure, VendorLimited, VendorUnavailable, VendorUnreachable
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.eka.audio_formats import normalise_audio_format
+from service.eka.audio_formats import PUBLISHED_FORMATS, normalise_audio_format
 from tests.support.fakes import allow_repeat
 from tests.support.makers import SESSION
 from tests.support.raw_peer import Line, Peer, Sound, answer_all, open_peer
@@ -27,7 +27,7 @@ def answer(body: bytes) -> bytes:
 
 async def upload(eka: ScriptedEka, base_url: str) -> None:
     async with eka.client(base_url) as client:
-        audio_format = normalise_audio_format("audio/wav")
+        audio_format = normalise_audio_format("audio/wav", PUBLISHED_FORMATS)
         assert audio_format is not None
         await client.upload_audio(
             DEFAULT_ACCOUNT, SESSION, "audio_0.wav", audio_format, Sound(), allow_repeat

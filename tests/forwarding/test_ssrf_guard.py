@@ -21,7 +21,7 @@ from service.forwarding.ssrf_guard import (
     AddressForbiddenError,
     GuardedBackend,
     check_addresses,
-    check_destination,
+    check_destination_url,
     is_public,
 )
 from tests.support.makers import make_delivery_job, wanted
@@ -180,20 +180,20 @@ def test_one_bad_address_spoils_a_name():
 )
 async def test_a_url_that_must_not_be_called_is_refused(url):
     with pytest.raises(DestinationForbidden) as refusal:
-        await check_destination(url, allow_private=False)
+        await check_destination_url(url, allow_private=False)
     assert "secret" not in refusal.value.detail
 
 
 @pytest.mark.parametrize("port", ["99999", "65536", "-1", "0"])
 async def test_a_port_that_does_not_exist_is_refused(port):
     with pytest.raises(DestinationForbidden):
-        await check_destination(f"https://8.8.8.8:{port}/", allow_private=False)
+        await check_destination_url(f"https://8.8.8.8:{port}/", allow_private=False)
 
 
 @pytest.mark.parametrize("host", ["[", "a..b", "exa mple.com", "a%00b.com", "a" * 300 + ".com"])
 async def test_a_host_that_cannot_be_one_is_refused_when_it_is_registered(host):
     with pytest.raises(DestinationForbidden):
-        await check_destination(f"https://{host}/", allow_private=False)
+        await check_destination_url(f"https://{host}/", allow_private=False)
 
 
 @pytest.mark.parametrize(
@@ -209,14 +209,14 @@ async def test_a_host_that_cannot_be_one_is_refused_when_it_is_registered(host):
     ],
 )
 async def test_a_public_url_and_a_name_that_does_not_resolve_yet_are_let_through(url):
-    assert await check_destination(url, allow_private=False) is None
+    assert await check_destination_url(url, allow_private=False) is None
 
 
 async def test_in_development_private_addresses_and_http_are_let_through_but_no_credentials():
-    assert await check_destination("http://127.0.0.1:8000/hooks", allow_private=True) is None
+    assert await check_destination_url("http://127.0.0.1:8000/hooks", allow_private=True) is None
     for url in ("http://user:pw@127.0.0.1/", "ftp://127.0.0.1/", "http://127.0.0.1/#a"):
         with pytest.raises(DestinationForbidden):
-            await check_destination(url, allow_private=True)
+            await check_destination_url(url, allow_private=True)
 
 
 class Names:
@@ -343,5 +343,5 @@ def test_what_pythons_differ_on_or_cannot_know_is_refused(address):
 
 async def test_a_refusal_names_the_field_that_held_the_url():
     with pytest.raises(DestinationForbidden) as refusal:
-        await check_destination("https://127.0.0.1/", allow_private=False, field="auth.token_url")
+        await check_destination_url("https://127.0.0.1/", allow_private=False, field="auth.token_url")
     assert refusal.value.extra == {"field": "auth.token_url"}

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
+from service.http_server.graceful_shutdown import DrainingHttpProtocol
+from service.http_server.server import CONNECTION_OPTIONS
 from service.sandbox.serving import serve_app
 from tests.support.api_calls import wire
 from tests.support.limited_server import CHUNKED, GET, POST, Echo, refuses, serving, until_inside
@@ -85,7 +86,9 @@ class Pretended(asyncio.Transport):
 async def played(kind: type[DrainingHttpProtocol], reads: Sequence[bytes]) -> tuple[list[Seen], bytes]:
     """What the application sees and the client gets when the connection is read in these pieces."""
     app, transport = Recorder(), Pretended()
-    config = uvicorn.Config(app, **(PROTOCOLS | {"http": kind, "lifespan": "off", "log_config": None}))
+    config = uvicorn.Config(
+        app, **(CONNECTION_OPTIONS | {"http": kind, "lifespan": "off", "log_config": None})
+    )
     config.load()
     connection = kind(config, ServerState(), {})
     connection.connection_made(transport)
@@ -251,7 +254,7 @@ async def test_many_small_pieces_of_one_read_are_put_together_once() -> None:
 async def briefly_kept() -> AsyncIterator[tuple[Echo, str]]:
     """A server that keeps a connection on which nothing is asked for a moment only."""
     app = Echo()
-    async with serve_app(app, **(PROTOCOLS | {"lifespan": "off", "timeout_keep_alive": 0.2})) as url:
+    async with serve_app(app, **(CONNECTION_OPTIONS | {"lifespan": "off", "timeout_keep_alive": 0.2})) as url:
         yield app, url
 
 

@@ -14,13 +14,13 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from service.http_server.graceful_shutdown import DrainingHttpProtocol, DrainingWebSocketProtocol
 from service.http_server.server import Server
-from service.sandbox.serving import EmbeddedServer
+from service.sandbox.serving import StandInServer
 
 SUBCLASSES: dict[type, type] = {
     DrainingHttpProtocol: HttpToolsProtocol,
     DrainingWebSocketProtocol: WebSocketsSansIOProtocol,
     Server: uvicorn.Server,
-    EmbeddedServer: uvicorn.Server,
+    StandInServer: uvicorn.Server,
 }
 # Not overridden, but our code sets or reads what they keep: a request's body, events and transport, a
 # connection's queue and frames.

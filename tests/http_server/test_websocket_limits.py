@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
+from service.http_server.graceful_shutdown import DrainingHttpProtocol
+from service.http_server.server import CONNECTION_OPTIONS
 from service.sandbox.serving import serve_app
 from tests.support.api_calls import Wire, until, wire
 
@@ -51,7 +52,7 @@ class Pourer:
 
 
 def serving(app: Pourer, kind: type[DrainingHttpProtocol] = Quick) -> Any:
-    return serve_app(app, **(PROTOCOLS | {"http": kind, "lifespan": "off"}))
+    return serve_app(app, **(CONNECTION_OPTIONS | {"http": kind, "lifespan": "off"}))
 
 
 @pytest.mark.parametrize(

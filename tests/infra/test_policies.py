@@ -11,8 +11,9 @@ import pytest
 
 from service.app import create_app
 from service.cli.main import cli
-from service.settings import _SECRET_FIELDS, PREFIX, SERVICE, WORKER, Settings
+from service.settings import PREFIX, SERVICE, WORKER, Settings
 from service.settings.parsers import PARSERS
+from service.settings.settings import SECRET_FIELDS
 from tests.support.bridge import make_settings
 from tests.support.manifests import (
     K8S,
@@ -205,7 +206,7 @@ def test_production_never_runs_one_pod_alone() -> None:
 @every_pod
 def test_settings_and_secrets_are_those_that_we_know(name: str) -> None:
     known = {PREFIX + each.upper() for each in PARSERS}
-    secret = {PREFIX + each.upper() for each in _SECRET_FIELDS}
+    secret = {PREFIX + each.upper() for each in SECRET_FIELDS}
     (settings,) = of_kind(overlay(name), "ConfigMap")
     assert settings["data"].keys() <= known - secret
     for pod in ours(name):

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from service.observability.logging import _LibraryFormatter, configure_logs, failure
+from service.observability.logging import _LibraryFormatter, configure_logs, describe_failure
 
 kinds = st.sampled_from([ValueError, KeyError, RuntimeError, UnicodeError, OSError, msgspec.ValidationError])
 
@@ -37,7 +37,7 @@ def test_a_failure_is_told_by_class_and_place_and_never_by_its_message(kind, dep
             raise_deep(kind(secret), depth)
             raise AssertionError("unreachable") from error
     except kind as error:
-        told = failure(error)
+        told = describe_failure(error)
     assert told["error"] == kind.__name__
     assert 1 <= len(told["where"]) <= 4
     assert told["where"][-1].startswith("observability/test_logging.py:")
@@ -45,7 +45,7 @@ def test_a_failure_is_told_by_class_and_place_and_never_by_its_message(kind, dep
 
 
 def test_a_failure_that_was_never_raised_has_no_place():
-    assert failure(ValueError("Asha Rao")) == {"error": "ValueError", "where": []}
+    assert describe_failure(ValueError("Asha Rao")) == {"error": "ValueError", "where": []}
 
 
 @pytest.mark.parametrize("name", ["asyncio", "asyncpg.pool", "litestar", "httpx2"])

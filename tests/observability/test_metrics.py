@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.jobs.monitors.queues import QueueMonitor
-from service.store.metrics import reason_class
+from service.store.lifecycle_metrics import reason_class
 from tests.support.bridge import Bridge
 from tests.support.makers import NOTE
 from tests.support.rig import until

@@ -140,7 +140,7 @@ def test_no_edge_writes_past_the_domain() -> None:
         ("await stores.audit.changing(actor)", {"stores.audit.changing"}),
         ("await stores.deliveries.probe_now(a, b)", {"stores.deliveries.probe_now"}),
         ("store = stores.tenants", {"stores.tenants under another name"}),
-        ("from service.store.session_updates import audit", {"import audit"}),
+        ("from service.store.audit import insert_audit_entry", {"import insert_audit_entry"}),
         ("await stores.tenants.list_tenants()", set()),
         ("await Tenants(stores.tenants).add(name)", set()),
         ("await services.destinations.changes.remove(actor, id)", set()),

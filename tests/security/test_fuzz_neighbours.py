@@ -33,7 +33,7 @@ from service.forwarding.ssrf_guard import (
     AddressForbiddenError,
     GuardedBackend,
     NameUnresolvedError,
-    check_destination,
+    check_destination_url,
     is_public,
 )
 from tests.support.examples import json_values, share
@@ -273,7 +273,7 @@ async def test_no_spelling_of_a_special_address_is_a_destination(
 ) -> None:
     url = form.format(spellings(address)[which])
     with pytest.raises(DestinationForbidden):
-        await check_destination(url, allow_private=False)
+        await check_destination_url(url, allow_private=False)
     # And if it had been registered before it was one: no connection is made.
     with pytest.raises((AddressForbiddenError, NameUnresolvedError, httpx2.InvalidURL)):
         await GuardedBackend(allow_private=False).connect_tcp(httpx2.URL(url).host, 443, timeout=1)
@@ -288,7 +288,7 @@ async def test_no_spelling_of_a_special_address_is_a_destination(
 async def test_any_url_is_a_destination_or_forbidden(url: str) -> None:
     """With private addresses allowed, so that no name is asked of a resolver."""
     with contextlib.suppress(DestinationForbidden):
-        await check_destination(url, allow_private=True)
+        await check_destination_url(url, allow_private=True)
         parsed = httpx2.URL(url)
         assert parsed.scheme in {"http", "https"}
         assert parsed.host

@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from schemas.destinations import DestinationCreate
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.bootstrap.container import make_destinations, open_stores
 from service.domain.audit import Actor
 from service.domain.ids import TenantId
@@ -57,7 +57,7 @@ async def silent_server() -> AsyncIterator[SilentServer]:
 async def fill(bridge: Bridge, silent: SilentServer, tenants: int) -> None:
     """Let documents wait for 300 silent destinations of so many tenants."""
     async with open_stores(bridge.settings) as stores:
-        names = [(await Tenants(stores.tenants).add(f"t{n}", TenantDefaults())).id for n in range(tenants)]
+        names = [(await Tenants(stores.tenants).add(f"t{n}", SessionDefaults())).id for n in range(tenants)]
         made, destinations = [], make_destinations(bridge.settings, stores)
         for number in range(SILENT):
             request = DestinationCreate(url=f"{silent.url}/{number}", timeout_seconds=120)

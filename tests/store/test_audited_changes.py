@@ -12,7 +12,7 @@ import pytest
 from msgspec import Struct
 
 from schemas.destinations import DestinationChange, DestinationCreate
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.deliveries.recovery import Deliveries
 from service.domain.destinations.changes import Destinations
@@ -38,7 +38,7 @@ class Scene(Struct):
 
 
 CHANGES: dict[str, Callable[[Scene], Awaitable[object]]] = {
-    "Tenants.add": lambda s: Tenants(s.house.stores.tenants).add("other", TenantDefaults(), ACCOUNT),
+    "Tenants.add": lambda s: Tenants(s.house.stores.tenants).add("other", SessionDefaults(), ACCOUNT),
     "Tenants.change_retention": lambda s: Tenants(s.house.stores.tenants).change_retention(
         s.house.tenant_id, RetentionChange(content_days=3)
     ),

@@ -8,7 +8,7 @@ from typing import Any
 from service.concurrency.memory_budget import DELIVERIES_BYTES
 from service.domain.body_budget import BodyBudget
 from service.domain.deliveries.attempts import DeliveryForwarder
-from service.domain.deliveries.circuit_breaker import CircuitBreaker
+from service.domain.deliveries.circuit_breaker import DestinationCircuitBreaker
 from service.domain.deliveries.models import Answer, DeliveryJob
 from service.jobs.job_pool import JobPool
 from tests.support.makers import NOTE, TurnedClock, make_answer, make_document, make_result
@@ -66,7 +66,7 @@ async def test_two_hundred_documents_of_eight_mebibytes_stay_within_the_budget(h
         schedule_seconds=(60,),
         timeout_seconds=60,
         bodies=bodies,
-        breaker=CircuitBreaker(store=house.stores.circuit_breakers, schedule_total_seconds=60),
+        breaker=DestinationCircuitBreaker(store=house.stores.circuit_breakers, schedule_total_seconds=60),
     )
     lane = JobPool[DeliveryJob](
         "deliveries",

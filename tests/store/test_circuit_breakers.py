@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from schemas.destinations import DestinationChange
-from service.domain.deliveries.circuit_breaker import CircuitBreaker, CircuitBreakerRule, FailureCount
+from service.domain.deliveries.circuit_breaker import (
+    DestinationCircuitBreaker,
+    DestinationCircuitBreakerRule,
+    FailureCount,
+)
 from service.domain.ids import DestinationId
 from tests.support.makers import NOTE, make_answer
 
-RULE = CircuitBreakerRule(failures=3, seconds=60)
+RULE = DestinationCircuitBreakerRule(failures=3, seconds=60)
 
 
 async def fail(house, destination, times: int = 1, retry_after: float = 0.0) -> FailureCount:
@@ -284,7 +288,9 @@ async def test_nothing_is_given_up_at_the_moment_it_opens(house):
     await house.connection.execute("UPDATE deliveries SET created_at = now() - interval '5 days'")
     await fail(house, destination, 2)
     await house.connection.execute("UPDATE destinations SET failing_since = now() - interval '5 days'")
-    breaker = CircuitBreaker(store=house.stores.circuit_breakers, schedule_total_seconds=86_400.0, rule=RULE)
+    breaker = DestinationCircuitBreaker(
+        store=house.stores.circuit_breakers, schedule_total_seconds=86_400.0, rule=RULE
+    )
     await breaker.failed(job, "http_503", None)
     assert await house.value("SELECT status FROM deliveries") == "pending"
     await breaker.failed(job, "http_503", None)
@@ -294,7 +300,7 @@ async def test_nothing_is_given_up_at_the_moment_it_opens(house):
 async def hang(house, destination, times: int = 1) -> None:
     for _ in range(times):
         await house.stores.circuit_breakers.count_failure(
-            destination.id, CircuitBreakerRule(), 0.0, took_long=True
+            destination.id, DestinationCircuitBreakerRule(), 0.0, took_long=True
         )
 
 

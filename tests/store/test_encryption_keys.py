@@ -25,7 +25,7 @@ from service.domain.ids import DEFAULT_ACCOUNT
 from service.domain.results.fetching import ResultFetcher
 from service.jobs.job_pool import JobPool
 from service.jobs.reencryption import UNREADABLE, VALUES, Reencryption
-from service.jobs.retention import Retention
+from service.jobs.retention import RetentionJob
 from service.jobs.sweep import Sweep
 from service.store.encryption import DecryptionError, Keyring, MissingKeyError
 from service.store.migrate import _SCRIPTS, migrate, newest_revision
@@ -141,15 +141,15 @@ async def test_readiness_names_the_missing_key_and_the_log_does(database_url, co
             clock=CheckedClock(),
             was_reached=lambda: stores.database.was_reached,
         )
-        assert (await readiness.check(is_stopping=False)).status_code == 200
+        assert (await readiness.respond(is_stopping=False)).status_code == 200
         await connection.execute("INSERT INTO encryption_keys (key_id) VALUES ($1)", OF[NEW])
         with capture_logs() as logs:
-            answer = await readiness.check(is_stopping=False)
+            answer = await readiness.respond(is_stopping=False)
         assert answer.status_code == 503
         assert answer.content.database == f"the encryption key {OF[NEW]} is not among ENCRYPTION_KEYS"
         assert [(each["event"], each["key_ids"]) for each in logs] == [("encryption_key_missing", [OF[NEW]])]
         await connection.execute("DELETE FROM encryption_keys WHERE key_id = $1", OF[NEW])
-        assert (await readiness.check(is_stopping=False)).status_code == 200
+        assert (await readiness.respond(is_stopping=False)).status_code == 200
 
 
 async def test_a_worker_that_lacks_a_key_says_so_claims_nothing_and_leaves_the_lead_to_another(
@@ -174,7 +174,7 @@ async def test_a_worker_that_lacks_a_key_says_so_claims_nothing_and_leaves_the_l
             fetches=pool,
             deliveries=pool,
             pending_calls=pool,
-            retention=Retention(stores.retention),
+            retention=RetentionJob(stores.retention),
             interval_seconds=0.01,
             check_keys=stores.encryption_keys.begin,
         )

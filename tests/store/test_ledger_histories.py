@@ -14,7 +14,7 @@ from service.domain.errors import BridgeError
 from service.domain.ids import DeliveryId, DestinationId, KeyId, SessionId, TenantId
 from service.domain.results.fetching import ResultFetcher
 from service.domain.tenants.changes import RetentionChange, Tenants
-from service.jobs.retention import Retention
+from service.jobs.retention import RetentionJob
 from tests.support.fakes import ScriptedVendor
 from tests.support.makers import LETTER, NOTE, TurnedClock, make_document, make_lease, make_result
 from tests.support.plain_ledger import compare
@@ -180,9 +180,9 @@ class History:
 
     async def retain(self) -> None:
         content = self.random.randint(3, 8)
-        change = RetentionChange(content_days=content, metadata_days=content + self.random.randint(0, 3))
+        change = RetentionChange(content_days=content, rows_days=content + self.random.randint(0, 3))
         await Tenants(self.house.stores.tenants).change_retention(self.house.tenant_id, change)
-        await Retention(self.house.stores.retention).run()
+        await RetentionJob(self.house.stores.retention).run()
 
     async def recover(self) -> None:
         destination = await self.destination()

@@ -15,8 +15,8 @@ from service.domain.errors import InvalidRequest, NotFound
 from service.domain.ids import SessionId, TenantId
 from service.domain.sessions.models import VendorEnd
 from service.domain.tenants.changes import RetentionChange, Tenants
-from service.jobs.retention import Retention
-from service.store.retention import Kept
+from service.jobs.retention import RetentionJob
+from service.store.retention import RetentionDue
 from tests.support.makers import NOTE, make_document, make_lease, make_principal, make_result
 from tests.support.rig import until
 from tests.support.store_house import House, new_tenant
@@ -28,7 +28,7 @@ TABLES = (
 
 
 async def keep(house: House, content: Any = UNSET, metadata: Any = UNSET) -> None:
-    change = RetentionChange(content_days=content, metadata_days=metadata)
+    change = RetentionChange(content_days=content, rows_days=metadata)
     await Tenants(house.stores.tenants).change_retention(house.tenant_id, change)
 
 
@@ -44,14 +44,16 @@ async def age(house: House, session_id: SessionId, days: float) -> None:
 
 
 async def run(house: House) -> None:
-    await Retention(house.stores.retention).run()
+    await RetentionJob(house.stores.retention).run()
 
 
 async def delivered(house: House, status: str = "delivered", **fields: Any) -> SessionId:
     session_id = await house.create(templates=[NOTE])
     await house.store_chunk(session_id, 0)
     lease = await house.begin_end(session_id)
-    await house.stores.sessions.record_end_confirmed(session_id, lease, VendorEnd(files_received=1))
+    await house.stores.sessions.record_end_confirmed(
+        session_id, lease, VendorEnd(files_received=1), reconcile_seconds=3600
+    )
     await house.hear(session_id)
     await finish(house, session_id)
     for job in await house.claim_deliveries(session_id):
@@ -269,7 +271,7 @@ async def test_more_than_a_batch_goes_in_several_and_then_there_is_a_pause(house
     await keep(house, content=1)
     for _ in range(25):
         await age(house, await house.finish(), 2)
-    retention = Retention(house.stores.retention)
+    retention = RetentionJob(house.stores.retention)
     left = "SELECT count(*) FROM sessions WHERE erased_at IS NULL"
     await retention.run()
     assert await house.value(left) == 5
@@ -284,9 +286,9 @@ async def test_what_is_erased_is_not_erased_again(house):
     await keep(house, content=1)
     session_id = await delivered(house)
     await age(house, session_id, 2)
-    kept = Kept(session_id, house.tenant_id)
-    assert await house.stores.retention.erase(kept)
-    assert not await house.stores.retention.erase(kept)
+    due = RetentionDue(session_id, house.tenant_id)
+    assert await house.stores.retention.erase(due)
+    assert not await house.stores.retention.erase(due)
     assert len(await trail(house, "session.erased")) == 1
 
 
@@ -304,15 +306,15 @@ async def test_days_are_changed_one_at_a_time_and_told_in_the_trail(house):
     change = Tenants(house.stores.tenants).change_retention
     tenant = await change(house.tenant_id, RetentionChange(content_days=30))
     assert (tenant.keep_content_days, tenant.keep_metadata_days) == (30, None)
-    tenant = await change(house.tenant_id, RetentionChange(metadata_days=365))
+    tenant = await change(house.tenant_id, RetentionChange(rows_days=365))
     assert (tenant.keep_content_days, tenant.keep_metadata_days) == (30, 365)
     with pytest.raises(InvalidRequest):
         await change(house.tenant_id, RetentionChange(content_days=366))
     with pytest.raises(InvalidRequest):
-        await change(house.tenant_id, RetentionChange(metadata_days=29))
+        await change(house.tenant_id, RetentionChange(rows_days=29))
     with pytest.raises(NotFound):
         await change(TenantId("ten_none"), RetentionChange(content_days=1))
-    tenant = await change(house.tenant_id, RetentionChange(content_days=None, metadata_days=None))
+    tenant = await change(house.tenant_id, RetentionChange(content_days=None, rows_days=None))
     assert (tenant.keep_content_days, tenant.keep_metadata_days) == (None, None)
     told = [json.loads(entry["facts"]) for entry in await trail(house, "retention.changed")]
     assert told == [

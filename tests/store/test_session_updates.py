@@ -174,12 +174,12 @@ async def test_a_hint_makes_one_call_due_and_an_end_forgets_it(house, kind):
     assert (await house.hear(session_id, kind)).due == 1
     assert (await house.hear(session_id, kind)).due == 0
     (job,) = await house.claim_fetches()
-    assert (job.template_id, job.is_probe) == ("", True)
+    assert (job.template_id, job.is_end_hint) == ("", True)
     await house.begin_end(session_id)
     assert not await house.fetch(job, make_result(kind))
     assert await house.value("SELECT status FROM sessions") == "processing"
     (job,) = await house.claim_fetches()
-    assert (job.template_id, job.is_probe) == (NOTE, False)
+    assert (job.template_id, job.is_end_hint) == (NOTE, False)
 
 
 @pytest.mark.parametrize("kind", ["completed", "partial", "started"])
@@ -194,7 +194,13 @@ async def test_a_completion_after_a_bad_ending_has_the_vendor_asked_once_without
     assert (await house.hear(session_id)).due == 1
     assert (await house.hear(session_id)).due == 0
     (job,) = await house.claim_fetches()
-    assert (job.template_id, job.attempts, job.missing, job.is_probe, job.is_over) == ("", 1, 0, False, True)
+    assert (job.template_id, job.attempts, job.missing, job.is_end_hint, job.is_over) == (
+        "",
+        1,
+        0,
+        False,
+        True,
+    )
     assert (await house.hear(session_id, account=DEFAULT_ACCOUNT)).due == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.ids import Account, SessionId, TenantId
 from service.domain.sessions.models import EndRecorded, VendorEnd, VendorSession
-from service.store.metrics import AUDIO_INCOMPLETE
+from service.store.lifecycle_metrics import AUDIO_INCOMPLETE
 from service.store.paging import after_cursor
 from service.store.session_queries import SessionFilter, SessionQueries
 from tests.support.makers import NOTE, make_lease
@@ -123,8 +123,12 @@ async def test_an_owed_end_carries_the_number_of_stored_chunks(house):
     (owed,) = await house.stores.sessions.claim_pending_calls(5, 60)
     assert (owed.call, owed.chunks, owed.attempts, owed.upload) == ("end", 3, 2, "chunked")
     told = VendorEnd(files_received=3)
-    assert not (await house.stores.sessions.record_end_confirmed(session_id, old, told)).was_ours
-    assert (await house.stores.sessions.record_end_confirmed(session_id, owed.lease, told)).was_ours
+    assert not (
+        await house.stores.sessions.record_end_confirmed(session_id, old, told, reconcile_seconds=3600)
+    ).was_ours
+    assert (
+        await house.stores.sessions.record_end_confirmed(session_id, owed.lease, told, reconcile_seconds=3600)
+    ).was_ours
 
 
 @pytest.mark.parametrize(
@@ -146,11 +150,13 @@ async def test_chunks_that_the_vendor_s_list_lacks_are_recorded_and_counted(hous
         assert await house.store_chunk(session_id, sequence)
     await house.claim_chunk(session_id, 3, b"never confirmed")
     lease, before = await house.begin_end(session_id), AUDIO_INCOMPLETE._value.get()
-    recorded = await house.stores.sessions.record_end_confirmed(session_id, lease, told)
+    recorded = await house.stores.sessions.record_end_confirmed(
+        session_id, lease, told, reconcile_seconds=3600
+    )
     assert recorded == EndRecorded(was_ours=True, missing=missing)
     assert await house.value("SELECT audio_missing FROM sessions") == missing
     assert AUDIO_INCOMPLETE._value.get() - before == (missing is not None)
-    again = await house.stores.sessions.record_end_confirmed(session_id, lease, told)
+    again = await house.stores.sessions.record_end_confirmed(session_id, lease, told, reconcile_seconds=3600)
     assert (again.was_ours, AUDIO_INCOMPLETE._value.get() - before) == (False, missing is not None)
 
 
@@ -158,7 +164,9 @@ async def test_of_a_stream_no_chunk_is_missing(house):
     session_id = await house.create(upload="stream")
     lease = await house.begin_end(session_id)
     told = VendorEnd(files_received=0, sequences=[])
-    assert (await house.stores.sessions.record_end_confirmed(session_id, lease, told)).missing is None
+    assert (
+        await house.stores.sessions.record_end_confirmed(session_id, lease, told, reconcile_seconds=3600)
+    ).missing is None
 
 
 async def test_of_many_ends_at_once_exactly_one_ends_it(house):

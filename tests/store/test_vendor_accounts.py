@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.errors import AccountInUse, InvalidRequest, NotFound
 from service.domain.ids import Account, TenantId
@@ -30,7 +30,7 @@ def change_to(**credentials: str) -> AccountChange:
 
 async def hospital(house: House) -> TenantId:
     """A tenant with an account of its own."""
-    return TenantId((await Tenants(house.stores.tenants).add("hospital", TenantDefaults(), OWN_CHANGE)).id)
+    return TenantId((await Tenants(house.stores.tenants).add("hospital", SessionDefaults(), OWN_CHANGE)).id)
 
 
 async def own_session(house: House, tenant_id: TenantId, **fields: object) -> str:

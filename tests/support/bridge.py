@@ -13,15 +13,14 @@ import asyncpg
 import httpx2
 import msgspec
 
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.app import create_app
 from service.bootstrap.container import open_stores
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.api_keys.models import Principal
 from service.domain.ids import TenantId
 from service.domain.tenants.changes import Tenants
-from service.http_server.graceful_shutdown import PROTOCOLS
-from service.http_server.server import listen
+from service.http_server.server import CONNECTION_OPTIONS, listen
 from service.sandbox.emr.app import create_emr
 from service.sandbox.serving import serve_app
 from service.sandbox.stack import free_port
@@ -168,7 +167,7 @@ class RunningWorker:
 async def add_tenant(settings: Settings, name: str, role: Any, **defaults: Any) -> tuple[TenantId, str]:
     """Add a tenant with one key; return its id and the key."""
     async with open_stores(settings) as stores:
-        tenant = await Tenants(stores.tenants).add(name, msgspec.convert(defaults, TenantDefaults))
+        tenant = await Tenants(stores.tenants).add(name, msgspec.convert(defaults, SessionDefaults))
         key = await ApiKeys(stores.api_keys).add(TenantId(tenant.id), role)
         return TenantId(tenant.id), str(key.key)
 
@@ -220,7 +219,7 @@ async def open_bridge(
         )
         tenant_id, key = await add_tenant(settings, "first", "emr", templates=["eka_emr_template"])
         admin_key = await add_key(settings, tenant_id, "admin")
-        await stack.enter_async_context(serve_app(create_app(settings), port=port, **PROTOCOLS))
+        await stack.enter_async_context(serve_app(create_app(settings), port=port, **CONNECTION_OPTIONS))
         vendor_app.state.vendor.settings.webhook_endpoints = [
             Endpoint(url=f"{url}/webhooks/eka", secret=WEBHOOK_SECRET)
         ]

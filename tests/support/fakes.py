@@ -291,7 +291,7 @@ class MemoryResults:
                     "is_over": self.kept.is_final,
                     "asked": row.asked,
                     "document_id": row.document_id,
-                    "is_probe": self.kept.status in {"created", "recording"},
+                    "is_end_hint": self.kept.status in {"created", "recording"},
                 }
                 | fields
             ),

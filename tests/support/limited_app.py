@@ -10,7 +10,7 @@ import msgspec
 
 from service.api.dependencies import Services
 from service.app import create_app
-from service.http_server.graceful_shutdown import PROTOCOLS
+from service.http_server.server import CONNECTION_OPTIONS
 from service.sandbox.serving import serve_app
 from tests.support.bridge import Bridge
 
@@ -19,7 +19,7 @@ from tests.support.bridge import Bridge
 async def app_of(house: Bridge, **settings: Any) -> AsyncIterator[tuple[Services, str]]:
     """Another pod."""
     app: Any = create_app(msgspec.structs.replace(house.settings, **settings))
-    async with serve_app(app, **PROTOCOLS) as url:
+    async with serve_app(app, **CONNECTION_OPTIONS) as url:
         while not hasattr(app, "state"):
             app = app._app
         yield app.state.services, url

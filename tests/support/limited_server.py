@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from service.http_server import assign_owner
-from service.http_server.graceful_shutdown import PROTOCOLS, DrainingHttpProtocol
+from service.http_server.graceful_shutdown import DrainingHttpProtocol
+from service.http_server.server import CONNECTION_OPTIONS
 from service.sandbox.serving import serve_app
 from tests.support.api_calls import PROBLEM, RawAnswer, until, wire
 
@@ -68,7 +69,7 @@ class Echo:
 @asynccontextmanager
 async def serving(kind: type[DrainingHttpProtocol] = DrainingHttpProtocol) -> AsyncIterator[tuple[Echo, str]]:
     app = Echo()
-    options = PROTOCOLS | {"http": kind, "lifespan": "off"}
+    options = CONNECTION_OPTIONS | {"http": kind, "lifespan": "off"}
     async with serve_app(app, **options) as url:
         yield app, url
 

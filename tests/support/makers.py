@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.domain.api_keys.models import Principal
 from service.domain.deliveries.models import Answer, DeliveryJob
 from service.domain.ids import (
@@ -84,7 +84,7 @@ def make_principal(**defaults: Any) -> Principal:
         key_id=KeyId("key_1"),
         tenant_id=TENANT,
         role="emr",
-        defaults=TenantDefaults(**defaults),
+        defaults=SessionDefaults(**defaults),
         account=DEFAULT_ACCOUNT,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from schemas.destinations import DestinationChange, DestinationCreate
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.bootstrap.container import Stores
 from service.domain.audio.models import ChunkPlan
 from service.domain.audit import Actor
@@ -52,7 +52,7 @@ async def accept_call(_: DestinationCreate | DestinationChange) -> None:
 
 
 async def new_tenant(stores: Stores, name: str = "first") -> TenantId:
-    return TenantId((await Tenants(stores.tenants).add(name, TenantDefaults())).id)
+    return TenantId((await Tenants(stores.tenants).add(name, SessionDefaults())).id)
 
 
 @dataclass
@@ -129,7 +129,7 @@ class House:
         session_id = await self.create(templates=list(templates), **fields)
         lease = await self.begin_end(session_id, reconcile_seconds=reconcile_seconds)
         recorded = await self.stores.sessions.record_end_confirmed(
-            session_id, lease, VendorEnd(files_received=1), reconcile_seconds=reconcile_seconds
+            session_id, lease, VendorEnd(files_received=1), reconcile_seconds=3600
         )
         assert recorded.was_ours
         return session_id

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.bootstrap.container import Stores, open_stores
 from service.domain.api_keys.changes import ApiKeys
 from service.domain.ids import TenantId
@@ -91,7 +91,7 @@ async def open_two(database_url: str, redis_url: str, *secrets: str, **changes: 
         )  # fmt: skip
         own = AccountChange(credentials=client_of("hospital"), webhook_secrets=secrets)
         added = await Tenants(stores.tenants).add(
-            "hospital", TenantDefaults(templates=["eka_emr_template"]), own
+            "hospital", SessionDefaults(templates=["eka_emr_template"]), own
         )
         tenant_id = TenantId(added.id)
         key = await ApiKeys(stores.api_keys).add(tenant_id, "emr")

@@ -21,7 +21,7 @@ from service.domain.api_keys.models import Principal
 from service.domain.audio.models import AudioFormat
 from service.domain.errors import AudioFormatInvalid, InvalidRequest, SessionEnded
 from service.domain.ids import SessionId
-from service.eka.audio_formats import EXTENSIONS, normalise_audio_format
+from service.eka.audio_formats import EXTENSIONS, PUBLISHED_FORMATS, normalise_audio_format
 
 # `<base>_<number>.<extension>` (docs/vendor.md#upload), or `<number>.<extension>`, as the TypeScript client
 # names files (docs/vendor.md#client-forms).
@@ -93,7 +93,7 @@ def _content_types(upload: Upload, header: str) -> list[str]:
     return [
         content_type
         for content_type in (upload.file_type or "", header)
-        if normalise_audio_format(content_type)
+        if normalise_audio_format(content_type, PUBLISHED_FORMATS)
     ][:1]
 
 

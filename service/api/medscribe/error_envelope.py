@@ -1,7 +1,8 @@
 """Converts errors into the envelope of the MedScribe protocol for all paths that belong to it.
 
-Every error first becomes a problem (problems.py). This module then replaces its shape, and where the protocol
-or EkaScribe differ, its status and code (docs/vendor.md#upload-errors, docs/vendor.md#error-shapes).
+Every error first becomes a problem (service/api/problem_responses.py). This module then replaces its shape,
+and where the protocol or EkaScribe differ, its status and code (docs/vendor.md#upload-errors,
+docs/vendor.md#error-shapes).
 """
 
 from collections.abc import Callable

@@ -8,7 +8,7 @@ from litestar.types import Send
 
 from schemas.problems import MEDIA_TYPE
 from service.api.medscribe.error_envelope import with_medscribe_errors
-from service.api.problems import HANDLERS
+from service.api.problem_responses import HANDLERS
 from service.domain.errors import BridgeError
 
 _TO_RESPONSE: Any = with_medscribe_errors(HANDLERS)[BridgeError]

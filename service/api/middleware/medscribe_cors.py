@@ -52,7 +52,7 @@ class MedscribeCors:
             if message["type"] == "http.response.start":
                 added = [(b"vary", b"Origin"), _PROTOCOL_VERSION]
                 if origin is not None:
-                    added += _allow_headers(origin)
+                    added += _origin_headers(origin)
                     added.append((b"access-control-expose-headers", _EXPOSED_HEADERS))
                 message["headers"] = [*message.get("headers", []), *added]
             await send(message)
@@ -60,7 +60,7 @@ class MedscribeCors:
         await self._app(scope, receive, send_with_headers)
 
 
-def _allow_headers(origin: bytes) -> list[tuple[bytes, bytes]]:
+def _origin_headers(origin: bytes) -> list[tuple[bytes, bytes]]:
     # A browser that sends credentials accepts only its own origin here, never `*`.
     return [
         (b"access-control-allow-origin", origin),
@@ -77,7 +77,7 @@ async def _answer_preflight(origin: bytes | None, requested: bytes, send: Send) 
     await _send_empty(
         204,
         [
-            *_allow_headers(origin),
+            *_origin_headers(origin),
             (b"vary", b"Origin"),
             (b"access-control-allow-methods", _ALLOWED_METHODS),
             (b"access-control-allow-headers", allowed.encode()),

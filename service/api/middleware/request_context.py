@@ -1,4 +1,4 @@
-"""The outermost middleware: gives each request an id, a trace span, one log line and one measurement.
+"""The outermost middleware: an id, a trace span, a line of the access log and a measurement for each request.
 
 It also adds headers that every response needs and sends large bodies in pieces.
 """
@@ -149,6 +149,7 @@ def _describe_span(span: Span | None, scope: Any, status: int) -> None:
 
 
 def _record(scope: Any, status: int, size: int, seconds: float) -> None:
+    """Count a request, and write its line of the access log: the event `request`."""
     # Logs and metrics hold the route's template; path and query may hold anything that a caller wrote.
     route = scope.get("path_template") or "unmatched"
     method = scope["method"] if scope["method"] in _METHODS else "other"

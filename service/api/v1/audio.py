@@ -18,7 +18,7 @@ from service.api import openapi_examples as examples
 from service.api.authentication import provide_principal, provide_services
 from service.api.dependencies import Services
 from service.api.openapi_examples import answer
-from service.api.problems import documented
+from service.api.problem_responses import documented
 from service.api.request_classes import REQUEST_CLASS
 from service.api.upload_buffer import buffer_body
 from service.domain.api_keys.models import Principal
@@ -32,7 +32,7 @@ from service.domain.errors import (
 )
 from service.domain.ids import SessionId
 from service.domain.vendor_limits import Limits
-from service.eka.audio_formats import SUPPORTED, normalise_audio_format
+from service.eka.audio_formats import PUBLISHED_FORMATS, normalise_audio_format
 
 MAX_SEQUENCE = 99_999
 
@@ -49,7 +49,7 @@ class AudioOperation(Operation):
     def __post_init__(self) -> None:
         binary = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
         self.request_body = RequestBody(
-            content={media_type: OpenAPIMediaType(schema=binary) for media_type in SUPPORTED},
+            content={media_type: OpenAPIMediaType(schema=binary) for media_type in PUBLISHED_FORMATS},
             description="The chunk's bytes, raw: no form, no JSON.",
             required=True,
         )

@@ -9,9 +9,9 @@ from schemas.pages import Page
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.openapi_examples import answer
-from service.api.problems import documented
+from service.api.paging import DEFAULT_PAGE_SIZE, PageCursor, PageSize
+from service.api.problem_responses import documented
 from service.api.timestamps import From, To, interval
-from service.api.v1.sessions import Cursor, Limit
 from service.domain.api_keys.models import Principal
 from service.store.audit import AuditFilter
 from service.store.paging import after_cursor
@@ -35,8 +35,8 @@ async def list_audit(
     object_id: FromQuery[str | None] = None,
     since: From = None,
     before: To = None,
-    limit: Limit = 20,
-    cursor: Cursor = None,
+    limit: PageSize = DEFAULT_PAGE_SIZE,
+    cursor: PageCursor = None,
 ) -> Page[AuditEntry]:
     """Return one page."""
     start, end = interval(since, before)

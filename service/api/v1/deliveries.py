@@ -10,8 +10,8 @@ from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
-from service.api.problems import documented
-from service.api.v1.sessions import Cursor, Limit
+from service.api.paging import DEFAULT_PAGE_SIZE, PageCursor, PageSize
+from service.api.problem_responses import documented
 from service.domain.api_keys.models import Principal
 from service.domain.audit import Actor
 from service.domain.ids import DeliveryId
@@ -34,8 +34,8 @@ async def list_deliveries(
     status: FromQuery[DeliveryStatus | None] = None,
     destination_id: FromQuery[str | None] = None,
     session_id: FromQuery[str | None] = None,
-    limit: Limit = 20,
-    cursor: Cursor = None,
+    limit: PageSize = DEFAULT_PAGE_SIZE,
+    cursor: PageCursor = None,
 ) -> Page[Delivery]:
     """Return one page; `attempts` is their number."""
     return await services.deliveries.queries.page(

@@ -14,9 +14,9 @@ from service.api.dependencies import Services
 from service.api.idempotency import IdempotencyKey, keyed_response
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
-from service.api.problems import documented
+from service.api.paging import DEFAULT_PAGE_SIZE, PageCursor, PageSize
+from service.api.problem_responses import documented
 from service.api.timestamps import utc
-from service.api.v1.sessions import Cursor, Limit
 from service.domain.api_keys.models import Principal
 from service.domain.audit import Actor
 from service.domain.ids import DestinationId
@@ -60,8 +60,8 @@ async def create_destination(
 async def list_destinations(
     services: NamedDependency[Services],
     principal: NamedDependency[Principal],
-    limit: Limit = 20,
-    cursor: Cursor = None,
+    limit: PageSize = DEFAULT_PAGE_SIZE,
+    cursor: PageCursor = None,
 ) -> Page[Destination]:
     """Return one page."""
     return await services.destinations.queries.page(principal.tenant_id, after_cursor(cursor), limit)

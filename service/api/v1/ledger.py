@@ -7,7 +7,7 @@ from schemas.ledger import Ledger
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.openapi_examples import answer
-from service.api.problems import documented
+from service.api.problem_responses import documented
 from service.api.timestamps import From, To, interval
 from service.domain.api_keys.models import Principal
 

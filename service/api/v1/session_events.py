@@ -18,7 +18,7 @@ from schemas.sessions import TimelineEntry
 from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.event_cursor import EventCursor
-from service.api.problems import documented
+from service.api.problem_responses import documented
 from service.api.request_classes import REQUEST_CLASS
 from service.api.v1.sessions import SessionPath
 from service.domain.api_keys.models import Principal

@@ -16,13 +16,13 @@ from prometheus_client import Counter, Gauge
 
 from schemas.problems import MEDIA_TYPE
 from service.api.dependencies import Services
-from service.api.problems import bridge_problem
+from service.api.problem_responses import bridge_problem
 from service.domain.errors import BridgeError, Overloaded
 from service.domain.ids import SessionId
 from service.domain.streams.frames import Frame
 from service.domain.streams.sides import ClientGone, Restarting
 from service.http_server import on_binary_frame
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 from service.observability.tracing import span_of
 
 log = structlog.get_logger()
@@ -131,7 +131,7 @@ async def _stream(
             try:
                 await stream.run(client)
             except Exception as error:  # noqa: BLE001 - a boundary: any error closes the WebSocket, frees the stream
-                log.error("stream_broke", session_id=stream.session_id, **failure(error))
+                log.error("stream_broke", session_id=stream.session_id, **describe_failure(error))
                 await client.close(_INTERNAL_ERROR, "something went wrong on our side; reopen this URL")
             finally:
                 OPEN.dec()

@@ -9,7 +9,7 @@ from service.api import openapi_examples as examples
 from service.api.dependencies import Services
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
-from service.api.problems import documented
+from service.api.problem_responses import documented
 from service.api.v1.sessions import SessionPath, read_session_audited
 from service.domain.api_keys.models import Principal
 from service.domain.ids import SessionId

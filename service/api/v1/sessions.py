@@ -16,7 +16,8 @@ from service.api.dependencies import Services
 from service.api.idempotency import IdempotencyKey, keyed_response
 from service.api.json_body import MAX_JSON_BYTES, json_operation, read_json
 from service.api.openapi_examples import answer
-from service.api.problems import documented
+from service.api.paging import DEFAULT_PAGE_SIZE, PageCursor, PageSize
+from service.api.problem_responses import documented
 from service.api.request_classes import WAIT_PARAMETER
 from service.api.timestamps import MOMENT, read_moment
 from service.domain.api_keys.models import Principal
@@ -30,8 +31,6 @@ from service.store.session_queries import SessionFilter
 _MAX_WAIT_SECONDS = 30
 
 SessionPath = Annotated[str, PathParameter(description="A session's id")]
-Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many to a page")]
-Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before")]
 
 
 @post(
@@ -165,8 +164,8 @@ async def list_sessions(
     created_after: Annotated[
         str | None, QueryParameter(description="RFC 3339 with a zone", schema_extra=MOMENT)
     ] = None,
-    limit: Limit = 20,
-    cursor: Cursor = None,
+    limit: PageSize = DEFAULT_PAGE_SIZE,
+    cursor: PageCursor = None,
 ) -> Page[Session]:
     """Return one page of the sessions that match all filters."""
     after_time = read_moment(created_after, "created_after")

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from schemas.api_keys import Role
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.domain.ids import Account, KeyId, TenantId
 
 
@@ -13,5 +13,5 @@ class Principal(Struct, frozen=True, kw_only=True):
     key_id: KeyId
     tenant_id: TenantId
     role: Role
-    defaults: TenantDefaults
+    defaults: SessionDefaults
     account: Account

@@ -17,7 +17,7 @@ from msgspec import Struct
 from service.domain import retry_schedule as schedule
 from service.domain.body_budget import BodyBudget
 from service.domain.clock import Clock
-from service.domain.deliveries.circuit_breaker import CircuitBreaker
+from service.domain.deliveries.circuit_breaker import DestinationCircuitBreaker
 from service.domain.deliveries.models import Answer, CallFailure, DeliveryJob
 from service.domain.ids import DeliveryId, SessionId
 from service.domain.write_retry import write_until_stored
@@ -157,7 +157,7 @@ class DeliveryForwarder:
         clock: Clock,
         schedule_seconds: Sequence[float],
         timeout_seconds: float,
-        breaker: CircuitBreaker,
+        breaker: DestinationCircuitBreaker,
         bodies: BodyBudget,
         is_clock_off: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -258,7 +258,7 @@ class DeliveryForwarder:
         if verdict.kind == "dead":
             return "dead", None, verdict.error_class
         is_unscheduled = job.is_probe or verdict.is_ours
-        wait = schedule.forward_wait(
+        wait = schedule.delivery_wait(
             self._schedule_seconds,
             # A probe is no attempt of the schedule: it uses none of its attempts up, and is never the last.
             min(job.scheduled + 1, len(self._schedule_seconds)) if is_unscheduled else job.scheduled + 1,

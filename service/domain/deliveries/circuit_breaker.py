@@ -23,7 +23,7 @@ AT_ONCE = 8
 CAREFUL_AFTER = 10
 
 
-class CircuitBreakerRule(Struct, frozen=True, kw_only=True):
+class DestinationCircuitBreakerRule(Struct, frozen=True, kw_only=True):
     """The breaker opens after so many failures in a row over at least so many seconds.
 
     The pause between probes is half the time for which it has failed, within these bounds in seconds.
@@ -44,13 +44,13 @@ class FailureCount(Struct, frozen=True, kw_only=True):
     has_just_opened: bool
 
 
-class CircuitBreakerStore(Protocol):
+class DestinationCircuitBreakerStore(Protocol):
     """The port to the stored failures of destinations."""
 
     async def count_failure(
         self,
         destination_id: DestinationId,
-        rule: CircuitBreakerRule,
+        rule: DestinationCircuitBreakerRule,
         retry_after_seconds: float,
         *,
         took_long: bool = False,
@@ -71,19 +71,19 @@ class CircuitBreakerStore(Protocol):
         ...
 
 
-class CircuitBreaker:
+class DestinationCircuitBreaker:
     """Counts how calls go and says what follows for their destination."""
 
     def __init__(
         self,
         *,
-        store: CircuitBreakerStore,
+        store: DestinationCircuitBreakerStore,
         schedule_total_seconds: float,
-        rule: CircuitBreakerRule | None = None,
+        rule: DestinationCircuitBreakerRule | None = None,
     ) -> None:
         self._store = store
         self._schedule_total_seconds = schedule_total_seconds
-        self._rule = rule or CircuitBreakerRule()
+        self._rule = rule or DestinationCircuitBreakerRule()
 
     async def failed(
         self,

@@ -1,4 +1,9 @@
-"""Changes of destinations: add, change, rotate the secret, remove."""
+"""Changes of destinations: add, change, rotate the secret, remove.
+
+The fields of a destination pass through here unread. A new one goes into schemas/destinations.py, a
+migration, service/store/destinations.py and its sql/destinations.sql, service/cli/destinations.py and
+service/api/openapi_examples.py; the rules for its values are in service/forwarding/destination_validation.py.
+"""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -12,7 +17,7 @@ from service.domain.idempotency import KeyedAnswer, KeyedCall, Reservation, chec
 from service.domain.ids import DestinationId, TenantId, new_destination_id
 
 
-class CheckCall(Protocol):
+class CheckDestinationRequest(Protocol):
     """Refuses a destination's URL, headers or credentials that no call must be made with."""
 
     async def __call__(self, request: DestinationCreate | DestinationChange) -> None:
@@ -80,7 +85,7 @@ class DestinationStore(Protocol):
 class Destinations:
     """Changes destinations; each change and its audit entry are one transaction."""
 
-    def __init__(self, *, store: DestinationStore, check: CheckCall) -> None:
+    def __init__(self, *, store: DestinationStore, check: CheckDestinationRequest) -> None:
         self._store = store
         self._check = check
 

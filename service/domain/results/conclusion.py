@@ -1,6 +1,6 @@
 """Decides which documents go out and a session's final status, from the states of its Get Session calls."""
 
-from schemas.events import EventType
+from schemas.events import SessionEventType
 from schemas.sessions import SessionStatus
 from service.domain.clock import Clock
 from service.domain.ids import UNFILTERED, TemplateId
@@ -65,7 +65,7 @@ async def close(
         await settle(unit, "partial", code)
     else:
         await settle(unit, status, code)
-        ending: EventType = "session.expired" if status == "expired" else "session.failed"
+        ending: SessionEventType = "session.expired" if status == "expired" else "session.failed"
         await emit_ending(unit, ending, code, clock)
     await release(unit, clock)
     return True

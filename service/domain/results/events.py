@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import UNSET
 
-from schemas.events import Event, EventData, EventDocument, EventPatient, EventType
+from schemas.events import Event, EventData, EventDocument, EventPatient, SessionEventType
 from schemas.results import ErrorInfo, WarningInfo
 from schemas.sessions import SessionStatus
 from service.domain.clock import Clock
@@ -42,7 +42,7 @@ async def release(unit: SettleUnit, clock: Clock) -> bool:
     return bool(unreleased)
 
 
-async def emit_ending(unit: SettleUnit, event_type: EventType, code: str, clock: Clock) -> None:
+async def emit_ending(unit: SettleUnit, event_type: SessionEventType, code: str, clock: Clock) -> None:
     """Emit the event of a session that failed or expired."""
     error = ErrorInfo(code=code, message=MESSAGES[code])
     await unit.emit(_event(unit, event_type, clock, error=error), None, None)
@@ -79,7 +79,7 @@ def session_warnings(stored: list[WarningInfo], audio_missing: Sequence[int] | N
 
 def _event(
     unit: SettleUnit,
-    event_type: EventType,
+    event_type: SessionEventType,
     clock: Clock,
     *,
     document: StoredDocument | None = None,

@@ -42,7 +42,9 @@ log = structlog.get_logger()
 
 # Get Session may hold a request for 14 s (docs/vendor.md#long-poll); a login may come before it.
 CALL_DEADLINE_SECONDS = 40.0
-LEASE_SECONDS = 45.0
+# Longer than CALL_DEADLINE_SECONDS, so that a call that runs into its time-out is still recorded under its
+# lease.
+FETCH_LEASE_SECONDS = 45.0
 # While the vendor cannot be reached, a fetch goes on for this time: the vendor may have made the document.
 _GIVE_UP_UNREACHABLE_SECONDS = 3 * 86_400.0
 # A doctor waits for the documents of the last hour: once the vendor is back, they come within half a minute.
@@ -51,7 +53,7 @@ _AWAITED_SECONDS, _MAX_WAIT_WHILE_AWAITED_SECONDS = 3600.0, 30.0
 _UNAWAITED_SECONDS = 300.0
 _WARN_BEFORE_EXPIRY_SECONDS = 300.0
 # After so many failed tries, the worker stops asking whether a session that nobody ended is over.
-_PROBE_TRIES = 8
+_END_HINT_TRIES = 8
 _REFUSED = "vendor_refused_"
 
 
@@ -79,7 +81,7 @@ class ResultFetcher:
         self, session_id: SessionId | None, limit: int, passed_over: Collection[Account] = ()
     ) -> list[FetchJob]:
         """Lease calls that are due, of one session or of all, except those of accounts in `passed_over`."""
-        return await self._store.claim_fetches(session_id, limit, LEASE_SECONDS, passed_over)
+        return await self._store.claim_fetches(session_id, limit, FETCH_LEASE_SECONDS, passed_over)
 
     async def fetch(self, job: FetchJob) -> bool:
         """Make one leased call and record its outcome; True when the outbox may hold new deliveries."""
@@ -187,7 +189,7 @@ class ResultFetcher:
         """Schedule the repeat of a call without an answer; after days without one, give up on it."""
         if job.asked is not None and job.attempts >= additional_documents.MAX_TRIES:
             return await self._record_additional(job, None)
-        if job.is_probe and job.attempts >= _PROBE_TRIES:
+        if job.is_end_hint and job.attempts >= _END_HINT_TRIES:
             await self._store.drop_fetch(job)
             return Fetched(outcome="dropped", reason=reason)
         is_late = job.asked is None and job.ended_seconds_ago >= _GIVE_UP_UNREACHABLE_SECONDS
@@ -205,7 +207,7 @@ class ResultFetcher:
                 return await give_up(unit, job, self._clock)
             await unit.postpone_fetch(job, wait, reason, is_missing=False)
             has_events = False
-            if job.asked is None and not job.is_probe:
+            if job.asked is None and not job.is_end_hint:
                 if job.template_id != UNFILTERED and reason.startswith(_REFUSED):
                     # A server that refuses the filter may still answer without it.
                     await unit.record_verdict(job.template_id, "absent")
@@ -216,7 +218,7 @@ class ResultFetcher:
     async def _record(self, job: FetchJob, result: VendorResult) -> Fetched:
         if job.asked is not None:
             return await self._record_additional(job, result)
-        if job.is_probe and result.state not in {"failed", "expired"}:
+        if job.is_end_hint and result.state not in {"failed", "expired"}:
             # Only a final answer of the vendor ends a session that nobody ended; drop the hint.
             await self._store.drop_fetch(job)
             return Fetched(outcome="dropped", reason=result.state)

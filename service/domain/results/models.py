@@ -93,8 +93,8 @@ class AdditionalDocumentState(Struct, frozen=True, kw_only=True):
 class FetchJob(Struct, frozen=True, kw_only=True):
     """A leased Get Session call.
 
-    `is_probe`: no caller ended the session, but the vendor hinted that it is over. `is_over`: the session has
-    its final status already, and the call checks for new results. `was_announced`: a webhook announced
+    `is_end_hint`: no caller ended the session, but the vendor hinted that it is over. `is_over`: the session
+    has its final status already, and the call checks for new results. `was_announced`: a webhook announced
     results. `verdict`: the judgement of earlier answers, unchanged for `verdict_seconds`. `asked`: for an
     additional document, whether the vendor certainly got the request for it; `document_id` is its id at the
     vendor.
@@ -110,7 +110,7 @@ class FetchJob(Struct, frozen=True, kw_only=True):
     attempts: int
     missing: int  # how often in a row the vendor said that there is no such thing
     ended_seconds_ago: float
-    is_probe: bool = False
+    is_end_hint: bool = False
     is_over: bool = False
     was_announced: bool = False
     verdict: Verdict | None = None

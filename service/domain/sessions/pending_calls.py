@@ -23,7 +23,6 @@ from service.domain.errors import (
     VendorTimeout,
 )
 from service.domain.ids import UNFILTERED, SessionId
-from service.domain.sessions.cancellation import SessionCanceller
 from service.domain.sessions.lifecycle import (
     CALL_DEADLINE_SECONDS,
     HOLD_SECONDS,
@@ -32,6 +31,7 @@ from service.domain.sessions.lifecycle import (
 )
 from service.domain.sessions.models import PendingCall, VendorSession
 from service.domain.sessions.ports import SessionStore
+from service.domain.sessions.vendor_cancellation import VendorCanceller
 from service.domain.vendor import Vendor
 from service.domain.vendor_calls import CALLING_TENANT, reschedule
 
@@ -61,7 +61,7 @@ class PendingCalls:
         self._lifecycle = lifecycle
         self._vendor = vendor
         self._handover = handover
-        self._canceller = SessionCanceller(store=store, vendor=vendor, clock=clock)
+        self._canceller = VendorCanceller(store=store, vendor=vendor, clock=clock)
         self._fail = fail
         self._clock = clock
 

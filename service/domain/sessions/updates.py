@@ -23,11 +23,11 @@ from service.domain.errors import (
     VendorTimeout,
 )
 from service.domain.ids import KeyId, Lease, SessionId, TenantId
-from service.domain.sessions.cancellation import SessionCanceller
 from service.domain.sessions.creation import check_fields
 from service.domain.sessions.lifecycle import CALL_DEADLINE_SECONDS, PENDING_CALL_LEASE_SECONDS
 from service.domain.sessions.models import ChangeState, PendingCall, SessionDetails
 from service.domain.sessions.ports import SessionStore
+from service.domain.sessions.vendor_cancellation import VendorCanceller
 from service.domain.vendor import Vendor, VendorLimits
 from service.domain.vendor_calls import call_with_retry, check_still_wanted
 from service.domain.vendor_limits import Limits, check_limits
@@ -107,7 +107,7 @@ class SessionUpdates:
         self._vendor = vendor
         self._clock = clock
         self._limits = limits
-        self._canceller = SessionCanceller(store=sessions, vendor=vendor, clock=clock)
+        self._canceller = VendorCanceller(store=sessions, vendor=vendor, clock=clock)
 
     async def change(self, principal: Principal, session_id: SessionId, change: SessionChange) -> None:
         """Change a session that has not ended, at the vendor first, then here.

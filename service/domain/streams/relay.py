@@ -49,7 +49,10 @@ _OTHER_SIDE_SECONDS = 1.0
 
 # Close codes of RFC 6455 and its registry, and two of ours.
 _NORMAL, _GOING_AWAY, _INVALID_PAYLOAD, _TRY_LATER, _VENDOR_LOST = 1000, 1001, 1007, 1013, 1014
-TAKEN_OVER, SESSION_OVER = 4409, 4410
+TAKEN_OVER = 4409
+# A session that was ended closes its stream as usual; one that expired, was cancelled or was erased, with our
+# code.
+SESSION_ENDED, SESSION_GONE = _NORMAL, 4410
 _NEVER_SENT = frozenset({1004, 1005, 1006, 1015})
 # Codes with which the server itself closes the client's side: broken frame, invalid UTF-8, frame too long.
 _BAD_FRAME_CODES = frozenset({1002, 1007, 1009})

@@ -1,11 +1,15 @@
-"""Changes of tenants: a new one, and for how many days its content and its rows are kept."""
+"""Changes of tenants: a new one, and for how many days its content and its rows are kept.
+
+There is no default retention: a new tenant keeps everything for ever until its days are set. A default would
+be the columns' default in a migration, or values that `add` passes to the store.
+"""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
-from schemas.tenants import Tenant, TenantDefaults
+from schemas.tenants import SessionDefaults, Tenant
 from service.domain.audit import Actor, AuditedUnit
 from service.domain.errors import InvalidRequest
 from service.domain.ids import TenantId, new_tenant_id
@@ -13,23 +17,26 @@ from service.domain.vendor_accounts import AccountChange, VendorAccount, account
 
 
 class Retention(Struct, frozen=True, kw_only=True):
-    """For how many days a tenant's content and rows are kept; None is for ever."""
+    """For how many days a tenant's content and rows are kept; None is for ever.
+
+    The command line and JSON call the days of the rows `metadata_days`.
+    """
 
     content_days: int | None
-    metadata_days: int | None
+    rows_days: int | None
 
 
 class RetentionChange(Struct, frozen=True, kw_only=True):
     """For how many days content and rows are kept from now on; None is for ever, UNSET stays as it is."""
 
     content_days: int | UnsetType | None = UNSET
-    metadata_days: int | UnsetType | None = UNSET
+    rows_days: int | UnsetType | None = UNSET
 
 
 class TenantUnit(AuditedUnit, Protocol):
     """One transaction in a tenant's row."""
 
-    async def add(self, name: str, defaults: TenantDefaults, account: VendorAccount | None) -> Tenant:
+    async def add(self, name: str, defaults: SessionDefaults, account: VendorAccount | None) -> Tenant:
         """Insert the tenant."""
         ...
 
@@ -56,7 +63,7 @@ class Tenants:
     def __init__(self, store: TenantStore) -> None:
         self._store = store
 
-    async def add(self, name: str, defaults: TenantDefaults, change: AccountChange | None = None) -> Tenant:
+    async def add(self, name: str, defaults: SessionDefaults, change: AccountChange | None = None) -> Tenant:
         """Add a tenant, which has a vendor account of its own or shares the default one.
 
         Raises InvalidRequest.
@@ -73,10 +80,10 @@ class Tenants:
         async with self._store.changing(Actor.operator(tenant_id)) as unit:
             now = await unit.lock_retention()
             content = now.content_days if change.content_days is UNSET else change.content_days
-            metadata = now.metadata_days if change.metadata_days is UNSET else change.metadata_days
-            if content is not None and metadata is not None and metadata < content:
+            rows = now.rows_days if change.rows_days is UNSET else change.rows_days
+            if content is not None and rows is not None and rows < content:
                 raise InvalidRequest("rows cannot go before their content", field="metadata_days")
-            changed = await unit.set_retention(Retention(content_days=content, metadata_days=metadata))
-            facts = {"content_days": content, "metadata_days": metadata}
+            changed = await unit.set_retention(Retention(content_days=content, rows_days=rows))
+            facts = {"content_days": content, "metadata_days": rows}
             await unit.record("retention.changed", tenant_id, **facts)
         return changed

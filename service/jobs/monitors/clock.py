@@ -12,7 +12,7 @@ from prometheus_client import Gauge
 
 from service.domain.clock import CheckedClock, steady_seconds
 from service.domain.errors import StoreUnavailable
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ class ClockMonitor:
             except StoreUnavailable:
                 pass  # the last known offset stays in force
             except Exception as error:  # noqa: BLE001 - a process boundary: the next round comes
-                log.error("clock_watch_failed", **failure(error))
+                log.error("clock_watch_failed", **describe_failure(error))
             first.set()
             self._report()
             await asyncio.sleep(_EVERY_SECONDS)

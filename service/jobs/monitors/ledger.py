@@ -8,9 +8,9 @@ from prometheus_client import Gauge
 
 from schemas.ledger import Ledger
 from service.jobs.leader import run_as_leader
-from service.observability.logging import failure
-from service.store.leases import LeaseRows
+from service.observability.logging import describe_failure
 from service.store.ledger import LedgerRows
+from service.store.named_leases import NamedLeaseRows
 
 log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ _RECOUNT_SECONDS = 60.0
 class LedgerMonitor:
     """Runs in one worker at a time; only that worker shows the gauges."""
 
-    def __init__(self, *, leases: LeaseRows, ledger: LedgerRows, interval_seconds: float = 15.0) -> None:
+    def __init__(self, *, leases: NamedLeaseRows, ledger: LedgerRows, interval_seconds: float = 15.0) -> None:
         self._leases = leases
         self._ledger = ledger
         self._interval_seconds = interval_seconds
@@ -46,14 +46,14 @@ class LedgerMonitor:
             stopping=stopping,
             count=self._count,
             hide=SESSIONS.clear,
-            failed=lambda error: log.error("ledger_failed", **failure(error)),
+            failed=lambda error: log.error("ledger_failed", **describe_failure(error)),
         )
 
     async def _count(self) -> None:
         try:
             await self._fold()
         except Exception as error:  # noqa: BLE001 - without folding the count is slower and as right
-            log.error("ledger_fold_failed", **failure(error))
+            log.error("ledger_fold_failed", **describe_failure(error))
         ledger = await self._ledger.count(None)
         for name in Ledger.__struct_fields__:
             SESSIONS.labels(name).set(getattr(ledger, name))

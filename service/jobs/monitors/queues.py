@@ -6,8 +6,8 @@ import structlog
 from prometheus_client import Gauge
 
 from service.jobs.leader import run_as_leader
-from service.observability.logging import failure
-from service.store.leases import LeaseRows
+from service.observability.logging import describe_failure
+from service.store.named_leases import NamedLeaseRows
 from service.store.queue_depths import QueueDepthRows
 
 log = structlog.get_logger()
@@ -24,7 +24,9 @@ LEASES = Gauge("ekabridge_leases", "Leases in force: work that somebody does thi
 class QueueMonitor:
     """Runs in one worker at a time; only that worker shows the gauges."""
 
-    def __init__(self, *, leases: LeaseRows, queues: QueueDepthRows, interval_seconds: float = 5.0) -> None:
+    def __init__(
+        self, *, leases: NamedLeaseRows, queues: QueueDepthRows, interval_seconds: float = 5.0
+    ) -> None:
         self._leases = leases
         self._queues = queues
         self._interval_seconds = interval_seconds
@@ -38,7 +40,7 @@ class QueueMonitor:
             stopping=stopping,
             count=self._count,
             hide=_hide,
-            failed=lambda error: log.error("queues_failed", **failure(error)),
+            failed=lambda error: log.error("queues_failed", **describe_failure(error)),
         )
 
     async def _count(self) -> None:

@@ -22,8 +22,8 @@ from service.sandbox.vendor.audio import upload_audio
 from service.sandbox.vendor.blobs import read_blob, upload_form, write_blob
 from service.sandbox.vendor.control import create_control_router
 from service.sandbox.vendor.discovery import discover
-from service.sandbox.vendor.errors import VendorError
-from service.sandbox.vendor.journal_middleware import VendorDoor
+from service.sandbox.vendor.errors import StandInError
+from service.sandbox.vendor.journal_middleware import JournalMiddleware
 from service.sandbox.vendor.requests import VendorRequest
 from service.sandbox.vendor.session_updates import end_session, process_template, update_session
 from service.sandbox.vendor.sessions import create_session, get_session
@@ -96,14 +96,14 @@ def create_vendor(settings: VendorSettings | None = None) -> Litestar:
         state=State({"vendor": vendor}, deep_copy=False),
         openapi_config=None,
         logging_config=None,
-        exception_handlers={VendorError: _answer_vendor_error, HTTPException: _answer_http_error},
+        exception_handlers={StandInError: _answer_vendor_error, HTTPException: _answer_http_error},
         on_shutdown=[vendor.close],
     )
-    app.asgi_handler = VendorDoor(app.asgi_handler, vendor)
+    app.asgi_handler = JournalMiddleware(app.asgi_handler, vendor)
     return app
 
 
-def _answer_vendor_error(_: VendorRequest, error: VendorError) -> Response[dict[str, Any]]:
+def _answer_vendor_error(_: VendorRequest, error: StandInError) -> Response[dict[str, Any]]:
     return Response(error.body, status_code=error.status)
 
 

@@ -1,3 +1,5 @@
+"""Uploads of audio (docs/vendor.md#upload): checks the name and the format, and stores the bytes."""
+
 from __future__ import annotations
 
 import asyncio
@@ -8,9 +10,9 @@ from typing import Any
 from litestar import Response, post
 from litestar.params import FromPath
 
+from service.sandbox.vendor.audio_formats import AUDIO_FORMATS
 from service.sandbox.vendor.errors import (
-    AUDIO_FORMATS,
-    VendorError,
+    StandInError,
     plain_error,
     unexpected_error,
     unsupported_audio,
@@ -38,7 +40,7 @@ async def upload_audio(
         session, number, extension, content_type = _check_upload(vendor, request, session_id, file_name)
         recording = await _store_body(vendor, request, extension)
         _refuse_ended(vendor, session)
-    except VendorError:
+    except StandInError:
         await _drain_body(request)
         raise
     if session.upload_type == "single" and not vendor.settings.is_hosted:

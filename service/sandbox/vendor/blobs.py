@@ -12,7 +12,7 @@ from litestar.datastructures import UploadFile
 from litestar.params import FromPath, FromQuery
 
 from service.sandbox.vendor.audio import keep_recording
-from service.sandbox.vendor.errors import VendorError
+from service.sandbox.vendor.errors import StandInError
 from service.sandbox.vendor.records import Document, Recording, Session, measure_chunk
 from service.sandbox.vendor.requests import VendorRequest, vendor_of
 from service.sandbox.vendor.response_parts import BUCKET, is_address_good
@@ -35,7 +35,7 @@ async def read_blob(
     path = f"{day}/{session_id}/documents/{file_name}"
     _, document = _find(vendor_of(request), path, expires, token)
     if document.content is None:
-        raise VendorError(404, {"detail": "object not found"})
+        raise StandInError(404, {"detail": "object not found"})
     return Response(document.content, media_type="text/plain")
 
 
@@ -58,10 +58,10 @@ async def write_blob(
 
 def _find(vendor: VendorState, path: str, expires: str, token: str) -> tuple[Session, Document]:
     if not is_address_good(path, expires, token):
-        raise VendorError(403, {"detail": "invalid or expired storage token"})
+        raise StandInError(403, {"detail": "invalid or expired storage token"})
     found = vendor.find_document(path.rpartition("/")[2].removesuffix(".txt"))
     if found is None:
-        raise VendorError(404, {"detail": "object not found"})
+        raise StandInError(404, {"detail": "object not found"})
     return found
 
 
@@ -74,15 +74,15 @@ async def upload_form(request: VendorRequest) -> Response[None]:
         str(form.get(f"x-scribe-{name}", "")) for name in ("prefix", "expires", "token")
     )
     if not is_address_good(prefix, expires, token):
-        raise VendorError(403, {"detail": "invalid or expired storage token"})
+        raise StandInError(403, {"detail": "invalid or expired storage token"})
     session = vendor.session(prefix.rpartition("/")[2])
     file: Any = form.get("file")
     if not isinstance(file, UploadFile):
-        raise VendorError(400, {"detail": "file is required"})
+        raise StandInError(400, {"detail": "file is required"})
     named = str(form.get("key", "")).rpartition("/")[2].replace("${filename}", file.filename)
     parsed = _FORM_FILE.match(named)
     if parsed is None:
-        raise VendorError(400, {"detail": "unexpected file name"})
+        raise StandInError(400, {"detail": "unexpected file name"})
     data = await file.read()
     path = vendor.new_audio_path()
     await asyncio.to_thread(path.write_bytes, data)

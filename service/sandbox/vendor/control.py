@@ -25,7 +25,7 @@ from service.sandbox.vendor.requests import VendorRequest, read_object, vendor_o
 from service.sandbox.vendor.settings import Outcome, VendorSettings, merge_settings
 from service.sandbox.vendor.state import VendorState
 
-# The witness has its own words for what each character spells differently.
+# Control calls use these words, however a character spells them.
 _STATUS_WORDS = {PENDING: "pending", FAILED: "failed"}
 
 
@@ -132,7 +132,7 @@ async def list_sessions(request: VendorRequest) -> list[dict[str, Any]]:
 
 
 @get("/sessions/{session_id:str}")
-async def witness_session(request: VendorRequest, session_id: FromPath[str]) -> dict[str, Any]:
+async def view_session(request: VendorRequest, session_id: FromPath[str]) -> dict[str, Any]:
     """Say what truly arrived for one session."""
     session = _find(vendor_of(request), session_id)
     audio = await asyncio.to_thread(read_audio, session)
@@ -248,7 +248,7 @@ def create_control_router() -> Router:
         list_calls,
         count_calls,
         list_sessions,
-        witness_session,
+        view_session,
         finish_session,
         set_document,
         set_session,

@@ -1,3 +1,5 @@
+"""Reads the bodies of control calls."""
+
 from __future__ import annotations
 
 from typing import Any, TypeVar

@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import Response, get
 
-from service.sandbox.vendor.errors import AUDIO_FORMATS
+from service.sandbox.vendor.audio_formats import AUDIO_FORMATS
 from service.sandbox.vendor.requests import VendorRequest, base_url, vendor_of
 
 

@@ -9,7 +9,7 @@ from litestar import Response, delete, get, post
 from litestar.params import FromPath
 
 from service.sandbox.vendor.access import only_july
-from service.sandbox.vendor.errors import VendorError, field_error, transaction_error
+from service.sandbox.vendor.errors import StandInError, field_error, transaction_error
 from service.sandbox.vendor.processing import settle
 from service.sandbox.vendor.records import GOOD, Document, Session, timestamp
 from service.sandbox.vendor.requests import VendorRequest, read_object, user_of, vendor_of
@@ -99,7 +99,7 @@ def _find(vendor: VendorState, document_id: str, about: str, user: str) -> tuple
     return found
 
 
-def _missing(document_id: str, about: str) -> VendorError:
+def _missing(document_id: str, about: str) -> StandInError:
     message = f"Document not found: {document_id}"
     return transaction_error(404, "resource_not_found", message, about, business_id="")
 

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-AUDIO_FORMATS = {
-    "audio/webm;codecs=opus": "webm",
-    "audio/wav": "wav",
-    "audio/ogg": "ogg",
-    "audio/ogg;codecs=opus": "ogg",
-    "audio/mp4": "mp4",
-    "audio/m4a": "m4a",
-    "audio/mp3": "mp3",
-}
+from service.sandbox.vendor.audio_formats import AUDIO_FORMATS
+
 BUSINESS_ID = "onprem-workspace"
 
 
-class VendorError(Exception):
-    """An answer of the vendor that is an error: its HTTP status and its JSON body."""
+class StandInError(Exception):
+    """An answer of the stand-in that is an error: its HTTP status and its JSON body."""
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:
         super().__init__(f"{status}: {body}")
@@ -27,43 +20,43 @@ class VendorError(Exception):
 
 def transaction_error(
     status: int, code: str, message: str, session_id: str, *, business_id: str = BUSINESS_ID
-) -> VendorError:
+) -> StandInError:
     """Make the envelope with `txn_id` and `b_id`; in errors of the documents API `txn_id` is any id."""
     error = {"code": code, "message": message, "display_message": message}
-    return VendorError(
+    return StandInError(
         status, {"status": "failed", "error": error, "txn_id": session_id, "b_id": business_id}
     )
 
 
-def not_found() -> VendorError:
+def not_found() -> StandInError:
     """404 for a path that the server does not have."""
-    return VendorError(404, {"detail": "Not Found"})
+    return StandInError(404, {"detail": "Not Found"})
 
 
-def plain_error(status: int, code: str, message: str, details: dict[str, Any] | None = None) -> VendorError:
+def plain_error(status: int, code: str, message: str, details: dict[str, Any] | None = None) -> StandInError:
     """Make the short envelope `{"error": {code, message, details?}}`."""
     error: dict[str, Any] = {"code": code, "message": message}
     if details is not None:
         error["details"] = details
-    return VendorError(status, {"error": error})
+    return StandInError(status, {"error": error})
 
 
-def field_error(name: str, message: str) -> VendorError:
+def field_error(name: str, message: str) -> StandInError:
     """400 for one field of a request body."""
     return plain_error(400, "BAD_REQUEST", f"Field 'body -> {name}': {message}")
 
 
-def session_not_found(session_id: str) -> VendorError:
+def session_not_found(session_id: str) -> StandInError:
     """404 for an unknown session."""
     return transaction_error(404, "transaction_not_found", "Transaction not found", session_id)
 
 
-def unexpected_error(session_id: str) -> VendorError:
+def unexpected_error(session_id: str) -> StandInError:
     """500, which the vendor answers to audio names without a number, among others."""
     return transaction_error(500, "unexpected_error", "An unexpected error occurred", session_id)
 
 
-def unsupported_audio(content_type: str) -> VendorError:
+def unsupported_audio(content_type: str) -> StandInError:
     """400 for a MIME type that is not on the list letter by letter (docs/vendor.md#mime-letters)."""
     message = f"Audio format '{content_type}' is not supported"
     details = {"provided_format": content_type, "supported_formats": list(AUDIO_FORMATS)}

@@ -1,3 +1,5 @@
+"""Faults: misbehaviour that a control call orders for matching calls, such as a reset or a lost answer."""
+
 from __future__ import annotations
 
 import asyncio

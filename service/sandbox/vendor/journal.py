@@ -1,3 +1,5 @@
+"""The journal: every call that came to the stand-in, for tests and `GET /_control/calls`."""
+
 from __future__ import annotations
 
 import re

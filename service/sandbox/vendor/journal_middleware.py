@@ -1,3 +1,5 @@
+"""The middleware around the stand-in: it writes the journal and plays the faults."""
+
 from __future__ import annotations
 
 import time
@@ -71,7 +73,7 @@ async def _answer_preflight(scope: Scope, _: Receive, send: Send) -> None:
 
 
 @dataclass
-class VendorDoor:
+class JournalMiddleware:
     """ASGI middleware around the vendor that writes the journal and plays the faults, control calls aside."""
 
     app: ASGIApp

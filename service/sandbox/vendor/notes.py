@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from service.sandbox.vendor.audio_formats import webm_seconds
+from service.sandbox.vendor.playing_times import webm_seconds
 from service.sandbox.vendor.records import Chunk, Session
 
 _MARKDOWN = "markdown"

@@ -130,7 +130,7 @@ def _chosen(vendor: VendorState, session: Session) -> Outcome:
 
 
 async def _fail_later(vendor: VendorState, session: Session) -> None:
-    # Get Session counts the seconds itself; this is for pollers, webhooks and the witness.
+    # Get Session counts the seconds itself; this is for pollers, webhooks and control calls.
     session.announce_change()
     await asyncio.sleep(vendor.settings.stt_fail_seconds)
     session.status = "failed"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from service.sandbox.vendor.audio_formats import pcm_seconds, wav_seconds, webm_seconds
+from service.sandbox.vendor.playing_times import pcm_seconds, wav_seconds, webm_seconds
 from service.sandbox.vendor.settings import FIRST_ACCOUNT
 
 SessionStatus = Literal["initialized", "processing", "completed", "partial", "failed", "expired", "cancelled"]
@@ -135,7 +135,7 @@ class StreamLog:
     digest: Any = field(default_factory=hashlib.sha256)
 
     def view(self) -> dict[str, Any]:
-        """Give the witness's account of the stream."""
+        """Return what arrived on the stream, for control calls."""
         return {
             "stream_id": self.stream_id,
             "sample_rate": self.sample_rate,

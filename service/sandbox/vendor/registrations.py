@@ -10,7 +10,7 @@ from litestar import Response, delete, get, post
 from litestar.params import FromPath
 
 from service.sandbox.vendor.access import only_hosted, require_token
-from service.sandbox.vendor.errors import VendorError, plain_error
+from service.sandbox.vendor.errors import StandInError, plain_error
 from service.sandbox.vendor.records import timestamp
 from service.sandbox.vendor.requests import VendorRequest, account_of, read_object, vendor_of
 
@@ -24,10 +24,10 @@ async def subscribe(request: VendorRequest) -> Response[dict[str, Any]]:
     known, body = vendor_of(request).connect_subscriptions, await read_object(request)
     endpoint = body.get("endpoint")
     if not isinstance(endpoint, str) or not endpoint:
-        raise VendorError(400, {"code": 400, "error": "endpoint is required"})
+        raise StandInError(400, {"code": 400, "error": "endpoint is required"})
     account = account_of(request)
     if any((each["endpoint"], each["account"]) == (endpoint, account) for each in known.values()):
-        raise VendorError(400, {"code": 400, "error": "endpoint already registered"})
+        raise StandInError(400, {"code": 400, "error": "endpoint already registered"})
     subscription_id = f"sub_{secrets.token_hex(8)}"
     known[subscription_id] = {**body, "id": subscription_id, "status": "active", "account": account}
     return Response({"id": subscription_id, "status": "active"}, status_code=201)
@@ -45,7 +45,7 @@ async def unsubscribe(request: VendorRequest, subscription_id: FromPath[str]) ->
     """Remove a Connect subscription."""
     known = vendor_of(request).connect_subscriptions
     if known.get(subscription_id) not in _of_account(request, known):
-        raise VendorError(404, {"code": 404, "error": "subscription not found"})
+        raise StandInError(404, {"code": 404, "error": "subscription not found"})
     del known[subscription_id]
     return Response({"id": subscription_id, "status": "deleted"}, status_code=200)
 

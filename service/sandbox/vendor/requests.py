@@ -45,7 +45,7 @@ def wants_form(request: VendorRequest) -> bool:
 
 
 async def read_object(request: VendorRequest, *, required: bool = False) -> dict[str, Any]:
-    """Decode the request's JSON object; raises `VendorError` 400 for anything else.
+    """Decode the request's JSON object; raises `StandInError` 400 for anything else.
 
     An empty body is {}, and an error where it is `required`.
     """
@@ -61,7 +61,7 @@ async def read_object(request: VendorRequest, *, required: bool = False) -> dict
 
 
 def usable_session(vendor: VendorState, session_id: str) -> Session:
-    """Find the session; `VendorError` 404 when unknown, 500 if broken (docs/vendor.md#patch-metadata)."""
+    """Find the session; `StandInError` 404 when unknown, 500 if broken (docs/vendor.md#patch-metadata)."""
     session = vendor.session(session_id)
     if session.broken:
         raise unexpected_error(session_id)

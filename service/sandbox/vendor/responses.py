@@ -49,7 +49,7 @@ class Viewer:
     form: bool = False
 
     def view(self, template_id: str | None, document_id: str | None) -> View:
-        """Answer Get Session; raises `VendorError` 404 for a filter that hits nothing."""
+        """Answer Get Session; raises `StandInError` 404 for a filter that hits nothing."""
         if self._is_gone():
             return View(410, self.view_expired())
         if self.settings.is_hosted and self.session.status == "cancelled":

@@ -7,7 +7,7 @@ from typing import Any
 from litestar import Response, patch, post
 from litestar.params import FromPath, FromQuery
 
-from service.sandbox.vendor.errors import VendorError, field_error, transaction_error, unexpected_error
+from service.sandbox.vendor.errors import StandInError, field_error, transaction_error, unexpected_error
 from service.sandbox.vendor.processing import add_document, new_documents, start_processing
 from service.sandbox.vendor.records import PENDING, TERMINAL, Session
 from service.sandbox.vendor.requests import (
@@ -128,7 +128,7 @@ async def end_session(request: VendorRequest, session_id: FromPath[str]) -> Resp
     if isinstance(sent, int) and sent < 0:
         raise field_error("audio_files_sent", "Input should be greater than or equal to 0")
     if settings.is_hosted and session.is_expired():
-        raise VendorError(410, Viewer(settings, session).view_expired())
+        raise StandInError(410, Viewer(settings, session).view_expired())
     session.end_bodies.append(sent)
     start_processing(vendor, session)
     files = list_audio(settings, session, ordered=True)
@@ -161,7 +161,7 @@ async def process_template(
         return _process_hosted(vendor, session, template_id)
     _check_processing(request, vendor, session, template_id, document_id)
     if vendor.settings.is_august:
-        raise VendorError(401, dict(_NO_UUID))
+        raise StandInError(401, dict(_NO_UUID))
     wanted = template_id or next(iter(session.templates), "")
     document = add_document(vendor, session, wanted)
     answer = {

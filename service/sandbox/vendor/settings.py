@@ -1,3 +1,5 @@
+"""The settings of the stand-in vendor, which control calls can change while it runs."""
+
 from __future__ import annotations
 
 from typing import Literal

@@ -1,3 +1,5 @@
+"""The state of one stand-in vendor: sessions, templates, tokens, faults, journal."""
+
 from __future__ import annotations
 
 import asyncio
@@ -14,7 +16,7 @@ from service.sandbox.vendor.faults import FaultBook
 from service.sandbox.vendor.journal import Journal
 from service.sandbox.vendor.records import Document, Session
 from service.sandbox.vendor.settings import VendorSettings, copy_settings
-from service.sandbox.vendor.tokens import TokenDesk
+from service.sandbox.vendor.tokens import TokenIssuer
 
 
 @dataclass
@@ -49,16 +51,16 @@ class VendorState:
     deliveries: list[dict[str, Any]] = field(default_factory=list)
     journal: Journal = field(default_factory=Journal)
     faults: FaultBook = field(default_factory=FaultBook)
-    tokens: TokenDesk = field(init=False)
+    tokens: TokenIssuer = field(init=False)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _folder: Path | None = None
 
     def __post_init__(self) -> None:
         self.initial = copy_settings(self.settings)
-        self.tokens = TokenDesk(self.settings)
+        self.tokens = TokenIssuer(self.settings)
 
     def session(self, session_id: str) -> Session:
-        """Find the session, or `VendorError` 404 when it is unknown or was deleted."""
+        """Find the session, or `StandInError` 404 when it is unknown or was deleted."""
         found = self.sessions.get(session_id)
         if found is None or found.deleted:
             raise session_not_found(session_id)
@@ -111,4 +113,4 @@ class VendorState:
         self.journal.clear()
         for name in VendorSettings.__struct_fields__:
             setattr(self.settings, name, getattr(copy_settings(self.initial), name))
-        self.tokens = TokenDesk(self.settings)
+        self.tokens = TokenIssuer(self.settings)

@@ -1,3 +1,5 @@
+"""Live streams of audio over a WebSocket (docs/vendor.md#stream)."""
+
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +15,7 @@ from litestar.datastructures import State
 from litestar.params import FromPath
 
 from service.sandbox.vendor.audio import keep_recording
-from service.sandbox.vendor.audio_formats import PCM_BYTES_PER_SAMPLE, pcm_seconds
+from service.sandbox.vendor.playing_times import PCM_BYTES_PER_SAMPLE, pcm_seconds
 from service.sandbox.vendor.records import Recording, Session, StreamLog
 from service.sandbox.vendor.state import VendorState
 

@@ -8,7 +8,7 @@ from typing import Any
 from litestar import Response, delete, get, patch, post
 from litestar.params import FromPath
 
-from service.sandbox.vendor.errors import VendorError, field_error, not_found, plain_error
+from service.sandbox.vendor.errors import StandInError, field_error, not_found, plain_error
 from service.sandbox.vendor.requests import VendorRequest, read_object, vendor_of
 from service.sandbox.vendor.state import Template, VendorState
 
@@ -80,7 +80,7 @@ def _find(vendor: VendorState, template_id: str, missing: str) -> Template:
 def _break_in_july(vendor: VendorState) -> None:
     if vendor.settings.is_july:
         error = {"code": "INTERNAL_SERVER_ERROR", "message": "An unexpected error occurred"}
-        raise VendorError(500, {"error": error})
+        raise StandInError(500, {"error": error})
 
 
 def _view(vendor: VendorState, template: Template) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+"""Access tokens and refresh tokens of the stand-in: issues, checks and refreshes them."""
+
 from __future__ import annotations
 
 import hmac
@@ -6,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from service.sandbox.vendor.errors import VendorError, transaction_error
+from service.sandbox.vendor.errors import StandInError, transaction_error
 from service.sandbox.vendor.settings import FIRST_ACCOUNT, VendorSettings
 
 
@@ -26,7 +28,7 @@ class _Refresh:
 
 
 @dataclass
-class TokenDesk:
+class TokenIssuer:
     """Issues and checks tokens.
 
     In `hosted` a refresh token spent twice logs its client out (docs/vendor.md#refresh-once). The user login
@@ -39,27 +41,27 @@ class TokenDesk:
     _expired_static: set[str] = field(default_factory=set)
 
     def login(self, client_id: object, client_secret: object) -> dict[str, object]:
-        """Issue a fresh pair of tokens; raises `VendorError` 401 for wrong credentials."""
+        """Issue a fresh pair of tokens; raises `StandInError` 401 for wrong credentials."""
         expected = self.settings.clients.get(str(client_id))
         if not _is_same(expected, client_secret):
-            raise VendorError(401, {"code": 401, "error": "invalid client credentials"})
+            raise StandInError(401, {"code": 401, "error": "invalid client credentials"})
         return self._issue(Caller(str(client_id), str(client_id)))
 
     def refresh(self, refresh_token: object, client_id: str | None) -> dict[str, object]:
-        """Issue the next pair; raises `VendorError` 401 for an unknown token, 403 for one already spent."""
+        """Issue the next pair; raises `StandInError` 401 for an unknown token, 403 for one already spent."""
         known = self._refresh.get(str(refresh_token))
         if known is None or known.expires_at <= time.time():
-            raise VendorError(401, {"code": 401, "error": "invalid refresh token"})
+            raise StandInError(401, {"code": 401, "error": "invalid refresh token"})
         if client_id not in {None, known.caller.account}:
-            raise VendorError(401, {"code": 401, "error": "invalid refresh token"})
+            raise StandInError(401, {"code": 401, "error": "invalid refresh token"})
         if known.used_at is not None:
             self._log_out(known.caller)
-            raise VendorError(403, {"code": 403, "error": "refresh token already used; logged out"})
+            raise StandInError(403, {"code": 403, "error": "refresh token already used; logged out"})
         known.used_at = time.time()
         return self._issue(known.caller)
 
     def login_user(self, username: str, password: object) -> dict[str, object]:
-        """Issue a pair to a user of the one workspace; raises `VendorError` 401."""
+        """Issue a pair to a user of the one workspace; raises `StandInError` 401."""
         if not _is_same(self.settings.users.get(username), password):
             raise transaction_error(
                 401, "invalid_credentials", "Invalid username or password", "", business_id=""
@@ -94,7 +96,7 @@ class TokenDesk:
                 known.used_at -= seconds
 
     def check(self, authorization: str | None) -> Caller:
-        """Say whose token it is; `VendorError` in the character's words (docs/vendor.md#refusal-words)."""
+        """Say whose token it is; `StandInError` in the character's words (docs/vendor.md#refusal-words)."""
         scheme, _, token = (authorization or "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
@@ -118,10 +120,10 @@ class TokenDesk:
             self._expired_static.update(self.settings.static_tokens)
         return len(alive)
 
-    def _refusal(self, status: int, word: str) -> VendorError:
+    def _refusal(self, status: int, word: str) -> StandInError:
         if self.settings.is_july:
-            return VendorError(401, {"detail": "unauthorized"})
-        return VendorError(status, {"detail": word})
+            return StandInError(401, {"detail": "unauthorized"})
+        return StandInError(status, {"detail": word})
 
     def _issue(self, caller: Caller, seconds: int | None = None) -> dict[str, object]:
         access, refresh = f"at_{secrets.token_urlsafe(24)}", f"rt_{secrets.token_urlsafe(24)}"

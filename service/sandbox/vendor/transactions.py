@@ -8,7 +8,7 @@ from litestar import Response, delete, get, patch
 from litestar.params import FromPath, FromQuery
 
 from service.sandbox.vendor.access import only_july
-from service.sandbox.vendor.errors import VendorError, plain_error, transaction_error
+from service.sandbox.vendor.errors import StandInError, plain_error, transaction_error
 from service.sandbox.vendor.processing import settle
 from service.sandbox.vendor.records import PENDING, Session
 from service.sandbox.vendor.requests import VendorRequest, account_of, read_object, user_of, vendor_of
@@ -71,7 +71,7 @@ async def list_history(
         and (oid is None or (each.patient or {}).get("oid") == oid)
     ][:count]
     if not found:
-        raise VendorError(404, {"status": "failed", "error": "No transactions found"})
+        raise StandInError(404, {"status": "failed", "error": "No transactions found"})
     rows = [view_row(vendor, each) for each in found]
     answer = {"status": "success", "data": rows, "retrieved_count": len(rows)}
     return Response(answer, status_code=200)

@@ -10,7 +10,7 @@ from litestar.params import FromPath
 from service.sandbox.vendor.access import only_july
 from service.sandbox.vendor.errors import (
     BUSINESS_ID,
-    VendorError,
+    StandInError,
     field_error,
     not_found,
     transaction_error,
@@ -78,7 +78,7 @@ async def read_chunk_transcript(session_id: FromPath[str], number: FromPath[str]
     raise transaction_error(404, "resource_not_found", message, session_id, business_id=number)
 
 
-def _unknown(vendor: VendorState, session_id: str) -> VendorError:
+def _unknown(vendor: VendorState, session_id: str) -> StandInError:
     if vendor.settings.is_august:
         message = "Transaction not found"
         return transaction_error(404, "transaction_not_found", message, session_id, business_id="")

@@ -1,3 +1,5 @@
+"""Webhooks: writes events in each published shape, signs them and posts them to their receivers."""
+
 from __future__ import annotations
 
 import asyncio

@@ -9,7 +9,7 @@ SELECT count(*) AS number FROM (
 ) found;
 
 -- name: insert
--- Inserts a destination of an existing tenant; no row if there is no such tenant.
+-- Inserts a destination of an existing tenant; no row if there is no such tenant. $1 to $13 are in the order of the arguments in store/destinations.py.
 INSERT INTO destinations (id, tenant_id, url_sealed, events, templates, secrets_sealed, payload, format,
                           headers_sealed, auth_sealed, timeout_seconds, rate_per_second, enabled, paused_reason)
 SELECT $1, id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, CASE WHEN NOT $13 THEN 'disabled' END

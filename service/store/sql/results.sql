@@ -21,7 +21,7 @@ WHERE f.id = due.id AND s.id = f.session_id
 RETURNING f.id, f.lease, f.tenant_id, f.session_id, f.template_id, f.attempts, f.missing,
           coalesce(s.vendor_session_id, s.id) AS vendor_id, s.account,
           extract(epoch FROM now() - s.ended_at)::float8 AS ended_seconds_ago, f.asked, f.document_id, s.traceparent,
-          s.ended_at IS NULL AND s.settled_at IS NULL AND s.status <> 'failed' AS is_probe,
+          s.ended_at IS NULL AND s.settled_at IS NULL AND s.status <> 'failed' AS is_end_hint,
           s.settled_at IS NOT NULL OR s.status = 'failed' AS is_over, f.verdict,
           extract(epoch FROM now() - f.verdict_since)::float8 AS verdict_seconds,
           EXISTS (SELECT 1 FROM webhook_events w

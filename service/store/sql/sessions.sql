@@ -25,11 +25,10 @@ WHERE tenant_id = $1 AND id = $2 AND owed = 'create' AND (owed_lease IS NULL OR 
 RETURNING coalesce(vendor_session_id, id) AS vendor_id;
 
 -- name: record_created
--- Records that the vendor has the session; an expiry in the past is a clock error, and ours stays.
--- The held audio of a session is due next; that of a stream which goes on reaches the vendor through the stream.
-UPDATE sessions SET owed = CASE WHEN held_since IS NOT NULL AND (upload = 'chunked' OR status = 'processing') THEN 'audio' END,
-                    owed_next_at = CASE WHEN held_since IS NOT NULL AND (upload = 'chunked' OR status = 'processing') THEN now() END,
-                    held_since = CASE WHEN upload = 'chunked' OR status = 'processing' THEN held_since END, owed_lease = NULL,
+-- Records that the vendor has the session; its held audio is due next, unless its stream goes on and brings it.
+UPDATE sessions SET owed = CASE WHEN held_since IS NOT NULL AND (upload <> 'stream' OR status = 'processing') THEN 'audio' END,
+                    owed_next_at = CASE WHEN held_since IS NOT NULL AND (upload <> 'stream' OR status = 'processing') THEN now() END,
+                    held_since = CASE WHEN upload <> 'stream' OR status = 'processing' THEN held_since END, owed_lease = NULL,
                     upload_url_sealed = $3,
                     expires_at = CASE WHEN $4::timestamptz > now() THEN $4 ELSE expires_at END
 WHERE id = $1 AND owed_lease = $2
@@ -112,8 +111,7 @@ WHERE id = $1 AND owed_lease = $2
 RETURNING id;
 
 -- name: record_end_told
--- Records that the vendor knows of the end, with the chunks its list lacks; {} if only its count is too low.
--- Fetches that waited for this are due $5 seconds from now.
+-- Records that the vendor knows of the end, with the chunks its list lacks ({}: some); its fetches are due in $5 seconds.
 WITH told AS (
     UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3,
         audio_missing = coalesce((

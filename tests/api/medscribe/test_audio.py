@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.eka.audio_formats import SUPPORTED
+from service.eka.audio_formats import PUBLISHED_FORMATS
 from tests.support.api_calls import chunks_of, expire
 from tests.support.bridge import Bridge, random_bytes
 from tests.support.medscribe_clients import envelope, form, python_client
@@ -121,7 +121,7 @@ async def test_a_format_that_nobody_takes(
     session = await begin(house)
     error = envelope(await upload(house, session, name, media_type=media_type), 400, "invalid_audio_format")
     assert error["details"]["provided_format"] == provided
-    assert error["details"]["supported_formats"] == list(SUPPORTED)
+    assert error["details"]["supported_formats"] == list(PUBLISHED_FORMATS)
 
 
 async def test_the_same_bytes_again_are_harmless_and_others_are_refused(house: Bridge) -> None:

@@ -51,7 +51,7 @@ async def test_a_large_body_is_413(house: Bridge) -> None:
 async def test_the_vendor_s_failures_keep_their_status(house: Bridge) -> None:
     session = await house.create()
     url = f"/voice/v1/sessions/{session['id']}/audio/audio_0.wav"
-    await house.fault("/audio/", method="POST", status=413, times=9)
+    await house.fault("/audio/", method="POST", status=403, times=9)
     envelope(await house.api.post(url, content=b"RIFF"), 502, "vendor_error")
     await house.vendor.delete("/_control/faults")
     await house.fault("/sessions$", method="POST", status=429, times=9, headers={"retry-after": "30"})

@@ -20,8 +20,8 @@ from service.api.middleware.load_monitor import MIN_CAPACITY_FACTOR, LoadMonitor
 from service.api.request_classes import class_of, handler_of
 from service.app import create_app
 from service.domain.errors import BodyTimeout
-from service.http_server.graceful_shutdown import PROTOCOLS
 from service.http_server.rlimits import allow_open_files
+from service.http_server.server import CONNECTION_OPTIONS
 from service.sandbox.serving import serve_app
 from tests.support.api_calls import (
     call_arrived,
@@ -305,7 +305,7 @@ def admission_of(app: Any) -> AdmissionControl:
 async def test_a_json_body_that_never_ends_is_408_and_the_connection_closes(bridge: Bridge) -> None:
     app = create_app(bridge.settings)
     admission_of(app).body_idle_seconds = 0.2
-    async with serve_app(app, **PROTOCOLS) as url:
+    async with serve_app(app, **CONNECTION_OPTIONS) as url:
         for path, headers in (("/v1/sessions", {}), ("/webhooks/eka", {"Eka_Webhook_Signature": "x"})):
             async with wire(url) as client:
                 await client.send(request_head(bridge, "POST", path, Content_Length="10", **headers), b"{")
@@ -327,7 +327,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_fault_of_ours(
     """It was told as a 500: anyone could have rung the operators' bell."""
     labels = {"method": "POST", "route": path, "status": "499"}
     before = REGISTRY.get_sample_value("ekabridge_http_requests_total", labels) or 0
-    async with serve_app(create_app(bridge.settings), **PROTOCOLS) as url, wire(url) as client:
+    async with serve_app(create_app(bridge.settings), **CONNECTION_OPTIONS) as url, wire(url) as client:
         await client.send(request_head(bridge, "POST", path, Content_Length="500"), b'{"refe')
 
         async def is_in() -> bool:
@@ -344,7 +344,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_fault_of_ours(
 
 async def test_the_server_s_connections_are_those_of_the_settings(bridge: Bridge) -> None:
     app = create_app(msgspec.structs.replace(bridge.settings, max_connections=1))
-    async with serve_app(app, **PROTOCOLS) as url, wire(url) as first:
+    async with serve_app(app, **CONNECTION_OPTIONS) as url, wire(url) as first:
         await first.send(request_head(bridge, "GET", "/v1/sessions"))
         assert (await first.answer()).status == 200
         async with wire(url) as second:
@@ -417,7 +417,7 @@ async def test_under_load_fewer_requests_are_admitted(bridge: Bridge) -> None:
     key = bridge.api.headers["authorization"].encode()
     theirs = head.replace(key, (await bridge.tenant()).headers["authorization"].encode())
     webhook = b"POST /webhooks/eka HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n"
-    async with serve_app(app, **PROTOCOLS) as url, AsyncExitStack() as stack:
+    async with serve_app(app, **CONNECTION_OPTIONS) as url, AsyncExitStack() as stack:
         load_monitor.capacity_factor = MIN_CAPACITY_FACTOR
         clients = [await stack.enter_async_context(wire(url)) for _ in range(17)]
         for number, client in enumerate(clients[:16]):

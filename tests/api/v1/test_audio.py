@@ -57,6 +57,7 @@ async def test_a_chunk_is_stored_and_at_the_vendor(house: Bridge) -> None:
         "bytes": 5000,
         "sha256": sha256(content),
         "file_name": "audio_3.wav",
+        "state": "stored",
     }
     session = await house.session(session_id)
     assert session["status"] == "recording"

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from service.app import create_app
 from service.bootstrap.container import open_stores
 from service.domain.ids import new_session_id
-from service.http_server.graceful_shutdown import PROTOCOLS
+from service.http_server.server import CONNECTION_OPTIONS
 from service.sandbox.serving import serve_app
 from tests.support.api_calls import DatabaseGate
 from tests.support.bridge import open_bridge
@@ -382,7 +382,7 @@ async def test_an_erasure_by_another_process_cuts_the_stream_and_no_byte_follows
         )
 
     async with (
-        serve_app(create_app(bridge.settings), **PROTOCOLS) as url,
+        serve_app(create_app(bridge.settings), **CONNECTION_OPTIONS) as url,
         httpx2.AsyncClient(base_url=url, headers=bridge.api.headers, trust_env=False, timeout=20) as other,
         opened(session) as stream,
     ):

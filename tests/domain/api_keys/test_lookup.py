@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.models import Principal
 from service.domain.api_keys.revocation import RevocationPoller
@@ -21,7 +21,7 @@ WHO = Principal(
     key_id=KeyId("key_1"),
     tenant_id=TenantId(TENANT),
     role="emr",
-    defaults=TenantDefaults(),
+    defaults=SessionDefaults(),
     account=DEFAULT_ACCOUNT,
 )
 

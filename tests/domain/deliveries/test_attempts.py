@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.domain.body_budget import BodyBudget
 from service.domain.deliveries.attempts import DeliveryForwarder, judge
-from service.domain.deliveries.circuit_breaker import CircuitBreaker, FailureCount
+from service.domain.deliveries.circuit_breaker import DestinationCircuitBreaker, FailureCount
 from service.domain.deliveries.models import Answer, CallFailure, DeliveryJob
 from service.domain.ids import DeliveryId, DestinationId, SessionId
 from tests.support.makers import TurnedClock, make_answer, make_delivery_job
@@ -195,7 +195,7 @@ def test_every_answer_has_a_verdict_and_a_reason_unless_it_is_delivered(status, 
 
 
 class WrittenDown:
-    """A DeliveryStore and CircuitBreakerStore that keep what was recorded, and a Sender with one answer."""
+    """A store of deliveries and breakers that keeps what was recorded, and a Sender with one answer."""
 
     def __init__(self, outcome: Answer | CallFailure, *, has_lease: bool = True) -> None:
         self.outcome = outcome
@@ -264,7 +264,7 @@ def forwarding_with(desk: WrittenDown, *schedule: float, **more: Any) -> Deliver
         clock=TurnedClock(),
         schedule_seconds=seconds,
         timeout_seconds=20,
-        breaker=CircuitBreaker(store=desk, schedule_total_seconds=sum(seconds)),
+        breaker=DestinationCircuitBreaker(store=desk, schedule_total_seconds=sum(seconds)),
         **({"bodies": BodyBudget()} | more),
     )
 

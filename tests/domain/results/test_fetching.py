@@ -304,7 +304,7 @@ async def test_an_error_is_tried_again_later(error, reason, least):
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"asked": "asked"}, {"is_probe": True}, {"ended_seconds_ago": 9 * DAY}]
+    "fields", [{}, {"asked": "asked"}, {"is_end_hint": True}, {"ended_seconds_ago": 9 * DAY}]
 )
 async def test_a_call_that_our_own_gate_held_back_counts_for_nothing(fields):
     desk = Desk(NOTE)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas.destinations import DestinationCreate
-from schemas.tenants import TenantDefaults
+from schemas.tenants import SessionDefaults
 from service.bootstrap.container import make_destinations, open_stores
 from service.domain.audit import Actor
 from service.domain.ids import TenantId
@@ -125,7 +125,7 @@ async def fill_outbox(rig: Rig, deliveries: int, urls: list[str]) -> None:
     await connection.execute("DELETE FROM attempts; DELETE FROM deliveries; DELETE FROM events")
     settings = make_settings(database_url, "redis://unused")
     async with open_stores(settings) as stores:
-        actor = Actor.operator(TenantId((await Tenants(stores.tenants).add("bench", TenantDefaults())).id))
+        actor = Actor.operator(TenantId((await Tenants(stores.tenants).add("bench", SessionDefaults())).id))
         destinations = make_destinations(settings, stores)
         made = [(await destinations.add(actor, DestinationCreate(url=url))).id for url in urls]
         encrypted = stores.keyring.encrypt_json(_BODY, event_aad(None))

@@ -1,25 +1,14 @@
-"""Metrics of sessions, documents and deliveries. No label names a tenant.
+"""Counts what happens to sessions, documents and deliveries in their lives. No label names a tenant.
 
 The database measures the time between two steps, so that the clocks of different pods cannot distort it.
 """
 
 from asyncpg import Record
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
 # From the time of a loopback call to an hour; an alert fires long before that.
 _LIFE_BUCKETS = (0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 
-CONNECTIONS = Gauge(
-    "ekabridge_database_connections",
-    "Open connections to PostgreSQL, by whether they are in use.",
-    ("state",),
-    multiprocess_mode="livesum",
-)
-DATABASE_WAIT = Histogram(
-    "ekabridge_database_wait_seconds",
-    "Seconds that a statement waited for a connection, those that got none too.",
-    buckets=(0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-)
 SESSIONS = Counter("ekabridge_sessions", "Sessions that EkaScribe has created.", ("upload",))
 SETTLED = Counter("ekabridge_sessions_settled", "Sessions that got their ending.", ("status",))
 for _status in ("completed", "partial", "failed", "expired", "cancelled"):

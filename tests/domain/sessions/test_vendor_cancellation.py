@@ -15,8 +15,8 @@ from service.domain.errors import (
     VendorUnavailable,
 )
 from service.domain.ids import DEFAULT_ACCOUNT
-from service.domain.sessions.cancellation import SessionCanceller
 from service.domain.sessions.models import PendingCall
+from service.domain.sessions.vendor_cancellation import VendorCanceller
 from tests.support.fakes import MemorySessions, ScriptedVendor
 from tests.support.lifecycles import make_pending_calls
 from tests.support.makers import AT_VENDOR, SESSION, TENANT, TurnedClock, make_lease
@@ -45,7 +45,7 @@ def owed(attempts: int = 1) -> PendingCall:
 async def tell(answer: Any, attempts: int = 1) -> MemorySessions:
     vendor, store = ScriptedVendor(), MemorySessions()
     vendor.cancels = [answer]
-    await SessionCanceller(store=store, vendor=vendor, clock=TurnedClock()).cancel_at_vendor(owed(attempts))
+    await VendorCanceller(store=store, vendor=vendor, clock=TurnedClock()).cancel_at_vendor(owed(attempts))
     assert vendor.calls == ["cancel"]
     return store
 
@@ -78,7 +78,7 @@ async def test_whoever_goes_away_leaves_the_debt_to_the_sweep():
 
     store = MemorySessions()
     task = asyncio.create_task(
-        SessionCanceller(store=store, vendor=Hanging(), clock=TurnedClock()).cancel_at_vendor(owed())
+        VendorCanceller(store=store, vendor=Hanging(), clock=TurnedClock()).cancel_at_vendor(owed())
     )
     await asyncio.sleep(0)
     task.cancel()

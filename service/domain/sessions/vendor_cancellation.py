@@ -1,4 +1,6 @@
-"""Cancels sessions at the vendor (docs/vendor.md#cancel).
+"""Makes the vendor's cancel call of sessions that are cancelled here (docs/vendor.md#cancel).
+
+updates.py decides whether a session may be cancelled, and cancels it.
 
 The cancel call stays pending in the session's row until the vendor has answered, as a create or an end does.
 """
@@ -25,8 +27,8 @@ _NOTHING_TO_CANCEL = frozenset({400, 404, 409, 410})
 _MAX_TRIES = 20
 
 
-class SessionCanceller:
-    """Makes the cancel calls of sessions that are cancelled here."""
+class VendorCanceller:
+    """Makes pending cancel calls at the vendor."""
 
     def __init__(self, *, store: SessionStore, vendor: Vendor, clock: Clock) -> None:
         self._store = store

@@ -1,4 +1,7 @@
-"""Builds what the routes of a service process call, group by group, and closes it when the process ends."""
+"""Builds what the routes of a process of `ekabridge serve` call, and closes it when the process ends.
+
+container.py builds the objects that worker and command line need too; worker.py builds those of the worker.
+"""
 
 import asyncio
 import time
@@ -44,7 +47,7 @@ from service.domain.results.refreshing import ResultRefresher
 from service.domain.sessions.change_polling import ChangePoller
 from service.domain.sessions.creation import SessionCreator
 from service.domain.sessions.updates import SessionUpdates
-from service.domain.streams.lifecycle import Streams
+from service.domain.streams.connections import Streams
 from service.domain.templates import Templates
 from service.domain.token_bucket import LocalRateLimiter, RateLimitPolicy
 from service.domain.webhooks import WebhookReceiver

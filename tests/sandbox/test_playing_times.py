@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.sandbox.vendor.audio_formats import pcm_seconds, wav_seconds, webm_seconds
+from service.sandbox.vendor.playing_times import pcm_seconds, wav_seconds, webm_seconds
 from tests.support.sounds import wav, webm
 
 

@@ -5,7 +5,7 @@ from service.store.database import Database
 from service.store.queries import sql
 
 
-class LeaseRows:
+class NamedLeaseRows:
     """Leases that one process holds at a time, by name."""
 
     def __init__(self, database: Database) -> None:
@@ -13,9 +13,9 @@ class LeaseRows:
 
     async def acquire(self, name: str, lease: Lease, seconds: float) -> bool:
         """Acquire or renew a lease; false while another process holds it."""
-        row = await self._database.fetchrow(sql("leases.acquire"), name, lease, seconds)
+        row = await self._database.fetchrow(sql("named_leases.acquire"), name, lease, seconds)
         return row is not None
 
     async def release(self, name: str, lease: Lease) -> None:
         """Release a lease that we hold."""
-        await self._database.execute(sql("leases.release"), name, lease)
+        await self._database.execute(sql("named_leases.release"), name, lease)

@@ -1,4 +1,7 @@
-"""Answers an error as a problem of RFC 9457; statuses and titles are in schemas/problems.py."""
+"""Makes the response to an error, a problem of RFC 9457.
+
+The status and the title of each code are a table in schemas/problems.py.
+"""
 
 import math
 from typing import Any
@@ -13,7 +16,7 @@ from schemas.problems import MEDIA_TYPE, STATUS_OF_CODE, TITLES, FieldError, Pro
 from service.api.field_errors import field_error
 from service.api.middleware.request_context import request_id_of
 from service.domain.errors import BridgeError, Overloaded, RateLimited, VendorUnreachable
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 
 log = structlog.get_logger()
 
@@ -104,7 +107,7 @@ def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> 
 
 def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     """Answer for a bug of ours: the log has its class and line, and nobody gets its message."""
-    log.error("request_failed", request_id=request_id_of(request.scope), **failure(error))
+    log.error("request_failed", request_id=request_id_of(request.scope), **describe_failure(error))
     return problem_response(
         request.scope,
         "internal_error",

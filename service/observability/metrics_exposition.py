@@ -1,4 +1,6 @@
-"""Metrics in Prometheus' text format, of one process or of all processes behind one port.
+"""Exposes all metrics in Prometheus' text format, of one process or of all processes behind one port.
+
+The metrics themselves are in the modules that count, such as service/store/lifecycle_metrics.py.
 
 A single process shows its own figures. With `serve --workers N` a scrape reaches any one process, which must
 show the sum of all: each process writes its figures into files of a shared folder, and the scraped one adds

@@ -25,7 +25,7 @@ from service.domain.errors import (
     WrongUpload,
 )
 from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease, SessionId, TenantId
-from service.domain.streams.lifecycle import Streams
+from service.domain.streams.connections import Streams
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
 from service.domain.streams.sides import ClientGone
 from service.domain.vendor_calls import CALLING_TENANT

@@ -30,7 +30,7 @@ from service.domain.streams.audio_log import AudioLog, Spool
 from service.domain.streams.healing import HealingRule, HealingStream
 from service.domain.streams.holding import HeldStreamStore, StreamHold
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
-from service.domain.streams.relay import SESSION_OVER, TAKEN_OVER, CloseReason, Relay
+from service.domain.streams.relay import SESSION_ENDED, SESSION_GONE, TAKEN_OVER, CloseReason, Relay
 from service.domain.streams.sides import Client, VendorConnection
 from service.domain.vendor_calls import CALLING_TENANT
 
@@ -364,7 +364,7 @@ class Streams:
             if stream.relay is None:
                 continue
             if state is None or state.is_erased:  # retention erases the rows, too
-                stream.relay.cut(CloseReason("session_erased", SESSION_OVER, "the session was erased"))
+                stream.relay.cut(CloseReason("session_erased", SESSION_GONE, "the session was erased"))
                 continue
             if stream.is_shutting_down:
                 continue
@@ -402,8 +402,8 @@ def _ids(streams: dict[Lease, OpenStream]) -> list[SessionId]:
 def _unwanted(state: StreamState, lease: Lease) -> CloseReason | None:
     if state.status not in OPEN_STATUSES:
         if state.status in {"expired", "cancelled"}:
-            return CloseReason("session_over", SESSION_OVER, f"the session is {state.status}")
-        return CloseReason("session_over", 1000, "the session was ended")
+            return CloseReason("session_over", SESSION_GONE, f"the session is {state.status}")
+        return CloseReason("session_over", SESSION_ENDED, "the session was ended")
     if state.is_yielding or state.lease != lease:
         return CloseReason("taken_over", TAKEN_OVER, "another client took this stream over")
     return None
