@@ -50,6 +50,8 @@ def test_the_defaults_are_those_of_the_contract():
         ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
         ("PUBLIC_URL", "https://bridge.example/", "https://bridge.example"),
         ("SUPPORT_EMAIL", "it@hospital.example", "it@hospital.example"),
+        ("KEEP_AUDIO", "until_result", "until_result"),
+        ("KEEP_AUDIO", "30", "30"),
         (
             "VOICE_ORIGINS",
             "https://EMR.example:443/, http://localhost:3000,https://[::1]:8443",
@@ -125,6 +127,7 @@ BAD = {
     "REDIS_URL": "http://hunter2",
     "PUBLIC_URL": "https://",
     "SUPPORT_EMAIL": "hunter2",
+    "KEEP_AUDIO": "hunter2",
     "VOICE_ORIGINS": "https://hunter2/path",
     "EKA_STREAM_HOSTS": "https://hunter2",
     "EKA_BASE_URL": "ftp://hunter2",

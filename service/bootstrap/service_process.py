@@ -171,6 +171,7 @@ def _make_sessions(
             lifecycle=lifecycle,
             limits=discovery,
             read=queries.session,
+            keep_audio=settings.keep_audio,
         ),
         lifecycle=lifecycle,
         updates=SessionUpdates(

@@ -7,10 +7,11 @@ import msgspec
 
 from schemas.pages import Page
 from schemas.sessions import Mode, Model
-from schemas.tenants import SessionDefaults
+from schemas.tenants import KeepAudio, SessionDefaults
 from service.cli.retention import tenant_retention
 from service.cli.runner import json_option, print_found, with_encrypting_stores, with_stores
 from service.cli.vendor_accounts import account_change, account_options, tenant_account
+from service.domain.ids import TenantId
 from service.domain.tenants.changes import Tenants
 
 
@@ -52,6 +53,28 @@ def tenant_list(as_json: bool) -> None:
     print_found(
         Page(items=found), as_json=as_json, text="\n".join(f"{item.id}  {item.name}" for item in found)
     )
+
+
+@tenant.command("set")
+@click.argument("tenant_id", metavar="TENANT")
+@click.option(
+    "--keep-audio",
+    required=True,
+    metavar="on_trouble|until_result|DAYS|default",
+    help="For how long audio is kept that EkaScribe has confirmed; default: as the setting KEEP_AUDIO.",
+)
+@json_option
+def tenant_set(tenant_id: str, keep_audio: str, as_json: bool) -> None:
+    """Change a tenant's options, for sessions that are created from now on."""
+    try:
+        choice = msgspec.convert(None if keep_audio == "default" else keep_audio, KeepAudio | None)
+    except msgspec.ValidationError:
+        raise click.UsageError("--keep-audio is on_trouble, until_result, days or default") from None
+    changed = with_stores(
+        lambda stores: Tenants(stores.tenants).change_keep_audio(TenantId(tenant_id), choice)
+    )
+    text = f"{changed.id}  {changed.name}  audio: {changed.keep_audio or 'as the setting KEEP_AUDIO'}"
+    print_found(changed, as_json=as_json, text=text)
 
 
 tenant.add_command(tenant_account)

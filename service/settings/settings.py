@@ -65,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fhir_encounter_system: str = "urn:ekabridge:encounter"
     chunk_max_bytes: int = 10_485_760
     held_audio_max_bytes: int = 4_294_967_296
+    keep_audio: str = "on_trouble"
     client_address_header: str | None = None
     max_connections: int = 4096
     max_requests: int = 256

@@ -17,6 +17,7 @@ _T = TypeVar("_T")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,500}")
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){1,8}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_KEEP_AUDIO = re.compile(r"on_trouble|until_result|[1-9][0-9]{0,2}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _UNSAFE_IN_HEADERS = frozenset("\r\n\0")
 
@@ -150,6 +151,13 @@ def parse_header_name(raw: str) -> str:
     """Parse a header's name."""
     if not _HEADER_NAME.fullmatch(raw):
         raise ValueError("must be a header's name, such as X-Forwarded-For")
+    return raw
+
+
+def parse_keep_audio(raw: str) -> str:
+    """Parse for how long audio is kept that EkaScribe has confirmed."""
+    if not _KEEP_AUDIO.fullmatch(raw):
+        raise ValueError("must be on_trouble, until_result, or a number of days between 1 and 999")
     return raw
 
 

@@ -93,6 +93,7 @@ def principal_of(row: Record) -> Principal:
         tenant_id=TenantId(row["tenant_id"]),
         role=row["role"],
         defaults=msgspec.convert(row["defaults"], SessionDefaults),
+        keep_audio=row["keep_audio"],
         account=Account(row["tenant_id"]) if row["own_account"] else DEFAULT_ACCOUNT,
     )
 

@@ -14,7 +14,7 @@ from service.domain.ids import Account, Lease, SessionId, VendorSessionId
 from service.store.database import Database
 from service.store.queries import sql
 
-_Stored = tuple[SessionId, int, str]
+_Stored = tuple[SessionId, int, str, VendorSessionId]
 
 
 class AudioRows:
@@ -35,9 +35,9 @@ class AudioRows:
         """Lease a chunk's sequence number; None if the tenant has no such session."""
         return await self._claims(chunk)
 
-    async def record(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
-        """Record that the vendor has the chunk; false if the session accepts no more audio."""
-        return await self._records((session_id, sequence, sha256))
+    async def record(self, chunk: ChunkPlan, vendor_id: VendorSessionId) -> bool:
+        """Record that the vendor has the chunk; false if the session accepts no more audio, or was remade."""
+        return await self._records((chunk.session_id, chunk.sequence, chunk.sha256, vendor_id))
 
     async def release(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
         """Free the sequence number of a chunk that the vendor refused."""
@@ -66,9 +66,10 @@ class AudioRows:
     async def _record_all(self, stored: Sequence[_Stored]) -> list[bool]:
         rows = await self._database.fetch(
             sql("audio.record"),
-            [session_id for session_id, _, _ in stored],
-            [sequence for _, sequence, _ in stored],
-            [bytes.fromhex(sha256) for _, _, sha256 in stored],
+            [session_id for session_id, _, _, _ in stored],
+            [sequence for _, sequence, _, _ in stored],
+            [bytes.fromhex(sha256) for _, _, sha256, _ in stored],
+            [vendor_id for _, _, _, vendor_id in stored],
         )
         recorded = {row["place"] for row in rows}
         return [place in recorded for place in range(1, len(stored) + 1)]
@@ -83,6 +84,7 @@ def _claim(row: Record) -> ChunkClaim:
         upload=row["upload"],
         is_created=row["owed"] != "create" or row["is_held"],
         is_held=row["is_held"],
+        keeps_audio=row["keeps_audio"],
         is_past=row["is_past"],
         is_erased=row["is_erased"],
         lease=row["lease"],

@@ -58,7 +58,7 @@ class AudioBlockRows:
             number += 1
 
     async def delete(self, connection: LentConnection, session_id: SessionId, sequence: int) -> None:
-        """Delete the bytes of a chunk in the caller's transaction."""
+        """Delete the bytes of a chunk in the caller's transaction, unless its session keeps them."""
         await connection.execute(sql("audio_blocks.delete_of_chunk"), session_id, sequence)
 
     async def kept_bytes(self, tenant_id: TenantId) -> tuple[int, int]:

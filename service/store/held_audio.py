@@ -5,15 +5,19 @@ from collections.abc import AsyncIterator
 
 from service.domain.audio.models import Audio, AudioFormat, ChunkPlan, HeldChunk
 from service.domain.errors import SessionEnded
-from service.domain.ids import Lease, SessionId, TenantId
+from service.domain.ids import Lease, SessionId, TenantId, VendorSessionId
 from service.store.audio_blocks import AudioBlockRows
 from service.store.database import Database
 from service.store.queries import sql
 
 # The sums of kept audio are read again after this time; what this process adds meanwhile is counted here.
 _SUMS_SECONDS = 1.0
+# Every chunk of a session that keeps its audio asks for room, and such a session need not be precise.
+_SUMS_OF_CONFIRMED_SECONDS = 10.0
 # One tenant may use this part of the room for held audio.
 _MAX_SHARE_OF_TENANT = 0.5
+# Audio that the vendor has confirmed leaves the other half of the room to an outage.
+_MAX_SHARE_OF_CONFIRMED = 0.5
 
 
 class HeldAudioRows:
@@ -26,16 +30,33 @@ class HeldAudioRows:
         self._max_held_bytes = max_held_bytes
         self._sums: dict[TenantId, tuple[float, int, int]] = {}
 
-    async def has_room(self, tenant_id: TenantId, size: int) -> bool:
-        """Return whether so many more bytes may be held; the sums are up to a second old."""
+    async def has_room(self, tenant_id: TenantId, size: int, *, is_confirmed: bool = False) -> bool:
+        """Return whether so many more bytes may be held; the sums are at most ten seconds old."""
         read_at, of_tenant, in_all = self._sums.get(tenant_id, (0.0, 0, 0))
         now = time.monotonic()
-        if now - read_at > _SUMS_SECONDS:
+        if now - read_at > (_SUMS_OF_CONFIRMED_SECONDS if is_confirmed else _SUMS_SECONDS):
             read_at = now
             of_tenant, in_all = await self._blocks.kept_bytes(tenant_id)
         of_tenant, in_all = of_tenant + size, in_all + size
         self._sums[tenant_id] = (read_at, of_tenant, in_all)
-        return in_all <= self._max_held_bytes and of_tenant <= self._max_held_bytes * _MAX_SHARE_OF_TENANT
+        room = self._max_held_bytes * (_MAX_SHARE_OF_CONFIRMED if is_confirmed else 1)
+        return in_all <= room and of_tenant <= room * _MAX_SHARE_OF_TENANT
+
+    async def record_kept(self, chunk: ChunkPlan, vendor_id: VendorSessionId, audio: Audio) -> bool:
+        """Record that the vendor has the chunk, and store its bytes; false as AudioRows.record."""
+        async with self._database.transaction() as connection:
+            # First, because it locks the session, as every transaction does before it writes blocks.
+            recorded = await connection.fetchrow(
+                sql("audio.record"),
+                [chunk.session_id],
+                [chunk.sequence],
+                [bytes.fromhex(chunk.sha256)],
+                [vendor_id],
+            )
+            if recorded is None:
+                return False
+            await self._blocks.write(connection, chunk.tenant_id, chunk.session_id, chunk.sequence, audio)
+        return True
 
     async def hold(self, chunk: ChunkPlan, audio: Audio, *, due_seconds: float) -> bool:
         """Store a chunk's bytes, encrypted, and make the handover due; false if the lease was lost."""
@@ -72,7 +93,7 @@ class HeldAudioRows:
         return _HeldAudio(self._blocks, chunk)
 
     async def record_handed_over(self, chunk: HeldChunk, lease: Lease, *, is_stored: bool) -> bool:
-        """Record what became of a held chunk, and delete the bytes of a stored one."""
+        """Record what became of a held chunk, and delete the bytes of a stored one unless they are kept."""
         status = "stored" if is_stored else "refused"
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(

@@ -15,7 +15,7 @@ for _status in ("completed", "partial", "failed", "expired", "cancelled"):
     SETTLED.labels(_status)  # a rate misses the first event of a series that does not begin with 0
 AUDIO_INCOMPLETE = Counter(
     "ekabridge_audio_incomplete",
-    "Sessions of which EkaScribe lists fewer audio files after the end than it had confirmed.",
+    "Sessions that lack audio at EkaScribe after the end: it lists fewer files, or refused a chunk.",
 )
 STREAM_INTERRUPTIONS = Counter(
     "ekabridge_stream_interruptions",
@@ -25,6 +25,13 @@ STREAM_INTERRUPTIONS = Counter(
 )
 for _outcome in ("held", "resumed"):
     STREAM_INTERRUPTIONS.labels(_outcome)
+REMADE = Counter(
+    "ekabridge_sessions_remade",
+    "Sessions that were made again at EkaScribe from kept audio, by what had become of them there.",
+    ("reason",),
+)
+for _reason in ("vendor_failed", "session_expired", "vendor_session_missing", "audio_incomplete"):
+    REMADE.labels(_reason)
 END_TO_DOCUMENT = Histogram(
     "ekabridge_end_to_document_seconds",
     "Seconds from the end of a dictation until a document of it was stored.",

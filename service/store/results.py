@@ -22,11 +22,12 @@ from service.domain.results.models import (
     VendorResult,
     Verdict,
 )
+from service.domain.sessions.lifecycle import HOLD_SECONDS
 from service.store.additional_documents import drop_additional_document
 from service.store.database import Database, LentConnection, storable
 from service.store.documents import DocumentUnitRows
 from service.store.encryption import Keyring
-from service.store.lifecycle_metrics import END_TO_DOCUMENT, SETTLED
+from service.store.lifecycle_metrics import END_TO_DOCUMENT, REMADE, SETTLED
 from service.store.outbox import insert_event
 from service.store.queries import sql
 from service.store.sessions import (
@@ -122,7 +123,10 @@ class SettleRows:
         self._keyring = keyring
         self._endings: list[SessionStatus] = []
         self._waits: list[float] = []
+        self._remade_for: str | None = None
+        self._keep_audio_days: int | None = row["keep_audio_days"]
         self.session_id = SessionId(row["id"])
+        self.vendor_id = VendorSessionId(row["vendor_id"])
         self.tenant_id = TenantId(row["tenant_id"])
         self._documents = DocumentUnitRows(connection, keyring, self.tenant_id, self.session_id)
         self.status: SessionStatus = row["status"]
@@ -147,6 +151,8 @@ class SettleRows:
             SETTLED.labels(status).inc()
         for seconds in self._waits:
             END_TO_DOCUMENT.observe(seconds)
+        if self._remade_for is not None:
+            REMADE.labels(self._remade_for).inc()
 
     async def holds(self, job: FetchJob) -> bool:
         """Return whether the fetch's lease is still ours; if so, it stays ours until the transaction ends."""
@@ -262,6 +268,15 @@ class SettleRows:
         await self._connection.execute(sql("sessions.show_partial"), self.session_id)
         self.status = "partial"
 
+    async def remake(self, vendor_id: VendorSessionId, reason: str) -> bool:
+        """Make the session due again at the vendor, if all its audio is here; false changes nothing."""
+        row = await self._connection.fetchrow(
+            sql("sessions.remake"), self.session_id, vendor_id, reason, None, HOLD_SECONDS
+        )
+        if row is not None:
+            self._remade_for = reason
+        return row is not None
+
     async def settle_session(
         self, status: SessionStatus, *, error_code: str | None, error_message: str | None
     ) -> None:
@@ -269,6 +284,9 @@ class SettleRows:
         await self._connection.execute(
             sql("sessions.settle"), self.session_id, status, error_code, error_message
         )
+        is_good = status == "completed" and self._audio_missing is None
+        if is_good and self._keep_audio_days == 0:
+            await self._connection.execute(sql("erasure.audio_blocks"), self.session_id)
         self._endings.append(status)
         self.status = status
         self.is_final = True

@@ -10,6 +10,8 @@ from service.store.queries import sql
 
 # The actor of erasures in the audit trail.
 ACTOR = "retention"
+# A session that ended badly keeps its audio for so long at least, so that it can be exported.
+_AFTER_BAD_ENDING_DAYS = 7
 
 
 class RetentionDue(Struct, frozen=True):
@@ -37,6 +39,10 @@ class RetentionRows:
     async def delete(self, due: RetentionDue) -> bool:
         """Delete every row of a session except its audit entries; false as in `erase`."""
         return await self._remove(due, rows=True)
+
+    async def purge_audio(self, limit: int) -> int:
+        """Delete up to `limit` blocks of audio that was kept long enough (KEEP_AUDIO); return how many."""
+        return len(await self._database.fetch(sql("retention.purge_audio"), limit, _AFTER_BAD_ENDING_DAYS))
 
     async def _remove(self, due: RetentionDue, *, rows: bool) -> bool:
         session_id, tenant_id = due.session_id, due.tenant_id

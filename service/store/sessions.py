@@ -12,6 +12,7 @@ from asyncpg import Record
 
 from schemas.results import WarningInfo
 from service.domain.ids import UNFILTERED, Account, Lease, SessionId, TemplateId, TenantId, VendorSessionId
+from service.domain.sessions.lifecycle import HOLD_SECONDS
 from service.domain.sessions.models import (
     EndRecorded,
     EndState,
@@ -24,7 +25,7 @@ from service.domain.sessions.models import (
 from service.observability.tracing import current_traceparent
 from service.store.database import Database, LentConnection
 from service.store.encryption import Hasher, Keyring
-from service.store.lifecycle_metrics import AUDIO_INCOMPLETE, SESSIONS
+from service.store.lifecycle_metrics import AUDIO_INCOMPLETE, REMADE, SESSIONS
 from service.store.queries import sql
 
 _PATIENT_ID = "patient_id"
@@ -91,6 +92,7 @@ class SessionRows:
             lease_seconds,
             lease,
             current_traceparent(),
+            plan.keep_audio_days,
         ]
 
     async def patient_hash(self, tenant_id: TenantId, patient_id: str | None) -> bytes | None:
@@ -220,7 +222,13 @@ class SessionRows:
         return row is not None
 
     async def record_end_confirmed(
-        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd, *, reconcile_seconds: float
+        self,
+        session_id: SessionId,
+        lease: Lease,
+        confirmed: VendorEnd,
+        *,
+        reconcile_seconds: float,
+        may_remake: bool,
     ) -> EndRecorded:
         """Record that the vendor knows of the end, and compare its list of files with our chunks."""
         row = await self._database.fetchrow(
@@ -230,11 +238,25 @@ class SessionRows:
             confirmed.files_received,
             confirmed.sequences,
             reconcile_seconds,
+            may_remake,
         )
         missing = row["audio_missing"] if row is not None else None
-        if missing is not None:
+        may_be_remade = row is not None and row["may_be_remade"]
+        if missing is not None and not may_be_remade:
             AUDIO_INCOMPLETE.inc()
-        return EndRecorded(was_ours=await self._was_ours(session_id, row), missing=missing)
+        was_ours = await self._was_ours(session_id, row)
+        return EndRecorded(was_ours=was_ours, missing=missing, may_be_remade=may_be_remade)
+
+    async def remake(
+        self, session_id: SessionId, lease: Lease, vendor_id: VendorSessionId, reason: str
+    ) -> bool:
+        """Make the session due again at the vendor, if all its audio is here and the lease still holds."""
+        row = await self._database.fetchrow(
+            sql("sessions.remake"), session_id, vendor_id, reason, lease, HOLD_SECONDS
+        )
+        if row is not None:
+            REMADE.labels(reason).inc()
+        return row is not None
 
     async def claim_pending_calls(
         self, limit: int, lease_seconds: float, passed_over: Collection[Account] = ()

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import msgspec
 from asyncpg import Record
 
-from schemas.tenants import SessionDefaults, Tenant
+from schemas.tenants import KeepAudio, SessionDefaults, Tenant
 from service.domain.audit import Actor
 from service.domain.errors import NotFound
 from service.domain.ids import TenantId
@@ -81,6 +81,13 @@ class TenantUnitRows(AuditedUnitRows):
             raise NotFound("no such tenant")
         return tenant_of(row)
 
+    async def set_keep_audio(self, choice: KeepAudio | None) -> Tenant:
+        """Set for how long the tenant's confirmed audio is kept. Raises NotFound."""
+        row = await self._connection.fetchrow(sql("tenants.set_keep_audio"), self._tenant_id, choice)
+        if row is None:
+            raise NotFound("no such tenant")
+        return tenant_of(row)
+
 
 def tenant_of(row: Record) -> Tenant:
     """Read a tenant from its row."""
@@ -91,5 +98,6 @@ def tenant_of(row: Record) -> Tenant:
         own_account=row["own_account"],
         keep_content_days=row["keep_content_days"],
         keep_metadata_days=row["keep_metadata_days"],
+        keep_audio=row["keep_audio"],
         created_at=row["created_at"],
     )

@@ -70,6 +70,9 @@ async def test_tenant_key_and_destination_from_birth_to_end(rig: Rig) -> None:
     assert revoked["revoked_at"] is not None
     assert (await api.get("/v1/sessions")).status_code == 401
 
+    assert tenant["keep_audio"] is None
+    for choice, kept in (("until_result", "until_result"), ("7", "7"), ("default", None)):
+        assert (await as_json("tenant", "set", tenant["id"], "--keep-audio", choice))["keep_audio"] == kept
     destination = await as_json("destination", "add", tenant["id"], "http://127.0.0.1:9/hooks")
     assert destination["secret"].startswith("whsec_")
     listed = (await as_json("destination", "list", tenant["id"]))["items"]
@@ -88,6 +91,8 @@ async def test_tenant_key_and_destination_from_birth_to_end(rig: Rig) -> None:
         (["destination", "remove", "ten_unknown", "dst_unknown"], "no such destination"),
         (["tenant", "add", "x", "--template", "a", "--template", "b", "--template", "c"], "templates"),
         (["tenant", "add", "x", "--language", "not a language"], "languages"),
+        (["tenant", "set", "ten_unknown", "--keep-audio", "7"], "no such tenant"),
+        (["tenant", "set", "ten_unknown", "--keep-audio", "0"], "--keep-audio"),
     ],
 )
 async def test_mistakes_are_told_and_change_nothing(rig: Rig, arguments: list[str], words: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from service.bootstrap.container import open_stores
 from service.domain.audio.models import ChunkClaim, ChunkPlan
 from service.domain.errors import InvalidRequest
-from service.domain.ids import SessionId, TenantId
+from service.domain.ids import SessionId, TenantId, VendorSessionId
 from service.store.audio import AudioRows
 from tests.support.bridge import make_settings
 from tests.support.makers import NOTE, make_lease
@@ -92,8 +92,12 @@ class Together:
         return await self._all(self.rows.claim(nobody), [self.rows.claim(each) for each in plans])
 
     async def record(self, *stored: tuple[SessionId, int, bytes]) -> list[Any]:
-        nobody = self.rows.record(SessionId("ses_0"), 0, sha256(b""))
-        others = [self.rows.record(session_id, at, sha256(audio)) for session_id, at, audio in stored]
+        def recorded(session_id: SessionId, sequence: int, audio: bytes) -> Any:
+            chunk = self.house.chunk(session_id, sequence, audio)
+            return self.rows.record(chunk, VendorSessionId(session_id))
+
+        nobody = recorded(SessionId("ses_0"), 0, b"")
+        others = [recorded(*each) for each in stored]
         return await self._all(nobody, others)
 
 
@@ -234,9 +238,7 @@ async def test_batches_in_opposite_orders_never_wait_for_each_other_in_a_circle(
             while monotonic() < until:
                 plans = [plan(house.tenant_id, session_id, sequence % 7) for session_id in order]
                 await asyncio.gather(*(rows.claim(each) for each in plans))
-                await asyncio.gather(
-                    *(rows.record(each.session_id, each.sequence, each.sha256) for each in plans)
-                )
+                await asyncio.gather(*(rows.record(each, VendorSessionId(each.session_id)) for each in plans))
                 sequence += 1
 
         async def end_some() -> None:

@@ -42,6 +42,9 @@ CHANGES: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "Tenants.change_retention": lambda s: Tenants(s.house.stores.tenants).change_retention(
         s.house.tenant_id, RetentionChange(content_days=3)
     ),
+    "Tenants.change_keep_audio": lambda s: Tenants(s.house.stores.tenants).change_keep_audio(
+        s.house.tenant_id, "7"
+    ),
     "ApiKeys.add": lambda s: ApiKeys(s.house.stores.api_keys).add(s.house.tenant_id, "emr"),
     "ApiKeys.revoke": lambda s: ApiKeys(s.house.stores.api_keys).revoke(s.house.tenant_id, s.key_id),
     "VendorAccounts.change": lambda s: s.house.accounts.change(
@@ -65,6 +68,7 @@ CHANGES: dict[str, Callable[[Scene], Awaitable[object]]] = {
 ACTIONS = {
     "Tenants.add": "tenant.created",
     "Tenants.change_retention": "retention.changed",
+    "Tenants.change_keep_audio": "tenant.changed",
     "ApiKeys.add": "key.created",
     "ApiKeys.revoke": "key.revoked",
     "VendorAccounts.change": "account.changed",

@@ -94,6 +94,11 @@ QUERIES: list[tuple[str, list[Any], set[str]]] = [
     ("sessions.page", ["t1", None, None, H, None, None, None, 11], {"sessions_by_patient"}),
     ("sessions.view", ["t1", "s1"], {"sessions_pkey", "chunks_pkey"}),
     ("sessions.lock", ["s1", None], {"sessions_pkey"}),
+    (
+        "sessions.remake",
+        ["s1", "ses_again", "vendor_failed", None, 60.0],
+        {"sessions_pkey", "chunks_pkey", "audio_blocks_in_order", "documents_", "fetches_"},
+    ),
     ("sessions.standings", [["s1", "s2"]], {"sessions_pkey"}),
     (
         "sessions.marks",

@@ -64,9 +64,7 @@ async def test_from_its_end_to_its_documents_acceptance_it_is_in_flight(house):
     session_id = await house.create(templates=[NOTE, SOAP])
     lease = await house.begin_end(session_id)
     assert await ledger(house) == IN_FLIGHT  # the end call is owed
-    await house.stores.sessions.record_end_confirmed(
-        session_id, lease, VendorEnd(files_received=1), reconcile_seconds=3600
-    )
+    await house.record_end(session_id, lease, VendorEnd(files_received=1))
     assert await ledger(house) == IN_FLIGHT  # its results are
     first, second = await house.claim_fetches(session_id)
     assert await ledger(house) == IN_FLIGHT  # they are asked for

@@ -51,9 +51,7 @@ async def delivered(house: House, status: str = "delivered", **fields: Any) -> S
     session_id = await house.create(templates=[NOTE])
     await house.store_chunk(session_id, 0)
     lease = await house.begin_end(session_id)
-    await house.stores.sessions.record_end_confirmed(
-        session_id, lease, VendorEnd(files_received=1), reconcile_seconds=3600
-    )
+    await house.record_end(session_id, lease, VendorEnd(files_received=1))
     await house.hear(session_id)
     await finish(house, session_id)
     for job in await house.claim_deliveries(session_id):

@@ -123,12 +123,8 @@ async def test_an_owed_end_carries_the_number_of_stored_chunks(house):
     (owed,) = await house.stores.sessions.claim_pending_calls(5, 60)
     assert (owed.call, owed.chunks, owed.attempts, owed.upload) == ("end", 3, 2, "chunked")
     told = VendorEnd(files_received=3)
-    assert not (
-        await house.stores.sessions.record_end_confirmed(session_id, old, told, reconcile_seconds=3600)
-    ).was_ours
-    assert (
-        await house.stores.sessions.record_end_confirmed(session_id, owed.lease, told, reconcile_seconds=3600)
-    ).was_ours
+    assert not (await house.record_end(session_id, old, told)).was_ours
+    assert (await house.record_end(session_id, owed.lease, told)).was_ours
 
 
 @pytest.mark.parametrize(
@@ -150,13 +146,11 @@ async def test_chunks_that_the_vendor_s_list_lacks_are_recorded_and_counted(hous
         assert await house.store_chunk(session_id, sequence)
     await house.claim_chunk(session_id, 3, b"never confirmed")
     lease, before = await house.begin_end(session_id), AUDIO_INCOMPLETE._value.get()
-    recorded = await house.stores.sessions.record_end_confirmed(
-        session_id, lease, told, reconcile_seconds=3600
-    )
+    recorded = await house.record_end(session_id, lease, told)
     assert recorded == EndRecorded(was_ours=True, missing=missing)
     assert await house.value("SELECT audio_missing FROM sessions") == missing
     assert AUDIO_INCOMPLETE._value.get() - before == (missing is not None)
-    again = await house.stores.sessions.record_end_confirmed(session_id, lease, told, reconcile_seconds=3600)
+    again = await house.record_end(session_id, lease, told)
     assert (again.was_ours, AUDIO_INCOMPLETE._value.get() - before) == (False, missing is not None)
 
 
@@ -164,9 +158,7 @@ async def test_of_a_stream_no_chunk_is_missing(house):
     session_id = await house.create(upload="stream")
     lease = await house.begin_end(session_id)
     told = VendorEnd(files_received=0, sequences=[])
-    assert (
-        await house.stores.sessions.record_end_confirmed(session_id, lease, told, reconcile_seconds=3600)
-    ).missing is None
+    assert (await house.record_end(session_id, lease, told)).missing is None
 
 
 async def test_of_many_ends_at_once_exactly_one_ends_it(house):
@@ -259,7 +251,7 @@ async def test_a_chunk_counts_only_while_the_session_takes_audio(house):
     session_id = await house.create(templates=[NOTE])
     await house.claim_chunk(session_id, 0, b"late")
     await house.begin_end(session_id)
-    assert not await house.stores.audio.record(session_id, 0, hashlib.sha256(b"late").hexdigest())
+    assert not await house.record_chunk(session_id, 0, b"late")
     assert (await house.claim_chunk(session_id, 1, b"later")).lease is None
     assert await house.value("SELECT status FROM sessions") == "processing"
     assert await house.value("SELECT count(*) FROM chunks WHERE status = 'stored'") == 0
@@ -270,8 +262,8 @@ async def test_a_chunk_of_other_bytes_than_the_sequence_was_given_to_is_not_reco
     await house.claim_chunk(session_id, 0, b"slow", lease=lease)
     await house.stores.audio.expire_lease(session_id, 0, lease)
     await house.claim_chunk(session_id, 0, b"quick")
-    assert not await house.stores.audio.record(session_id, 0, hashlib.sha256(b"slow").hexdigest())
-    assert await house.stores.audio.record(session_id, 0, hashlib.sha256(b"quick").hexdigest())
+    assert not await house.record_chunk(session_id, 0, b"slow")
+    assert await house.record_chunk(session_id, 0, b"quick")
 
 
 @pytest.mark.parametrize(

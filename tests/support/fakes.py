@@ -127,6 +127,7 @@ class MemorySessions:
         self.error_code: str | None = None
         self.told: VendorEnd | None = None
         self.missing: list[int] | None = None
+        self.may_be_remade = self.keeps_audio = False
         self.postponed_seconds: list[float] = []
         self.has_lease = True
         self.was_cancelled = False
@@ -182,11 +183,26 @@ class MemorySessions:
         yield MemoryEnd(self, self.state) if self.state is not None else None
 
     async def record_end_confirmed(
-        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd, *, reconcile_seconds: float
+        self,
+        session_id: SessionId,
+        lease: Lease,
+        confirmed: VendorEnd,
+        *,
+        reconcile_seconds: float,
+        may_remake: bool,
     ) -> EndRecorded:
+        if may_remake and self.may_be_remade:
+            return EndRecorded(was_ours=True, missing=self.missing, may_be_remade=True)
         self.recorded.append("end_told")
         self.told = confirmed
         return EndRecorded(was_ours=True, missing=self.missing)
+
+    async def remake(
+        self, session_id: SessionId, lease: Lease, vendor_id: VendorSessionId, reason: str
+    ) -> bool:
+        if self.keeps_audio:
+            self.recorded.append(f"remade {reason}")
+        return self.keeps_audio
 
     async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:
         self.recorded.append("cancel_told")
@@ -249,6 +265,8 @@ class Kept:
     now: float = 5.0  # seconds since the session was ended
     error_code: str | None = None
     settled: int = 0
+    keeps_audio: bool = False
+    remade_for: str | None = None
 
 
 class MemoryResults:
@@ -341,6 +359,7 @@ class MemorySettle:
         self.kept = kept
         self.waits: list[tuple[TemplateId, float, str]] = []
         self.session_id = SESSION
+        self.vendor_id = AT_VENDOR
         self.tenant_id = TENANT
         self.status: Any = kept.status
         self.is_final = kept.is_final
@@ -481,6 +500,14 @@ class MemorySettle:
 
     async def show_partial(self) -> None:
         self.status = "partial"
+
+    async def remake(self, vendor_id: VendorSessionId, reason: str) -> bool:
+        if not self.kept.keeps_audio or self.kept.remade_for is not None:
+            return False
+        self.kept.remade_for = reason
+        names = [TemplateId(name) for name in self.kept.templates] or [UNFILTERED]
+        self.kept.fetches = {each: Owed(each) for each in names}
+        return True
 
     async def settle_session(self, status: Any, *, error_code: str | None, error_message: str | None) -> None:
         self.status, self.is_final = status, True

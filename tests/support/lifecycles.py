@@ -4,7 +4,7 @@ from typing import Any
 
 from service.domain.audio.handover import AudioHandover
 from service.domain.audio.models import Audio, HeldChunk
-from service.domain.ids import Lease, SessionId
+from service.domain.ids import Lease, SessionId, VendorSessionId
 from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.sessions.pending_calls import PendingCalls
 from tests.support.fakes import MemorySessions
@@ -46,7 +46,7 @@ class NoHeldAudio:
 def make_pending_calls(store: MemorySessions, vendor: Any, clock: TurnedClock) -> PendingCalls:
     """Return the worker's side of the pending calls; a failed session is recorded in `store`."""
 
-    async def fail(session_id: SessionId, code: str) -> None:
+    async def fail(session_id: SessionId, vendor_id: VendorSessionId, code: str) -> None:
         store.recorded.append("failed")
         store.error_code = code
 

@@ -23,11 +23,12 @@ from service.domain.ids import (
     SessionId,
     TemplateId,
     TenantId,
+    VendorSessionId,
     new_session_id,
 )
 from service.domain.results.fetching import ResultFetcher
 from service.domain.results.models import FetchJob, VendorResult
-from service.domain.sessions.models import SessionDetails, SessionPlan, VendorEnd, VendorSession
+from service.domain.sessions.models import EndRecorded, SessionDetails, SessionPlan, VendorEnd, VendorSession
 from service.domain.tenants.changes import Tenants
 from service.domain.vendor_account_changes import VendorAccounts
 from service.domain.webhooks import Received
@@ -100,7 +101,7 @@ class House:
         assert await self.stores.sessions.record_created(session_id, lease, made)
         return session_id
 
-    async def claim_chunk(self, session_id: SessionId, sequence: int, audio: bytes, **fields: Any) -> Any:
+    def chunk(self, session_id: SessionId, sequence: int, audio: bytes, **fields: Any) -> ChunkPlan:
         values: dict[str, Any] = {
             "sha256": hashlib.sha256(audio).hexdigest(),
             "size": len(audio),
@@ -110,12 +111,19 @@ class House:
             "lease_seconds": 60,
         }
         place = {"tenant_id": self.tenant_id, "session_id": session_id, "sequence": sequence}
-        return await self.stores.audio.claim(ChunkPlan(**(place | values | fields)))
+        return ChunkPlan(**(place | values | fields))
+
+    async def claim_chunk(self, session_id: SessionId, sequence: int, audio: bytes, **fields: Any) -> Any:
+        return await self.stores.audio.claim(self.chunk(session_id, sequence, audio, **fields))
 
     async def store_chunk(self, session_id: SessionId, sequence: int, audio: bytes = b"audio") -> bool:
         await self.claim_chunk(session_id, sequence, audio)
-        sha256 = hashlib.sha256(audio).hexdigest()
-        return await self.stores.audio.record(session_id, sequence, sha256)
+        return await self.record_chunk(session_id, sequence, audio)
+
+    async def record_chunk(self, session_id: SessionId, sequence: int, audio: bytes) -> bool:
+        """Record that the vendor has a chunk in its session of the same id."""
+        chunk = self.chunk(session_id, sequence, audio)
+        return await self.stores.audio.record(chunk, VendorSessionId(session_id))
 
     async def begin_end(self, session_id: SessionId, *, reconcile_seconds: float = 0) -> Lease:
         lease = make_lease()
@@ -124,12 +132,25 @@ class House:
             await unit.begin(lease, lease_seconds=60, reconcile_seconds=reconcile_seconds)
         return lease
 
+    async def record_end(
+        self,
+        session_id: SessionId,
+        lease: Lease,
+        confirmed: VendorEnd,
+        *,
+        reconcile_seconds: float = 120,
+        may_remake: bool = True,
+    ) -> EndRecorded:
+        return await self.stores.sessions.record_end_confirmed(
+            session_id, lease, confirmed, reconcile_seconds=reconcile_seconds, may_remake=may_remake
+        )
+
     async def end(self, *templates: TemplateId, reconcile_seconds: float = 0, **fields: Any) -> SessionId:
         """A session that was ended and of which the vendor was told; its results are due."""
         session_id = await self.create(templates=list(templates), **fields)
         lease = await self.begin_end(session_id, reconcile_seconds=reconcile_seconds)
-        recorded = await self.stores.sessions.record_end_confirmed(
-            session_id, lease, VendorEnd(files_received=1), reconcile_seconds=3600
+        recorded = await self.record_end(
+            session_id, lease, VendorEnd(files_received=1), reconcile_seconds=reconcile_seconds
         )
         assert recorded.was_ours
         return session_id

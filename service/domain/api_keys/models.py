@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from schemas.api_keys import Role
-from schemas.tenants import SessionDefaults
+from schemas.tenants import KeepAudio, SessionDefaults
 from service.domain.ids import Account, KeyId, TenantId
 
 
@@ -15,3 +15,4 @@ class Principal(Struct, frozen=True, kw_only=True):
     role: Role
     defaults: SessionDefaults
     account: Account
+    keep_audio: KeepAudio | None = None  # the tenant's choice instead of the setting

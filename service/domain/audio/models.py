@@ -59,6 +59,8 @@ class ChunkClaim(Struct, frozen=True, kw_only=True):
     is_created: bool
     # Other audio or the create call of this session is held, so that this chunk waits behind it.
     is_held: bool
+    # The chunk's bytes are kept here although the vendor has confirmed them.
+    keeps_audio: bool
     is_past: bool
     is_erased: bool
     lease: Lease | None

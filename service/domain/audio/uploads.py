@@ -29,7 +29,7 @@ from service.domain.errors import (
     VendorUnreachable,
     WrongUpload,
 )
-from service.domain.ids import Lease, SessionId, TenantId
+from service.domain.ids import Lease, SessionId, TenantId, VendorSessionId
 from service.domain.sessions.ports import SessionStore
 from service.domain.vendor import Vendor
 from service.domain.vendor_calls import check_still_wanted
@@ -42,8 +42,11 @@ class AudioStore(Protocol):
         """Reserve the chunk's sequence; None when the tenant has no such session."""
         ...
 
-    async def record(self, session_id: SessionId, sequence: int, sha256: str) -> bool:
-        """Record that the vendor has the bytes; False when the session accepts no more audio."""
+    async def record(self, chunk: ChunkPlan, vendor_id: VendorSessionId) -> bool:
+        """Record that the vendor has the bytes in its session of this id.
+
+        False when the session accepts no more audio, or has another id at the vendor by now.
+        """
         ...
 
     async def release(self, session_id: SessionId, sequence: int, lease: Lease) -> None:
@@ -56,7 +59,7 @@ class AudioStore(Protocol):
 
 
 class AudioHold(Protocol):
-    """Keeps chunks that the vendor does not take now."""
+    """Keeps chunks that the vendor does not take now, or that are kept until the session's ending."""
 
     async def hold(self, chunk: ChunkPlan, audio: Audio, *, due_seconds: float) -> bool:
         """Store the bytes, encrypted, and make their handover due; False if the lease was lost.
@@ -65,8 +68,15 @@ class AudioHold(Protocol):
         """
         ...
 
-    async def has_room(self, tenant_id: TenantId, size: int) -> bool:
-        """Return whether so many more bytes may be held for the tenant."""
+    async def record_kept(self, chunk: ChunkPlan, vendor_id: VendorSessionId, audio: Audio) -> bool:
+        """Record that the vendor has the bytes, and keep them encrypted; False as AudioStore.record."""
+        ...
+
+    async def has_room(self, tenant_id: TenantId, size: int, *, is_confirmed: bool = False) -> bool:
+        """Return whether so many more bytes may be held for the tenant.
+
+        Audio that the vendor has confirmed may use half of the room, so that an outage finds the other half.
+        """
         ...
 
 
@@ -131,16 +141,27 @@ class AudioUploads:
         claim = await self._claim(chunk)
         if claim.lease is None:
             return _repeated(claim, chunk)
-        if claim.is_held:
-            # The vendor was away a moment ago, and the session's other audio waits for it, too.
-            return await self._hold(chunk, audio, VendorUnavailable("EkaScribe is away", sent=False))
-        try:
-            await self._send(claim, chunk, audio_format, audio)
-        except VendorUnreachable as error:
-            return await self._hold(chunk, audio, error)
-        if not await self._store.record(session_id, sequence, chunk.sha256):
-            raise SessionEnded("the session was ended while this chunk was being uploaded")
-        return _stored(chunk, chunk.file_name, "stored")
+        if not claim.is_held:
+            try:
+                await self._send(claim, chunk, audio_format, audio)
+            except VendorUnreachable as error:
+                return await self._hold(chunk, audio, error)
+            if await self._record(claim, chunk, audio):
+                return _stored(chunk, chunk.file_name, "stored")
+            # The session was ended meanwhile, or made again at the vendor, where it lacks this chunk.
+            claim = await self._claim(chunk)
+            if claim.lease is None:
+                return _repeated(claim, chunk)
+        # The vendor was away a moment ago, and the session's other audio waits for it, too.
+        return await self._hold(chunk, audio, VendorUnavailable("EkaScribe is away", sent=False))
+
+    async def _record(self, claim: ChunkClaim, chunk: ChunkPlan, audio: Audio) -> bool:
+        """Record a chunk that the vendor has, and keep its bytes if the session keeps confirmed audio."""
+        if claim.keeps_audio:
+            if await self._held_audio.has_room(chunk.tenant_id, chunk.size, is_confirmed=True):
+                return await self._held_audio.record_kept(chunk, claim.vendor_id, audio)
+            log.warning("audio_not_kept", session_id=chunk.session_id, sequence=chunk.sequence)
+        return await self._store.record(chunk, claim.vendor_id)
 
     async def _hold(self, chunk: ChunkPlan, audio: Audio, error: VendorUnreachable) -> ChunkStored:
         """Hold a chunk that the vendor did not take; raise `error` if there is no room."""

@@ -1,14 +1,20 @@
 """Decides which documents go out and a session's final status, from the states of its Get Session calls."""
 
+import structlog
+
 from schemas.events import SessionEventType
 from schemas.sessions import SessionStatus
 from service.domain.clock import Clock
-from service.domain.ids import UNFILTERED, TemplateId
+from service.domain.ids import UNFILTERED, TemplateId, new_vendor_session_id
 from service.domain.results.events import emit_ending, missing_document, release, settle
 from service.domain.results.models import FetchState
 from service.domain.results.ports import SettleUnit
 from service.domain.results.verdicts import OVER
 
+log = structlog.get_logger()
+
+# Endings of a session at the vendor after which a new session there can succeed with the same audio.
+_REMADE_AFTER = frozenset({"vendor_failed", "session_expired", "vendor_session_missing"})
 # Documents wait for the transcript, and a session waits for the unfiltered answer, but not during an outage.
 UNFILTERED_TRIES = 3
 # While a server answers, but never finally, the session waits longer: about a quarter of an hour.
@@ -53,9 +59,12 @@ async def close(
 
     Documents that are here still go out: the session then ends as partial, and an event reports each
     requested template without a document as failed. `has_verdicts`: the vendor reported that these failed.
+    A session without documents whose audio is kept here is made again instead, once.
     """
-    await unit.settle_other_fetches(code)
     stored = await unit.document_statuses()
+    if not stored and await remake(unit, code):
+        return False
+    await unit.settle_other_fetches(code)
     if any(state == "success" for _, state in stored):
         for template_id in unit.templates:
             if template_id not in {each for each, _ in stored}:
@@ -68,6 +77,17 @@ async def close(
         ending: SessionEventType = "session.expired" if status == "expired" else "session.failed"
         await emit_ending(unit, ending, code, clock)
     await release(unit, clock)
+    return True
+
+
+async def remake(unit: SettleUnit, code: str) -> bool:
+    """Make a session again at the vendor that ended badly there; False if its audio is not kept here.
+
+    The EMR hears nothing of the bad ending; the timeline shows it.
+    """
+    if code not in _REMADE_AFTER or not await unit.remake(new_vendor_session_id(), code):
+        return False
+    log.warning("session_remade", session_id=unit.session_id, reason=code)
     return True
 
 

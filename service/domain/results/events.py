@@ -65,13 +65,14 @@ def document_error(code: str | None, vendor_code: str | None = None) -> ErrorInf
 def session_warnings(stored: list[WarningInfo], audio_missing: Sequence[int] | None) -> list[WarningInfo]:
     """Return the warnings of a session or its document: the vendor's own, and one about missing chunks.
 
-    `audio_missing` is empty if the vendor only counts fewer files than it had confirmed, without a list.
+    `audio_missing` holds chunks that the vendor refused or does not list. It is empty if the vendor only
+    counts fewer files than it had confirmed.
     """
     if audio_missing is None:
         return stored
     incomplete = WarningInfo(
         code="audio_incomplete",
-        message="EkaScribe does not list every chunk that it confirmed; the documents may have gaps",
+        message="EkaScribe does not have every chunk of this session; the documents may have gaps",
         missing=list(audio_missing) or UNSET,
     )
     return [incomplete, *stored]

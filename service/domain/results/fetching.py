@@ -22,7 +22,7 @@ from service.domain.errors import (
     VendorRefused,
     VendorUnreachable,
 )
-from service.domain.ids import UNFILTERED, Account, SessionId
+from service.domain.ids import UNFILTERED, Account, SessionId, VendorSessionId
 from service.domain.results import additional_documents, conclusion
 from service.domain.results.events import emit_ending, release, settle
 from service.domain.results.models import FetchJob, VendorResult
@@ -164,10 +164,16 @@ class ResultFetcher:
                 await settle(unit, "expired", "session_expired")
                 await emit_ending(unit, "session.expired", "session_expired", self._clock)
 
-    async def fail(self, session_id: SessionId, code: str) -> None:
-        """End a session as failed, because the vendor does not have it or its audio."""
+    async def fail(self, session_id: SessionId, vendor_id: VendorSessionId, code: str) -> None:
+        """End a session as failed, because the vendor does not have it or its audio; or make it again there.
+
+        A caller whose lease was lost may speak of a vendor's session that another one has replaced: then
+        nothing is changed.
+        """
         async with self._store.settling(session_id) as unit:
-            if unit is not None and not unit.is_final:
+            if unit is not None and not unit.is_final and unit.vendor_id == vendor_id:
+                if await conclusion.remake(unit, code):
+                    return
                 await unit.settle_other_fetches(code)
                 await settle(unit, "failed", code)
                 await emit_ending(unit, "session.failed", code, self._clock)

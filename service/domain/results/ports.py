@@ -7,7 +7,7 @@ from typing import Protocol
 from schemas.events import Event
 from schemas.results import WarningInfo
 from schemas.sessions import SessionStatus
-from service.domain.ids import Account, DocumentId, SessionId, TemplateId, TenantId
+from service.domain.ids import Account, DocumentId, SessionId, TemplateId, TenantId, VendorSessionId
 from service.domain.results.models import (
     FetchJob,
     FetchState,
@@ -61,6 +61,7 @@ class SettleUnit(Protocol):
     """A session's locked row, for recording a result in one transaction."""
 
     session_id: SessionId
+    vendor_id: VendorSessionId
     tenant_id: TenantId
     status: SessionStatus
     is_final: bool  # the status is final; False for a partial session with documents still to come
@@ -154,6 +155,13 @@ class SettleUnit(Protocol):
 
     async def show_partial(self) -> None:
         """Set the status `partial`: some documents are here, others are still to come."""
+        ...
+
+    async def remake(self, vendor_id: VendorSessionId, reason: str) -> bool:
+        """Make the session again at the vendor under this id, from the audio that is kept here.
+
+        False changes nothing: not all of the audio is here, documents are, or it was made again before.
+        """
         ...
 
     async def settle_session(

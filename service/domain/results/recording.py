@@ -313,7 +313,9 @@ async def _close(
     if fetches and all(each.is_settled for each in fetches):
         # This call was for the transcript only, so the documents determine the status.
         return msgspec.structs.replace(fetched, has_events=await conclude(unit, clock))
-    await close(unit, status, code, clock, has_verdicts=result is not None)
+    if not await close(unit, status, code, clock, has_verdicts=result is not None):
+        # The session is made again: no result was given up.
+        return Fetched(outcome="settled", reason=code)
     return fetched
 
 

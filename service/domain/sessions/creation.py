@@ -8,6 +8,7 @@ from uuid import uuid4
 import msgspec
 
 from schemas.sessions import Session, SessionCreate
+from schemas.tenants import KeepAudio
 from service.domain.api_keys.models import Principal
 from service.domain.errors import (
     BridgeError,
@@ -74,8 +75,11 @@ class SessionCreator:
         lifecycle: SessionLifecycle,
         limits: VendorLimits,
         read: Callable[[TenantId, SessionId], Awaitable[Session]],
+        keep_audio: KeepAudio,
     ) -> None:
+        """`keep_audio` is the setting, which holds for tenants without their own choice."""
         self._store = store
+        self._keep_audio = keep_audio
         self._idempotency = idempotency
         self._lifecycle = lifecycle
         self._limits = limits
@@ -132,7 +136,7 @@ class SessionCreator:
 
         `words` holds the request of a client of the protocol, whose `single` is a session of one chunk here.
         """
-        plan = plan_session(principal, request, session_id)
+        plan = plan_session(principal, request, session_id, self._keep_audio)
         plan = msgspec.structs.replace(plan, details=msgspec.structs.replace(plan.details, protocol=words))
         limits = await self._limits.limits()
         check_upload(limits, words.upload_type if words else plan.upload)

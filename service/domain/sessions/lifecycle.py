@@ -13,8 +13,10 @@ from uuid import uuid4
 import structlog
 
 from schemas.sessions import SessionCreate, SessionEnd
+from schemas.tenants import KeepAudio
 from service.domain import retry_schedule as schedule
 from service.domain.api_keys.models import Principal
+from service.domain.audio.keeping import days_to_keep
 from service.domain.clock import Clock
 from service.domain.errors import (
     AudioIncomplete,
@@ -32,6 +34,7 @@ from service.domain.errors import (
 )
 from service.domain.ids import UNFILTERED, Lease, SessionId, VendorSessionId, new_vendor_session_id
 from service.domain.sessions.models import (
+    EndRecorded,
     EndState,
     PendingCall,
     SessionDetails,
@@ -64,8 +67,10 @@ _MAX_MISSING_LISTED = 1000
 HOLD_SECONDS = 86_400.0
 
 
-def plan_session(principal: Principal, request: SessionCreate, session_id: SessionId) -> SessionPlan:
-    """Fill a request with the tenant's defaults."""
+def plan_session(
+    principal: Principal, request: SessionCreate, session_id: SessionId, keep_audio: KeepAudio
+) -> SessionPlan:
+    """Fill a request with the tenant's defaults; `keep_audio` holds unless the tenant has its own choice."""
     defaults = principal.defaults
     return SessionPlan(
         id=session_id,
@@ -82,6 +87,9 @@ def plan_session(principal: Principal, request: SessionCreate, session_id: Sessi
         details=SessionDetails(
             patient=request.patient, reference=request.reference, metadata=request.metadata or {}
         ),
+        keep_audio_days=days_to_keep(principal.keep_audio or keep_audio)
+        if request.upload == "chunked"
+        else None,
     )
 
 
@@ -286,12 +294,17 @@ class SessionLifecycle:
         except asyncio.CancelledError:
             await asyncio.shield(self._reschedule(pending.session_id, pending.lease, pending.attempts))
             raise
-        recorded = await self._store.record_end_confirmed(
-            pending.session_id,
-            pending.lease,
-            confirmed,
-            reconcile_seconds=self._reconcile_after_seconds,
-        )
+        await self._record_end(pending, confirmed)
+
+    async def _record_end(self, pending: PendingCall, confirmed: VendorEnd) -> None:
+        """Record the end; make the session again if the vendor lacks chunks whose audio is kept here."""
+        recorded = await self._try_record_end(pending, confirmed, may_remake=True)
+        if recorded.may_be_remade:
+            reason = "audio_incomplete"
+            if await self._store.remake(pending.session_id, pending.lease, new_vendor_session_id(), reason):
+                log.warning("session_remade", session_id=pending.session_id, reason=reason)
+                return
+            recorded = await self._try_record_end(pending, confirmed, may_remake=False)
         if recorded.missing is not None:
             log.warning(
                 "vendor_holds_fewer_files",
@@ -317,6 +330,17 @@ class SessionLifecycle:
         if begins:
             log.info("stream_handed_over_in_chunks", session_id=pending.session_id)
         return begins
+
+    async def _try_record_end(
+        self, pending: PendingCall, confirmed: VendorEnd, *, may_remake: bool
+    ) -> EndRecorded:
+        return await self._store.record_end_confirmed(
+            pending.session_id,
+            pending.lease,
+            confirmed,
+            reconcile_seconds=self._reconcile_after_seconds,
+            may_remake=may_remake,
+        )
 
     async def _await_stream(self, session_id: SessionId) -> None:
         """Wait until an open stream has flushed, because the vendor loses audio that arrives after the end.

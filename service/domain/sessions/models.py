@@ -43,6 +43,8 @@ class SessionPlan(Struct, frozen=True, kw_only=True):
     languages: list[str]
     transcript_language: str | None
     details: SessionDetails
+    # Confirmed audio is kept for so many days after the ending, with 0 until a good ending; None: not at all.
+    keep_audio_days: int | None = None
 
 
 class VendorSession(Struct, frozen=True, kw_only=True):
@@ -60,12 +62,14 @@ class VendorEnd(Struct, frozen=True, kw_only=True):
 
 
 class EndRecorded(Struct, frozen=True, kw_only=True):
-    """A recorded end; `missing` holds the stored sequences that the vendor's list lacks.
+    """A recorded end; `missing` holds the sequences that the vendor refused, or that its list lacks.
 
     `missing` is empty if the vendor only counts fewer files, and None if no file is known to be missing.
+    `may_be_remade`: nothing was recorded, because the session can perhaps be made again from kept audio.
     """
 
     was_ours: bool
+    may_be_remade: bool = False
     missing: list[int] | None = None
 
 

@@ -22,7 +22,7 @@ from service.domain.errors import (
     VendorRefused,
     VendorTimeout,
 )
-from service.domain.ids import UNFILTERED, SessionId
+from service.domain.ids import UNFILTERED, SessionId, VendorSessionId
 from service.domain.sessions.lifecycle import (
     CALL_DEADLINE_SECONDS,
     HOLD_SECONDS,
@@ -53,10 +53,14 @@ class PendingCalls:
         lifecycle: SessionLifecycle,
         vendor: Vendor,
         handover: AudioHandover,
-        fail: Callable[[SessionId, str], Awaitable[None]],
+        fail: Callable[[SessionId, VendorSessionId, str], Awaitable[None]],
         clock: Clock,
     ) -> None:
-        """`fail` ends a session as failed, for the reason of a code, and tells the destinations."""
+        """`fail` ends a session as failed, for the reason of a code, and tells the destinations.
+
+        With the code `vendor_session_missing` it makes the session again at the vendor instead, if all of its
+        audio is here.
+        """
         self._store = store
         self._lifecycle = lifecycle
         self._vendor = vendor
@@ -134,7 +138,7 @@ class PendingCalls:
             await self._lifecycle.create_held(plan, pending.lease)
         except VendorRefused as refused:
             self._log_failed(pending, refused)
-            await self._fail(pending.session_id, "vendor_error")
+            await self._fail(pending.session_id, pending.vendor_id, "vendor_error")
         except (VendorError, SessionEnded) as error:
             self._log_failed(pending, error)
             await self._reschedule(pending, error)
@@ -151,7 +155,7 @@ class PendingCalls:
             await self._reschedule(pending, None)
         except VendorRefused as refused:
             self._log_failed(pending, refused)
-            await self._fail(pending.session_id, "vendor_session_missing")
+            await self._fail(pending.session_id, pending.vendor_id, "vendor_session_missing")
         except (VendorError, SessionEnded) as error:
             self._log_failed(pending, error)
             await self._reschedule(pending, error)
@@ -180,7 +184,7 @@ class PendingCalls:
         if pending.held_seconds is None or pending.held_seconds < HOLD_SECONDS:
             return False
         log.error("held_audio_given_up", session_id=pending.session_id, call=pending.call)
-        await self._fail(pending.session_id, "vendor_unavailable")
+        await self._fail(pending.session_id, pending.vendor_id, "vendor_unavailable")
         return True
 
     def _log_failed(self, pending: PendingCall, error: BridgeError) -> None:

@@ -88,12 +88,25 @@ class SessionStore(Protocol):
         ...
 
     async def record_end_confirmed(
-        self, session_id: SessionId, lease: Lease, confirmed: VendorEnd, *, reconcile_seconds: float
+        self,
+        session_id: SessionId,
+        lease: Lease,
+        confirmed: VendorEnd,
+        *,
+        reconcile_seconds: float,
+        may_remake: bool,
     ) -> EndRecorded:
         """Record that the vendor confirmed the end, and the files that it holds.
 
-        No fetch of a result comes later than `reconcile_seconds` from now.
+        No fetch of a result comes later than `reconcile_seconds` from now. With `may_remake` this records
+        nothing if the vendor lacks a chunk and the session may be made again: then call `remake`.
         """
+        ...
+
+    async def remake(
+        self, session_id: SessionId, lease: Lease, vendor_id: VendorSessionId, reason: str
+    ) -> bool:
+        """Make the session again at the vendor, as SettleUnit.remake does, under the lease of its end."""
         ...
 
     async def record_cancel_settled(self, session_id: SessionId, lease: Lease) -> None:

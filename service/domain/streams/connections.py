@@ -256,7 +256,7 @@ class Streams:
                 make_log=lambda has_texts: AudioLog(self._make_spool(), has_texts=has_texts),
                 earlier=await self._held.read_earlier(session.id, lease),
                 rule=self._rule,
-                keeps_all=len(self._open) < self._max_whole,
+                keeps_all=session.keeps_audio or len(self._open) < self._max_whole,
             )
         except BaseException:
             if first is not None:

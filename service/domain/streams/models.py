@@ -22,6 +22,8 @@ class StreamSession(Struct, frozen=True, kw_only=True):
     is_created: bool
     is_erased: bool
     is_past: bool
+    # Whether the tenant wants audio kept until the result is there.
+    keeps_audio: bool = False
     vendor_url: str | None
 
 

@@ -1,4 +1,4 @@
-"""Changes of tenants: a new one, and for how many days its content and its rows are kept.
+"""Changes of tenants: a new one, and for how long its content, its rows and its audio are kept.
 
 There is no default retention: a new tenant keeps everything for ever until its days are set. A default would
 be the columns' default in a migration, or values that `add` passes to the store.
@@ -9,7 +9,7 @@ from typing import Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
-from schemas.tenants import SessionDefaults, Tenant
+from schemas.tenants import KeepAudio, SessionDefaults, Tenant
 from service.domain.audit import Actor, AuditedUnit
 from service.domain.errors import InvalidRequest
 from service.domain.ids import TenantId, new_tenant_id
@@ -46,6 +46,10 @@ class TenantUnit(AuditedUnit, Protocol):
 
     async def set_retention(self, retention: Retention) -> Tenant:
         """Keep its content and rows for so long from now on."""
+        ...
+
+    async def set_keep_audio(self, choice: KeepAudio | None) -> Tenant:
+        """Keep the confirmed audio of new sessions for so long; None follows the setting. Raises NotFound."""
         ...
 
 
@@ -86,4 +90,11 @@ class Tenants:
             changed = await unit.set_retention(Retention(content_days=content, rows_days=rows))
             facts = {"content_days": content, "metadata_days": rows}
             await unit.record("retention.changed", tenant_id, **facts)
+        return changed
+
+    async def change_keep_audio(self, tenant_id: TenantId, choice: KeepAudio | None) -> Tenant:
+        """Change for how long the confirmed audio of a tenant's new sessions is kept. Raises NotFound."""
+        async with self._store.changing(Actor.operator(tenant_id)) as unit:
+            changed = await unit.set_keep_audio(choice)
+            await unit.record("tenant.changed", tenant_id, keep_audio=choice)
         return changed

@@ -16,7 +16,7 @@ RETURNING id, tenant_id, role, created_at, revoked_at;
 
 -- name: principals_by_hash
 -- Reads the principals of API keys, for each request, so that a revocation counts at once on every pod.
-SELECT k.key_hash, k.id AS key_id, k.tenant_id, k.role, t.defaults, t.account_sealed IS NOT NULL AS own_account
+SELECT k.key_hash, k.id AS key_id, k.tenant_id, k.role, t.defaults, t.keep_audio, t.account_sealed IS NOT NULL AS own_account
 FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
 WHERE k.key_hash = ANY($1) AND k.revoked_at IS NULL;
 
@@ -26,6 +26,6 @@ SELECT id FROM api_keys WHERE id = ANY($1) AND revoked_at IS NULL;
 
 -- name: principal_by_id
 -- Reads the principal of a signed token; no row if the key was revoked or the token expired.
-SELECT k.id AS key_id, k.tenant_id, k.role, t.defaults, t.account_sealed IS NOT NULL AS own_account
+SELECT k.id AS key_id, k.tenant_id, k.role, t.defaults, t.keep_audio, t.account_sealed IS NOT NULL AS own_account
 FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
 WHERE k.id = $1 AND k.revoked_at IS NULL AND to_timestamp($2::bigint) > now();

@@ -7,7 +7,7 @@ WITH asked AS (
                                   lease_seconds, place)
 ), session AS (
     SELECT id, coalesce(vendor_session_id, id) AS vendor_id, tenant_id, account, status, upload, owed, expires_at <= now() AS is_past,
-           held_since IS NOT NULL AS is_held, erased_at IS NOT NULL AS is_erased
+           held_since IS NOT NULL AS is_held, keep_audio_days IS NOT NULL AS keeps_audio, erased_at IS NOT NULL AS is_erased
     FROM sessions WHERE (id, tenant_id) IN (SELECT session_id, tenant_id FROM asked) ORDER BY id FOR SHARE
 ), claimed AS (
     INSERT INTO chunks (session_id, sequence, tenant_id, status, sha256, bytes, content_type, file_name,
@@ -24,7 +24,8 @@ WITH asked AS (
       AND (chunks.sha256 = excluded.sha256 OR chunks.lease_until <= now())
     RETURNING session_id, sequence, lease
 )
-SELECT a.place, s.vendor_id, s.account, s.status, s.upload, s.owed, s.is_held, s.is_past, s.is_erased, n.lease,
+SELECT a.place, s.vendor_id, s.account, s.status, s.upload, s.owed, s.is_held, s.keeps_audio, s.is_past, s.is_erased,
+       n.lease,
        c.status AS chunk_status, c.sha256 AS chunk_sha256, c.bytes AS chunk_bytes, c.file_name AS chunk_file_name
 FROM asked a
 JOIN session s ON s.id = a.session_id AND s.tenant_id = a.tenant_id
@@ -32,20 +33,21 @@ LEFT JOIN claimed n ON n.session_id = a.session_id AND n.sequence = a.sequence
 LEFT JOIN chunks c ON c.session_id = a.session_id AND c.sequence = a.sequence;
 
 -- name: record
--- Records chunks that the vendor has; a chunk counts only while its session accepts audio.
+-- Records chunks that the vendor has; a chunk counts only while its session accepts audio and is the same at the vendor.
 WITH asked AS (
-    SELECT * FROM unnest($1::text[], $2::integer[], $3::bytea[])
-        WITH ORDINALITY AS asked (session_id, sequence, sha256, place)
+    SELECT * FROM unnest($1::text[], $2::integer[], $3::bytea[], $4::text[])
+        WITH ORDINALITY AS asked (session_id, sequence, sha256, vendor_id, place)
 ), session AS (
-    SELECT id, status FROM sessions
+    SELECT id, coalesce(vendor_session_id, id) AS vendor_id, status FROM sessions
     WHERE id IN (SELECT session_id FROM asked) AND status IN ('created', 'recording')
     ORDER BY id FOR NO KEY UPDATE
 ), begun AS (
     UPDATE sessions SET status = 'recording' FROM session
     WHERE sessions.id = session.id AND session.status = 'created'
+      AND session.vendor_id IN (SELECT vendor_id FROM asked)
 )
 UPDATE chunks SET status = 'stored', stored_at = coalesce(stored_at, now()), lease = NULL, lease_until = NULL
-FROM asked JOIN session ON session.id = asked.session_id
+FROM asked JOIN session ON session.id = asked.session_id AND session.vendor_id = asked.vendor_id
 WHERE chunks.session_id = asked.session_id AND chunks.sequence = asked.sequence AND chunks.sha256 = asked.sha256
 RETURNING asked.place;
 

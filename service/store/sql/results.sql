@@ -20,7 +20,7 @@ FROM due, sessions s
 WHERE f.id = due.id AND s.id = f.session_id
 RETURNING f.id, f.lease, f.tenant_id, f.session_id, f.template_id, f.attempts, f.missing,
           coalesce(s.vendor_session_id, s.id) AS vendor_id, s.account,
-          extract(epoch FROM now() - s.ended_at)::float8 AS ended_seconds_ago, f.asked, f.document_id, s.traceparent,
+          extract(epoch FROM now() - greatest(s.ended_at, s.remade_at))::float8 AS ended_seconds_ago, f.asked, f.document_id, s.traceparent,
           s.ended_at IS NULL AND s.settled_at IS NULL AND s.status <> 'failed' AS is_end_hint,
           s.settled_at IS NOT NULL OR s.status = 'failed' AS is_over, f.verdict,
           extract(epoch FROM now() - f.verdict_since)::float8 AS verdict_seconds,
@@ -58,10 +58,11 @@ SET status = 'pending', outcome = NULL, settled_at = NULL,
 WHERE fetches.asked IS NULL AND ($3 OR fetches.status = 'settled');
 
 -- name: hurry
--- Makes the fetches of an ended session due, except those called within the last $3 seconds.
+-- Makes the fetches of an ended session due, except those called within the last $3 seconds, and those of held sessions.
 UPDATE fetches f SET next_at = now()
 FROM sessions s
 WHERE s.id = $2 AND s.tenant_id = $1 AND s.status IN ('processing', 'partial') AND s.settled_at IS NULL
+  AND s.held_since IS NULL  -- else the vendor may lack the session, and too many such answers end it
   AND f.session_id = s.id AND f.status = 'pending' AND f.lease IS NULL AND f.asked IS NULL AND f.next_at > now()
   AND (f.template_id <> '' OR cardinality(s.templates) = 0)
   AND coalesce(f.called_at < now() - make_interval(secs => $3), true)
@@ -73,7 +74,8 @@ WITH named AS (
     SELECT id, tenant_id, status, erased_at IS NOT NULL AS is_erased,
            erased_at IS NULL AND owed IS NULL
            AND (status IN ('failed', 'expired') OR settled_at IS NOT NULL AND status IN ('completed', 'partial')) AS is_over,
-           erased_at IS NULL AND settled_at IS NULL AND status IN ('processing', 'partial') AS is_ended
+           erased_at IS NULL AND settled_at IS NULL AND status IN ('processing', 'partial') AS is_ended,
+           held_since IS NOT NULL AS is_held
     FROM sessions WHERE tenant_id = $1 AND id = $2 FOR SHARE
 ), asked AS (
     INSERT INTO fetches (tenant_id, session_id, template_id, next_at)
@@ -88,7 +90,7 @@ WITH named AS (
     UPDATE fetches f
     SET next_at = CASE WHEN f.lease IS NULL THEN greatest(now(), f.called_at + make_interval(secs => $4)) ELSE f.next_at END,
         hinted = f.lease IS NOT NULL
-    FROM named n WHERE n.is_ended AND f.session_id = n.id AND f.status = 'pending'
+    FROM named n WHERE n.is_ended AND NOT n.is_held AND f.session_id = n.id AND f.status = 'pending'
 ), noted AS (
     INSERT INTO audit (tenant_id, actor, action, object_id)
     SELECT tenant_id, $3, 'session.refreshed', id FROM named WHERE is_over OR is_ended

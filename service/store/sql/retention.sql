@@ -42,3 +42,17 @@ DELETE FROM idempotency_keys WHERE tenant_id = $2 AND session_id = $1;
 -- name: delete
 -- Deletes a session with all its rows, except its audit entries.
 DELETE FROM sessions WHERE id = $1;
+
+-- name: purge_audio
+-- Deletes blocks of audio that were kept long enough after the ending of their session: a week at least after a bad one.
+WITH over AS (
+    SELECT s.id FROM (SELECT DISTINCT session_id FROM audio_blocks) kept JOIN sessions s ON s.id = kept.session_id
+    WHERE s.keep_audio_days IS NOT NULL
+      AND s.settled_at <= now() - make_interval(
+          days => CASE WHEN s.status IN ('completed', 'cancelled') AND s.audio_missing IS NULL THEN s.keep_audio_days
+                       ELSE greatest(s.keep_audio_days, $2) END)
+), due AS (
+    SELECT b.id FROM over JOIN audio_blocks b ON b.session_id = over.id LIMIT $1 FOR UPDATE OF b SKIP LOCKED
+)
+DELETE FROM audio_blocks b USING due WHERE b.id = due.id
+RETURNING b.session_id;

@@ -2,17 +2,17 @@
 -- Inserts a session with its pending create call leased; replaces an existing id only if the vendor refused it.
 INSERT INTO sessions (id, tenant_id, account, status, upload, mode, model, templates, languages,
                       transcript_language, details_sealed, patient_id_hash, reference_hash, expires_at,
-                      owed, owed_next_at, owed_lease, owed_attempts, traceparent)
+                      owed, owed_next_at, owed_lease, owed_attempts, traceparent, keep_audio_days)
 VALUES ($1, $2, $3, 'created', $4, $5, $6, $7, $8, $9, $10, $11, $12, now() + make_interval(secs => $13),
-        'create', now() + make_interval(secs => $14), $15, 1, $16)
+        'create', now() + make_interval(secs => $14), $15, 1, $16, $17)
 ON CONFLICT (id) DO UPDATE
 SET (account, status, upload, mode, model, templates, languages, transcript_language, details_sealed,
      patient_id_hash, reference_hash, created_at, expires_at, error_code, error_message, owed, owed_next_at,
-     owed_lease, owed_attempts, traceparent, vendor_session_id)
+     owed_lease, owed_attempts, traceparent, keep_audio_days, vendor_session_id, remade_at, remade_reason)
     = (excluded.account, excluded.status, excluded.upload, excluded.mode, excluded.model, excluded.templates,
        excluded.languages, excluded.transcript_language, excluded.details_sealed, excluded.patient_id_hash,
        excluded.reference_hash, now(), excluded.expires_at, NULL, NULL, excluded.owed, excluded.owed_next_at,
-       excluded.owed_lease, 1, excluded.traceparent, NULL)
+       excluded.owed_lease, 1, excluded.traceparent, excluded.keep_audio_days, NULL, NULL, NULL)
 WHERE sessions.tenant_id = excluded.tenant_id AND sessions.status = 'failed'
   AND sessions.error_code = 'vendor_error' AND sessions.settled_at IS NULL AND sessions.erased_at IS NULL
 RETURNING id;
@@ -111,22 +111,64 @@ WHERE id = $1 AND owed_lease = $2
 RETURNING id;
 
 -- name: record_end_told
--- Records that the vendor knows of the end, with the chunks its list lacks ({}: some); its fetches are due in $5 seconds.
-WITH told AS (
-    UPDATE sessions SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3,
-        audio_missing = coalesce((
-            SELECT CASE WHEN $4::integer[] IS NOT NULL THEN array_agg(c.sequence ORDER BY c.sequence)
-                             FILTER (WHERE NOT c.sequence = ANY($4))
-                        WHEN count(*) > $3::integer THEN '{}'::integer[] END
-            FROM chunks c WHERE c.session_id = $1 AND c.status IN ('stored', 'refused')), audio_missing)
-    WHERE id = $1 AND owed_lease = $2 AND owed = 'end'
-    RETURNING id, audio_missing
+-- Records the end at the vendor and the chunks that it lacks ({}: unknown which); with $6 only if no remake may follow.
+WITH locked AS (
+    SELECT id, $6::boolean AND keep_audio_days IS NOT NULL AND remade_at IS NULL AS may_be_remade
+    FROM sessions WHERE id = $1 AND owed_lease = $2 AND owed = 'end' FOR UPDATE
+), compared AS (  -- a chunk that the vendor refused is missing, whatever the vendor lists
+    SELECT CASE WHEN $4::integer[] IS NULL AND count(*) FILTER (WHERE status = 'stored') > $3::integer THEN '{}'
+                ELSE array_agg(sequence ORDER BY sequence) FILTER (WHERE status = 'refused' OR NOT sequence = ANY($4))
+           END AS missing,
+           coalesce(bool_or(status = 'stored' AND NOT sequence = ANY($4)), false)
+           OR coalesce($4 IS NULL AND count(*) FILTER (WHERE status = 'stored') > $3, false) AS has_lost
+    FROM chunks WHERE session_id = $1 AND status IN ('stored', 'refused')
+), told AS (
+    UPDATE sessions s SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3,
+                          audio_missing = coalesce(compared.missing, s.audio_missing)
+    FROM locked, compared WHERE s.id = locked.id AND NOT (locked.may_be_remade AND compared.has_lost)
+    RETURNING s.id
 ), hurried AS (
     UPDATE fetches f SET next_at = now() + make_interval(secs => $5) FROM told
     WHERE f.session_id = told.id AND f.status = 'pending' AND f.lease IS NULL
       AND f.next_at > now() + make_interval(secs => $5)
 )
-SELECT id, audio_missing FROM told;
+SELECT locked.id, compared.missing AS audio_missing, locked.may_be_remade AND compared.has_lost AS may_be_remade
+FROM locked, compared;
+
+-- name: remake
+-- Makes a session due again at the vendor, once, under another id, if all its audio is here; forgets its results so far.
+WITH remade AS (
+    UPDATE sessions s
+    SET vendor_session_id = $2, remade_at = now(), remade_reason = $3, held_since = now(),
+        status = CASE WHEN ended_at IS NULL THEN 'recording' ELSE 'processing' END,
+        owed = 'create', owed_next_at = now(), owed_lease = NULL, owed_attempts = 0, upload_url_sealed = NULL,
+        vendor_files = NULL, audio_missing = NULL, transcript_sealed = NULL, warnings_sealed = NULL, model_used = NULL,
+        language_detected = NULL
+    WHERE id = $1 AND remade_at IS NULL AND upload = 'chunked' AND settled_at IS NULL
+      AND (status = 'processing' OR status = 'recording' AND expires_at > now())
+      AND ($4::uuid IS NULL OR owed_lease = $4)
+      AND NOT EXISTS (SELECT FROM documents d WHERE d.session_id = s.id)
+      AND EXISTS (SELECT FROM chunks c WHERE c.session_id = s.id AND c.status <> 'sending')
+      AND NOT EXISTS (SELECT FROM chunks c WHERE c.session_id = s.id AND c.status <> 'sending' AND c.bytes <> (
+          SELECT coalesce(sum(b.bytes), 0) FROM audio_blocks b WHERE b.session_id = c.session_id AND b.sequence = c.sequence))
+    RETURNING id, ended_at
+), held_again AS (
+    UPDATE chunks c SET status = 'held', held_at = now(), stored_at = NULL
+    FROM remade WHERE c.session_id = remade.id AND c.status IN ('stored', 'refused')
+), dropped AS (  -- checks for an end that nobody made, and the unfiltered call that follows other calls
+    DELETE FROM fetches f USING remade, sessions s
+    WHERE f.session_id = remade.id AND s.id = remade.id
+      AND (remade.ended_at IS NULL OR f.template_id = '' AND cardinality(s.templates) > 0)
+), postponed AS (  -- the end at the vendor makes them due sooner
+    UPDATE fetches f
+    SET status = 'pending', outcome = NULL, settled_at = NULL, lease = NULL, attempts = 0, missing = 0, hinted = false,
+        last_error = NULL, verdict = NULL, verdict_since = NULL, called_at = NULL,
+        next_at = now() + make_interval(secs => $5)
+    FROM remade, sessions s
+    WHERE f.session_id = remade.id AND s.id = remade.id AND remade.ended_at IS NOT NULL
+      AND (f.template_id <> '' OR cardinality(s.templates) = 0)
+)
+SELECT id FROM remade;
 
 -- name: lock
 -- Locks a session's row; checks the tenant if one is given.
@@ -135,7 +177,7 @@ SELECT id, coalesce(vendor_session_id, id) AS vendor_id, tenant_id, account, sta
        audio_missing, model_used, language_detected, owed, owed_lease,
        owed_next_at <= now() AS owed_due, ended_at, expires_at <= now() AS is_past, model, languages,
        erased_at IS NOT NULL AS is_erased, settled_at IS NOT NULL AS is_final,
-       held_since IS NOT NULL AS is_held, coalesce(change_until > now(), false) AS is_changing
+       held_since IS NOT NULL AS is_held, coalesce(change_until > now(), false) AS is_changing, keep_audio_days
 FROM sessions WHERE id = $1 AND ($2::text IS NULL OR tenant_id = $2)
 FOR UPDATE;
 
@@ -325,6 +367,9 @@ UNION ALL
 SELECT held_at, 'chunk.held',
        jsonb_build_object('sequence', sequence, 'bytes', bytes, 'sha256', encode(sha256, 'hex'))
 FROM chunks WHERE session_id = $1 AND held_at IS NOT NULL
+UNION ALL
+SELECT remade_at, 'session.remade', jsonb_build_object('reason', remade_reason)
+FROM sessions WHERE id = $1 AND remade_at IS NOT NULL
 UNION ALL
 SELECT opened_at, 'stream.opened', '{}'
 FROM stream_connections WHERE session_id = $1

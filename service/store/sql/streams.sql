@@ -1,7 +1,7 @@
 -- name: find
 -- Reads the session of a stream's address.
 SELECT id, coalesce(vendor_session_id, id) AS vendor_id, tenant_id, account, status, upload, owed,
-       held_since IS NOT NULL AS is_held, erased_at IS NOT NULL AS is_erased, expires_at <= now() AS is_past,
+       held_since IS NOT NULL AS is_held, keep_audio_days IS NOT NULL AS keeps_audio, erased_at IS NOT NULL AS is_erased, expires_at <= now() AS is_past,
        upload_url_sealed
 FROM sessions WHERE id = $1;
 

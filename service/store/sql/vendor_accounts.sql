@@ -18,7 +18,7 @@ SELECT EXISTS (SELECT 1 FROM sessions WHERE tenant_id = $1 AND account = $1 AND 
 -- Sets the account of a tenant; NULL shares the default account.
 UPDATE tenants SET account_sealed = $2 WHERE id = $1
 RETURNING id, name, defaults, account_sealed IS NOT NULL AS own_account, keep_content_days, keep_metadata_days,
-          created_at;
+          keep_audio, created_at;
 
 -- name: forget_tokens
 -- Forgets tokens of replaced credentials; the generation stays, so that it only grows.

@@ -9,7 +9,7 @@ from tests.support.bridge import Bridge
 
 WARNING = {
     "code": "audio_incomplete",
-    "message": "EkaScribe does not list every chunk that it confirmed; the documents may have gaps",
+    "message": "EkaScribe does not have every chunk of this session; the documents may have gaps",
 }
 
 

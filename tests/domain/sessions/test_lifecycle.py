@@ -562,3 +562,16 @@ async def test_a_worker_that_lacks_a_key_leaves_what_is_owed_to_another_and_coun
     desk.vendor.answers[UNFILTERED] = [EncryptionKeyMissing("no key", key_ids=["00000000"])]
     await desk.pending_calls.process(make_owed(call, attempts=99))
     assert (desk.store.recorded, desk.store.postponed_seconds) == (["given_back"], [10.0])
+
+
+@pytest.mark.parametrize(
+    ("keeps_audio", "recorded"), [(True, ["remade audio_incomplete"]), (False, ["end_told"])]
+)
+async def test_an_end_with_missing_files_makes_the_session_again_if_all_audio_is_here(keeps_audio, recorded):
+    desk = ending(VendorEnd(files_received=1))
+    desk.store.missing, desk.store.may_be_remade, desk.store.keeps_audio = [1, 2], True, keeps_audio
+    with capture_logs() as logs:
+        await desk.end()
+    assert desk.store.recorded == ["end_begun", *recorded]
+    events = {entry["event"] for entry in logs} & {"session_remade", "vendor_holds_fewer_files"}
+    assert events == {"session_remade" if keeps_audio else "vendor_holds_fewer_files"}

@@ -84,7 +84,7 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
     def inserted(_: Row) -> list[Any]:
         new = f"ses_{uuid4().hex[:24]}"
         made = [new, t, "default", "chunked", "dictation", "pro", ["a"], ["en"], None]
-        return [*made, b"sealed", _HASH, _HASH, 3600.0, 60.0, lease, None]
+        return [*made, b"sealed", _HASH, _HASH, 3600.0, 60.0, lease, None, None]
 
     def delivery(row: Row) -> list[Any]:
         new = f"msg_{uuid4().hex[:24]}"
@@ -113,7 +113,8 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
         ("sessions.begin_end", "", lambda row: [row["id"], lease, 60.0]),
         ("sessions.settle", "", lambda row: [row["id"], "completed", None, None]),
         ("sessions.record_result", "", lambda row: [row["id"], b"x", "m", "en", None]),
-        ("sessions.record_end_told", "", lambda row: [row["id"], lease, 1, [0]]),
+        ("sessions.record_end_told", "", lambda row: [row["id"], lease, 1, [0], 120.0, True]),
+        ("sessions.remake", "", lambda row: [row["id"], "ses_again", "vendor_failed", None, 86_400.0]),
         ("sessions.page", "", always(t, *sessions_page, 21)),
         ("sessions.page", "deep", always(t, None, None, None, None, s.deep, "x", 21)),
         ("sessions.page", "status, rare", always(t, "recording", *sessions_page[1:], 21)),
@@ -135,7 +136,7 @@ def calls(s: Sample) -> list[tuple[str, str, Arguments]]:
         ("sessions.past", "", always(100)),
         ("sessions.warn_expiring", "", always(300.0)),
         ("audio.claim", "", chunk),
-        ("audio.record", "", lambda row: [[row["id"]], [0], [_HASH]]),
+        ("audio.record", "", lambda row: [[row["id"]], [0], [_HASH], [row["id"]]]),
         ("audio.sequences", "", by_id),
         ("webhook_events.receive", "", lambda r: ["default", r["id"], uuid4().hex, "v", _HASH, 9, True]),
         (
