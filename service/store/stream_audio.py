@@ -5,7 +5,7 @@ from service.domain.streams.holding import EarlierAudio, HeldPiece, Interruption
 from service.store.audio_blocks import AudioBlockRows
 from service.store.database import Database
 from service.store.held_audio import HeldAudioRows
-from service.store.metrics import STREAM_INTERRUPTIONS
+from service.store.lifecycle_metrics import STREAM_INTERRUPTIONS
 from service.store.queries import sql
 
 
