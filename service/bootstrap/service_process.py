@@ -20,6 +20,7 @@ from service.api.dependencies import (
     SessionServices,
     WebhookServices,
 )
+from service.api.encrypted_spool import EncryptedSpool, SpoolBudget
 from service.api.middleware.response_memory import reserve_response
 from service.api.middleware.session_trace import SessionTraces
 from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
@@ -35,7 +36,6 @@ from service.bootstrap.container import (
     open_vendor,
     ping_store_for_requests,
 )
-from service.concurrency.encrypted_spool import EncryptedSpool, SpoolBudget
 from service.domain.api_keys.lookup import ApiKeyLookup
 from service.domain.api_keys.revocation import RevocationPoller
 from service.domain.audio.uploads import AudioUploads
@@ -203,7 +203,7 @@ def _make_audio(
         store=stores.streams,
         vendor=EkaStreams(settings.eka_base_url, vendor.call_limiters, hosts=settings.eka_stream_hosts),
         held=stores.stream_audio,
-        make_spool=partial(EncryptedSpool, SpoolBudget(settings.max_spool_bytes)),
+        make_spool=partial(EncryptedSpool, SpoolBudget(settings.max_spool_bytes // 2)),
         admit=partial(count_handshake, access.rate_limiter),
         max_streams=settings.max_streams,
     )

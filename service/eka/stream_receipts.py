@@ -73,7 +73,7 @@ class ConfirmingConnection(ClientConnection):
 class Receipts:
     """The frames of one connection that no answered ping confirms yet.
 
-    Whoever sends a frame counts it in `frames`, `times` and `until_ping`: a call for that costs too much.
+    The sender of a frame counts it in `frames`, `times` and `until_ping`: a call for that costs too much.
     """
 
     def __init__(self, connection: ConfirmingConnection) -> None:

@@ -49,7 +49,7 @@ class HeldPiece(Struct, frozen=True, kw_only=True):
 class EarlierAudio(Struct, frozen=True, kw_only=True):
     """Audio of a stream's earlier connections that is still held."""
 
-    # Of the held chunks, which are WAV files of one sample rate.
+    # The held chunks, which are WAV files of one sample rate.
     sequences: list[int]
     # So many bytes of their samples reached the vendor's stream.
     taken_bytes: int

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.concurrency.encrypted_spool import EncryptedSpool, SpoolBudget
+from service.api.encrypted_spool import EncryptedSpool, SpoolBudget
 
 
 def test_any_part_comes_back() -> None:
