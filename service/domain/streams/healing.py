@@ -23,7 +23,7 @@ from service.domain.streams.frames import Frame, Repeated, is_event, sample_rate
 from service.domain.streams.holding import EarlierAudio, Interruption, StreamHold
 from service.domain.streams.models import HoldFull
 from service.domain.streams.sides import FLUSH_SECONDS, VendorConnection, VendorGone
-from service.observability.logging import failure
+from service.observability.logging import describe_failure
 
 log = structlog.get_logger()
 
@@ -313,7 +313,7 @@ class HealingStream:
             if self._is_live:
                 return
             if reconnecting.done() and (error := reconnecting.exception()) is not None:
-                log.error("stream_healing_broke", session_id=self._session_id, **failure(error))
+                log.error("stream_healing_broke", session_id=self._session_id, **describe_failure(error))
             await stopping
             await asyncio.wait({reconnecting}, timeout=self._rule.stop)
             if not self._is_live:
