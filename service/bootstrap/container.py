@@ -15,12 +15,14 @@ from service.domain.errors import StoreUnavailable
 from service.domain.results.fetching import ResultFetcher
 from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.sessions.pending_calls import PendingCalls
+from service.domain.streams.late_replay import LateReplay
 from service.domain.vendor_accounts import Accounts, Credentials, VendorAccount
 from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
 from service.eka.http_exchange import VendorHttp, make_http_client
+from service.eka.streams import EkaStreams
 from service.eka.tokens import TokenKeeper
 from service.forwarding.destination_validation import DestinationLimits, check_destination_request
 from service.forwarding.downloads import GuardedDownloads
@@ -129,7 +131,7 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
         streams=StreamRows(database, keyring, hasher),
         audio=AudioRows(database),
         held_audio=held_audio,
-        stream_audio=StreamAudioRows(database, blocks, held_audio),
+        stream_audio=StreamAudioRows(database, keyring, blocks, held_audio),
         results=ResultRows(database, keyring),
         result_refresh=ResultRefreshRows(database),
         deliveries=DeliveryRows(database, keyring),
@@ -278,6 +280,11 @@ async def open_discovery(settings: Settings) -> AsyncIterator[Discovery]:
             await discovery.stop()
 
 
+def make_vendor_streams(settings: Settings, vendor: EkaClient) -> EkaStreams:
+    """Make what opens the vendor's side of streams."""
+    return EkaStreams(settings.eka_base_url, vendor.call_limiters, hosts=settings.eka_stream_hosts)
+
+
 def make_session_lifecycle(settings: Settings, stores: Stores, vendor: EkaClient) -> SessionLifecycle:
     """Make the lifecycle of sessions: the service uses it for EMRs, the worker for pending calls."""
     return SessionLifecycle(
@@ -286,6 +293,7 @@ def make_session_lifecycle(settings: Settings, stores: Stores, vendor: EkaClient
         vendor=vendor,
         clock=SystemClock(),
         reconcile_after_seconds=settings.reconcile_after_seconds,
+        late_replay=LateReplay(store=stores.stream_audio, vendor=make_vendor_streams(settings, vendor)),
     )
 
 

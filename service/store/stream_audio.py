@@ -1,19 +1,25 @@
 """Held audio of streams, as held chunks; the times in which it was held."""
 
-from service.domain.ids import Lease, SessionId, TenantId
+from service.domain.ids import Lease, SessionId, TenantId, VendorSessionId
 from service.domain.streams.holding import EarlierAudio, HeldPiece, Interruption
+from service.domain.streams.late_replay import HeldPart
 from service.store.audio_blocks import AudioBlockRows
 from service.store.database import Database
+from service.store.encryption import Keyring
 from service.store.held_audio import HeldAudioRows
 from service.store.lifecycle_metrics import STREAM_INTERRUPTIONS
 from service.store.queries import sql
+from service.store.sessions import upload_url_aad
 
 
 class StreamAudioRows:
-    """The domain's HeldStreamStore over PostgreSQL."""
+    """The domain's HeldStreamStore and HeldPartStore over PostgreSQL."""
 
-    def __init__(self, database: Database, blocks: AudioBlockRows, held_audio: HeldAudioRows) -> None:
+    def __init__(
+        self, database: Database, keyring: Keyring, blocks: AudioBlockRows, held_audio: HeldAudioRows
+    ) -> None:
         self._database = database
+        self._keyring = keyring
         self._blocks = blocks
         self._held_audio = held_audio
 
@@ -25,6 +31,30 @@ class StreamAudioRows:
         return EarlierAudio(
             sequences=row["sequences"], taken_bytes=row["held_taken_bytes"], is_whole=row["held_is_whole"]
         )
+
+    async def read_part(self, session_id: SessionId, lease: Lease) -> HeldPart | None:
+        """Return what is held of an ended stream; None if nothing is, or the lease was lost."""
+        row = await self._database.fetchrow(sql("stream_audio.part"), session_id, lease)
+        if row is None:
+            return None
+        encrypted = row["upload_url_sealed"]
+        return HeldPart(
+            vendor_id=VendorSessionId(row["vendor_id"]),
+            vendor_url=self._keyring.decrypt(encrypted, upload_url_aad(session_id)).decode()
+            if encrypted
+            else None,
+            sequences=row["sequences"],
+            taken_bytes=row["held_taken_bytes"],
+            is_whole=row["held_is_whole"],
+        )
+
+    async def record_taken(self, session_id: SessionId, lease: Lease, taken_bytes: int) -> None:
+        """Record how much of the held audio of an ended stream the vendor's stream took."""
+        await self._database.execute(sql("stream_audio.record_taken"), session_id, lease, taken_bytes)
+
+    async def drop_part(self, session_id: SessionId, lease: Lease) -> None:
+        """Delete the held audio of an ended stream."""
+        await self._database.execute(sql("stream_audio.drop_part"), session_id, lease)
 
     async def read_piece(self, session_id: SessionId, sequence: int) -> bytes:
         """Return a held piece."""

@@ -206,6 +206,55 @@ async def test_a_client_that_comes_again_goes_on_behind_the_held_audio(bridge: B
     assert seen["sha256"] == hashlib.sha256(b"".join(frames)).hexdigest()
 
 
+async def test_a_part_that_is_held_goes_to_the_stream_that_has_the_rest(bridge: Bridge) -> None:
+    session = await bridge.create(upload="stream")
+    frames = frames_of(40)
+    async with opened(session) as stream:
+        for frame in frames[:20]:
+            await stream.send(frame)
+    async with opened(session) as stream:
+        for frame in frames[20:30]:
+            await stream.send(frame)
+
+        async def has_come() -> bool:
+            return bool((await bridge.seen(session["id"]))["stream"]["bytes"] == 30 * 3200)
+
+        await until(has_come)
+        await bridge.fault("/voice/v1/stream/", **AWAY)
+        await cut(bridge, session)
+        for frame in frames[30:]:
+            await stream.send(frame)
+    assert (await bridge.end(session["id"])).status_code == 202
+    assert (await bridge.session(session["id"]))["status"] == "processing"
+    await clear_faults(bridge)
+    await bridge.start_worker()
+    await document_arrives_once(bridge, session)
+    seen = (await bridge.seen(session["id"]))["stream"]
+    assert seen["sha256"] == hashlib.sha256(b"".join(frames)).hexdigest()
+    assert await bridge.calls("/voice/v1/sessions$", "POST") == 1
+
+
+async def test_a_part_whose_stream_is_refused_goes_to_a_second_session_and_that_is_told(
+    bridge: Bridge,
+) -> None:
+    session = await bridge.create(upload="stream")
+    async with opened(session) as stream:
+        await stream.send(FRAME)
+    async with opened(session) as stream:
+        await stream.send(FRAME)
+        await arrived(bridge, session, 2)
+        await bridge.fault("/voice/v1/stream/", status=403, times=None)
+        await cut(bridge, session)
+        await stream.send(bytes(3200))
+    await bridge.start_worker()
+    assert (await bridge.end(session["id"])).status_code == 202
+    await document_arrives_once(bridge, session)
+    (file,) = (await second_session(bridge, session))["files"]
+    assert file["bytes"] >= 3244
+    (warning,) = (await bridge.session(session["id"]))["warnings"]
+    assert warning["code"] == "audio_incomplete"
+
+
 async def test_an_erasure_reaches_the_held_audio_of_a_stream(bridge: Bridge) -> None:
     session = await bridge.create(upload="stream")
     await bridge.fault("/voice/v1/stream/", **AWAY)

@@ -61,6 +61,8 @@ SESSION_LIFE_SECONDS = 3600.0
 _MAX_STREAM_CHECKS = 150
 # A relay records its first audio within this time.
 _FIRST_HEARTBEAT_SECONDS = 0.8
+# So often the vendor's stream is tried for held audio before a second session gets it.
+_MIN_REPLAYS = 4
 _STREAM_CHECK_SECONDS = 0.1
 _MAX_MISSING_LISTED = 1000
 # Audio that could not be handed over for this time ends its session as failed.
@@ -100,6 +102,14 @@ def missing_sequences(stored: list[int], announced: int | None) -> list[int]:
     return [sequence for sequence in range(expected) if sequence not in have]
 
 
+class HeldStreams(Protocol):
+    """Knows of which streams a part is held."""
+
+    async def replay(self, pending: PendingCall) -> None:
+        """Send a held part on the vendor's stream, if there is one. Raises VendorError."""
+        ...
+
+
 class OpenStreams(Protocol):
     """Knows which streams are open, on any pod."""
 
@@ -119,7 +129,9 @@ class SessionLifecycle:
         vendor: Vendor,
         clock: Clock,
         reconcile_after_seconds: float,
+        late_replay: HeldStreams | None = None,
     ) -> None:
+        self._late_replay = late_replay
         self._store = store
         self._streams = streams
         self._vendor = vendor
@@ -278,8 +290,11 @@ class SessionLifecycle:
         """Make the end call under its lease, and record the outcome. Raises VendorError."""
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
-                if pending.upload == "stream" and await self.begins_stream_handover(pending):
-                    return
+                if pending.upload == "stream":
+                    await self._await_stream(pending.session_id)
+                    await self._replay_stream(pending)
+                    if await self.begins_stream_handover(pending):
+                        return
                 confirmed = await self._call_end(pending, maybe_sent=maybe_sent)
         except TimeoutError:
             await self._reschedule(pending.session_id, pending.lease, pending.attempts)
@@ -313,6 +328,23 @@ class SessionLifecycle:
                 vendor_files=confirmed.files_received,
                 missing=len(recorded.missing),
             )
+
+    async def _replay_stream(self, pending: PendingCall) -> None:
+        """Send held audio of a stream on the vendor's stream, if the vendor's session has a part of it.
+
+        The second session gets that part instead if the vendor refuses the stream, or if the stream alone is
+        away for long. Raises VendorUnreachable.
+        """
+        if self._late_replay is None:
+            return
+        try:
+            await self._late_replay.replay(pending)
+        except VendorRefused as refused:
+            log.warning("stream_refused_again", session_id=pending.session_id, status=refused.status)
+        except VendorUnreachable:
+            if pending.attempts < _MIN_REPLAYS:
+                raise
+            await self._vendor.get_session(pending.account, pending.vendor_id, UNFILTERED)
 
     async def begins_stream_handover(self, pending: PendingCall) -> bool:
         """Wait until an ended stream is closed; return whether its audio goes to a second session instead.

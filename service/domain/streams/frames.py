@@ -95,6 +95,17 @@ def wav_of(samples: bytes, rate: int) -> bytes:
     return head + samples
 
 
+def rate_of_wav(wav: bytes) -> int:
+    """Return the sample rate of a WAV file that `wav_of` made."""
+    return int(_WAV_HEAD.unpack_from(wav)[7])
+
+
+def start_frame(rate: int) -> str:
+    """Return the envelope that begins a stream of a sample rate."""
+    media_format = {"encoding": "audio/x-l16", "sampleRate": rate}
+    return msgspec.json.encode({"event": "start", "start": {"mediaFormat": media_format}}).decode()
+
+
 def join_samples(frames: Iterable[Frame]) -> bytes:
     """Return the PCM of several frames."""
     return b"".join(map(samples_of, frames))

@@ -7,6 +7,28 @@ SELECT t.held_taken_bytes, t.held_is_whole,
                AND (o.bytes > 0 OR o.closed_at IS NULL)) AS has_earlier
 FROM streams t WHERE t.session_id = $1 AND t.lease = $2;
 
+-- name: part
+-- Reads what is held of an ended stream whose end call is leased to us, and the vendor's address of it.
+SELECT coalesce(s.vendor_session_id, s.id) AS vendor_id, s.upload_url_sealed, t.held_taken_bytes, t.held_is_whole,
+       array_agg(c.sequence ORDER BY c.sequence) AS sequences
+FROM sessions s JOIN streams t ON t.session_id = s.id JOIN chunks c ON c.session_id = s.id AND c.status = 'held'
+WHERE s.id = $1 AND s.owed_lease = $2 AND s.upload = 'stream' AND s.vendor_session_id IS NULL
+GROUP BY s.id, t.session_id;
+
+-- name: record_taken
+-- Records how much of the held audio of an ended stream the vendor's stream took.
+UPDATE streams t SET held_taken_bytes = $3 FROM sessions s
+WHERE t.session_id = $1 AND s.id = t.session_id AND s.owed_lease = $2;
+
+-- name: drop_part
+-- Deletes the held audio of an ended stream, because the vendor's stream took all of it.
+WITH dropped AS (
+    DELETE FROM chunks c USING sessions s
+    WHERE s.id = $1 AND s.owed_lease = $2 AND c.session_id = s.id AND c.status = 'held'
+    RETURNING c.session_id, c.sequence
+)
+DELETE FROM audio_blocks b USING dropped d WHERE b.session_id = d.session_id AND b.sequence = d.sequence;
+
 -- name: lock
 -- Locks the session of a stream whose audio is about to be held; no row if the stream's lease was lost.
 SELECT s.id FROM sessions s
