@@ -291,7 +291,7 @@ class SessionLifecycle:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 if pending.upload == "stream":
-                    await self._await_stream(pending.session_id)
+                    await self.await_stream(pending.session_id)
                     await self._replay_stream(pending)
                     if await self.begins_stream_handover(pending):
                         return
@@ -347,12 +347,11 @@ class SessionLifecycle:
             await self._vendor.get_session(pending.account, pending.vendor_id, UNFILTERED)
 
     async def begins_stream_handover(self, pending: PendingCall) -> bool:
-        """Wait until an ended stream is closed; return whether its audio goes to a second session instead.
+        """Return whether the held audio of an ended stream, which is closed, goes to a second session.
 
         That is so if the vendor's side of the stream was away at its end (service/domain/streams/holding.py).
         The call that `pending` leased is then replaced by the second session's create call.
         """
-        await self._await_stream(pending.session_id)
         begins = await self._store.begin_stream_handover(
             pending.session_id,
             pending.lease,
@@ -374,7 +373,7 @@ class SessionLifecycle:
             may_remake=may_remake,
         )
 
-    async def _await_stream(self, session_id: SessionId) -> None:
+    async def await_stream(self, session_id: SessionId) -> None:
         """Wait until an open stream has flushed, because the vendor loses audio that arrives after the end.
 
         The process that relays the stream polls the session's status and closes the stream after the end.

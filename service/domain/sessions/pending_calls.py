@@ -86,12 +86,10 @@ class PendingCalls:
         is_handover = pending.call == "audio" or (
             pending.call == "create" and pending.held_seconds is not None
         )
-        if (
-            pending.upload == "stream"
-            and is_handover
-            and await self._lifecycle.begins_stream_handover(pending)
-        ):
-            return
+        if pending.upload == "stream" and is_handover:
+            await self._lifecycle.await_stream(pending.session_id)
+            if await self._lifecycle.begins_stream_handover(pending):
+                return
         match pending.call:
             case "create":
                 await (self._resolve_create if pending.held_seconds is None else self._create_held)(pending)

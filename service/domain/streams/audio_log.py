@@ -5,7 +5,6 @@ stream, nothing of it reaches PostgreSQL (docs/adr/033-streams-that-heal.md has 
 """
 
 import struct
-from collections.abc import Callable
 from typing import Protocol
 
 from service.domain.streams.frames import Frame, Repeated
@@ -59,6 +58,7 @@ class AudioLog:
         self.must_keep = False
         # Whether the disk had no room for the latest bytes, so that memory alone has them.
         self.is_full = False
+        self.is_closed = False
 
     @property
     def is_whole(self) -> bool:
@@ -121,6 +121,7 @@ class AudioLog:
 
     def close(self) -> None:
         """Drop everything."""
+        self.is_closed = True
         self._spool.clear()
         self._memory, self._memory_bytes = [], 0
         self._spooled_until = self.start = self.size
@@ -148,6 +149,3 @@ class AudioLog:
     def _even(self, position: int) -> int:
         """Return where binary audio may be cut: a sample has two bytes."""
         return position if self.has_texts else position - position % 2
-
-
-MakeLog = Callable[[bool], AudioLog]

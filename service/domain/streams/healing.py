@@ -8,7 +8,6 @@ before the stream ends gets the audio from PostgreSQL later (holding.py).
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -18,8 +17,8 @@ from msgspec import Struct
 
 from service.domain.errors import StoreUnavailable, VendorError, VendorRefused
 from service.domain.ids import SessionId
-from service.domain.streams.audio_log import AudioLog, MakeLog
-from service.domain.streams.frames import Frame, Repeated, is_event, sample_rate_of
+from service.domain.streams.backlog import Backlog, MakeLog
+from service.domain.streams.frames import Frame, is_event, sample_rate_of
 from service.domain.streams.holding import EarlierAudio, Interruption, StreamHold
 from service.domain.streams.models import HoldFull
 from service.domain.streams.sides import FLUSH_SECONDS, VendorConnection, VendorGone
@@ -70,22 +69,15 @@ class HealingStream:
         `keeps_all`: keep all audio of this connection, so that a second session could get all of it.
         """
         self._session_id = session_id
-        self._connect, self._hold, self._make_log, self._rule = connect, hold, make_log, rule
+        self._connect, self._hold, self._rule = connect, hold, rule
         self._earlier = earlier
         self._vendor: VendorConnection | None = None
         self._unused = first
-        # The frames since the vendor broke, those that it lacks first; with `keeps_all` all frames.
-        self._log: AudioLog | None = None
+        self._backlog = Backlog(make_log, keeps_all=keeps_all)
         self._has_begun = False
-        self._opening: Frame = b""
         self._stop_frame: Frame | None = None
-        self._keeps_all = keeps_all
         # While this is true every frame was sent, so that the next one may be sent at once.
         self._is_live = self._is_fast = False
-        # The frames that were sent on the present connection and that the vendor has not confirmed.
-        self._recent: deque[Frame] = deque()
-        self._has_passed = False  # the vendor has frames that are not in the log
-        self._sent_until = self._taken_until = 0
         self._changed, self._stop_asked = asyncio.Event(), asyncio.Event()
         self._final: VendorGone | None = None
         self._healing: asyncio.Task[None] | None = None
@@ -98,9 +90,10 @@ class HealingStream:
         """Send and keep a frame if that needs no waiting."""
         if not self._is_fast or not self._vendor.send_now(frame):  # type: ignore[union-attr]
             return False
-        self._recent.append(frame)
-        if self._log is not None:
-            self._log.append(frame)
+        backlog = self._backlog
+        backlog.recent.append(frame)
+        if backlog.log is not None:
+            backlog.log.append(frame)
         return True
 
     async def send(self, frame: Frame) -> None:
@@ -109,22 +102,20 @@ class HealingStream:
             await self._begin(frame)
         if isinstance(frame, str) and '"stop"' in frame and is_event(frame, "stop"):
             self._stop_frame = frame
+        if self._hold.is_holding and self._backlog.log is not None:
+            with contextlib.suppress(StoreUnavailable):  # the log keeps it meanwhile
+                await self._hold.hold(self._backlog.log, self._backlog.taken_until)
         while self._is_live and (vendor := self._vendor) is not None:
             try:
                 await vendor.send(frame)
             except VendorGone as gone:
                 self._break(vendor, gone)
                 continue
-            self._recent.append(frame)
-            if self._log is not None:
-                self._log.append_frame(frame)
+            self._backlog.count_sent(frame)
             return
-        audio = self._audio()
+        audio = self._backlog.open_log()
         if audio.is_full or self._is_hold_full:
             raise HoldFull("there is no room for more audio")
-        if self._hold.is_holding:
-            with contextlib.suppress(StoreUnavailable):  # the log keeps it meanwhile
-                await self._hold.hold(audio, self._taken_until)
         audio.append_frame(frame)
         self._held_frames += 1
         if self._stop_frame is not None:
@@ -152,7 +143,7 @@ class HealingStream:
     def _is_verdict(self, vendor: VendorConnection, gone: VendorGone) -> bool:
         """Tell a vendor that closes a stream of its own accord from one that broke."""
         if self._stop_frame is not None and gone.code in _CONFIRMING_CODES:
-            return self._is_live or self._log is None or self._sent_until >= self._log.size
+            return self._is_live or self._backlog.is_all_sent
         return gone.code not in _BROKEN_CODES and (self._is_live or vendor is self._unused)
 
     def break_off(self) -> None:
@@ -168,8 +159,7 @@ class HealingStream:
         for vendor in (self._vendor, self._unused):
             if vendor is not None:
                 vendor.abort()
-        if self._log is not None:
-            self._log.close()
+        self._backlog.close()
 
     async def close(self, code: int, seconds: float = FLUSH_SECONDS) -> None:
         """Close the vendor's side; hold what the vendor does not have by then."""
@@ -187,8 +177,7 @@ class HealingStream:
         except (StoreUnavailable, HoldFull) as error:
             log.error("stream_audio_not_held", session_id=self._session_id, error=type(error).__name__)
         finally:
-            if self._log is not None:
-                self._log.close()
+            self._backlog.close()
 
     async def _close_connection(self, vendor: VendorConnection, code: int, seconds: float) -> None:
         await vendor.close(code, seconds)
@@ -211,7 +200,7 @@ class HealingStream:
             self._healing.cancel()
             await asyncio.gather(self._healing, return_exceptions=True)
         if self._vendor is not None:  # a replay was not finished
-            self._note_taken(self._vendor)
+            self._backlog.note_end(self._vendor, was_live=False)
             self._vendor.abort()
             self._vendor = None
 
@@ -219,47 +208,28 @@ class HealingStream:
 
     async def _begin(self, frame: Frame) -> None:
         """Choose the form of the stream by the first frame, which decides for the vendor, too."""
-        self._has_begun = True
-        self._opening, self._hold.rate = frame, sample_rate_of(frame)
-        if self._keeps_all or self._earlier.sequences:
-            audio = self._audio()
-            audio.must_keep = True
-            self._taken_until = await self._hold.load_earlier(audio, self._earlier)
+        self._has_begun, self._hold.rate = True, sample_rate_of(frame)
+        backlog, earlier = self._backlog, self._earlier
+        backlog.begin(frame, needs_log=bool(earlier.sequences))
+        if earlier.sequences:
+            backlog.taken_until = await self._hold.load_earlier(backlog.open_log(), earlier)
         vendor, self._unused = self._unused, None
-        if vendor is not None and not self._earlier.sequences:
+        if vendor is not None and not earlier.sequences:
             self._go_live(vendor)
         else:
             self._cause = "vendor_unreachable" if vendor is None else "earlier_audio_is_held"
             self._start_healing(vendor)
 
-    def _audio(self) -> AudioLog:
-        """Return the log; without one the vendor has all earlier frames."""
-        if self._log is None:
-            self._log, self._sent_until, self._taken_until = (
-                self._make_log(isinstance(self._opening, str)),
-                0,
-                0,
-            )
-        return self._log
-
     def _go_live(self, vendor: VendorConnection) -> None:
         self._vendor, self._is_live = vendor, True
-        self._is_fast = not isinstance(self._opening, str)
-        if self._log is not None:
-            self._log.must_keep = False
-            if not self._keeps_all:
-                self._has_passed |= self._log.size > 0
-                self._log.close()
-                self._log = None
+        self._is_fast = not isinstance(self._backlog.opening, str)
+        self._backlog.release()
         vendor.report_confirmed(partial(self._confirm, vendor))
         self._changed.set()
 
     def _confirm(self, vendor: VendorConnection, frames: int) -> None:
-        """Drop frames that the vendor has received."""
         if vendor is self._vendor:
-            self._has_passed |= self._log is None
-            for _ in range(min(frames, len(self._recent))):
-                self._recent.popleft()
+            self._backlog.confirm(frames)
 
     # Healing.
 
@@ -270,34 +240,16 @@ class HealingStream:
             return
         if vendor is not self._vendor:
             return
-        self._note_taken(vendor)
+        self._backlog.note_end(vendor, was_live=self._is_live)
         self._vendor, self._is_live, self._is_fast = None, False, False
-        if self._is_closing and self._has_all_taken():
+        if self._is_closing and self._backlog.is_all_taken:
             return
-        self._audio().must_keep = True
+        self._backlog.open_log().must_keep = True
         if self._stop_frame is not None:
             self._stop_asked.set()
         self._cause = f"vendor_closed_{gone.code}"
         if self._healing is None or self._healing.done():
             self._start_healing(None)
-
-    def _note_taken(self, vendor: VendorConnection) -> None:
-        """Find out which frames the vendor has not received, and keep them in the log."""
-        recent = list(self._recent)
-        self._recent.clear()
-        missing = min(vendor.unconfirmed_frames(list(map(len, recent))), len(recent))
-        lost = recent[len(recent) - missing :]
-        if self._log is None:
-            self._has_passed |= missing < len(recent)
-            for frame in lost:
-                self._audio().append_frame(frame)
-            return
-        if self._is_live:
-            self._sent_until = self._log.size
-        self._taken_until = max(self._log.start, self._sent_until - sum(map(self._log.size_of, lost)))
-
-    def _has_all_taken(self) -> bool:
-        return self._log is None or self._taken_until >= self._log.size
 
     def _start_healing(self, vendor: VendorConnection | None) -> None:
         self._broken_at, self._held_frames = asyncio.get_running_loop().time(), 0
@@ -367,30 +319,18 @@ class HealingStream:
 
     async def _replay(self, vendor: VendorConnection) -> None:
         """Send what the vendor has not received, on a new connection. Raises VendorGone."""
-        audio = self._audio()
-        position = begun = self._sent_until = self._taken_until
-        self._recent.clear()
+        self._backlog.recent.clear()
         self._vendor = vendor
         vendor.report_confirmed(partial(self._confirm, vendor))
         self._changed.set()
+        repeats_opening = bool(self._earlier.sequences)
         try:
-            if is_event(self._opening, "start") and (position or self._has_passed or self._earlier.sequences):
-                await vendor.send(self._opening)
-                self._recent.append(Repeated(self._opening))
-            while position < audio.size:
-                frame, position = audio.next_frame(position)
-                await vendor.send(frame)
-                self._recent.append(frame)
-                self._sent_until = position
-            if self._stop_frame is not None and not audio.has_texts:
-                await vendor.send(self._stop_frame)
-                self._recent.append(self._stop_frame)
+            replayed = await self._backlog.replay(vendor, self._stop_frame, repeats_opening=repeats_opening)
         except VendorGone as gone:
             self._break(vendor, gone)
             raise
         if self._vendor is not vendor:
             raise VendorGone(1006)
-        replayed = audio.size - begun
         self._go_live(vendor)
         await self._record_resumed(replayed)
 
@@ -405,11 +345,11 @@ class HealingStream:
 
     async def _hold_now(self) -> None:
         """Begin to hold the audio in PostgreSQL, from what the vendor has not received on."""
-        if self._hold.is_holding or self._log is None:
+        if self._hold.is_holding or self._backlog.log is None:
             return
         try:
             await self._record_interruption(is_over=False, replayed_bytes=0)
-            await self._hold.begin(self._log, self._taken_until)
+            await self._hold.begin(self._backlog.log, self._backlog.taken_until)
         except StoreUnavailable:
             log.warning("stream_not_held_yet", session_id=self._session_id)
         except HoldFull:
@@ -417,16 +357,16 @@ class HealingStream:
 
     async def _settle(self) -> None:
         """Hold all audio of the connection if the vendor lacks some of it; else drop what is held."""
-        audio = self._log
+        audio = self._backlog.log
         if self._is_aborted:
             return
-        if audio is None or self._is_over or self._has_all_taken():
+        if audio is None or self._is_over or self._backlog.is_all_taken:
             await self._hold.drop()
             return
-        is_whole = audio.is_whole and self._earlier.is_whole and (self._keeps_all or not self._has_passed)
+        is_whole = self._backlog.is_whole and self._earlier.is_whole
         for tries in range(self._rule.store_tries, -1, -1):
             try:
-                await self._hold.finish(audio, self._taken_until, is_whole=is_whole)
+                await self._hold.finish(audio, self._backlog.taken_until, is_whole=is_whole)
             except StoreUnavailable:
                 if not tries:
                     raise

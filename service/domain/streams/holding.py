@@ -165,12 +165,13 @@ class StreamHold:
     ) -> None:
         """Store the finished pieces from a position on, and the unfinished last one if wanted."""
         async with self._lock:
-            if self._must_drop:
-                await self.drop()
+            await self._drop_rest()
             ends = [*log.cuts[1:], log.size]
             for index, (start, end) in enumerate(zip(log.cuts, ends, strict=True)):
                 is_finished = index < len(log.cuts) - 1
                 is_wanted = end > first and (is_finished or with_unfinished)
+                if log.is_closed:  # the vendor has it all now
+                    return
                 if is_wanted and end > self._stored.get(start, start):
                     await self._hold_piece(log, index, start, end, needs_room=needs_room)
 
@@ -184,8 +185,13 @@ class StreamHold:
 
     async def drop(self) -> None:
         """Delete what is stored; if the database is away, before the next piece is stored."""
-        self._must_drop |= bool(self._stored)
-        self.is_holding, self._stored = False, {}
+        self.is_holding = False
+        async with self._lock:
+            self._must_drop |= bool(self._stored)
+            self._stored = {}
+            await self._drop_rest()
+
+    async def _drop_rest(self) -> None:
         if self._must_drop:
             await self._store.drop_held(self._session_id, self._lease)
             self._must_drop = False

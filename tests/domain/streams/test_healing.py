@@ -352,7 +352,7 @@ async def test_memory_is_bounded_while_the_vendor_is_away_for_minutes() -> None:
     frames = frames_of(3000)  # five minutes
     for start in range(0, len(frames), 100):
         await stage.say(*frames[start : start + 100])
-        log = stage.stream._log
+        log = stage.stream._backlog.log
         assert log is not None
         assert sum(map(len, log._memory)) <= 131_072 + 3200
     assert len(stage.held.pieces) >= 17
@@ -395,7 +395,7 @@ async def test_what_the_vendor_confirms_is_kept_no_longer() -> None:
     stage = Stage()
     await stage.say(b"11", b"22", b"33")
     stage.vendor.confirm(2)
-    assert list(stage.stream._recent) == [b"33"]
+    assert list(stage.stream._backlog.recent) == [b"33"]
     stage.break_vendor(unconfirmed=1)
     await stage.close()
     assert stage.held.samples == b"33"
@@ -415,6 +415,32 @@ async def test_held_audio_that_could_not_be_dropped_is_dropped_before_more_is_he
     await stage.close()
     assert bytes_of(stage.taken) == b"112233" * 2 + b"44"
     assert stage.held.samples == b"44"
+
+
+async def test_a_frame_that_waits_for_the_store_while_the_vendor_comes_back_is_not_lost() -> None:
+    stage = Stage()
+    await stage.say(b"11")
+    stage.break_vendor(unconfirmed=1)
+    await until(lambda: stage.stream._hold.is_holding)
+    may_write, hold_piece = asyncio.Event(), stage.held.hold_piece
+
+    async def wait(piece: Any) -> bool:
+        await may_write.wait()
+        return await hold_piece(piece)
+
+    stage.held.hold_piece = wait  # type: ignore[method-assign]
+    frames = frames_of(340)  # two pieces: the first one is written while the vendor comes back
+    for frame in frames:
+        stage.client.coming.put_nowait(frame)
+    await until(stage.stream._hold._lock.locked)
+    stage.is_away = False
+    await until(lambda: stage.stream._is_live)
+    may_write.set()
+    await until(lambda: stage.relay.frames == 341)
+    await stage.say(b"22")
+    await stage.close()
+    assert bytes_of(stage.taken) == b"11" + b"11" + b"".join(frames) + b"22"
+    assert stage.held.pieces == {}
 
 
 async def test_a_store_that_is_away_too_loses_nothing() -> None:
