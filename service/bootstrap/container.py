@@ -16,12 +16,14 @@ from service.domain.errors import StoreUnavailable
 from service.domain.results.fetching import ResultFetcher
 from service.domain.sessions.lifecycle import SessionLifecycle
 from service.domain.sessions.pending_calls import PendingCalls
+from service.domain.streams.late_replay import LateReplay
 from service.domain.vendor_accounts import Accounts, Credentials, VendorAccount
 from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
 from service.eka.http_exchange import VendorHttp, make_http_client
+from service.eka.streams import EkaStreams
 from service.eka.tokens import TokenKeeper
 from service.forwarding.destination_validation import DestinationLimits, check_destination_request
 from service.forwarding.downloads import GuardedDownloads
@@ -52,6 +54,7 @@ from service.store.results import ResultRows
 from service.store.retention import RetentionRows
 from service.store.session_updates import SessionUpdateRows
 from service.store.sessions import SessionRows
+from service.store.stream_audio import StreamAudioRows
 from service.store.streams import StreamRows
 from service.store.tenants import TenantRows
 from service.store.vendor_accounts import VendorAccountRows
@@ -81,6 +84,7 @@ class Stores(Struct, frozen=True, kw_only=True):
     recordings: RecordingRows
     recording_uploads: RecordingUploadRows
     kept_audio: KeptAudioRows
+    stream_audio: StreamAudioRows
     results: ResultRows
     result_refresh: ResultRefreshRows
     deliveries: DeliveryRows
@@ -123,6 +127,7 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
     sessions = SessionRows(database, keyring, hasher)
     audio_objects = _make_audio_objects(settings, database, hasher)
     audio_blocks = AudioBlockRows(database, keyring, audio_objects)
+    held_audio = HeldAudioRows(database, audio_blocks, max_held_bytes=settings.held_audio_max_bytes)
     idempotency_keys = IdempotencyKeys(keyring, hasher)
     return Stores(
         database=database,
@@ -138,7 +143,8 @@ def _make_stores(settings: Settings, database: Database) -> Stores:
         audio=AudioRows(database),
         audio_objects=audio_objects,
         audio_blocks=audio_blocks,
-        held_audio=HeldAudioRows(database, audio_blocks, max_held_bytes=settings.held_audio_max_bytes),
+        held_audio=held_audio,
+        stream_audio=StreamAudioRows(database, keyring, audio_blocks, held_audio),
         recordings=RecordingRows(
             database,
             blocks=audio_blocks,
@@ -306,6 +312,11 @@ async def open_discovery(settings: Settings) -> AsyncIterator[Discovery]:
             await discovery.stop()
 
 
+def make_vendor_streams(settings: Settings, vendor: EkaClient) -> EkaStreams:
+    """Make what opens the vendor's side of streams."""
+    return EkaStreams(settings.eka_base_url, vendor.call_limiters, hosts=settings.eka_stream_hosts)
+
+
 def make_session_lifecycle(settings: Settings, stores: Stores, vendor: EkaClient) -> SessionLifecycle:
     """Make the lifecycle of sessions: the service uses it for EMRs, the worker for pending calls."""
     return SessionLifecycle(
@@ -314,6 +325,7 @@ def make_session_lifecycle(settings: Settings, stores: Stores, vendor: EkaClient
         vendor=vendor,
         clock=SystemClock(),
         reconcile_after_seconds=settings.reconcile_after_seconds,
+        late_replay=LateReplay(store=stores.stream_audio, vendor=make_vendor_streams(settings, vendor)),
     )
 
 

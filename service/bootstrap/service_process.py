@@ -20,6 +20,7 @@ from service.api.dependencies import (
     SessionServices,
     WebhookServices,
 )
+from service.api.encrypted_spool import EncryptedSpool, SpoolBudget
 from service.api.middleware.response_memory import reserve_response
 from service.api.middleware.session_trace import SessionTraces
 from service.api.middleware.unauthenticated_limits import UnauthenticatedLimits
@@ -30,6 +31,7 @@ from service.bootstrap.container import (
     make_accounts,
     make_destinations,
     make_session_lifecycle,
+    make_vendor_streams,
     open_discovery,
     open_stores,
     open_vendor,
@@ -56,7 +58,6 @@ from service.domain.token_bucket import LocalRateLimiter, RateLimitPolicy
 from service.domain.webhooks import WebhookReceiver
 from service.eka.client import EkaClient
 from service.eka.discovery import Discovery
-from service.eka.streams import EkaStreams
 from service.eka.templates import EkaTemplates
 from service.jobs.monitors.clock import ClockMonitor
 from service.observability.tracing import stop_tracing
@@ -227,7 +228,9 @@ def _make_audio(
 ) -> AudioServices:
     streams = Streams(
         store=stores.streams,
-        vendor=EkaStreams(settings.eka_base_url, vendor.call_limiters, hosts=settings.eka_stream_hosts),
+        vendor=make_vendor_streams(settings, vendor),
+        held=stores.stream_audio,
+        make_spool=partial(EncryptedSpool, SpoolBudget(settings.max_spool_bytes // 2)),
         admit=partial(count_handshake, access.rate_limiter),
         max_streams=settings.max_streams,
     )

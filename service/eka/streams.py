@@ -1,11 +1,13 @@
 """Connects to the vendor's live streams (docs/vendor.md#stream) with the `websockets` client."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic as now
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.http11 import Response
 from websockets.protocol import State
@@ -19,10 +21,12 @@ from service.domain.errors import (
     VendorUnavailable,
 )
 from service.domain.ids import Account, VendorSessionId
-from service.domain.streams.relay import FLUSH_SECONDS, Frame, VendorGone
+from service.domain.streams.frames import Frame
+from service.domain.streams.sides import FLUSH_SECONDS, VendorGone
 from service.eka.call_limiter import CallLimiters
 from service.eka.http_exchange import retry_after_of
 from service.eka.metrics import counted
+from service.eka.stream_receipts import ConfirmingConnection, Receipts
 from service.http_client.tls_and_proxy import trusted_context
 from service.observability.tracing import span, trace_headers
 
@@ -40,10 +44,11 @@ _MAX_WAITING_BYTES = 65_536
 
 
 class EkaStream:
-    """An open connection; implements the domain's VendorStream."""
+    """An open connection; implements the domain's VendorConnection."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: ConfirmingConnection) -> None:
         self._connection = connection
+        self._receipts = connection.receipts = Receipts(connection)
 
     async def receive(self) -> Frame:
         """Return the next frame. Raises VendorGone."""
@@ -63,6 +68,12 @@ class EkaStream:
             return False
         connection.protocol.send_binary(frame)
         connection.send_data()
+        receipts = self._receipts
+        receipts.frames += 1
+        receipts.times.append(now())
+        receipts.until_ping -= len(frame)
+        if receipts.until_ping <= 0:
+            receipts.ask()
         return True
 
     async def send(self, frame: Frame) -> None:
@@ -71,6 +82,12 @@ class EkaStream:
             await self._connection.send(frame)
         except ConnectionClosed as closed:
             raise _gone(closed) from closed
+        receipts = self._receipts
+        receipts.frames += 1
+        receipts.times.append(now())
+        receipts.until_ping -= len(frame)
+        if receipts.until_ping <= 0:
+            receipts.ask()
 
     async def close(self, code: int, seconds: float = FLUSH_SECONDS) -> None:
         """Close, and wait for the vendor's close frame; without it the connection is aborted."""
@@ -83,6 +100,17 @@ class EkaStream:
     def abort(self) -> None:
         """Abort the connection; frames that still wait to be sent are lost."""
         self._connection.transport.abort()
+
+    def report_confirmed(self, report: Callable[[int], None]) -> None:
+        """Have `report` called with the number of frames that the vendor has now received for certain."""
+        self._receipts.on_confirmed = report
+
+    def unconfirmed_frames(self, sizes: Sequence[int]) -> int:
+        """Return how many of the latest frames the vendor may lack, given the latest frames' sizes."""
+        protocol = self._connection.protocol
+        if protocol.close_rcvd_then_sent is False:
+            return 0  # it answered our close, and so has read everything before
+        return self._receipts.unconfirmed(sizes)
 
 
 class EkaStreams:
@@ -126,10 +154,11 @@ class EkaStreams:
             )
 
 
-async def _connect(url: str) -> ClientConnection:
+async def _connect(url: str) -> ConfirmingConnection:
     try:
-        return await connect(
+        connection: Any = await connect(
             url,
+            create_connection=ConfirmingConnection,
             ssl=trusted_context() if urlsplit(url).scheme == "wss" else None,
             additional_headers=trace_headers(),
             compression=None,
@@ -149,6 +178,8 @@ async def _connect(url: str) -> ClientConnection:
         raise _refused(error.response) from error
     except (OSError, WebSocketException) as error:
         raise VendorUnavailable("EkaScribe's stream cannot be reached", sent=False) from error
+    made: ConfirmingConnection = connection
+    return made
 
 
 def _refused(response: Response) -> VendorError:

@@ -25,6 +25,14 @@ AUDIO_HANDED_OVER = Counter(
 )
 for _outcome in ("stored", "refused"):
     AUDIO_HANDED_OVER.labels(_outcome)
+STREAM_INTERRUPTIONS = Counter(
+    "ekabridge_stream_interruptions",
+    "Interruptions of EkaScribe's side of live streams: `held` when audio began to go to PostgreSQL,"
+    " `resumed` when EkaScribe had all audio again.",
+    ("outcome",),
+)
+for _outcome in ("held", "resumed"):
+    STREAM_INTERRUPTIONS.labels(_outcome)
 REMADE = Counter(
     "ekabridge_sessions_remade",
     "Sessions that were made again at EkaScribe from kept audio, by what had become of them there.",

@@ -211,6 +211,20 @@ class SessionRows:
                 has_stream_audio=_heard(heard),
             )
 
+    async def begin_stream_handover(
+        self,
+        session_id: SessionId,
+        lease: Lease,
+        vendor_id: VendorSessionId,
+        *,
+        result_seconds: float,
+    ) -> bool:
+        """Have the held audio of an ended stream handed over in a second session; false if none is held."""
+        row = await self._database.fetchrow(
+            sql("sessions.begin_stream_handover"), session_id, lease, vendor_id, result_seconds
+        )
+        return row is not None
+
     async def record_end_confirmed(
         self,
         session_id: SessionId,

@@ -42,8 +42,9 @@ class StreamRows:
             account=Account(row["account"]),
             status=row["status"],
             upload=row["upload"],
-            is_created=row["owed"] != "create",
+            is_created=row["owed"] != "create" or row["is_held"],
             is_erased=row["is_erased"],
+            keeps_audio=row["keeps_audio"],
             is_past=row["is_past"],
             vendor_url=self._keyring.decrypt(encrypted, upload_url_aad(session_id)).decode()
             if encrypted

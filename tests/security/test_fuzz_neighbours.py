@@ -21,7 +21,8 @@ from service.domain.deliveries.models import Answer
 from service.domain.errors import DestinationForbidden, VendorError
 from service.domain.ids import DEFAULT_ACCOUNT, DeliveryId, SessionId, TemplateId
 from service.domain.retry_schedule import read_retry_after
-from service.domain.streams.relay import ClientGone, Relay, VendorGone
+from service.domain.streams.relay import Relay
+from service.domain.streams.sides import ClientGone, VendorGone
 from service.eka.audio_client import AudioClient
 from service.eka.call_limiter import CallLimiters
 from service.eka.client import EkaClient

@@ -18,8 +18,9 @@ from service.store.queries import queries
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "service" / "store"
 TENANT_TABLES = re.compile(
-    r"\b(api_keys|attempts|audio_blocks|audit|chunks|deliveries|destinations|documents|events|fetches|idempotency_keys|recordings|recording_uploads|sessions"
-    r"|ledger_days|ledger_suspects|stream_connections|streams|tenants|webhook_events)\b"
+    r"\b(api_keys|attempts|audio_blocks|audit|chunks|deliveries|destinations|documents|events|fetches"
+    r"|idempotency_keys|recordings|recording_uploads|sessions|ledger_days|ledger_suspects|stream_connections"
+    r"|stream_interruptions|streams|tenants|webhook_events)\b"
 )
 # The tenant's id as a parameter: in a filter, or among the values of the new row that a statement is about.
 BY_TENANT = re.compile(
@@ -52,6 +53,15 @@ STATEMENTS = {
     "audio.release": _LEASED,
     "audio.expire_lease": _LEASED,
     "audio.sequences": _LOCKED,
+    "stream_audio.earlier": _CAPABILITY,
+    "stream_audio.part": _LEASED,
+    "stream_audio.record_taken": _LEASED,
+    "stream_audio.drop_part": _LEASED,
+    "stream_audio.lock": _CAPABILITY,
+    "stream_audio.record_held": _CAPABILITY,
+    "stream_audio.drop_held": _CAPABILITY,
+    "stream_audio.record_interruption": _CAPABILITY,
+    "sessions.begin_stream_handover": _LEASED,
     "held_audio.lock_session": "of a session whose chunk was claimed by its tenant",
     "held_audio.hold": _LEASED,
     "held_audio.next_held": _LEASED,
@@ -211,6 +221,8 @@ METHODS = {
     "AudioObjectRows": "of a block that AudioBlockRows found, or the cleanup of the worker",
     "AudioBlockRows": "of a chunk whose session was found by its tenant, or is leased",
     "HeldAudioRows": _LEASED,
+    "StreamAudioRows": _CAPABILITY,
+    "SessionRows.begin_stream_handover": _LEASED,
     "SessionRows.record_end_confirmed": _LEASED,
     "SessionRows.remake": _LEASED,
     "SessionRows.hold_create": _LEASED,

@@ -127,7 +127,7 @@ class MemorySessions:
         self.error_code: str | None = None
         self.told: VendorEnd | None = None
         self.missing: list[int] | None = None
-        self.may_be_remade = self.keeps_audio = False
+        self.may_be_remade = self.keeps_audio = self.has_held_stream = False
         self.postponed_seconds: list[float] = []
         self.has_lease = True
         self.was_cancelled = False
@@ -181,6 +181,18 @@ class MemorySessions:
     @asynccontextmanager
     async def ending(self, tenant_id: TenantId, session_id: SessionId) -> AsyncIterator[MemoryEnd | None]:
         yield MemoryEnd(self, self.state) if self.state is not None else None
+
+    async def begin_stream_handover(
+        self,
+        session_id: SessionId,
+        lease: Lease,
+        vendor_id: VendorSessionId,
+        *,
+        result_seconds: float,
+    ) -> bool:
+        if self.has_held_stream:
+            self.recorded.append("stream_handed_over")
+        return self.has_held_stream
 
     async def record_end_confirmed(
         self,

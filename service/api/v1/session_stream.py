@@ -19,7 +19,8 @@ from service.api.dependencies import Services
 from service.api.problem_responses import bridge_problem
 from service.domain.errors import BridgeError, Overloaded
 from service.domain.ids import SessionId
-from service.domain.streams.relay import ClientGone, Frame, Restarting
+from service.domain.streams.frames import Frame
+from service.domain.streams.sides import ClientGone, Restarting
 from service.http_server import on_binary_frame
 from service.observability.logging import describe_failure
 from service.observability.tracing import span_of

@@ -61,6 +61,8 @@ SESSION_LIFE_SECONDS = 3600.0
 _MAX_STREAM_CHECKS = 150
 # A relay records its first audio within this time.
 _FIRST_HEARTBEAT_SECONDS = 0.8
+# So often the vendor's stream is tried for held audio before a second session gets it.
+_MIN_REPLAYS = 4
 _STREAM_CHECK_SECONDS = 0.1
 _MAX_MISSING_LISTED = 1000
 # Audio that could not be handed over for this time ends its session as failed.
@@ -100,6 +102,14 @@ def missing_sequences(stored: list[int], announced: int | None) -> list[int]:
     return [sequence for sequence in range(expected) if sequence not in have]
 
 
+class HeldStreams(Protocol):
+    """Knows of which streams a part is held."""
+
+    async def replay(self, pending: PendingCall) -> None:
+        """Send a held part on the vendor's stream, if there is one. Raises VendorError."""
+        ...
+
+
 class OpenStreams(Protocol):
     """Knows which streams are open, on any pod."""
 
@@ -119,7 +129,9 @@ class SessionLifecycle:
         vendor: Vendor,
         clock: Clock,
         reconcile_after_seconds: float,
+        late_replay: HeldStreams | None = None,
     ) -> None:
+        self._late_replay = late_replay
         self._store = store
         self._streams = streams
         self._vendor = vendor
@@ -130,8 +142,7 @@ class SessionLifecycle:
         """Create a session at the vendor under the lease of its create call, and record the outcome.
 
         `maybe_sent`: an earlier call may have reached the vendor, so this asks the vendor first. While the
-        vendor is away the call is held, and this returns. Raises VendorRefused; for a stream also another
-        VendorError, after which a repeat with the same Idempotency-Key or the sweep makes the call again.
+        vendor is away the call is held, and this returns. Raises VendorRefused.
         """
         if plan.upload == "recording":
             # The vendor gets the session when the recording is whole.
@@ -171,13 +182,7 @@ class SessionLifecycle:
             raise VendorUnavailable("another call took this session over", sent=True)
 
     async def _hold_or_raise(self, plan: SessionPlan, lease: Lease, error: VendorUnreachable) -> None:
-        """Hold the create call: audio for the session is held, too, until the vendor answers.
-
-        A stream needs the vendor's address from the start, so for it this raises `error`.
-        """
-        if plan.upload == "stream":
-            await self._reschedule(plan.id, lease, 1, error)
-            raise error
+        """Hold the create call: audio for the session is held, too, until the vendor answers."""
         wait = schedule.held_back_wait(error.retry_after_seconds, jitter=self._clock.jitter())
         if not await self._store.hold_create(plan.id, lease, wait):
             if await self._store.is_cancelled(plan.id):
@@ -290,7 +295,10 @@ class SessionLifecycle:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 if pending.upload == "stream":
-                    await self._await_stream(pending.session_id)
+                    await self.await_stream(pending.session_id)
+                    await self._replay_stream(pending)
+                    if await self.begins_stream_handover(pending):
+                        return
                 confirmed = await self._call_end(pending, maybe_sent=maybe_sent)
         except TimeoutError:
             await self._reschedule(pending.session_id, pending.lease, pending.attempts)
@@ -325,6 +333,39 @@ class SessionLifecycle:
                 missing=len(recorded.missing),
             )
 
+    async def _replay_stream(self, pending: PendingCall) -> None:
+        """Send held audio of a stream on the vendor's stream, if the vendor's session has a part of it.
+
+        The second session gets that part instead if the vendor refuses the stream, or if the stream alone is
+        away for long. Raises VendorUnreachable.
+        """
+        if self._late_replay is None:
+            return
+        try:
+            await self._late_replay.replay(pending)
+        except VendorRefused as refused:
+            log.warning("stream_refused_again", session_id=pending.session_id, status=refused.status)
+        except VendorUnreachable:
+            if pending.attempts < _MIN_REPLAYS:
+                raise
+            await self._vendor.get_session(pending.account, pending.vendor_id, UNFILTERED)
+
+    async def begins_stream_handover(self, pending: PendingCall) -> bool:
+        """Return whether the held audio of an ended stream, which is closed, goes to a second session.
+
+        That is so if the vendor's side of the stream was away at its end (service/domain/streams/holding.py).
+        The call that `pending` leased is then replaced by the second session's create call.
+        """
+        begins = await self._store.begin_stream_handover(
+            pending.session_id,
+            pending.lease,
+            new_vendor_session_id(),
+            result_seconds=HOLD_SECONDS + self._reconcile_after_seconds,
+        )
+        if begins:
+            log.info("stream_handed_over_in_chunks", session_id=pending.session_id)
+        return begins
+
     async def _try_record_end(
         self, pending: PendingCall, confirmed: VendorEnd, *, may_remake: bool
     ) -> EndRecorded:
@@ -336,7 +377,7 @@ class SessionLifecycle:
             may_remake=may_remake,
         )
 
-    async def _await_stream(self, session_id: SessionId) -> None:
+    async def await_stream(self, session_id: SessionId) -> None:
         """Wait until an open stream has flushed, because the vendor loses audio that arrives after the end.
 
         The process that relays the stream polls the session's status and closes the stream after the end.
@@ -348,8 +389,8 @@ class SessionLifecycle:
         log.warning("stream_would_not_close", session_id=session_id)
 
     async def _call_end(self, pending: PendingCall, *, maybe_sent: bool) -> VendorEnd:
-        # The audio of a stream is in no file; the vendor's clients send 0 (docs/vendor.md#end-stream-zero).
-        files_sent = 0 if pending.upload == "stream" else pending.chunks
+        # A stream has no chunks, and the vendor's clients send 0 for it (docs/vendor.md#end-stream-zero).
+        files_sent = pending.chunks
 
         async def probe() -> VendorEnd | None:
             found = await self._vendor.get_session(pending.account, pending.vendor_id, UNFILTERED)

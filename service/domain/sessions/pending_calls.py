@@ -94,6 +94,13 @@ class PendingCalls:
             await self._store.release_pending_call(pending.session_id, pending.lease, wait)
 
     async def _make(self, pending: PendingCall) -> None:
+        is_handover = pending.call == "audio" or (
+            pending.call == "create" and pending.held_seconds is not None
+        )
+        if pending.upload == "stream" and is_handover:
+            await self._lifecycle.await_stream(pending.session_id)
+            if await self._lifecycle.begins_stream_handover(pending):
+                return
         match pending.call:
             case "create":
                 await (self._resolve_create if pending.held_seconds is None else self._create_held)(pending)

@@ -77,6 +77,20 @@ class SessionStore(Protocol):
         """Lock a session in order to end it; None when the tenant has no such session."""
         ...
 
+    async def begin_stream_handover(
+        self,
+        session_id: SessionId,
+        lease: Lease,
+        vendor_id: VendorSessionId,
+        *,
+        result_seconds: float,
+    ) -> bool:
+        """Replace a call of an ended stream whose audio is held by the create call of a second session.
+
+        No result is fetched before `result_seconds` from now. False if nothing is held or the lease was lost.
+        """
+        ...
+
     async def record_end_confirmed(
         self,
         session_id: SessionId,

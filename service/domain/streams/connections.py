@@ -22,20 +22,17 @@ from service.domain.errors import (
     SessionErased,
     StoreUnavailable,
     StreamBusy,
-    VendorFailure,
+    VendorUnavailable,
+    VendorUnreachable,
 )
 from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 from service.domain.sessions.change_polling import tenant_quota
+from service.domain.streams.audio_log import AudioLog, Spool
+from service.domain.streams.healing import HealingRule, HealingStream
+from service.domain.streams.holding import HeldStreamStore, StreamHold
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
-from service.domain.streams.relay import (
-    SESSION_ENDED,
-    SESSION_GONE,
-    TAKEN_OVER,
-    Client,
-    CloseReason,
-    Relay,
-    VendorStream,
-)
+from service.domain.streams.relay import SESSION_ENDED, SESSION_GONE, TAKEN_OVER, CloseReason, Relay
+from service.domain.streams.sides import Client, VendorConnection
 from service.domain.vendor_calls import CALLING_TENANT
 
 log = structlog.get_logger()
@@ -99,7 +96,7 @@ class StreamStore(Protocol):
 class VendorStreams(Protocol):
     """Opens the vendor's side of a stream."""
 
-    async def open(self, account: Account, session_id: VendorSessionId, url: str) -> VendorStream:
+    async def open(self, account: Account, session_id: VendorSessionId, url: str) -> VendorConnection:
         """Connect. Raises VendorError."""
         ...
 
@@ -108,7 +105,11 @@ class OpenStream:
     """A stream whose lease this process holds."""
 
     def __init__(
-        self, session_id: SessionId, lease: Lease, vendor: VendorStream, on_end: Callable[[], Awaitable[None]]
+        self,
+        session_id: SessionId,
+        lease: Lease,
+        vendor: HealingStream,
+        on_end: Callable[[], Awaitable[None]],
     ) -> None:
         self.session_id = session_id
         self.lease = lease
@@ -135,6 +136,10 @@ class OpenStream:
                 bytes=relay.bytes,
             )
 
+    def break_off(self) -> None:
+        """Give up the vendor's connection, which accepts nothing."""
+        self._vendor.break_off()
+
     async def close(self) -> None:
         """Close the vendor's side, if the relay never began."""
         if self.relay is None:
@@ -149,10 +154,22 @@ class Streams:
         *,
         store: StreamStore,
         vendor: VendorStreams,
+        held: HeldStreamStore,
+        make_spool: Callable[[], Spool],
         admit: Callable[[TenantId], Awaitable[None]],
         max_streams: int = 1000,
+        max_whole: int = 32,
+        rule: HealingRule | None = None,
     ) -> None:
-        """`max_streams` limits the streams of this process; one tenant may open three quarters of them."""
+        """`max_streams` limits the streams of this process; one tenant may open three quarters of them.
+
+        `make_spool` makes the file that keeps the audio of one stream. The streams beyond `max_whole` keep
+        only what the vendor has not received, because keeping all of it costs time and disk.
+        """
+        self._max_whole = max_whole
+        self._held = held
+        self._make_spool = make_spool
+        self._rule = rule or HealingRule()
         self._store = store
         self._max_streams = max_streams
         self._open_by_tenant: Counter[TenantId] = Counter()
@@ -178,10 +195,8 @@ class Streams:
         CALLING_TENANT.set(session.tenant_id)
         await self._admit(session.tenant_id)
         _check_accepts_stream(session)
-        if session.vendor_url is None:
-            raise VendorFailure("EkaScribe gave no address to stream to", sent=False)
         with self._permit(session.tenant_id):
-            async with self._leased(session, session.vendor_url, capability) as stream:
+            async with self._leased(session, capability) as stream:
                 yield stream
 
     @contextmanager
@@ -202,14 +217,12 @@ class Streams:
                 del counts[tenant_id]
 
     @asynccontextmanager
-    async def _leased(
-        self, session: StreamSession, vendor_url: str, capability: str
-    ) -> AsyncIterator[OpenStream]:
+    async def _leased(self, session: StreamSession, capability: str) -> AsyncIterator[OpenStream]:
         session_id = session.id
         lease = await self._claim(session_id, capability)
         end = StreamEnd(cause="vendor_unreachable", code=None, frames=0, bytes=0)
         try:
-            vendor = await self._vendor.open(session.account, session.vendor_id, vendor_url)
+            vendor = await self._open_vendor(session, lease, capability)
             stream = OpenStream(session_id, lease, vendor, partial(self._announce_end, session_id, lease))
             self._open[lease] = stream
             try:
@@ -223,6 +236,40 @@ class Streams:
                 end = stream.end
         finally:
             await asyncio.shield(self._release(session_id, lease, end))
+
+    async def _open_vendor(self, session: StreamSession, lease: Lease, capability: str) -> HealingStream:
+        """Open the vendor's side; while the vendor is away the stream begins without it.
+
+        Raises VendorRefused.
+        """
+        first: VendorConnection | None = None
+        try:
+            if session.vendor_url is not None:
+                first = await self._vendor.open(session.account, session.vendor_id, session.vendor_url)
+        except VendorUnreachable as error:
+            log.info("stream_begins_held", session_id=session.id, reason=error.code)
+        try:
+            return HealingStream(
+                session_id=session.id,
+                connect=partial(self._connect, session.id, capability),
+                first=first,
+                hold=StreamHold(self._held, session.id, session.tenant_id, lease),
+                make_log=lambda has_texts: AudioLog(self._make_spool(), has_texts=has_texts),
+                earlier=await self._held.read_earlier(session.id, lease),
+                rule=self._rule,
+                keeps_all=session.keeps_audio or len(self._open) < self._max_whole,
+            )
+        except BaseException:
+            if first is not None:
+                first.abort()
+            raise
+
+    async def _connect(self, session_id: SessionId, capability: str) -> VendorConnection:
+        """Connect to the vendor, at the address that its session has by now. Raises VendorError."""
+        session = await self._store.find(session_id, capability)
+        if session is None or session.vendor_url is None:
+            raise VendorUnavailable("EkaScribe does not have this session yet", sent=False)
+        return await self._vendor.open(session.account, session.vendor_id, session.vendor_url)
 
     async def _check_not_erased(self, session_id: SessionId) -> None:
         """Raise SessionErased if the session was erased in the seconds in which the vendor connected."""
@@ -307,7 +354,7 @@ class Streams:
         for stream in self._open.values():
             relay = stream.relay
             if relay is not None and relay.sending_since and now - relay.sending_since > _STALL_SECONDS:
-                relay.end(relay.lost())
+                stream.break_off()
 
     async def _end_unwanted(self) -> None:
         """End streams whose session is over, or whose lease another connection holds or waits for."""

@@ -6,6 +6,10 @@ from schemas.sessions import Upload
 from service.domain.ids import Account, Lease, SessionId, TenantId, VendorSessionId
 
 
+class HoldFull(Exception):
+    """No more audio of this stream can be kept until the vendor takes it."""
+
+
 class StreamSession(Struct, frozen=True, kw_only=True):
     """The fields of a session that its stream needs; `vendor_url` is a secret capability of the vendor."""
 
@@ -18,6 +22,8 @@ class StreamSession(Struct, frozen=True, kw_only=True):
     is_created: bool
     is_erased: bool
     is_past: bool
+    # Whether the tenant wants audio kept until the result is there.
+    keeps_audio: bool = False
     vendor_url: str | None
 
 

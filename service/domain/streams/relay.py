@@ -2,18 +2,30 @@
 
 The relay reads a frame from one side only after the other side has accepted the frame before it. So a slow
 side slows the other, and the relay holds at most one frame in each direction. `CloseReason` says why a
-connection ended; `_close_both` closes the two sides.
+connection ended; `_close_both` closes the two sides. Breaks of the vendor's connection do not show here:
+healing.py is the vendor's side.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
-Frame = bytes | str
+from service.domain.streams.frames import read_envelope
+from service.domain.streams.models import HoldFull
+from service.domain.streams.sides import (
+    FLUSH_SECONDS,
+    RESTART,
+    Client,
+    ClientGone,
+    Restarting,
+    VendorGone,
+    VendorStream,
+)
+
 Cause = Literal[
     "client_closed",
     "stopped",
@@ -21,14 +33,13 @@ Cause = Literal[
     "bad_frame",
     "vendor_closed",
     "vendor_lost",
+    "hold_full",
     "session_over",
     "session_erased",
     "taken_over",
     "restarting",
 ]
 
-# The vendor may take so long to flush its buffers (contract, Streaming).
-FLUSH_SECONDS = 10.0
 # When the session ends during an open stream, the relay still forwards frames on their way: until no frame
 # came for `_QUIET_SECONDS`, and for `_LAST_FRAMES_SECONDS` at most.
 _QUIET_SECONDS = 0.25
@@ -37,7 +48,7 @@ _LAST_FRAMES_SECONDS = 2.0
 _OTHER_SIDE_SECONDS = 1.0
 
 # Close codes of RFC 6455 and its registry, and two of ours.
-_NORMAL, _GOING_AWAY, _INVALID_PAYLOAD, RESTART, _VENDOR_LOST = 1000, 1001, 1007, 1012, 1014
+_NORMAL, _GOING_AWAY, _INVALID_PAYLOAD, _TRY_LATER, _VENDOR_LOST = 1000, 1001, 1007, 1013, 1014
 TAKEN_OVER = 4409
 # A session that was ended closes its stream as usual; one that expired, was cancelled or was erased, with our
 # code.
@@ -48,92 +59,12 @@ _BAD_FRAME_CODES = frozenset({1002, 1007, 1009})
 _MAX_REASON_BYTES = 123
 
 
-class SideGone(Exception):
-    """One side closed its connection or vanished.
-
-    It carries the close code (1005: the side gave none, 1006: it vanished) and the reason.
-    """
-
-    def __init__(self, code: int, reason: str = "") -> None:
-        super().__init__(code)
-        self.code = code
-        self.reason = reason
-
-
-class ClientGone(SideGone):
-    """The client closed its connection or vanished."""
-
-
-class Restarting(ClientGone):
-    """Our process stops; the client is still connected and shall continue on another process."""
-
-    def __init__(self) -> None:
-        super().__init__(RESTART)
-
-
-class VendorGone(SideGone):
-    """The vendor closed its connection or vanished."""
-
-
-class Client(Protocol):
-    """The connection of the client that streams to us."""
-
-    async def receive(self) -> Frame:
-        """Return the next frame. Raises ClientGone."""
-        ...
-
-    def give_frames(self, relay: Callable[[bytes], bool]) -> None:
-        """Have the server pass audio to `relay` directly, if it can; `receive` returns refused frames."""
-        ...
-
-    async def send(self, frame: Frame) -> None:
-        """Send a frame to the client. Raises ClientGone."""
-        ...
-
-    async def close(self, code: int, reason: str) -> None:
-        """Close the connection, if it is still open."""
-        ...
-
-
-class VendorStream(Protocol):
-    """Our connection to the vendor's stream."""
-
-    async def receive(self) -> Frame:
-        """Return the next frame. Raises VendorGone."""
-        ...
-
-    def send_now(self, frame: bytes) -> bool:
-        """Send a frame if that needs no waiting; return False if the frame was not sent."""
-        ...
-
-    async def send(self, frame: Frame) -> None:
-        """Send a frame, waiting while the vendor is slow. Raises VendorGone."""
-        ...
-
-    async def close(self, code: int, seconds: float = FLUSH_SECONDS) -> None:
-        """Close the connection and wait at most `seconds` until the vendor has closed it, too."""
-        ...
-
-    def abort(self) -> None:
-        """Close the connection at once and drop the frames that are not sent yet."""
-        ...
-
-
 class CloseReason(Struct, frozen=True):
     """The cause of a connection's end, and the close code and reason for its client."""
 
     cause: Cause
     code: int
     reason: str = ""
-
-
-class _Envelope(Struct):
-    """The one field of every JSON frame (docs/vendor.md#stream); only the vendor judges unknown events."""
-
-    event: str
-
-
-_read_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 class Relay:
@@ -239,7 +170,7 @@ class Relay:
             is_stop = False
             if isinstance(frame, str):
                 try:
-                    is_stop = _read_envelope(frame).event == "stop"
+                    is_stop = read_envelope(frame).event == "stop"
                 except (msgspec.DecodeError, RecursionError):
                     return CloseReason(
                         "bad_frame", _INVALID_PAYLOAD, 'not an envelope: {"event": …} is needed'
@@ -249,6 +180,8 @@ class Relay:
                 await send(frame)
             except VendorGone:
                 return None
+            except HoldFull:
+                return CloseReason("hold_full", _TRY_LATER)
             finally:
                 self.sending_since = 0.0
             self.frames += 1
@@ -329,10 +262,15 @@ class Relay:
         return reported
 
     def _counted(self, close_reason: CloseReason) -> CloseReason:
-        if close_reason.cause != "restarting":
+        if close_reason.cause == "restarting":
+            reason = f"restarting: reopen this URL and go on after frame {self.frames} of this connection"
+        elif close_reason.cause == "hold_full":
+            reason = (
+                f"EkaScribe is away and no more can be held: reopen this URL later, after frame {self.frames}"
+            )
+        else:
             return close_reason
-        reason = f"restarting: reopen this URL and go on after frame {self.frames} of this connection"
-        return CloseReason("restarting", RESTART, reason)
+        return CloseReason(close_reason.cause, close_reason.code, reason)
 
     async def _await_flush(
         self, close_reason: CloseReason, down: "asyncio.Task[CloseReason | None]"

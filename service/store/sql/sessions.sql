@@ -25,9 +25,10 @@ WHERE tenant_id = $1 AND id = $2 AND owed = 'create' AND (owed_lease IS NULL OR 
 RETURNING coalesce(vendor_session_id, id) AS vendor_id;
 
 -- name: record_created
--- Records that the vendor has the session; its held audio is due next. An expiry in the past is a clock error.
-UPDATE sessions SET owed = CASE WHEN held_since IS NOT NULL THEN 'audio' END,
-                    owed_next_at = CASE WHEN held_since IS NOT NULL THEN now() END, owed_lease = NULL,
+-- Records that the vendor has the session; its held audio is due next, unless its stream goes on and brings it.
+UPDATE sessions SET owed = CASE WHEN held_since IS NOT NULL AND (upload <> 'stream' OR status = 'processing') THEN 'audio' END,
+                    owed_next_at = CASE WHEN held_since IS NOT NULL AND (upload <> 'stream' OR status = 'processing') THEN now() END,
+                    held_since = CASE WHEN upload <> 'stream' OR status = 'processing' THEN held_since END, owed_lease = NULL,
                     upload_url_sealed = $3,
                     expires_at = CASE WHEN $4::timestamptz > now() THEN $4 ELSE expires_at END
 WHERE id = $1 AND owed_lease = $2
@@ -42,7 +43,8 @@ RETURNING id;
 
 -- name: plan
 -- Reads what a held create call needs.
-SELECT coalesce(vendor_session_id, id) AS vendor_id, tenant_id, account, upload, mode, model, templates, languages,
+SELECT coalesce(vendor_session_id, id) AS vendor_id, tenant_id, account, mode, model, templates, languages,
+       CASE WHEN vendor_session_id IS NULL THEN upload ELSE 'chunked' END AS upload,
        transcript_language, details_sealed
 FROM sessions WHERE id = $1 AND owed_lease = $2;
 
@@ -61,6 +63,24 @@ SELECT status FROM sessions WHERE id = $1 AND owed_lease = $2 FOR UPDATE;
 UPDATE sessions SET held_since = NULL, owed = CASE WHEN status = 'processing' THEN 'end' END, owed_lease = NULL,
                     owed_attempts = 0, owed_next_at = CASE WHEN status = 'processing' THEN now() END
 WHERE id = $1;
+
+-- name: begin_stream_handover
+-- Has the held audio of an ended stream handed over in a second session of the vendor, which takes chunks.
+WITH moved AS (
+    UPDATE sessions s
+    SET vendor_session_id = $3, upload_url_sealed = NULL, held_since = coalesce(held_since, now()),
+        owed = 'create', owed_lease = NULL, owed_attempts = 0, owed_next_at = now(),
+        audio_missing = CASE WHEN t.held_is_whole THEN NULL ELSE '{}'::integer[] END
+    FROM streams t
+    WHERE s.id = $1 AND s.owed_lease = $2 AND s.upload = 'stream' AND s.status = 'processing'
+      AND s.vendor_session_id IS NULL AND t.session_id = s.id
+      AND EXISTS (SELECT FROM chunks c WHERE c.session_id = s.id AND c.status = 'held')
+    RETURNING s.id
+), postponed AS (
+    UPDATE fetches f SET next_at = greatest(f.next_at, now() + make_interval(secs => $4)) FROM moved
+    WHERE f.session_id = moved.id AND f.status = 'pending' AND f.lease IS NULL
+)
+SELECT id FROM moved;
 
 -- name: cancel_now
 -- Makes the pending cancel of a session due, because the call before it is over.
@@ -104,7 +124,7 @@ WITH locked AS (
     FROM chunks WHERE session_id = $1 AND status IN ('stored', 'refused')
 ), told AS (
     UPDATE sessions s SET owed = NULL, owed_next_at = NULL, owed_lease = NULL, vendor_files = $3,
-                          audio_missing = compared.missing
+                          audio_missing = coalesce(compared.missing, s.audio_missing)
     FROM locked, compared WHERE s.id = locked.id AND NOT (locked.may_be_remade AND compared.has_lost)
     RETURNING s.id
 ), hurried AS (
@@ -251,6 +271,7 @@ SELECT s.id, concat_ws('.', s.xmin,
        (SELECT r.cut_at FROM recordings r WHERE r.session_id = s.id),
        (SELECT count(*) FROM webhook_events w WHERE w.session_id IN (s.id, s.vendor_session_id)),
        (SELECT concat_ws('.', count(*), count(c.closed_at)) FROM stream_connections c WHERE c.session_id = s.id),
+       (SELECT concat_ws('.', count(*), count(i.resumed_at)) FROM stream_interruptions i WHERE i.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(f.settled_at), max(f.settled_at)) FROM fetches f WHERE f.session_id = s.id),
        (SELECT count(*) FROM documents d WHERE d.session_id = s.id),
        (SELECT concat_ws('.', count(*), count(d.settled_at), count(d.next_at), sum(d.attempts), count(d.confirmed_at))
@@ -369,6 +390,14 @@ FROM sessions WHERE id = $1 AND remade_at IS NOT NULL
 UNION ALL
 SELECT opened_at, 'stream.opened', '{}'
 FROM stream_connections WHERE session_id = $1
+UNION ALL
+SELECT began_at, 'stream.interrupted', jsonb_build_object('cause', cause)
+FROM stream_interruptions WHERE session_id = $1
+UNION ALL
+SELECT resumed_at, 'stream.resumed',
+       jsonb_build_object('seconds', round(extract(epoch FROM resumed_at - began_at)::numeric, 3),
+                          'frames', held_frames, 'bytes', replayed_bytes)
+FROM stream_interruptions WHERE session_id = $1 AND resumed_at IS NOT NULL
 UNION ALL
 SELECT closed_at, 'stream.closed',
        jsonb_build_object('cause', cause, 'code', code, 'frames', frames, 'bytes', bytes)

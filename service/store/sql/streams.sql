@@ -1,6 +1,7 @@
 -- name: find
 -- Reads the session of a stream's address.
-SELECT id, coalesce(vendor_session_id, id) AS vendor_id, tenant_id, account, status, upload, owed, erased_at IS NOT NULL AS is_erased, expires_at <= now() AS is_past,
+SELECT id, coalesce(vendor_session_id, id) AS vendor_id, tenant_id, account, status, upload, owed,
+       held_since IS NOT NULL AS is_held, keep_audio_days IS NOT NULL AS keeps_audio, erased_at IS NOT NULL AS is_erased, expires_at <= now() AS is_past,
        upload_url_sealed
 FROM sessions WHERE id = $1;
 
@@ -8,7 +9,8 @@ FROM sessions WHERE id = $1;
 -- Leases the stream of a session that accepts audio, unless another connection holds it.
 WITH session AS (
     SELECT id FROM sessions
-    WHERE id = $1 AND upload = 'stream' AND status IN ('created', 'recording') AND owed IS NULL AND expires_at > now()
+    WHERE id = $1 AND upload = 'stream' AND status IN ('created', 'recording') AND expires_at > now()
+      AND (owed IS NULL OR (owed = 'create' AND held_since IS NOT NULL))
     FOR SHARE
 ), taken AS (
     INSERT INTO streams (session_id, lease, lease_until)

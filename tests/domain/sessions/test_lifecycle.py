@@ -145,11 +145,10 @@ async def test_after_three_tries_the_create_is_held():
     assert desk.store.postponed_seconds[0] > 0
 
 
-async def test_the_create_of_a_stream_is_not_held_because_nobody_could_stream():
+async def test_the_create_of_a_stream_is_held_like_any_other():
     desk = creating(UNSENT)
-    with pytest.raises(VendorUnavailable):
-        await desk.life.create_at_vendor(make_plan(upload="stream"), make_lease(), maybe_sent=False)
-    assert desk.store.recorded == ["postponed"]
+    await desk.life.create_at_vendor(make_plan(upload="stream"), make_lease(), maybe_sent=False)
+    assert desk.store.recorded == ["create_held"]
 
 
 async def test_a_refusal_ends_it_at_once():
@@ -520,6 +519,14 @@ async def test_an_abandoned_end_is_asked_for_before_it_is_told_again():
     desk = ending(asks=(OPEN,))
     await desk.pending_calls.process(make_owed("end"))
     assert (desk.vendor.calls, desk.store.recorded) == (["ask", "end"], ["end_told"])
+
+
+async def test_a_stream_whose_audio_is_held_goes_to_a_second_session_and_the_first_is_not_ended() -> None:
+    desk = ending(upload="stream", sequences=[], has_stream_audio=True)
+    desk.store.has_held_stream = True
+    await desk.end()
+    assert desk.vendor.calls == []
+    assert desk.store.recorded[-1] == "stream_handed_over"
 
 
 async def test_a_stream_without_audio_cannot_be_ended() -> None:

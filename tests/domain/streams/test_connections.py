@@ -20,15 +20,16 @@ from service.domain.errors import (
     SessionNotReady,
     StoreUnavailable,
     StreamBusy,
-    VendorFailure,
+    VendorRefused,
     VendorUnavailable,
     WrongUpload,
 )
 from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease, SessionId, TenantId
 from service.domain.streams.connections import Streams
 from service.domain.streams.models import StreamEnd, StreamHeartbeat, StreamSession, StreamState
-from service.domain.streams.relay import ClientGone
+from service.domain.streams.sides import ClientGone
 from service.domain.vendor_calls import CALLING_TENANT
+from tests.support.held_streams import HeldInMemory, SpoolInMemory
 from tests.support.makers import AT_VENDOR, SESSION, TENANT
 from tests.support.stream_sides import Side
 
@@ -109,14 +110,26 @@ class House:
         self.admitted: list[str] = []
         self.called_for: list[TenantId | None] = []
         self.is_too_much = False
-        self.streams = Streams(store=self.store, vendor=self, admit=self.admit)
+        self.next_side = lambda: self.vendor
+        self.held = HeldInMemory()
+        self.streams = self.make_streams(self)
+
+    def make_streams(self, other: House, **options: Any) -> Streams:
+        return Streams(
+            store=self.store,
+            vendor=other,
+            held=self.held,
+            make_spool=SpoolInMemory,
+            admit=other.admit,
+            **options,
+        )
 
     async def open(self, account: Account, session_id: SessionId, url: str) -> Any:
         assert url == "wss://vendor/stream"
         self.called_for.append(CALLING_TENANT.get())
         if self.refuses is not None:
             raise self.refuses
-        return self.vendor
+        return self.next_side()
 
     async def admit(self, tenant_id: str) -> None:
         self.admitted.append(tenant_id)
@@ -147,7 +160,6 @@ async def until(condition: Any) -> None:
         ({"is_past": True}, SessionExpired),
         ({"status": "processing"}, SessionEnded),
         ({"status": "completed", "is_past": True}, SessionEnded),
-        ({"vendor_url": None}, VendorFailure),
     ],
 )
 async def test_what_takes_no_stream(fields: dict[str, Any], error: type[Exception]) -> None:
@@ -176,19 +188,35 @@ async def test_a_tenant_that_opens_too_many_is_refused_before_the_vendor_is_aske
     assert house.admitted == [TENANT]  # a guess counts for nobody
 
 
-async def test_a_vendor_that_cannot_be_reached_frees_the_stream() -> None:
+async def test_a_vendor_that_refuses_the_stream_frees_it() -> None:
     house = House()
-    house.refuses = VendorUnavailable("away", sent=False)
-    with pytest.raises(VendorUnavailable):
+    house.refuses = VendorRefused("no", status=403, vendor_code=None)
+    with pytest.raises(VendorRefused):
         await house.run()
     assert house.store.holder is None
     assert [end.cause for end in house.store.ends] == ["vendor_unreachable"]
     assert house.called_for == [TENANT]  # the circuit breaker counts the failure for this tenant
 
 
+@pytest.mark.parametrize("is_created", [True, False])
+async def test_a_stream_begins_while_the_vendor_is_away(is_created: bool) -> None:
+    house = House() if is_created else House(vendor_url=None)
+    house.refuses = VendorUnavailable("away", sent=False)
+    running = asyncio.create_task(house.run())
+    house.client.coming.put_nowait(b"\0\0")
+    await until(lambda: any(beat.bytes == 2 for beat in house.store.beats))
+    house.store.session = structs.replace(house.store.session, vendor_url="wss://vendor/stream")
+    house.refuses = None
+    await until(lambda: house.vendor.taken == [b"\0\0"])
+    house.client.coming.put_nowait(ClientGone(1000))
+    await running
+    assert house.held.pieces == {}
+    assert [each.is_over for each in house.held.interruptions] == [False, True]
+
+
 async def test_a_live_client_keeps_others_out_and_a_silent_one_gives_way() -> None:
     house, rival = House(), House()
-    rival.streams = Streams(store=house.store, vendor=rival, admit=rival.admit)
+    rival.streams = house.make_streams(rival)
     first = asyncio.create_task(house.run())
     await until(lambda: house.store.holder is not None)
     with pytest.raises(StreamBusy):
@@ -204,18 +232,23 @@ async def test_a_live_client_keeps_others_out_and_a_silent_one_gives_way() -> No
     await second
 
 
-async def test_a_vendor_that_takes_nothing_for_half_a_minute_is_given_up() -> None:
+async def test_a_connection_that_takes_nothing_for_half_a_minute_is_replaced() -> None:
     house = House()
-    house.vendor.may_take.clear()
+    stalled, house.vendor = house.vendor, Side("second", house.log)
+    stalled.may_take.clear()
+    stalled.unconfirmed = 1
+    sides = [stalled, house.vendor]
+    house.next_side = lambda: sides.pop(0)
     running = asyncio.create_task(house.run())
     house.client.coming.put_nowait(b"\0\0")
     await until(lambda: any(s.relay and s.relay.sending_since for s in house.streams._open.values()))
     (stream,) = house.streams._open.values()
     assert stream.relay is not None
     stream.relay.sending_since -= 31
+    await until(lambda: house.vendor.taken == [b"\0\0"])
+    house.client.coming.put_nowait(ClientGone(1000))
     await asyncio.wait_for(running, 5)
-    assert house.client.closed is not None
-    assert house.client.closed[0] == 1014
+    assert house.client.closed is None
 
 
 async def test_the_store_being_away_ends_no_stream() -> None:
@@ -269,7 +302,7 @@ async def test_one_tenant_leaves_streams_to_others() -> None:
     house = House()
     # Each of them is another session's; what they have in common is the tenant.
     house.store.claim = free_claim  # type: ignore[method-assign]
-    streams = Streams(store=house.store, vendor=house, admit=house.admit, max_streams=4)
+    streams = house.make_streams(house, max_streams=4)
     async with AsyncExitStack() as stack:
         for _ in range(3):
             await stack.enter_async_context(streams.opened(SessionId(SESSION), KEY))

@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
-from service.domain.streams.relay import ClientGone, CloseReason, Frame, Relay, Restarting, VendorGone
+from service.domain.streams.frames import Frame
+from service.domain.streams.relay import CloseReason, Relay
+from service.domain.streams.sides import ClientGone, Restarting, VendorGone
 from tests.support.stream_sides import Side
 
 
