@@ -54,9 +54,8 @@ async def test_the_vendor_s_failures_keep_their_status(house: Bridge) -> None:
     await house.fault("/audio/", method="POST", status=403, times=9)
     envelope(await house.api.post(url, content=b"RIFF"), 502, "vendor_error")
     await house.vendor.delete("/_control/faults")
-    await house.fault("/sessions$", method="POST", status=429, times=9, headers={"retry-after": "30"})
-    body = {"upload_type": "stream", "communication_protocol": "websocket"}
-    answer = await house.api.post("/voice/v1/sessions", json=body)
+    await house.fault(f"{session['id']}$", method="PATCH", status=429, times=9, headers={"retry-after": "30"})
+    answer = await house.api.patch(f"/voice/v1/sessions/{session['id']}", json={"language_hint": ["hi"]})
     envelope(answer, 503, "vendor_unavailable")
     assert answer.headers["retry-after"] == "30"
 
