@@ -41,7 +41,7 @@ _TOO_MANY_REQUESTS, _SERVER_ERRORS = 429, 500
 class _Permits(Struct, kw_only=True):
     """The permits of one kind of call and their queue, in which a waiter gets true with its permit.
 
-    Of an account that tenants share, one tenant has three quarters of both.
+    One tenant of a shared account has three quarters of both at most.
     """
 
     size: int

@@ -55,13 +55,13 @@ class FastPathWebSocketProtocol(WebSocketsSansIOProtocol):
         self._is_between_frames = True
         self._held = bytearray()
         self._wanted_bytes = 0
-        # What came too fast: it is read later, and nothing more until then.
+        # Bytes that came too fast: they are read later, and nothing more until then.
         self._late = bytearray()
         self._queued_bytes = 0
         self._rate = FrameRate(self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of what the connection held."""
+        """Release the memory that the connection held."""
         self._rate.end()
         HELD.count(self, 0)
         self._held, self._late = bytearray(), bytearray()
