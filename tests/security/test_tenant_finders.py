@@ -68,6 +68,7 @@ STATEMENTS = {
     "audio_blocks.read": _LEASED,
     "held_audio.record_handed_over": _LEASED,
     "audio_blocks.delete_of_chunk": _LEASED,
+    "audio_blocks.discard": _LOCKED,
     "held_audio.has_held": _LEASED,
     "recordings.uncut": _LEASED,
     "recordings.record_seconds": _LEASED,

@@ -39,6 +39,18 @@ def keyed(house: House) -> KeyedCall:
     return KeyedCall(tenant_id=house.tenant_id, route="createSession", key=KEY, request=PATIENT.encode())
 
 
+# One row for a session in tables that hold nothing encrypted.
+_UNENCRYPTED = (
+    """INSERT INTO recordings (session_id, tenant_id, bytes)
+       SELECT id, tenant_id, 1 FROM sessions WHERE id = $1""",
+    """INSERT INTO recording_uploads (session_id, tenant_id)
+       SELECT id, tenant_id FROM sessions WHERE id = $1""",
+    """INSERT INTO stream_interruptions
+           (lease, number, session_id, began_at, cause, held_frames, replayed_bytes)
+       SELECT lease, 1, session_id, now(), 'vendor_lost', 0, 0 FROM stream_connections WHERE session_id = $1""",
+)
+
+
 async def fill(house: House) -> dict[str, str]:
     """One row at least in every table, from code that holds recognisable secrets."""
     stores = house.stores
@@ -65,6 +77,8 @@ async def fill(house: House) -> dict[str, str]:
     await house.connection.execute("INSERT INTO audio_object_deletions (name) VALUES ('folder/ses/object')")
     streamed, stream_lease = await house.create(upload="stream", details=DETAILS), make_lease()
     assert await stores.streams.claim(streamed, stream_lease, 60)
+    for statement in _UNENCRYPTED:
+        await house.connection.execute(statement, streamed)
     token_lease = make_lease()
     await stores.vendor_tokens.lease(DEFAULT_ACCOUNT, token_lease, seconds=30, generation=0)
     await stores.vendor_tokens.store(DEFAULT_ACCOUNT, token_lease, TOKENS.encode())

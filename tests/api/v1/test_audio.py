@@ -20,7 +20,7 @@ from tests.support.api_calls import (
     wire,
 )
 from tests.support.bridge import Bridge, random_bytes
-from tests.support.rig import until
+from tests.support.due_calls import make_due_calls
 
 MOST = 10 * 1024 * 1024
 SUPPORTED = {
@@ -531,13 +531,8 @@ async def test_a_chunk_during_an_outage_is_held_and_handed_over_after_it(house: 
     assert (session["status"], session["chunks_received"]) == ("recording", 1)
     await clear_faults(house)
     assert (await house.end(session_id, chunks=1)).status_code == 202
-    worker = await house.start_worker()
-
-    async def is_told() -> bool:
-        return (await house.seen(session_id))["end_calls"] == 1
-
-    await until(is_told)
-    await worker.stop()
+    await make_due_calls(house)
+    assert (await house.seen(session_id))["end_calls"] == 1
     (file,) = (await house.seen(session_id))["files"]
     assert file["latest"]["sha256"] == sha256(b"sound")
 

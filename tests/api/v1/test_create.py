@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.api_calls import clear_faults, invalid, problem, request_head, rows_of, wire
 from tests.support.bridge import Bridge
-from tests.support.rig import until
+from tests.support.due_calls import make_due_calls
 
 JSON = {"content-type": "application/json"}
 FIELDS = {
@@ -421,14 +421,8 @@ async def test_a_create_during_an_outage_is_answered_and_made_once_after_it(
     assert again.json() == held.json()
     assert again.headers["idempotency-replayed"] == "true"
     await clear_faults(house)
-    await house.database.execute("UPDATE sessions SET owed_next_at = now() WHERE owed = 'create'")
-    worker = await house.start_worker()
-
-    async def is_made() -> bool:
-        return [row["owed"] for row in await rows_of(house)] == [None]
-
-    await until(is_made)
-    await worker.stop()
+    await make_due_calls(house)
+    assert [row["owed"] for row in await rows_of(house)] == [None]
     await effective_creates(house, held.json()["id"])
 
 

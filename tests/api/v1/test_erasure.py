@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.api_calls import call_arrived, hook, problem, until, v2_event
 from tests.support.bridge import Bridge, open_bridge
+from tests.support.due_calls import make_due_calls
 
 PATIENT = "Zaphrandine Quillibrand"
 PATIENT_ID = "PAT-7731-QXZ"
@@ -258,13 +259,8 @@ async def test_erased_while_its_create_call_is_under_way(house: Bridge) -> None:
     assert (row["status"], row["owed"], row["owed_lease"]) == ("cancelled", "cancel", None)
     assert (await house.seen(found["id"]))["status"] == "initialized"
     problem(await house.api.post("/v1/sessions", json=FIELDS, headers=headers), 410, "session_erased")
-    worker = await house.start_worker()
-
-    async def is_told() -> bool:
-        return (await row_of(house, found["id"]))["owed"] is None
-
-    await until(is_told)
-    await worker.stop()
+    await make_due_calls(house)
+    assert (await row_of(house, found["id"]))["owed"] is None
     assert (await house.seen(found["id"]))["status"] == "cancelled"
 
 
