@@ -47,7 +47,8 @@ _UNENCRYPTED = (
        SELECT id, tenant_id FROM sessions WHERE id = $1""",
     """INSERT INTO stream_interruptions
            (lease, number, session_id, began_at, cause, held_frames, replayed_bytes)
-       SELECT lease, 1, session_id, now(), 'vendor_lost', 0, 0 FROM stream_connections WHERE session_id = $1""",
+       SELECT lease, 1, session_id, now(), 'vendor_lost', 0, 0 FROM stream_connections
+       WHERE session_id = $1""",
 )
 
 
