@@ -466,3 +466,20 @@ async def test_an_erasure_ends_every_try() -> None:
     tries = stage.tries
     await asyncio.sleep(0.05)
     assert (stage.tries, stage.held.pieces, stage.spool.data) == (tries, {}, b"")
+
+
+@pytest.mark.parametrize("room", [600_000, 1_200_000, 1_700_000])
+async def test_without_room_for_all_the_held_part_still_has_what_the_vendor_lacks(room: int) -> None:
+    stage = Stage(keeps_all=True)
+    frames = frames_of(80, 32_768)  # five pieces
+    await stage.say(*frames)
+    stage.held.room = room
+    stage.break_vendor(unconfirmed=4)
+    await stage.close()
+    assert stage.held.recorded is not None
+    taken, is_whole = stage.held.recorded
+    assert not is_whole
+    # A replay skips what the vendor took, and sends the rest.
+    assert stage.held.samples[taken:] == b"".join(frames[-4:])
+    sequences = sorted(stage.held.pieces)
+    assert sequences == list(range(sequences[0], sequences[-1] + 1)), "a later piece would take a number between"
