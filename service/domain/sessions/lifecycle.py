@@ -26,6 +26,7 @@ from service.domain.errors import (
     SessionErased,
     SessionExpired,
     SessionNotReady,
+    VendorCallHeldBack,
     VendorError,
     VendorRefused,
     VendorTimeout,
@@ -345,8 +346,8 @@ class SessionLifecycle:
             await self._late_replay.replay(pending)
         except VendorRefused as refused:
             log.warning("stream_refused_again", session_id=pending.session_id, status=refused.status)
-        except VendorUnreachable:
-            if pending.attempts < _MIN_REPLAYS:
+        except VendorUnreachable as error:
+            if pending.attempts < _MIN_REPLAYS or isinstance(error, VendorCallHeldBack):
                 raise
             await self._vendor.get_session(pending.account, pending.vendor_id, UNFILTERED)
 
