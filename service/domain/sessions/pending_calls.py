@@ -5,6 +5,7 @@ worker that holds the lease of a call makes it; the sweep finds calls whose leas
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, assert_never
 
@@ -24,6 +25,7 @@ from service.domain.errors import (
     VendorError,
     VendorRefused,
     VendorTimeout,
+    VendorUnavailable,
 )
 from service.domain.ids import UNFILTERED, SessionId, VendorSessionId
 from service.domain.recordings.cutting import RecordingCutter
@@ -98,7 +100,8 @@ class PendingCalls:
             pending.call == "create" and pending.held_seconds is not None
         )
         if pending.upload == "stream" and is_handover:
-            await self._lifecycle.await_stream(pending.session_id)
+            with contextlib.suppress(VendorUnavailable):  # its end call waits once more
+                await self._lifecycle.await_stream(pending)
             if await self._lifecycle.begins_stream_handover(pending):
                 return
         match pending.call:
