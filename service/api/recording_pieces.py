@@ -37,14 +37,14 @@ async def receive_directly(request: Request[Any, Any, Any], piece: UploadPiece, 
     async def store() -> None:
         block = bytes(pending)
         pending.clear()
-        await piece.append(_once(block))
+        await piece.append(_once(block), len(block))
 
     async def consume(received: bytes) -> None:
         pending.extend(received)
         while len(pending) >= _BLOCK_BYTES:
             block = bytes(pending[:_BLOCK_BYTES])
             del pending[:_BLOCK_BYTES]
-            await piece.append(_once(block))
+            await piece.append(_once(block), len(block))
 
     try:
         await read_body(request, max_bytes, consume, RECORDING_PACE, too_large)
@@ -72,7 +72,7 @@ async def receive_checked(
         if not hmac.compare_digest(digest.digest(), expected):
             raise ChecksumWrong("the bytes have another checksum than Upload-Checksum says; send them again")
         body.finish()
-        await piece.append(body.read())
+        await piece.append(body.read(), body.size)
     finally:
         body.close()
 
