@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import pytest
+
+from service.domain.streams.holding import HeldPiece
 from service.domain.streams.models import StreamEnd, StreamHeartbeat
 from tests.support.makers import make_lease
 from tests.support.store_house import House, new_tenant
@@ -135,3 +140,22 @@ async def test_another_tenants_stream_is_another_capability(house: House) -> Non
     mine = await house.create(upload="stream")
     theirs = await house.create(upload="stream", tenant_id=other)
     assert await house.stores.streams.capability(mine) != await house.stores.streams.capability(theirs)
+
+
+@pytest.mark.parametrize("days", [None, 0, 30])
+async def test_a_held_piece_that_grows_replaces_its_earlier_state(house: House, days: int | None) -> None:
+    session_id, lease = await house.create(upload="stream", keep_audio_days=days), make_lease()
+    assert await house.stores.streams.claim(session_id, lease, 60)
+    for wav in (b"one", b"one and two"):
+        piece = HeldPiece(
+            session_id=session_id,
+            tenant_id=house.tenant_id,
+            lease=lease,
+            sequence=0,
+            file_name="audio_0.wav",
+            content_type="audio/wav",
+            sha256=hashlib.sha256(wav).hexdigest(),
+            wav=wav,
+        )
+        assert await house.stores.stream_audio.hold_piece(piece)
+        assert await house.stores.stream_audio.read_piece(session_id, 0) == wav

@@ -94,7 +94,7 @@ def plan_session(
             patient=request.patient, reference=request.reference, metadata=request.metadata or {}
         ),
         keep_audio_days=days_to_keep(principal.keep_audio or keep_audio)
-        if request.upload == "chunked"
+        if request.upload != "recording"
         else None,
     )
 
