@@ -74,9 +74,7 @@ class StreamOpener(Protocol):
 class LateReplay:
     """Replays held parts of streams under the lease of their end call."""
 
-    def __init__(
-        self, *, store: HeldPartStore, vendor: StreamOpener, seconds: float = _MAX_SECONDS
-    ) -> None:
+    def __init__(self, *, store: HeldPartStore, vendor: StreamOpener, seconds: float = _MAX_SECONDS) -> None:
         """A replay that takes longer than `seconds` goes on with the next try."""
         self._seconds = seconds
         self._store = store

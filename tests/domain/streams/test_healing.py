@@ -482,4 +482,6 @@ async def test_without_room_for_all_the_held_part_still_has_what_the_vendor_lack
     # A replay skips what the vendor took, and sends the rest.
     assert stage.held.samples[taken:] == b"".join(frames[-4:])
     sequences = sorted(stage.held.pieces)
-    assert sequences == list(range(sequences[0], sequences[-1] + 1)), "a later piece would take a number between"
+    assert sequences == list(range(sequences[0], sequences[-1] + 1)), (
+        "a later piece would take a number between"
+    )
