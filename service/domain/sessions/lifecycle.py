@@ -58,8 +58,8 @@ PENDING_CALL_LEASE_SECONDS = 60.0
 # Sessions expire about an hour after creation (docs/vendor.md#expires), but some servers name no time
 # (docs/vendor.md#never-410). A time in the vendor's answer replaces this one.
 SESSION_LIFE_SECONDS = 3600.0
-# Together longer than a relay's last frames and the vendor's flush (service/domain/streams/relay.py). A stream
-# whose vendor hangs needs longer, until its audio is held (healing.py).
+# Together longer than a relay's last frames and the vendor's flush (service/domain/streams/relay.py). If the
+# vendor hangs, a stream needs longer, until its audio is held (healing.py).
 _MAX_STREAM_CHECKS = 150
 # A relay records its first audio within this time.
 _FIRST_HEARTBEAT_SECONDS = 0.8
