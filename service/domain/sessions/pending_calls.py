@@ -100,10 +100,10 @@ class PendingCalls:
             pending.call == "create" and pending.held_seconds is not None
         )
         if pending.upload == "stream" and is_handover:
-            with contextlib.suppress(VendorUnavailable):  # its end call waits once more
+            with contextlib.suppress(VendorUnavailable):  # not all of its audio is held; its end call waits
                 await self._lifecycle.await_stream(pending)
-            if await self._lifecycle.begins_stream_handover(pending):
-                return
+                if await self._lifecycle.begins_stream_handover(pending):
+                    return
         match pending.call:
             case "create":
                 await (self._resolve_create if pending.held_seconds is None else self._create_held)(pending)
