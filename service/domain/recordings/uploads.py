@@ -119,7 +119,7 @@ class UploadPiece:
         Raises UploadBusy if the lease was lost, or Overloaded: a recording whose length nobody has said, or
         several at once, may have more bytes than there was room for at the beginning.
         """
-        if not await self._room.has_room(self._tenant_id, size):
+        if size and not await self._room.has_room(self._tenant_id, size):
             raise Overloaded("more audio is kept here than may be", retry_after_seconds=_RETRY_AFTER_SECONDS)
         received = await self._store.append(
             self._tenant_id,
