@@ -485,3 +485,32 @@ async def test_without_room_for_all_the_held_part_still_has_what_the_vendor_lack
     assert sequences == list(range(sequences[0], sequences[-1] + 1)), (
         "a later piece would take a number between"
     )
+
+
+class SlowToRecord(HeldInMemory):
+    """A store that records no resumption until it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.may_record = asyncio.Event(), asyncio.Event()
+
+    async def record_interruption(self, *arguments: Any) -> None:
+        if arguments[-1].is_over:
+            self.asked.set()
+            await self.may_record.wait()
+        await super().record_interruption(*arguments)
+
+
+async def test_a_vendor_that_breaks_again_while_its_return_is_recorded_is_connected_again() -> None:
+    held = SlowToRecord()
+    stage = Stage(held=held)
+    await stage.say(b"11")
+    stage.break_vendor(stays_away=False)
+    await held.asked.wait()
+    stage.break_vendor(unconfirmed=0, stays_away=False)
+    held.may_record.set()
+    await until(lambda: len(stage.vendors) == 3)
+    await stage.say(b"22")
+    await until(lambda: b"22" in stage.vendor.taken)
+    await stage.close()
+    assert held.pieces == {}
