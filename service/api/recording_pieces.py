@@ -33,26 +33,28 @@ def read_checksum(header: str) -> tuple[str, bytes]:
 async def receive_directly(request: Request[Any, Any, Any], piece: UploadPiece, max_bytes: int) -> None:
     """Store the bytes as they come; those that came before a break stay."""
     pending = bytearray()
+    is_certain = True
 
-    async def store() -> None:
-        block = bytes(pending)
-        pending.clear()
-        await piece.append(_once(block))
+    async def store(size: int) -> None:
+        nonlocal is_certain
+        block, is_certain = bytes(pending[:size]), False
+        await piece.append(_once(block), len(block))
+        is_certain = True
+        del pending[:size]
 
     async def consume(received: bytes) -> None:
         pending.extend(received)
         while len(pending) >= _BLOCK_BYTES:
-            block = bytes(pending[:_BLOCK_BYTES])
-            del pending[:_BLOCK_BYTES]
-            await piece.append(_once(block))
+            await store(_BLOCK_BYTES)
 
     try:
         await read_body(request, max_bytes, consume, RECORDING_PACE, too_large)
     except BridgeError:
-        if pending:
-            await store()
+        # After a block of which nobody knows whether it is stored, what follows has no certain place.
+        if pending and is_certain:
+            await store(len(pending))
         raise
-    await store()
+    await store(len(pending))
 
 
 async def receive_checked(
@@ -72,7 +74,7 @@ async def receive_checked(
         if not hmac.compare_digest(digest.digest(), expected):
             raise ChecksumWrong("the bytes have another checksum than Upload-Checksum says; send them again")
         body.finish()
-        await piece.append(body.read())
+        await piece.append(body.read(), body.size)
     finally:
         body.close()
 

@@ -81,7 +81,8 @@ class StreamAudioRows:
             )
             if held is None:
                 return False
-            await self._blocks.delete(connection, piece.session_id, piece.sequence)
+            # Also of a session that keeps its audio: these are the piece's bytes so far.
+            await self._blocks.discard(connection, piece.session_id, piece.sequence)
             await self._blocks.write(connection, piece.tenant_id, piece.session_id, piece.sequence, piece)
         return True
 

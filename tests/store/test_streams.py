@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import pytest
+
+from service.domain.ids import Lease, SessionId, new_vendor_session_id
+from service.domain.streams.holding import HeldPiece
 from service.domain.streams.models import StreamEnd, StreamHeartbeat
-from tests.support.makers import make_lease
+from tests.support.makers import make_lease, make_result
 from tests.support.store_house import House, new_tenant
 
 
 def ended(frames: int = 0, size: int = 0, cause: str = "client_closed") -> StreamEnd:
     return StreamEnd(cause=cause, code=1000, frames=frames, bytes=size)
+
+
+def piece_of(house: House, session_id: SessionId, lease: Lease, wav: bytes) -> HeldPiece:
+    return HeldPiece(
+        session_id=session_id,
+        tenant_id=house.tenant_id,
+        lease=lease,
+        sequence=0,
+        file_name="audio_0.wav",
+        content_type="audio/wav",
+        sha256=hashlib.sha256(wav).hexdigest(),
+        wav=wav,
+    )
 
 
 async def test_only_the_capability_of_the_very_session_opens_it(house: House) -> None:
@@ -135,3 +154,27 @@ async def test_another_tenants_stream_is_another_capability(house: House) -> Non
     mine = await house.create(upload="stream")
     theirs = await house.create(upload="stream", tenant_id=other)
     assert await house.stores.streams.capability(mine) != await house.stores.streams.capability(theirs)
+
+
+@pytest.mark.parametrize("days", [None, 0, 30])
+async def test_a_held_piece_that_grows_replaces_its_earlier_state(house: House, days: int | None) -> None:
+    session_id, lease = await house.create(upload="stream", keep_audio_days=days), make_lease()
+    assert await house.stores.streams.claim(session_id, lease, 60)
+    for wav in (b"one", b"one and two"):
+        assert await house.stores.stream_audio.hold_piece(piece_of(house, session_id, lease, wav))
+        assert await house.stores.stream_audio.read_piece(session_id, 0) == wav
+
+
+async def test_an_answer_about_the_first_session_says_nothing_of_the_second(house: House) -> None:
+    session_id, lease = await house.create(upload="stream", templates=[]), make_lease()
+    assert await house.stores.streams.claim(session_id, lease, 60)
+    assert await house.stores.stream_audio.hold_piece(piece_of(house, session_id, lease, b"wav"))
+    end_lease = await house.begin_end(session_id)
+    (job,) = await house.claim_fetches()
+    vendor_id = new_vendor_session_id()
+    rows = house.stores.sessions
+    assert await rows.begin_stream_handover(session_id, end_lease, vendor_id, result_seconds=3600)
+    await house.fetch(job, make_result(state="failed"))
+    assert await house.value("SELECT status FROM sessions") == "processing"
+    assert await house.value("SELECT owed FROM sessions") == "create"
+    assert await house.claim_fetches() == []

@@ -99,21 +99,28 @@ class UploadPiece:
     def __init__(
         self,
         store: UploadStore,
+        room: HeldAudioRoom,
         tenant_id: TenantId,
         session_id: SessionId,
         lease: Lease,
         received: int,
         reconcile_seconds: float,
     ) -> None:
-        self._store = store
+        self._store, self._room = store, room
         self._tenant_id = tenant_id
         self._session_id = session_id
         self._lease = lease
         self.received = received
         self._reconcile_seconds = reconcile_seconds
 
-    async def append(self, blocks: AsyncIterator[bytes]) -> None:
-        """Store blocks of at most 1 MiB, all of them or none. Raises UploadBusy if the lease was lost."""
+    async def append(self, blocks: AsyncIterator[bytes], size: int) -> None:
+        """Store blocks of at most 1 MiB, of `size` bytes in all, all of them or none.
+
+        Raises UploadBusy if the lease was lost, or Overloaded: a recording whose length nobody has said, or
+        several at once, may have more bytes than there was room for at the beginning.
+        """
+        if size and not await self._room.has_room(self._tenant_id, size):
+            raise Overloaded("more audio is kept here than may be", retry_after_seconds=_RETRY_AFTER_SECONDS)
         received = await self._store.append(
             self._tenant_id,
             self._session_id,
@@ -202,7 +209,7 @@ class RecordingUploads:
         ):
             raise UploadBusy("another piece of this recording comes in at this moment")
         return UploadPiece(
-            self._store, principal.tenant_id, session_id, lease, offset, self._reconcile_seconds
+            self._store, self._room, principal.tenant_id, session_id, lease, offset, self._reconcile_seconds
         )
 
     def announce(self, session_id: SessionId, size: int) -> None:

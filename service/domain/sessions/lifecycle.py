@@ -26,6 +26,7 @@ from service.domain.errors import (
     SessionErased,
     SessionExpired,
     SessionNotReady,
+    VendorCallHeldBack,
     VendorError,
     VendorRefused,
     VendorTimeout,
@@ -57,12 +58,15 @@ PENDING_CALL_LEASE_SECONDS = 60.0
 # Sessions expire about an hour after creation (docs/vendor.md#expires), but some servers name no time
 # (docs/vendor.md#never-410). A time in the vendor's answer replaces this one.
 SESSION_LIFE_SECONDS = 3600.0
-# Together longer than a relay's last frames and the vendor's flush (service/domain/streams/relay.py).
+# Together longer than a relay's last frames and the vendor's flush (service/domain/streams/relay.py). If the
+# vendor hangs, a stream needs longer, until its audio is held (healing.py).
 _MAX_STREAM_CHECKS = 150
 # A relay records its first audio within this time.
 _FIRST_HEARTBEAT_SECONDS = 0.8
 # So often the vendor's stream is tried for held audio before a second session gets it.
 _MIN_REPLAYS = 4
+# So often the end waits for a stream that does not close.
+_MIN_WAITS = 4
 _STREAM_CHECK_SECONDS = 0.1
 _MAX_MISSING_LISTED = 1000
 # Audio that could not be handed over for this time ends its session as failed.
@@ -90,7 +94,7 @@ def plan_session(
             patient=request.patient, reference=request.reference, metadata=request.metadata or {}
         ),
         keep_audio_days=days_to_keep(principal.keep_audio or keep_audio)
-        if request.upload == "chunked"
+        if request.upload != "recording"
         else None,
     )
 
@@ -295,7 +299,7 @@ class SessionLifecycle:
         try:
             async with asyncio.timeout(CALL_DEADLINE_SECONDS):
                 if pending.upload == "stream":
-                    await self.await_stream(pending.session_id)
+                    await self.await_stream(pending)
                     await self._replay_stream(pending)
                     if await self.begins_stream_handover(pending):
                         return
@@ -345,8 +349,8 @@ class SessionLifecycle:
             await self._late_replay.replay(pending)
         except VendorRefused as refused:
             log.warning("stream_refused_again", session_id=pending.session_id, status=refused.status)
-        except VendorUnreachable:
-            if pending.attempts < _MIN_REPLAYS:
+        except VendorUnreachable as error:
+            if pending.attempts < _MIN_REPLAYS or isinstance(error, VendorCallHeldBack):
                 raise
             await self._vendor.get_session(pending.account, pending.vendor_id, UNFILTERED)
 
@@ -377,16 +381,19 @@ class SessionLifecycle:
             may_remake=may_remake,
         )
 
-    async def await_stream(self, session_id: SessionId) -> None:
+    async def await_stream(self, pending: PendingCall) -> None:
         """Wait until an open stream has flushed, because the vendor loses audio that arrives after the end.
 
         The process that relays the stream polls the session's status and closes the stream after the end.
+        Audio that it holds after the end call is handed over by no call. Raises VendorUnavailable: try again.
         """
         for _ in range(_MAX_STREAM_CHECKS):
-            if not await self._streams.is_open(session_id):
+            if not await self._streams.is_open(pending.session_id):
                 return
             await self._clock.sleep(_STREAM_CHECK_SECONDS)
-        log.warning("stream_would_not_close", session_id=session_id)
+        log.warning("stream_would_not_close", session_id=pending.session_id)
+        if pending.attempts < _MIN_WAITS:
+            raise VendorUnavailable("the stream's audio is still on its way to EkaScribe", sent=False)
 
     async def _call_end(self, pending: PendingCall, *, maybe_sent: bool) -> VendorEnd:
         # A stream has no chunks, and the vendor's clients send 0 for it (docs/vendor.md#end-stream-zero).

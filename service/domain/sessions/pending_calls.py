@@ -5,6 +5,7 @@ worker that holds the lease of a call makes it; the sweep finds calls whose leas
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, assert_never
 
@@ -24,6 +25,7 @@ from service.domain.errors import (
     VendorError,
     VendorRefused,
     VendorTimeout,
+    VendorUnavailable,
 )
 from service.domain.ids import UNFILTERED, SessionId, VendorSessionId
 from service.domain.recordings.cutting import RecordingCutter
@@ -98,9 +100,10 @@ class PendingCalls:
             pending.call == "create" and pending.held_seconds is not None
         )
         if pending.upload == "stream" and is_handover:
-            await self._lifecycle.await_stream(pending.session_id)
-            if await self._lifecycle.begins_stream_handover(pending):
-                return
+            with contextlib.suppress(VendorUnavailable):  # not all of its audio is held; its end call waits
+                await self._lifecycle.await_stream(pending)
+                if await self._lifecycle.begins_stream_handover(pending):
+                    return
         match pending.call:
             case "create":
                 await (self._resolve_create if pending.held_seconds is None else self._create_held)(pending)

@@ -240,7 +240,8 @@ class HealingStream:
             return
         if vendor is not self._vendor:
             return
-        self._backlog.note_end(vendor, was_live=self._is_live)
+        was_live = self._is_live
+        self._backlog.note_end(vendor, was_live=was_live)
         self._vendor, self._is_live, self._is_fast = None, False, False
         if self._is_closing and self._backlog.is_all_taken:
             return
@@ -248,7 +249,9 @@ class HealingStream:
         if self._stop_frame is not None:
             self._stop_asked.set()
         self._cause = f"vendor_closed_{gone.code}"
-        if self._healing is None or self._healing.done():
+        if self._healing is not None and was_live:
+            self._healing.cancel()  # it only records that the vendor was back, and would not connect again
+        if self._healing is None or self._healing.done() or was_live:
             self._start_healing(None)
 
     def _start_healing(self, vendor: VendorConnection | None) -> None:

@@ -116,6 +116,8 @@ class StreamHold:
         self.rate = 0
         # The pieces that are stored, by where they begin, and where each ends.
         self._stored: dict[int, int] = {}
+        # How many bytes of samples each of them has.
+        self._sample_bytes: dict[int, int] = {}
         self._lock = asyncio.Lock()
         self._must_drop = False
         # Whether finished pieces are to be stored as they come.
@@ -128,6 +130,7 @@ class StreamHold:
         """
         taken_until = count = 0
         for sequence in earlier.sequences:
+            begun = log.size
             samples = (await self._store.read_piece(self._session_id, sequence))[WAV_HEAD_BYTES:]
             for start in range(0, len(samples), _FRAME_BYTES):
                 part = samples[start : start + _FRAME_BYTES]
@@ -136,6 +139,7 @@ class StreamHold:
                 if count <= earlier.taken_bytes:
                     taken_until = log.size
             log.cut()
+            self._sample_bytes[begun] = len(samples)
         if earlier.sequences:
             self.first_sequence = earlier.sequences[0]
             self._stored = dict(pairwise(log.cuts))
@@ -155,19 +159,29 @@ class StreamHold:
         # The client was told that this is accepted, so it needs no room any more.
         await self.hold(log, taken_until, with_unfinished=True, needs_room=False)
         try:
-            await self.hold(log, log.start)
+            await self.hold(log, log.start, newest_first=True)
         except HoldFull:
             is_whole = False
         await self._record(log, taken_until, is_whole=is_whole)
 
     async def hold(
-        self, log: AudioLog, first: int, *, with_unfinished: bool = False, needs_room: bool = True
+        self,
+        log: AudioLog,
+        first: int,
+        *,
+        with_unfinished: bool = False,
+        needs_room: bool = True,
+        newest_first: bool = False,
     ) -> None:
-        """Store the finished pieces from a position on, and the unfinished last one if wanted."""
+        """Store the finished pieces from a position on, and the unfinished last one if wanted.
+
+        `newest_first`: if there is no room for all, the stored pieces still follow one another without a gap.
+        """
         async with self._lock:
             await self._drop_rest()
             ends = [*log.cuts[1:], log.size]
-            for index, (start, end) in enumerate(zip(log.cuts, ends, strict=True)):
+            pieces = list(enumerate(zip(log.cuts, ends, strict=True)))
+            for index, (start, end) in reversed(pieces) if newest_first else pieces:
                 is_finished = index < len(log.cuts) - 1
                 is_wanted = end > first and (is_finished or with_unfinished)
                 if log.is_closed:  # the vendor has it all now
@@ -177,10 +191,14 @@ class StreamHold:
 
     async def _record(self, log: AudioLog, taken_until: int, *, is_whole: bool) -> None:
         """Record how much of the held audio the vendor's stream took."""
-        first = min(self._stored, default=taken_until)
-        taken = samples_between(log, first, taken_until) if first < taken_until else b""
+        taken_bytes = 0
+        for start, end in self._stored.items():
+            if end <= taken_until:
+                taken_bytes += self._sample_bytes[start]
+            elif start < taken_until:
+                taken_bytes += len(samples_between(log, start, taken_until))
         await self._store.record_held(
-            self._session_id, self._lease, taken_bytes=len(taken), is_whole=is_whole
+            self._session_id, self._lease, taken_bytes=taken_bytes, is_whole=is_whole
         )
 
     async def drop(self) -> None:
@@ -188,7 +206,7 @@ class StreamHold:
         self.is_holding = False
         async with self._lock:
             self._must_drop |= bool(self._stored)
-            self._stored = {}
+            self._stored, self._sample_bytes = {}, {}
             await self._drop_rest()
 
     async def _drop_rest(self) -> None:
@@ -206,7 +224,8 @@ class StreamHold:
         ):
             raise HoldFull("no more audio of streams may be held")
         sequence = self.first_sequence + index
-        wav = wav_of(samples_between(log, start, end), self.rate)
+        samples = samples_between(log, start, end)
+        wav = wav_of(samples, self.rate)
         piece = HeldPiece(
             session_id=self._session_id,
             tenant_id=self._tenant_id,
@@ -218,7 +237,7 @@ class StreamHold:
             wav=wav,
         )
         if await self._store.hold_piece(piece):
-            self._stored[start] = end
+            self._stored[start], self._sample_bytes[start] = end, len(samples)
 
 
 def samples_between(log: AudioLog, start: int, end: int) -> bytes:

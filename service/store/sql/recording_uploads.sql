@@ -58,10 +58,13 @@ DELETE FROM recording_uploads WHERE tenant_id = $1 AND session_id = $2;
 UPDATE sessions SET status = 'cancelled', settled_at = now() WHERE tenant_id = $1 AND id = $2;
 
 -- name: delete_over
--- Deletes the uploads of sessions that are over, and the bytes that came before.
+-- Deletes one upload of a session that is over, and the bytes that came before.
 WITH over AS (
-    DELETE FROM recording_uploads u USING sessions s
-    WHERE s.id = u.session_id AND s.status NOT IN ('created', 'recording')
-    RETURNING u.session_id
+    DELETE FROM recording_uploads WHERE session_id IN (
+        SELECT u.session_id FROM recording_uploads u JOIN sessions s ON s.id = u.session_id
+        WHERE s.status NOT IN ('created', 'recording') LIMIT 1)
+    RETURNING session_id
+), bytes AS (
+    DELETE FROM audio_blocks b USING over WHERE b.session_id = over.session_id AND b.sequence = -1
 )
-DELETE FROM audio_blocks b USING over WHERE b.session_id = over.session_id AND b.sequence = -1;
+SELECT session_id FROM over;

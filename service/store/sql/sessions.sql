@@ -76,9 +76,10 @@ WITH moved AS (
       AND s.vendor_session_id IS NULL AND t.session_id = s.id
       AND EXISTS (SELECT FROM chunks c WHERE c.session_id = s.id AND c.status = 'held')
     RETURNING s.id
-), postponed AS (
-    UPDATE fetches f SET next_at = greatest(f.next_at, now() + make_interval(secs => $4)) FROM moved
-    WHERE f.session_id = moved.id AND f.status = 'pending' AND f.lease IS NULL
+), postponed AS (  -- a call under way asks about the first session: its answer must not count for the second
+    UPDATE fetches f SET next_at = greatest(f.next_at, now() + make_interval(secs => $4)), lease = NULL, hinted = false,
+                         missing = 0
+    FROM moved WHERE f.session_id = moved.id AND f.status = 'pending'
 )
 SELECT id FROM moved;
 

@@ -11,7 +11,7 @@ import pytest
 
 from service.bootstrap.container import open_stores
 from tests.support.api_calls import invalid, problem, request_head, wire
-from tests.support.bridge import Bridge
+from tests.support.bridge import Bridge, open_bridge
 from tests.support.rig import until
 from tests.support.whole_recordings import speech
 
@@ -206,6 +206,9 @@ async def test_an_upload_that_was_never_finished_expires_and_its_bytes_are_delet
     await send(house, url, 0, AUDIO[:1000])
     other_id, other_url = await new_upload(house)
     await send(house, other_url, 0, AUDIO[:1000])
+    third_id, third_url = await new_upload(house)
+    await send(house, third_url, 0, AUDIO[:1000])
+    assert (await house.api.delete(f"/v1/sessions/{third_id}")).status_code == 202
     await house.database.execute(
         "UPDATE sessions SET expires_at = now() - interval '1 s' WHERE id = $1", session_id
     )
@@ -219,6 +222,18 @@ async def test_an_upload_that_was_never_finished_expires_and_its_bytes_are_delet
     left = await house.database.fetch(query, [session_id, other_id])
     assert [row["session_id"] for row in left] == [other_id]
     assert (await house.api.head(url, headers=TUS)).status_code == 410
+
+
+async def test_pieces_stop_where_no_more_audio_may_be_held(database_url: str, redis_url: str) -> None:
+    async with open_bridge(database_url, redis_url, held_audio_max_bytes=10_485_760) as bridge:
+        _, url = await new_upload(bridge, length=None)
+
+        async def is_full() -> bool:
+            return (await send(bridge, url, await offset_of(bridge, url), AUDIO[:900_000])).status_code == 503
+
+        await until(is_full)
+        # One tenant may use half of the room.
+        assert await bridge.database.fetchval("SELECT sum(bytes) FROM audio_blocks") <= 10_485_760 // 2
 
 
 async def test_the_other_ways_to_send_audio_do_not_fit(house: Bridge) -> None:

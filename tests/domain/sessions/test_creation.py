@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from schemas.sessions import SessionCreate, Upload
+from service.domain.ids import SessionId
+from service.domain.sessions.lifecycle import plan_session
 from tests.support.fakes import MemorySessions
 from tests.support.lifecycles import make_life
-from tests.support.makers import SESSION, TurnedClock, make_lease, make_plan
+from tests.support.makers import SESSION, TurnedClock, make_lease, make_plan, make_principal
 from tests.support.vendor_calls import ScriptedEka
 
 ERROR = {"code": "unexpected_error", "message": "An unexpected error occurred"}
@@ -44,3 +47,9 @@ async def test_fields_of_another_type_do_not_cost_the_session() -> None:
     async with eka.client() as client:
         made = await client.create_session(make_plan())
     assert (made.upload_url, made.expires_at) == (None, None)
+
+
+@pytest.mark.parametrize(("upload", "days"), [("chunked", 0), ("stream", 0), ("recording", None)])
+def test_a_stream_keeps_its_audio_as_its_tenant_chose(upload: Upload, days: int | None) -> None:
+    plan = plan_session(make_principal(), SessionCreate(upload=upload), SessionId(SESSION), "until_result")
+    assert plan.keep_audio_days == days

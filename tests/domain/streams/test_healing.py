@@ -466,3 +466,51 @@ async def test_an_erasure_ends_every_try() -> None:
     tries = stage.tries
     await asyncio.sleep(0.05)
     assert (stage.tries, stage.held.pieces, stage.spool.data) == (tries, {}, b"")
+
+
+@pytest.mark.parametrize("room", [600_000, 1_200_000, 1_700_000])
+async def test_without_room_for_all_the_held_part_still_has_what_the_vendor_lacks(room: int) -> None:
+    stage = Stage(keeps_all=True)
+    frames = frames_of(80, 32_768)  # five pieces
+    await stage.say(*frames)
+    stage.held.room = room
+    stage.break_vendor(unconfirmed=4)
+    await stage.close()
+    assert stage.held.recorded is not None
+    taken, is_whole = stage.held.recorded
+    assert not is_whole
+    # A replay skips what the vendor took, and sends the rest.
+    assert stage.held.samples[taken:] == b"".join(frames[-4:])
+    sequences = sorted(stage.held.pieces)
+    assert sequences == list(range(sequences[0], sequences[-1] + 1)), (
+        "a later piece would take a number between"
+    )
+
+
+class SlowToRecord(HeldInMemory):
+    """A store that records no resumption until it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.may_record = asyncio.Event(), asyncio.Event()
+
+    async def record_interruption(self, *arguments: Any) -> None:
+        if arguments[-1].is_over:
+            self.asked.set()
+            await self.may_record.wait()
+        await super().record_interruption(*arguments)
+
+
+async def test_a_vendor_that_breaks_again_while_its_return_is_recorded_is_connected_again() -> None:
+    held = SlowToRecord()
+    stage = Stage(held=held)
+    await stage.say(b"11")
+    stage.break_vendor(stays_away=False)
+    await held.asked.wait()
+    stage.break_vendor(unconfirmed=0, stays_away=False)
+    held.may_record.set()
+    await until(lambda: len(stage.vendors) == 3)
+    await stage.say(b"22")
+    await until(lambda: b"22" in stage.vendor.taken)
+    await stage.close()
+    assert held.pieces == {}

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from service.domain.errors import VendorUnavailable
+from service.domain.errors import SessionEnded, VendorCallHeldBack, VendorUnavailable
 from service.domain.ids import DEFAULT_ACCOUNT, Account, Lease, SessionId, TenantId, VendorSessionId
 from service.domain.sessions.models import PendingCall
-from service.domain.streams.frames import samples_of, wav_of
+from service.domain.streams.frames import Frame, samples_of, wav_of
 from service.domain.streams.late_replay import HeldPart, LateReplay
 from tests.support.makers import AT_VENDOR, SESSION, TENANT, make_lease
 from tests.support.stream_sides import Side
@@ -30,6 +30,19 @@ PENDING = PendingCall(
 )
 
 
+class HangingSide(Side):
+    """A vendor that accepts no frame after so many."""
+
+    def __init__(self, hangs_after: int | None) -> None:
+        super().__init__("vendor", [])
+        self.hangs_after = hangs_after
+
+    async def send(self, frame: Frame) -> None:
+        if len(self.taken) == self.hangs_after:
+            self.may_take.clear()
+        await super().send(frame)
+
+
 class Held:
     """The domain's HeldPartStore and StreamOpener in memory."""
 
@@ -44,8 +57,13 @@ class Held:
         )
         self.sides: list[Side] = []
         self.breaks_after: int | None = None
+        self.hangs_after: int | None = None
+        self.is_cancelled_after: int | None = None
 
     async def read_part(self, session_id: SessionId, lease: Lease) -> HeldPart | None:
+        is_cancelled = self.is_cancelled_after is not None and bool(self.sides)
+        if is_cancelled and len(self.sides[-1].taken) >= (self.is_cancelled_after or 0):
+            return None
         return self.part
 
     async def read_piece(self, session_id: SessionId, sequence: int) -> bytes:
@@ -62,7 +80,7 @@ class Held:
 
     async def open(self, account: Account, session_id: VendorSessionId, url: str) -> Any:
         assert url == "wss://vendor/stream"
-        self.sides.append(Side("vendor", []))
+        self.sides.append(HangingSide(self.hangs_after))
         return self.sides[-1]
 
     async def replay(self) -> None:
@@ -108,3 +126,25 @@ async def test_a_whole_recording_goes_elsewhere() -> None:
     held.part = None
     await held.replay()
     assert held.sides == []
+
+
+async def test_a_replay_that_takes_too_long_goes_on_where_it_was() -> None:
+    pieces = [secrets.token_bytes(96_000), secrets.token_bytes(96_000)]
+    held = Held(*pieces)
+    held.hangs_after = 4
+    with pytest.raises(VendorCallHeldBack):  # which counts as no try
+        await LateReplay(store=held, vendor=held, seconds=0.05).replay(PENDING)
+    assert held.part is not None
+    assert held.part.taken_bytes > 0
+    held.hangs_after = None
+    taken = held.part.taken_bytes
+    await held.replay()
+    assert b"".join(map(samples_of, held.sides[1].taken)) == b"".join(pieces)[taken:]
+
+
+async def test_a_replay_ends_when_its_session_is_cancelled_or_erased() -> None:
+    held = Held(b"11" * 20_000, b"22" * 20_000)
+    held.is_cancelled_after = 1
+    with pytest.raises(SessionEnded):
+        await held.replay()
+    assert b"2" not in b"".join(map(samples_of, held.sides[0].taken))
