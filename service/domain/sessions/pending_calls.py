@@ -47,6 +47,8 @@ log = structlog.get_logger()
 _MAX_TRIES = 20
 # A doctor waits for held audio. While the vendor is down, the circuit breaker limits the calls.
 _MAX_WAIT_WHILE_HELD_SECONDS = 15.0
+# A process that reads a recording may crash or be too slow by chance, so one that could be read is cut again.
+_MAX_CUT_TRIES = 3
 # A recording waits so long for a slot of this worker, or another worker takes it.
 _BUSY_SECONDS = 2.0
 
@@ -159,6 +161,7 @@ class PendingCalls:
         """Cut a recording that is not cut yet, and upload the held chunks, until none is left."""
         if await self._is_held_too_long(pending):
             return
+        recording = None
         try:
             recording = await self._cutter.find(pending)
             if recording is not None and self._cutter.is_busy:
@@ -176,7 +179,11 @@ class PendingCalls:
             await self._fail(pending.session_id, pending.vendor_id, "vendor_session_missing")
         except (RecordingUnreadable, RecordingTooLong) as refused:
             self._log_failed(pending, refused)
-            await self._fail(pending.session_id, pending.vendor_id, refused.code)
+            was_readable = recording is not None and recording.seconds is not None
+            if was_readable and pending.attempts < _MAX_CUT_TRIES:
+                await self._reschedule(pending, refused)
+            else:
+                await self._fail(pending.session_id, pending.vendor_id, refused.code)
         except (VendorError, SessionEnded, Overloaded) as error:
             self._log_failed(pending, error)
             await self._reschedule(pending, error)
