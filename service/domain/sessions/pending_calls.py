@@ -29,6 +29,7 @@ from service.domain.errors import (
 )
 from service.domain.ids import UNFILTERED, SessionId, VendorSessionId
 from service.domain.recordings.cutting import RecordingCutter
+from service.domain.recordings.models import StoredRecording
 from service.domain.sessions.lifecycle import (
     CALL_DEADLINE_SECONDS,
     HOLD_SECONDS,
@@ -178,18 +179,24 @@ class PendingCalls:
             self._log_failed(pending, refused)
             await self._fail(pending.session_id, pending.vendor_id, "vendor_session_missing")
         except (RecordingUnreadable, RecordingTooLong) as refused:
-            self._log_failed(pending, refused)
-            was_readable = recording is not None and recording.seconds is not None
-            if was_readable and pending.attempts < _MAX_CUT_TRIES:
-                await self._reschedule(pending, refused)
-            else:
-                await self._fail(pending.session_id, pending.vendor_id, refused.code)
+            await self._record_unreadable(pending, recording, refused)
         except (VendorError, SessionEnded, Overloaded) as error:
             self._log_failed(pending, error)
             await self._reschedule(pending, error)
         except asyncio.CancelledError:
             await asyncio.shield(self._reschedule(pending, None))
             raise
+
+    async def _record_unreadable(
+        self, pending: PendingCall, recording: StoredRecording | None, refused: BridgeError
+    ) -> None:
+        """Fail the session of a recording that cannot be cut; if it could be read before, try a few times."""
+        self._log_failed(pending, refused)
+        was_readable = recording is not None and recording.seconds is not None
+        if was_readable and pending.attempts < _MAX_CUT_TRIES:
+            await self._reschedule(pending, refused)
+        else:
+            await self._fail(pending.session_id, pending.vendor_id, refused.code)
 
     async def _upload_all(self, pending: PendingCall) -> bool:
         """Upload what is held now; return whether the lease still holds. Raises VendorError."""
