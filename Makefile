@@ -87,9 +87,10 @@ scan: $(STAMP) ## secrets in the sources
 audit: $(STAMP) ## known vulnerabilities of what production installs; says so where nobody can be asked
 	$(BIN)/python -m tests.security.scan audit
 
-# In the order of the folders: unit/ has the shortest files, so that neither worker waits long for the other.
+# Three workers for two cores, because many tests wait for time-outs. In the order of the folders: the last ones
+# have the shortest files, so that no worker waits long for the others.
 pytest: $(STAMP) ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 manifests: $(STAMP) ## make the PrometheusRule of infra/prometheus/rules, check everything under infra/ and the Dockerfile
 	$(BIN)/python -m tests.infra.prometheus_rule
