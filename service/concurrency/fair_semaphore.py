@@ -19,19 +19,21 @@ class FairSemaphore:
         self._queues: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
-    async def permit(self, holder: Hashable) -> AsyncIterator[None]:
-        """Hold a permit inside the block."""
-        await self._acquire(holder)
+    async def permit(self, holder: Hashable, *, max_wait_seconds: float | None = None) -> AsyncIterator[None]:
+        """Hold a permit inside the block. Raises TimeoutError if none is granted in `max_wait_seconds`."""
+        # While a permit is free, only holders at their limit wait. A time-out costs more than a free permit.
+        if self._free and self._may_have_more(holder):
+            self._take(holder)
+        else:
+            async with asyncio.timeout(max_wait_seconds):
+                await self._wait(holder)
         try:
             yield
         finally:
             self._release(holder)
 
-    async def _acquire(self, holder: Hashable) -> None:
-        # While a permit is free, only holders at their limit wait.
-        if self._free and self._may_have_more(holder):
-            self._take(holder)
-            return
+    async def _wait(self, holder: Hashable) -> None:
+        """Wait for a permit in the holder's turn."""
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(holder, deque()).append(granted)
         try:

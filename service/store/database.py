@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -101,7 +101,10 @@ class Database:
             raise StoreUnavailable("the database is not open")
         asked, is_lent = time.monotonic(), False
         try:
-            async with self._turn(), self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_SECONDS) as connection:
+            async with (
+                self._turns.permit(CALLING_TENANT.get(), max_wait_seconds=_ACQUIRE_TIMEOUT_SECONDS),
+                self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_SECONDS) as connection,
+            ):
                 is_lent = True
                 self._lend(time.monotonic() - asked)
                 yield connection
@@ -118,13 +121,6 @@ class Database:
             else:
                 DATABASE_WAIT.observe(time.monotonic() - asked)
             _IDLE.set(self._pool.get_idle_size())
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            async with asyncio.timeout(_ACQUIRE_TIMEOUT_SECONDS):
-                await stack.enter_async_context(self._turns.permit(CALLING_TENANT.get()))
-            yield
 
     def _lend(self, waited_seconds: float) -> None:
         self._longest_wait_seconds = max(self._longest_wait_seconds, waited_seconds)
