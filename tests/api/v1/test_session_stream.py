@@ -493,7 +493,8 @@ async def test_a_slow_vendor_slows_the_client_and_nothing_piles_up_in_between(br
         flooding.cancel()
         await asyncio.gather(flooding, return_exceptions=True)
         await bridge.vendor_settings(stream_frame_delay_seconds=0)
-    assert (gaps[1] - gaps[0]) * len(frame) < 2_000_000
+    # The sockets of the system grow their buffers by themselves; a relay that piled up would hold 26 MB more.
+    assert (gaps[1] - gaps[0]) * len(frame) < 6_000_000
     await freed(bridge, session)
 
 
